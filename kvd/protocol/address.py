@@ -1,0 +1,48 @@
+"""Where a daemon listens and where a client looks for it: one rule for both sides.
+
+Imported by short-lived clients, so it imports nothing heavy.
+"""
+
+import os
+
+MAX_UNIX_PATH_BYTES = 107  # sizeof(sockaddr_un.sun_path) - 1, unix(7)
+SYSTEM_SOCKET = "/run/kvd/kvd.sock"
+
+
+def user_socket() -> str:
+    """The socket of a user's own daemon."""
+    runtime = os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.getuid()}"
+    if not os.path.isdir(runtime):
+        return os.path.join(os.path.expanduser("~"), ".local/state/kvd/kvd.sock")
+    return os.path.join(runtime, "kvd/kvd.sock")
+
+
+def default_socket() -> str:
+    """Where a daemon listens that was told nothing else: root at the system's place, everybody else at their own."""
+    return SYSTEM_SOCKET if os.getuid() == 0 else user_socket()
+
+
+def candidate_sockets() -> list[str]:
+    """Where a client that was told nothing looks, in order."""
+    if os.getuid() == 0:
+        return [SYSTEM_SOCKET]
+    return [user_socket(), SYSTEM_SOCKET]
+
+
+def parse_tcp(address: str) -> tuple[str, int] | None:
+    """``tcp://HOST:PORT`` (IPv6 in brackets) as host and port; None for the path of a Unix socket.
+
+    Raises ValueError for a malformed tcp:// address.
+    """
+    if not address.startswith("tcp://"):
+        return None
+    return parse_host_port(address[len("tcp://") :])
+
+
+def parse_host_port(text: str) -> tuple[str, int]:
+    """``HOST:PORT`` as a pair; ``[::1]:7070`` for IPv6. Raises ValueError."""
+    host, colon, port = text.rpartition(":")
+    host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    if not colon or not host or not (port.isascii() and port.isdigit()) or int(port) > 65535:
+        raise ValueError(f"not HOST:PORT: {text!r}")
+    return host, int(port)

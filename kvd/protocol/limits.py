@@ -1,0 +1,32 @@
+"""How much one peer may ask of the server: every size and count of the wire has its limit here."""
+
+import msgspec
+
+KIB = 1024
+MIB = 1024 * KIB
+
+
+class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The limits of one server; each can be configured, and all are told to clients in the reply to hello.
+
+    Sizes are bytes (a key's as UTF-8), durations milliseconds.
+    """
+
+    max_connections: int = 10_240
+    # Of one uid; the daemon's own user and root are not counted.
+    max_connections_per_uid: int = 1_024
+    max_frame_bytes: int = 16 * MIB
+    max_reply_bytes: int = 64 * MIB
+    max_key_bytes: int = 4 * KIB
+    max_value_bytes: int = 8 * MIB
+    max_requests_per_frame: int = 65_536
+    max_keys_per_request: int = 65_536
+    # A frame that has begun must be whole after this, plus a second for each 64 KiB of it.
+    frame_timeout_ms: int = 10_000
+    # A TCP connection must have said hello after this.
+    hello_timeout_ms: int = 5_000
+    # A peer that takes none of its replies for this long is closed.
+    stalled_peer_timeout_ms: int = 30_000
+    tcp_idle_timeout_ms: int = 300_000
+    # How long an orderly stop waits for peers to take their last replies.
+    drain_timeout_ms: int = 10_000

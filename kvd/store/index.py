@@ -1,0 +1,124 @@
+"""The keys in order, for prefix and range scans.
+
+A list of sorted blocks (the idea of a B+ tree's leaves, and of Grant Jenks' sortedcontainers): finding a place is
+two binary searches, inserting moves at most one block. Writers do not pay for that one by one: ``add`` and
+``discard`` only note the key, and ``flush`` brings the notes in, in bulk. Whoever reads flushes first.
+
+Python's order of ``str`` is by code point, which is also the order of the UTF-8 bytes.
+"""
+
+from bisect import bisect_left, bisect_right, insort
+from collections.abc import Iterator
+
+BLOCK_KEYS = 1024
+# Flushing this many notes takes about a millisecond; so much may wait before a writer has to bring them in.
+PENDING_KEYS = 1024
+# From so many new keys for one block on, sorting it again is cheaper than inserting one by one.
+_RESORT_KEYS = 32
+
+
+class OrderedIndex:
+    """An ordered set of keys with deferred insertion."""
+
+    __slots__ = ("_added", "_blocks", "_discarded", "_lasts")
+
+    def __init__(self) -> None:
+        self._blocks: list[list[str]] = []
+        self._lasts: list[str] = []  # the greatest key of each block
+        self._added: set[str] = set()
+        self._discarded: set[str] = set()
+
+    def __len__(self) -> int:
+        return sum(map(len, self._blocks)) + len(self._added) - len(self._discarded)
+
+    @property
+    def pending(self) -> int:
+        """How many notes wait for ``flush``."""
+        return len(self._added) + len(self._discarded)
+
+    def add(self, key: str) -> None:
+        """Note a key that is not in the index."""
+        if key in self._discarded:
+            self._discarded.remove(key)
+        else:
+            self._added.add(key)
+
+    def discard(self, key: str) -> None:
+        """Note that a key of the index is to go."""
+        if key in self._added:
+            self._added.remove(key)
+        else:
+            self._discarded.add(key)
+
+    def flush(self) -> None:
+        """Bring in all that was noted."""
+        if self._discarded:
+            self._remove(sorted(self._discarded))
+            self._discarded.clear()
+        if self._added:
+            self._insert(sorted(self._added))
+            self._added.clear()
+
+    def range(self, start: str, end: str | None) -> Iterator[str]:
+        """The keys from ``start`` on, before ``end`` (None: to the last), in order.
+
+        The index must not change meanwhile.
+        """
+        self.flush()
+        number = bisect_left(self._lasts, start)
+        while number < len(self._blocks):
+            block = self._blocks[number]
+            first = bisect_left(block, start)
+            if end is not None and self._lasts[number] >= end:
+                yield from block[first : bisect_left(block, end)]
+                return
+            yield from block[first:]
+            number += 1
+
+    def _insert(self, keys: list[str]) -> None:
+        """Insert sorted keys, block by block, from the last to the first so that splits do not move what is to come."""
+        if not self._blocks:
+            self._blocks, self._lasts = [[]], [""]
+        end = len(keys)
+        while end:
+            number = min(bisect_left(self._lasts, keys[end - 1]), len(self._blocks) - 1)
+            begin = bisect_right(keys, self._lasts[number - 1], 0, end) if number else 0
+            self._insert_into(number, keys[begin:end])
+            end = begin
+
+    def _insert_into(self, number: int, keys: list[str]) -> None:
+        block = self._blocks[number]
+        if len(keys) < _RESORT_KEYS:
+            for key in keys:
+                insort(block, key)
+        else:
+            block.extend(keys)
+            block.sort()  # merges two sorted runs in linear time
+        if len(block) <= 2 * BLOCK_KEYS:
+            self._lasts[number] = block[-1]
+            return
+        pieces = [block[at : at + BLOCK_KEYS] for at in range(0, len(block), BLOCK_KEYS)]
+        self._blocks[number : number + 1] = pieces
+        self._lasts[number : number + 1] = [piece[-1] for piece in pieces]
+
+    def _remove(self, keys: list[str]) -> None:
+        """Remove sorted keys, all of them in the index, from the last to the first."""
+        end = len(keys)
+        while end:
+            number = bisect_left(self._lasts, keys[end - 1])
+            begin = bisect_right(keys, self._lasts[number - 1], 0, end) if number else 0
+            self._remove_from(number, keys[begin:end])
+            end = begin
+
+    def _remove_from(self, number: int, keys: list[str]) -> None:
+        block = self._blocks[number]
+        if len(keys) < _RESORT_KEYS:
+            for key in keys:
+                del block[bisect_left(block, key)]
+        else:
+            gone = set(keys)
+            block[:] = [key for key in block if key not in gone]
+        if block:
+            self._lasts[number] = block[-1]
+        else:
+            del self._blocks[number], self._lasts[number]

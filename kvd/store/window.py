@@ -1,0 +1,99 @@
+"""The history window: the last commits, and with them the versions that readers of the past may still ask for.
+
+Commits stand in a queue in commit order. Dropping the oldest, made at version v, raises the one number
+``oldest_readable`` to v and cuts what its heads superseded; every version from there on is still a consistent
+snapshot of everything:
+
+        commits      5      7      8             oldest_readable = 4: any version >= 4 can be read
+        key a   3 ◀─ 5      │      │
+        key b   4 ◀──┼───── 7 ◀─── 8
+                     │
+        drop 5:  the link 5 ─▶ 3 of key a is cut; oldest_readable = 5
+
+The window is bounded by bytes, age and count. A pinned version keeps it open up to a byte limit of its own.
+"""
+
+from collections import deque
+
+import msgspec
+
+from kvd.store.heads import Head
+
+# What the window itself keeps alive, in bytes of CPython objects: a commit with its tuples, its place of each key,
+# and a superseded head with the value object's header. Measured with sys.getsizeof; the value's bytes come on top.
+COMMIT_BYTES = 256
+PLACE_BYTES = 16
+SUPERSEDED_BYTES = 96
+
+
+class WindowLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """How much history is kept, whichever limit is met first. Age in microseconds."""
+
+    max_age_us: int = 600_000_000
+    max_bytes: int = 64 * 1024 * 1024
+    max_commits: int = 1_000_000
+    # A pinned version holds the window open beyond the limits above, but no further than this.
+    max_pinned_bytes: int = 256 * 1024 * 1024
+
+
+class Commit(msgspec.Struct, gc=False, frozen=True, eq=False):
+    """What one version did. ``time`` in microseconds since the epoch; ``heads`` are those of ``keys``, in order;
+    ``size`` is what the window counts for it, in bytes."""
+
+    version: int
+    time: int
+    author: str
+    keys: tuple[str, ...]
+    heads: tuple[Head, ...]
+    size: int
+    has_tombstones: bool
+
+
+class Window:
+    """The queue of commits, newest last."""
+
+    NOTHING_PINNED = 2**64  # above every version
+
+    __slots__ = ("_pins", "bytes", "commits", "limits", "oldest_readable")
+
+    def __init__(self, limits: WindowLimits) -> None:
+        self.limits = limits
+        self.commits: deque[Commit] = deque()
+        self.bytes = 0
+        self.oldest_readable = 0
+        self._pins: dict[int, int] = {}  # version → times pinned; versions only ever arrive in ascending order
+
+    def pin(self, version: int) -> None:
+        """Keep ``version``, which must be the newest, readable until it is released as often as it was pinned."""
+        self._pins[version] = self._pins.get(version, 0) + 1
+
+    def unpin(self, version: int) -> None:
+        """Release one pin. Raises KeyError if there is none."""
+        if self._pins[version] == 1:
+            del self._pins[version]
+        else:
+            self._pins[version] -= 1
+
+    def drop(self, now: int, budget_keys: int) -> list[Commit]:
+        """Take out the oldest commits that are over the limits, about ``budget_keys`` keys of them; return them.
+
+        From then on nothing before the last of them can be read.
+        """
+        limits, commits, kept_bytes = self.limits, self.commits, self.bytes
+        oldest_time = now - limits.max_age_us
+        pinned = next(iter(self._pins), self.NOTHING_PINNED)
+        dropped: list[Commit] = []
+        while commits and budget_keys > 0:
+            oldest = commits[0]
+            if oldest.version > pinned:
+                if kept_bytes <= limits.max_pinned_bytes:
+                    break
+            elif kept_bytes <= limits.max_bytes and len(commits) <= limits.max_commits and oldest.time >= oldest_time:
+                break
+            dropped.append(commits.popleft())
+            kept_bytes -= oldest.size
+            budget_keys -= len(oldest.heads)
+        if dropped:
+            self.bytes = kept_bytes
+            self.oldest_readable = dropped[-1].version
+        return dropped
