@@ -1,0 +1,102 @@
+"""`python -m bench`: run the benchmarks, print a row for each figure, keep them as JSON."""
+
+import argparse
+import shlex
+import signal
+import sys
+import tempfile
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from bench import report
+from bench.context import Context
+from bench.errors import BenchError
+from bench.machine import describe
+from bench.peers.base import Peer
+from bench.peers.kvd import SERVE, Kvd
+from bench.peers.memcached import Memcached
+from bench.peers.redis import Redis
+from bench.rows import Row
+from bench.suite import BENCHMARKS
+
+_RESULTS = Path(__file__).parent / "results"
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    names = ", ".join(BENCHMARKS)
+    parser.add_argument("--only", nargs="+", metavar="NAME", choices=list(BENCHMARKS), help=f"only these of: {names}")
+    parser.add_argument("--rounds", type=_positive, metavar="N", help="rounds of each workload (7; quick: 3)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="where the result goes (bench/results/TIME.json)")
+    parser.add_argument("--quick", action="store_true", help="less work: shows that it runs, not how fast kvd is")
+    parser.add_argument("--serve", default=shlex.join(SERVE), metavar="COMMAND", help="what starts kvd on {socket}")
+    return parser.parse_args(argv)
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError(text)
+    return number
+
+
+def available(peers: Sequence[Peer]) -> list[Peer]:
+    """The peers that are installed; says which are not."""
+    for peer in peers:
+        if reason := peer.missing():
+            print(f"{peer.name} is left out: {reason}", file=sys.stderr)
+    return [peer for peer in peers if not peer.missing()]
+
+
+def run(context: Context, names: Sequence[str]) -> tuple[list[Row], list[str]]:
+    """Run these benchmarks, each row printed as it comes. Returns the rows and what could not be measured."""
+    rows: list[Row] = []
+    failures: list[str] = []
+    print(report.heading())
+    for name in names:
+        try:
+            for row in BENCHMARKS[name](context):
+                print(report.line(row), flush=True)
+                rows.append(row)
+        except (BenchError, OSError) as error:
+            failures.append(f"{name}: {error}")
+            print(f"{name} was not measured: {error}", file=sys.stderr)
+    return rows, failures
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run, print, keep. Returns 1 if something could not be measured; a missed target is a result, not a failure."""
+    args = parse(argv)
+    kvd = Kvd(shlex.split(args.serve))
+    peers = available([Redis(), Memcached()])
+    machine = describe([kvd, *peers])
+    for fact, text in machine.items():
+        print(f"{fact}: {text}")
+    print("A quick run: the figures show that the benchmarks work, not how fast kvd is.\n" if args.quick else "")
+    started = datetime.now(UTC)
+    rounds = args.rounds or (3 if args.quick else 7)
+    with tempfile.TemporaryDirectory(prefix="kvd-bench-") as directory:
+        context = Context(kvd, peers, rounds, args.quick, Path(directory))
+        try:
+            rows, failures = run(context, args.only or list(BENCHMARKS))
+        finally:
+            context.close()
+    facts = {"started": started.isoformat(), "rounds": rounds, "quick": args.quick, "failures": failures}
+    path = args.json or _RESULTS / f"{started:%Y%m%dT%H%M%SZ}.json"
+    report.write_json(path, machine, facts, rows)
+    print(f"\nkept in {path}")
+    return 1 if failures else 0
+
+
+def _end(*_: object) -> None:
+    sys.exit(128 + signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _end)  # as an exception, so that the servers are stopped on the way out
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,21 @@
+"""The C programs of this folder, compiled into the run's temporary directory."""
+
+import shutil
+from pathlib import Path
+
+from bench.errors import BenchError
+from bench.process import output
+
+_SOURCES = Path(__file__).parent
+
+
+def compile_c(name: str, directory: Path) -> Path:
+    """Compile NAME.c and return the program's path; compiled once a run. Raises BenchError without gcc."""
+    program = directory / name
+    if program.exists():
+        return program
+    gcc = shutil.which("gcc")
+    if gcc is None:
+        raise BenchError("gcc is not installed, and the load generator is a C program: apt-get install gcc libc6-dev")
+    output([gcc, "-O2", "-Wall", "-o", str(program), str(_SOURCES / f"{name}.c")])
+    return program

@@ -1,0 +1,28 @@
+"""The names of the benchmarks, in the order they run: those that fill a server with a million keys come last."""
+
+from collections.abc import Callable, Iterator
+
+from bench.command import kv_get
+from bench.completion import tab
+from bench.context import Context
+from bench.floors import floors
+from bench.memory import memory
+from bench.rows import Row
+from bench.stall import stall
+from bench.throughput import get1, get64, get_many, set64, set100
+
+Benchmark = Callable[[Context], Iterator[Row]]
+
+# Reads before writes: kvd keeps what the writes supersede, and the reads shall meet a server without history.
+BENCHMARKS: dict[str, Benchmark] = {
+    "get64": get64,
+    "get1": get1,
+    "get_many": get_many,
+    "floors": floors,
+    "kv_get": kv_get,
+    "set64": set64,
+    "set100": set100,
+    "tab": tab,
+    "memory": memory,
+    "stall": stall,
+}
