@@ -58,13 +58,19 @@ def measure(context: Context, workload: Workload) -> Iterator[Row]:
     spelled = {peer: workload.spell(peer, items) for peer in [context.kvd, *context.peers]}
     exchanges = {peer: exchange for peer, exchange in spelled.items() if exchange is not None}
     figures: dict[Peer, list[float]] = {peer: [] for peer in exchanges}
-    for peer, exchange in exchanges.items():
-        context.loaded(peer).try_once(exchange)
+    _check(context, exchanges)
     for _ in range(context.rounds):
         for peer, exchange in exchanges.items():
             sent = context.work(workload.rounds_sent)
             figures[peer].append(operations_a_second(load, context.loaded(peer), exchange, CONNECTIONS, sent))
+    _check(context, exchanges)
     yield from _rows(context, workload, figures)
+
+
+def _check(context: Context, exchanges: dict[Peer, Exchange]) -> None:
+    """Before and after the timing: the load generator counts answers, and does not see that they are errors."""
+    for peer, exchange in exchanges.items():
+        context.loaded(peer).try_once(exchange)
 
 
 def _rows(context: Context, workload: Workload, figures: dict[Peer, list[float]]) -> Iterator[Row]:
