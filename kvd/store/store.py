@@ -70,6 +70,8 @@ class Store:
         self._keyspace = Keyspace()
         self._index = OrderedIndex()
         self.time = 0
+        # No value stored so far was larger: what the replies to a batch of reads can come to.
+        self.largest_value_bytes = 0
         self._written_before = 0
         # The hot path's way in: most keys' heads, tombstones included. A key that is not here may still exist.
         self.first: Mapping[str, Head] = self._keyspace.first
@@ -182,7 +184,7 @@ class Store:
         """
         first, time = self._keyspace.first, self.time
         remember = self.window.commits.append
-        version = self.version
+        version, largest = self.version, self.largest_value_bytes
         sets = gained_bytes = superseded_bytes = window_bytes = 0
         versions: list[int] = []
         for entries in batch:
@@ -193,7 +195,10 @@ class Store:
                 if previous is not None and (superseded := previous.value) is not None:
                     version += 1
                     first[key] = head = Head(value, version, previous)
-                    gained_bytes += len(value)
+                    value_bytes = len(value)
+                    gained_bytes += value_bytes
+                    if value_bytes > largest:
+                        largest = value_bytes
                     superseded_bytes += len(superseded)
                     size = ONE_KEY_BYTES + len(superseded)
                     window_bytes += size
@@ -204,6 +209,8 @@ class Store:
             version = self._commit(entries, author)
             versions.append(version)
         self.version = version
+        if largest > self.largest_value_bytes:
+            self.largest_value_bytes = largest
         self.window.bytes += window_bytes
         self.counters.value_bytes += gained_bytes - superseded_bytes
         self.counters.set_operations += sets
@@ -232,6 +239,7 @@ class Store:
         self.version = version = self.version + 1
         first, place = self._keyspace.first, self._keyspace.place
         heads: list[Head] = []
+        largest = self.largest_value_bytes
         born = died = gained_bytes = superseded_bytes = 0
         for key, value in writes.items():
             part = first
@@ -246,9 +254,13 @@ class Store:
             if value is None:
                 died += 1
             else:
-                gained_bytes += len(value)
+                value_bytes = len(value)
+                gained_bytes += value_bytes
+                if value_bytes > largest:
+                    largest = value_bytes
             part[key] = head = Head(value, version, previous)
             heads.append(head)
+        self.largest_value_bytes = largest
         self.counters.keys += born - died
         self.counters.value_bytes += gained_bytes - superseded_bytes
         size = COMMIT_BYTES + PLACE_BYTES * len(heads) + SUPERSEDED_BYTES * (len(heads) - born) + superseded_bytes

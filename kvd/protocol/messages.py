@@ -1,0 +1,100 @@
+"""The requests of the wire as typed structs, and the decoder that turns a frame's payload into them.
+
+Typed decoding is a limit in itself: the depth is fixed by the schema, map keys are strings, values stay opaque
+bytes. (Decoded without types, 16 MiB of empty arrays became 1.1 GiB and froze a server for 7 s.)
+"""
+
+from typing import Annotated
+
+import msgspec
+
+PROTOCOL = 1
+# Refuses a bigger collection before it is built. The configured limits are lower and are errors of one request.
+MOST_KEYS = 262_144
+MOST_REQUESTS = 65_536
+
+Keys = Annotated[list[str], msgspec.Meta(max_length=MOST_KEYS)]
+Entries = Annotated[dict[str, bytes], msgspec.Meta(max_length=MOST_KEYS)]
+
+
+class Request(msgspec.Struct, array_like=True, tag=True, forbid_unknown_fields=True, eq=False, gc=False):
+    """One request: an array whose first element names it.
+
+    ``gc=False``: a request holds no cycle, and a frame may bring thousands of them for the collector to visit.
+    """
+
+
+class Hello(Request, tag="hello"):
+    """Agree on the protocol version; on TCP also prove who one is."""
+
+    protocol: int
+    client_name: str
+    token: str | None = None
+
+
+class Ping(Request, tag="ping"):
+    """Answers true."""
+
+
+class Get(Request, tag="get"):
+    """Answers the value or nil."""
+
+    key: str
+
+
+class GetMany(Request, tag="get_many"):
+    """Answers the values or nils, all from one instant, or from version ``at``."""
+
+    keys: Keys
+    at: int | None = None
+
+
+class Set(Request, tag="set"):
+    """Stores all entries in one commit; answers its version."""
+
+    entries: Entries
+
+
+class Delete(Request, tag="delete"):
+    """Deletes all keys in one commit, or none; answers ``[version, count]``."""
+
+    keys: Keys
+    missing_ok: bool = False
+
+
+class Scan(Request, tag="scan"):
+    """Answers ``[[[key, value, version]…], next or nil]``, in the order of the keys' UTF-8 bytes."""
+
+    start: str
+    end: str | None
+    limit: int
+    at: int | None = None
+    keys_only: bool = False
+
+
+class Metrics(Request, tag="metrics"):
+    """Answers ``[[name, value]…]``."""
+
+
+class Status(Request, tag="status"):
+    """Answers ``[[name, value]…]``."""
+
+
+class Reload(Request, tag="reload"):
+    """Reads the configuration again; answers what changed. Administrators only."""
+
+
+class Shutdown(Request, tag="shutdown"):
+    """Stops the server; answers ``[pid]``. Administrators only."""
+
+
+AnyRequest = Hello | Ping | Get | GetMany | Set | Delete | Scan | Metrics | Status | Reload | Shutdown
+
+decode_request = msgspec.msgpack.Decoder[AnyRequest](AnyRequest).decode
+_Some = msgspec.Meta(min_length=1, max_length=MOST_REQUESTS)
+decode_batch = msgspec.msgpack.Decoder[list[AnyRequest]](Annotated[list[AnyRequest], _Some]).decode
+# A large frame is first cut into its requests, undecoded.
+split_batch = msgspec.msgpack.Decoder[list[msgspec.Raw]](Annotated[list[msgspec.Raw], _Some]).decode
+encode_replies = msgspec.msgpack.Encoder().encode
+# What the decoders raise for bytes that are not a batch of requests.
+DECODE_ERRORS = (msgspec.MsgspecError, UnicodeDecodeError)

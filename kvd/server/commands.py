@@ -1,0 +1,261 @@
+"""What each request does: the table of commands, and how a frame's requests are run through it.
+
+Requests run in order. A run of gets, or of sets, goes to the store in one call: taking them together does away
+with most of what Python costs for each.
+"""
+
+import hmac
+import logging
+from collections.abc import Callable, Sequence
+from itertools import chain, groupby
+from typing import Any
+
+from kvd import __version__
+from kvd.database import Database
+from kvd.protocol import messages
+from kvd.protocol.limits import Limits
+from kvd.protocol.messages import AnyRequest
+from kvd.server.peers import Peer
+from kvd.server.refusals import Refusal, error_reply
+from kvd.store.errors import KeysNotFound, SnapshotGone, VersionAhead
+from kvd.store.store import Page
+
+logger = logging.getLogger(__name__)
+
+Reply = Any
+SCAN_PAGE_BYTES = 256 * 1024
+
+
+class Administration:
+    """What the process offers to administrators; the service layer fills it in."""
+
+    def status(self) -> list[tuple[str, str | int]]:
+        """Name and value of all that ``kv status`` shows."""
+        raise NotImplementedError
+
+    def reload(self) -> list[str]:
+        """Read the configuration again; what changed, in words. Raises Refusal with the reason if it cannot be."""
+        raise NotImplementedError
+
+    def shutdown(self) -> int:
+        """Begin an orderly stop once the reply is on its way; return the process id."""
+        raise NotImplementedError
+
+
+class Commands:
+    """Runs requests against the database."""
+
+    def __init__(self, database: Database, limits: Limits, administration: Administration, token: str | None) -> None:
+        self.database = database
+        self.limits = limits
+        self._administration = administration
+        self._token = token
+        self._handlers: dict[type, Callable[[Any, Peer], Reply]] = {
+            messages.Hello: self._hello,
+            messages.Ping: self._ping,
+            messages.Get: self._get,
+            messages.GetMany: self._get_many,
+            messages.Set: self._set,
+            messages.Delete: self._delete,
+            messages.Scan: self._scan,
+            messages.Metrics: self._metrics,
+            messages.Status: self._status,
+            messages.Reload: self._reload,
+            messages.Shutdown: self._shutdown,
+        }
+
+    def run(self, requests: Sequence[AnyRequest], peer: Peer, frame_bytes: int) -> list[Reply]:
+        """Run a frame's requests, or a slice of them; one reply for each.
+
+        ``frame_bytes`` is the size of the frame they came in: no key or value in it can be larger.
+        """
+        database, limits = self.database, self.limits
+        # Values are counted only where the replies could be too large at all: each value costs its request at
+        # least one byte, and none is larger than the largest ever stored.
+        if not peer.greeted or frame_bytes * database.store.largest_value_bytes > limits.max_reply_bytes:
+            return self.run_counting(requests, peer, limits.max_reply_bytes)[0]
+        if len(requests) == 1:
+            return [self.run_one(requests[0], peer)]
+        replies: list[Reply] = []
+        for kind, group in groupby(requests, type):
+            if kind is messages.Get:
+                replies += self._get_each([request.key for request in group])  # type: ignore[union-attr]
+            elif kind is messages.Set and frame_bytes <= limits.max_value_bytes:
+                replies += self._set_each(list(group), peer)  # type: ignore[arg-type]
+            else:
+                replies += [self.run_one(request, peer) for request in group]
+        return replies
+
+    def run_one(self, request: AnyRequest, peer: Peer) -> Reply:
+        """Run one request; an error becomes its reply."""
+        try:
+            if not peer.greeted and type(request) is not messages.Hello:
+                raise Refusal("unauthenticated", "say hello with a token first")
+            return self._handlers[type(request)](request, peer)
+        except Refusal as refusal:
+            return refusal.reply()
+        except KeysNotFound as error:
+            shown = ", ".join(map(repr, error.keys[:5])) + (", …" if len(error.keys) > 5 else "")
+            return error_reply("not_found", f"no such key: {shown}; nothing was deleted", keys=error.keys)
+        except SnapshotGone as error:
+            text = (
+                f"version {error.version} has left the history; the oldest that can be read is {error.oldest_readable}"
+            )
+            return error_reply("snapshot_gone", text, oldest_readable=error.oldest_readable)
+        except VersionAhead as error:
+            return error_reply("bad_request", f"there is no version {error.version} yet; the newest is {error.newest}")
+        except Exception:
+            logger.exception("internal error in %s of %s", type(request).__name__, peer.name)
+            return error_reply("internal", "a fault in the server; its logging says more")
+
+    def run_counting(self, requests: Sequence[AnyRequest], peer: Peer, room_bytes: int) -> tuple[list[Reply], int]:
+        """Run requests one by one, replacing each reply that does not fit into ``room_bytes``; and what is left."""
+        replies: list[Reply] = []
+        for request in requests:
+            reply = self.run_one(request, peer)
+            size = reply_bytes(reply)
+            if size > room_bytes:
+                text = f"the reply of {size} bytes does not fit into a frame of {self.limits.max_reply_bytes}"
+                reply = error_reply("reply_too_large", text)
+            else:
+                room_bytes -= size
+            replies.append(reply)
+        return replies, room_bytes
+
+    # ------------------------------------------------------------------ keys and values
+
+    def _get(self, request: messages.Get, _: Peer) -> bytes | None:
+        value = self.database.store.get(request.key)
+        if value is None:
+            self._check_read([request.key])
+        return value
+
+    def _get_each(self, keys: list[str]) -> list[Reply]:
+        values: list[Reply] = self.database.store.get_many(keys)
+        if None in values:
+            for number, key in enumerate(keys):
+                if values[number] is None:
+                    try:
+                        self._check_read([key])
+                    except Refusal as refusal:
+                        values[number] = refusal.reply()
+        return values
+
+    def _get_many(self, request: messages.GetMany, _: Peer) -> list[bytes | None]:
+        self._check_count(len(request.keys))
+        values = self.database.store.get_many(request.keys, request.at)
+        if None in values:
+            self._check_read(request.keys)
+        return values
+
+    def _set(self, request: messages.Set, peer: Peer) -> int:
+        self._check_entries(request.entries)
+        return self.database.set(request.entries, peer.name)
+
+    def _set_each(self, requests: list[messages.Set], peer: Peer) -> list[Reply]:
+        """Run sets out of a frame so small that no value can be too large."""
+        batch = [request.entries for request in requests]
+        # A code point is at most four bytes of UTF-8.
+        lengths = set(map(len, chain.from_iterable(batch)))
+        if lengths and (min(lengths) == 0 or max(lengths) * 4 > self.limits.max_key_bytes):
+            return [self.run_one(request, peer) for request in requests]
+        return self.database.set_each(batch, peer.name)
+
+    def _delete(self, request: messages.Delete, peer: Peer) -> tuple[int, int]:
+        self._check_count(len(request.keys))
+        for key in request.keys:
+            self._check_key(key)
+        return self.database.delete(request.keys, peer.name, missing_ok=request.missing_ok)
+
+    def _scan(self, request: messages.Scan, _: Peer) -> Page:
+        if not 1 <= request.limit <= self.limits.max_keys_per_request:
+            raise Refusal("bad_request", f"a scan's limit is 1 to {self.limits.max_keys_per_request}")
+        return self.database.store.scan(
+            request.start,
+            request.end,
+            request.limit,
+            at=request.at,
+            keys_only=request.keys_only,
+            max_bytes=SCAN_PAGE_BYTES,
+        )
+
+    # ------------------------------------------------------------------ limits
+
+    def _check_read(self, keys: list[str]) -> None:
+        """Check keys after they were looked up, which only absent ones need; a refused read does not count."""
+        try:
+            for key in keys:
+                self._check_key(key)
+        except Refusal:
+            self.database.store.counters.get_operations -= len(keys)
+            raise
+
+    def _check_key(self, key: str) -> None:
+        if not key:
+            raise Refusal("bad_request", "a key has at least one byte")
+        # A code point is at most four bytes of UTF-8.
+        if len(key) * 4 > self.limits.max_key_bytes and len(key.encode()) > self.limits.max_key_bytes:
+            raise Refusal("too_large", f"a key has at most {self.limits.max_key_bytes} bytes")
+
+    def _check_count(self, count: int) -> None:
+        if count > self.limits.max_keys_per_request:
+            raise Refusal("too_large", f"a request names at most {self.limits.max_keys_per_request} keys")
+
+    def _check_entries(self, entries: dict[str, bytes]) -> None:
+        if not entries:
+            return
+        self._check_count(len(entries))
+        lengths = set(map(len, entries))
+        if min(lengths) == 0 or max(lengths) * 4 > self.limits.max_key_bytes:
+            for key in entries:
+                self._check_key(key)
+        if max(map(len, entries.values())) > self.limits.max_value_bytes:
+            raise Refusal("too_large", f"a value has at most {self.limits.max_value_bytes} bytes")
+
+    # ------------------------------------------------------------------ the server itself
+
+    def _hello(self, request: messages.Hello, peer: Peer) -> list[object]:
+        if request.protocol != messages.PROTOCOL:
+            text = f"this server speaks protocol {messages.PROTOCOL}, not {request.protocol}"
+            raise Refusal("unsupported_protocol", text, protocols=[messages.PROTOCOL])
+        if not peer.greeted:
+            if self._token is None or not hmac.compare_digest((request.token or "").encode(), self._token.encode()):
+                logger.warning("refused %s: wrong or missing token", peer.name)
+                raise Refusal("unauthenticated", "wrong or missing token")
+            peer.greeted = True
+        database = self.database
+        return [messages.PROTOCOL, __version__, database.store_id, database.store.version, self.limits]
+
+    def _ping(self, request: messages.Ping, peer: Peer) -> bool:
+        return True
+
+    def _metrics(self, request: messages.Metrics, peer: Peer) -> list[tuple[str, int]]:
+        return self.database.metrics()
+
+    def _status(self, request: messages.Status, peer: Peer) -> list[tuple[str, str | int]]:
+        return self._administration.status()
+
+    def _reload(self, request: messages.Reload, peer: Peer) -> list[str]:
+        self._check_administrator(peer, "reload")
+        return self._administration.reload()
+
+    def _shutdown(self, request: messages.Shutdown, peer: Peer) -> list[int]:
+        self._check_administrator(peer, "shutdown")
+        logger.info("shutdown asked for by %s", peer.name)
+        return [self._administration.shutdown()]
+
+    def _check_administrator(self, peer: Peer, what: str) -> None:
+        if not peer.administrator:
+            logger.warning("refused %s: may not ask for %s", peer.name, what)
+            raise Refusal("forbidden", f"only root and the daemon's own user may ask for {what}, over the Unix socket")
+
+
+def reply_bytes(reply: Reply) -> int:
+    """About how many bytes a reply takes, keys and values counted to the byte."""
+    if type(reply) is bytes:
+        return len(reply) + 5
+    if type(reply) is list:
+        return sum(5 if value is None or type(value) is int else len(value) + 5 for value in reply)
+    if type(reply) is Page:
+        return sum(len(item.key.encode()) + len(item.value or b"") + 20 for item in reply.items)
+    return 64

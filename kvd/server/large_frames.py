@@ -1,0 +1,68 @@
+"""Large frames, run in slices of about a millisecond, so that nobody waits for somebody else's bulk.
+
+No request of a frame may run unless all of them decode. But decoded, 16 MiB of the shortest requests or keys become
+hundreds of megabytes. So a large frame is first cut into its undecoded requests; they are decoded once, slice by
+slice, only to check them, and then again, slice by slice, to run them. A frame that is one request skips the check.
+"""
+
+from collections.abc import Iterator
+
+import msgspec
+
+from kvd.protocol.frames import HEADER_BYTES
+from kvd.protocol.messages import DECODE_ERRORS, decode_request, encode_replies, split_batch
+from kvd.server.commands import Commands
+from kvd.server.peers import Peer
+from kvd.server.refusals import error_reply
+
+SLICE_BYTES = 64 * 1024
+SLICE_REQUESTS = 1_024
+
+
+def replies_in_slices(commands: Commands, payload: memoryview, peer: Peer) -> Iterator[list[bytes] | None]:
+    """Run a frame; yields None after each slice, at last the reply frame in pieces to be written in this order."""
+    return _run(commands, bytes(payload), peer)
+
+
+def _run(commands: Commands, payload: bytes, peer: Peer) -> Iterator[list[bytes] | None]:
+    yield None
+    try:
+        raws = split_batch(payload)
+        if len(raws) > 1:
+            for slice_ in _slices(raws):
+                for raw in slice_:
+                    decode_request(raw)
+                yield None
+        elif len(raws) == 1:
+            decoded = [decode_request(raws[0])]
+    except DECODE_ERRORS as error:
+        yield _reply_frame([encode_replies(error_reply("bad_request", str(error)))])
+        return
+    pieces = [_array_header(len(raws))]
+    room_bytes = commands.limits.max_reply_bytes
+    for slice_ in _slices(raws):
+        requests = decoded if len(raws) == 1 else [decode_request(raw) for raw in slice_]
+        replies, room_bytes = commands.run_counting(requests, peer, room_bytes)
+        pieces.append(b"".join(map(encode_replies, replies)))
+        yield None
+    yield _reply_frame(pieces)
+
+
+def _slices(raws: list[msgspec.Raw]) -> Iterator[list[msgspec.Raw]]:
+    begin = size = 0
+    for number, raw in enumerate(raws):
+        size += len(memoryview(raw))
+        if size >= SLICE_BYTES or number - begin + 1 >= SLICE_REQUESTS:
+            yield raws[begin : number + 1]
+            begin, size = number + 1, 0
+    if begin < len(raws):
+        yield raws[begin:]
+
+
+def _array_header(count: int) -> bytes:
+    """MessagePack's head of an array of ``count`` elements, in its widest form."""
+    return b"\xdd" + count.to_bytes(4, "big")
+
+
+def _reply_frame(pieces: list[bytes]) -> list[bytes]:
+    return [sum(map(len, pieces)).to_bytes(HEADER_BYTES, "big"), *pieces]

@@ -1,0 +1,39 @@
+"""Who is at the other end of a connection, and what that makes them."""
+
+import os
+import socket
+import struct
+
+_UCRED = struct.Struct("3i")  # struct ucred of unix(7): pid, uid, gid
+# What a uid reads as that the kernel cannot express in our user namespace; it never stands for anybody.
+OVERFLOW_UID = 65_534
+
+
+class Peer:
+    """One client. ``uid`` is the kernel's word (SO_PEERCRED at connect), None on TCP.
+
+    ``greeted``: whether the peer may send anything but hello. On a Unix socket its mode has already decided that.
+    """
+
+    __slots__ = ("administrator", "greeted", "name", "uid")
+
+    def __init__(self, name: str, uid: int | None) -> None:
+        self.name = name
+        self.uid = uid
+        self.administrator = uid is not None and uid in (0, os.geteuid()) and uid != OVERFLOW_UID
+        self.greeted = uid is not None
+
+
+def unix_peer(descriptor: int) -> Peer:
+    """The peer of an accepted Unix connection. Raises OSError."""
+    borrowed = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fileno=descriptor)
+    try:
+        pid, uid, _ = _UCRED.unpack(borrowed.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+    finally:
+        borrowed.detach()
+    return Peer(f"uid {uid} pid {pid}", uid)
+
+
+def tcp_peer(address: tuple[str, int]) -> Peer:
+    """The peer of an accepted TCP connection, unknown until its token is checked."""
+    return Peer(f"tcp {address[0]}:{address[1]}", None)

@@ -1,0 +1,210 @@
+"""All connections of the daemon: who may connect, who has waited too long, and how everybody is sent home.
+
+Deadlines are kept by one sweep a second over the few sessions that have one; with none, nothing wakes up.
+"""
+
+import asyncio
+import logging
+import socket
+from collections import Counter
+from typing import Any
+
+from kvd.protocol.frames import frame
+from kvd.protocol.limits import Limits
+from kvd.protocol.messages import encode_replies
+from kvd.server.commands import Commands
+from kvd.server.peers import Peer, tcp_peer, unix_peer
+from kvd.server.refusals import error_reply
+from kvd.server.session import Session
+
+logger = logging.getLogger(__name__)
+
+BACKLOG = 4096
+SWEEP_S = 1.0
+# A session that was sent its last frame is listened to for so long, that its input does not reset the connection.
+LINGER_S = 1.0
+# Before hello a TCP peer has no business with more.
+GREETING_BYTES = 4 * 1024
+_FRAME_BYTES_A_SECOND = 64 * 1024
+
+
+class Server:
+    """The listeners and their sessions."""
+
+    def __init__(self, commands: Commands, loop: asyncio.AbstractEventLoop) -> None:
+        self.commands = commands
+        self.loop = loop
+        self.sessions: set[Session] = set()
+        self._listeners: list[asyncio.Server] = []
+        self._backlogs: list[socket.socket] = []
+        self._of_uid: Counter[int] = Counter()
+        self._tcp: dict[Session, float] = {}  # when each last sent something, as the sweep saw it
+        # Loop times; and for those that wait for their peer to read, how much it had left to read.
+        self._deadlines: dict[Session, float] = {}
+        self._unread_bytes: dict[Session, int] = {}
+        self._sweep: asyncio.TimerHandle | None = None
+        self._stopping = False
+        self._empty = asyncio.Event()
+        self._empty.set()
+
+    @property
+    def limits(self) -> Limits:
+        """The limits in force; a reload replaces them."""
+        return self.commands.limits
+
+    async def listen(self, listening: socket.socket, *, own: bool) -> None:
+        """Serve connections of a listening socket. ``own``: nobody will serve its backlog after us."""
+        if own:
+            self._backlogs.append(listening.dup())
+        create: Any = self.loop.create_unix_server if listening.family == socket.AF_UNIX else self.loop.create_server
+        self._listeners.append(await create(lambda: Session(self), sock=listening, backlog=BACKLOG))
+
+    # ------------------------------------------------------------------ called by sessions
+
+    def admit(self, session: Session) -> None:
+        """Take a new connection in, or send it away."""
+        self.sessions.add(session)
+        self._empty.clear()
+        try:
+            session.peer = self._identify(session)
+        except OSError:  # gone already
+            session.peer = Peer("unknown", None)
+            session.abort()
+            return
+        peer, limits = session.peer, self.limits
+        if self._stopping:
+            session.leave(error_reply("shutting_down", "the server is stopping"))
+            return
+        if len(self.sessions) > limits.max_connections:
+            self._send_away(session, f"{limits.max_connections} connections are open, as many as may be")
+        elif peer.uid is None:
+            self._tcp[session] = self.loop.time()
+            self._watch(session, limits.hello_timeout_ms / 1000)
+        else:
+            self._of_uid[peer.uid] += 1
+            if self._of_uid[peer.uid] > limits.max_connections_per_uid and not peer.administrator:
+                self._send_away(session, f"uid {peer.uid} has {limits.max_connections_per_uid} connections open")
+
+    def forget(self, session: Session) -> None:
+        """A connection has ended."""
+        self.sessions.discard(session)
+        self._tcp.pop(session, None)
+        self.unwatch(session)
+        uid = session.peer.uid
+        if uid is not None:
+            self._of_uid[uid] -= 1
+            if self._of_uid[uid] <= 0:
+                del self._of_uid[uid]
+        if not self.sessions:
+            self._empty.set()
+
+    def frame_limit_bytes(self, peer: Peer) -> int:
+        """How large a frame ``peer`` may send."""
+        return self.limits.max_frame_bytes if peer.greeted else GREETING_BYTES
+
+    def watch_frame(self, session: Session, frame_bytes: int) -> None:
+        """The rest of a frame has to come in time, counted from its first byte (before hello: from the connect)."""
+        if session not in self._deadlines:
+            self._watch(session, self.limits.frame_timeout_ms / 1000 + frame_bytes / _FRAME_BYTES_A_SECOND)
+
+    def watch_stall(self, session: Session) -> None:
+        """The peer has to take some of its replies in time."""
+        self._unread_bytes[session] = session.transport.get_write_buffer_size()
+        self._watch(session, self.limits.stalled_peer_timeout_ms / 1000)
+
+    def watch_leaving(self, session: Session) -> None:
+        """The peer has to take its last frame, and on TCP to close, in time."""
+        self._unread_bytes[session] = session.transport.get_write_buffer_size()
+        self._watch(session, LINGER_S)
+
+    def unwatch(self, session: Session) -> None:
+        """The session has no deadline any more."""
+        self._deadlines.pop(session, None)
+        self._unread_bytes.pop(session, None)
+
+    # ------------------------------------------------------------------ admission
+
+    def _identify(self, session: Session) -> Peer:
+        connection = session.transport.get_extra_info("socket")
+        if connection.family == socket.AF_UNIX:
+            return unix_peer(connection.fileno())
+        return tcp_peer(session.transport.get_extra_info("peername"))
+
+    def _send_away(self, session: Session, reason: str) -> None:
+        logger.warning("refused %s: %s", session.peer.name, reason)
+        session.leave(error_reply("busy", f"{reason}; try again later"))
+
+    # ------------------------------------------------------------------ deadlines
+
+    def _watch(self, session: Session, timeout_s: float) -> None:
+        self._deadlines[session] = self.loop.time() + timeout_s
+        if self._sweep is None:
+            self._sweep = self.loop.call_later(SWEEP_S, self._sweep_deadlines)
+
+    def _sweep_deadlines(self) -> None:
+        now = self.loop.time()
+        for session, deadline in list(self._deadlines.items()):
+            if deadline <= now and not self._has_progressed(session, now):
+                self._expire(session, "it kept the server waiting")
+        for session, last_active in list(self._tcp.items()):
+            if session.active:
+                session.active = False
+                self._tcp[session] = now
+            elif now - last_active > self.limits.tcp_idle_timeout_ms / 1000:
+                self._expire(session, "idle for too long")
+        waiting = self._deadlines or self._tcp
+        self._sweep = self.loop.call_later(SWEEP_S, self._sweep_deadlines) if waiting else None
+
+    def _has_progressed(self, session: Session, now: float) -> bool:
+        """Whether a peer took some of its replies since it was last looked at; then it gets more time."""
+        before = self._unread_bytes.get(session)
+        if before is None:
+            return False
+        unread = self._unread_bytes[session] = session.transport.get_write_buffer_size()
+        self._deadlines[session] = now + self.limits.stalled_peer_timeout_ms / 1000
+        return 0 < unread < before
+
+    def _expire(self, session: Session, reason: str) -> None:
+        self.unwatch(session)
+        if not session.leaving:
+            logger.info("closed %s: %s", session.peer.name, reason)
+        session.abort()
+
+    # ------------------------------------------------------------------ stopping
+
+    async def stop(self) -> None:
+        """Accept nobody any more, answer every frame already read, say goodbye, close."""
+        self._stopping = True
+        for listener in self._listeners:
+            listener.close()
+        for backlog in self._backlogs:
+            _dismiss(backlog)
+        for session in list(self.sessions):
+            session.finish()
+        try:
+            async with asyncio.timeout(self.limits.drain_timeout_ms / 1000):
+                await self._empty.wait()
+        except TimeoutError:
+            logger.warning("%d connections did not take their last replies in time", len(self.sessions))
+            for session in list(self.sessions):
+                session.abort()
+        if self._sweep is not None:
+            self._sweep.cancel()
+
+
+def _dismiss(backlog: socket.socket) -> None:
+    """Say goodbye to connections that nobody will accept any more: what they sent did not run."""
+    goodbye = frame(encode_replies(error_reply("shutting_down", "the server is stopping; nothing ran")))
+    backlog.setblocking(False)
+    with backlog:
+        while True:
+            try:
+                connection, _ = backlog.accept()
+            except OSError:
+                return
+            with connection:
+                connection.setblocking(False)
+                try:
+                    connection.send(goodbye)
+                except OSError:
+                    continue

@@ -1,0 +1,238 @@
+"""One connection: bytes in, frames out, in order, and nobody else disturbed.
+
+The way of a frame: read into one buffer shared by all sessions → decode → run → encode → one write. Only what is
+left over (a frame still incomplete, or input beyond this connection's share of the turn) is copied into the session.
+
+        reading ──frame over SLICE_BYTES──▶ working on it in slices ──▶ reading
+           ├── peer takes no replies ──▶ stalled ──▶ reading
+           └── last frame sent ──▶ leaving: input is discarded until the peer closes, or LINGER_S is over
+
+While it works or is stalled a session does not read. So a peer costs at most its leftover and its replies.
+"""
+
+import asyncio
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, cast
+
+from kvd.protocol.frames import HEADER_BYTES, frame
+from kvd.protocol.messages import DECODE_ERRORS, decode_batch, encode_replies
+from kvd.server.large_frames import replies_in_slices
+from kvd.server.peers import Peer
+from kvd.server.refusals import error_reply
+
+if TYPE_CHECKING:
+    from kvd.server.server import Server
+
+# One turn of the loop takes at most so much from one connection.
+READ_BYTES = 256 * 1024
+TURN_FRAMES = 64
+# A larger frame is run in slices.
+SLICE_BYTES = 64 * 1024
+WRITE_HIGH_WATER_BYTES = 256 * 1024
+
+_read_view = memoryview(bytearray(READ_BYTES))
+_length = int.from_bytes
+
+
+class Session(asyncio.BufferedProtocol):
+    """The server's end of one connection."""
+
+    __slots__ = (
+        "_commands",
+        "_finishing",
+        "_leaving",
+        "_left",
+        "_server",
+        "_slices",
+        "_stalled",
+        "_wanted",
+        "active",
+        "peer",
+        "transport",
+    )
+
+    peer: Peer
+    transport: asyncio.Transport
+
+    def __init__(self, server: "Server") -> None:
+        self._server = server
+        self._commands = server.commands
+        self._left = bytearray()  # input not taken yet
+        self._wanted = 0  # how much of it there has to be before it is worth another look
+        self._slices: Iterator[list[bytes] | None] | None = None  # the large frame in work
+        self._stalled = False
+        self._finishing = False
+        self._leaving = False
+        self.active = False  # whether anything came since the server's last sweep
+
+    # ------------------------------------------------------------------ called by the loop
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        self.transport.set_write_buffer_limits(high=WRITE_HIGH_WATER_BYTES)
+        self._server.admit(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._leaving = True
+        self._slices = None
+        self._left = bytearray()
+        self._server.forget(self)
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return _read_view
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self.active = True
+        if self._leaving:
+            return
+        if self._left:
+            self._left += _read_view[:nbytes]
+            if len(self._left) >= self._wanted:
+                self._continue()
+        else:
+            taken = self._take(_read_view, nbytes)
+            if taken < nbytes and not self._leaving:
+                self._left += _read_view[taken:nbytes]
+                self._settle()
+        if nbytes == READ_BYTES and not self.busy:
+            # The transport would read on at once: the others' turn first.
+            self.transport.pause_reading()
+            self._server.loop.call_soon(self._read_on)
+
+    def pause_writing(self) -> None:
+        self._stalled = True
+        self.transport.pause_reading()
+        self._server.watch_stall(self)
+
+    def resume_writing(self) -> None:
+        self._stalled = False
+        self._server.unwatch(self)
+        if not self._leaving:
+            self._server.loop.call_soon(self._continue)
+
+    # ------------------------------------------------------------------ called by the server
+
+    @property
+    def busy(self) -> bool:
+        """Whether it takes no input now."""
+        return self._stalled or self._leaving or self._slices is not None
+
+    def finish(self) -> None:
+        """Answer every frame already read, then say goodbye."""
+        self._finishing = True
+        if not self.busy:
+            self._continue()
+
+    @property
+    def leaving(self) -> bool:
+        """Whether it was sent its last frame."""
+        return self._leaving
+
+    def leave(self, last: dict[str, object]) -> None:
+        """Send ``last`` as the last frame and close."""
+        if self._leaving:
+            return
+        self._leaving = True
+        self._left = bytearray()
+        self.transport.write(frame(encode_replies(last)))
+        self._server.watch_leaving(self)
+        if self.peer.uid is not None:
+            # What the peer has sent meanwhile cannot make it lose this frame: a Unix socket delivers it first.
+            self.transport.close()
+        else:
+            # Closing TCP with unread input resets the connection, and the frame may be lost. So: half-close, and
+            # discard input until the peer has closed too.
+            self.transport.write_eof()
+            self.transport.resume_reading()
+
+    def abort(self) -> None:
+        """Close at once."""
+        self._leaving = True
+        self.transport.abort()
+
+    # ------------------------------------------------------------------ frames
+
+    def _take(self, data: memoryview, size: int) -> int:
+        """Answer whole frames from ``data``, as many as this turn allows; how many bytes were taken."""
+        at = frames = 0
+        replies = b""
+        limit = self._server.frame_limit_bytes(self.peer)
+        while size - at >= HEADER_BYTES and frames < TURN_FRAMES:
+            length = _length(data[at : at + HEADER_BYTES], "big")
+            end = at + HEADER_BYTES + length
+            if length > limit:
+                self.transport.write(replies)
+                self.leave(error_reply("too_large", f"a frame has at most {limit} bytes, this one says {length}"))
+                return size
+            if end > size:
+                break
+            payload = data[at + HEADER_BYTES : end]
+            at = end
+            if length > SLICE_BYTES:
+                self._slices = replies_in_slices(self._commands, payload, self.peer)
+                self.transport.pause_reading()
+                self._server.loop.call_soon(self._work)
+                break
+            replies = replies + self._answer(payload) if replies else self._answer(payload)
+            frames += 1
+        if replies:
+            self.transport.write(replies)
+        if at and not self.peer.greeted:
+            self.leave(error_reply("unauthenticated", "the first frame must say hello with a valid token"))
+        return at
+
+    def _answer(self, payload: memoryview) -> bytes:
+        """The reply to one frame: one decode, one run, one encode."""
+        try:
+            requests = decode_batch(payload)
+        except DECODE_ERRORS as error:
+            return frame(encode_replies(error_reply("bad_request", str(error))))
+        return frame(encode_replies(self._commands.run(requests, self.peer, len(payload))))
+
+    def _work(self) -> None:
+        """Do one slice of the large frame, then let the others have their turn."""
+        if self._slices is None:
+            return
+        pieces = next(self._slices)
+        if pieces is None:
+            self._server.loop.call_soon(self._work)
+            return
+        self._slices = None
+        self.transport.writelines(pieces)
+        self._continue()
+
+    def _continue(self) -> None:
+        """Take what is left over, then decide what comes next."""
+        if self.busy:
+            return
+        if self._left:
+            with memoryview(self._left) as view:
+                taken = self._take(view, len(view))
+            del self._left[:taken]
+            if taken:
+                self._server.unwatch(self)
+        self._settle()
+
+    def _settle(self) -> None:
+        """Decide what comes next, with less than a turn's frames taken or the turn over."""
+        if self.busy:
+            return
+        self._wanted = HEADER_BYTES
+        if len(self._left) >= HEADER_BYTES:
+            length = _length(self._left[:HEADER_BYTES], "big")
+            self._wanted = HEADER_BYTES + min(length, self._server.frame_limit_bytes(self.peer))
+        if len(self._left) >= self._wanted:
+            self.transport.pause_reading()
+            self._server.loop.call_soon(self._continue)
+        elif self._finishing:
+            self.leave(error_reply("shutting_down", "the server is stopping; what is not answered did not run"))
+        elif self._left:
+            self._server.watch_frame(self, self._wanted)
+            self.transport.resume_reading()
+        else:
+            self._server.unwatch(self)
+            self.transport.resume_reading()
+
+    def _read_on(self) -> None:
+        if not self.busy:
+            self.transport.resume_reading()
