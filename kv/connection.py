@@ -1,0 +1,168 @@
+"""One connection to a daemon: frames out, frames in, within a time. No rules about what the frames mean.
+
+Uses ``_socket``, the C part of the standard library's socket module: importing the rest would cost the short-lived
+command a quarter of its time.
+"""
+
+import errno
+import os
+import struct
+import time
+
+try:
+    import _socket as socket
+except ImportError:  # another Python implementation
+    import socket  # type: ignore[no-redef]
+
+from kv.errors import ProtocolError, Unavailable
+from kvd.protocol.address import MAX_UNIX_PATH_BYTES, candidate_sockets, parse_tcp
+
+HEADER_BYTES = 4
+# More than any server sends by default; a length above it is somebody else's protocol.
+MAX_REPLY_BYTES = 1 << 30
+_READ_BYTES = 256 * 1024
+_UCRED = struct.Struct("3i")
+
+
+class Deadline:
+    """A point in time until which a call may take; None for ever."""
+
+    __slots__ = ("_at", "seconds")
+
+    def __init__(self, seconds: float | None) -> None:
+        self.seconds = seconds
+        self._at = None if seconds is None else time.monotonic() + seconds
+
+    def left(self) -> float | None:
+        """Seconds left, for settimeout. Raises TimeoutError when there are none."""
+        if self._at is None:
+            return None
+        left = self._at - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        return left
+
+
+class Connection:
+    """A connected stream socket that carries frames."""
+
+    __slots__ = ("_socket", "address")
+
+    def __init__(self, connected: "socket.socket", address: str) -> None:
+        self._socket = connected
+        self.address = address
+
+    def send(self, data: bytes, deadline: Deadline) -> None:
+        """Send all of ``data``. Raises OSError, TimeoutError."""
+        self._socket.settimeout(deadline.left())
+        self._socket.sendall(data)
+
+    def receive(self, deadline: Deadline) -> bytes:
+        """The payload of the next frame. Raises OSError, TimeoutError, EOFError, ProtocolError."""
+        data = self._read(deadline)
+        while len(data) < HEADER_BYTES:
+            data += self._read(deadline)
+        length = int.from_bytes(data[:HEADER_BYTES], "big")
+        if length > MAX_REPLY_BYTES:
+            raise ProtocolError(f"{self.address} does not speak kvd's protocol", "bad_reply")
+        end = HEADER_BYTES + length
+        if len(data) == end:
+            return data[HEADER_BYTES:]
+        whole = bytearray(data)
+        while len(whole) < end:
+            whole += self._read(deadline)
+        if len(whole) > end:  # one frame in flight at a time
+            raise ProtocolError(f"{self.address} sent more than it was asked for", "bad_reply")
+        return bytes(memoryview(whole)[HEADER_BYTES:])
+
+    def _read(self, deadline: Deadline) -> bytes:
+        self._socket.settimeout(deadline.left())
+        data = self._socket.recv(_READ_BYTES)
+        if not data:
+            raise EOFError
+        return data
+
+    def server_pid(self) -> int | None:
+        """The process that listens at the other end, by the kernel's word; None on TCP or where it cannot be seen."""
+        if self._socket.family != socket.AF_UNIX:
+            return None
+        pid: int = _UCRED.unpack(self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))[0]
+        return pid or None
+
+    def wait_for_end(self, deadline: Deadline) -> None:
+        """Return when the other end has closed. Raises TimeoutError."""
+        try:
+            while True:
+                self._read(deadline)
+        except EOFError:
+            return
+        except TimeoutError:
+            raise
+        except OSError:
+            return
+
+    def close(self) -> None:
+        """Give the descriptor back. In a forked child this does not disturb the parent's use of the stream."""
+        self._socket.close()
+
+
+def open_connection(address: str | None, deadline: Deadline) -> Connection:
+    """Connect to ``address`` (a path or tcp://HOST:PORT), or to the first daemon found where one listens by default.
+
+    Raises Unavailable, naming all that was tried; ValueError for an address that cannot be one.
+    """
+    addresses = [address] if address is not None else _default_addresses()
+    problems: list[str] = []
+    for candidate in addresses:
+        try:
+            return Connection(_connect(candidate, deadline), candidate)
+        except OSError as error:
+            problems.append(f"{candidate} ({_reason(error)})")
+    hint = "" if address is not None and address.startswith("tcp://") else "; start one with: kv serve --daemon"
+    raise Unavailable(f"no daemon at {', '.join(problems)}{hint}", addresses)
+
+
+def _default_addresses() -> list[str]:
+    configured = os.environ.get("KVD_SOCKET")
+    return [configured] if configured else candidate_sockets()
+
+
+def _connect(address: str, deadline: Deadline) -> "socket.socket":
+    tcp = parse_tcp(address)
+    if tcp is not None:
+        return _connect_tcp(tcp, deadline)
+    if len(os.fsencode(address)) > MAX_UNIX_PATH_BYTES:
+        raise OSError(errno.ENAMETOOLONG, f"a socket's path has at most {MAX_UNIX_PATH_BYTES} bytes")
+    return _connected(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM), address, deadline)
+
+
+def _connect_tcp(address: tuple[str, int], deadline: Deadline) -> "socket.socket":
+    error: OSError = OSError(errno.EADDRNOTAVAIL, "no address")
+    for family, kind, protocol, _, place in socket.getaddrinfo(*address, 0, socket.SOCK_STREAM):
+        connecting = socket.socket(family, kind, protocol)
+        connecting.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        try:
+            return _connected(connecting, place, deadline)
+        except OSError as failure:
+            error = failure
+    raise error
+
+
+def _connected(connecting: "socket.socket", place: object, deadline: Deadline) -> "socket.socket":
+    try:
+        connecting.settimeout(deadline.left())
+        connecting.connect(place)  # type: ignore[arg-type]
+    except BaseException:
+        connecting.close()
+        raise
+    return connecting
+
+
+def _reason(error: OSError) -> str:
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    return {
+        errno.ENOENT: "no such socket",
+        errno.ECONNREFUSED: "nobody listens there",
+        errno.EACCES: "permission denied",
+    }.get(error.errno or 0, error.strerror or str(error))
