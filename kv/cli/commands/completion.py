@@ -1,0 +1,31 @@
+"""``kv completion``: the script that teaches a shell to complete ``kv``."""
+
+from kv.cli import exits
+from kv.cli.context import Context
+from kv.cli.failures import UsageError
+from kv.cli.parser import Parser
+
+USAGE = "kv completion [OPTION]... bash|zsh|fish"
+EXAMPLES = """
+source <(kv completion bash)        in ~/.bashrc
+source <(kv completion zsh)         in ~/.zshrc, behind compinit
+kv completion fish | source         in ~/.config/fish/config.fish
+"""
+DETAILS = """
+Needed only where the scripts that come with kv are not installed in the places where the shells look.
+"""
+
+
+def arguments(parser: Parser) -> None:
+    """``kv completion`` takes the name of a shell."""
+    parser.operands("SHELL", "bash, zsh or fish", "shells")
+
+
+def run(context: Context) -> int:
+    """Print the script."""
+    from kv.cli.shells import SHELLS, script
+
+    if len(context.options.operands) != 1 or context.options.operands[0] not in SHELLS:
+        raise UsageError(f"name one shell: {', '.join(SHELLS)}")
+    context.output.line(script(context.options.operands[0]), end="")
+    return exits.OK

@@ -1,0 +1,119 @@
+"""``kv del``: all keys or none; or, confirmed, every key with a prefix."""
+
+import os
+
+from kv.cli import exits
+from kv.cli.context import Context, checked_key, checked_keys
+from kv.cli.escape import show
+from kv.cli.failures import UsageError
+from kv.cli.output import complain
+from kv.cli.parser import Parser, completed
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from kv.client import Client
+
+USAGE = "kv del [OPTION]... KEY...\n       kv del [OPTION]... --prefix PREFIX"
+EXAMPLES = """
+kv del horns                        one key
+kv del --ignore-missing a b         those that exist
+kv del -n a b                       would it work?
+kv del --prefix session/            every key that begins so; asks first
+kv del --prefix session/ --yes      the same in a script
+"""
+DETAILS = """
+If one of the keys is missing it is named, nothing is deleted, and the exit code is 1. With --prefix the keys found are
+deleted in steps of up to 10,000, each step all or none; keys set meanwhile may stay.
+"""
+_STEP_KEYS = 10_000
+
+
+def arguments(parser: Parser) -> None:
+    """The options of ``kv del``."""
+    parser.operands("KEY", "what to delete", "keys")
+    completed(
+        parser.add_argument("--prefix", metavar="PREFIX", help="delete every key that begins with PREFIX"), "prefixes"
+    )
+    parser.add_argument("--yes", action="store_true", help="do not ask before deleting a prefix")
+    parser.add_argument("--ignore-missing", action="store_true", help="a missing key is no error")
+    parser.add_argument("-n", "--dry-run", action="store_true", help="show what would be deleted; delete nothing")
+
+
+def run(context: Context) -> int:
+    """Delete; ``Keys deleted``."""
+    prefix = getattr(context.options, "prefix", None)
+    if prefix is not None:
+        return _delete_prefix(context, prefix)
+    keys = list(dict.fromkeys(checked_keys(context.options.operands, "del")))
+    if getattr(context.options, "dry_run", False):
+        return _rehearse(context, keys)
+    from kv.errors import NotFound
+
+    try:
+        with context.connect() as client:
+            count = client.delete(*keys, missing_ok=getattr(context.options, "ignore_missing", False))
+    except NotFound as error:
+        context.not_found(error.keys)
+        return exits.NOT_FOUND
+    context.print("Keys deleted")
+    context.note(f"{count} keys")
+    return exits.OK
+
+
+def _rehearse(context: Context, keys: list[str]) -> int:
+    with context.connect() as client:
+        values = client.get_many(keys)
+    missing = [key for key in keys if values[key] is None]
+    if missing and not getattr(context.options, "ignore_missing", False):
+        context.not_found(missing)
+        return exits.NOT_FOUND
+    for key in keys:
+        if values[key] is not None:
+            context.print(f"would delete {show(key)}")
+    return exits.OK
+
+
+def _delete_prefix(context: Context, argument: str) -> int:
+    if not argument:
+        raise UsageError("--prefix cannot be empty: that would be every key")
+    if context.options.operands:
+        raise UsageError("give either keys or --prefix, not both")
+    prefix = checked_key(argument)
+    with context.connect() as client:
+        keys = [item.key for item in client.scan(prefix, keys_only=True)]
+        if not keys:
+            return _nothing_found(context, prefix)
+        if getattr(context.options, "dry_run", False):
+            for key in keys:
+                context.print(f"would delete {show(key)}")
+            return exits.OK
+        if not _confirmed(context, prefix, len(keys)):
+            complain("nothing was deleted")
+            return exits.NOT_FOUND
+        _delete_steps(client, keys)
+    context.print("Keys deleted")
+    context.note(f"{len(keys)} keys")
+    return exits.OK
+
+
+def _nothing_found(context: Context, prefix: str) -> int:
+    if getattr(context.options, "ignore_missing", False):
+        return exits.OK
+    if not context.options.quiet:
+        complain(f"error: no key begins with: {prefix}")
+    return exits.NOT_FOUND
+
+
+def _delete_steps(client: "Client", keys: list[str]) -> None:
+    for start in range(0, len(keys), _STEP_KEYS):
+        client.delete(*keys[start : start + _STEP_KEYS], missing_ok=True)
+
+
+def _confirmed(context: Context, prefix: str, count: int) -> bool:
+    """Whether the person agrees. Raises UsageError where nobody can be asked."""
+    if getattr(context.options, "yes", False):
+        return True
+    if not (os.isatty(0) and os.isatty(2)):
+        raise UsageError(f"{count} keys begin with {prefix!r}; add --yes to delete them without being asked")
+    os.write(2, f"Delete the {count} keys that begin with {show(prefix)}? [y/N] ".encode())
+    return os.read(0, 1024).strip().lower() in (b"y", b"yes")

@@ -1,0 +1,73 @@
+"""``kv get``: values, in the order asked."""
+
+from kv.cli import exits
+from kv.cli.context import Context, checked_keys
+from kv.cli.escape import show
+from kv.cli.failures import UsageError
+from kv.cli.parser import Parser
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from kv.client import Client
+
+USAGE = "kv get [OPTION]... KEY..."
+EXAMPLES = """
+kv get cake horns                   cake: 🎂 and horns: 😈, a line each
+kv get --raw photo > photo.jpg      exactly the bytes of one value
+kv get --json cake photo            one JSON object
+kv get -q cake && echo there        only the exit code
+"""
+DETAILS = """
+A key that is missing is named on standard error, the others are printed, and the exit code is 1. What does not print
+is escaped (\\n, \\x1b, \\u202e), so that one record is one line; --raw, --json and -0 are for programs. In JSON a value
+that is no text is {"base64": "..."}.
+"""
+
+
+def arguments(parser: Parser) -> None:
+    """The options of ``kv get``."""
+    parser.operands("KEY", "what to read", "keys")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--raw", action="store_true", help="the exact bytes of one value, nothing added")
+    form.add_argument("--json", action="store_true", help="one JSON object of keys and values")
+    form.add_argument("-0", "--null", action="store_true", help="end each record with a NUL byte and escape nothing")
+
+
+def run(context: Context) -> int:
+    """Print the values; ``key: value``."""
+    keys = checked_keys(context.options.operands, "get")
+    if getattr(context.options, "raw", False) and len(keys) != 1:
+        raise UsageError(f"--raw prints exactly one value, {len(keys)} keys were given; use -0 or --json for several")
+    with context.connect() as client:
+        found = _read(client, keys)
+    _print(context, {key: value for key, value in found if value is not None}, keys)
+    missing = list(dict.fromkeys(key for key, value in found if value is None))
+    context.not_found(missing)
+    return exits.NOT_FOUND if missing else exits.OK
+
+
+def _read(client: "Client", keys: list[str]) -> list[tuple[str, bytes | None]]:
+    if len(keys) == 1:
+        return [(keys[0], client.get(keys[0]))]
+    values = client.get_many(keys)
+    return [(key, values[key]) for key in keys]
+
+
+def _print(context: Context, present: dict[str, bytes], keys: list[str]) -> None:
+    if context.options.json:
+        from kv.cli.jsontext import value_json
+
+        context.print_json({key: value_json(value) for key, value in present.items()})
+        return
+    for key in keys:
+        if key in present:
+            _print_record(context, key, present[key])
+
+
+def _print_record(context: Context, key: str, value: bytes) -> None:
+    if getattr(context.options, "raw", False):
+        context.output.write(value)
+    elif getattr(context.options, "null", False):
+        context.output.write(key.encode() + b": " + value + b"\0")
+    else:
+        context.print(f"{show(key)}: {show(value)}")

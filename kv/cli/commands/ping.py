@@ -1,0 +1,26 @@
+"""``kv ping``: does the daemon answer?"""
+
+from kv.cli import exits
+from kv.cli.context import Context
+from kv.cli.parser import Parser
+
+USAGE = "kv ping [OPTION]..."
+EXAMPLES = """
+kv ping                             ok
+kv ping -q || kv serve --daemon     start the daemon if there is none
+"""
+DETAILS = """
+The exit code is 0 if the daemon answered and 69 if none could be reached.
+"""
+
+
+def arguments(parser: Parser) -> None:
+    """``kv ping`` has no options of its own."""
+
+
+def run(context: Context) -> int:
+    """Ask; ``ok``."""
+    with context.connect() as client:
+        client.ping()
+    context.print("ok")
+    return exits.OK

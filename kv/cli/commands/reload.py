@@ -1,0 +1,28 @@
+"""``kv reload``: the daemon reads its configuration again, all or nothing."""
+
+from kv.cli import exits
+from kv.cli.context import Context
+from kv.cli.escape import show
+from kv.cli.parser import Parser
+
+USAGE = "kv reload [OPTION]..."
+EXAMPLES = """
+kv reload                           prints what changed
+kv serve --check-config             is the file right?
+"""
+DETAILS = """
+If the configuration is wrong the daemon keeps the one it has, and the reason is printed.
+"""
+
+
+def arguments(parser: Parser) -> None:
+    """``kv reload`` has no options of its own."""
+
+
+def run(context: Context) -> int:
+    """Ask; one line for each change."""
+    with context.connect() as client:
+        changes = client.reload()
+    for change in changes or ["Nothing changed"]:
+        context.print(show(change))
+    return exits.OK

@@ -1,0 +1,62 @@
+"""``kv serve``: run the daemon. The flags are handed on; everything else is the daemon's own."""
+
+from kv.cli import exits
+from kv.cli.context import Context
+from kv.cli.failures import CommandFailed, UsageError
+from kv.cli.parser import Parser, completed
+
+USAGE = "kv serve [OPTION]..."
+EXAMPLES = """
+kv serve                            in the foreground; ctrl-c stops it
+kv serve --daemon                   in the background; returns when it answers
+kv serve -d --socket /tmp/my.sock   somewhere else
+kv serve --check-config             is the configuration right?
+"""
+DETAILS = """
+A flag goes before the environment (KVD_*), that before the configuration file, that before the default. Options that
+are not here are in the file. TCP needs --token-file, and is refused on other than loopback addresses.
+"""
+# Command-line options, and the settings that they are.
+_SETTINGS = {
+    "socket": "listen.socket",
+    "socket_mode": "listen.socket_mode",
+    "socket_group": "listen.socket_group",
+    "tcp": "listen.tcp",
+    "token_file": "listen.token_file",
+    "log_level": "log.level",
+    "log_to": "log.to",
+}
+
+
+def arguments(parser: Parser) -> None:
+    """The options of ``kv serve``."""
+    parser.add_argument("-d", "--daemon", action="store_true", help="run in the background; return when it answers")
+    parser.add_argument("--socket-mode", metavar="MODE", help="permissions of the socket, octal (default: 0600)")
+    parser.add_argument("--socket-group", metavar="GROUP", help="the group that owns the socket")
+    parser.add_argument(
+        "--tcp", action="append", metavar="HOST:PORT", help="listen there too; may be given more than once"
+    )
+    completed(parser.add_argument("--config", metavar="FILE", help="the configuration file"), "files")
+    completed(
+        parser.add_argument("--log-level", metavar="LEVEL", help="debug, info, warning or error (default: info)"),
+        "log-levels",
+    )
+    completed(parser.add_argument("--log-to", metavar="WHERE", help="stderr, syslog, or a file's path"), "log-targets")
+    parser.add_argument("--check-config", action="store_true", help="check the configuration, print it, and end")
+
+
+def run(context: Context) -> int:
+    """Run the daemon until it ends; its exit code."""
+    options = context.options
+    if options.socket and options.socket.startswith("tcp://"):
+        raise UsageError("--socket is the path of a socket here; to listen on TCP write --tcp HOST:PORT")
+    given = {setting: getattr(options, name, None) for name, setting in _SETTINGS.items()}
+    flags: dict[str, object] = {setting: value for setting, value in given.items() if value is not None}
+    config_file: str | None = getattr(options, "config", None)
+    try:
+        from kvd.service import check_config, serve
+    except ImportError as error:
+        raise CommandFailed(f"the daemon is not installed completely: {error}", exits.INTERNAL) from None
+    if getattr(options, "check_config", False):
+        return check_config(flags, config_file)
+    return serve(flags, config_file, getattr(options, "daemon", False))

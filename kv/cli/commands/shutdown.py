@@ -1,0 +1,66 @@
+"""``kv shutdown``: ask the daemon to stop, and return when it is gone."""
+
+import os
+
+from kv.cli import exits
+from kv.cli.context import Context
+from kv.cli.failures import CommandFailed
+from kv.cli.output import complain
+from kv.cli.parser import Parser
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from kv.client import Client
+
+USAGE = "kv shutdown [OPTION]..."
+EXAMPLES = """
+kv shutdown                         Kvd stopped.
+kv shutdown --timeout 60            it may take that long to answer what it has read
+"""
+DETAILS = """
+The daemon answers the requests that it has read, removes its socket and ends. --timeout is how long to wait for that
+(default: 30 seconds here). A daemon that systemd started by its socket comes back with the next client: use
+'systemctl stop kvd.socket kvd.service' there.
+"""
+_TIMEOUT_S = 30.0
+
+
+def arguments(parser: Parser) -> None:
+    """``kv shutdown`` has no options of its own."""
+
+
+def run(context: Context) -> int:
+    """Stop the daemon; ``Kvd stopped.``"""
+    timeout_s = context.options.timeout_s(_TIMEOUT_S)
+    with context.connect(_TIMEOUT_S) as client:
+        activated = bool(client.status().get("activated"))
+        process = _watch(client)
+        pid = client.shutdown()
+        gone = _wait_for_process(process, timeout_s) if process is not None else client.wait_for_end(timeout_s)
+    if not gone:
+        raise CommandFailed(f"kvd (pid {pid}) is still stopping after {timeout_s:g} seconds; see its log")
+    context.print("Kvd stopped.")
+    if activated and not context.options.quiet:
+        complain("the next client starts it again; to stop it for good: systemctl stop kvd.socket kvd.service")
+    return exits.OK
+
+
+def _watch(client: "Client") -> int | None:
+    """A descriptor that tells the end of the daemon's process; None if the process cannot be seen from here.
+
+    Then (TCP, another pid namespace) the end of the connection has to do.
+    Opened while the connection proves that the process lives, so that the pid cannot have passed to another one.
+    """
+    pid = client.server_pid()
+    try:
+        return os.pidfd_open(pid) if pid else None
+    except OSError:
+        return None
+
+
+def _wait_for_process(descriptor: int, timeout_s: float | None) -> bool:
+    import select
+
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(None if timeout_s is None else timeout_s * 1000))

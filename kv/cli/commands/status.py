@@ -1,0 +1,32 @@
+"""``kv status``: what the daemon says about itself."""
+
+from kv.cli import exits
+from kv.cli.context import Context
+from kv.cli.escape import show
+from kv.cli.parser import Parser
+
+USAGE = "kv status [OPTION]..."
+EXAMPLES = """
+kv status                           a line for each fact
+kv status --json                    one JSON object
+"""
+DETAILS = """
+The exit code is 0 if the daemon answered and 69 if none could be reached.
+"""
+
+
+def arguments(parser: Parser) -> None:
+    """The options of ``kv status``."""
+    parser.add_argument("--json", action="store_true", help="one JSON object")
+
+
+def run(context: Context) -> int:
+    """Print the facts."""
+    with context.connect() as client:
+        status = client.status()
+    if context.options.json:
+        context.print_json(status)
+        return exits.OK
+    for name, value in status.items():
+        context.print(f"{show(name)}: {show(str(value))}")
+    return exits.OK

@@ -1,0 +1,29 @@
+"""``kv version``: which version this is."""
+
+from kv.cli import exits
+from kv.cli.context import Context
+from kv.cli.parser import Parser
+
+USAGE = "kv version [OPTION]..."
+EXAMPLES = """
+kv version                          kv and its version
+kv status                           the version of the daemon is in there
+"""
+DETAILS = ""
+
+
+def arguments(parser: Parser) -> None:
+    """``kv version`` has no options of its own."""
+
+
+def run(context: Context) -> int:
+    """Print it."""
+    context.print(text())
+    return exits.OK
+
+
+def text() -> str:
+    """``kv`` and the version."""
+    import kvd
+
+    return f"kv {kvd.__version__}"

@@ -1,0 +1,71 @@
+"""What a command works with: its options, where it prints, and the way to the daemon."""
+
+from kv.cli.failures import UsageError
+from kv.cli.output import Output, complain
+from kv.cli.parser import DEFAULT_TIMEOUT_S, Options
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from kv.client import Client
+
+
+class Context:
+    """One run of one command."""
+
+    def __init__(self, options: Options, output: Output) -> None:
+        self.options = options
+        self.output = output
+        output.quiet = options.quiet
+
+    def connect(self, default_timeout_s: float = DEFAULT_TIMEOUT_S) -> "Client":
+        """A client for the daemon that was asked for; it connects with its first request."""
+        from kv.client import connect
+        from kv.codecs import light
+
+        timeout_s = self.options.timeout_s(default_timeout_s)
+        try:
+            return connect(self.options.socket, timeout=timeout_s, token_file=self.options.token_file, codec=light())
+        except ValueError as error:
+            raise UsageError(f"{error}; write a socket's path or tcp://HOST:PORT") from None
+
+    def print(self, text: str) -> None:
+        """One line of output; ``text`` is already safe to show."""
+        self.output.line(text)
+
+    def print_json(self, thing: object) -> None:
+        """``thing`` as one line of JSON."""
+        from kv.cli.jsontext import dump
+
+        self.output.line(dump(thing))
+
+    def note(self, text: str) -> None:
+        """One line on stderr, for --verbose only."""
+        if self.options.verbose and not self.options.quiet:
+            complain(text)
+
+    def not_found(self, keys: list[str]) -> None:
+        """Name the missing keys on stderr, behind what was printed so far."""
+        if self.options.quiet:
+            return
+        self.output.flush()
+        for key in keys:
+            complain(f"error: no such key: {key}")
+
+
+def checked_keys(operands: list[str], command: str) -> list[str]:
+    """Operands as keys: at least one, none empty, each UTF-8. Raises UsageError."""
+    if not operands:
+        raise UsageError(f"no keys given; write 'kv {command} KEY...'")
+    return [checked_key(operand) for operand in operands]
+
+
+def checked_key(argument: str) -> str:
+    """An argument of the command line as a key. Raises UsageError."""
+    import os
+
+    if not argument:
+        raise UsageError("a key cannot be empty")
+    try:
+        return os.fsencode(argument).decode()
+    except UnicodeDecodeError:
+        raise UsageError(f"a key must be UTF-8, which this is not: {argument}") from None

@@ -1,0 +1,47 @@
+"""The exit codes: an interface for scripts. Additions are possible, changes are not."""
+
+OK = 0
+NOT_FOUND = 1
+USAGE = 2
+CONFLICT = 3
+DENIED = 4
+SERVER_ERROR = 5
+DAMAGED_DATA = 65
+UNREACHABLE = 69
+INTERNAL = 70
+IO_ERROR = 74
+ALREADY_RUNNING = 75
+CONFIGURATION = 78
+INTERRUPTED = 130
+PIPE_CLOSED = 141
+
+MEANINGS = {
+    OK: "done",
+    NOT_FOUND: "a key was not found, or the answer is no",
+    USAGE: "wrong usage: the command line or the input given to it",
+    CONFLICT: "conflict or refused condition; nothing was written",
+    DENIED: "permission denied",
+    SERVER_ERROR: "time-out, a limit, or another error of the server",
+    DAMAGED_DATA: "serve: damaged data",
+    UNREACHABLE: "the daemon cannot be reached",
+    INTERNAL: "a fault in kv itself; please report it",
+    IO_ERROR: "input or output failed (a full disk, a closed descriptor)",
+    ALREADY_RUNNING: "serve: a daemon is already running there",
+    CONFIGURATION: "serve: the configuration is wrong",
+    INTERRUPTED: "ended by ctrl-c",
+    PIPE_CLOSED: "the reader of the output closed the pipe",
+}
+
+# Of the codes that an error carries; every other one is SERVER_ERROR.
+_BY_ERROR_CODE = {
+    "not_found": NOT_FOUND,
+    "conflict": CONFLICT,
+    "forbidden": DENIED,
+    "unauthenticated": DENIED,
+    "unavailable": UNREACHABLE,
+}
+
+
+def exit_code_for(error_code: str) -> int:
+    """The exit code for the code of a KvdError."""
+    return _BY_ERROR_CODE.get(error_code, SERVER_ERROR)

@@ -1,0 +1,49 @@
+"""What ``kv help``, ``-h`` and a bare ``kv`` print: examples first."""
+
+from kv.cli import exits
+from kv.cli.parser import build
+from kv.cli.registry import COMMANDS, find_or_suggest
+
+_OVERVIEW = """\
+kv: keys and values, kept by a daemon on this host.
+
+  kv serve --daemon                  start your daemon
+  kv set cake=🎂 smiley=😁           set keys
+  kv get cake smiley                 read them
+  kv ls                              list all keys
+  kv del smiley                      delete
+  kv shutdown                        stop the daemon
+
+Commands:
+{commands}
+
+'kv help COMMAND' explains one of them, 'kv help exit-codes' what a script gets back. Options such as
+-s/--socket ADDRESS, --timeout SECONDS, -q and -v may stand before or behind the command."""
+
+TOPICS = ("exit-codes",)
+
+
+def explain(topic: str) -> str:
+    """The help on a command or a topic; on everything for the empty topic. Raises UsageError."""
+    if not topic:
+        return overview()
+    if topic == "exit-codes":
+        return exit_codes()
+    command = find_or_suggest(topic)
+    module = command.load()
+    also = f" Also: {', '.join(f'kv {alias}' for alias in command.aliases)}." if command.aliases else ""
+    examples = "\n".join(f"  {line}" for line in module.EXAMPLES.strip().splitlines())
+    parser = build(command, describe=True)
+    return f"{command.summary}{also}\n\n{examples}\n\n{parser.format_help()}\n{module.DETAILS.strip()}".rstrip()
+
+
+def overview() -> str:
+    """The short help of a bare ``kv``."""
+    lines = (f"  {', '.join((command.name, *command.aliases)):<12} {command.summary}" for command in COMMANDS)
+    return _OVERVIEW.format(commands="\n".join(lines))
+
+
+def exit_codes() -> str:
+    """One line for each exit code."""
+    lines = (f"  {code:>3}  {meaning}" for code, meaning in exits.MEANINGS.items())
+    return "Exit codes, the same for all commands:\n\n" + "\n".join(lines)

@@ -1,0 +1,117 @@
+"""The entry point: finds the command, runs it, and turns every failure into one line and an exit code."""
+
+import os
+import sys
+
+from kv.cli import exits
+from kv.cli.failures import CommandFailed, OutputFailed
+from kv.cli.output import Output, complain
+
+
+def main() -> int:
+    """Run the command of sys.argv. Does not return, unless the daemon itself ran."""
+    if "_ARGCOMPLETE" in os.environ:
+        from kv.cli.complete import complete
+
+        return complete()
+    status = run(sys.argv[1:])
+    if "kvd.service" not in sys.modules:
+        # Everything is flushed; taking the interpreter apart would cost a tenth of the command's time.
+        os._exit(status)
+    return status
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command line; the exit code. Nothing is raised."""
+    output = Output()
+    try:
+        status = _dispatch(arguments, output)
+        output.flush()
+        return status
+    except KeyboardInterrupt:
+        return exits.INTERRUPTED
+    except Exception as error:
+        return _report(error, output)
+
+
+def _dispatch(arguments: list[str], output: Output) -> int:
+    from kv.cli.parser import build, parse, split_command
+    from kv.cli.registry import find_or_suggest
+
+    before, name, after = split_command(arguments)
+    if name is None:
+        return _without_command(before, output)
+    command = find_or_suggest(name)
+    if command.name != "serve":  # which has its own care for its descriptors
+        _hold_standard_descriptors()
+    options = parse(build(command), before + after)
+    if options.help or options.version:
+        return _explain("version" if options.version else command.name, output)
+    from kv.cli.context import Context
+
+    return int(command.load().run(Context(options, output)))
+
+
+def _without_command(before: list[str], output: Output) -> int:
+    from kv.cli.parser import Parser, add_common, parse
+
+    parser = Parser("kv")
+    add_common(parser)
+    options = parse(parser, before)
+    return _explain("version" if options.version else "", output)
+
+
+def _explain(topic: str, output: Output) -> int:
+    from kv.cli.commands import version
+    from kv.cli.helptext import explain
+
+    output.line(version.text() if topic == "version" else explain(topic))
+    return exits.OK
+
+
+def _hold_standard_descriptors() -> None:
+    """Fill closed descriptors 0 to 2, so that no socket gets their number and is written to as output.
+
+    Each is opened the wrong way round: using it stays the error that it would have been.
+    """
+    for descriptor, flags in ((0, os.O_WRONLY), (1, os.O_RDONLY), (2, os.O_WRONLY)):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, flags)
+
+
+def _report(error: Exception, output: Output) -> int:
+    """Say on stderr what went wrong, behind what was printed before it."""
+    try:
+        output.flush()
+    except OutputFailed:
+        pass
+    if os.environ.get("KVD_DEBUG") == "1":
+        import traceback
+
+        traceback.print_exception(error)
+    if isinstance(error, OutputFailed):
+        return _output_failed(error)
+    if isinstance(error, CommandFailed):
+        complain(f"error: {error.message}")
+        return error.status
+    return _daemon_failed(error)
+
+
+def _output_failed(error: OutputFailed) -> int:
+    if isinstance(error.cause, BrokenPipeError):
+        return exits.PIPE_CLOSED
+    complain(f"error: cannot write the output: {error.cause.strerror}")
+    return exits.IO_ERROR
+
+
+def _daemon_failed(error: Exception) -> int:
+    from kv.errors import KvdError
+
+    if not isinstance(error, KvdError):
+        complain(f"error: a fault in kv: {type(error).__name__}: {error}; please report it (KVD_DEBUG=1 shows more)")
+        return exits.INTERNAL
+    unsure = "; the change may have been made all the same: read the keys again" if error.maybe_committed else ""
+    complain(f"error: {error.message}{unsure}")
+    return exits.exit_code_for(error.code)

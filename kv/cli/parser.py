@@ -1,0 +1,177 @@
+"""The grammar of the command line: ``kv [OPTION]... COMMAND [OPTION|OPERAND]... [-- OPERAND...]``.
+
+Only the parser of the command that was asked for is built: every further one would cost as much as the question to the
+daemon. Common options may stand before and after the command. argparse reads the options; operands are whatever is
+left, so they may stand between options, and everything behind ``--`` is an operand.
+"""
+
+import argparse
+import os
+from typing import NoReturn
+
+from kv.cli.failures import UsageError
+from kv.cli.registry import Command
+
+_WIDTH = 100
+_COMMON_WITH_VALUE = ("-s", "--socket", "--token-file", "--timeout")
+_COMMON_FLAGS = ("-q", "--quiet", "-v", "--verbose", "-h", "--help", "--version")
+DEFAULT_TIMEOUT_S = 5.0
+
+
+class Formatter(argparse.RawDescriptionHelpFormatter):
+    """Help of a fixed width: asking the terminal for its own would import modules at every add_argument."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=28, width=_WIDTH)
+
+
+class Options(argparse.Namespace):
+    """What was asked for; the common options with their defaults."""
+
+    socket: str | None = None
+    token_file: str | None = None
+    timeout: float | None = None
+    quiet: bool = False
+    verbose: bool = False
+    help: bool = False
+    version: bool = False
+    json: bool = False
+    operands: list[str]
+
+    def timeout_s(self, default_s: float = DEFAULT_TIMEOUT_S) -> float | None:
+        """How long to wait for the daemon: flag, else KVD_TIMEOUT, else the default; None is for ever."""
+        timeout_s = self.timeout
+        if timeout_s is None and os.environ.get("KVD_TIMEOUT"):
+            timeout_s = _seconds(os.environ["KVD_TIMEOUT"], "KVD_TIMEOUT")
+        if timeout_s is None:
+            timeout_s = default_s
+        return timeout_s or None
+
+
+class Parser(argparse.ArgumentParser):
+    """The options of one command; ``describe`` makes argparse know the operands too, for help and completion."""
+
+    def __init__(self, prog: str, *, usage: str | None = None, describe: bool = False) -> None:
+        super().__init__(
+            prog, usage=usage, add_help=False, allow_abbrev=False, formatter_class=Formatter,
+            argument_default=argparse.SUPPRESS,
+        )  # fmt: skip
+        self.describe = describe
+        self.takes_operands = False
+        self.verbatim: tuple[str, ...] = ()
+
+    def operands(self, metavar: str, help: str, completes: str = "nothing") -> None:  # noqa: A002 - argparse's word
+        """The command takes operands; ``completes`` names what TAB offers for them."""
+        self.takes_operands = True
+        if self.describe:
+            completed(self.add_argument("operands", nargs="*", metavar=metavar, help=help), completes)
+
+    def error(self, message: str) -> NoReturn:
+        """Wrong usage, as one line."""
+        raise UsageError(f"{message}; see '{self.prog} --help'")
+
+
+def completed(action: argparse.Action, kind: str) -> argparse.Action:
+    """Mark ``action`` as completed by ``kind``, one of the names in complete.py."""
+    action.completes = kind  # type: ignore[attr-defined]
+    return action
+
+
+def build(command: Command, *, describe: bool = False) -> Parser:
+    """The parser of one command."""
+    parser = Parser(f"kv {command.name}", usage=command.load().USAGE, describe=describe)
+    fill(parser, command)
+    return parser
+
+
+def fill(parser: Parser, command: Command) -> None:
+    """Give ``parser`` the options and operands of ``command``, and the common options."""
+    command.load().arguments(parser)
+    add_common(parser)
+
+
+def add_common(parser: argparse.ArgumentParser) -> None:
+    """The options that every command has."""
+    group = parser.add_argument_group("common options")
+    completed(
+        group.add_argument("-s", "--socket", metavar="ADDRESS", help="the daemon: a socket's path, or tcp://HOST:PORT"),
+        "files",
+    )
+    completed(
+        group.add_argument("--token-file", metavar="FILE", help="file with the token, which tcp:// needs"), "files"
+    )
+    group.add_argument(
+        "--timeout", metavar="SECONDS", type=_timeout, help="how long to wait for the daemon (default: 5; 0: for ever)"
+    )
+    group.add_argument("-q", "--quiet", action="store_true", help="print nothing; the exit code is the answer")
+    group.add_argument("-v", "--verbose", action="store_true", help="tell more, on stderr")
+    group.add_argument("-h", "--help", action="store_true", help="show this help")
+    group.add_argument("--version", action="store_true", help="print the version")
+
+
+def split_command(arguments: list[str]) -> tuple[list[str], str | None, list[str]]:
+    """The options before the command, its name, and what follows it. Raises UsageError."""
+    position = 0
+    while position < len(arguments):
+        word = arguments[position]
+        if word == "--" and position + 1 < len(arguments):
+            return arguments[:position], arguments[position + 1], arguments[position + 2 :]
+        if not word.startswith("-") or word == "-":
+            return arguments[:position], word, arguments[position + 1 :]
+        position += _common_width(word)
+    return arguments, None, []
+
+
+def _common_width(word: str) -> int:
+    """How many words the common option ``word`` takes."""
+    if word in _COMMON_WITH_VALUE:
+        return 2
+    if word in _COMMON_FLAGS or word.startswith(("--socket=", "--token-file=", "--timeout=")):
+        return 1
+    if word.startswith("-s") or (not word.startswith("--") and set(word[1:]) <= set("qvh")):
+        return 1
+    raise UsageError(f"unknown option before the command: {word}; write it behind the command, or see 'kv help'")
+
+
+def parse(parser: Parser, arguments: list[str]) -> Options:
+    """The options and operands of one command. Raises UsageError."""
+    arguments, literal = _split_literal(parser, arguments)
+    options, rest = parser.parse_known_args(arguments, Options())
+    for word in rest:
+        if word.startswith("-") and word != "-":
+            parser.error(f"unknown option: {word} (write '--' before an operand that begins with '-')")
+    options.operands = rest + literal
+    if options.operands and not parser.takes_operands and not options.help:
+        parser.error(f"this command takes no operands: {options.operands[0]}")
+    return options
+
+
+def _split_literal(parser: Parser, arguments: list[str]) -> tuple[list[str], list[str]]:
+    """What is before ``--`` and what behind it.
+
+    A verbatim option takes its next word whatever it is, even one that looks like an option: they are joined.
+    """
+    before: list[str] = []
+    words = iter(arguments)
+    for word in words:
+        if word == "--":
+            break
+        if word in parser.verbatim:
+            value = next(words, None)
+            word = word if value is None else f"{word}={value}"  # noqa: PLW2901 - argparse's own form for it
+        before.append(word)
+    return before, list(words)
+
+
+def _timeout(text: str) -> float:
+    return _seconds(text, "--timeout")
+
+
+def _seconds(text: str, source: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds <= 1e6:  # also refuses nan
+        raise UsageError(f"{source} is a number of seconds from 0 to 1000000, not {text!r}")
+    return seconds

@@ -1,0 +1,64 @@
+"""The commands that exist: names, aliases, and the module of each. Imports none of them."""
+
+from kv.cli.failures import UsageError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import ModuleType
+
+
+class Command:
+    """One command: its name, its other names, the module that runs it, and one sentence."""
+
+    __slots__ = ("aliases", "module_name", "name", "summary")
+
+    def __init__(self, name: str, aliases: tuple[str, ...], module_name: str, summary: str) -> None:
+        self.name = name
+        self.aliases = aliases
+        self.module_name = module_name
+        self.summary = summary
+
+    def load(self) -> "ModuleType":
+        """Import the module of the command."""
+        qualified = f"kv.cli.commands.{self.module_name}"
+        __import__(qualified)
+        import sys
+
+        return sys.modules[qualified]
+
+
+COMMANDS = (
+    Command("set", ("s",), "set", "Set keys to values, all or none."),
+    Command("get", ("g",), "get", "Print the values of keys."),
+    Command("del", ("delete",), "delete", "Delete keys, all or none."),
+    Command("ls", (), "ls", "List keys in order."),
+    Command("metrics", ("m",), "metrics", "Print how much is stored and how often it was used."),
+    Command("ping", (), "ping", "Ask whether the daemon answers."),
+    Command("status", (), "status", "Print what the daemon says about itself."),
+    Command("serve", ("srv",), "serve", "Run the daemon."),
+    Command("reload", (), "reload", "Make the daemon read its configuration again."),
+    Command("shutdown", (), "shutdown", "Stop the daemon and wait until it is gone."),
+    Command("version", (), "version", "Print the version."),
+    Command("completion", (), "completion", "Print the completion script of a shell."),
+    Command("help", (), "help", "Explain a command, or the exit codes."),
+)
+
+
+def find(name: str) -> Command | None:
+    """The command called ``name``, by its name or an alias."""
+    for command in COMMANDS:
+        if name == command.name or name in command.aliases:
+            return command
+    return None
+
+
+def find_or_suggest(name: str) -> Command:
+    """The command called ``name``. Raises UsageError with the nearest name."""
+    command = find(name)
+    if command is not None:
+        return command
+    from difflib import get_close_matches
+
+    near = get_close_matches(name, [word for command in COMMANDS for word in (command.name, *command.aliases)], 1, 0.5)
+    hint = f"did you mean {near[0]!r}?" if near else "'kv help' lists the commands"
+    raise UsageError(f"no such command: {name}; {hint}")
