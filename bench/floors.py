@@ -5,6 +5,7 @@ from one Python connection, kvd and its peers with a bare Python server that sen
 """
 
 import gc
+import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -15,6 +16,7 @@ from bench.context import THROUGHPUT_KEYS, Context
 from bench.data import Items, chosen
 from bench.exchange import Connection, Exchange
 from bench.peers.base import Peer
+from bench.process import pin
 from bench.rows import Row, Samples
 from bench.throughput import CONNECTIONS, GET_1, GET_64, Workload, operations_a_second
 
@@ -88,14 +90,22 @@ def beside_echo(context: Context, workload: Workload) -> Row:
 
 
 def pings_from_python(context: Context) -> Iterator[Row]:
-    """One blocking Python connection: the mean round trip of a ping, for each server in turn."""
+    """One blocking Python connection: the mean round trip of a ping, for each server in turn.
+
+    The servers stay on one core and the client on another: a round trip within one core takes a fraction of one
+    between two, and otherwise the scheduler's choice would be what is measured.
+    """
     floor = PythonEcho()
+    cores = sorted(os.sched_getaffinity(0))
     figures: dict[str, list[float]] = {}
     with ExitStack() as stack:
         connections: list[tuple[Peer, Connection]] = []
         for peer in (context.kvd, floor, *context.peers):
-            server = stack.enter_context(context.fresh(peer)) if peer is floor else context.loaded(peer)
+            server = stack.enter_context(context.fresh(peer))  # not the loaded one: it is pinned
             connections.append((peer, stack.enter_context(server.connect())))
+            pin(server.pid, cores[0])
+        stack.callback(os.sched_setaffinity, 0, cores)
+        os.sched_setaffinity(0, cores[-1:])
         for _ in range(context.rounds):
             for peer, connection in connections:
                 took_us = mean_round_trip_us(connection, peer.ping(), context.work(10_000))

@@ -55,6 +55,7 @@ def summary(took: list[tuple[float, float]]) -> dict[str, float]:
         "worst_ms": walls[-1],
         "p999_ms": walls[int(len(walls) * 0.999)],
         "worst_own_ms": max(min(wall, cpu) for wall, cpu in took),
+        "over_5_ms": sum(wall > 5 for wall in walls),
     }
 
 

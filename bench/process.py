@@ -58,6 +58,12 @@ class Child:
         return int(pages) * _PAGE_BYTES
 
 
+def pin(pid: int, core: int) -> None:
+    """Keep all threads of a process on one core."""
+    for thread in os.listdir(f"/proc/{pid}/task"):
+        os.sched_setaffinity(int(thread), {core})
+
+
 def output(argv: Sequence[str], env: Mapping[str, str] | None = None, timeout_s: float = 120) -> str:
     """What a program prints. Raises BenchError with its stderr if it fails."""
     try:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from bench.rows import Row, Samples, Target
 
-_WIDTHS = (50, 24, 36, 18, 8)
+_WIDTHS = (52, 24, 36, 20, 8)
 
 
 def heading() -> str:
