@@ -25,21 +25,36 @@ class Database:
         # Tells clients that what they remember of versions belongs to another store: memory starts anew each time.
         self.store_id = os.urandom(8).hex()
         self._clock = clock
+        # Called once, when the first commit enters an empty history: from then on there is something to grow old.
+        self.on_history: Callable[[], None] | None = None
 
     def set(self, entries: Mapping[str, bytes], author: str) -> int:
         """Store all entries in one commit; its version."""
-        self.store.advance(self._clock())
+        self._advance()
         return self.store.set(entries, author)
 
-    def set_each(self, batch: Iterable[Mapping[str, bytes]], author: str) -> list[int]:
+    def set_each(self, batch: list[dict[str, bytes]], author: str) -> list[int]:
         """Store each mapping in a commit of its own; their versions."""
-        self.store.advance(self._clock())
+        self._advance()
         return self.store.set_each(batch, author)
 
     def delete(self, keys: Iterable[str], author: str, *, missing_ok: bool) -> tuple[int, int]:
         """Delete all keys in one commit; its version and how many there were. Raises KeysNotFound."""
-        self.store.advance(self._clock())
+        self._advance()
         return self.store.delete(keys, author, missing_ok=missing_ok)
+
+    def _advance(self) -> None:
+        self.store.advance(self._clock())
+        if self.on_history is not None:
+            call, self.on_history = self.on_history, None
+            call()
+
+    def history_due_us(self) -> int | None:
+        """In how many microseconds the oldest commit will be too old; None without any."""
+        window = self.store.window
+        if not window.commits:
+            return None
+        return max(0, window.commits[0].time + window.limits.max_age_us - self._clock())
 
     def tidy(self, budget_keys: int) -> bool:
         """Drop history that has grown too old while nobody wrote; whether there may be more to drop."""

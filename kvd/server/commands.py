@@ -75,7 +75,9 @@ class Commands:
         if not peer.greeted or frame_bytes * database.store.largest_value_bytes > limits.max_reply_bytes:
             return self.run_counting(requests, peer, limits.max_reply_bytes)[0]
         if len(requests) == 1:
-            return [self.run_one(requests[0], peer)]
+            request = requests[0]
+            # The commonest frame of all, without the detour through the table.
+            return [self._get(request, peer) if type(request) is messages.Get else self.run_one(request, peer)]
         replies: list[Reply] = []
         for kind, group in groupby(requests, type):
             if kind is messages.Get:
@@ -124,29 +126,23 @@ class Commands:
 
     # ------------------------------------------------------------------ keys and values
 
-    def _get(self, request: messages.Get, _: Peer) -> bytes | None:
+    def _get(self, request: messages.Get, _: Peer) -> Reply:
         value = self.database.store.get(request.key)
-        if value is None:
-            self._check_read([request.key])
-        return value
+        return self._refused_read([request.key]) if value is None else value
 
     def _get_each(self, keys: list[str]) -> list[Reply]:
         values: list[Reply] = self.database.store.get_many(keys)
         if None in values:
             for number, key in enumerate(keys):
                 if values[number] is None:
-                    try:
-                        self._check_read([key])
-                    except Refusal as refusal:
-                        values[number] = refusal.reply()
+                    values[number] = self._refused_read([key])
         return values
 
-    def _get_many(self, request: messages.GetMany, _: Peer) -> list[bytes | None]:
+    def _get_many(self, request: messages.GetMany, _: Peer) -> Reply:
         self._check_count(len(request.keys))
         values = self.database.store.get_many(request.keys, request.at)
-        if None in values:
-            self._check_read(request.keys)
-        return values
+        refused = self._refused_read(request.keys) if None in values else None
+        return values if refused is None else refused
 
     def _set(self, request: messages.Set, peer: Peer) -> int:
         self._check_entries(request.entries)
@@ -181,14 +177,15 @@ class Commands:
 
     # ------------------------------------------------------------------ limits
 
-    def _check_read(self, keys: list[str]) -> None:
-        """Check keys after they were looked up, which only absent ones need; a refused read does not count."""
+    def _refused_read(self, keys: list[str]) -> dict[str, object] | None:
+        """An error reply if one of ``keys`` cannot be a key; asked after the look-up, as only absent ones need it."""
         try:
             for key in keys:
                 self._check_key(key)
-        except Refusal:
+        except Refusal as refusal:
             self.database.store.counters.get_operations -= len(keys)
-            raise
+            return refusal.reply()
+        return None
 
     def _check_key(self, key: str) -> None:
         if not key:
@@ -205,8 +202,7 @@ class Commands:
         if not entries:
             return
         self._check_count(len(entries))
-        lengths = set(map(len, entries))
-        if min(lengths) == 0 or max(lengths) * 4 > self.limits.max_key_bytes:
+        if "" in entries or max(map(len, entries)) * 4 > self.limits.max_key_bytes:
             for key in entries:
                 self._check_key(key)
         if max(map(len, entries.values())) > self.limits.max_value_bytes:

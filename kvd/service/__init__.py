@@ -1,0 +1,1 @@
+"""The process: configuration, lock, sockets, double fork, signals, systemd, logging. Starts at ``serve.py``."""

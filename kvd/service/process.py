@@ -1,0 +1,220 @@
+"""The running daemon: one event loop, the server in it, and what the outside world does to a process.
+
+        start: bind → collect garbage once and freeze → READY
+        run:   signals, watchdog, reload, upkeep of the history
+        stop:  STOPPING → drain the sessions → remove the socket → (the caller releases the lock)
+
+Signals only ever set something that the loop acts upon; none interrupts the store.
+"""
+
+import asyncio
+import gc
+import logging
+import os
+import resource
+import signal
+import socket
+import time
+from collections.abc import Callable
+
+from kvd import __version__
+from kvd.database import Database
+from kvd.protocol.limits import Limits
+from kvd.server.commands import Administration, Commands
+from kvd.server.refusals import Refusal
+from kvd.server.server import Server
+from kvd.service import logs, systemd
+from kvd.service.config import Config, ConfigError, History, changes
+from kvd.store.window import WindowLimits
+
+logger = logging.getLogger(__name__)
+
+# The collector runs for the few objects that can form cycles; heads, requests and replies are none of them.
+GC_THRESHOLDS = (20_000, 20, 20)
+# History that has grown too old while nobody writes goes in steps of so many keys, a millisecond or two each.
+UPKEEP_KEYS = 2_000
+UPKEEP_PAUSE_S = 0.005
+
+
+class Daemon(Administration):
+    """One daemon, from its listening sockets to its end."""
+
+    def __init__(
+        self,
+        config: Config,
+        sockets: list[socket.socket],
+        *,
+        activated: bool,
+        token: str | None,
+        read_config: Callable[[], Config],
+    ) -> None:
+        self.config = config
+        self._sockets = sockets
+        self._activated = activated
+        self._read_config = read_config
+        self._started = time.monotonic()
+        self.database = Database(window_limits(config.history))
+        self.database.on_history = self._schedule_upkeep
+        self._upkeep_timer: asyncio.TimerHandle | None = None
+        self.commands = Commands(self.database, config.limits, self, token)
+        self._stop = asyncio.Event()
+        self._server: Server | None = None
+
+    # ------------------------------------------------------------------ life
+
+    async def run(self, ready: Callable[[], None]) -> None:
+        """Serve until told to stop. ``ready`` is called once connections are accepted."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop_for, number)
+        loop.add_signal_handler(signal.SIGHUP, self._reload_for_signal)
+        self._server = Server(self.commands, loop)
+        for listening in self._sockets:
+            await self._server.listen(listening, own=not self._activated)
+        raise_descriptor_limit(self.config.limits)
+        watchdog = self._start_watchdog(loop)
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(*GC_THRESHOLDS)
+        ready()
+        systemd.notify("READY=1", self._status_line())
+        logger.info("started: kvd %s, pid %d, %s", __version__, os.getpid(), ", ".join(self._addresses()))
+
+        await self._stop.wait()
+        systemd.notify("STOPPING=1", "STATUS=draining")
+        if watchdog is not None:
+            watchdog.cancel()
+        await self._server.stop()
+        logger.info("stopped: pid %d", os.getpid())
+
+    def _stop_for(self, number: int) -> None:
+        if not self._stop.is_set():
+            logger.info("stopping: %s", signal.Signals(number).name)
+        self._stop.set()
+
+    def _start_watchdog(self, loop: asyncio.AbstractEventLoop) -> asyncio.TimerHandle | None:
+        interval_s = systemd.watchdog_interval()
+        if interval_s is None:
+            return None
+
+        def feed() -> None:
+            systemd.notify("WATCHDOG=1")
+            loop.call_later(interval_s, feed)
+
+        return loop.call_soon(feed)  # type: ignore[return-value]
+
+    def _schedule_upkeep(self, delay_s: float = UPKEEP_PAUSE_S) -> None:
+        if self._upkeep_timer is not None:
+            self._upkeep_timer.cancel()
+        self._upkeep_timer = asyncio.get_running_loop().call_later(delay_s, self._upkeep)
+
+    def _upkeep(self) -> None:
+        """Drop history that has grown too old; while there is none, nothing wakes up."""
+        if self.database.tidy(UPKEEP_KEYS):
+            self._schedule_upkeep()
+        elif (due_us := self.database.history_due_us()) is not None:
+            self._schedule_upkeep(due_us / 1_000_000 + UPKEEP_PAUSE_S)
+        else:
+            self.database.on_history = self._schedule_upkeep
+
+    # ------------------------------------------------------------------ what administrators may ask for
+
+    def status(self) -> list[tuple[str, str | int]]:
+        """What ``kv status`` shows."""
+        assert self._server is not None
+        store = self.database.store
+        return [
+            ("server", f"kvd {__version__}"),
+            ("pid", os.getpid()),
+            ("uptime_s", int(time.monotonic() - self._started)),
+            ("listening", " ".join(self._addresses())),
+            ("activated", int(self._activated)),
+            ("durability", "memory"),
+            ("store_id", self.database.store_id),
+            ("version", store.version),
+            ("oldest_readable_version", store.window.oldest_readable),
+            ("keys", store.counters.keys),
+            ("connections", len(self._server.sessions)),
+            ("memory_rss_bytes", resident_bytes()),
+        ]
+
+    def shutdown(self) -> int:
+        """Stop once the reply is on its way."""
+        asyncio.get_running_loop().call_soon(self._stop.set)
+        return os.getpid()
+
+    def reload(self) -> list[str]:
+        """Apply a changed configuration, all of it or nothing. Raises Refusal."""
+        systemd.notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        try:
+            new = self._read_config()
+            reloadable, restart = changes(self.config, new)
+            if restart:
+                raise ConfigError("these need a restart: " + "; ".join(restart))
+        except ConfigError as error:
+            logger.error("reload refused, nothing was changed: %s", error)
+            raise Refusal("bad_request", f"nothing was changed: {error}") from error
+        finally:
+            systemd.notify("READY=1", self._status_line())
+        self.config = new
+        logs.apply_level(new)
+        self.commands.limits = new.limits
+        self.database.store.window.limits = window_limits(new.history)
+        raise_descriptor_limit(new.limits)
+        self._schedule_upkeep()
+        logger.info("reloaded: %s", "; ".join(reloadable) or "nothing has changed")
+        return reloadable
+
+    def _reload_for_signal(self) -> None:
+        try:
+            self.reload()
+        except Refusal:
+            pass  # written to the logging where it arose
+
+    # ------------------------------------------------------------------ words
+
+    def _addresses(self) -> list[str]:
+        return [address_text(listening) for listening in self._sockets]
+
+    def _status_line(self) -> str:
+        return f"STATUS=serving on {', '.join(self._addresses())}"
+
+
+def window_limits(history: History) -> WindowLimits:
+    """The store's limits from the configuration's."""
+    return WindowLimits(
+        max_age_us=history.max_age_ms * 1000,
+        max_bytes=history.max_bytes,
+        max_commits=history.max_versions,
+        max_pinned_bytes=4 * history.max_bytes,
+    )
+
+
+def address_text(listening: socket.socket) -> str:
+    """A listening socket's address as a client would name it."""
+    name = listening.getsockname()
+    if listening.family == socket.AF_UNIX:
+        return str(name)
+    host = f"[{name[0]}]" if ":" in name[0] else name[0]
+    return f"tcp://{host}:{name[1]}"
+
+
+def raise_descriptor_limit(limits: Limits) -> None:
+    """Allow as many descriptors as the connections need, as far as the hard limit goes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = limits.max_connections + 256
+    if hard != resource.RLIM_INFINITY:
+        wanted = min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    if wanted < limits.max_connections:
+        logger.warning("the limit of %d open files allows fewer than %d connections", wanted, limits.max_connections)
+
+
+def resident_bytes() -> int:
+    """Resident memory of this process; 0 where /proc does not tell."""
+    try:
+        with open("/proc/self/statm", encoding="ascii") as file:
+            return int(file.read().split()[1]) * resource.getpagesize()
+    except (OSError, ValueError, IndexError):
+        return 0

@@ -1,0 +1,217 @@
+"""``kv serve``: from the configuration to a running daemon, in the foreground or detached.
+
+Whatever can go wrong for a reason the caller can mend (configuration, lock, socket) goes wrong here, with a line on
+stderr and an exit code, before the daemon says it is ready.
+"""
+
+import asyncio
+import ipaddress
+import logging
+import os
+import socket
+import sys
+from collections.abc import Callable, Mapping
+from typing import TypeVar
+
+import msgspec
+
+from kvd.protocol.address import parse_host_port
+from kvd.protocol.frames import frame
+from kvd.service import logs, systemd
+from kvd.service.config import Config, ConfigError, load
+from kvd.service.daemon import daemonize, standard_fds
+from kvd.service.errors import EXIT_CONFIGURATION, EXIT_FAILURE, EXIT_IO_ERROR, StartError
+from kvd.service.locks import LockFile
+from kvd.service.process import Daemon
+from kvd.service.unix_socket import BACKLOG, bind_unix_socket, make_directory, remove_socket, socket_inode
+
+MAX_TOKEN_BYTES = 4096
+LOCK_SUFFIX = ".lock"
+PING_TIMEOUT_S = 5.0
+LOG_WORDS = ("auto", "stderr", "syslog")
+# What of the environment, besides KVD_*, decides where a configuration is looked for.
+_HOMES = ("HOME", "XDG_CONFIG_HOME", "XDG_RUNTIME_DIR")
+T = TypeVar("T")
+
+
+def serve(flags: Mapping[str, object], config_file: str | None, *, daemon: bool) -> int:
+    """Run a daemon; the exit code. With ``daemon``, return 0 as soon as a detached one accepts connections."""
+    standard_fds()
+    try:
+        return _Start(flags, config_file, daemon=daemon).run()
+    except ConfigError as error:
+        return _complain(str(error), EXIT_CONFIGURATION)
+    except StartError as error:
+        return _complain(error.text, error.exit_code)
+
+
+def check_config(flags: Mapping[str, object], config_file: str | None) -> int:
+    """Say whether a daemon could start with this configuration, as far as the configuration decides it."""
+    try:
+        config = load(flags, os.environ, config_file)
+        _read_token(config)
+    except ConfigError as error:
+        return _complain(str(error), EXIT_CONFIGURATION)
+    print("The configuration is valid.")
+    return 0
+
+
+def _complain(text: str, exit_code: int) -> int:
+    print(f"kv: error: {text}", file=sys.stderr, flush=True)
+    return exit_code
+
+
+def _read_token(config: Config) -> str | None:
+    path = config.listen.token_file
+    if not path:
+        return None
+    try:
+        with open(path, encoding="utf-8") as file:
+            token = file.read(MAX_TOKEN_BYTES + 1).strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"listen.token_file: cannot read {path}: {error}") from None
+    if not 16 <= len(token) <= MAX_TOKEN_BYTES:
+        raise ConfigError(f"listen.token_file: {path} has to hold a token of 16 to {MAX_TOKEN_BYTES} characters")
+    return token
+
+
+class _Start:
+    """One start: what was read and locked in the foreground, and what the daemon's own process does with it."""
+
+    def __init__(self, flags: Mapping[str, object], config_file: str | None, *, daemon: bool) -> None:
+        # Absolute, and the environment as it is now: a reload reads the same sources from another directory.
+        self._flags = _with_absolute_paths(flags, ("listen.socket", "listen.token_file", "log.to"))
+        environ = {name: value for name, value in os.environ.items() if name.startswith("KVD_") or name in _HOMES}
+        self._environ = _with_absolute_paths(environ, ("KVD_SOCKET", "KVD_TOKEN_FILE", "KVD_LOG_TO", "KVD_CONFIG"))
+        self._config_file = os.path.abspath(config_file) if config_file else None
+        self._is_daemon = daemon
+        self.config = self._read_config()
+        self._token = _read_token(self.config)
+        self._activated = [listening for _, listening in systemd.listen_fds()]
+        self._socket_path = self._choose_socket_path()
+
+    def _read_config(self) -> Config:
+        return load(self._flags, self._environ, self._config_file)
+
+    def _choose_socket_path(self) -> str:
+        for listening in self._activated:
+            if listening.family == socket.AF_UNIX:
+                return str(listening.getsockname())
+        return self.config.listen.socket
+
+    def run(self) -> int:
+        """Lock, then run in this process or a detached one."""
+        handler = logs.open_handler(logs.log_target(self.config, daemon=self._is_daemon))
+        make_directory(self._socket_path)
+        lock = LockFile(self._socket_path + LOCK_SUFFIX)
+        lock.acquire()
+        try:
+            if self._is_daemon:
+                return self._run_detached(lock, handler)
+            return self._run_process(handler, _say_started)
+        finally:
+            lock.release()
+
+    def _run_detached(self, lock: LockFile, handler: logging.Handler) -> int:
+        preserve = [*logs.descriptors(handler), *(listening.fileno() for listening in self._activated)]
+        return daemonize(
+            lambda readiness: self._run_process(handler, readiness.ready),
+            lock=lock,
+            preserve=preserve,
+            confirm=lambda: ping(self._socket_path),
+        )
+
+    def _run_process(self, handler: logging.Handler, ready: Callable[[], None]) -> int:
+        """The process that serves: opens its sockets, runs the loop to its end, removes its socket."""
+        import uvloop
+
+        logs.start(handler, self.config)
+        own = [] if self._activated else [self._bind_unix()]
+        inode = socket_inode(self._socket_path)
+        try:
+            tcp = [tcp_socket(address) for address in self.config.listen.tcp]
+            sockets = [*self._activated, *own, *tcp]
+            self._refuse_open_tcp(sockets)
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                runner.run(self._serve(sockets, ready))
+        finally:
+            if own and inode is not None:
+                remove_socket(self._socket_path, inode)
+        return 0
+
+    async def _serve(self, sockets: list[socket.socket], ready: Callable[[], None]) -> None:
+        daemon = Daemon(
+            self.config,
+            sockets,
+            activated=bool(self._activated),
+            token=self._token,
+            read_config=self._read_config,
+        )
+        await daemon.run(ready)
+
+    def _bind_unix(self) -> socket.socket:
+        listen = self.config.listen
+        return bind_unix_socket(self._socket_path, int(listen.socket_mode, 8), listen.socket_group)
+
+    def _refuse_open_tcp(self, sockets: list[socket.socket]) -> None:
+        """No TCP socket without a token, and none but loopback, whoever opened it."""
+        for listening in sockets:
+            if listening.family == socket.AF_UNIX:
+                continue
+            address = listening.getsockname()[0]
+            if self._token is None:
+                raise StartError(EXIT_CONFIGURATION, f"listening on tcp {address} needs listen.token_file")
+            if not ipaddress.ip_address(address).is_loopback:
+                text = f"tcp {address}: only loopback addresses may be listened on until TLS exists"
+                raise StartError(EXIT_CONFIGURATION, text)
+
+
+def _with_absolute_paths(values: Mapping[str, T], names: tuple[str, ...]) -> dict[str, T]:
+    """``values`` with those of ``names`` that are paths made absolute."""
+    absolute = dict(values)
+    for name in names:
+        value = absolute.get(name)
+        if isinstance(value, str) and value not in ("", *LOG_WORDS) and "://" not in value:
+            absolute[name] = os.path.abspath(value)  # type: ignore[assignment]
+    return absolute
+
+
+def tcp_socket(address: str) -> socket.socket:
+    """A listening TCP socket at ``HOST:PORT``. Raises StartError."""
+    host, port = parse_host_port(address)
+    listening = None
+    try:
+        family, kind, protocol, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listening = socket.socket(family, kind, protocol)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(place)
+        listening.listen(BACKLOG)
+        listening.setblocking(False)
+    except OSError as error:
+        if listening is not None:
+            listening.close()
+        raise StartError(EXIT_IO_ERROR, f"cannot listen on tcp {address}: {error.strerror}") from None
+    return listening
+
+
+def ping(path: str) -> None:
+    """Ask the daemon at ``path`` for a sign of life. Raises StartError."""
+    request = frame(msgspec.msgpack.encode([["ping"]]))
+    expected = frame(msgspec.msgpack.encode([True]))
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as asking:
+            asking.settimeout(PING_TIMEOUT_S)
+            asking.connect(path)
+            asking.sendall(request)
+            answer = asking.recv(len(expected), socket.MSG_WAITALL)
+    except OSError as error:
+        raise StartError(EXIT_FAILURE, f"the daemon does not answer at {path}: {error}") from None
+    if answer != expected:
+        raise StartError(EXIT_FAILURE, f"the daemon does not answer at {path} as it should")
+
+
+def _say_started() -> None:
+    try:
+        print("Kvd started. Press ctrl-c to stop.", flush=True)
+    except OSError:
+        pass  # nobody reads; that is no reason not to serve
