@@ -7,6 +7,10 @@ from kv.cli import exits
 from kv.cli.failures import CommandFailed, OutputFailed
 from kv.cli.output import Output, complain
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from kv.cli.parser import Options
+
 
 def main() -> int:
     """Run the command of sys.argv. Does not return, unless the daemon itself ran."""
@@ -46,7 +50,7 @@ def _dispatch(arguments: list[str], output: Output) -> int:
         _hold_standard_descriptors()
     options = parse(build(command), before + after)
     if options.help or options.version:
-        return _explain("version" if options.version else command.name, output)
+        return _explain(command.name, options, output)
     from kv.cli.context import Context
 
     return int(command.load().run(Context(options, output)))
@@ -58,14 +62,14 @@ def _without_command(before: list[str], output: Output) -> int:
     parser = Parser("kv")
     add_common(parser)
     options = parse(parser, before)
-    return _explain("version" if options.version else "", output)
+    return _explain("", options, output)
 
 
-def _explain(topic: str, output: Output) -> int:
+def _explain(topic: str, options: "Options", output: Output) -> int:
     from kv.cli.commands import version
     from kv.cli.helptext import explain
 
-    output.line(version.text() if topic == "version" else explain(topic))
+    output.line(version.text() if options.version else explain(topic))
     return exits.OK
 
 

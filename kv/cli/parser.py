@@ -7,10 +7,14 @@ left, so they may stand between options, and everything behind ``--`` is an oper
 
 import argparse
 import os
-from typing import NoReturn
 
 from kv.cli.failures import UsageError
 from kv.cli.registry import Command
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import NoReturn
 
 _WIDTH = 100
 _COMMON_WITH_VALUE = ("-s", "--socket", "--token-file", "--timeout")
@@ -37,6 +41,7 @@ class Options(argparse.Namespace):
     version: bool = False
     json: bool = False
     operands: list[str]
+    verbatim: dict[str, list[str]]
 
     def timeout_s(self, default_s: float = DEFAULT_TIMEOUT_S) -> float | None:
         """How long to wait for the daemon: flag, else KVD_TIMEOUT, else the default; None is for ever."""
@@ -66,7 +71,7 @@ class Parser(argparse.ArgumentParser):
         if self.describe:
             completed(self.add_argument("operands", nargs="*", metavar=metavar, help=help), completes)
 
-    def error(self, message: str) -> NoReturn:
+    def error(self, message: str) -> "NoReturn":
         """Wrong usage, as one line."""
         raise UsageError(f"{message}; see '{self.prog} --help'")
 
@@ -135,8 +140,9 @@ def _common_width(word: str) -> int:
 
 def parse(parser: Parser, arguments: list[str]) -> Options:
     """The options and operands of one command. Raises UsageError."""
-    arguments, literal = _split_literal(parser, arguments)
+    arguments, verbatim, literal = _set_aside(parser, arguments)
     options, rest = parser.parse_known_args(arguments, Options())
+    options.verbatim = verbatim
     for word in rest:
         if word.startswith("-") and word != "-":
             parser.error(f"unknown option: {word} (write '--' before an operand that begins with '-')")
@@ -146,21 +152,30 @@ def parse(parser: Parser, arguments: list[str]) -> Options:
     return options
 
 
-def _split_literal(parser: Parser, arguments: list[str]) -> tuple[list[str], list[str]]:
-    """What is before ``--`` and what behind it.
+def _set_aside(parser: Parser, arguments: list[str]) -> tuple[list[str], dict[str, list[str]], list[str]]:
+    """What argparse may see, the values of verbatim options, and what is behind ``--``.
 
-    A verbatim option takes its next word whatever it is, even one that looks like an option: they are joined.
+    A verbatim option takes its next word whatever it is, even one that looks like an option.
     """
-    before: list[str] = []
+    seen: list[str] = []
+    verbatim: dict[str, list[str]] = {option: [] for option in parser.verbatim}
     words = iter(arguments)
     for word in words:
+        option, equals, value = word.partition("=")
         if word == "--":
             break
-        if word in parser.verbatim:
-            value = next(words, None)
-            word = word if value is None else f"{word}={value}"  # noqa: PLW2901 - argparse's own form for it
-        before.append(word)
-    return before, list(words)
+        if option in verbatim:
+            verbatim[option].append(value if equals else _next(words, parser, option))
+        else:
+            seen.append(word)
+    return seen, verbatim, list(words)
+
+
+def _next(words: "Iterator[str]", parser: Parser, option: str) -> str:
+    value = next(words, None)
+    if value is None:
+        parser.error(f"option {option} needs a value")
+    return value
 
 
 def _timeout(text: str) -> float:

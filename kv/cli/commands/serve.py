@@ -54,9 +54,9 @@ def run(context: Context) -> int:
     flags: dict[str, object] = {setting: value for setting, value in given.items() if value is not None}
     config_file: str | None = getattr(options, "config", None)
     try:
-        from kvd.service import check_config, serve
+        from kvd.service.serve import check_config, serve
     except ImportError as error:
         raise CommandFailed(f"the daemon is not installed completely: {error}", exits.INTERNAL) from None
     if getattr(options, "check_config", False):
         return check_config(flags, config_file)
-    return serve(flags, config_file, getattr(options, "daemon", False))
+    return serve(flags, config_file, daemon=getattr(options, "daemon", False))

@@ -1,7 +1,5 @@
 """``kv set``: all pairs in one atomic commit."""
 
-import argparse
-
 from kv.cli import exits
 from kv.cli.context import Context
 from kv.cli.escape import show
@@ -39,11 +37,11 @@ def arguments(parser: Parser) -> None:
 
 def run(context: Context) -> int:
     """Set the pairs; ``Keys set``."""
-    options: argparse.Namespace = context.options
+    options = context.options
     pairs = collect(
-        context.options.operands,
-        getattr(options, "key", []),
-        getattr(options, "value", []),
+        options.operands,
+        options.verbatim["--key"],
+        options.verbatim["--value"],
         raw_values=getattr(options, "raw_values", False),
     )
     if getattr(options, "dry_run", False):

@@ -1,0 +1,144 @@
+"""What kv answers to a shell's script: the candidates, without a shell."""
+
+import json
+import pathlib
+import socket
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+from kv.cli.registry import COMMANDS
+
+if TYPE_CHECKING:
+    from tests.cli.conftest import Kv
+
+
+def answer(kv: "Kv", line: str, **more: str) -> "subprocess.CompletedProcess[bytes]":
+    """What is said on descriptor 8, and on the others, about TAB at the end of ``line``."""
+    asked = {
+        "_ARGCOMPLETE": "1", "_ARGCOMPLETE_SHELL": "fish", "_ARGCOMPLETE_SUPPRESS_SPACE": "1",
+        "COMP_LINE": line, "COMP_POINT": str(len(line)),
+    }  # fmt: skip
+    return subprocess.run(  # noqa: S603 (the command under test)
+        ["/bin/sh", "-c", 'exec "$@" 8>&1 1>&2', "sh", *kv.command],
+        capture_output=True, env=kv.environment() | asked | more, timeout=30, check=False,
+    )  # fmt: skip
+
+
+def candidates(kv: "Kv", line: str) -> list[str]:
+    """The candidates alone; nothing else may have been said."""
+    done = answer(kv, line)
+    assert (done.returncode, done.stderr) == (0, b"")
+    return [word for word in done.stdout.decode().split("\v") if word]
+
+
+def fill(kv: "Kv", keys: list[str]) -> None:
+    """Set ``keys``."""
+    kv.ok("set", "-", stdin="\n".join(json.dumps({"key": key, "value": ""}) for key in keys).encode())
+
+
+def test_commands_without_their_aliases(alone: "Kv") -> None:
+    assert candidates(alone, "kv ") == [command.name for command in COMMANDS]
+    assert candidates(alone, "kv se") == ["set", "serve"]
+    assert candidates(alone, "kv srv") == ["srv"]
+
+
+def test_options_only_behind_a_dash(kv: "Kv") -> None:
+    assert candidates(kv, "kv get ") == []
+    assert {"--raw", "--json", "--null", "-0", "--socket", "-s"} <= set(candidates(kv, "kv get -"))
+    assert candidates(kv, "kv get --js") == ["--json"]
+
+
+def test_options_where_there_is_nothing_else(alone: "Kv") -> None:
+    assert {"--daemon", "--socket-mode", "--tcp"} <= set(candidates(alone, "kv serve "))
+    assert candidates(alone, "kv serve --tcp ") == []
+
+
+def test_shells_topics_and_levels(alone: "Kv") -> None:
+    assert candidates(alone, "kv completion ") == ["bash", "zsh", "fish"]
+    assert candidates(alone, "kv help ") == [*(command.name for command in COMMANDS), "exit-codes"]
+    assert candidates(alone, "kv serve --log-level ") == ["debug", "info", "warning", "error"]
+
+
+def test_keys_of_the_running_daemon(kv: "Kv") -> None:
+    fill(kv, ["user:1", "user:2", "v", "a=b", "-dash", "new\nline", "esc\x1b"])
+    assert candidates(kv, "kv get user") == ["user:1", "user:2"]
+    assert candidates(kv, "kv get ") == ["a=b", "user:1", "user:2", "v"]
+    assert candidates(kv, "kv set ") == ["user:1=", "user:2=", "v="]
+    assert candidates(kv, "kv get -- ") == ["-dash", "a=b", "user:1", "user:2", "v"]
+
+
+def test_no_more_than_500_keys(kv: "Kv") -> None:
+    fill(kv, [f"key{number:04}" for number in range(700)])
+    assert candidates(kv, "kv get key") == [f"key{number:04}" for number in range(500)]
+
+
+def test_the_daemon_is_the_one_named_on_the_line(kv: "Kv", alone: "Kv") -> None:
+    fill(kv, ["here"])
+    assert candidates(alone, "kv get h") == []
+    assert candidates(alone, f"kv -s {kv.socket} get h") == ["here"]
+    assert candidates(alone, f"kv get --socket={kv.socket} h") == ["here"]
+
+
+def test_completing_is_not_counted_as_reading(kv: "Kv") -> None:
+    fill(kv, ["here"])
+    candidates(kv, "kv get h")
+    assert "Get Operations: 0\n" in kv.ok("metrics")
+
+
+@pytest.fixture
+def answering(alone: "Kv") -> Iterator[Callable[[bytes], None]]:
+    """Somebody at the socket who is not kvd: says these bytes to whoever connects, and nothing more."""
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(alone.socket))
+        listening.listen()
+        connections = []
+
+        def serve(data: bytes) -> None:
+            connection, _ = listening.accept()
+            connections.append(connection)
+            connection.sendall(data)
+
+        yield lambda data: threading.Thread(target=serve, args=(data,), daemon=True).start()
+        for connection in connections:
+            connection.close()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"\x00\x00", b"\x00\x00\x00\x05ab", b"\xff\xff\xff\xff", b"\x00\x00\x00\x01\xc1", b"HTTP/1.1 400\r\n\r\n",
+     b"\x00\x00\x00\x02\x91\x80", b"\x00\x00\x00\x01\x90", b"\x00\x00\x00\x06\x91\x92\x92\x01\x02\xc0"],
+)  # fmt: skip
+def test_a_daemon_that_is_silent_or_talks_nonsense_soils_nothing(
+    alone: "Kv", answering: Callable[[bytes], None], data: bytes
+) -> None:
+    answering(data)
+    assert candidates(alone, "kv get h") == []
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [{"COMP_POINT": "x"}, {"COMP_LINE": "", "COMP_POINT": "0"}, {"_ARGCOMPLETE": "x"}, {"COMP_POINT": "999"},
+     {"COMP_LINE": "kv -x get ", "COMP_POINT": "10"}, {"KVD_TIMEOUT": "soon"}],
+)  # fmt: skip
+def test_whatever_a_shell_hands_over_there_is_no_output(alone: "Kv", asked: dict[str, str]) -> None:
+    assert answer(alone, "kv get h", **asked).stderr == b""
+
+
+def test_without_descriptor_8_nothing_is_said(alone: "Kv") -> None:
+    done = alone(_ARGCOMPLETE="1", COMP_LINE="kv g", COMP_POINT="4")
+    assert (done.stdout, done.stderr) == (b"", b"")
+
+
+def test_files_behind_an_at_sign(alone: "Kv", tmp_path: pathlib.Path) -> None:
+    (tmp_path / "one.txt").write_text("")
+    (tmp_path / "once").mkdir()
+    (tmp_path / ".hidden").write_text("")
+    assert candidates(alone, f"kv set a=@{tmp_path}/on") == [f"a=@{tmp_path}/once/", f"a=@{tmp_path}/one.txt"]
+    assert candidates(alone, f"kv set a=@{tmp_path}/") == [f"a=@{tmp_path}/once/", f"a=@{tmp_path}/one.txt"]
+    assert candidates(alone, f"kv set a=@{tmp_path}/.") == [f"a=@{tmp_path}/.hidden"]
+    assert candidates(alone, f"kv set --raw-values a=@{tmp_path}/") == []
+    assert candidates(alone, f"kv set a=@{tmp_path}/none/") == []

@@ -1,0 +1,51 @@
+"""kv ping, status, reload and shutdown, with the real daemon."""
+
+import json
+import os
+import subprocess
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.cli.conftest import Kv
+
+
+def test_ping(kv: "Kv") -> None:
+    assert kv.ok("ping") == "ok\n"
+    assert kv.ok("ping", "-q") == ""
+
+
+def test_status(kv: "Kv", daemon: Callable[[], "subprocess.Popen[bytes]"]) -> None:
+    facts = json.loads(kv.ok("status", "--json"))
+    assert facts["pid"] == daemon().pid
+    lines = kv.ok("status").splitlines()
+    assert [line.partition(": ")[0] for line in lines] == list(facts)
+
+
+@pytest.mark.parametrize("command", ["ping", "status", "metrics", "reload", "shutdown", "ls"])
+def test_without_a_daemon_every_command_says_where_it_looked(alone: "Kv", command: str) -> None:
+    assert str(alone.socket) in alone.fails(69, command)
+
+
+def test_reload_with_nothing_new(kv: "Kv") -> None:
+    assert kv.ok("reload") == "Nothing changed\n"
+
+
+def test_shutdown_returns_when_the_process_is_gone(kv: "Kv", daemon: Callable[[], "subprocess.Popen[bytes]"]) -> None:
+    process = daemon()
+    assert kv.ok("shutdown") == "Kvd stopped.\n"
+    assert process.poll() == 0
+    assert not os.path.exists(str(kv.socket))
+    kv.fails(69, "ping")
+
+
+def test_a_shutdown_that_takes_too_long_says_so(kv: "Kv", daemon: Callable[[], "subprocess.Popen[bytes]"]) -> None:
+    """A stopped process cannot even answer."""
+    process = daemon()
+    os.kill(process.pid, 19)  # SIGSTOP
+    try:
+        kv.fails(5, "shutdown", "--timeout", "0.2")
+    finally:
+        os.kill(process.pid, 18)  # SIGCONT

@@ -1,0 +1,58 @@
+"""kv metrics, with the real daemon: names, zero, and counts that are exact."""
+
+import json
+import random
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tests.cli.conftest import Kv
+
+NAMES = ["Keys Stored", "Bytes Stored (Values)", "Set Operations", "Get Operations", "Delete Operations"]
+
+
+def counts(kv: "Kv") -> list[int]:
+    """The five numbers, in order."""
+    return [int(line.rpartition(": ")[2]) for line in kv.ok("metrics").splitlines()]
+
+
+def test_metrics_names_and_zero(kv: "Kv") -> None:
+    assert kv.ok("metrics") == "".join(f"{name}: 0\n" for name in NAMES)
+
+
+def test_the_transcript_of_the_original(kv: "Kv") -> None:
+    assert kv.ok("set", "cake=🎂", "horns=😈", "smiley=😁") == "Keys set\n"
+    assert kv.ok("get", "cake", "horns", "smiley") == "cake: 🎂\nhorns: 😈\nsmiley: 😁\n"
+    assert kv.ok("metrics") == (
+        "Keys Stored: 3\nBytes Stored (Values): 12\nSet Operations: 3\nGet Operations: 3\nDelete Operations: 0\n"
+    )
+    assert kv.ok("del", "horns") == "Keys deleted\n"
+    assert counts(kv) == [2, 8, 3, 3, 1]
+
+
+def test_metrics_after_mix(kv: "Kv") -> None:
+    """KeysStored is what ls shows, and the bytes are those of the values that are left, whatever happened before."""
+    chance = random.Random(2)  # noqa: S311 - a repeatable mix, no secret
+    model: dict[str, str] = {}
+    for _ in range(30):
+        keys = [f"k{chance.randrange(6)}" for _ in range(chance.randrange(1, 4))]
+        if chance.random() < 0.6:
+            pairs = {key: "v" * chance.randrange(9) for key in keys}
+            kv.ok("set", *(f"{key}={value}" for key, value in pairs.items()))
+            model |= pairs
+        elif kv("del", *keys).returncode == 0:
+            model = {key: value for key, value in model.items() if key not in keys}
+    assert kv.ok("ls").split() == sorted(model)
+    assert counts(kv)[:2] == [len(model), sum(map(len, model.values()))]
+
+
+def test_what_fails_is_not_counted_as_a_change(kv: "Kv") -> None:
+    kv.ok("set", "a=1")
+    kv.fails(1, "del", "a", "nothing")
+    assert counts(kv) == [1, 1, 1, 0, 0]
+
+
+def test_metrics_json(kv: "Kv") -> None:
+    kv.ok("set", "a=123")
+    metrics = json.loads(kv.ok("m", "--json"))
+    assert [metrics[name] for name in ("keys_stored", "value_bytes_stored", "set_operations")] == [1, 3, 1]
+    assert {"get_operations", "delete_operations"} <= metrics.keys()

@@ -1,0 +1,90 @@
+"""The grammar of the command line, without a daemon."""
+
+import pytest
+
+from kv.cli.failures import UsageError
+from kv.cli.parser import Options, build, parse, split_command
+from kv.cli.registry import COMMANDS, Command, find, find_or_suggest
+
+
+def command(name: str) -> Command:
+    found = find(name)
+    assert found is not None
+    return found
+
+
+def parsed(name: str, *words: str) -> Options:
+    return parse(build(command(name)), list(words))
+
+
+def test_common_options_stand_before_or_behind_the_command() -> None:
+    before, name, after = split_command(["-s", "x", "-qv", "--timeout=3", "get", "k"])
+    assert (before, name, after) == (["-s", "x", "-qv", "--timeout=3"], "get", ["k"])
+    for words in (before + after, after + before):
+        options = parsed("get", *words)
+        assert (options.socket, options.quiet, options.verbose, options.timeout) == ("x", True, True, 3.0)
+        assert options.operands == ["k"]
+
+
+def test_operands_stand_between_options_and_behind_two_dashes() -> None:
+    options = parsed("get", "a", "--json", "b", "--", "-c", "--", "--json")
+    assert options.operands == ["a", "b", "-c", "--", "--json"]
+
+
+@pytest.mark.parametrize("value", ["-", "--", "-n", "--value", "@x", "", "=", "-x y"])
+def test_key_and_value_take_the_next_word_whatever_it_is(value: str) -> None:
+    options = parsed("set", "--key", value, "--value", value, "-n")
+    assert (options.verbatim, options.dry_run) == ({"--key": [value], "--value": [value]}, True)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["--rawr"], ["--ra"], ["-x"], ["-s"], ["--timeout", "soon"], ["--timeout", "-1"], ["--timeout", "nan"],
+     ["--raw", "--json"], ["--raw=1"]],
+)  # fmt: skip
+def test_wrong_options_are_refused(words: list[str]) -> None:
+    with pytest.raises(UsageError):
+        parsed("get", "k", *words)
+
+
+def test_an_unknown_option_before_the_command_is_refused() -> None:
+    with pytest.raises(UsageError, match="behind the command"):
+        split_command(["--raw", "get", "k"])
+
+
+@pytest.mark.parametrize("name", ["metrics", "ping", "status", "serve", "reload", "shutdown", "version"])
+def test_commands_without_operands_refuse_them(name: str) -> None:
+    with pytest.raises(UsageError, match="no operands"):
+        parsed(name, "extra")
+
+
+def test_the_timeout_is_the_flag_then_the_environment_then_five_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("KVD_TIMEOUT", raising=False)
+    assert parsed("get", "k").timeout_s() == 5.0
+    monkeypatch.setenv("KVD_TIMEOUT", "7")
+    assert parsed("get", "k").timeout_s() == 7.0
+    assert parsed("get", "k", "--timeout", "2").timeout_s() == 2.0
+    assert parsed("get", "k", "--timeout", "0").timeout_s() is None
+    monkeypatch.setenv("KVD_TIMEOUT", "soon")
+    with pytest.raises(UsageError, match="KVD_TIMEOUT"):
+        parsed("get", "k").timeout_s()
+
+
+@pytest.mark.parametrize(
+    ("alias", "name"), [("s", "set"), ("g", "get"), ("delete", "del"), ("m", "metrics"), ("srv", "serve")]
+)
+def test_aliases_of_the_original(alias: str, name: str) -> None:
+    assert command(alias) is command(name)
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"), [("gte", "get"), ("delte", "delete"), ("metric", "metrics"), ("lss", "ls")]
+)
+def test_the_nearest_command_is_suggested(typed: str, meant: str) -> None:
+    with pytest.raises(UsageError, match=f"did you mean '{meant}'"):
+        find_or_suggest(typed)
+
+
+def test_no_two_commands_share_a_name() -> None:
+    names = [name for entry in COMMANDS for name in (entry.name, *entry.aliases)]
+    assert len(names) == len(set(names))

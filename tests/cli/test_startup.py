@@ -1,0 +1,72 @@
+"""The command starts fast by what it does not import: unlike a time limit, a fixed list is the same on all machines."""
+
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tests.cli.conftest import Kv
+
+# Run by an interpreter of its own: the modules that kv adds to those which Python itself needs to start.
+MODULES_OF = """
+import os, sys
+before = set(sys.modules)
+from kv.cli.main import run
+sys.stdout.flush()
+status = run(sys.argv[1:])
+assert status == 0, status
+print("\\n".join(sorted(set(sys.modules) - before)), file=sys.stderr)
+"""
+# Of the standard library and of others, without what is built into the interpreter. Every name here costs each `kv get`
+# its time: think before adding one.
+ALLOWED = {
+    *("argparse", "gettext", "functools", "collections", "collections.abc", "keyword", "operator", "reprlib", "types"),
+    *("re", "re._casefix", "re._compiler", "re._constants", "re._parser", "enum", "copyreg", "warnings", "locale"),
+    *("struct", "_struct", "_socket", "__future__"),
+    *("msgpack", "msgpack._cmsgpack", "msgpack.exceptions", "msgpack.ext", "datetime", "_datetime", "math"),
+}
+HEAVY = {
+    *("asyncio", "uvloop", "msgspec", "typing", "dataclasses", "json", "socket", "logging", "threading", "contextlib"),
+    *("subprocess", "shutil", "pathlib", "argcomplete", "daemon", "importlib.metadata", "tomllib"),
+}
+
+
+def modules_of(kv: "Kv", *arguments: str) -> set[str]:
+    """What one command line imports."""
+    done = subprocess.run(  # noqa: S603 (the command under test)
+        [sys.executable, "-c", MODULES_OF, *arguments],
+        capture_output=True,
+        env=kv.environment(),
+        timeout=30,
+        check=True,
+    )
+    names = set(done.stderr.decode().split()) - set(sys.builtin_module_names)
+    return {name for name in names if "cython" not in name.removeprefix("msgpack")}
+
+
+def test_get_imports_only_what_it_needs(kv: "Kv") -> None:
+    kv.ok("set", "a=1")
+    for command in (["get", "a"], ["set", "a=2"], ["ls"]):
+        others = {name for name in modules_of(kv, *command) if name.partition(".")[0] not in ("kv", "kvd")}
+        assert others <= ALLOWED
+
+
+def test_no_client_command_imports_anything_heavy(kv: "Kv") -> None:
+    for command in (
+        ["get", "a"],
+        ["set", "a=1"],
+        ["del", "a"],
+        ["metrics"],
+        ["ping"],
+        ["status"],
+        ["version"],
+        ["help"],
+    ):
+        kv.ok("set", "a=1")
+        assert not modules_of(kv, *command) & HEAVY, command
+
+
+def test_get_imports_nothing_of_the_daemon(kv: "Kv") -> None:
+    kv.ok("set", "a=1")
+    of_the_daemon = {name for name in modules_of(kv, "get", "a") if name.startswith("kvd")}
+    assert of_the_daemon <= {"kvd", "kvd.protocol", "kvd.protocol.address", "kvd.protocol.errors"}
