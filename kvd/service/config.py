@@ -1,0 +1,291 @@
+"""Which configuration a daemon gets: every source read, checked and merged.
+
+        flag  >  KVD_* variable  >  configuration file  >  default
+
+One file is read: --config, else KVD_CONFIG, else the first that exists of the standard places. Every error names the
+place of the mistake, so that the person can mend it there, and what is allowed. What the options are: ``options.py``.
+"""
+
+import os
+import stat
+import tomllib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import msgspec
+
+from kvd.protocol.address import default_socket
+from kvd.service.options import (
+    OPTIONS,
+    RELOADABLE_KEYS,
+    RELOADABLE_SECTIONS,
+    SECTIONS,
+    Config,
+    History,
+    Listen,
+    Log,
+    Option,
+    Value,
+    suggestion,
+)
+
+__all__ = ["Config", "ConfigError", "History", "Listen", "Log", "changes", "load", "standard_places"]
+
+SYSTEM_FILE = "/etc/kvd/kvd.toml"
+MAX_FILE_BYTES = 1024 * 1024
+# Variables that kv reads elsewhere; no options of the daemon, no mistakes either.
+OTHER_VARIABLES = ("KVD_CONFIG", "KVD_DEBUG", "KVD_TIMEOUT")
+# An option that may not be more than another: what could be set could not be sent.
+_NOT_MORE_THAN = (
+    ("limits.max_key_bytes", "limits.max_frame_bytes"),
+    ("limits.max_value_bytes", "limits.max_frame_bytes"),
+    ("limits.max_value_bytes", "limits.max_reply_bytes"),
+)
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used; the text says where the mistake is and what is allowed there."""
+
+
+class _Setting(msgspec.Struct, frozen=True):
+    """One option as one source gives it. ``directory`` is the one that a relative path starts from."""
+
+    value: Value
+    origin: str
+    directory: str
+
+
+_Settings = dict[str, _Setting]
+
+
+def load(
+    flags: Mapping[str, object],
+    environ: Mapping[str, str],
+    config_file: str | None,
+    *,
+    directory: str = "",
+) -> Config:
+    """The configuration from all sources, its paths absolute. Raises ConfigError.
+
+    ``flags`` are keyed by option (``listen.socket``), their values text, a list of texts, or None for a flag not given.
+    Relative paths start from ``directory`` (empty: the current one), those in a file from the file's directory. Whoever
+    loads again after a change of directory must pass the first one.
+    """
+    settings = _from_file(_find_file(environ, config_file, directory))
+    given = {key: value for key, value in flags.items() if value is not None}
+    settings |= _from_environment(environ, given, directory)
+    settings |= _from_flags(given, directory)
+    _check_together(settings)
+    sections: dict[str, dict[str, Value]] = {section: {} for section in SECTIONS}
+    for key, setting in settings.items():
+        section, _, name = key.partition(".")
+        sections[section][name] = setting.value
+    config = msgspec.convert(sections, Config)
+    return msgspec.structs.replace(config, listen=_with_absolute_paths(config.listen, settings))
+
+
+def changes(old: Config, new: Config) -> tuple[list[str], list[str]]:
+    """What differs, a line for each option: what a reload can apply, and what needs a restart."""
+    reloadable: list[str] = []
+    restart: list[str] = []
+    for key in OPTIONS:
+        before, after = _get(old, key), _get(new, key)
+        if before != after:
+            is_reloadable = key.partition(".")[0] in RELOADABLE_SECTIONS or key in RELOADABLE_KEYS
+            lines = reloadable if is_reloadable else restart
+            lines.append(f"{key}: {_words(before)} → {_words(after)}")
+    return reloadable, restart
+
+
+def _get(config: Config, key: str) -> Value:
+    section, _, name = key.partition(".")
+    value: Value = getattr(getattr(config, section), name)
+    return value
+
+
+def _words(value: Value) -> str:
+    text = ", ".join(value) if isinstance(value, tuple) else str(value)
+    return text or "(none)"
+
+
+# ---------------------------------------------------------------------- flags and environment
+
+
+def _from_flags(flags: Mapping[str, object], directory: str) -> _Settings:
+    settings = {}
+    for key, given in flags.items():
+        if key not in OPTIONS:
+            raise ConfigError(f"{key}: no such option{suggestion(key, OPTIONS)}")
+        option = OPTIONS[key]
+        settings[key] = _setting(option, given, option.flag, directory)
+    return settings
+
+
+def _from_environment(environ: Mapping[str, str], flags: Mapping[str, object], directory: str) -> _Settings:
+    """What the variables say of options that no flag decides; an empty variable says nothing."""
+    options = {option.environment: option for option in OPTIONS.values()}
+    settings = {}
+    for name, text in environ.items():
+        if not name.startswith("KVD_") or name in OTHER_VARIABLES:
+            continue
+        if name not in options:
+            near = suggestion(name, [*options, *OTHER_VARIABLES])
+            raise ConfigError(f"{name}: no such variable{near or '; unset it'}")
+        option = options[name]
+        # A flag also takes the place of a KVD_SOCKET that is a client's tcp://….
+        if text and option.key not in flags:
+            settings[option.key] = _setting(option, text, name, directory)
+    return settings
+
+
+def _setting(option: Option, given: object, origin: str, directory: str) -> _Setting:
+    try:
+        value = option.value_of_text(given) if isinstance(given, str) else option.value(given)
+    except ValueError as error:
+        raise ConfigError(f"{origin}: {error}") from None
+    return _Setting(value, origin, directory)
+
+
+# ---------------------------------------------------------------------- the file
+
+
+def standard_places(environ: Mapping[str, str], uid: int) -> list[str]:
+    """Where a configuration file is looked for that nobody named, in order."""
+    if uid == 0:
+        return [SYSTEM_FILE]
+    home = environ.get("HOME") or os.path.expanduser("~")
+    base = environ.get("XDG_CONFIG_HOME", "")
+    # The XDG base directory specification: a relative path is to be ignored.
+    base = base if os.path.isabs(base) else os.path.join(home, ".config")
+    return [os.path.join(base, "kvd/kvd.toml"), SYSTEM_FILE]
+
+
+def _find_file(environ: Mapping[str, str], config_file: str | None, directory: str) -> tuple[str, str] | None:
+    """The file's path, and its text; None if nobody named one and there is none in the standard places."""
+    for origin, named in (("--config", config_file), ("KVD_CONFIG", environ.get("KVD_CONFIG"))):
+        if named:
+            path = _absolute(named, directory, origin)
+            try:
+                return path, _read(path)
+            except OSError as error:
+                raise ConfigError(f"{origin}: cannot read {path}: {error.strerror}") from None
+    for path in standard_places(environ, os.getuid()):
+        try:
+            return path, _read(path)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as error:
+            # Never the defaults in silence: somebody meant this file to hold.
+            raise ConfigError(f"cannot read {path}: {error.strerror}; --config FILE names another") from None
+    return None
+
+
+def _read(path: str) -> str:
+    """The text of a configuration file that only its owner can have written. Raises ConfigError and OSError."""
+    # O_NONBLOCK: a FIFO must be refused, not waited for.
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    with open(descriptor, "rb") as file:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
+            raise ConfigError(f"{path}: not a regular file; a configuration has to be one")
+        if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            mode = stat.S_IMODE(found.st_mode)
+            raise ConfigError(f"{path}: others than its owner can write it (mode {mode:04o}); run: chmod go-w {path}")
+        content = file.read(MAX_FILE_BYTES + 1)
+    if len(content) > MAX_FILE_BYTES:
+        raise ConfigError(f"{path}: more than {MAX_FILE_BYTES} bytes; this is no configuration")
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ConfigError(f"{path}: line {line}: not UTF-8") from None
+
+
+def _from_file(found: tuple[str, str] | None) -> _Settings:
+    if found is None:
+        return {}
+    path, text = found
+    settings: _Settings = {}
+    for section, options in _parse(path, text).items():
+        if section not in SECTIONS:
+            raise ConfigError(f"{path}: {section}: {_unknown_section(section)}")
+        if not isinstance(options, dict):
+            raise ConfigError(f"{path}: {section}: expected a table, got {type(options).__name__}; write [{section}]")
+        names = [key.partition(".")[2] for key in OPTIONS if key.startswith(section + ".")]
+        for name, given in options.items():
+            key = f"{section}.{name}"
+            if name not in names:
+                raise ConfigError(f"{path}: {key}: no such option{suggestion(name, names) or _all(names)}")
+            settings[key] = _from_toml(OPTIONS[key], given, path)
+    return settings
+
+
+def _from_toml(option: Option, given: object, path: str) -> _Setting:
+    origin = f"{path}: {option.key}"
+    try:
+        return _Setting(option.value(given), origin, os.path.dirname(path))
+    except ValueError as error:
+        raise ConfigError(f"{origin}: {error}") from None
+
+
+def _parse(path: str, text: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        # "… (at line 3, column 7)" or "… (at end of document)": the only place where the parser tells it.
+        reason, _, place = str(error).rpartition(" (at ")
+        last = max(1, len(text.splitlines()))
+        place = place.removesuffix(")") if place.startswith("line ") else f"line {last}, the last"
+        hint = "; texts need quotes" if reason == "Invalid value" else ""
+        raise ConfigError(f"{path}: {place}: {reason}{hint}") from None
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path}: {error}") from None
+
+
+def _unknown_section(name: str) -> str:
+    homes = [key for key in OPTIONS if key.endswith("." + name)]
+    if homes:
+        return f"options stand in a section; write it under [{homes[0].partition('.')[0]}]"
+    return "no such section" + (suggestion(name, SECTIONS) or _all(SECTIONS))
+
+
+def _all(names: Iterable[str]) -> str:
+    return f"; there are {', '.join(names)}"
+
+
+# ---------------------------------------------------------------------- all sources together
+
+
+def _check_together(settings: _Settings) -> None:
+    """What no option can know alone. Raises ConfigError."""
+    for small, big in _NOT_MORE_THAN:
+        value, most = _number(settings, small), _number(settings, big)
+        if value > most:
+            origin = (settings.get(small) or settings[big]).origin
+            raise ConfigError(f"{origin}: {small} ({value}) may not be more than {big} ({most}); change one of them")
+    tcp, token_file = settings.get("listen.tcp"), settings.get("listen.token_file")
+    if tcp and tcp.value and not (token_file and token_file.value):
+        raise ConfigError(f"{tcp.origin}: TCP needs listen.token_file, a file with the token that clients must show")
+
+
+def _number(settings: _Settings, key: str) -> int:
+    value = settings[key].value if key in settings else OPTIONS[key].default
+    assert isinstance(value, int)
+    return value
+
+
+def _with_absolute_paths(listen: Listen, settings: _Settings) -> Listen:
+    socket, token_file = listen.socket or default_socket(), listen.token_file
+    if listen.socket:
+        socket = _absolute(socket, settings["listen.socket"].directory, settings["listen.socket"].origin)
+    if token_file:
+        setting = settings["listen.token_file"]
+        token_file = _absolute(token_file, setting.directory, setting.origin)
+    return msgspec.structs.replace(listen, socket=os.path.abspath(socket), token_file=token_file)
+
+
+def _absolute(path: str, directory: str, origin: str) -> str:
+    try:
+        return os.path.abspath(os.path.join(directory, path))
+    except OSError as error:
+        raise ConfigError(f"{origin}: the current directory cannot be read ({error}); write a whole path") from None
