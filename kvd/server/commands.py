@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 Reply = Any
 SCAN_PAGE_BYTES = 256 * 1024
+VALUE_HEAD_BYTES = 5  # MessagePack's longest, for binary
 
 
 class Administration:
@@ -115,7 +116,7 @@ class Commands:
         replies: list[Reply] = []
         for request in requests:
             reply = self.run_one(request, peer)
-            size = reply_bytes(reply)
+            size = _reply_bytes(request, reply)
             if size > room_bytes:
                 text = f"the reply of {size} bytes does not fit into a frame of {self.limits.max_reply_bytes}"
                 reply = error_reply("reply_too_large", text)
@@ -246,12 +247,10 @@ class Commands:
             raise Refusal("forbidden", f"only root and the daemon's own user may ask for {what}, over the Unix socket")
 
 
-def reply_bytes(reply: Reply) -> int:
-    """About how many bytes a reply takes, keys and values counted to the byte."""
+def _reply_bytes(request: AnyRequest, reply: Reply) -> int:
+    """How many bytes a reply takes on the wire, without encoding what may be gigabytes."""
     if type(reply) is bytes:
-        return len(reply) + 5
-    if type(reply) is list:
-        return sum(5 if value is None or type(value) is int else len(value) + 5 for value in reply)
-    if type(reply) is Page:
-        return sum(len(item.key.encode()) + len(item.value or b"") + 20 for item in reply.items)
-    return 64
+        return len(reply) + VALUE_HEAD_BYTES
+    if type(request) is messages.GetMany and type(reply) is list:
+        return sum(len(value or b"") + VALUE_HEAD_BYTES for value in reply)
+    return len(messages.encode_replies(reply))  # small, or a page

@@ -37,12 +37,12 @@ UPKEEP_PAUSE_S = 0.005
 
 
 class Daemon(Administration):
-    """One daemon, from its listening sockets to its end."""
+    """One daemon, from its listening sockets, each with its address in words, to its end."""
 
     def __init__(
         self,
         config: Config,
-        sockets: list[socket.socket],
+        sockets: list[tuple[str, socket.socket]],
         *,
         activated: bool,
         token: str | None,
@@ -69,7 +69,7 @@ class Daemon(Administration):
             loop.add_signal_handler(number, self._stop_for, number)
         loop.add_signal_handler(signal.SIGHUP, self._reload_for_signal)
         self._server = Server(self.commands, loop)
-        for listening in self._sockets:
+        for _, listening in self._sockets:
             await self._server.listen(listening, own=not self._activated)
         raise_descriptor_limit(self.config.limits)
         watchdog = self._start_watchdog(loop)
@@ -174,7 +174,7 @@ class Daemon(Administration):
     # ------------------------------------------------------------------ words
 
     def _addresses(self) -> list[str]:
-        return [address_text(listening) for listening in self._sockets]
+        return [address for address, _ in self._sockets]
 
     def _status_line(self) -> str:
         return f"STATUS=serving on {', '.join(self._addresses())}"
@@ -188,15 +188,6 @@ def window_limits(history: History) -> WindowLimits:
         max_commits=history.max_versions,
         max_pinned_bytes=4 * history.max_bytes,
     )
-
-
-def address_text(listening: socket.socket) -> str:
-    """A listening socket's address as a client would name it."""
-    name = listening.getsockname()
-    if listening.family == socket.AF_UNIX:
-        return str(name)
-    host = f"[{name[0]}]" if ":" in name[0] else name[0]
-    return f"tcp://{host}:{name[1]}"
 
 
 def raise_descriptor_limit(limits: Limits) -> None:

@@ -133,13 +133,20 @@ class _Start:
             sockets = [*self._activated, *own, *tcp]
             self._refuse_open_tcp(sockets)
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                runner.run(self._serve(sockets, ready))
+                runner.run(self._serve([(self._address(each), each) for each in sockets], ready))
         finally:
             if own and inode is not None:
                 remove_socket(self._socket_path, inode)
         return 0
 
-    async def _serve(self, sockets: list[socket.socket], ready: Callable[[], None]) -> None:
+    def _address(self, listening: socket.socket) -> str:
+        """A listening socket's address as a client would name it; our own was bound under another name."""
+        if listening.family == socket.AF_UNIX:
+            return str(listening.getsockname()) if self._activated else self._socket_path
+        host, port = listening.getsockname()[:2]
+        return f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
+
+    async def _serve(self, sockets: list[tuple[str, socket.socket]], ready: Callable[[], None]) -> None:
         daemon = Daemon(
             self.config,
             sockets,
