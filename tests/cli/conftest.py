@@ -65,10 +65,13 @@ class Kv:
         )
 
 
-def _serve(socket: str) -> "subprocess.Popen[bytes]":
+def _serve(socket: str, *flags: str) -> "subprocess.Popen[bytes]":
     """A daemon in the foreground, ready."""
     daemon = subprocess.Popen(  # noqa: S603 (the command under test)
-        [*COMMAND, "serve", "--socket", socket], env=environment(None), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        [*COMMAND, "serve", "--socket", socket, *flags],
+        env=environment(None),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
     )
     assert daemon.stdout is not None
     said = b""
@@ -86,27 +89,24 @@ def _end(daemon: "subprocess.Popen[bytes]") -> None:
 
 
 @pytest.fixture
-def daemon() -> Iterator[Callable[[], "subprocess.Popen[bytes]"]]:
-    """Starts a daemon of the test's own at the first call: its process and ``socket``."""
+def serving() -> Iterator[Callable[..., "tuple[Kv, subprocess.Popen[bytes]]"]]:
+    """Starts a daemon with these flags: ``kv`` for it, and its process."""
     started: list[subprocess.Popen[bytes]] = []
     with tempfile.TemporaryDirectory() as folder:
 
-        def start() -> "subprocess.Popen[bytes]":
-            if not started:
-                started.append(_serve(f"{folder}/kvd.sock"))
-            return started[0]
+        def start(*flags: str) -> "tuple[Kv, subprocess.Popen[bytes]]":
+            started.append(_serve(f"{folder}/kvd.sock", *flags))
+            return Kv(f"{folder}/kvd.sock"), started[-1]
 
-        start.socket = f"{folder}/kvd.sock"  # type: ignore[attr-defined]
         yield start
         for process in started:
             _end(process)
 
 
 @pytest.fixture
-def kv(daemon: Callable[[], "subprocess.Popen[bytes]"]) -> Kv:
+def kv(serving: Callable[..., "tuple[Kv, subprocess.Popen[bytes]]"]) -> Kv:
     """``kv`` with an empty daemon of the test's own."""
-    daemon()
-    return Kv(daemon.socket)  # type: ignore[attr-defined]
+    return serving()[0]
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -11,15 +12,18 @@ import pytest
 if TYPE_CHECKING:
     from tests.cli.conftest import Kv
 
+Start = Callable[..., "tuple[Kv, subprocess.Popen[bytes]]"]
+
 
 def test_ping(kv: "Kv") -> None:
     assert kv.ok("ping") == "ok\n"
     assert kv.ok("ping", "-q") == ""
 
 
-def test_status(kv: "Kv", daemon: Callable[[], "subprocess.Popen[bytes]"]) -> None:
+def test_status(serving: Start) -> None:
+    kv, process = serving()
     facts = json.loads(kv.ok("status", "--json"))
-    assert facts["pid"] == daemon().pid
+    assert facts["pid"] == process.pid
     lines = kv.ok("status").splitlines()
     assert [line.partition(": ")[0] for line in lines] == list(facts)
 
@@ -33,19 +37,19 @@ def test_reload_with_nothing_new(kv: "Kv") -> None:
     assert kv.ok("reload") == "Nothing changed\n"
 
 
-def test_shutdown_returns_when_the_process_is_gone(kv: "Kv", daemon: Callable[[], "subprocess.Popen[bytes]"]) -> None:
-    process = daemon()
+def test_shutdown_returns_when_the_process_is_gone(serving: Start) -> None:
+    kv, process = serving()
     assert kv.ok("shutdown") == "Kvd stopped.\n"
     assert process.poll() == 0
     assert not os.path.exists(str(kv.socket))
     kv.fails(69, "ping")
 
 
-def test_a_shutdown_that_takes_too_long_says_so(kv: "Kv", daemon: Callable[[], "subprocess.Popen[bytes]"]) -> None:
+def test_a_shutdown_that_takes_too_long_says_so(serving: Start) -> None:
     """A stopped process cannot even answer."""
-    process = daemon()
-    os.kill(process.pid, 19)  # SIGSTOP
+    kv, process = serving()
+    process.send_signal(signal.SIGSTOP)
     try:
         kv.fails(5, "shutdown", "--timeout", "0.2")
     finally:
-        os.kill(process.pid, 18)  # SIGCONT
+        process.send_signal(signal.SIGCONT)

@@ -41,7 +41,9 @@ def arguments(parser: Parser) -> None:
         parser.add_argument("--log-level", metavar="LEVEL", help="debug, info, warning or error (default: info)"),
         "log-levels",
     )
-    completed(parser.add_argument("--log-to", metavar="WHERE", help="stderr, syslog, or a file's path"), "log-targets")
+    completed(
+        parser.add_argument("--log-to", metavar="WHERE", help="auto, stderr, syslog, or a file's path"), "log-targets"
+    )
     parser.add_argument("--check-config", action="store_true", help="check the configuration, print it, and end")
 
 

@@ -33,25 +33,27 @@ def run(context: Context) -> int:
     """Stop the daemon; ``Kvd stopped.``"""
     timeout_s = context.options.timeout_s(_TIMEOUT_S)
     with context.connect(_TIMEOUT_S) as client:
-        activated = bool(client.status().get("activated"))
-        process = _watch(client)
+        status = client.status()
+        process = _watch(client, status)
         pid = client.shutdown()
         gone = _wait_for_process(process, timeout_s) if process is not None else client.wait_for_end(timeout_s)
     if not gone:
         raise CommandFailed(f"kvd (pid {pid}) is still stopping after {timeout_s:g} seconds; see its log")
     context.print("Kvd stopped.")
-    if activated and not context.options.quiet:
+    if status.get("activated") and not context.options.quiet:
         complain("the next client starts it again; to stop it for good: systemctl stop kvd.socket kvd.service")
     return exits.OK
 
 
-def _watch(client: "Client") -> int | None:
-    """A descriptor that tells the end of the daemon's process; None if the process cannot be seen from here.
+def _watch(client: "Client", status: "dict[str, str | int]") -> int | None:
+    """A descriptor that tells the end of the daemon's process; None if the process cannot be known from here.
 
-    Then (TCP, another pid namespace) the end of the connection has to do.
-    Opened while the connection proves that the process lives, so that the pid cannot have passed to another one.
+    Then (another pid namespace) the end of the connection has to do. Opened while the connection proves that the
+    process lives, so that the pid cannot have passed to another one.
     """
     pid = client.server_pid()
+    if status.get("activated") and pid != status.get("pid"):
+        return None  # the kernel names who listened when we connected: systemd, before the daemon was there
     try:
         return os.pidfd_open(pid) if pid else None
     except OSError:
