@@ -180,12 +180,15 @@ def _find_file(environ: Mapping[str, str], config_file: str | None, directory: s
     return None
 
 
+def _open_at_once(path: str, flags: int) -> int:
+    # A FIFO must be refused, not waited for.
+    return os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY)
+
+
 def _read(path: str) -> str:
     """The text of a configuration file that only its owner can have written. Raises ConfigError and OSError."""
-    # O_NONBLOCK: a FIFO must be refused, not waited for.
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
-    with open(descriptor, "rb") as file:
-        found = os.fstat(descriptor)
+    with open(path, "rb", opener=_open_at_once) as file:
+        found = os.fstat(file.fileno())
         if not stat.S_ISREG(found.st_mode):
             raise ConfigError(f"{path}: not a regular file; a configuration has to be one")
         if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):

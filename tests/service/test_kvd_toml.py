@@ -1,0 +1,65 @@
+"""kvd.toml is the manual: it names every option, with the default it really has and the bounds that really hold."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from kvd.service.config import Config
+from kvd.service.options import BOUNDS, LOG_LEVELS, LOG_TARGETS, OPTIONS, SECTIONS
+
+MANUAL = Path(__file__).parents[2] / "kvd.toml"
+# "#option = value" is an option; "# text" explains.
+OPTION_LINE = re.compile(r"^#(?=[a-z])", re.MULTILINE)
+
+
+def uncommented() -> str:
+    return OPTION_LINE.sub("", MANUAL.read_text(encoding="utf-8"))
+
+
+def explanation_of(key: str) -> str:
+    """The comment right above an option, in one line."""
+    section, _, name = key.partition(".")
+    of_section = MANUAL.read_text(encoding="utf-8").split(f"\n[{section}]\n")[1]
+    lines = of_section.split(f"\n#{name} = ")[0].split("\n\n")[-1].splitlines()
+    return " ".join(line.removeprefix("# ") for line in lines)
+
+
+def test_the_file_as_it_is_changes_nothing() -> None:
+    parsed = tomllib.loads(MANUAL.read_text(encoding="utf-8"))
+    assert parsed == {section: {} for section in SECTIONS}
+
+
+def test_uncommenting_everything_parses_to_the_defaults() -> None:
+    assert msgspec.convert(tomllib.loads(uncommented()), Config) == Config()
+
+
+def test_every_option_is_named_with_its_true_default() -> None:
+    parsed = tomllib.loads(uncommented())
+    named = {
+        f"{section}.{name}": tuple(value) if isinstance(value, list) else value
+        for section, options in parsed.items()
+        for name, value in options.items()
+    }
+    assert named == {key: option.default for key, option in OPTIONS.items()}
+
+
+@pytest.mark.parametrize("key", OPTIONS)
+def test_every_option_is_explained_by_a_comment_above_it(key: str) -> None:
+    assert len(explanation_of(key)) >= 40
+
+
+@pytest.mark.parametrize("key", BOUNDS)
+def test_the_bounds_of_every_number_are_named(key: str) -> None:
+    numbers = [int(number) for number in re.findall(r"\b\d+\b", explanation_of(key))]
+    least, most = BOUNDS[key]
+    assert least in numbers
+    assert most in numbers
+
+
+@pytest.mark.parametrize(("key", "choices"), [("log.level", LOG_LEVELS), ("log.to", LOG_TARGETS)])
+def test_the_choices_are_named(key: str, choices: tuple[str, ...]) -> None:
+    for choice in choices:
+        assert f'"{choice}"' in explanation_of(key)
