@@ -52,9 +52,9 @@ class Database:
     def history_due_us(self) -> int | None:
         """In how many microseconds the oldest commit will be too old; None without any."""
         window = self.store.window
-        if not window.commits:
+        if not window.groups:
             return None
-        return max(0, window.commits[0].time + window.limits.max_age_us - self._clock())
+        return max(0, window.groups[0].time + window.limits.max_age_us - self._clock())
 
     def tidy(self, budget_keys: int) -> bool:
         """Drop history that has grown too old while nobody wrote; whether there may be more to drop."""
@@ -73,6 +73,6 @@ class Database:
             ("delete_operations", counters.delete_operations),
             ("version", store.version),
             ("oldest_readable_version", window.oldest_readable),
-            ("history_commits", len(window.commits)),
+            ("history_commits", window.commits),
             ("history_bytes", window.bytes),
         ]

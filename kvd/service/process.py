@@ -29,8 +29,6 @@ from kvd.store.window import WindowLimits
 
 logger = logging.getLogger(__name__)
 
-# The collector runs for the few objects that can form cycles; heads, requests and replies are none of them.
-GC_THRESHOLDS = (20_000, 20, 20)
 # History that has grown too old while nobody writes goes in steps of so many keys, a millisecond or two each.
 UPKEEP_KEYS = 2_000
 UPKEEP_PAUSE_S = 0.005
@@ -75,7 +73,6 @@ class Daemon(Administration):
         watchdog = self._start_watchdog(loop)
         gc.collect()
         gc.freeze()
-        gc.set_threshold(*GC_THRESHOLDS)
         ready()
         systemd.notify("READY=1", self._status_line())
         logger.info("started: kvd %s, pid %d, %s", __version__, os.getpid(), ", ".join(self._addresses()))

@@ -9,12 +9,13 @@ import msgspec
 
 
 class Head(msgspec.Struct, gc=False, eq=False):
-    """The value that a key took at ``version``.
+    """The value that ``key`` took at ``version``.
 
     ``value`` is None for a tombstone. ``previous`` is the version it superseded, as long as the history window
     can still show that one.
     """
 
+    key: str
     value: bytes | None
     version: int
     previous: "Head | None"

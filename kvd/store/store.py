@@ -23,12 +23,11 @@ from kvd.store.errors import KeysNotFound, SnapshotGone, VersionAhead
 from kvd.store.heads import Head
 from kvd.store.index import PENDING_KEYS, OrderedIndex
 from kvd.store.keyspace import Keyspace
-from kvd.store.window import COMMIT_BYTES, PLACE_BYTES, SUPERSEDED_BYTES, Commit, Window, WindowLimits
+from kvd.store.window import GROUP_BYTES, PLACE_BYTES, SUPERSEDED_BYTES, Group, Window, WindowLimits
 
 # One page of a scan looks at no more keys than this, tombstones and keys of another version included, so that it
 # ends in a few milliseconds whatever it meets.
 SCAN_VISITS = 8_192
-ONE_KEY_BYTES = COMMIT_BYTES + PLACE_BYTES + SUPERSEDED_BYTES
 # Each batch of commits drops this much more history than it adds, so that the window shrinks to a lowered limit.
 DROP_BUDGET_KEYS = 8
 
@@ -200,18 +199,15 @@ class Store:
         """
         values = list(chain.from_iterable(map(dict.values, batch)))
         versions = list(range(self.version + 1, self.version + 1 + len(keys)))
-        heads = list(map(Head, values, versions, previous))
+        # The keys as the keyspace has them: those that came with the requests need not outlive them.
+        heads = tuple(map(Head, [head.key for head in previous], values, versions, previous))
         self._keyspace.first.update(zip(keys, heads, strict=True))
         stored = list(map(len, values))
-        superseded = list(map(len, replaced))
-        sizes = [ONE_KEY_BYTES + size for size in superseded]
-        times, authors, no_tombstones = repeat(self.time), repeat(author), repeat(False)
-        # zip() of one column makes the tuple of one key, or one head, of each commit.
-        commits = map(Commit, versions, times, authors, zip(keys), zip(heads), sizes, no_tombstones)
-        self.window.commits.extend(commits)
-        self.window.bytes += sum(sizes)
+        superseded_bytes = sum(map(len, replaced))
+        size = GROUP_BYTES + (PLACE_BYTES + SUPERSEDED_BYTES) * len(heads) + superseded_bytes
+        self.window.append(Group(self.time, author, heads, len(heads), size, False))
         self.counters.set_operations += len(keys)
-        self.counters.value_bytes += sum(stored) - sum(superseded)
+        self.counters.value_bytes += sum(stored) - superseded_bytes
         self.largest_value_bytes = max(self.largest_value_bytes, *stored)
         self.version = versions[-1]
         return versions
@@ -243,45 +239,44 @@ class Store:
         all_in_first = None not in previous
         if not all_in_first:
             previous = list(map(self.find, writes))
-        heads = tuple(map(Head, writes.values(), repeat(version), previous))
+        keys = [key if old is None else old.key for key, old in zip(writes, previous, strict=True)]
+        heads = tuple(map(Head, keys, writes.values(), repeat(version), previous))
         if all_in_first:
-            first.update(zip(writes, heads, strict=True))
+            first.update(zip(keys, heads, strict=True))
         else:
-            self._put(writes, heads)
+            self._put(heads)
         superseded = [len(old.value) for old in previous if old is not None and old.value is not None]
         stored = [len(value) for value in writes.values() if value is not None]
         superseded_bytes = sum(superseded)
         self.counters.keys += len(stored) - len(superseded)
         self.counters.value_bytes += sum(stored) - superseded_bytes
         self.largest_value_bytes = max(self.largest_value_bytes, max(stored, default=0))
-        size = COMMIT_BYTES + PLACE_BYTES * len(heads) + SUPERSEDED_BYTES * len(superseded) + superseded_bytes
-        self.window.bytes += size
-        has_tombstones = len(stored) < len(heads)
-        self.window.commits.append(Commit(version, self.time, author, tuple(writes), heads, size, has_tombstones))
+        size = GROUP_BYTES + PLACE_BYTES * len(heads) + SUPERSEDED_BYTES * len(superseded) + superseded_bytes
+        self.window.append(Group(self.time, author, heads, 1, size, len(stored) < len(heads)))
         return version
 
-    def _put(self, keys: Iterable[str], heads: Iterable[Head]) -> None:
-        """Make ``heads`` current, of keys of which some are new or outside ``first``."""
-        for key, head in zip(keys, heads, strict=True):
-            self._keyspace.place(key)[key] = head
+    def _put(self, heads: Iterable[Head]) -> None:
+        """Make ``heads`` current, some of whose keys are new or outside ``first``."""
+        for head in heads:
+            self._keyspace.place(head.key)[head.key] = head
             if head.previous is None:
-                self._index.add(key)
+                self._index.add(head.key)
 
     # ------------------------------------------------------------------ upkeep
 
     def drop_history(self, budget_keys: int) -> int:
-        """Drop history over the limits, about ``budget_keys`` keys of it; return how many commits went."""
+        """Drop history over the limits, about ``budget_keys`` keys of it; return how many groups of commits went."""
         dropped = self.window.drop(self.time, budget_keys)
-        for commit in dropped:
-            for head in commit.heads:
+        for group in dropped:
+            for head in group.heads:
                 head.previous = None
-            if commit.has_tombstones:
-                self._forget_deleted(commit)
+            if group.has_tombstones:
+                self._forget_deleted(group)
         return len(dropped)
 
-    def _forget_deleted(self, commit: Commit) -> None:
+    def _forget_deleted(self, group: Group) -> None:
         """Nobody can see anything before these tombstones any more: forget the keys that were not set again."""
-        for key, head in zip(commit.keys, commit.heads, strict=True):
-            if head.value is None and self.find(key) is head:
-                self._keyspace.remove(key)
-                self._index.discard(key)
+        for head in group.heads:
+            if head.value is None and self.find(head.key) is head:
+                self._keyspace.remove(head.key)
+                self._index.discard(head.key)

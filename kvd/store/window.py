@@ -10,6 +10,8 @@ snapshot of everything:
                      │
         drop 5:  the link 5 ─▶ 3 of key a is cut; oldest_readable = 5
 
+Commits that came together stand in the queue together, as one group, and are dropped together.
+
 The window is bounded by bytes, age and count. A pinned version keeps it open up to a byte limit of its own.
 """
 
@@ -19,11 +21,12 @@ import msgspec
 
 from kvd.store.heads import Head
 
-# What the window itself keeps alive, in bytes of CPython objects: a commit with its tuples, its place of each key,
-# and a superseded head with the value object's header. Measured with sys.getsizeof; the value's bytes come on top.
-COMMIT_BYTES = 256
-PLACE_BYTES = 16
-SUPERSEDED_BYTES = 96
+# What the window itself keeps alive, in bytes of CPython objects, as sys.getsizeof tells: a group with its tuple and
+# numbers, a head's place in the tuple, and a superseded head with its version and its value's header. The value's
+# bytes come on top.
+GROUP_BYTES = 224
+PLACE_BYTES = 8
+SUPERSEDED_BYTES = 112
 
 
 class WindowLimits(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,15 +39,18 @@ class WindowLimits(msgspec.Struct, frozen=True, kw_only=True):
     max_pinned_bytes: int = 256 * 1024 * 1024
 
 
-class Commit(msgspec.Struct, gc=False, frozen=True, eq=False):
-    """What one version did. ``time`` in microseconds since the epoch; ``heads`` are those of ``keys``, in order;
-    ``size`` is what the window counts for it, in bytes."""
+class Group(msgspec.Struct, gc=False, frozen=True, eq=False):
+    """Consecutive commits of one author at one time: a frame's worth of them, or one.
 
-    version: int
+    ``heads`` are all that they wrote, in order; heads of one commit share its version. ``time`` in microseconds since
+    the epoch. ``size`` is what the window counts for it, in bytes. One object for many commits, because objects that
+    lie in memory until the window drops them are what makes a small commit expensive: each is a cache miss then.
+    """
+
     time: int
     author: str
-    keys: tuple[str, ...]
     heads: tuple[Head, ...]
+    commits: int
     size: int
     has_tombstones: bool
 
@@ -54,14 +60,21 @@ class Window:
 
     NOTHING_PINNED = 2**64  # above every version
 
-    __slots__ = ("_pins", "bytes", "commits", "limits", "oldest_readable")
+    __slots__ = ("_pins", "bytes", "commits", "groups", "limits", "oldest_readable")
 
     def __init__(self, limits: WindowLimits) -> None:
         self.limits = limits
-        self.commits: deque[Commit] = deque()
+        self.groups: deque[Group] = deque()
+        self.commits = 0
         self.bytes = 0
         self.oldest_readable = 0
         self._pins: dict[int, int] = {}  # version → times pinned; versions only ever arrive in ascending order
+
+    def append(self, group: Group) -> None:
+        """Take the newest commits in."""
+        self.groups.append(group)
+        self.commits += group.commits
+        self.bytes += group.size
 
     def pin(self, version: int) -> None:
         """Keep ``version``, which must be the newest, readable until it is released as often as it was pinned."""
@@ -74,26 +87,25 @@ class Window:
         else:
             self._pins[version] -= 1
 
-    def drop(self, now: int, budget_keys: int) -> list[Commit]:
+    def drop(self, now: int, budget_keys: int) -> list[Group]:
         """Take out the oldest commits that are over the limits, about ``budget_keys`` keys of them; return them.
 
         From then on nothing before the last of them can be read.
         """
-        limits, commits, kept_bytes = self.limits, self.commits, self.bytes
+        limits, groups = self.limits, self.groups
         oldest_time = now - limits.max_age_us
         pinned = next(iter(self._pins), self.NOTHING_PINNED)
-        dropped: list[Commit] = []
-        while commits and budget_keys > 0:
-            oldest = commits[0]
-            if oldest.version > pinned:
-                if kept_bytes <= limits.max_pinned_bytes:
+        dropped: list[Group] = []
+        while groups and budget_keys > 0:
+            oldest = groups[0]
+            if oldest.heads[-1].version > pinned:
+                if self.bytes <= limits.max_pinned_bytes:
                     break
-            elif kept_bytes <= limits.max_bytes and len(commits) <= limits.max_commits and oldest.time >= oldest_time:
+            elif self.bytes <= limits.max_bytes and self.commits <= limits.max_commits and oldest.time >= oldest_time:
                 break
-            dropped.append(commits.popleft())
-            kept_bytes -= oldest.size
+            dropped.append(groups.popleft())
+            self.commits -= oldest.commits
+            self.bytes -= oldest.size
+            self.oldest_readable = oldest.heads[-1].version
             budget_keys -= len(oldest.heads)
-        if dropped:
-            self.bytes = kept_bytes
-            self.oldest_readable = dropped[-1].version
         return dropped
