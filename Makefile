@@ -1,0 +1,184 @@
+# kvd: everything that one does with a checkout. `make` alone lists it.
+
+VENV = .venv
+# A distribution's interpreter first: it is built with link-time optimisation, many others are not, and are slower.
+PYTHON = $(shell for python in /usr/bin/python3 python3; do \
+	"$$python" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	&& { echo "$$python"; break; }; done)
+BIN = $(VENV)/bin
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+# For `make test`: which tests, and pytest's own options.
+TESTS = tests
+TESTARGS =
+# For `make faults` and `make soak`: how many times the usual figures, and for how long.
+SCALE = 10
+MINUTES = 30
+FAULT_TESTS = tests/protocol tests/server tests/service tests/system
+# For `make bench`: see bench/README.md.
+BENCHARGS =
+
+# For `make install`. DESTDIR is put before every path, for those who build packages.
+PREFIX = /usr/local
+DESTDIR =
+# Debian's own packages have theirs in share/zsh/vendor-completions.
+ZSHDIR = share/zsh/site-functions
+# Unless XDG_DATA_DIRS is set, fish looks into /usr and /etc only: an installation in /usr/local gets a link in /etc.
+FISHLINK = $(if $(filter /usr/local,$(PREFIX)),$(DESTDIR)/etc/fish/completions/kv.fish)
+FISHFILE = share/fish/vendor_completions.d/kv.fish
+STAGE = build/stage
+ROOT = $(DESTDIR)$(PREFIX)
+# Where in PREFIX the files are, besides the environment in lib/kvd and the link in bin.
+INSTALLED = lib/systemd/system/kvd.service lib/systemd/system/kvd.socket \
+	lib/systemd/user/kvd.service lib/systemd/user/kvd.socket lib/sysusers.d/kvd.conf \
+	share/bash-completion/completions/kv $(ZSHDIR)/_kv $(FISHFILE) \
+	share/man/man1/kv.1 share/doc/kvd/kvd.toml
+SOURCES = $(shell find kv kvd -name '*.py' -o -name py.typed)
+
+.PHONY: help run test check lint fmt types generated bench faults soak stage install uninstall completions clean
+.DELETE_ON_ERROR:
+
+help: ## List what can be made.
+	@echo 'make TARGET, with these targets:'
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+# ------------------------------------------------------------------ use
+
+run: $(VENV)/.kvd ## Install into .venv, start the daemon, set and read the first keys. Safe to repeat.
+	@set -e; PATH="$(abspath $(BIN)):$$PATH"; \
+	show() { printf '$$ %s\n' "$$*"; "$$@"; }; \
+	if kv ping -q 2>/dev/null; then echo 'A daemon is running already: using that one.'; \
+	else show kv serve --daemon; fi; \
+	show kv set cake=🎂 horns=😈 smiley=😁; \
+	show kv get cake horns smiley; \
+	show kv metrics; \
+	printf '\nThe daemon goes on running. To use it in this shell, and to stop it:\n\n'; \
+	printf '    export PATH="%s:$$PATH"\n    kv --help\n    kv shutdown\n' '$(abspath $(BIN))'
+
+# ------------------------------------------------------------------ work on it
+
+test: $(VENV)/.dev ## Run all tests. TESTS=tests/cli chooses some, TESTARGS passes options to pytest.
+	$(BIN)/python -m pytest $(TESTS) $(TESTARGS)
+
+check: lint types generated ## Run lint and types, and see that the generated files are up to date.
+
+lint: $(VENV)/.dev ## Look for mistakes and for wrong formatting.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+fmt: $(VENV)/.dev ## Format the code and mend what can be mended without thinking.
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: $(VENV)/.dev ## Check the types.
+	$(BIN)/mypy
+
+# Not for people: a part of `check`.
+generated: $(VENV)/.kvd
+	@set -e; same() { diff -u "$$1" - || { echo "$$1 is out of date: run make completions" >&2; exit 1; }; }; \
+	$(BIN)/kv completion bash | same completions/kv.bash; \
+	$(BIN)/kv completion zsh | same completions/_kv; \
+	$(BIN)/kv completion fish | same completions/kv.fish; \
+	$(BIN)/python -m kv.cli.manpage | same docs/kv.1; \
+	echo 'The generated files are up to date.'
+
+completions: $(VENV)/.kvd ## Write the generated files anew: completions/ and docs/kv.1.
+	$(BIN)/kv completion bash > completions/kv.bash
+	$(BIN)/kv completion zsh > completions/_kv
+	$(BIN)/kv completion fish > completions/kv.fish
+	$(BIN)/python -m kv.cli.manpage > docs/kv.1
+
+bench: $(VENV)/.kvd ## Measure the speed beside Redis and memcached; some minutes. See bench/README.md.
+	$(BIN)/python -m bench $(BENCHARGS)
+
+# KVD_TEST_SCALE multiplies the figures of those tests that read it; the other tests of these folders run as always.
+faults: $(VENV)/.dev ## Run the tests of faults and abuse with SCALE (10) times the usual figures, where a test has figures.
+	KVD_TEST_SCALE=$(SCALE) $(BIN)/python -m pytest $(FAULT_TESTS) $(TESTARGS)
+
+soak: $(VENV)/.dev ## Repeat `make faults` for MINUTES (30), until the first failure.
+	@end=$$(( $$(date +%s) + 60 * $(MINUTES) )); rounds=0; \
+	while [ "$$(date +%s)" -lt "$$end" ]; do \
+	KVD_TEST_SCALE=$(SCALE) $(BIN)/python -m pytest -x -q $(FAULT_TESTS) $(TESTARGS) || exit; \
+	rounds=$$((rounds + 1)); done; echo "No failure in $$rounds rounds."
+
+clean: ## Remove everything that was made here: environments, builds, caches.
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+define need_python
+if [ -z "$(PYTHON)" ]; then \
+echo 'kvd needs Python 3.11 or newer with its module venv; on Debian: apt-get install python3-venv' >&2; \
+echo 'If yours is elsewhere: make PYTHON=/path/to/python3' >&2; exit 1; fi
+endef
+
+# Set-up happens again only when pyproject.toml has changed.
+$(BIN)/python:
+	@$(need_python)
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.kvd: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml $(VENV)/.kvd
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@
+
+# ------------------------------------------------------------------ install
+
+# The environment as it will be installed, but for the paths in it. It is built aside so that an installed one is only
+# replaced by one that is complete, and so that `make stage && sudo make install` fetches nothing as root.
+stage: $(STAGE)/.made ## Build what `make install` will install, in build/stage.
+
+$(STAGE)/.made: pyproject.toml README.md LICENSE $(SOURCES)
+	@$(need_python)
+	rm -rf "$(STAGE)"
+	umask 022 && $(PYTHON) -m venv "$(STAGE)/venv"
+	umask 022 && "$(STAGE)/venv/bin/python" -m pip install --quiet --no-compile .
+	"$(STAGE)/venv/bin/python" -m pip uninstall --quiet --yes pip setuptools
+# Only kv is to be called, and what the wheel has for the prefix goes to the right places below.
+	find "$(STAGE)/venv/bin" -type f ! -name kv -delete
+	cd "$(STAGE)/venv" && rm -rf include share lib/systemd lib/sysusers.d && sed -i '/^command = /d' pyvenv.cfg
+	@touch "$@"
+
+install: $(STAGE)/.made ## Install below PREFIX (/usr/local): kv, systemd units, completions, manual page.
+	@case '$(PREFIX)' in /*) ;; *) echo 'PREFIX has to be an absolute path' >&2; exit 1;; esac
+	@set -e; umask 022; cd "$(CURDIR)"; \
+	put() { install -D -m 644 "$$1" "$(ROOT)/$$2"; }; \
+	unit() { put "$$1" "$$2"; sed -i 's|/usr/bin/kv|$(PREFIX)/bin/kv|' "$(ROOT)/$$2"; }; \
+	install -d "$(ROOT)/lib" "$(ROOT)/bin"; \
+	rm -rf "$(ROOT)/lib/kvd.new"; \
+	cp -RP --preserve=timestamps "$(STAGE)/venv" "$(ROOT)/lib/kvd.new"; \
+	chmod -R u=rwX,go=rX "$(ROOT)/lib/kvd.new"; \
+	sed -i '1s|.*|#!$(PREFIX)/lib/kvd/bin/python|' "$(ROOT)/lib/kvd.new/bin/kv"; \
+	"$(ROOT)/lib/kvd.new/bin/python" -m compileall -q -s "$(ROOT)/lib/kvd.new" -p "$(PREFIX)/lib/kvd" "$(ROOT)/lib/kvd.new/lib"; \
+	rm -rf "$(ROOT)/lib/kvd"; \
+	mv "$(ROOT)/lib/kvd.new" "$(ROOT)/lib/kvd"; \
+	ln -sfn ../lib/kvd/bin/kv "$(ROOT)/bin/kv"; \
+	unit systemd/kvd.service lib/systemd/system/kvd.service; \
+	put systemd/kvd.socket lib/systemd/system/kvd.socket; \
+	unit systemd/user/kvd.service lib/systemd/user/kvd.service; \
+	put systemd/user/kvd.socket lib/systemd/user/kvd.socket; \
+	put systemd/kvd.sysusers lib/sysusers.d/kvd.conf; \
+	put completions/kv.bash share/bash-completion/completions/kv; \
+	put completions/_kv $(ZSHDIR)/_kv; \
+	put completions/kv.fish $(FISHFILE); \
+	if [ -n "$(FISHLINK)" ]; then install -d "$(dir $(FISHLINK))"; ln -sfn "$(PREFIX)/$(FISHFILE)" "$(FISHLINK)"; fi; \
+	put docs/kv.1 share/man/man1/kv.1; \
+	put kvd.toml share/doc/kvd/kvd.toml
+	@[ -n "$(DESTDIR)" ] || printf '%s\n' \
+	'Installed: $(PREFIX)/bin/kv. To have the daemon started by systemd, for the members of group kvd:' '' \
+	'    systemd-sysusers && systemctl daemon-reload && systemctl enable --now kvd.socket' \
+	'    adduser NAME kvd' '' \
+	'or one of your own: systemctl --user daemon-reload && systemctl --user enable --now kvd.socket'
+
+uninstall: ## Remove what `make install` installed, with the same PREFIX and DESTDIR.
+	@case '$(PREFIX)' in /*) ;; *) echo 'PREFIX has to be an absolute path' >&2; exit 1;; esac
+	@if [ -z "$(DESTDIR)" ] && systemctl --quiet is-active kvd.socket kvd.service 2>/dev/null; then \
+	echo 'kvd is running. First: systemctl disable --now kvd.socket kvd.service' >&2; exit 1; fi
+	rm -f $(foreach file,$(INSTALLED),"$(ROOT)/$(file)")
+	rm -rf "$(ROOT)/lib/kvd"
+	[ "$$(readlink "$(ROOT)/bin/kv")" != ../lib/kvd/bin/kv ] || rm "$(ROOT)/bin/kv"
+	[ "$$(readlink "$(FISHLINK)")" != "$(PREFIX)/$(FISHFILE)" ] || rm "$(FISHLINK)"
+	[ ! -d "$(ROOT)/share/doc/kvd" ] || rmdir --ignore-fail-on-non-empty "$(ROOT)/share/doc/kvd"
+	@[ -n "$(DESTDIR)" ] || echo 'Removed. The user and group kvd, and /etc/kvd if you made it, are still there.'

@@ -1,0 +1,90 @@
+"""What the tests of the installed thing share: what `make install` installs, and a machine with a real systemd."""
+
+import os
+import pathlib
+import shutil
+import subprocess
+from collections.abc import Callable
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[2]
+BOX = ROOT / "tests/system/systemd_in_a_box.sh"
+DEADLINE_S = 300
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+Completed = subprocess.CompletedProcess[str]
+Box = Callable[[str], Completed]
+
+# A machine with kvd installed for two users, one of whom may use it.
+PRELUDE = f"""
+set -eu
+export PATH={PATH} LC_ALL=C.UTF-8
+as() {{ user=$1; shift; setpriv --reuid="$user" --regid="$user" --init-groups env HOME=/ "$@"; }}
+pid() {{ systemctl show --property=MainPID --value kvd.service; }}
+until_true() {{ for _ in $(seq 600); do if "$@" >/dev/null 2>&1; then return 0; fi; sleep 0.05; done
+    echo "not within 30 s: $*" >&2; return 1; }}
+make --silent --directory={ROOT} STAGE="$STAGE" --assume-old="$STAGE/.made" install >/dev/null
+systemd-sysusers
+useradd --no-create-home --user-group --groups kvd alice
+useradd --no-create-home --user-group bob
+systemctl daemon-reload
+systemctl start kvd.socket
+"""
+
+
+def environment(**more: str) -> dict[str, str]:
+    """The environment of a person who has no kvd, and no make around this one."""
+    ours = ("KVD_", "MAKE", "MFLAGS", "VIRTUAL_ENV", "XDG_")
+    return {name: value for name, value in os.environ.items() if not name.startswith(ours)} | more
+
+
+def run(*command: str | pathlib.Path, cwd: pathlib.Path = ROOT, **more: str) -> Completed:
+    """Run to the end; what it printed. Must succeed."""
+    done = subprocess.run(  # noqa: S603 (the tests' own commands)
+        command, cwd=cwd, env=environment(**more), stdin=subprocess.DEVNULL, capture_output=True, text=True,
+        timeout=DEADLINE_S, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, f"{command} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}"
+    return done
+
+
+def require(*programs: str) -> None:
+    """Skip the test where a program is missing; fail it in CI, where none may be."""
+    missing = [program for program in programs if not shutil.which(program, path=PATH)]
+    if missing and "CI" not in os.environ:
+        pytest.skip(f"needs {', '.join(missing)}")
+    assert not missing
+
+
+@pytest.fixture(scope="session")
+def stage(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """What `make stage` makes, by the checkout's code as it is now."""
+    folder = tmp_path_factory.mktemp("stage")
+    run("make", "stage", f"STAGE={folder}")
+    return folder
+
+
+@pytest.fixture
+def install(stage: pathlib.Path) -> Callable[..., Completed]:
+    """Runs `make` with these arguments and what was staged."""
+
+    def make(*arguments: str) -> Completed:
+        return run("make", f"STAGE={stage}", f"--assume-old={stage}/.made", *arguments)
+
+    return make
+
+
+@pytest.fixture
+def box(stage: pathlib.Path, tmp_path: pathlib.Path) -> Box:
+    """Runs a script on a machine of its own, with a real systemd, on which `make install` has been run."""
+    require("systemd-nspawn", "unshare", "setpriv", "pgrep", "dbus-daemon", "make")
+    if os.geteuid() != 0 and "CI" not in os.environ:
+        pytest.skip("needs root")
+    bind = " ".join(str(folder) for folder in (ROOT, stage))
+
+    def boot(script: str) -> Completed:
+        (tmp_path / "script").write_text(PRELUDE + script)
+        return run(BOX, tmp_path, "bash", "script", cwd=tmp_path, STAGE=str(stage), BOX_BIND_RO=bind, BOX_TIMEOUT="120")
+
+    return boot

@@ -1,0 +1,157 @@
+"""kvd under a real systemd: each claim on a machine of its own, on which `make install` has been run."""
+
+import os
+import pathlib
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.system.conftest import Box
+
+LOAD = pathlib.Path(__file__).parent / "load.py"
+SCALE = int(os.environ.get("KVD_TEST_SCALE", "1"))
+
+
+def test_the_first_request_starts_the_service_and_is_answered(box: "Box") -> None:
+    assert box("! systemctl is-active kvd.service; kv ping; systemctl is-active kvd.service").stdout.split() == [
+        "inactive", "ok", "active",
+    ]  # fmt: skip
+
+
+def test_start_returns_when_the_daemon_is_ready_and_the_status_says_where(box: "Box") -> None:
+    done = box("systemctl start kvd.service; systemctl show --property=ActiveState,SubState,StatusText kvd.service")
+    assert sorted(done.stdout.splitlines()) == [
+        "ActiveState=active", "StatusText=serving on /run/kvd/kvd.sock", "SubState=running",
+    ]  # fmt: skip
+
+
+def test_the_daemon_runs_as_its_own_user_without_network_or_privileges(box: "Box") -> None:
+    done = box(
+        "kv ping; grep -E '^(Uid|Gid|Groups|CapEff|NoNewPrivs|Seccomp):' /proc/$(pid)/status;"
+        "id -u kvd; nsenter --target $(pid) --net cat /proc/net/dev | grep -c :"
+    )
+    fields = dict(line.split(":", 1) for line in done.stdout.splitlines() if ":" in line)
+    uid, interfaces = done.stdout.splitlines()[-2:]
+    assert fields["Uid"].split() == [uid] * 4
+    assert fields["CapEff"].strip() == "0" * 16
+    assert (fields["NoNewPrivs"].strip(), fields["Seccomp"].strip(), interfaces) == ("1", "2", "1")
+
+
+def test_a_member_of_the_group_sets_and_gets(box: "Box") -> None:
+    assert box("as alice kv set cake=🎂; as alice kv get cake").stdout == "Keys set\ncake: 🎂\n"
+
+
+def test_a_stranger_is_denied_by_the_kernel_with_69(box: "Box") -> None:
+    done = box("kv set cake=1; as bob kv get cake || echo $?")
+    assert done.stdout == "Keys set\n69\n"
+    assert "/run/kvd/kvd.sock (permission denied)" in done.stderr
+
+
+def test_a_member_of_the_group_is_no_administrator(box: "Box") -> None:
+    assert box("as alice kv ping; as alice kv shutdown || echo $?; kv ping").stdout == "ok\n4\nok\n"
+
+
+def test_reload_applies_a_changed_configuration_to_the_running_daemon(box: "Box") -> None:
+    done = box(
+        "kv set cake=1; before=$(pid); mkdir /etc/kvd; printf '[limits]\\nmax_key_bytes = 10\\n' >/etc/kvd/kvd.toml;"
+        "systemctl reload kvd.service; kv set 12345678901=x || echo $?; kv get cake; [ $before = $(pid) ];"
+        "journalctl --unit=kvd.service --output=cat"
+    )
+    assert done.stdout.splitlines()[:3] == ["Keys set", "5", "cake: 1"]
+    assert "limits.max_key_bytes: 4096 → 10" in done.stdout
+
+
+def test_reload_refuses_a_wrong_configuration_with_the_reason_and_the_daemon_goes_on(box: "Box") -> None:
+    done = box(
+        "kv set cake=1; before=$(pid); mkdir /etc/kvd; printf '[limits]\\nmax_connections = 0\\n' >/etc/kvd/kvd.toml;"
+        "systemctl reload kvd.service || echo refused $?; kv get cake; [ $before = $(pid) ];"
+        "systemctl status --lines=10 --full kvd.service"
+    )
+    assert done.stdout.splitlines()[:3] == ["Keys set", "refused 1", "cake: 1"]
+    assert "kv: error: nothing was changed: " in done.stdout
+    assert "limits.max_connections" in done.stdout
+
+
+def test_a_wrong_configuration_does_not_start_and_is_not_tried_again(box: "Box") -> None:
+    done = box(
+        "mkdir /etc/kvd; printf '[limits]\\nmax_connections = 0\\n' >/etc/kvd/kvd.toml;"
+        "systemctl start kvd.service || systemctl show --property=Result,ExecMainStatus,NRestarts kvd.service;"
+        "journalctl --unit=kvd.service --output=cat"
+    )
+    assert {"Result=exit-code", "ExecMainStatus=78", "NRestarts=0"} <= set(done.stdout.splitlines())
+    assert "limits.max_connections" in done.stdout
+
+
+def test_after_kill_9_another_daemon_serves(box: "Box") -> None:
+    done = box("kv ping; before=$(pid); kill -KILL $before; kv set cake=1; kv get cake; [ $before != $(pid) ]")
+    assert done.stdout == "ok\nKeys set\ncake: 1\n"
+
+
+def test_a_hanging_daemon_is_replaced_by_the_watchdog(box: "Box") -> None:
+    done = box(
+        "mkdir /run/systemd/system/kvd.service.d;"
+        "printf '[Service]\\nWatchdogSec=1s\\nTimeoutAbortSec=5s\\n' >/run/systemd/system/kvd.service.d/short.conf;"
+        "systemctl daemon-reload; kv ping; before=$(pid); kill -STOP $before;"
+        "replaced() { [ $(pid) != $before ] && [ $(pid) != 0 ]; }; until_true replaced; kv ping;"
+        "journalctl --unit=kvd.service --output=cat"
+    )
+    assert done.stdout.startswith("ok\nok\n")
+    assert "Watchdog timeout" in done.stdout
+
+
+def test_the_watchdog_leaves_a_daemon_alone_that_is_well(box: "Box") -> None:
+    done = box(
+        "mkdir /run/systemd/system/kvd.service.d;"
+        "printf '[Service]\\nWatchdogSec=200ms\\n' >/run/systemd/system/kvd.service.d/short.conf;"
+        "systemctl daemon-reload; kv ping; before=$(pid);"
+        "fed() { [ $(systemctl show --property=WatchdogTimestampMonotonic --value kvd.service) -gt $1 ]; };"
+        "for _ in 1 2 3 4 5 6 7 8; do"
+        "    until_true fed $(systemctl show --property=WatchdogTimestampMonotonic --value kvd.service); done;"
+        "[ $before = $(pid) ]; kv ping"
+    )
+    assert done.stdout == "ok\nok\n"
+
+
+def test_stopping_the_service_leaves_the_socket_that_starts_it_again(box: "Box") -> None:
+    done = box(
+        "kv ping; systemctl stop kvd.service; systemctl is-active kvd.socket; test -S /run/kvd/kvd.sock; kv ping"
+    )
+    assert done.stdout == "ok\nactive\nok\n"
+
+
+def test_stopping_both_ends_it(box: "Box") -> None:
+    done = box("kv ping; systemctl stop kvd.socket kvd.service; kv ping || echo $?; ls /run/kvd")
+    assert done.stdout.splitlines()[:2] == ["ok", "69"]
+    assert "kvd.sock.lock" not in done.stdout
+
+
+def test_tcp_through_the_socket_unit_needs_the_token(box: "Box") -> None:
+    done = box(
+        "mkdir /etc/kvd; printf '[listen]\\ntoken_file = \"token\"\\n' >/etc/kvd/kvd.toml;"
+        "(umask 077; echo sixteen-letters-and-more >/etc/kvd/token); chown kvd /etc/kvd/token;"
+        "mkdir /run/systemd/system/kvd.socket.d;"
+        "printf '[Socket]\\nListenStream=127.0.0.1:7070\\n' >/run/systemd/system/kvd.socket.d/tcp.conf;"
+        "systemctl daemon-reload; systemctl restart kvd.socket;"
+        "export KVD_SOCKET=tcp://127.0.0.1:7070; kv --token-file /etc/kvd/token ping; kv ping || echo $?"
+    )
+    assert done.stdout == "ok\n4\n"
+
+
+@pytest.mark.parametrize("restarts", [3 * SCALE])
+def test_restarts_under_load_lose_no_request(box: "Box", restarts: int) -> None:
+    counted = box(f"/usr/local/lib/kvd/bin/python {LOAD} {restarts}").stdout.split()
+    assert counted[0] == f"restarts={restarts}"
+    assert counted[2:] == ["failed=0"]
+    assert int(counted[1].removeprefix("requests=")) > 1000
+
+
+def test_a_user_has_a_daemon_of_their_own(box: "Box") -> None:
+    done = box(
+        "loginctl enable-linger bob; export XDG_RUNTIME_DIR=/run/user/$(id -u bob);"
+        "until_true test -S $XDG_RUNTIME_DIR/bus;"
+        "as bob systemctl --user start kvd.socket; as bob kv set cake=1; as bob kv get cake;"
+        "as bob systemctl --user is-active kvd.service; as bob systemctl --user reload kvd.service;"
+        "as bob systemctl --user stop kvd.service; as bob kv ping; stat --format=%a $XDG_RUNTIME_DIR/kvd/kvd.sock"
+    )
+    assert done.stdout == "Keys set\ncake: 1\nactive\nok\n600\n"

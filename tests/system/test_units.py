@@ -1,0 +1,33 @@
+"""The units, by systemd's own checks."""
+
+import pathlib
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.system.conftest import ROOT, require, run
+
+if TYPE_CHECKING:
+    from tests.system.conftest import Box
+
+
+def test_the_exposure_is_at_most_0_5() -> None:
+    require("systemd-analyze")
+    run("systemd-analyze", "security", "--offline=true", "--threshold=5", "systemd/kvd.service")
+
+
+def test_the_exposure_gate_can_fail(tmp_path: pathlib.Path) -> None:
+    require("systemd-analyze")
+    unit = tmp_path / "kvd.service"
+    unit.write_text((ROOT / "systemd/kvd.service").read_text().replace("NoNewPrivileges=yes", ""))
+    with pytest.raises(AssertionError, match="Overall exposure level"):
+        run("systemd-analyze", "security", "--offline=true", "--threshold=5", str(unit))
+
+
+@pytest.mark.parametrize("manager", ["system", "user"])
+def test_verify_has_nothing_to_say_about_the_installed_units(box: "Box", manager: str) -> None:
+    done = box(
+        "export XDG_RUNTIME_DIR=/run;"
+        f"cd /usr/local/lib/systemd/{manager}; systemd-analyze --{manager} verify ./kvd.service ./kvd.socket 2>&1"
+    )
+    assert done.stdout == ""
