@@ -11,7 +11,6 @@ import os
 import socket
 import sys
 from collections.abc import Callable, Mapping
-from typing import TypeVar
 
 import msgspec
 
@@ -28,10 +27,6 @@ from kvd.service.unix_socket import BACKLOG, bind_unix_socket, make_directory, r
 MAX_TOKEN_BYTES = 4096
 LOCK_SUFFIX = ".lock"
 PING_TIMEOUT_S = 5.0
-LOG_WORDS = ("auto", "stderr", "syslog")
-# What of the environment, besides KVD_*, decides where a configuration is looked for.
-_HOMES = ("HOME", "XDG_CONFIG_HOME", "XDG_RUNTIME_DIR")
-T = TypeVar("T")
 
 
 def serve(flags: Mapping[str, object], config_file: str | None, *, daemon: bool) -> int:
@@ -79,11 +74,11 @@ class _Start:
     """One start: what was read and locked in the foreground, and what the daemon's own process does with it."""
 
     def __init__(self, flags: Mapping[str, object], config_file: str | None, *, daemon: bool) -> None:
-        # Absolute, and the environment as it is now: a reload reads the same sources from another directory.
-        self._flags = _with_absolute_paths(flags, ("listen.socket", "listen.token_file", "log.to"))
-        environ = {name: value for name, value in os.environ.items() if name.startswith("KVD_") or name in _HOMES}
-        self._environ = _with_absolute_paths(environ, ("KVD_SOCKET", "KVD_TOKEN_FILE", "KVD_LOG_TO", "KVD_CONFIG"))
-        self._config_file = os.path.abspath(config_file) if config_file else None
+        # As they are now: a reload reads the same sources, from another directory.
+        self._flags = flags
+        self._config_file = config_file
+        self._environ = dict(os.environ)
+        self._directory = os.getcwd()
         self._is_daemon = daemon
         self.config = self._read_config()
         self._token = _read_token(self.config)
@@ -91,7 +86,7 @@ class _Start:
         self._socket_path = self._choose_socket_path()
 
     def _read_config(self) -> Config:
-        return load(self._flags, self._environ, self._config_file)
+        return load(self._flags, self._environ, self._config_file, directory=self._directory)
 
     def _choose_socket_path(self) -> str:
         for listening in self._activated:
@@ -171,16 +166,6 @@ class _Start:
             if not ipaddress.ip_address(address).is_loopback:
                 text = f"tcp {address}: only loopback addresses may be listened on until TLS exists"
                 raise StartError(EXIT_CONFIGURATION, text)
-
-
-def _with_absolute_paths(values: Mapping[str, T], names: tuple[str, ...]) -> dict[str, T]:
-    """``values`` with those of ``names`` that are paths made absolute."""
-    absolute = dict(values)
-    for name in names:
-        value = absolute.get(name)
-        if isinstance(value, str) and value not in ("", *LOG_WORDS) and "://" not in value:
-            absolute[name] = os.path.abspath(value)  # type: ignore[assignment]
-    return absolute
 
 
 def tcp_socket(address: str) -> socket.socket:

@@ -178,16 +178,17 @@ class Store:
     def set(self, entries: Mapping[str, bytes], author: str = "") -> int:
         """Store all ``entries`` in one commit; return its version (the current one where there are none)."""
         self.counters.set_operations += len(entries)
-        return self._commit(entries, author)
+        return self._commit(entries, author, list(map(len, entries.values())))
 
     def set_each(self, batch: list[dict[str, bytes]], author: str = "") -> list[int]:
         """Store each mapping of ``batch`` in a commit of its own, in order; return their versions."""
         keys = list(chain.from_iterable(batch))
         if len(keys) == len(batch) == len(set(keys)) and all(batch):
             previous = list(map(self._keyspace.first.get, keys))
-            replaced = [head.value for head in previous if head is not None]
-            if None not in previous and None not in replaced:
-                return self._replace_each(batch, keys, previous, replaced, author)  # type: ignore[arg-type]
+            if all(previous):  # as heads are always true: none of them is missing
+                replaced = [head.value for head in previous]  # type: ignore[union-attr]
+                if all(replaced) or None not in replaced:
+                    return self._replace_each(batch, keys, previous, replaced, author)  # type: ignore[arg-type]
         return [self.set(entries, author) for entries in batch]
 
     def _replace_each(
@@ -226,27 +227,27 @@ class Store:
         if missing and not missing_ok:
             raise KeysNotFound(list(missing))
         self.counters.delete_operations += len(tombstones)
-        return self._commit(tombstones, author), len(tombstones)
+        return self._commit(tombstones, author, []), len(tombstones)
 
-    def _commit(self, writes: Mapping[str, bytes | None], author: str) -> int:
-        """Apply ``writes`` (None deletes a key, which must exist) as one version."""
+    def _commit(self, writes: Mapping[str, bytes | None], author: str, stored: list[int]) -> int:
+        """Apply ``writes`` (None deletes a key, which must exist) as one version; ``stored`` are its values' sizes."""
         if not writes:
             return self.version
         self.version = version = self.version + 1
         # Column by column rather than key by key: each line is one loop in C, or nearly so.
         first = self._keyspace.first
         previous = list(map(first.get, writes))
-        all_in_first = None not in previous
-        if not all_in_first:
-            previous = list(map(self.find, writes))
-        keys = [key if old is None else old.key for key, old in zip(writes, previous, strict=True)]
-        heads = tuple(map(Head, keys, writes.values(), repeat(version), previous))
-        if all_in_first:
+        # The keys as the keyspace has them: those that came with the request need not outlive it.
+        if all(previous):  # as heads are always true: none of them is missing
+            keys = [old.key for old in previous]  # type: ignore[union-attr]
+            heads = tuple(map(Head, keys, writes.values(), repeat(version), previous))
             first.update(zip(keys, heads, strict=True))
         else:
+            previous = list(map(self.find, writes))
+            keys = [key if old is None else old.key for key, old in zip(writes, previous, strict=True)]
+            heads = tuple(map(Head, keys, writes.values(), repeat(version), previous))
             self._put(heads)
-        superseded = [len(old.value) for old in previous if old is not None and old.value is not None]
-        stored = [len(value) for value in writes.values() if value is not None]
+        superseded = [len(value) for old in previous if old is not None and (value := old.value) is not None]
         superseded_bytes = sum(superseded)
         self.counters.keys += len(stored) - len(superseded)
         self.counters.value_bytes += sum(stored) - superseded_bytes
