@@ -105,12 +105,17 @@ def test_a_full_disk_ends_with_74(kv: "Kv") -> None:
 
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&-", ">&- 2>&-", "<&- >&- 2>&-"])
-def test_closed_descriptors_are_not_mistaken_for_the_socket(kv: "Kv", closed: str) -> None:
-    kv.ok("set", "a=1")
-    line = f"exec {' '.join(kv.command)} get a {closed}"
-    done = subprocess.run(["/bin/sh", "-c", line], capture_output=True, env=kv.environment(), timeout=30, check=False)  # noqa: S603 (the command under test)
-    assert done.returncode == (74 if ">&-" in closed.replace("2>&-", "") else 0)
-    assert kv.ok("get", "a") == "a: 1\n"
+def test_closed_descriptors_are_not_mistaken_for_the_socket(shared_kv: "Kv", closed: str) -> None:
+    """Enough output that it is written while the connection is open, which must not have got the number 1."""
+    keys = [f"{number:0100}" for number in range(2_000)]
+    shared_kv.ok("set", "-", stdin="\n".join(f'{{"key": "{key}", "value": ""}}' for key in keys).encode())
+    line = f"exec {' '.join(shared_kv.command)} ls {closed}"
+    done = subprocess.run(  # noqa: S603 (the command under test)
+        ["/bin/sh", "-c", line], capture_output=True, env=shared_kv.environment(), timeout=30, check=False
+    )
+    to_nowhere = ">&-" in closed.replace("2>&-", "")
+    assert done.returncode == (74 if to_nowhere else 0)
+    assert done.stdout.decode().split() == ([] if to_nowhere else keys)
 
 
 def test_nothing_is_set_when_standard_input_is_closed(kv: "Kv") -> None:

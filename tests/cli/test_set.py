@@ -88,6 +88,12 @@ def test_pairs_from_standard_input_are_one_commit(kv: "Kv") -> None:
     assert len(versions) == 1
 
 
+def test_standard_input_and_operands_together_in_their_order(kv: "Kv") -> None:
+    lines = b'{"key": "a", "value": "from stdin"}\n{"key": "b", "value": "from stdin"}'
+    kv.ok("set", "a=1", "c=3", "-", "b=2", stdin=lines)
+    assert kv.ok("get", "a", "b", "c") == "a: from stdin\nb: 2\nc: 3\n"
+
+
 def test_no_pairs_on_standard_input_is_no_error(kv: "Kv") -> None:
     assert kv("set", "-").returncode == 0
     assert kv.ok("ls") == ""
