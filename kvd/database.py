@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Mapping
 from kvd.store.store import Store
 from kvd.store.window import WindowLimits
 
+GROWTH_KEYS = 65_536
+
 
 def wall_clock_us() -> int:
     """Microseconds since the epoch."""
@@ -25,6 +27,9 @@ class Database:
         # Tells clients that what they remember of versions belongs to another store: memory starts anew each time.
         self.store_id = os.urandom(8).hex()
         self._clock = clock
+        # Called each time the store has grown by GROWTH_KEYS beyond what it ever held.
+        self.on_growth: Callable[[], None] | None = None
+        self._grown_at = GROWTH_KEYS
         # Called once, when the first commit enters an empty history: from then on there is something to grow old.
         self.on_history: Callable[[], None] | None = None
 
@@ -48,6 +53,9 @@ class Database:
         if self.on_history is not None:
             call, self.on_history = self.on_history, None
             call()
+        if self.store.counters.keys >= self._grown_at and self.on_growth is not None:
+            self._grown_at = self.store.counters.keys + GROWTH_KEYS
+            self.on_growth()
 
     def history_due_us(self) -> int | None:
         """In how many microseconds the oldest commit will be too old; None without any."""

@@ -53,6 +53,7 @@ class Daemon(Administration):
         self._started = time.monotonic()
         self.database = Database(window_limits(config.history))
         self.database.on_history = self._schedule_upkeep
+        self.database.on_growth = freeze_garbage_collector
         self._upkeep_timer: asyncio.TimerHandle | None = None
         self.commands = Commands(self.database, config.limits, self, token)
         self._stop = asyncio.Event()
@@ -71,8 +72,7 @@ class Daemon(Administration):
             await self._server.listen(listening, own=not self._activated)
         raise_descriptor_limit(self.config.limits)
         watchdog = self._start_watchdog(loop)
-        gc.collect()
-        gc.freeze()
+        freeze_garbage_collector()
         ready()
         systemd.notify("READY=1", self._status_line())
         logger.info("started: kvd %s, pid %d, %s", __version__, os.getpid(), ", ".join(self._addresses()))
@@ -175,6 +175,16 @@ class Daemon(Administration):
 
     def _status_line(self) -> str:
         return f"STATUS=serving on {', '.join(self._addresses())}"
+
+
+def freeze_garbage_collector() -> None:
+    """Take all that lives now out of the garbage collector's sight.
+
+    It has nothing to find there: heads, values and keys form no cycles. But the index's blocks are lists, and a full
+    collection looks at each of a million keys in them, for 13 ms. Done at the start and whenever the store has grown.
+    """
+    gc.collect(1)
+    gc.freeze()
 
 
 def window_limits(history: History) -> WindowLimits:
