@@ -48,6 +48,7 @@ class Commands:
 
     def __init__(self, database: Database, limits: Limits, administration: Administration, token: str | None) -> None:
         self.database = database
+        self._store = database.store
         self.limits = limits
         self._administration = administration
         self._token = token
@@ -70,15 +71,14 @@ class Commands:
 
         ``frame_bytes`` is the size of the frame they came in: no key or value in it can be larger.
         """
-        database, limits = self.database, self.limits
+        if len(requests) == 1 and type(request := requests[0]) is messages.Get and peer.greeted:
+            # The commonest frame of all, without the detour through the table.
+            return [self._get(request, peer)]
+        limits = self.limits
         # Values are counted only where the replies could be too large at all: each value costs its request at
         # least one byte, and none is larger than the largest ever stored.
-        if not peer.greeted or frame_bytes * database.store.largest_value_bytes > limits.max_reply_bytes:
+        if not peer.greeted or frame_bytes * self._store.largest_value_bytes > limits.max_reply_bytes:
             return self.run_counting(requests, peer, limits.max_reply_bytes)[0]
-        if len(requests) == 1:
-            request = requests[0]
-            # The commonest frame of all, without the detour through the table.
-            return [self._get(request, peer) if type(request) is messages.Get else self.run_one(request, peer)]
         replies: list[Reply] = []
         for kind, group in groupby(requests, type):
             if kind is messages.Get:
@@ -128,11 +128,11 @@ class Commands:
     # ------------------------------------------------------------------ keys and values
 
     def _get(self, request: messages.Get, _: Peer) -> Reply:
-        value = self.database.store.get(request.key)
+        value = self._store.get(request.key)
         return self._refused_read([request.key]) if value is None else value
 
     def _get_each(self, keys: list[str]) -> list[Reply]:
-        values: list[Reply] = self.database.store.get_many(keys)
+        values: list[Reply] = self._store.get_many(keys)
         if not all(values):  # quicker than `None in`, and an empty value does no harm
             for number, key in enumerate(keys):
                 if values[number] is None:
@@ -141,7 +141,7 @@ class Commands:
 
     def _get_many(self, request: messages.GetMany, _: Peer) -> Reply:
         self._check_count(len(request.keys))
-        values = self.database.store.get_many(request.keys, request.at)
+        values = self._store.get_many(request.keys, request.at)
         refused = None if all(values) else self._refused_read(request.keys)
         return values if refused is None else refused
 
@@ -167,7 +167,7 @@ class Commands:
     def _scan(self, request: messages.Scan, _: Peer) -> Page:
         if not 1 <= request.limit <= self.limits.max_keys_per_request:
             raise Refusal("bad_request", f"a scan's limit is 1 to {self.limits.max_keys_per_request}")
-        return self.database.store.scan(
+        return self._store.scan(
             request.start,
             request.end,
             request.limit,
@@ -184,7 +184,7 @@ class Commands:
             for key in keys:
                 self._check_key(key)
         except Refusal as refusal:
-            self.database.store.counters.get_operations -= len(keys)
+            self._store.counters.get_operations -= len(keys)
             return refusal.reply()
         return None
 

@@ -23,8 +23,6 @@ BACKLOG = 4096
 SWEEP_S = 1.0
 # A session that was sent its last frame is listened to for so long, that its input does not reset the connection.
 LINGER_S = 1.0
-# Before hello a TCP peer has no business with more.
-GREETING_BYTES = 4 * 1024
 _FRAME_BYTES_A_SECOND = 64 * 1024
 
 
@@ -97,10 +95,6 @@ class Server:
                 del self._of_uid[uid]
         if not self.sessions:
             self._empty.set()
-
-    def frame_limit_bytes(self, peer: Peer) -> int:
-        """How large a frame ``peer`` may send."""
-        return self.limits.max_frame_bytes if peer.greeted else GREETING_BYTES
 
     def watch_frame(self, session: Session, frame_bytes: int) -> None:
         """The rest of a frame has to come in time, counted from its first byte (before hello: from the connect)."""

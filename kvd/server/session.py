@@ -11,6 +11,7 @@ While it works or is stalled a session does not read. So a peer costs at most it
 """
 
 import asyncio
+import struct
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, cast
 
@@ -28,10 +29,12 @@ READ_BYTES = 256 * 1024
 TURN_FRAMES = 64
 # A larger frame is run in slices.
 SLICE_BYTES = 64 * 1024
+# Before hello a TCP peer has no business with more.
+GREETING_BYTES = 4 * 1024
 WRITE_HIGH_WATER_BYTES = 256 * 1024
 
 _read_view = memoryview(bytearray(READ_BYTES))
-_length = int.from_bytes
+_header = struct.Struct(">I").unpack_from
 
 
 class Session(asyncio.BufferedProtocol):
@@ -156,9 +159,9 @@ class Session(asyncio.BufferedProtocol):
         """Answer whole frames from ``data``, as many as this turn allows; how many bytes were taken."""
         at = frames = 0
         replies = b""
-        limit = self._server.frame_limit_bytes(self.peer)
+        limit = self._commands.limits.max_frame_bytes if self.peer.greeted else GREETING_BYTES
         while size - at >= HEADER_BYTES and frames < TURN_FRAMES:
-            length = _length(data[at : at + HEADER_BYTES], "big")
+            (length,) = _header(data, at)
             end = at + HEADER_BYTES + length
             if length > limit:
                 self.transport.write(replies)
@@ -187,7 +190,8 @@ class Session(asyncio.BufferedProtocol):
             requests = decode_batch(payload)
         except DECODE_ERRORS as error:
             return frame(encode_replies(error_reply("bad_request", str(error))))
-        return frame(encode_replies(self._commands.run(requests, self.peer, len(payload))))
+        replies = encode_replies(self._commands.run(requests, self.peer, len(payload)))
+        return len(replies).to_bytes(HEADER_BYTES, "big") + replies
 
     def _work(self) -> None:
         """Do one slice of the large frame, then let the others have their turn."""
@@ -219,8 +223,8 @@ class Session(asyncio.BufferedProtocol):
             return
         self._wanted = HEADER_BYTES
         if len(self._left) >= HEADER_BYTES:
-            length = _length(self._left[:HEADER_BYTES], "big")
-            self._wanted = HEADER_BYTES + min(length, self._server.frame_limit_bytes(self.peer))
+            (length,) = _header(self._left)
+            self._wanted = HEADER_BYTES + min(length, self._commands.limits.max_frame_bytes)
         if len(self._left) >= self._wanted:
             self.transport.pause_reading()
             self._server.loop.call_soon(self._continue)
