@@ -9,19 +9,22 @@ first fork, before anything can have gone wrong. So there is a fork of our own a
           on R: connects and pings, exit 0;  on F: text on stderr, exit code;  on EOF: it died before it was ready
 
 stderr stays the caller's until the daemon is ready, so that tracebacks and aborts are seen; after that it goes to
-/dev/null, or `x=$(kv serve --daemon)` would wait for ever.
+/dev/null, or `x=$(kv serve --daemon)` would wait for ever. The other end of the pipe: ``waiting.py``.
 """
 
+import logging
 import os
 import signal
 import sys
 import traceback
 from collections.abc import Callable
-from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from kvd.service.errors import EXIT_FAILURE, StartError
 from kvd.service.locks import LockFile
+from kvd.service.waiting import Waiting
+
+logger = logging.getLogger(__name__)
 
 
 def standard_fds() -> None:
@@ -32,43 +35,57 @@ def standard_fds() -> None:
         except OSError:
             opened = os.open(os.devnull, os.O_RDWR)  # the lowest free number: this one
             os.set_inheritable(opened, True)
-    sys.stdin = sys.stdin or open(0, closefd=False)  # noqa: SIM115
-    sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115
-    sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115
+    sys.stdin = sys.stdin or open(0, closefd=False)  # noqa: SIM115 - it stays open
+    sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115 - it stays open
+    sys.stderr = sys.stderr or open(2, "w", closefd=False, errors="backslashreplace")  # noqa: SIM115 - it stays open
+
+
+class CallerGone(Exception):
+    """Whoever started the daemon is gone and was not told 0: better no daemon than one that nobody knows of."""
 
 
 class Readiness:
     """The daemon's end of the pipe to the process that waits for it."""
 
     def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
+        self._descriptor: int | None = descriptor
+
+    @property
+    def is_told(self) -> bool:
+        """Whether ``ready`` was called: from then on nobody waits, and stderr is nobody's."""
+        return self._descriptor is None
 
     def started(self) -> None:
-        """Tell the pid."""
-        self._send(f"P{os.getpid()}\n")
+        """Tell the pid. Raises CallerGone."""
+        self._send(f"P{os.getpid()}")
 
     def ready(self) -> None:
-        """Tell that connections are accepted, and let go of the caller's stdout and stderr.
-
-        Raises BrokenPipeError if the caller is gone, who then has not been told 0: better no daemon than one that
-        nobody knows of.
-        """
-        self._send("R\n")
-        os.close(self._descriptor)
+        """Tell that connections are accepted, and let go of the caller's stdout and stderr. Raises CallerGone."""
+        self._send("R")
         null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         for descriptor in (1, 2):
             os.dup2(null, descriptor)
         os.close(null)
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+        # Its number will soon be a client's connection.
+        self._descriptor = None
 
     def failed(self, exit_code: int, text: str) -> None:
         """Tell why not."""
         try:
-            self._send(f"F{exit_code} {text}\n")
-        except OSError:
-            pass  # nobody waits any more
+            self._send(f"F{exit_code} {' '.join(text.splitlines())}")
+        except CallerGone:
+            pass
 
     def _send(self, message: str) -> None:
-        os.write(self._descriptor, message.encode())
+        if self._descriptor is None:
+            return
+        try:
+            # A path in a message may be any bytes.
+            os.write(self._descriptor, message.encode(errors="backslashreplace") + b"\n")
+        except BrokenPipeError:
+            raise CallerGone from None
 
 
 def daemonize(
@@ -82,114 +99,89 @@ def daemonize(
 
     ``run`` calls ``ready`` of its Readiness once connections are accepted, and returns the daemon's exit status.
     ``lock`` is held and goes over to the daemon; ``preserve`` are descriptors it needs. ``confirm`` connects to the
-    new daemon, and raises StartError if that fails. No threads and no event loop may exist yet.
+    new daemon, and raises StartError if that fails. No threads and no event loop may exist yet. Raises StartError if
+    there can be no other process.
     """
     reading, writing = os.pipe()
+    context = _context(lock, [writing, *preserve])
     sys.stdout.flush()
     sys.stderr.flush()
-    child = os.fork()
-    if child == 0:
-        os.close(reading)
-        _become_daemon(run, Readiness(writing), lock, [writing, *preserve])
-    os.close(writing)
-    lock.close()
-    return _Waiting(reading, child).wait(confirm)
+    # Signals are caught before there is a daemon that they could miss.
+    with Waiting(reading) as waiting:
+        try:
+            child = os.fork()
+        except OSError as error:
+            os.close(writing)
+            raise StartError(EXIT_FAILURE, f"cannot start another process: {error.strerror}") from None
+        if child == 0:
+            _be_daemon(run, Readiness(writing), lock, context)
+        os.close(writing)
+        lock.close()
+        return waiting.wait(child, confirm)
 
 
-def _become_daemon(
-    run: Callable[[Readiness], int], readiness: Readiness, lock: LockFile, preserve: list[int]
-) -> NoReturn:
-    """The child: detach, run, and leave without the exit handlers of the process we came from."""
+def _context(lock: LockFile, preserve: list[int]) -> Any:  # noqa: ANN401 - the library has no types
+    """A DaemonContext with every argument given; most of its defaults are not what we want."""
     from daemon import DaemonContext
 
+    return DaemonContext(
+        # Guesses otherwise: with a socket as stdin, or pid 1 as parent, it would silently stay in the foreground.
+        detach_process=True,
+        working_directory="/",
+        umask=0o077,
+        # True would set the hard limit to 0: no core dump, ever.
+        prevent_core=False,
+        uid=None,
+        gid=None,
+        initgroups=False,
+        chroot_directory=None,
+        pidfile=lock,
+        files_preserve=[*preserve, lock.fileno()],
+        # The terminal's stop signals are nothing to a daemon; the rest is the event loop's.
+        signal_map={signal.SIGHUP: None, signal.SIGTTIN: None, signal.SIGTTOU: None, signal.SIGTSTP: None},
+        stdin=None,
+        stdout=sys.stdout,
+        stderr=sys.stderr,
+    )
+
+
+def _be_daemon(
+    run: Callable[[Readiness], int],
+    readiness: Readiness,
+    lock: LockFile,
+    context: Any,  # noqa: ANN401 - the library has no types
+) -> NoReturn:
+    """The child: detach, run, and leave without the exit handlers of the process we came from."""
     status = EXIT_FAILURE
+    text = ""
     try:
-        context = DaemonContext(
-            # Guesses otherwise: with a socket as stdin, or pid 1 as parent, it would silently stay in the foreground.
-            detach_process=True,
-            working_directory="/",
-            umask=0o077,
-            # True would set the hard limit to 0: no core dump, ever.
-            prevent_core=False,
-            uid=None,
-            gid=None,
-            initgroups=False,
-            chroot_directory=None,
-            pidfile=lock,
-            files_preserve=[*preserve, lock.fileno()],
-            # The terminal's stop signals are nothing to a daemon; the rest is the event loop's.
-            signal_map={signal.SIGHUP: None, signal.SIGTTIN: None, signal.SIGTTOU: None, signal.SIGTSTP: None},
-            stdin=None,
-            stdout=sys.stdout,
-            stderr=sys.stderr,
-        )
+        # Until there is an event loop: the terminal's ctrl-c is for the waiting process, which passes on SIGTERM.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         context.open()
         readiness.started()
         status = run(readiness)
     except StartError as error:
-        readiness.failed(error.exit_code, error.text)
-        status = error.exit_code
-    except BrokenPipeError:
-        status = EXIT_FAILURE  # the caller is gone
-    except BaseException:
-        traceback.print_exc()
-        readiness.failed(EXIT_FAILURE, "the daemon failed while starting; the traceback is above")
+        status, text = error.exit_code, error.text
+    except CallerGone:
+        pass
+    except BaseException as error:
+        text = _report(error, readiness)
     finally:
-        lock.release()
-        os._exit(status)
-
-
-class _Waiting:
-    """The process that the person started: waits for the daemon to be ready."""
-
-    def __init__(self, reading: int, child: int) -> None:
-        self._reading = reading
-        self._child = child
-        self._daemon_pid: int | None = None
-        self._signal: int | None = None
-
-    def wait(self, confirm: Callable[[], None]) -> int:
-        """Read the daemon's messages to their end; the exit code."""
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, self._pass_on)
-        outcome = self._read_outcome()
         try:
-            os.waitpid(self._child, 0)
-        except ChildProcessError:
-            pass
-        if self._signal is not None:
-            return 128 + self._signal
-        if outcome.startswith("R"):
-            try:
-                confirm()
-            except StartError as error:
-                return _complain(error.text, error.exit_code)
-            return 0
-        if outcome.startswith("F"):
-            code, _, text = outcome[1:].partition(" ")
-            return _complain(text, int(code))
-        return _complain("the daemon ended before it was ready", EXIT_FAILURE)
-
-    def _read_outcome(self) -> str:
-        """The message after the pid: ready, failed, or nothing at the end of the pipe."""
-        with open(self._reading, encoding="utf-8", errors="replace") as pipe:
-            for line in pipe:
-                if not line.startswith("P"):
-                    return line.rstrip("\n")
-                self._daemon_pid = int(line[1:])
-                if self._signal is not None:
-                    os.kill(self._daemon_pid, signal.SIGTERM)
-        return ""
-
-    def _pass_on(self, number: int, frame: FrameType | None) -> None:
-        self._signal = number
-        if self._daemon_pid is not None:
-            try:
-                os.kill(self._daemon_pid, signal.SIGTERM)
-            except ProcessLookupError:
-                pass
+            lock.release()
+            # Only now: the caller may try again at once, and must not find the lock taken.
+            if text:
+                readiness.failed(status, text)
+        finally:
+            os._exit(status)
 
 
-def _complain(text: str, exit_code: int) -> int:
-    print(f"kv: error: {text}", file=sys.stderr, flush=True)
-    return exit_code
+def _report(error: BaseException, readiness: Readiness) -> str:
+    """Show a failure that nobody expected where it will be seen; what to tell the caller."""
+    if readiness.is_told:
+        logger.critical("the daemon failed", exc_info=error)
+    else:
+        traceback.print_exception(error)
+        sys.stderr.flush()
+    return "the daemon failed while starting; the traceback is above"

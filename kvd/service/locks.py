@@ -51,7 +51,11 @@ class LockFile:
                 self._descriptor = descriptor
             else:
                 os.close(descriptor)
-        self.write_pid()
+        try:
+            self.write_pid()
+        except StartError:
+            self.release()
+            raise
 
     def _open(self) -> int:
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
@@ -59,16 +63,22 @@ class LockFile:
             descriptor = os.open(self.path, flags, 0o600)
         except OSError as error:
             raise StartError(EXIT_IO_ERROR, f"cannot open the lock file {self.path}: {error.strerror}") from None
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        found = os.fstat(descriptor)
+        # Another name of the file may be anything; where everybody can make files, somebody might make us write to it.
+        if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
             os.close(descriptor)
-            raise StartError(EXIT_IO_ERROR, f"{self.path} is not a regular file; the lock file has to be one")
+            text = f"{self.path} is not a regular file of one name; the lock file has to be one: remove it"
+            raise StartError(EXIT_IO_ERROR, text)
         return descriptor
 
     def write_pid(self) -> None:
-        """Write this process's pid, for people."""
+        """Write this process's pid, for people. Raises StartError."""
         text = f"{os.getpid()}\n".encode()
-        os.pwrite(self.fileno(), text, 0)
-        os.ftruncate(self.fileno(), len(text))
+        try:
+            os.pwrite(self.fileno(), text, 0)
+            os.ftruncate(self.fileno(), len(text))
+        except OSError as error:
+            raise StartError(EXIT_IO_ERROR, f"cannot write {self.path}: {error.strerror}") from None
 
     def fileno(self) -> int:
         """The descriptor that holds the lock. Raises ValueError if it is not held."""
@@ -80,8 +90,11 @@ class LockFile:
         """Unlink the file, if it is still ours, and drop the lock."""
         if self._descriptor is None:
             return
-        if _is_named(self._descriptor, self.path):
-            os.unlink(self.path)
+        try:
+            if _is_named(self._descriptor, self.path):
+                os.unlink(self.path)
+        except OSError:
+            pass  # the file is only for people; the lock goes with the descriptor
         self.close()
 
     def close(self) -> None:

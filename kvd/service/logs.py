@@ -3,14 +3,16 @@
 What a peer can put into a message, a name or a key, must not forge a line or reach a terminal as control characters.
 """
 
+import io
 import logging
 import logging.handlers
 import os
 import sys
 
 from kvd.service.config import Config
-from kvd.service.errors import EXIT_IO_ERROR, StartError
+from kvd.service.errors import EXIT_CONFIGURATION, EXIT_IO_ERROR, StartError
 from kvd.service.systemd import is_journal
+from kvd.service.unix_socket import make_directory
 
 SYSTEM_FILE = "/var/log/kvd.log"
 SYSLOG_SOCKET = "/dev/log"
@@ -34,11 +36,39 @@ class Journal(OneLine):
         return f"<{_PRIORITIES.get(record.levelno, 6)}>{super().format(record)}"
 
 
+class LogFile(logging.handlers.WatchedFileHandler):
+    """A file for its owner alone, which may be moved away at any time: each record looks, and opens it anew.
+
+    A record that cannot be written is lost; whoever has something to tell must not fail because of it.
+    """
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path, encoding="utf-8", errors="backslashreplace")
+        self.setFormatter(OneLine(_PLAIN))
+
+    def _open(self) -> io.TextIOWrapper:
+        return open(self.baseFilename, "a", encoding="utf-8", errors="backslashreplace", opener=_open_private)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            super().emit(record)
+        except OSError:
+            self.handleError(record)
+
+
+def _open_private(path: str, flags: int) -> int:
+    # A FIFO that nobody reads must be refused, not waited for.
+    return os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY, 0o600)
+
+
 def log_target(config: Config, *, daemon: bool) -> str:
-    """``stderr``, ``syslog`` or a file's path: what ``auto`` stands for, and relative paths made absolute."""
+    """``stderr``, ``syslog`` or a file's path: what ``auto`` stands for. Raises StartError: a daemon has no stderr."""
     target = config.log.to
+    if target == "stderr" and daemon:
+        text = "log.to: a daemon has no stderr; use a file, syslog or auto, or serve in the foreground"
+        raise StartError(EXIT_CONFIGURATION, text)
     if target != "auto":
-        return target if target in ("stderr", "syslog") else os.path.abspath(target)
+        return target
     if not daemon:
         return "stderr"
     return SYSTEM_FILE if os.getuid() == 0 else os.path.expanduser("~/.local/state/kvd/kvd.log")
@@ -52,14 +82,14 @@ def open_handler(target: str) -> logging.Handler:
             handler = logging.StreamHandler(sys.stderr)
             handler.setFormatter(Journal("%(message)s") if is_journal(2) else OneLine(_PLAIN))
         elif target == "syslog":
-            handler = logging.handlers.SysLogHandler(SYSLOG_SOCKET)
+            handler = logging.handlers.SysLogHandler(SYSLOG_SOCKET, logging.handlers.SysLogHandler.LOG_DAEMON)
+            # It keeps silent where there is no syslog, and would try again with each record.
+            if descriptors(handler) == [-1]:
+                raise StartError(EXIT_IO_ERROR, f"cannot write the log to syslog: nobody listens at {SYSLOG_SOCKET}")
             handler.setFormatter(OneLine("kvd[%(process)d]: %(message)s"))
         else:
-            os.makedirs(os.path.dirname(target), mode=0o700, exist_ok=True)
-            os.close(os.open(target, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600))
-            # Looks at each record whether the file was moved away (logrotate), and opens it anew.
-            handler = logging.handlers.WatchedFileHandler(target)
-            handler.setFormatter(OneLine(_PLAIN))
+            make_directory(target)
+            handler = LogFile(target)
     except OSError as error:
         raise StartError(EXIT_IO_ERROR, f"cannot write the log to {target}: {error.strerror or error}") from None
     return handler

@@ -9,7 +9,10 @@ import os
 import socket
 from collections.abc import MutableMapping
 
+from kvd.service.errors import EXIT_CONFIGURATION, StartError
+
 LISTEN_FDS_START = 3
+_FAMILIES = (socket.AF_UNIX, socket.AF_INET, socket.AF_INET6)
 _SEND_TIMEOUT_S = 1.0
 
 
@@ -23,7 +26,8 @@ def notify(*lines: str) -> bool:
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sending:
             sending.settimeout(_SEND_TIMEOUT_S)
-            sending.sendto("\n".join(lines).encode(), address)
+            # A path in STATUS= may be any bytes.
+            sending.sendto("\n".join(lines).encode(errors="backslashreplace"), address)
     except OSError:
         return False
     return True
@@ -33,26 +37,45 @@ def listen_fds(environ: MutableMapping[str, str] | None = None) -> list[tuple[st
     """The listening sockets that the service manager passed to this process, with their names; each only once.
 
     The variables are removed, so that nobody mistakes them for their own, and the descriptors are not inherited.
+    Raises StartError for a descriptor that nothing can connect to.
     """
     environ = os.environ if environ is None else environ
     pid, count = environ.pop("LISTEN_PID", ""), environ.pop("LISTEN_FDS", "")
     names = environ.pop("LISTEN_FDNAMES", "").split(":")
-    if pid != str(os.getpid()) or not count.isdigit():
+    environ.pop("LISTEN_PIDFDID", None)
+    if pid != str(os.getpid()) or not _is_number(count):
         return []
     passed: list[tuple[str, socket.socket]] = []
     for number in range(int(count)):
-        descriptor = LISTEN_FDS_START + number
+        name = names[number] if number < len(names) and names[number] else "unknown"
+        passed.append((name, _passed_socket(LISTEN_FDS_START + number, name)))
+    return passed
+
+
+def _passed_socket(descriptor: int, name: str) -> socket.socket:
+    where = f"descriptor {descriptor} ({name}), passed by the service manager,"
+    try:
         os.set_inheritable(descriptor, False)
         listening = socket.socket(fileno=descriptor)
-        listening.setblocking(False)
-        passed.append((names[number] if number < len(names) else "unknown", listening))
-    return passed
+        is_listening = listening.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    except OSError as error:
+        raise StartError(EXIT_CONFIGURATION, f"{where} cannot be used: {error.strerror}") from None
+    if listening.family not in _FAMILIES or listening.type != socket.SOCK_STREAM or not is_listening:
+        listening.detach()
+        text = f"{where} is not a listening stream socket; the socket unit needs ListenStream= and Accept=no"
+        raise StartError(EXIT_CONFIGURATION, text)
+    listening.setblocking(False)
+    return listening
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit()
 
 
 def watchdog_interval() -> float | None:
     """How many seconds may at most lie between two WATCHDOG=1, halved as the manual advises; None without watchdog."""
     interval_us, pid = os.environ.get("WATCHDOG_USEC", ""), os.environ.get("WATCHDOG_PID", "")
-    if not interval_us.isdigit() or int(interval_us) == 0 or pid not in ("", str(os.getpid())):
+    if not _is_number(interval_us) or int(interval_us) == 0 or pid not in ("", str(os.getpid())):
         return None
     return int(interval_us) / 2_000_000
 

@@ -5,11 +5,16 @@ import grp
 import os
 import socket
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from kvd.protocol.address import MAX_UNIX_PATH_BYTES
 from kvd.service.errors import EXIT_ALREADY_RUNNING, EXIT_CONFIGURATION, EXIT_FAILURE, EXIT_IO_ERROR, StartError
 
 BACKLOG = 4096
+# What a connection answers where somebody is: accepted, a full backlog, a socket of another kind.
+_LISTENING = (0, errno.EAGAIN, errno.EPROTOTYPE)
+_NO_GROUP = 2**32 - 1  # chown(2): "leave it"
 
 
 def bind_unix_socket(path: str, mode: int, group: str) -> socket.socket:
@@ -29,20 +34,19 @@ def bind_unix_socket(path: str, mode: int, group: str) -> socket.socket:
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         _unlink(temporary)
-        old_umask = os.umask(0o177)
-        try:
+        with _umask(0o177):
             listening.bind(temporary)
-        finally:
-            os.umask(old_umask)
         if gid is not None:
-            os.chown(temporary, -1, gid)
+            _give_to_group(temporary, gid, path, group)
         os.chmod(temporary, mode)
         listening.listen(BACKLOG)
         listening.setblocking(False)
         os.rename(temporary, path)
-    except OSError as error:
+    except (OSError, StartError) as error:
         listening.close()
         _unlink(temporary)
+        if isinstance(error, StartError):
+            raise
         raise StartError(EXIT_IO_ERROR, f"cannot listen at {path}: {error.strerror}") from None
     return listening
 
@@ -50,7 +54,8 @@ def bind_unix_socket(path: str, mode: int, group: str) -> socket.socket:
 def refuse_occupied(path: str) -> None:
     """Raise StartError if somebody listens at ``path`` or something other than a socket is there."""
     try:
-        if not stat.S_ISSOCK(os.stat(path).st_mode):
+        # Of a symbolic link, not of what it points to: the link is what the new socket would replace.
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
             raise StartError(EXIT_FAILURE, f"{path} is not a socket; move it away or choose another path")
     except FileNotFoundError:
         return
@@ -59,16 +64,20 @@ def refuse_occupied(path: str) -> None:
     # Non-blocking: a server with a full backlog would let us wait for ever, and answers EAGAIN this way.
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
         result = probe.connect_ex(path)
-    if result not in (errno.ECONNREFUSED, errno.ENOENT):
-        text = "somebody already listens" if result in (0, errno.EAGAIN) else f"cannot probe: {os.strerror(result)}"
-        raise StartError(EXIT_ALREADY_RUNNING, f"{text} at {path}; stop it, or choose another path with --socket")
+    if result in (errno.ECONNREFUSED, errno.ENOENT):
+        return
+    if result in _LISTENING:
+        text = f"somebody already listens at {path}; stop it, or choose another path with --socket"
+        raise StartError(EXIT_ALREADY_RUNNING, text)
+    raise StartError(EXIT_IO_ERROR, f"cannot tell whether somebody listens at {path}: {os.strerror(result)}")
 
 
 def make_directory(path: str) -> None:
-    """Make the directory of a socket, for its owner alone, if there is none. Raises StartError."""
+    """Make the directory of the file ``path``, for its owner alone, if there is none. Raises StartError."""
     directory = os.path.dirname(path)
     try:
-        os.makedirs(directory, mode=0o700, exist_ok=True)
+        with _umask(0o077):  # makedirs() applies its mode to the last directory only
+            os.makedirs(directory, mode=0o700, exist_ok=True)
     except OSError as error:
         raise StartError(EXIT_IO_ERROR, f"cannot make the directory {directory}: {error.strerror}") from None
 
@@ -92,9 +101,29 @@ def _group_id(group: str) -> int | None:
     if not group:
         return None
     try:
-        return int(group) if group.isdigit() else grp.getgrnam(group).gr_gid
-    except KeyError:
-        raise StartError(EXIT_CONFIGURATION, f"no such group: {group}; see listen.socket_group") from None
+        gid = int(group) if group.isdigit() else grp.getgrnam(group).gr_gid
+    except (KeyError, ValueError):
+        gid = _NO_GROUP
+    if gid >= _NO_GROUP:
+        raise StartError(EXIT_CONFIGURATION, f"no such group: {group}; see listen.socket_group")
+    return gid
+
+
+def _give_to_group(temporary: str, gid: int, path: str, group: str) -> None:
+    try:
+        os.chown(temporary, -1, gid)
+    except OSError as error:
+        text = f"cannot give {path} to the group {group}: {error.strerror}; the daemon has to be a member, or root"
+        raise StartError(EXIT_CONFIGURATION, text) from None
+
+
+@contextmanager
+def _umask(mask: int) -> Iterator[None]:
+    before = os.umask(mask)
+    try:
+        yield
+    finally:
+        os.umask(before)
 
 
 def _unlink(path: str) -> None:

@@ -1,0 +1,327 @@
+"""Becoming a daemon, with real processes: what is started returns 0 only if a daemon serves, and else says why not.
+
+The daemon is ``small_daemon.py``; it answers with its pid.
+"""
+
+import os
+import pathlib
+import resource
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.service.conftest import SmallDaemon
+
+Eventually = Callable[[Callable[[], object]], None]
+ROUNDS = 3
+STARTERS = 8
+
+
+def status(pid: int, field: str) -> str:
+    """A field of /proc/PID/status."""
+    for line in pathlib.Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace").splitlines():
+        name, _, value = line.partition(":")
+        if name == field:
+            return value.strip()
+    raise AssertionError(f"no {field}")
+
+
+def descriptors(pid: int) -> dict[int, str]:
+    """The open descriptors of a process, with what they are."""
+    folder = f"/proc/{pid}/fd"
+    return {int(number): os.readlink(f"{folder}/{number}") for number in os.listdir(folder)}
+
+
+def stat_of(pid: int) -> list[str]:
+    """The fields of /proc/PID/stat behind the name: state, ppid, pgrp, session, tty …"""
+    return pathlib.Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(") ")[2].split()
+
+
+def assert_nothing_runs(daemon: "SmallDaemon") -> None:
+    assert not daemon.is_locked()
+    assert not os.path.exists(daemon.path)
+
+
+def wait_until_it_waits(fifo: str, eventually: Eventually) -> int:
+    """Until the daemon reads from the FIFO, before it is ready; the writing end, whose closing lets it go on."""
+    writing: list[int] = []
+
+    def is_open() -> bool:
+        try:
+            writing.append(os.open(fifo, os.O_WRONLY | os.O_NONBLOCK))
+        except OSError:
+            return False  # nobody reads yet
+        return True
+
+    eventually(is_open)
+    return writing[0]
+
+
+@pytest.fixture
+def fifo(tmp_path: pathlib.Path) -> str:
+    os.mkfifo(tmp_path / "fifo")
+    return str(tmp_path / "fifo")
+
+
+# ---------------------------------------------------------------------- a start that succeeds
+
+
+def test_when_it_returns_0_the_daemon_answers_and_nothing_was_said(daemon: "SmallDaemon") -> None:
+    assert daemon.run() == (0, "")
+    assert daemon.ask() == daemon.written_pid()
+
+
+def test_the_daemon_is_detached(daemon: "SmallDaemon") -> None:
+    daemon.run(cwd=daemon.folder, umask=0)
+    pid = daemon.ask()
+    _, _, group, session, tty, *_ = stat_of(pid)
+    assert session not in (str(pid), str(os.getsid(0)))  # no session leader: it can never get a terminal
+    assert (group, tty) == (session, "0")
+    assert os.readlink(f"/proc/{pid}/cwd") == "/"
+    assert status(pid, "Umask") == "0077"
+
+
+def test_the_daemon_has_no_descriptors_but_its_own(daemon: "SmallDaemon", eventually: Eventually) -> None:
+    reading, writing = os.pipe()
+    daemon.run(pass_fds=(reading, writing))
+    os.close(reading)
+    os.close(writing)
+    pid = daemon.ask()
+
+    def kinds() -> list[str]:
+        return [name.partition(":")[0] for _, name in sorted(descriptors(pid).items())]
+
+    # In the end, as it takes the daemon a moment to close our connection.
+    eventually(lambda: kinds() == ["/dev/null"] * 3 + [daemon.lock_path, "socket"])
+
+
+def test_the_daemon_ignores_hangups_and_the_terminals_stop_signals(daemon: "SmallDaemon") -> None:
+    daemon.run()
+    ignored = int(status(daemon.ask(), "SigIgn"), 16)
+    for number in (signal.SIGHUP, signal.SIGTTIN, signal.SIGTTOU, signal.SIGTSTP, signal.SIGPIPE):
+        assert ignored & 1 << number - 1, number
+
+
+def test_the_daemon_may_leave_a_core_if_its_starter_might(daemon: "SmallDaemon") -> None:
+    limit = resource.getrlimit(resource.RLIMIT_CORE)
+    daemon.run()
+    assert resource.prlimit(daemon.ask(), resource.RLIMIT_CORE) == limit
+
+
+def test_sigterm_ends_it_without_a_trace(daemon: "SmallDaemon", eventually: Eventually) -> None:
+    daemon.run()
+    os.kill(daemon.ask(), signal.SIGTERM)
+    eventually(lambda: not os.path.exists(daemon.lock_path))
+    assert os.listdir(daemon.folder) == []
+
+
+# ---------------------------------------------------------------------- what it is started with
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&-", "<&- >&- 2>&-"])
+def test_closed_standard_descriptors_are_no_hindrance(daemon: "SmallDaemon", closed: str) -> None:
+    done = daemon.shell(f"$daemon {closed}")
+    assert (done.returncode, done.stderr) == (0, b"")
+    open_now = descriptors(daemon.ask())
+    assert [open_now[number] for number in (0, 1, 2)] == ["/dev/null"] * 3
+
+
+def test_a_failure_with_everything_closed_still_has_its_exit_code(daemon: "SmallDaemon") -> None:
+    daemon.run()
+    assert daemon.shell("$daemon <&- >&- 2>&-").returncode == 75
+
+
+def test_a_socket_as_stdin_does_not_keep_it_in_the_foreground(daemon: "SmallDaemon") -> None:
+    ours, its = socket.socketpair()
+    with ours, its:
+        assert daemon.run(stdin=its) == (0, "")
+        assert stat_of(daemon.ask())[3] != str(os.getsid(0))
+
+
+def test_a_command_substitution_and_a_pipeline_end(daemon: "SmallDaemon") -> None:
+    """They wait for the last process that has their pipe open: not for the daemon."""
+    done = daemon.shell('said=$($daemon 2>&1) && echo "[$said]"')
+    assert done.stdout == b"[]\n"
+    daemon.kill()
+    assert daemon.shell("$daemon 2>&1 | cat").stdout == b""
+    assert daemon.ask()
+
+
+@pytest.mark.parametrize("flags", [["-X", "dev", "-W", "error"], ["-O"], ["-I"]])
+def test_the_interpreters_flags_make_no_difference(daemon: "SmallDaemon", flags: list[str]) -> None:
+    before = f"import sys; sys.path[:0] = {sys.path!r}"
+    assert daemon.run_after(before, *flags) == (0, "")
+    assert daemon.ask()
+
+
+# ---------------------------------------------------------------------- a start that fails
+
+
+def test_an_expected_failure_is_one_line_with_its_exit_code(daemon: "SmallDaemon") -> None:
+    """Even if its text is of several lines, with bytes in it that are no text."""
+    assert daemon.run("start-error", "cheese") == (74, "kv: error: no disk \\udcff of my own: cheese\n")
+    assert_nothing_runs(daemon)
+
+
+def test_an_exception_while_starting_is_shown_with_its_traceback(daemon: "SmallDaemon") -> None:
+    exit_code, error = daemon.run("exception")
+    assert exit_code == 1
+    assert "ValueError: not a daemon's day" in error
+    assert error.endswith("kv: error: the daemon failed while starting; the traceback is above\n")
+    assert_nothing_runs(daemon)
+
+
+@pytest.mark.parametrize("end", ["sigkill", "segv"])
+def test_a_death_while_starting_is_told(daemon: "SmallDaemon", end: str) -> None:
+    assert daemon.run(end) == (1, "kv: error: the daemon ended before it was ready\n")
+    assert_nothing_runs(daemon)
+
+
+def test_an_exit_while_starting_is_no_success(daemon: "SmallDaemon") -> None:
+    exit_code, error = daemon.run("exit")
+    assert exit_code == 1
+    assert error.endswith("kv: error: the daemon failed while starting; the traceback is above\n")
+
+
+def test_a_daemon_that_does_not_answer_is_stopped(daemon: "SmallDaemon", eventually: Eventually) -> None:
+    assert daemon.run("unconfirmed") == (1, "kv: error: it does not answer\n")
+    eventually(lambda: not os.path.exists(daemon.lock_path))
+
+
+def test_after_a_failure_the_lock_can_be_taken_at_once(daemon: "SmallDaemon") -> None:
+    for _ in range(10):
+        assert daemon.run("start-error")[0] == 74
+        assert not daemon.is_locked()
+
+
+def test_no_second_process_is_a_failure_with_a_reason(daemon: "SmallDaemon") -> None:
+    # At the moment of the fork, and as another user if need be, since the limit does not hold for root.
+    before = (
+        "import os, resource, sys; sys.addaudithook(lambda event, _: event == 'os.fork' and "
+        "(os.getuid() or os.setuid(12345), resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))))"
+    )
+    exit_code, error = daemon.run_after(before)
+    assert (exit_code, error) == (1, "kv: error: cannot start another process: Resource temporarily unavailable\n")
+
+
+def test_a_failure_after_it_was_ready_goes_to_the_logging(
+    daemon: "SmallDaemon", tmp_path: pathlib.Path, eventually: Eventually
+) -> None:
+    """stderr is /dev/null then, and what was the pipe may be a client's connection."""
+    assert daemon.run("crash", f"{tmp_path}/log") == (0, "")
+    assert daemon.ask(b"crash") == 0
+    eventually(lambda: not daemon.is_locked_by_others())
+    assert "RuntimeError: crashed while serving" in (tmp_path / "log").read_text(encoding="utf-8")
+    assert not os.path.exists(daemon.path)
+
+
+# ---------------------------------------------------------------------- signals while it starts
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_to_the_waiting_process_ends_both(
+    daemon: "SmallDaemon", fifo: str, eventually: Eventually, number: signal.Signals
+) -> None:
+    waiting = daemon.start("wait", fifo)
+    writing = wait_until_it_waits(fifo, eventually)
+    waiting.send_signal(number)
+    _, error = waiting.communicate(timeout=30)
+    os.close(writing)
+    assert (waiting.returncode, error) == (128 + number, b"")
+    assert_nothing_runs(daemon)
+
+
+def test_ctrl_c_for_the_whole_group_is_quiet(daemon: "SmallDaemon", fifo: str, eventually: Eventually) -> None:
+    waiting = daemon.start("wait", fifo, start_new_session=True)
+    writing = wait_until_it_waits(fifo, eventually)
+    os.killpg(waiting.pid, signal.SIGINT)
+    _, error = waiting.communicate(timeout=30)
+    os.close(writing)
+    assert (waiting.returncode, error) == (130, b"")
+    assert_nothing_runs(daemon)
+
+
+def test_nohup_is_respected(daemon: "SmallDaemon", fifo: str, eventually: Eventually) -> None:
+    waiting = daemon.start("wait", fifo, preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
+    writing = wait_until_it_waits(fifo, eventually)
+    waiting.send_signal(signal.SIGHUP)
+    os.close(writing)
+    assert waiting.wait(timeout=30) == 0
+    assert daemon.ask()
+
+
+def test_a_killed_waiting_process_leaves_no_daemon_that_nobody_knows_of(
+    daemon: "SmallDaemon", fifo: str, eventually: Eventually
+) -> None:
+    waiting = daemon.start("wait", fifo)
+    writing = wait_until_it_waits(fifo, eventually)
+    waiting.kill()
+    waiting.wait(timeout=30)
+    assert daemon.is_locked_by_others()
+    os.close(writing)
+    eventually(lambda: not os.path.exists(daemon.lock_path))
+    assert_nothing_runs(daemon)
+    assert waiting.stderr is not None
+    assert waiting.stderr.read() == b""
+
+
+# ---------------------------------------------------------------------- several daemons, and what they leave
+
+
+def test_a_second_daemon_is_refused_with_the_pid_of_the_first(daemon: "SmallDaemon") -> None:
+    daemon.run()
+    pid = daemon.ask()
+    exit_code, error = daemon.run()
+    assert exit_code == 75
+    assert f"already running: pid {pid} " in error
+    assert daemon.ask() == pid
+
+
+def test_a_daemon_that_is_still_starting_refuses_a_second(
+    daemon: "SmallDaemon", fifo: str, eventually: Eventually
+) -> None:
+    first = daemon.start("wait", fifo)
+    writing = wait_until_it_waits(fifo, eventually)
+    assert daemon.run()[0] == 75
+    os.close(writing)
+    assert first.wait(timeout=30) == 0
+    assert daemon.ask() == daemon.written_pid()
+
+
+def test_what_kill_9_left_behind_is_taken_over(daemon: "SmallDaemon") -> None:
+    daemon.run()
+    daemon.kill(signal.SIGKILL)
+    assert sorted(os.listdir(daemon.folder)) == ["s", "s.lock"]
+    assert daemon.run() == (0, "")
+    assert daemon.ask() == daemon.written_pid()
+
+
+def test_the_pid_of_a_living_stranger_in_the_lock_file_means_nothing(daemon: "SmallDaemon") -> None:
+    pathlib.Path(daemon.lock_path).write_text(f"{os.getpid()}\n", encoding="ascii")
+    assert daemon.run() == (0, "")
+    assert daemon.ask() == daemon.written_pid() != os.getpid()
+
+
+@pytest.mark.parametrize("left_behind", ["nothing", "a stale socket and lock file"])
+def test_of_simultaneous_starts_exactly_one_wins(daemon: "SmallDaemon", left_behind: str) -> None:
+    for _ in range(ROUNDS):
+        if left_behind != "nothing":
+            daemon.run()
+            daemon.kill(signal.SIGKILL)
+            assert os.path.exists(daemon.path)
+        gate, held = os.pipe()
+        starters = [daemon.start("at-once", stdin=gate) for _ in range(STARTERS)]
+        os.close(gate)
+        os.close(held)
+        results = [(starter.communicate(timeout=30)[1], starter.returncode) for starter in starters]
+        assert sorted(exit_code for _, exit_code in results) == [0] + [75] * (STARTERS - 1), results
+        assert daemon.ask() == daemon.written_pid()
+        daemon.kill(signal.SIGKILL)
+        if left_behind == "nothing":
+            os.unlink(daemon.path)
+            os.unlink(daemon.lock_path)

@@ -1,0 +1,269 @@
+"""The logging: one line a record whatever a peer put into it, in the right place, readable for its owner alone."""
+
+import io
+import logging
+import os
+import pathlib
+import re
+import socket
+import stat
+import subprocess
+from collections.abc import Callable, Iterator
+
+import msgspec
+import pytest
+
+from kvd.service import logs
+from kvd.service.config import Config, Log
+from kvd.service.errors import StartError
+
+Python = Callable[..., "subprocess.CompletedProcess[bytes]"]
+LINE = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} INFO (.*)\n$")
+# What a peer might put into a name, with how it is written.
+HOSTILE = {
+    "a\nb": r"a\nb",
+    "a\r\nb": r"a\r\nb",
+    "\x1b[2J": r"\x1b[2J",
+    "\0\x7f\x85": r"\x00\x7f\x85",
+    "\u2028\u202e": r"\u2028\u202e",
+    "\udcff": r"\udcff",
+    "🎂 é": "🎂 é",
+}
+
+
+def record(message: object, *arguments: object, level: int = logging.INFO) -> logging.LogRecord:
+    return logging.LogRecord("kvd", level, "file.py", 1, message, arguments, None)
+
+
+def configured(level: str = "info", to: str = "auto") -> Config:
+    return msgspec.structs.replace(Config(), log=Log(level=level, to=to))
+
+
+@pytest.fixture(autouse=True)
+def _root_logger() -> Iterator[None]:
+    """The root logger as it was, afterwards."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+@pytest.fixture
+def path(tmp_path: pathlib.Path) -> str:
+    return str(tmp_path / "kvd.log")
+
+
+@pytest.fixture
+def handler(path: str) -> Iterator[logging.Handler]:
+    handler = logs.open_handler(path)
+    yield handler
+    handler.close()
+
+
+def text_of(path: str) -> str:
+    return pathlib.Path(path).read_text(encoding="utf-8")
+
+
+# ---------------------------------------------------------------------- one line a record
+
+
+@pytest.mark.parametrize(("text", "written"), HOSTILE.items())
+def test_a_record_is_one_line_whatever_is_in_it(text: str, written: str, handler: logging.Handler, path: str) -> None:
+    handler.handle(record("peer %s refused", text))
+    found = LINE.match(text_of(path))
+    assert found is not None
+    assert found[1] == f"peer {written} refused"
+
+
+def test_a_traceback_stays_in_its_line(handler: logging.Handler, path: str) -> None:
+    failed = record("failed")
+    try:
+        raise ValueError("forged\n2026-01-01 00:00:00,000 INFO all is well")
+    except ValueError as error:
+        failed.exc_info = (ValueError, error, error.__traceback__)
+    handler.handle(failed)
+    assert text_of(path).count("\n") == 1
+    assert r"ValueError: forged\n2026-01-01" in text_of(path)
+
+
+@pytest.mark.parametrize(
+    ("level", "priority"),
+    [(logging.DEBUG, 7), (logging.INFO, 6), (logging.WARNING, 4), (logging.ERROR, 3), (logging.CRITICAL, 2), (35, 6)],
+)
+def test_the_journal_gets_one_line_with_its_priority(level: int, priority: int) -> None:
+    text = logs.Journal("%(message)s").format(record("forged\n<0>panic", level=level))
+    assert text == rf"<{priority}>forged\n<0>panic"
+
+
+# ---------------------------------------------------------------------- where it goes
+
+TO_STDERR = """
+import logging, os
+from kvd.service import logs
+from kvd.service.config import Config
+handler = logs.open_handler("stderr")
+logs.start(handler, Config())
+logging.getLogger("kvd").warning("a key: %s", "caf\\u00e9 \\n")
+"""
+
+
+def test_stderr_gets_lines_for_people(python: Python) -> None:
+    line = python(TO_STDERR).stderr.decode()
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} WARNING a key: café \\n\n", line)
+
+
+def test_stderr_gets_lines_for_the_journal_where_it_is_the_journal(python: Python) -> None:
+    reading, writing = os.pipe()
+    found = os.fstat(writing)
+    environ = os.environ | {"JOURNAL_STREAM": f"{found.st_dev}:{found.st_ino}", "PYTHONUTF8": "1"}
+    python(TO_STDERR, capture_output=False, stderr=writing, env=environ)
+    os.close(writing)
+    with open(reading, encoding="utf-8") as pipe:
+        assert pipe.read() == "<4>a key: café \\n\n"
+
+
+def test_syslog_gets_lines_of_the_daemons_facility(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as syslog:
+        syslog.bind(str(tmp_path / "log"))
+        monkeypatch.setattr(logs, "SYSLOG_SOCKET", str(tmp_path / "log"))
+        handler = logs.open_handler("syslog")
+        handler.handle(record("a\nb", level=logging.ERROR))
+        handler.close()
+        # daemon is facility 3, err priority 3: 3 * 8 + 3.
+        assert syslog.recv(1000) == f"<27>kvd[{os.getpid()}]: a\\nb\0".encode()
+
+
+def test_without_syslog_it_is_an_io_error(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs, "SYSLOG_SOCKET", str(tmp_path / "missing"))
+    with pytest.raises(StartError, match="cannot write the log to syslog: nobody listens at /") as refused:
+        logs.open_handler("syslog")
+    assert refused.value.exit_code == 74
+
+
+@pytest.mark.parametrize("to", ["syslog", "/a/file"])
+def test_what_was_configured_holds_for_daemons_too(to: str) -> None:
+    assert logs.log_target(configured(to=to), daemon=False) == to
+    assert logs.log_target(configured(to=to), daemon=True) == to
+
+
+def test_auto_is_stderr_in_the_foreground_and_a_file_of_a_daemon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/somebody")
+    assert logs.log_target(configured(), daemon=False) == "stderr"
+    monkeypatch.setattr(os, "getuid", lambda: 0)
+    assert logs.log_target(configured(), daemon=True) == "/var/log/kvd.log"
+    monkeypatch.setattr(os, "getuid", lambda: 1000)
+    assert logs.log_target(configured(), daemon=True) == "/home/somebody/.local/state/kvd/kvd.log"
+
+
+def test_a_daemon_cannot_log_to_stderr() -> None:
+    """It would be lost without a word: a daemon's stderr is /dev/null once it is ready."""
+    assert logs.log_target(configured(to="stderr"), daemon=False) == "stderr"
+    with pytest.raises(StartError, match="a daemon has no stderr") as refused:
+        logs.log_target(configured(to="stderr"), daemon=True)
+    assert refused.value.exit_code == 78
+
+
+# ---------------------------------------------------------------------- a file
+
+
+def mode_of(path: str) -> int:
+    return stat.S_IMODE(os.stat(path).st_mode)
+
+
+def test_a_file_and_its_directories_are_for_their_owner_alone(tmp_path: pathlib.Path) -> None:
+    before = os.umask(0)
+    try:
+        path = f"{tmp_path}/a/b/kvd.log"
+        handler = logs.open_handler(path)
+        assert [mode_of(path), mode_of(f"{tmp_path}/a/b"), mode_of(f"{tmp_path}/a")] == [0o600, 0o700, 0o700]
+        os.unlink(path)
+        handler.handle(record("again"))
+        assert mode_of(path) == 0o600
+        handler.close()
+    finally:
+        os.umask(before)
+
+
+def test_records_are_appended_to_what_is_there(path: str) -> None:
+    pathlib.Path(path).write_text("before\n", encoding="ascii")
+    handler = logs.open_handler(path)
+    handler.handle(record("after"))
+    handler.close()
+    assert re.fullmatch(r"before\n.* after\n", text_of(path))
+
+
+def test_a_file_that_was_moved_away_is_opened_anew(handler: logging.Handler, path: str) -> None:
+    handler.handle(record("one"))
+    os.rename(path, f"{path}.1")
+    handler.handle(record("two"))
+    assert text_of(f"{path}.1").endswith(" one\n")
+    assert text_of(path).endswith(" two\n")
+    assert text_of(path).count("\n") == 1
+
+
+def test_a_record_that_cannot_be_written_is_lost_without_harm(tmp_path: pathlib.Path) -> None:
+    """The directory is gone: whoever has something to tell goes on, and later records are written again."""
+    path = f"{tmp_path}/logs/kvd.log"
+    handler = logs.open_handler(path)
+    os.rename(f"{tmp_path}/logs", f"{tmp_path}/away")
+    handler.handle(record("lost"))
+    os.mkdir(f"{tmp_path}/logs")
+    handler.handle(record("found"))
+    handler.close()
+    assert text_of(path).endswith(" found\n")
+    assert "lost" not in text_of(path) + text_of(f"{tmp_path}/away/kvd.log")
+
+
+def test_a_full_disk_does_no_harm(capsys: pytest.CaptureFixture[str]) -> None:
+    handler = logs.open_handler("/dev/full")
+    handler.handle(record("lost"))
+    assert "No space left on device" in capsys.readouterr().err
+    handler.stream = None  # type: ignore[attr-defined]  # closing would write again
+    handler.close()
+
+
+@pytest.mark.parametrize("kind", ["directory", "fifo", "below a file"])
+def test_what_cannot_be_opened_is_an_io_error_at_once(path: str, kind: str) -> None:
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "directory":
+        os.mkdir(path)
+    else:
+        pathlib.Path(path).write_text("", encoding="ascii")
+        path += "/kvd.log"
+    with pytest.raises(StartError, match=r"^cannot (write the log to|make the directory) ") as refused:
+        logs.open_handler(path)
+    assert refused.value.exit_code == 74
+
+
+# ---------------------------------------------------------------------- the process's logging
+
+
+def test_the_descriptor_to_preserve_is_the_one_that_is_written_to(handler: logging.Handler, path: str) -> None:
+    (descriptor,) = logs.descriptors(handler)
+    assert os.path.samestat(os.fstat(descriptor), os.stat(path))
+
+
+def test_syslogs_descriptor_is_preserved_too(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as syslog:
+        syslog.bind(str(tmp_path / "log"))
+        monkeypatch.setattr(logs, "SYSLOG_SOCKET", str(tmp_path / "log"))
+        handler = logs.open_handler("syslog")
+        (descriptor,) = logs.descriptors(handler)
+        with socket.socket(fileno=os.dup(descriptor)) as its:
+            assert its.getpeername() == str(tmp_path / "log")
+        handler.close()
+
+
+def test_the_logging_goes_to_this_handler_alone_from_its_level_on(handler: logging.Handler, path: str) -> None:
+    other = io.StringIO()
+    logging.getLogger().addHandler(logging.StreamHandler(other))
+    logs.start(handler, configured("warning"))
+    logger = logging.getLogger("kvd.anything")
+    logger.info("no")
+    logger.warning("yes")
+    logs.apply_level(configured("debug"))
+    logger.debug("now")
+    assert [line.split()[-1] for line in text_of(path).splitlines()] == ["yes", "now"]
+    assert other.getvalue() == ""
