@@ -14,7 +14,7 @@ try:
 except ImportError:  # another Python implementation
     import socket  # type: ignore[no-redef]
 
-from kv.errors import ProtocolError, Unavailable
+from kv.errors import Forbidden, ProtocolError, Unavailable
 from kvd.protocol.address import MAX_UNIX_PATH_BYTES, candidate_sockets, parse_tcp
 
 HEADER_BYTES = 4
@@ -109,15 +109,21 @@ class Connection:
 def open_connection(address: str | None, deadline: Deadline) -> Connection:
     """Connect to ``address`` (a path or tcp://HOST:PORT), or to the first daemon found where one listens by default.
 
-    Raises Unavailable, naming all that was tried; ValueError for an address that cannot be one.
+    Raises Unavailable, naming all that was tried; Forbidden if a socket may not be opened; ValueError for an address that cannot be one.
     """
     addresses = [address] if address is not None else _default_addresses()
     problems: list[str] = []
+    denied: list[str] = []
     for candidate in addresses:
         try:
             return Connection(_connect(candidate, deadline), candidate)
+        except PermissionError:
+            denied.append(candidate)
         except OSError as error:
             problems.append(f"{candidate} ({_reason(error)})")
+    if denied:
+        text = f"permission denied: {', '.join(denied)}; the socket's owner and mode decide who may use the daemon"
+        raise Forbidden(text, "forbidden")
     hint = "" if address is not None and address.startswith("tcp://") else "; start one with: kv serve --daemon"
     raise Unavailable(f"no daemon at {', '.join(problems)}{hint}", addresses)
 
@@ -164,5 +170,4 @@ def _reason(error: OSError) -> str:
     return {
         errno.ENOENT: "no such socket",
         errno.ECONNREFUSED: "nobody listens there",
-        errno.EACCES: "permission denied",
     }.get(error.errno or 0, error.strerror or str(error))

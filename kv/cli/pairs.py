@@ -15,6 +15,9 @@ import os
 from kv.cli.context import checked_key
 from kv.cli.failures import UsageError
 
+# The largest frame that a daemon can be configured to take. Without an end to it, /dev/zero would fill the memory.
+MAX_INPUT_BYTES = 256 * 1024 * 1024
+
 
 def collect(operands: list[str], keys: list[str], values: list[str], *, raw_values: bool = False) -> dict[str, bytes]:
     """All pairs, operands first. Raises UsageError, before anything is written, if any of them is wrong."""
@@ -53,8 +56,8 @@ def _value(key: str, text: str, stdin: "_StandardInput") -> bytes:
 
 def _file(path: str) -> bytes:
     try:
-        with open(path, "rb") as file:
-            return file.read()
+        with open(path, "rb", buffering=0) as file:
+            return _read_all(file.fileno(), path)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise UsageError(f"cannot read {path!r}: {reason}; for a value that begins with @ write k==@...") from None
@@ -70,13 +73,22 @@ class _StandardInput:
         if self._used_by:
             raise UsageError(f"standard input can be read once: {self._used_by} and {purpose} both want it")
         self._used_by = purpose
-        parts = []
         try:
-            while part := os.read(0, 1 << 20):
-                parts.append(part)
+            return _read_all(0, "standard input")
         except OSError as error:
             raise UsageError(f"cannot read standard input: {error.strerror}") from None
-        return b"".join(parts)
+
+
+def _read_all(descriptor: int, name: str) -> bytes:
+    """All there is to read, unless it is more than any daemon takes. Raises UsageError, OSError."""
+    parts: list[bytes] = []
+    size = 0
+    while part := os.read(descriptor, 1 << 20):
+        parts.append(part)
+        size += len(part)
+        if size > MAX_INPUT_BYTES:
+            raise UsageError(f"{name} is larger than {MAX_INPUT_BYTES >> 20} MiB, more than any daemon takes")
+    return b"".join(parts)
 
 
 def json_lines(data: bytes) -> dict[str, bytes]:

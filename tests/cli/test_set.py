@@ -121,3 +121,8 @@ def test_quiet_and_verbose(kv: "Kv") -> None:
     done = kv("-v", "set", "a=1", "b=2")
     assert done.stdout == b"Keys set\n"
     assert done.stderr.startswith(b"kv: 2 keys, version ")
+
+
+def test_an_endless_file_is_refused_and_nothing_is_set(kv: "Kv") -> None:
+    assert "/dev/zero is larger than 256 MiB" in kv.fails(2, "set", "a=1", "k=@/dev/zero")
+    assert kv.ok("ls") == ""
