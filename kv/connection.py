@@ -109,7 +109,8 @@ class Connection:
 def open_connection(address: str | None, deadline: Deadline) -> Connection:
     """Connect to ``address`` (a path or tcp://HOST:PORT), or to the first daemon found where one listens by default.
 
-    Raises Unavailable, naming all that was tried; Forbidden if a socket may not be opened; ValueError for an address that cannot be one.
+    Raises Unavailable, naming all that was tried, Forbidden if a socket may not be opened, ValueError for an address
+    that cannot be one.
     """
     addresses = [address] if address is not None else _default_addresses()
     problems: list[str] = []
