@@ -183,7 +183,7 @@ class Store:
     def set_each(self, batch: list[dict[str, bytes]], author: str = "") -> list[int]:
         """Store each mapping of ``batch`` in a commit of its own, in order; return their versions."""
         keys = list(chain.from_iterable(batch))
-        if len(keys) == len(batch) == len(set(keys)) and all(batch):
+        if 0 < len(keys) == len(batch) == len(set(keys)) and all(batch):
             previous = list(map(self._keyspace.first.get, keys))
             if all(previous):  # as heads are always true: none of them is missing
                 replaced = [head.value for head in previous]  # type: ignore[union-attr]

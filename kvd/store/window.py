@@ -98,10 +98,9 @@ class Window:
         dropped: list[Group] = []
         while groups and budget_keys > 0:
             oldest = groups[0]
-            if oldest.heads[-1].version > pinned:
-                if self.bytes <= limits.max_pinned_bytes:
-                    break
-            elif self.bytes <= limits.max_bytes and self.commits <= limits.max_commits and oldest.time >= oldest_time:
+            if self.bytes <= limits.max_bytes and self.commits <= limits.max_commits and oldest.time >= oldest_time:
+                break
+            if oldest.heads[-1].version > pinned and self.bytes <= limits.max_pinned_bytes:
                 break
             dropped.append(groups.popleft())
             self.commits -= oldest.commits
