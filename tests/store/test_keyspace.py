@@ -1,0 +1,70 @@
+"""The keyspace: one dict first, shards for the rest, and no key ever in two places."""
+
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kvd.store import keyspace as keyspace_module
+from kvd.store.heads import Head
+from kvd.store.keyspace import SHARDS, Keyspace
+
+FIRST_KEYS = 3
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_first() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(keyspace_module, "FIRST_KEYS", FIRST_KEYS)
+        yield
+
+
+def put(keyspace: Keyspace, key: str, version: int = 1) -> Head:
+    head = Head(key, b"", version, None)
+    keyspace.place(key)[key] = head
+    return head
+
+
+def test_new_keys_go_to_the_first_dict_until_it_is_full() -> None:
+    keyspace = Keyspace()
+    for key in "abcdefg":
+        put(keyspace, key)
+    assert list(keyspace.first) == ["a", "b", "c"]
+    assert (len(keyspace), sorted(keyspace)) == (7, list("abcdefg"))
+
+
+def test_a_key_stays_where_it_is_also_when_there_is_room_in_the_first_dict_again() -> None:
+    keyspace = Keyspace()
+    for key in "abcd":
+        put(keyspace, key)
+    keyspace.remove("a")
+    newer = put(keyspace, "d", 2)
+    assert keyspace.find("d") is newer
+    assert "d" not in keyspace.first
+    assert (len(keyspace), keyspace.find("a")) == (3, None)
+
+
+def test_the_parts_together_are_everything_once() -> None:
+    keyspace = Keyspace()
+    for number in range(100):
+        put(keyspace, str(number))
+    parts = keyspace.parts()
+    assert len(parts) == SHARDS + 1
+    assert sorted(key for part in parts for key in part) == sorted(map(str, range(100)))
+    assert sum(map(bool, parts)) > SHARDS // 4, "the shards share the keys"
+
+
+@given(st.lists(st.tuples(st.sampled_from("abcdefgh"), st.booleans()), max_size=60))
+def test_the_keyspace_is_a_dict(work: list[tuple[str, bool]]) -> None:
+    keyspace, model = Keyspace(), dict[str, Head]()
+    for key, putting in work:
+        if putting:
+            model[key] = put(keyspace, key)
+        elif key in model:
+            keyspace.remove(key)
+            del model[key]
+        assert len(keyspace.first) <= FIRST_KEYS
+        assert len(keyspace) == len(model)
+    assert sorted(keyspace) == sorted(model)
+    assert all(keyspace.find(key) is model.get(key) for key in "abcdefgh")
