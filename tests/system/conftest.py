@@ -21,6 +21,7 @@ PRELUDE = f"""
 set -eu
 export PATH={PATH} LC_ALL=C.UTF-8
 as() {{ user=$1; shift; setpriv --reuid="$user" --regid="$user" --init-groups env HOME=/ "$@"; }}
+logged() {{ journalctl --sync; journalctl --quiet --unit=kvd.service --output=cat "$@"; }}
 pid() {{ systemctl show --property=MainPID --value kvd.service; }}
 until_true() {{ for _ in $(seq 600); do if "$@" >/dev/null 2>&1; then return 0; fi; sleep 0.05; done
     echo "not within 30 s: $*" >&2; return 1; }}
