@@ -164,16 +164,14 @@ class Store:
     def advance(self, now: int) -> None:
         """Set the time of the commits that follow; time never goes back. To be called once before a batch of them.
 
-        It also does what the commits since the last call owe: history over the limits goes, new keys reach the
-        index in bulk. Doing that once a batch instead of once a commit halves the cost of a small commit.
+        It also drops as much of the history over the limits as the commits since the last call added. Doing that
+        once a batch instead of once a commit halves the cost of a small commit.
         """
         if now > self.time:
             self.time = now
         written = self.counters.set_operations + self.counters.delete_operations
         self.drop_history(written - self._written_before + DROP_BUDGET_KEYS)
         self._written_before = written
-        if self._index.pending >= PENDING_KEYS:
-            self._index.flush()
 
     def set(self, entries: Mapping[str, bytes], author: str = "") -> int:
         """Store all ``entries`` in one commit; return its version (the current one where there are none)."""
@@ -262,6 +260,12 @@ class Store:
             self._keyspace.place(head.key)[head.key] = head
             if head.previous is None:
                 self._index.add(head.key)
+        self._bring_in_order()
+
+    def _bring_in_order(self) -> None:
+        """Bring noted keys into the index, in bulk: paid by whoever noted the last of them."""
+        if self._index.pending >= PENDING_KEYS:
+            self._index.flush()
 
     # ------------------------------------------------------------------ upkeep
 
@@ -281,3 +285,4 @@ class Store:
             if head.value is None and self.find(head.key) is head:
                 self._keyspace.remove(head.key)
                 self._index.discard(head.key)
+        self._bring_in_order()
