@@ -96,5 +96,6 @@ decode_batch = msgspec.msgpack.Decoder[list[AnyRequest]](Annotated[list[AnyReque
 # A large frame is first cut into its requests, undecoded.
 split_batch = msgspec.msgpack.Decoder[list[msgspec.Raw]](Annotated[list[msgspec.Raw], _Some]).decode
 encode_replies = msgspec.msgpack.Encoder().encode
-# What the decoders raise for bytes that are not a batch of requests.
-DECODE_ERRORS = (msgspec.MsgspecError, UnicodeDecodeError)
+# What the decoders raise for bytes that are not a batch of requests; RecursionError for what split_batch finds nested
+# too deeply.
+DECODE_ERRORS = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
