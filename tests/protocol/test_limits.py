@@ -1,0 +1,36 @@
+"""The limits' defaults are the documented ones, and all are told to clients."""
+
+import msgspec
+import pytest
+
+from kvd.protocol.limits import Limits
+
+DOCUMENTED = {
+    "max_connections": 10_240,
+    "max_connections_per_uid": 1_024,
+    "max_frame_bytes": 16 * 2**20,
+    "max_reply_bytes": 64 * 2**20,
+    "max_key_bytes": 4_096,
+    "max_value_bytes": 8 * 2**20,
+    "max_requests_per_frame": 65_536,
+    "max_keys_per_request": 65_536,
+    "frame_timeout_ms": 10_000,
+    "hello_timeout_ms": 5_000,
+    "stalled_peer_timeout_ms": 30_000,
+    "tcp_idle_timeout_ms": 300_000,
+    "drain_timeout_ms": 10_000,
+}
+
+
+def test_the_defaults_are_the_documented_ones() -> None:
+    assert msgspec.to_builtins(Limits()) == DOCUMENTED
+
+
+def test_limits_in_force_cannot_be_changed_under_their_readers() -> None:
+    with pytest.raises(AttributeError):
+        Limits().max_key_bytes = 1  # type: ignore[misc]
+
+
+def test_a_limit_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(msgspec.ValidationError, match="max_keys"):
+        msgspec.convert({"max_keys": 1}, Limits)
