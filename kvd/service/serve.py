@@ -5,6 +5,7 @@ stderr and an exit code, before the daemon says it is ready.
 """
 
 import asyncio
+import errno
 import ipaddress
 import logging
 import os
@@ -94,10 +95,19 @@ class _Start:
                 return str(listening.getsockname())
         return self.config.listen.socket
 
+    def _directory_mode(self) -> int:
+        """The mode of a directory that has to be made for the socket; in it, the socket's own mode decides.
+
+        A user's own is closed. But others have to get through it to a socket that is open to them; and root's, in
+        /run, may have to hold the socket unit's one day.
+        """
+        shared = os.getuid() == 0 or int(self.config.listen.socket_mode, 8) & 0o077
+        return 0o755 if shared else 0o700
+
     def run(self) -> int:
         """Lock, then run in this process or a detached one."""
         handler = logs.open_handler(logs.log_target(self.config, daemon=self._is_daemon))
-        make_directory(self._socket_path)
+        make_directory(self._socket_path, self._directory_mode())
         lock = LockFile(self._socket_path + LOCK_SUFFIX)
         lock.acquire()
         try:
@@ -182,7 +192,10 @@ def tcp_socket(address: str) -> socket.socket:
     except OSError as error:
         if listening is not None:
             listening.close()
-        raise StartError(EXIT_IO_ERROR, f"cannot listen on tcp {address}: {error.strerror}") from None
+        text = f"cannot listen on tcp {address}: {error.strerror}"
+        if error.errno == errno.EAFNOSUPPORT and "INVOCATION_ID" in os.environ:
+            text += "; this unit lets kvd open no network: add ListenStream= to kvd.socket instead"
+        raise StartError(EXIT_IO_ERROR, text) from None
     return listening
 
 

@@ -72,12 +72,12 @@ def refuse_occupied(path: str) -> None:
     raise StartError(EXIT_IO_ERROR, f"cannot tell whether somebody listens at {path}: {os.strerror(result)}")
 
 
-def make_directory(path: str) -> None:
-    """Make the directory of the file ``path``, for its owner alone, if there is none. Raises StartError."""
+def make_directory(path: str, mode: int = 0o700) -> None:
+    """Make the directory of the file ``path``, and those above it, if there is none. Raises StartError."""
     directory = os.path.dirname(path)
     try:
-        with _umask(0o077):  # makedirs() applies its mode to the last directory only
-            os.makedirs(directory, mode=0o700, exist_ok=True)
+        with _umask(0o777 & ~mode):  # makedirs() applies its mode to the last directory only
+            os.makedirs(directory, mode=mode, exist_ok=True)
     except OSError as error:
         raise StartError(EXIT_IO_ERROR, f"cannot make the directory {directory}: {error.strerror}") from None
 

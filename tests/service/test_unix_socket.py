@@ -83,14 +83,20 @@ def test_the_mode_is_the_one_asked_for_whatever_the_umask(path: str, mode: int, 
 
 
 def test_it_is_never_more_open_than_asked_for_on_the_way(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What each name's mode is when the socket begins to listen: the first moment that a connection is possible."""
+    """The modes when the file has come to be, and when connections become possible."""
     seen: list[int] = []
-    listen = socket.socket.listen
 
     class Watched(socket.socket):
-        def listen(self, backlog: int = 0, /) -> None:
+        def look(self) -> None:
             seen.extend(mode_of(str(entry)) for entry in pathlib.Path(path).parent.iterdir())
-            listen(self, backlog)
+
+        def bind(self, address: object, /) -> None:
+            super().bind(address)  # type: ignore[arg-type]  # the type has no name
+            self.look()
+
+        def listen(self, backlog: int = 0, /) -> None:
+            self.look()
+            super().listen(backlog)
 
     monkeypatch.setattr(socket, "socket", Watched)
     before = os.umask(0)
@@ -98,7 +104,7 @@ def test_it_is_never_more_open_than_asked_for_on_the_way(path: str, monkeypatch:
         bind_unix_socket(path, 0o640, "").close()
     finally:
         os.umask(before)
-    assert seen == [0o640]
+    assert seen == [0o600, 0o640]
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can give a file to any group")
@@ -263,6 +269,11 @@ def test_the_directory_is_made_for_its_owner_alone_with_all_that_it_needs(folder
         os.umask(before)
     assert [mode_of(f"{folder}/a"), mode_of(f"{folder}/a/b")] == [0o700, 0o700]
     assert os.listdir(f"{folder}/a/b") == []
+
+
+def test_a_directory_for_a_shared_socket_lets_others_through(folder: str) -> None:
+    make_directory(f"{folder}/a/b/s", 0o755)
+    assert [mode_of(f"{folder}/a"), mode_of(f"{folder}/a/b")] == [0o755, 0o755]
 
 
 def test_a_directory_that_is_there_stays_as_it_is(folder: str) -> None:
