@@ -55,12 +55,13 @@ class SmallDaemon:
         _, error = process.communicate(timeout=DEADLINE_S)
         return process.returncode, (error or b"").decode()
 
-    def run_after(self, code: str, *flags: str, **options: object) -> tuple[int, str]:
-        """As ``run``, in an interpreter that has these flags and ran ``code``."""
+    def run_after(self, code: str, *flags: str, behaviour: str = "") -> tuple[int, str]:
+        """As ``run``, in an interpreter that has these flags and ran ``code``; waits for whoever has its stderr."""
         code += "; import runpy, sys; del sys.argv[0]; runpy.run_path(sys.argv[0], run_name='__main__')"
-        command = [sys.executable, *flags, "-c", code, *self.command()[1:]]
-        settings: dict[str, object] = {"env": environment(), "capture_output": True, **options}
-        done = subprocess.run(command, timeout=DEADLINE_S, check=False, **settings)  # type: ignore[call-overload]  # noqa: S603 - our own code
+        done = subprocess.run(  # noqa: S603 - our own code
+            [sys.executable, *flags, "-c", code, *self.command(behaviour)[1:]],
+            env=environment(), capture_output=True, timeout=DEADLINE_S, check=False,
+        )  # fmt: skip
         return done.returncode, done.stderr.decode()
 
     def shell(self, script: str) -> "subprocess.CompletedProcess[bytes]":

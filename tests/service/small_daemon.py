@@ -1,7 +1,7 @@
 """A real daemon, as small as it can be: started as `python small_daemon.py SOCKET [BEHAVIOUR [ARGUMENT]]`.
 
 It answers who says something with its pid, and stops at SIGTERM. BEHAVIOUR is what it does instead of becoming ready,
-or else: see ``BEFORE_READY`` and ``AFTER_READY``.
+or besides: see ``BEFORE_READY``; at-once, crash and unconfirmed are elsewhere.
 """
 
 import logging
@@ -21,18 +21,31 @@ class Stop(Exception):
     """SIGTERM came."""
 
 
+class WaitingLock(LockFile):
+    """A lock whose holder waits at a FIFO before it lets go."""
+
+    def __init__(self, path: str, fifo: str) -> None:
+        super().__init__(path)
+        self._fifo = fifo
+
+    def release(self) -> None:
+        if self._descriptor is not None:
+            wait_at_fifo(self._fifo)
+        super().release()
+
+
 def main(path: str, behaviour: str = "", argument: str = "") -> int:
     standard_fds()
     if behaviour == "at-once":
         os.read(0, 1)  # returns in all of them when the test closes the pipe
-    lock = LockFile(path + ".lock")
-    handlers = log_handlers(argument) if behaviour == "crash" else []
+    lock = WaitingLock(path + ".lock", argument) if behaviour == "slow-release" else LockFile(path + ".lock")
+    preserve = [log_to(argument)] if behaviour == "crash" else []
     try:
         lock.acquire()
         return daemonize(
             lambda readiness: run(readiness, path, behaviour, argument),
             lock=lock,
-            preserve=[handler.stream.fileno() for handler in handlers],
+            preserve=preserve,
             confirm=lambda: confirm(path, behaviour),
         )
     except StartError as error:
@@ -43,7 +56,8 @@ def main(path: str, behaviour: str = "", argument: str = "") -> int:
 
 
 def run(readiness: Readiness, path: str, behaviour: str, argument: str) -> int:
-    BEFORE_READY.get(behaviour, lambda _: None)(argument)
+    if behaviour in BEFORE_READY:
+        BEFORE_READY[behaviour](argument)
     signal.signal(signal.SIGTERM, stop)
     listening = bind_unix_socket(path, 0o600, "")
     inode = socket_inode(path) or (0, 0)
@@ -83,10 +97,10 @@ def confirm(path: str, behaviour: str) -> None:
             raise StartError(1, "it does not answer")
 
 
-def log_handlers(path: str) -> list["logging.FileHandler"]:
-    handler = logging.FileHandler(path)
-    logging.getLogger().addHandler(handler)
-    return [handler]
+def log_to(path: str) -> int:
+    stream = open(path, "a", encoding="utf-8")  # noqa: SIM115 - as long as the process
+    logging.getLogger().addHandler(logging.StreamHandler(stream))
+    return stream.fileno()
 
 
 def wait_at_fifo(path: str) -> None:
@@ -107,6 +121,7 @@ BEFORE_READY: dict[str, Callable[[str], object]] = {
     "exception": crash,
     "exit": lambda _: sys.exit(0),
     "start-error": fail,
+    "slow-release": fail,
     "sigkill": lambda _: os.kill(os.getpid(), signal.SIGKILL),
     "segv": lambda _: os.kill(os.getpid(), signal.SIGSEGV),
     "wait": wait_at_fifo,

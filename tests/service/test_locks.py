@@ -89,7 +89,8 @@ def test_a_lock_on_a_file_that_lost_its_name_is_not_taken_for_the_lock(
     path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A leaving holder unlinks the file between our open and our flock: the moment is made, not waited for."""
-    really_lock, unlinked = fcntl.flock, []
+    really_lock = fcntl.flock
+    unlinked: list[str] = []
 
     def flock(descriptor: int, operation: int) -> None:
         if not unlinked:

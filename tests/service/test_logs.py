@@ -223,6 +223,13 @@ def test_a_full_disk_does_no_harm(capsys: pytest.CaptureFixture[str]) -> None:
     handler.close()
 
 
+def test_a_file_is_utf_8_in_every_locale(path: str, python: Python) -> None:
+    code = TO_STDERR.replace('"stderr"', "__import__('sys').argv[1]")
+    done = python(code, path, env=os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"})
+    assert done.stderr == b""
+    assert "a key: café" in text_of(path)
+
+
 @pytest.mark.parametrize("kind", ["directory", "fifo", "below a file"])
 def test_what_cannot_be_opened_is_an_io_error_at_once(path: str, kind: str) -> None:
     if kind == "fifo":

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -77,12 +78,12 @@ def test_a_manager_that_does_not_listen_is_not_waited_for_for_ever(
 
 # Puts the descriptors named by the arguments at 3 and up, in this order, and tells what became of them.
 ACTIVATED = """
-import json, os, sys
+import fcntl, json, os, sys
 from kvd.service import systemd
 from kvd.service.errors import StartError
 passed, pid, count, names = [int(fd) for fd in sys.argv[1].split(",")], *sys.argv[2:5]
-copies = [os.dup(fd) for fd in passed]
-os.closerange(3, min(copies))
+copies = [fcntl.fcntl(fd, fcntl.F_DUPFD, 100) for fd in passed]
+os.closerange(3, 100)
 for number, fd in enumerate(copies):
     os.dup2(fd, 3 + number)
 os.environ.update(LISTEN_PID=pid or str(os.getpid()), LISTEN_FDS=count, LISTEN_FDNAMES=names)
@@ -104,10 +105,10 @@ print(json.dumps({
 
 
 @pytest.fixture
-def activated(python: Python) -> Callable[..., object]:
+def activated(python: Python) -> Callable[..., Any]:
     """Passes sockets to a process, and tells what ``listen_fds`` made of them."""
 
-    def activate(*sockets: socket.socket, pid: str = "", count: str | None = None, names: str = "") -> object:
+    def activate(*sockets: socket.socket, pid: str = "", count: str | None = None, names: str = "") -> Any:  # noqa: ANN401 - JSON
         numbers = [each.fileno() for each in sockets]
         arguments = [",".join(map(str, numbers)), pid, str(len(numbers)) if count is None else count, names]
         done = python(ACTIVATED, *arguments, pass_fds=numbers)
@@ -131,7 +132,7 @@ def tcp() -> Iterator[socket.socket]:
         yield listening
 
 
-Activated = Callable[..., object]
+Activated = Callable[..., Any]
 
 
 def test_passed_sockets_come_with_their_names_once_and_are_not_passed_on(
@@ -146,11 +147,11 @@ def test_passed_sockets_come_with_their_names_once_and_are_not_passed_on(
 
 def test_ipv6_is_passed_too(activated: Activated) -> None:
     with socket.create_server(("::1", 0), family=socket.AF_INET6) as listening:
-        assert activated(listening)["sockets"][0][2] == "AF_INET6"  # type: ignore[index]
+        assert activated(listening)["sockets"][0][2] == "AF_INET6"
 
 
 def test_sockets_without_names_are_unknown(activated: Activated, unix: socket.socket, tcp: socket.socket) -> None:
-    sockets = activated(unix, tcp, names="one")["sockets"]  # type: ignore[index]
+    sockets = activated(unix, tcp, names="one")["sockets"]
     assert [name for name, *_ in sockets] == ["one", "unknown"]
 
 
@@ -163,20 +164,23 @@ def test_what_is_meant_for_another_process_or_for_none_is_not_taken(
 
 def test_what_nothing_can_connect_to_is_refused_by_its_name(activated: Activated, unix: socket.socket) -> None:
     silent, (one, other) = socket.socket(socket.AF_UNIX), socket.socketpair()
-    datagram = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-    with silent, one, other, datagram:
-        for passed in (silent, one, datagram):
-            exit_code, text = activated(unix, passed, names="a:b")  # type: ignore[misc]
-            assert exit_code == 78
-            assert text.startswith("descriptor 4 (b), passed by the service manager, is not a listening stream socket")
+    datagram, packets = (socket.socket(socket.AF_UNIX, kind) for kind in (socket.SOCK_DGRAM, socket.SOCK_SEQPACKET))
+    with silent, one, other, datagram, packets:
+        packets.bind("")
+        packets.listen()
+        for passed in (silent, one, datagram, packets):
+            refused = activated(unix, passed, names="a:b")
+            assert refused[0] == 78
+            assert refused[1].startswith(
+                "descriptor 4 (b), passed by the service manager, is not a listening stream socket"
+            )
 
 
 def test_a_descriptor_that_is_not_open_or_no_socket_is_refused(activated: Activated, unix: socket.socket) -> None:
     text = "descriptor 4 (b), passed by the service manager, cannot be used: Bad file descriptor"
     assert activated(unix, count="2", names="a:b") == [78, text]
     with open(os.devnull, "rb") as null:
-        _, text = activated(null)  # type: ignore[misc]
-        assert text.endswith("cannot be used: Socket operation on non-socket")
+        assert activated(null)[1].endswith("cannot be used: Socket operation on non-socket")
 
 
 def test_without_a_manager_there_are_none() -> None:
