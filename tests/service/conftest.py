@@ -115,6 +115,17 @@ def eventually(condition: Callable[[], object]) -> None:
         time.sleep(0.005)
 
 
+@pytest.fixture(autouse=True)
+def _signals_are_not_ignored() -> Iterator[None]:
+    """Whatever started the tests may ignore some (nohup, a job in the background), and that is inherited."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    for number in before:
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 @pytest.fixture(name="python")
 def _python() -> "Callable[..., subprocess.CompletedProcess[bytes]]":
     """Runs code in a process of its own: ``python(code, *arguments, **options)``."""
