@@ -178,6 +178,12 @@ class Session(asyncio.BufferedProtocol):
                 break
             replies = replies + self._answer(payload) if replies else self._answer(payload)
             frames += 1
+            if len(replies) > WRITE_HIGH_WATER_BYTES:
+                # Not more of it in memory before it is known whether the peer takes it.
+                self.transport.write(replies)
+                replies = b""
+                if self._stalled:
+                    break
         if replies:
             self.transport.write(replies)
         if at and not self.peer.greeted:

@@ -1,0 +1,150 @@
+"""Bytes that are not what they should be, sent to a real daemon."""
+
+import random
+from typing import TYPE_CHECKING
+
+import pytest
+
+from kvd.protocol.messages import encode_replies
+from tests.live.conftest import SCALE, frame, packed
+
+if TYPE_CHECKING:
+    from tests.live.conftest import Daemon
+
+LIMIT = 16 * 1024 * 1024
+HTTP = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+
+
+def refused(reply: object) -> bool:
+    return isinstance(reply, dict) and reply["error"] == "bad_request"
+
+
+def test_a_frame_may_come_byte_by_byte_and_many_in_one_write(daemon: "Daemon") -> None:
+    peer = daemon.connect()
+    for byte in frame([["set", {"a": b"1"}], ["get", "a"]]):
+        peer.send(bytes([byte]))
+    assert peer.receive() == [1, b"1"]
+    peer.send(frame([["get", "a"]]) * 300 + frame([["ping"]]))
+    assert [peer.receive() for _ in range(301)] == [[b"1"]] * 300 + [[True]]
+
+
+def test_a_split_at_every_byte_makes_no_difference(daemon: "Daemon") -> None:
+    peer = daemon.connect()
+    whole = frame([["set", {"k": b"value"}], ["get_many", ["k", "no"]]]) + frame([["ping"]])
+    for cut in range(1, len(whole)):
+        peer.send(whole[:cut])
+        peer.send(whole[cut:])
+        version, values = peer.receive()
+        assert (type(version), values, peer.receive()) == (int, [b"value", None], [True])
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [b"", b"\xc1", b"\x90", b"\x91", b"\x91\x90", b"\x91\x91", b"\x80", b"\xdd\xff\xff\xff\xff", b"\x91" * 1_000_000,
+     b"\x91\x92\xa3get\xdb\xff\xff\xff\xff", b"\x91\x92\xa3get\xa1\xff", b"\xc7\x01\x01\x00", HTTP,
+     bytes(range(256))],
+)  # fmt: skip
+def test_garbage_in_a_frame_is_refused_and_the_connection_goes_on(daemon: "Daemon", payload: bytes) -> None:
+    peer = daemon.connect()
+    peer.send(packed(payload))
+    assert refused(peer.receive())
+    assert peer.ask(["ping"]) == [True]
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [["nope"], ["get"], ["get", 1], ["get", b"a"], ["get", "a", "b"], ["set", {"a": "text"}], ["set", {1: b""}],
+     ["set", [1]], ["set", {"a": b"1"}, {"ttl": 5}], ["delete", "a"], ["delete", ["a"], 1], ["scan"], ["get_many", 0],
+     ["scan", "", None, "10"], "get", 5, None, {"get": "a"}],
+)  # fmt: skip
+def test_a_wrong_request_refuses_its_whole_frame_and_nothing_of_it_ran(daemon: "Daemon", request_: object) -> None:
+    peer = daemon.connect()
+    assert refused(peer.ask(["set", {"before": b"1"}], request_))
+    assert refused(peer.ask(request_, ["set", {"after": b"1"}]))
+    assert peer.ask(["get_many", ["before", "after"]]) == [[None, None]]
+
+
+@pytest.mark.parametrize("length", [LIMIT + 1, 2**31, 2**32 - 1, int.from_bytes(HTTP[:4], "big")])
+def test_a_huge_length_is_answered_and_the_connection_closed(daemon: "Daemon", length: int) -> None:
+    peer = daemon.connect()
+    peer.send(frame([["ping"]]) + length.to_bytes(4, "big") + b"rest")
+    assert peer.receive() == [True]
+    assert peer.receive()["error"] == "too_large"
+    assert peer.is_closed()
+
+
+def test_a_frame_of_exactly_the_limit_is_taken(daemon: "Daemon") -> None:
+    peer = daemon.connect()
+    entries = {key: bytes(LIMIT // 3) for key in "abc"}
+    payload = encode_replies([["set", entries]])
+    entries["c"] = bytes(LIMIT // 3 + LIMIT - len(payload))
+    whole = frame([["set", entries]])
+    assert len(whole) == 4 + LIMIT
+    peer.send(whole)
+    assert peer.receive() == [1]
+
+
+def test_a_thousand_declared_maxima_cost_nothing(daemon: "Daemon") -> None:
+    before = daemon.status()["memory_rss_bytes"]
+    peers = [daemon.connect() for _ in range(500)]
+    for peer in peers:
+        peer.send(LIMIT.to_bytes(4, "big") + b"\x91")
+    assert daemon.status()["connections"] == 501
+    assert daemon.status()["memory_rss_bytes"] - before < 8 * 1024 * 1024
+
+
+def test_a_large_frame_runs_in_order_and_lets_others_in_between(daemon: "Daemon") -> None:
+    slow, quick = daemon.connect(), daemon.connect()
+    slow.ask(["set", {"key": b"x" * 16}])
+    slow.send(frame([["get", "key"]] * 65_535 + [["ping"]]) + frame([["get", "key"]]))
+    assert quick.ask(["ping"]) == [True]
+    assert slow.receive() == [b"x" * 16] * 65_535 + [True]
+    assert slow.receive() == [b"x" * 16]
+
+
+def test_too_many_requests_refuse_the_frame(daemon: "Daemon") -> None:
+    peer = daemon.connect()
+    assert refused(peer.ask(*[["ping"]] * 65_537))
+    assert peer.ask(["ping"]) == [True]
+
+
+def test_a_bad_request_at_the_end_of_a_large_frame_means_that_nothing_ran(daemon: "Daemon") -> None:
+    peer = daemon.connect()
+    assert refused(peer.ask(*[["set", {f"k{n}": b"v" * 50}] for n in range(5_000)], ["nope"]))
+    assert peer.ask(["scan", "", None, 10]) == [[[], None]]
+
+
+def test_the_shortest_keys_in_the_largest_frame_do_not_blow_up_the_memory(daemon: "Daemon") -> None:
+    peer = daemon.connect()
+    before = daemon.status()["memory_rss_bytes"]
+    one = encode_replies(["get_many", [f"{n % 97:02d}" for n in range(60_000)]])
+    many = (LIMIT - 10) // len(one)
+    peer.send(packed(b"\xdd" + many.to_bytes(4, "big") + one * many))
+    assert len(peer.receive()) == many
+    grown = daemon.status()["memory_rss_bytes"] - before
+    assert grown < 8 * LIMIT, f"{grown / LIMIT:.1f} times the frame"
+
+
+def test_a_reply_that_does_not_fit_is_replaced_and_later_ones_are_answered(daemon: "Daemon") -> None:
+    peer = daemon.connect()
+    peer.ask(["set", {"big": bytes(8 * 1024 * 1024)}])
+    replies = peer.ask(*[["get", "big"]] * 9, ["ping"])
+    assert [len(reply) for reply in replies[:7]] == [8 * 1024 * 1024] * 7
+    assert [reply["error"] for reply in replies[7:9]] == ["reply_too_large"] * 2
+    assert replies[9] is True
+
+
+def test_live_fuzz_disturbs_nobody(daemon: "Daemon") -> None:
+    seed = random.randrange(2**32)  # noqa: S311 - no secret
+    chance = random.Random(seed)  # noqa: S311 - no secret
+    canary = daemon.connect()
+    canary.ask(["set", {"canary": b"sings"}])
+    good = frame([["get", "a"], ["get_many", ["a", "b"]], ["scan", "", None, 5, None, True], ["delete", ["z"], True]])
+    for _ in range(300 * SCALE):
+        stream = bytearray(good * 3)
+        for _ in range(chance.randrange(1, 8)):
+            stream[chance.randrange(len(stream))] = chance.randrange(256)
+        peer = daemon.connect()
+        peer.send(bytes(stream[: chance.randrange(1, len(stream))]) if chance.random() < 0.5 else bytes(stream))
+        peer.socket.close()
+        assert canary.ask(["get", "canary"]) == [b"sings"], f"seed {seed}"

@@ -1,0 +1,148 @@
+"""Peers that are slow, silent, many, or gone."""
+
+import contextlib
+import os
+import resource
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+import kv
+from tests.live.conftest import SCALE, frame
+
+if TYPE_CHECKING:
+    from tests.live.conftest import Daemon
+
+IDLE = 10_000
+MIB = 1024 * 1024
+
+
+@pytest.fixture
+def many_descriptors() -> Iterator[None]:
+    """Enough of them for this process's ends of IDLE connections."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = IDLE + 1_000
+    if hard != resource.RLIM_INFINITY and hard < wanted:
+        pytest.skip(f"only {hard} files may be open")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_ten_thousand_idle_connections_are_cheap_and_are_all_served(daemon: "Daemon", many_descriptors: None) -> None:
+    descriptors, before = daemon.descriptors(), daemon.status()["memory_rss_bytes"]
+    peers = [daemon.connect() for _ in range(IDLE)]
+    assert daemon.status()["connections"] == IDLE + 1
+    assert daemon.status()["memory_rss_bytes"] - before < 64 * MIB
+    assert all(peer.ask(["ping"]) == [True] for peer in peers[::97])
+    for peer in peers:
+        peer.socket.close()
+    while daemon.status()["connections"] > 1:
+        pass
+    assert daemon.descriptors() <= descriptors + 1  # one of status itself
+
+
+def test_peers_that_never_read_cost_little_and_delay_nobody(daemon: "Daemon") -> None:
+    canary = daemon.connect()
+    canary.ask(["set", {"big": bytes(MIB), "small": b"s"}])
+    before = daemon.status()["memory_rss_bytes"]
+    greedy = [daemon.connect() for _ in range(10)]
+    for peer in greedy:
+        peer.send(frame([["get", "big"]]) * 500)
+        assert canary.ask(["get", "small"]) == [b"s"]
+    assert daemon.status()["memory_rss_bytes"] - before < 64 * MIB
+    for _ in range(500):  # and each still gets all that it asked for, once it reads
+        assert greedy[0].receive() == [bytes(MIB)]
+
+
+def test_a_peer_that_never_reads_is_closed(start: "Callable[..., Daemon]") -> None:
+    daemon = start("limits.stalled_peer_timeout_ms = 200\n")
+    peer = daemon.connect()
+    peer.ask(["set", {"big": bytes(MIB)}])
+    peer.send(frame([["get", "big"]] * 20))
+    while daemon.status()["connections"] > 1:
+        pass
+    assert "it kept the server waiting" in daemon.log.read_text(encoding="utf-8")
+
+
+def test_a_frame_that_has_begun_must_end_in_time(start: "Callable[..., Daemon]") -> None:
+    daemon = start("limits.frame_timeout_ms = 200\n")
+    idle, slow = daemon.connect(), daemon.connect()
+    slow.send(frame([["ping"]])[:-1])
+    assert slow.is_closed()
+    assert idle.ask(["ping"]) == [True], "who has begun nothing is not in a hurry"
+
+
+def test_a_half_closed_peer_gets_its_replies(daemon: "Daemon") -> None:
+    peer = daemon.connect()
+    peer.send(frame([["set", {"a": b"1"}], ["get", "a"]]) * 100)
+    peer.socket.shutdown(socket.SHUT_WR)
+    assert [peer.receive()[1] for _ in range(100)] == [b"1"] * 100
+    assert peer.is_closed()
+
+
+def test_a_half_closed_peer_gets_its_replies_to_a_large_frame_too(daemon: "Daemon") -> None:
+    peer = daemon.connect()
+    peer.send(frame([["get", "key"]] * 30_000) + frame([["ping"]]))
+    peer.socket.shutdown(socket.SHUT_WR)
+    assert peer.receive() == [None] * 30_000
+    assert peer.receive() == [True]
+    assert peer.is_closed()
+
+
+def test_connections_come_and_go_without_a_trace(daemon: "Daemon") -> None:
+    def come_and_go(times: int) -> None:
+        for _ in range(times):
+            peer = daemon.connect()
+            assert peer.ask(["get", "a"]) == [None]
+            peer.socket.close()
+
+    come_and_go(500)
+    before, descriptors = daemon.status()["memory_rss_bytes"], daemon.descriptors()
+    come_and_go(3_000 * SCALE)
+    assert daemon.status()["memory_rss_bytes"] - before < MIB * SCALE
+    assert daemon.descriptors() <= descriptors + 1
+
+
+def test_one_connection_too_many_is_told_so(start: "Callable[..., Daemon]") -> None:
+    daemon = start("limits.max_connections = 3\n")
+    peers = [daemon.connect() for _ in range(3)]
+    assert all(peer.ask(["ping"]) == [True] for peer in peers)
+    extra = daemon.connect()
+    assert extra.receive()["error"] == "busy"
+    assert extra.is_closed()
+    peers.pop().socket.close()
+    while (again := daemon.connect()).ask(["ping"]) != [True]:
+        again.socket.close()
+
+
+def test_descriptors_that_a_peer_sends_along_are_not_kept(daemon: "Daemon") -> None:
+    peer = daemon.connect()
+    assert peer.ask(["ping"]) == [True]
+    before = daemon.descriptors()
+    with open(os.devnull, "rb") as null:
+        for _ in range(50):
+            socket.send_fds(peer.socket, [frame([["ping"]])], [null.fileno()] * 10)
+            assert peer.receive() == [True]
+    assert daemon.descriptors() == before
+
+
+def test_a_client_waits_while_the_connection_queue_is_full(daemon: "Daemon", many_descriptors: None) -> None:
+    os.kill(daemon.process.pid, signal.SIGSTOP)
+    queued = []
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            connecting = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+            queued.append(connecting)
+            connecting.connect(daemon.path)
+    with kv.connect(daemon.path, timeout=0.05) as hasty, pytest.raises(kv.Unavailable, match="no answer in time"):
+        hasty.ping()
+    with kv.connect(daemon.path, timeout=20) as patient:
+        threading.Timer(0.05, os.kill, (daemon.process.pid, signal.SIGCONT)).start()
+        patient.ping()
+    for connecting in queued:
+        connecting.close()
