@@ -79,7 +79,7 @@ class _Start:
         self._flags = flags
         self._config_file = config_file
         self._environ = dict(os.environ)
-        self._directory = os.getcwd()
+        self._directory = _working_directory()
         self._is_daemon = daemon
         self.config = self._read_config()
         self._token = _read_token(self.config)
@@ -176,6 +176,14 @@ class _Start:
             if not ipaddress.ip_address(address).is_loopback:
                 text = f"tcp {address}: only loopback addresses may be listened on until TLS exists"
                 raise StartError(EXIT_CONFIGURATION, text)
+
+
+def _working_directory() -> str:
+    """Where relative paths begin; empty if that directory has been removed."""
+    try:
+        return os.getcwd()
+    except OSError:
+        return ""
 
 
 def tcp_socket(address: str) -> socket.socket:
