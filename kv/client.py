@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from _thread import allocate_lock
 
 from kv import operations
 from kv.codecs import full
@@ -22,7 +21,10 @@ if TYPE_CHECKING:
     from kv.connection import Connection
 
 DEFAULT_TIMEOUT_S = 5.0
+LONGEST_TIMEOUT_S = 1_000_000_000  # the system's calls take about nine times that
 _PAGE_KEYS = 1_000
+# As many threads' connections are kept for their next calls.
+_MOST_IDLE = 16
 
 
 def connect(
@@ -36,19 +38,9 @@ def connect(
 
     None means ``$KVD_SOCKET``, else the user's own daemon, else the system's. ``timeout`` is in seconds for each
     call (None: wait for ever). ``token_file`` holds what a TCP listener asks for. Nothing is opened before the first
-    call. Raises ValueError for an address that cannot be one.
+    call. Raises ValueError for an address or a timeout that cannot be one.
     """
     return Client(address, timeout=timeout, token_file=token_file, codec=codec)
-
-
-class _Line:
-    """What one process has of a client: a connection, and the lock that gives it to one thread at a time."""
-
-    __slots__ = ("connection", "lock")
-
-    def __init__(self) -> None:
-        self.lock = allocate_lock()
-        self.connection: Connection | None = None
 
 
 class Client:
@@ -69,12 +61,16 @@ class Client:
     ) -> None:
         if address is not None:
             parse_tcp(address)
+        if timeout is not None and not 0 < timeout <= LONGEST_TIMEOUT_S:
+            raise ValueError(f"a timeout is None or seconds above 0, at most {LONGEST_TIMEOUT_S}, not {timeout}")
         self._address = address
         self._timeout = timeout
         self._token_file = token_file
         self._codec = codec or full()
-        # By process id: a forked child finds none of its own and begins anew, on a connection of its own.
-        self._lines: dict[int, _Line] = {}
+        # Connections that no call is using, by process id: a forked child finds none of its own and opens another. A
+        # call takes one out, or opens one, and puts it back when it has its reply. So calls of several threads do not
+        # meet, and one that is interrupted, wherever it is, leaves nothing behind that another could stumble over.
+        self._idle: dict[int, list[Connection]] = {}
 
     # ------------------------------------------------------------------ keys and values
 
@@ -160,25 +156,31 @@ class Client:
 
     def server_pid(self) -> int | None:
         """The daemon's process id by the kernel's word; None on TCP, or from another pid namespace."""
-        line = self._line()
-        with _Held(line, Deadline(self._timeout)) as deadline:
-            return self._connected(line, deadline).server_pid()
+        idle = self._idle_connections()
+        connection = self._take(idle, Deadline(self._timeout))
+        pid = connection.server_pid()
+        self._put_back(idle, connection)
+        return pid
 
     def wait_for_end(self, timeout: float | None) -> bool:
-        """Wait until the daemon closes this client's connection; whether it did within ``timeout`` seconds."""
-        line = self._line()
-        if line.connection is None:
+        """Wait until the daemon closes a connection of this client; whether it did within ``timeout`` seconds."""
+        idle = self._idle_connections()
+        if not idle:
             return True
+        connection = idle.pop()
         try:
-            line.connection.wait_for_end(Deadline(timeout))
+            connection.wait_for_end(Deadline(timeout))
         except TimeoutError:
             return False
-        self._drop(line)
+        finally:
+            connection.close()
         return True
 
     def close(self) -> None:
-        """Close this process's connection. The next call opens another."""
-        self._drop(self._line())
+        """Close this process's connections. The next call opens another."""
+        idle = self._idle_connections()
+        while idle:
+            idle.pop().close()
 
     def __enter__(self) -> Self:
         return self
@@ -194,15 +196,9 @@ class Client:
         """Send one request, and return its reply as the operation reads it."""
         payload = self._codec.encode([operation.request])
         data = len(payload).to_bytes(4, "big") + payload
-        line = self._line()
-        with _Held(line, Deadline(self._timeout)) as deadline:
-            while True:
-                reply = self._exchange(line, data, deadline, operation.writing)
-                if reply is not None:
-                    break
-        if not isinstance(reply, list) or len(reply) != 1:
-            self._drop(line)
-            raise ProtocolError("the daemon's reply is not one of kvd's protocol", "bad_reply")
+        idle, deadline = self._idle_connections(), Deadline(self._timeout)
+        while (reply := self._exchange(idle, data, deadline, operation.writing)) is None:
+            pass
         if isinstance(reply[0], dict):
             raise from_reply(reply[0])
         try:
@@ -210,49 +206,61 @@ class Client:
         except (ValueError, TypeError, IndexError) as error:
             raise ProtocolError(f"the daemon's reply has an unexpected form: {error}", "bad_reply") from error
 
-    def _exchange(self, line: _Line, data: bytes, deadline: Deadline, writing: bool) -> object:
-        """One try at sending a frame; its reply, or None if it certainly did not run and should be sent again."""
-        had_connection = line.connection is not None
-        connection = self._connected(line, deadline)
+    def _exchange(self, idle: list[Connection], data: bytes, deadline: Deadline, writing: bool) -> list[Any] | None:
+        """One try at a frame; its reply in a list, or None if it certainly did not run and should be sent again."""
+        was_idle = bool(idle)
+        connection = self._take(idle, deadline)
         sent = False
         try:
-            connection.send(data, deadline)
-            sent = True
+            sent = connection.send(data, deadline)
             reply = self._decode(connection.receive(deadline))
+            if not sent and not isinstance(reply, dict):
+                raise EOFError  # an answer to what was not asked
         except TimeoutError:
-            self._drop(line)
-            raise TimedOut(
-                f"no answer from {connection.address} within {deadline.seconds:g} s", writing=sent and writing
-            ) from None
+            connection.close()
+            text = f"no answer from {connection.address} within {deadline.seconds:g} s"
+            raise TimedOut(text, writing=sent and writing) from None
         except (OSError, EOFError) as error:
-            self._drop(line)
+            connection.close()
             # A frame that was not sent whole did not run. A read may as well run twice.
-            if had_connection and not (sent and writing):
+            if was_idle and not (sent and writing):
                 return None
             text = f"the connection to {connection.address} broke"
             raise ConnectionLost(f"{text}: {error}" if str(error) else text, writing=sent and writing) from None
         except BaseException:
             # Whatever interrupted us, the reply is still to come: the stream must not be used for another request.
-            self._drop(line)
+            connection.close()
             raise
-        if isinstance(reply, dict):
-            self._drop(line)
-            if reply.get("error") != "shutting_down":
-                raise from_reply(reply)
-            return None
-        return reply
+        if isinstance(reply, list) and len(reply) == 1:
+            self._put_back(idle, connection)
+            return reply
+        connection.close()
+        if not isinstance(reply, dict):
+            raise ProtocolError("the daemon's reply is not one of kvd's protocol", "bad_reply")
+        if reply.get("error") != "shutting_down":
+            raise from_reply(reply)
+        return None
 
-    def _connected(self, line: _Line, deadline: Deadline) -> Connection:
-        if line.connection is None:
-            connection = open_connection(self._address, deadline)
-            try:
-                if connection.address.startswith("tcp://"):
-                    self._greet(connection, deadline)
-            except BaseException:
-                connection.close()
-                raise
-            line.connection = connection
-        return line.connection
+    def _take(self, idle: list[Connection], deadline: Deadline) -> Connection:
+        """An idle connection, or a new one."""
+        try:
+            return idle.pop()
+        except IndexError:  # none, or another thread was quicker
+            pass
+        connection = open_connection(self._address, deadline)
+        try:
+            if connection.address.startswith("tcp://"):
+                self._greet(connection, deadline)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _put_back(self, idle: list[Connection], connection: Connection) -> None:
+        if len(idle) < _MOST_IDLE:
+            idle.append(connection)
+        else:
+            connection.close()
 
     def _greet(self, connection: Connection, deadline: Deadline) -> None:
         """Say hello with the token: a TCP listener wants it first."""
@@ -286,39 +294,17 @@ class Client:
 
     # ------------------------------------------------------------------ processes and threads
 
-    def _line(self) -> _Line:
+    def _idle_connections(self) -> list[Connection]:
+        """Those of this process."""
         pid = os.getpid()
-        line = self._lines.get(pid)
-        if line is None:
-            line = self._lines.setdefault(pid, _Line())
-            for other in [other for other in self._lines if other != pid]:
-                # A parent's: give the descriptor back; the stream itself stays the parent's.
-                self._drop(self._lines.pop(other))
-        return line
-
-    def _drop(self, line: _Line) -> None:
-        connection, line.connection = line.connection, None
-        if connection is not None:
-            connection.close()
-
-
-class _Held:
-    """Holds a line's lock, within a deadline."""
-
-    __slots__ = ("_deadline", "_line")
-
-    def __init__(self, line: _Line, deadline: Deadline) -> None:
-        self._line = line
-        self._deadline = deadline
-
-    def __enter__(self) -> Deadline:
-        left = self._deadline.left()
-        if not self._line.lock.acquire(timeout=-1 if left is None else left):
-            raise TimedOut("another thread of this process kept the connection busy", writing=False)
-        return self._deadline
-
-    def __exit__(self, *_: object) -> None:
-        self._line.lock.release()
+        idle = self._idle.get(pid)
+        if idle is None:
+            idle = self._idle.setdefault(pid, [])
+            for other in [other for other in self._idle if other != pid]:
+                # A parent's: give the descriptors back; the streams themselves stay the parent's.
+                for connection in self._idle.pop(other, ()):
+                    connection.close()
+        return idle
 
 
 def _binary(value: bytes) -> bytes:

@@ -32,7 +32,7 @@ def full() -> Codec:
     import msgspec
 
     encoder, decoder = msgspec.msgpack.Encoder(), msgspec.msgpack.Decoder()
-    return Codec(encoder.encode, decoder.decode, (msgspec.MsgspecError, UnicodeDecodeError))
+    return Codec(encoder.encode, decoder.decode, (msgspec.MsgspecError, UnicodeDecodeError, RecursionError))
 
 
 def light() -> Codec:

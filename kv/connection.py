@@ -21,6 +21,7 @@ HEADER_BYTES = 4
 # More than any server sends by default; a length above it is somebody else's protocol.
 MAX_REPLY_BYTES = 1 << 30
 _READ_BYTES = 256 * 1024
+_QUEUE_FULL_PAUSE_S = 0.002
 _UCRED = struct.Struct("3i")
 
 
@@ -53,10 +54,17 @@ class Connection:
         self._early = b""  # what came behind the last frame: the server's goodbye
         self.address = address
 
-    def send(self, data: bytes, deadline: Deadline) -> None:
-        """Send all of ``data``. Raises OSError, TimeoutError."""
+    def send(self, data: bytes, deadline: Deadline) -> bool:
+        """Send all of ``data``; false if the other end has hung up before it was all sent.
+
+        What it said before that, goodbye or the reason, can then still be received. Raises OSError, TimeoutError.
+        """
         self._socket.settimeout(deadline.left())
-        self._socket.sendall(data)
+        try:
+            self._socket.sendall(data)
+        except (BrokenPipeError, ConnectionResetError):
+            return False
+        return True
 
     def receive(self, deadline: Deadline) -> bytes:
         """The payload of the next frame. Raises OSError, TimeoutError, EOFError, ProtocolError."""
@@ -145,7 +153,11 @@ def _connect(address: str, deadline: Deadline) -> "socket.socket":
 
 def _connect_tcp(address: tuple[str, int], deadline: Deadline) -> "socket.socket":
     error: OSError = OSError(errno.EADDRNOTAVAIL, "no address")
-    for family, kind, protocol, _, place in socket.getaddrinfo(*address, 0, socket.SOCK_STREAM):
+    try:
+        places = socket.getaddrinfo(*address, 0, socket.SOCK_STREAM)
+    except UnicodeError:
+        raise OSError(errno.EINVAL, "not a host's name") from None
+    for family, kind, protocol, _, place in places:
         connecting = socket.socket(family, kind, protocol)
         connecting.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         try:
@@ -157,8 +169,14 @@ def _connect_tcp(address: tuple[str, int], deadline: Deadline) -> "socket.socket
 
 def _connected(connecting: "socket.socket", place: object, deadline: Deadline) -> "socket.socket":
     try:
-        connecting.settimeout(deadline.left())
-        connecting.connect(place)  # type: ignore[arg-type]
+        while True:
+            connecting.settimeout(deadline.left())
+            try:
+                connecting.connect(place)  # type: ignore[arg-type]
+                break
+            except BlockingIOError:
+                # A Unix socket whose queue is full says so at once instead of waiting, unless one waits for ever.
+                time.sleep(_QUEUE_FULL_PAUSE_S)
     except BaseException:
         connecting.close()
         raise

@@ -1,0 +1,59 @@
+"""The client's errors: what a caller may conclude from each."""
+
+import pytest
+
+import kv
+from kv.errors import ConnectionLost, KvdError, NotFound, Refused, TimedOut, Unavailable, from_reply
+from kvd.protocol.errors import CODES
+
+KINDS = {
+    "not_found": kv.NotFound, "forbidden": kv.Forbidden, "unauthenticated": kv.Forbidden,
+    "snapshot_gone": kv.SnapshotGone, "busy": kv.Busy,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("code", CODES)
+def test_each_code_becomes_an_error_that_knows_what_may_be_concluded(code: str) -> None:
+    error = from_reply({"error": code, "message": "why", "more": 1})
+    assert type(error) is KINDS.get(code, kv.Refused)
+    assert isinstance(error, Refused)
+    assert (str(error), error.message, error.code, error.fields) == ("why", "why", code, {"more": 1})
+    assert (error.retryable, error.maybe_committed) == (CODES[code].retryable, CODES[code].maybe_applied)
+
+
+@pytest.mark.parametrize(
+    "reply", [{}, {"error": None}, {"error": "new_in_version_9"}, {"error": 1, "message": b"x"}], ids=str
+)
+def test_an_error_this_client_does_not_know_is_refused_and_not_retryable(reply: dict[str, object]) -> None:
+    error = from_reply(reply)
+    assert type(error) is Refused
+    assert (error.retryable, error.maybe_committed) == (False, False)
+    assert error.message
+
+
+def test_not_found_names_the_keys() -> None:
+    assert NotFound("", "not_found", {"keys": ["a", "b"]}).keys == ["a", "b"]
+    assert NotFound("", "not_found").keys == NotFound("", "not_found", {"keys": 1}).keys == []
+
+
+@pytest.mark.parametrize("kind", [ConnectionLost, TimedOut])
+def test_a_lost_read_may_be_tried_again_and_a_lost_write_may_have_happened(kind: type[ConnectionLost]) -> None:
+    assert (kind("", writing=False).retryable, kind("", writing=False).maybe_committed) == (True, False)
+    assert (kind("", writing=True).retryable, kind("", writing=True).maybe_committed) == (False, True)
+
+
+def test_unavailable_names_what_was_tried() -> None:
+    error = Unavailable("no daemon", ["/a", "/b"])
+    assert (error.tried, error.retryable, error.maybe_committed, error.code) == (
+        ["/a", "/b"],
+        True,
+        False,
+        "unavailable",
+    )
+
+
+def test_all_are_kvd_errors_and_timeouts_are_lost_connections() -> None:
+    names = [name for name in kv.__all__ if name not in ("Client", "Item", "connect")]
+    assert all(issubclass(getattr(kv, name), KvdError) for name in names)
+    assert issubclass(TimedOut, ConnectionLost)
+    assert not issubclass(Unavailable, ConnectionLost), "nothing was sent"

@@ -1,0 +1,175 @@
+"""Operations: requests of the wire, and replies as they are read. Both codecs write and read the same."""
+
+import os
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from kv import operations
+from kv.codecs import full, light
+from kv.errors import KvdError, ProtocolError
+from kv.operations import Item, Operation, prefix_end
+from kvd.protocol.messages import decode_batch
+
+SCALE = float(os.environ.get("KVD_TEST_SCALE", "1"))
+many = settings(max_examples=max(50, int(300 * SCALE)), deadline=None)
+
+keys = st.text(max_size=40) | st.sampled_from(["", "a" * 31, "a" * 32, "é" * 128, "🎂" * 70, "a" * 70_000])
+values = st.binary(max_size=40) | st.sampled_from([b"x" * 255, b"x" * 256, b"x" * 70_000])
+versions = (
+    st.none() | st.integers(0, 2**64 - 1) | st.sampled_from([0, 127, 128, 255, 256, 2**16, 2**32, 2**63, 2**64 - 1])
+)
+some_keys = st.lists(keys, max_size=5) | st.just(["k"] * 70_000)
+every_operation = st.one_of(
+    st.just(operations.PING), st.just(operations.METRICS), st.just(operations.STATUS), st.just(operations.RELOAD),
+    st.just(operations.SHUTDOWN),
+    st.builds(operations.hello, keys, st.none() | keys),
+    st.builds(operations.get, keys),
+    st.builds(operations.get_many, some_keys, versions),
+    st.builds(operations.set_many, st.dictionaries(keys, values, max_size=20)),
+    st.builds(operations.delete, some_keys, st.booleans()),
+    st.builds(operations.scan, keys, st.none() | keys, st.integers(-1, 2**33), versions, st.booleans()),
+)  # fmt: skip
+
+
+@many
+@given(every_operation)
+def test_both_codecs_write_the_same_bytes_and_the_daemon_understands_them(operation: Operation) -> None:
+    written = full().encode([operation.request])
+    assert light().encode([operation.request]) == written
+    (request,) = decode_batch(written)
+    sent = list(operation.request[1:])
+    understood = list(msgspec.structs.astuple(request))
+    assert understood[: len(sent)] == sent
+    assert type(request).__name__.lower() == str(operation.request[0]).replace("_", "")
+
+
+plain = (
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False) | st.text() | st.binary()
+)
+things = st.recursive(plain, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=20)
+
+
+@many
+@given(things)
+def test_both_codecs_read_the_same(thing: object) -> None:
+    encoded = msgspec.msgpack.encode(thing)
+    assert full().decode(encoded) == light().decode(encoded) == thing
+
+
+@many
+@given(st.binary(max_size=60))
+@example(b"")
+@example(b"\xc1")
+@example(b"\x91" * 100_000 + b"\xc0")
+@example(b"\x81\xa1a" * 100_000 + b"\xc0")
+@example(b"\xdd\xff\xff\xff\xff")
+@example(b"\xdf\xff\xff\xff\xff")
+@example(b"\xc6\xff\xff\xff\xff")
+@example(b"\xa1\xff")
+@example(b"\x81\xc0\xc0")
+@example(b"\xd7\xff" + b"\xff" * 8)
+@example(b"\x91\xc0\xc0")
+def test_bytes_that_are_no_reply_raise_only_the_codecs_errors(payload: bytes) -> None:
+    for codec in (full(), light()):
+        try:
+            codec.decode(payload)
+        except codec.errors:
+            pass
+
+
+def test_what_cannot_be_written_is_a_value_error_in_both() -> None:
+    for codec in (full(), light()):
+        with pytest.raises(ValueError, match="surrogates"):
+            codec.encode([operations.get("a\udc80").request])
+
+
+# ---------------------------------------------------------------------- reading replies
+
+READS: list[tuple[Operation, object, object]] = [
+    (operations.get("a"), b"x", b"x"),
+    (operations.get("a"), None, None),
+    (operations.get_many(["a", "b"], None), [b"x", None], {"a": b"x", "b": None}),
+    (operations.get_many([], 3), [], {}),
+    (operations.set_many({"a": b""}), 7, 7),
+    (operations.delete(["a"], False), [7, 1], 1),
+    (operations.scan("", None, 5, None, False), [[["a", b"x", 3]], "b"], ([Item("a", b"x", 3)], "b")),
+    (operations.scan("", None, 5, None, True), [[], None], ([], None)),
+    (operations.PING, True, True),
+    (operations.METRICS, [["keys_stored", 1]], {"keys_stored": 1}),
+    (operations.STATUS, [["version", "1"]], {"version": "1"}),
+    (operations.RELOAD, ["log level: debug"], ["log level: debug"]),
+    (operations.SHUTDOWN, [4711], 4711),
+]
+
+
+@pytest.mark.parametrize(("operation", "reply", "read"), READS, ids=lambda value: str(value)[:30])
+def test_a_reply_is_read_as_what_a_program_wants(operation: Operation, reply: object, read: object) -> None:
+    assert operation.read(reply) == read
+
+
+@pytest.mark.parametrize(
+    ("operation", "reply"),
+    [
+        (operations.get("a"), "text"), (operations.get("a"), 1), (operations.get_many(["a"], None), None),
+        (operations.get_many(["a"], None), [b"", b""]), (operations.get_many(["a"], None), ["text"]),
+        (operations.set_many({}), "7"), (operations.set_many({}), None), (operations.delete([], True), [1]),
+        (operations.delete([], True), 1), (operations.delete([], True), [1, "1"]),
+        (operations.scan("", None, 1, None, False), []), (operations.scan("", None, 1, None, False), [1, None]),
+        (operations.scan("", None, 1, None, False), [[["a"]], None]), (operations.METRICS, [1]),
+        (operations.scan("", None, 1, None, False), [[1], None]), (operations.METRICS, [["a", 1, 2]]),
+        (operations.RELOAD, None), (operations.SHUTDOWN, []), (operations.SHUTDOWN, ["pid"]),
+    ],
+    ids=lambda value: str(value)[:30],
+)  # fmt: skip
+def test_a_reply_of_another_form_is_refused(operation: Operation, reply: object) -> None:
+    with pytest.raises((ProtocolError, ValueError, TypeError, IndexError)):
+        operation.read(reply)
+
+
+@many
+@given(st.sampled_from([operation for operation, _, _ in READS]), things)
+def test_no_reply_makes_reading_raise_what_the_client_does_not_expect(operation: Operation, reply: Any) -> None:  # noqa: ANN401
+    try:
+        operation.read(reply)
+    except (KvdError, ValueError, TypeError, IndexError):
+        pass
+
+
+def test_what_changes_something_says_so() -> None:
+    writing = {operation.request[0] for operation, _, _ in READS if operation.writing}
+    assert writing == {"set", "delete", "shutdown"}
+
+
+# ---------------------------------------------------------------------- items and prefixes
+
+
+def test_items_are_values() -> None:
+    item = Item("a", b"x", 1)
+    assert item == Item("a", b"x", 1)
+    assert len({item, Item("a", b"x", 1), Item("a", b"x", 2)}) == 2
+    assert item != Item("a", b"y", 1)
+    assert item != ("a", b"x", 1)
+    assert repr(item) == "Item(key='a', value=b'x', version=1)"
+
+
+@pytest.mark.parametrize(
+    ("prefix", "end"),
+    [
+        ("", None), ("a", "b"), ("az", "a{"), ("a\x7f", "a\x80"), ("\ud7ff", "\ue000"), ("\uffff", "\U00010000"),
+        ("\U0010ffff", None), ("a\U0010ffff", "b"), ("a\U0010ffff\U0010ffff", "b"),
+    ],
+    ids=ascii,
+)  # fmt: skip
+def test_the_end_of_a_prefix(prefix: str, end: str | None) -> None:
+    assert prefix_end(prefix) == end
+
+
+@many
+@given(st.text(max_size=4), st.text(max_size=5))
+def test_a_key_is_inside_a_prefix_exactly_when_it_begins_with_it(prefix: str, key: str) -> None:
+    end = prefix_end(prefix)
+    assert (prefix <= key and (end is None or key < end)) == key.startswith(prefix)
