@@ -1,0 +1,205 @@
+"""Who may import whom, and what nobody may use: read from the sources, without running them."""
+
+import ast
+import pathlib
+from collections.abc import Iterator
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+SOURCES = sorted(path for package in ("kvd", "kv") for path in (ROOT / package).rglob("*.py"))
+
+# A package, and what of ours it may import, itself aside. Everything that is not listed may import nothing of ours.
+MAY_IMPORT = {
+    "kvd.protocol": [],
+    "kvd.store": [],
+    "kvd.database": ["kvd.store"],
+    "kvd.server": ["kvd.protocol", "kvd.store", "kvd.database"],
+    "kvd.service": ["kvd.protocol", "kvd.store", "kvd.database", "kvd.server"],
+    "kv": ["kvd.protocol"],
+}
+# Short-lived clients import these of the protocol, and no more: the rest needs msgspec.
+LIGHT = {"kvd.protocol", "kvd.protocol.address", "kvd.protocol.errors"}
+# The commands that run the daemon's own code; inside functions only.
+RUNS_THE_DAEMON = {"kv/cli/commands/serve.py": "kvd.service.serve"}
+
+FORBIDDEN_ANYWHERE = {
+    "pickle", "cPickle", "marshal", "shelve", "dill", "yaml", "ctypes", "cffi", "zlib", "gzip", "bz2", "lzma",
+    "zipfile", "tarfile", "code", "codeop", "runpy",
+}  # fmt: skip
+FORBIDDEN_CALLS = {"eval", "exec", "compile"}
+# No clock, no disk, no network, no logging in the pure centre.
+FORBIDDEN_IN_THE_CENTRE = {
+    "time", "datetime", "os", "io", "socket", "_socket", "asyncio", "uvloop", "logging", "threading", "_thread",
+    "select", "random", "secrets", "pathlib", "subprocess", "signal", "sys",
+}  # fmt: skip
+CENTRE = ("kvd/store/", "kvd/protocol/")
+MAY_ALL_THE_SAME = {
+    ("kvd/protocol/address.py", "os"),
+    ("kvd/service/options.py", "re"),  # over the administrator's configuration
+}
+
+
+def name(path: pathlib.Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def tree(path: pathlib.Path) -> ast.Module:
+    return ast.parse(path.read_text(), name(path))
+
+
+def imports(node: ast.AST, *, lazily: bool = False) -> Iterator[tuple[str, bool]]:
+    """Each module imported below ``node``, with its names as modules of ours may be, and whether inside a function.
+
+    What stands below ``if TYPE_CHECKING`` is left out: it never runs.
+    """
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.If) and ast.unparse(child.test).endswith("TYPE_CHECKING"):
+            continue
+        if isinstance(child, ast.Import):
+            yield from ((alias.name, lazily) for alias in child.names)
+        elif isinstance(child, ast.ImportFrom):
+            assert child.level == 0, "relative imports hide where they point"
+            assert child.module is not None
+            yield child.module, lazily
+            yield from (
+                (f"{child.module}.{alias.name}", lazily) for alias in child.names if is_module(child.module, alias.name)
+            )
+        inside = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        yield from imports(child, lazily=lazily or inside)
+
+
+def is_module(package: str, attribute: str) -> bool:
+    path = ROOT / package.replace(".", "/") / attribute
+    return path.is_dir() or path.with_suffix(".py").exists()
+
+
+def layer(module: str) -> str | None:
+    """Which of the layers a module belongs to; None for what is not ours."""
+    if module in ("kvd", "kv"):
+        return module
+    found = [layer for layer in MAY_IMPORT if module == layer or module.startswith(layer + ".")]
+    assert found or not module.startswith(("kvd.", "kv.")), f"{module} belongs to no layer: add it to MAY_IMPORT"
+    return found[0] if found else None
+
+
+def violations(source: str, path: str) -> list[str]:
+    """What one file imports and may not."""
+    own = layer(path.removesuffix(".py").removesuffix("/__init__").replace("/", "."))
+    found = []
+    for module, lazily in imports(ast.parse(source)):
+        target = layer(module)
+        if target in (None, own, "kvd"):  # the package itself holds the version and nothing else
+            continue
+        if lazily and RUNS_THE_DAEMON.get(path, "").startswith(module):
+            continue
+        allowed = MAY_IMPORT.get(own or "", [])
+        if target not in allowed or (own == "kv" and module not in LIGHT):
+            found.append(f"{path} imports {module}")
+    return found
+
+
+def forbidden(source: str, path: str) -> list[str]:
+    """What one file uses and nobody may."""
+    parsed = ast.parse(source)
+    banned = set(FORBIDDEN_ANYWHERE)
+    if path.startswith("kvd/"):
+        banned.add("re")  # an expression over a client's data may take for ever
+    if path.startswith(CENTRE):
+        banned |= FORBIDDEN_IN_THE_CENTRE
+    used = {module.split(".")[0] for module, _ in imports(parsed)}
+    found = [f"{path} imports {module}" for module in sorted(used & banned) if (path, module) not in MAY_ALL_THE_SAME]
+    for node in ast.walk(parsed):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in FORBIDDEN_CALLS:
+            found.append(f"{path} calls {node.func.id}")
+        if isinstance(node, ast.Attribute) and path.startswith("kvd/") and node.attr in ("__reduce__", "__setstate__"):
+            found.append(f"{path} names {node.attr}")
+    return found
+
+
+def test_the_sources_were_found() -> None:
+    found = {name(path) for path in SOURCES}
+    assert {
+        "kvd/store/store.py",
+        "kvd/protocol/messages.py",
+        "kvd/server/session.py",
+        "kv/client.py",
+        "kv/cli/main.py",
+    } <= found
+    assert {layer(path.parent.relative_to(ROOT).as_posix().replace("/", ".")) for path in SOURCES} >= {
+        "kvd.store",
+        "kv",
+    }
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name)
+def test_imports_point_one_way(path: pathlib.Path) -> None:
+    assert violations(path.read_text(), name(path)) == []
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name)
+def test_nothing_dangerous_is_used(path: pathlib.Path) -> None:
+    assert forbidden(path.read_text(), name(path)) == []
+
+
+def test_the_packages_themselves_are_light() -> None:
+    """Importing any module of a package runs its __init__ first."""
+    for package in ("kvd", "kvd/protocol", "kvd/store", "kvd/server", "kvd/service", "kv/cli", "kv/cli/commands"):
+        assert list(imports(tree(ROOT / package / "__init__.py"))) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "source"),
+    [
+        ("kvd/store/store.py", "import kv"),
+        ("kvd/server/server.py", "from kv.client import connect"),
+        ("kvd/store/store.py", "from kvd.protocol import limits"),
+        ("kvd/protocol/messages.py", "def f():\n    from kvd.store.errors import StoreError"),
+        ("kvd/database.py", "from kvd.server.commands import Commands"),
+        ("kvd/server/session.py", "import kvd.service.serve"),
+        ("kv/client.py", "from kvd.protocol.messages import PROTOCOL"),
+        ("kv/client.py", "from kvd.protocol import messages"),
+        ("kv/client.py", "def f():\n    from kvd.service.serve import serve"),
+        ("kv/cli/commands/serve.py", "from kvd.service.serve import serve"),
+        ("kv/cli/commands/serve.py", "def f():\n    from kvd.server.server import Server"),
+        ("kv/operations.py", "if True:\n    import kvd.store.store"),
+    ],
+)  # fmt: skip
+def test_an_import_that_points_the_wrong_way_is_found(path: str, source: str) -> None:
+    assert len(violations(source, path)) >= 1
+
+
+@pytest.mark.parametrize(
+    ("path", "source"),
+    [
+        ("kvd/server/session.py", "import kvd.protocol.frames"),
+        ("kv/client.py", "from kvd.protocol.address import parse_tcp"),
+        ("kv/cli/commands/serve.py", "def f():\n    from kvd.service.serve import serve"),
+        ("kv/client.py", "if TYPE_CHECKING:\n    from kvd.protocol import messages"),
+        ("kv/cli/main.py", "from kv.client import connect"),
+        ("kvd/server/commands.py", "from kvd import __version__"),
+    ],
+)
+def test_an_import_that_points_the_right_way_is_none(path: str, source: str) -> None:
+    assert violations(source, path) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "source"),
+    [
+        ("kv/client.py", "import pickle"), ("kvd/server/server.py", "from marshal import loads"),
+        ("kv/cli/main.py", "def f():\n    import yaml"), ("kvd/service/locks.py", "import ctypes.util"),
+        ("kvd/server/commands.py", "import re"), ("kvd/server/commands.py", "import zlib"),
+        ("kv/client.py", "eval('1')"),
+        ("kvd/x.py", "exec(data)"), ("kvd/x.py", "compile(data, '', 'exec')"),
+        ("kvd/store/store.py", "import time"), ("kvd/store/store.py", "from os import path"),
+        ("kvd/store/x.py", "import asyncio"), ("kvd/protocol/frames.py", "import socket"),
+        ("kvd/protocol/frames.py", "import logging"), ("kvd/protocol/messages.py", "import os"),
+    ],
+)  # fmt: skip
+def test_what_nobody_may_use_is_found(path: str, source: str) -> None:
+    assert len(forbidden(source, path)) == 1
+
+
+def test_what_only_some_may_use_is_allowed_to_them() -> None:
+    assert forbidden("import os", "kvd/protocol/address.py") == forbidden("import re, time", "kv/cli/parser.py") == []
