@@ -71,7 +71,7 @@ class Daemon(Administration):
         for _, listening in self._sockets:
             await self._server.listen(listening, own=not self._activated)
         raise_descriptor_limit(self.config.limits)
-        watchdog = self._start_watchdog(loop)
+        self._feed_watchdog()
         freeze_garbage_collector()
         ready()
         systemd.notify("READY=1", self._status_line())
@@ -79,26 +79,33 @@ class Daemon(Administration):
 
         await self._stop.wait()
         systemd.notify("STOPPING=1", "STATUS=draining")
-        if watchdog is not None:
-            watchdog.cancel()
+        self._close_door()
         await self._server.stop()
         logger.info("stopped: pid %d", os.getpid())
+        # The loop goes, and its handlers with it; who asks once more shall not kill us while we clean up.
+        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
+
+    def _close_door(self) -> None:
+        """Let no more connections come to our own sockets; the ones in their queues can still be told.
+
+        Without it, one that comes between the last accept and the close would end without a word. (On TCP this would
+        throw away the queue.)
+        """
+        for _, listening in self._sockets:
+            if not self._activated and listening.family == socket.AF_UNIX:
+                listening.shutdown(socket.SHUT_RD)
 
     def _stop_for(self, number: int) -> None:
         if not self._stop.is_set():
             logger.info("stopping: %s", signal.Signals(number).name)
         self._stop.set()
 
-    def _start_watchdog(self, loop: asyncio.AbstractEventLoop) -> asyncio.TimerHandle | None:
+    def _feed_watchdog(self) -> None:
+        """From the loop, so that a loop that hangs is noticed; to the very end, since a drain may take its time."""
         interval_s = systemd.watchdog_interval()
-        if interval_s is None:
-            return None
-
-        def feed() -> None:
+        if interval_s is not None:
             systemd.notify("WATCHDOG=1")
-            loop.call_later(interval_s, feed)
-
-        return loop.call_soon(feed)  # type: ignore[return-value]
+            asyncio.get_running_loop().call_later(interval_s, self._feed_watchdog)
 
     def _schedule_upkeep(self, delay_s: float = UPKEEP_PAUSE_S) -> None:
         if self._upkeep_timer is not None:
@@ -163,6 +170,8 @@ class Daemon(Administration):
         return reloadable
 
     def _reload_for_signal(self) -> None:
+        if self._stop.is_set():
+            return  # systemd must not be told READY=1 any more
         try:
             self.reload()
         except Refusal:

@@ -90,10 +90,8 @@ class _Start:
         return load(self._flags, self._environ, self._config_file, directory=self._directory)
 
     def _choose_socket_path(self) -> str:
-        for listening in self._activated:
-            if listening.family == socket.AF_UNIX:
-                return str(listening.getsockname())
-        return self.config.listen.socket
+        paths = [_path_of(listening) for listening in self._activated if listening.family == socket.AF_UNIX]
+        return paths[0] if paths else self.config.listen.socket
 
     def _directory_mode(self) -> int:
         """The mode of a directory that has to be made for the socket; in it, the socket's own mode decides.
@@ -147,7 +145,7 @@ class _Start:
     def _address(self, listening: socket.socket) -> str:
         """A listening socket's address as a client would name it; our own was bound under another name."""
         if listening.family == socket.AF_UNIX:
-            return str(listening.getsockname()) if self._activated else self._socket_path
+            return _path_of(listening) if self._activated else self._socket_path
         host, port = listening.getsockname()[:2]
         return f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
 
@@ -184,6 +182,15 @@ def _working_directory() -> str:
         return os.getcwd()
     except OSError:
         return ""
+
+
+def _path_of(listening: socket.socket) -> str:
+    """The path of a Unix socket that was passed to us. Raises StartError for one without permissions."""
+    name = listening.getsockname()
+    if not isinstance(name, str) or not os.path.isabs(name):
+        text = f"the socket {name!r} passed by the service manager is open to everybody on this host"
+        raise StartError(EXIT_CONFIGURATION, f"{text}; ListenStream= needs an absolute path")
+    return name
 
 
 def tcp_socket(address: str) -> socket.socket:

@@ -12,6 +12,7 @@ from kvd.protocol.address import MAX_UNIX_PATH_BYTES
 from kvd.service.errors import EXIT_ALREADY_RUNNING, EXIT_CONFIGURATION, EXIT_FAILURE, EXIT_IO_ERROR, StartError
 
 BACKLOG = 4096
+TEMPORARY_SUFFIX = ".new"
 # What a connection answers where somebody is: accepted, a full backlog, a socket of another kind.
 _LISTENING = (0, errno.EAGAIN, errno.EPROTOTYPE)
 _NO_GROUP = 2**32 - 1  # chown(2): "leave it"
@@ -20,20 +21,22 @@ _NO_GROUP = 2**32 - 1  # chown(2): "leave it"
 def bind_unix_socket(path: str, mode: int, group: str) -> socket.socket:
     """Listen at ``path``, in place of a socket that nobody serves any more.
 
-    It is bound under a temporary name, given its mode and group, made to listen, and only then renamed to ``path``.
-    To be called by the process that will serve it: clients see the pid of the one that called listen(). Raises
-    StartError: somebody listens there, something else is there, the path is too long, or the system refuses.
+    It is bound under a temporary name, given its mode and group, made to listen, and only then renamed to ``path``. To
+    be called by the process that will serve it (clients see the pid of the one that called listen()), while it holds
+    the path's lock: so the temporary name is nobody else's, and what a killed process left there can go.
+
+    Raises StartError: somebody listens there, something else is there, the path is too long, or the system refuses.
     """
-    temporary = f"{path}.{os.getpid()}"
-    longest = max(len(os.fsencode(path)), len(os.fsencode(temporary)))
-    if longest > MAX_UNIX_PATH_BYTES:
-        text = f"the socket's path is too long: {path} with its temporary suffix has {longest} bytes"
+    temporary = path + TEMPORARY_SUFFIX
+    length = len(os.fsencode(temporary))
+    if length > MAX_UNIX_PATH_BYTES:
+        text = f"the socket's path is too long: {path} with its temporary suffix has {length} bytes"
         raise StartError(EXIT_CONFIGURATION, f"{text}, of {MAX_UNIX_PATH_BYTES} allowed")
     refuse_occupied(path)
     gid = _group_id(group)
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        _unlink(temporary)
+        _remove_socket_at(temporary)
         with _umask(0o177):
             listening.bind(temporary)
         if gid is not None:
@@ -44,10 +47,10 @@ def bind_unix_socket(path: str, mode: int, group: str) -> socket.socket:
         os.rename(temporary, path)
     except (OSError, StartError) as error:
         listening.close()
-        _unlink(temporary)
+        _remove_socket_at(temporary)
         if isinstance(error, StartError):
             raise
-        raise StartError(EXIT_IO_ERROR, f"cannot listen at {path}: {error.strerror}") from None
+        raise StartError(EXIT_IO_ERROR, f"cannot listen at {path}: {temporary}: {error.strerror}") from None
     return listening
 
 
@@ -85,7 +88,7 @@ def make_directory(path: str, mode: int = 0o700) -> None:
 def remove_socket(path: str, inode: tuple[int, int]) -> None:
     """Unlink ``path`` if it is the socket with this ``(device, inode)``, not one that took its place."""
     if socket_inode(path) == inode:
-        _unlink(path)
+        _remove_socket_at(path)
 
 
 def socket_inode(path: str) -> tuple[int, int] | None:
@@ -126,8 +129,10 @@ def _umask(mask: int) -> Iterator[None]:
         os.umask(before)
 
 
-def _unlink(path: str) -> None:
+def _remove_socket_at(path: str) -> None:
+    """Unlink ``path`` if it is a socket; nothing else is ours to remove."""
     try:
-        os.unlink(path)
-    except FileNotFoundError:
-        pass
+        if stat.S_ISSOCK(os.lstat(path).st_mode):
+            os.unlink(path)
+    except OSError:
+        pass  # what is in the way shows where it is

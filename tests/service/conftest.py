@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from kvd.service.locks import AlreadyRunning, LockFile
+from tests.service.real_daemon import RealDaemon
 
 ROOT = pathlib.Path(__file__).parents[2]
 SCRIPT = pathlib.Path(__file__).with_name("small_daemon.py")
@@ -146,3 +147,12 @@ def daemon() -> Iterator[SmallDaemon]:
         yield small
         if small.is_locked():
             small.kill()
+
+
+@pytest.fixture
+def kvd() -> Iterator[RealDaemon]:
+    """A place for a real daemon, which does not outlive the test."""
+    with tempfile.TemporaryDirectory(prefix="kvd-", ignore_cleanup_errors=True) as folder:
+        real = RealDaemon(folder)
+        yield real
+        real.clean_up()

@@ -174,10 +174,22 @@ def test_there_is_no_moment_without_a_socket_while_it_is_replaced(path: str, mon
     assert seen == [True]
 
 
-def test_what_an_earlier_process_of_the_same_pid_left_is_no_hindrance(folder: str, path: str) -> None:
-    leave_stale_socket(f"{path}.{os.getpid()}")
+def test_what_a_killed_process_left_on_its_way_is_no_hindrance_and_goes(folder: str, path: str) -> None:
+    leave_stale_socket(f"{path}.new")
     bind_unix_socket(path, 0o600, "").close()
     assert os.listdir(folder) == ["s"]
+
+
+@pytest.mark.parametrize("kind", ["file", "directory", "symbolic link"])
+def test_what_is_no_socket_at_the_temporary_name_is_left_alone(path: str, kind: str) -> None:
+    other = pathlib.Path(f"{path}.new")
+    if kind == "file":
+        other.write_text("precious", encoding="ascii")
+    elif kind == "directory":
+        other.mkdir()
+    else:
+        other.symlink_to("precious")
+    assert refusal(path, 74) == f"cannot listen at {path}: {path}.new: Address already in use"
 
 
 def test_a_socket_that_is_listened_on_is_left_alone(path: str) -> None:
@@ -241,21 +253,21 @@ def test_a_symbolic_link_is_left_alone(folder: str, path: str, target: str) -> N
 
 
 def test_a_path_is_too_long_with_its_temporary_suffix(folder: str) -> None:
-    suffix = len(f".{os.getpid()}")
-    fits = f"{folder}/{'a' * (MOST - len(folder) - 1 - suffix)}"
+    fits = f"{folder}/{'a' * (MOST - len(folder) - 1 - len('.new'))}"
     bind_unix_socket(fits, 0o600, "").close()
     assert f"has {MOST + 1} bytes, of {MOST} allowed" in refusal(fits + "a", 78)
 
 
 def test_length_counts_in_bytes(folder: str) -> None:
-    suffix = len(f".{os.getpid()}")
-    name = "é" * ((MOST - len(folder) - 1 - suffix) // 2)
+    name = "é" * ((MOST - len(folder) - 1 - len(".new")) // 2)
     bind_unix_socket(f"{folder}/{name}", 0o600, "").close()
     refusal(f"{folder}/{name}é", 78)
 
 
 def test_a_missing_directory_is_an_io_error(folder: str) -> None:
-    with pytest.raises(StartError, match=re.escape(f"cannot listen at {folder}/no/s: No such file")) as refused:
+    with pytest.raises(
+        StartError, match=re.escape(f"cannot listen at {folder}/no/s: {folder}/no/s.new: No such file")
+    ) as refused:
         bind_unix_socket(f"{folder}/no/s", 0o600, "")
     assert refused.value.exit_code == 74
 

@@ -1,0 +1,201 @@
+"""Reading the configuration again, by SIGHUP and by `kv reload`: all of it or nothing, with a word about either."""
+
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.service.real_daemon import Process, RealDaemon
+
+# Asks as somebody else, and shows the code of the reply.
+ASK = """
+import sys
+import kv
+try:
+    kv.connect(sys.argv[1]).reload()
+except kv.KvdError as error:
+    print(error.code)
+"""
+
+
+@pytest.fixture(params=["SIGHUP", "kv reload"])
+def how(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def serve(kvd: "RealDaemon", text: str, *flags: str) -> "Process":
+    return kvd.serve("--config", kvd.configure(text), *flags)
+
+
+def reload(kvd: "RealDaemon", process: "Process", how: str) -> str:
+    """Reload; the line that it says: of the log, or of the command."""
+    lines = len(kvd.log())
+    if how == "SIGHUP":
+        process.send_signal(signal.SIGHUP)
+        kvd.eventually(lambda: len(kvd.log()) > lines)
+    else:
+        kvd.kv("reload")
+    (line,) = kvd.log()[lines:]
+    return line
+
+
+def max_key_bytes(kvd: "RealDaemon") -> int:
+    """The limit in force, by trying."""
+    reply = kvd.ask(["set", {"k" * 11: b""}])[0]
+    return 10 if isinstance(reply, dict) and reply["error"] == "too_large" else 4096
+
+
+# ---------------------------------------------------------------------- what can be reloaded
+
+
+def test_limits_apply_at_once_and_both_values_are_told(kvd: "RealDaemon", how: str) -> None:
+    process = serve(kvd, "")
+    with kvd.connect() as old:
+        assert old.ask(["ping"]) == [True]
+        kvd.configure("limits.max_key_bytes = 10\n")
+        assert reload(kvd, process, how) == "INFO reloaded: limits.max_key_bytes: 4096 → 10"
+        assert max_key_bytes(kvd) == 10
+        assert old.ask(["set", {"k" * 11: b""}])[0]["error"] == "too_large", "for old connections too"
+
+
+def test_the_history_is_cut_to_its_new_length(kvd: "RealDaemon", how: str) -> None:
+    process = serve(kvd, "")
+    first = kvd.ask(["set", {"a": b"1"}])[0]
+    kvd.ask(["set", {"a": b"2"}])
+    assert kvd.ask(["get_many", ["a"], first]) == [[b"1"]]
+    kvd.configure("history.max_versions = 0\n")
+    assert reload(kvd, process, how) == "INFO reloaded: history.max_versions: 1000000 → 0"
+    kvd.eventually(lambda: kvd.ask(["get_many", ["a"], first]) != [[b"1"]])
+    assert kvd.ask(["get_many", ["a"], first])[0]["error"] == "snapshot_gone"
+
+
+def test_the_level_of_the_logging_changes(kvd: "RealDaemon", how: str) -> None:
+    process = serve(kvd, "log.level = 'error'\n")
+    assert not pathlib.Path(kvd.log_path).read_text(encoding="utf-8")
+    kvd.configure("log.level = 'info'\n")
+    assert reload(kvd, process, how) == "INFO reloaded: log.level: error → info"
+    kvd.stop(process)
+    assert kvd.log()[-1] == f"INFO stopped: pid {process.pid}"
+
+
+def test_the_command_says_what_changed(kvd: "RealDaemon") -> None:
+    serve(kvd, "")
+    kvd.configure("[limits]\nmax_key_bytes = 10\nmax_connections = 7\n[log]\nlevel = 'debug'\n")
+    done = kvd.kv("reload")
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.decode().splitlines() == [
+        "limits.max_connections: 10240 → 7", "limits.max_key_bytes: 4096 → 10", "log.level: info → debug",
+    ]  # fmt: skip
+
+
+def test_it_says_if_nothing_changed(kvd: "RealDaemon", how: str) -> None:
+    process = serve(kvd, "limits.max_key_bytes = 10\n")
+    assert reload(kvd, process, how) == "INFO reloaded: nothing has changed"
+    assert kvd.kv("reload").stdout == b"Nothing changed\n"
+
+
+def test_what_a_flag_or_a_variable_decided_stays_decided(kvd: "RealDaemon", how: str) -> None:
+    environment = kvd.environment(KVD_LIMITS_MAX_KEY_BYTES="10")
+    process = kvd.serve("--config", kvd.configure(""), "--log-level", "info", env=environment)
+    kvd.configure("limits.max_key_bytes = 20\nlog.level = 'error'\n")
+    assert reload(kvd, process, how) == "INFO reloaded: nothing has changed"
+    assert max_key_bytes(kvd) == 10
+
+
+# ---------------------------------------------------------------------- what cannot
+
+WRONG = {
+    "a listening option": ("listen.socket_mode = '0666'\n", "these need a restart: listen.socket_mode: 0600 → 0666"),
+    "a syntax error": ("limits.max_value_bytes = \n", "line 2"),
+    "an unknown option": ("limits.max_kye_bytes = 1\n", "limits.max_kye_bytes: no such option"),
+    "a value out of bounds": ("limits.max_connections = 0\n", "limits.max_connections: 0 is too small"),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_with_one_thing_wrong_nothing_of_it_applies(kvd: "RealDaemon", how: str, wrong: str) -> None:
+    text, words = WRONG[wrong]
+    process = serve(kvd, "")
+    kvd.configure("limits.max_key_bytes = 10\n" + text)
+    said = reload(kvd, process, how)
+    assert said.startswith("ERROR reload refused, nothing was changed: ")
+    assert words in said
+    assert max_key_bytes(kvd) == 4096
+    assert os.stat(kvd.path).st_mode & 0o777 == 0o600
+
+
+def test_the_command_fails_with_the_reason(kvd: "RealDaemon") -> None:
+    serve(kvd, "")
+    kvd.configure("listen.tcp = ['127.0.0.1:7070']\n")
+    done = kvd.kv("reload")
+    assert (done.returncode, done.stdout) == (5, b"")
+    assert done.stderr.decode().startswith("kv: error: nothing was changed: ")
+    assert done.stderr.count(b"\n") == 1
+
+
+@pytest.mark.parametrize("what", ["gone", "a directory", "writable for others"])
+def test_a_file_that_cannot_be_used_changes_nothing(kvd: "RealDaemon", how: str, what: str) -> None:
+    process = serve(kvd, "limits.max_key_bytes = 10\n")
+    if what == "writable for others":
+        os.chmod(kvd.config_path, 0o666)  # noqa: S103 - that is the point
+    else:
+        os.unlink(kvd.config_path)
+        if what == "a directory":
+            os.mkdir(kvd.config_path)
+    said = reload(kvd, process, how)
+    assert said.startswith("ERROR reload refused, nothing was changed: ")
+    assert kvd.config_path in said
+    assert max_key_bytes(kvd) == 10
+
+
+def test_after_a_refusal_a_mended_file_is_taken(kvd: "RealDaemon", how: str) -> None:
+    process = serve(kvd, "")
+    kvd.configure("limits.max_key_bytes = 'ten'\n")
+    assert reload(kvd, process, how).startswith("ERROR ")
+    kvd.configure("limits.max_key_bytes = 10\n")
+    assert reload(kvd, process, how) == "INFO reloaded: limits.max_key_bytes: 4096 → 10"
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs root, to become another user")
+def test_who_may_use_the_socket_may_not_reload(kvd: "RealDaemon") -> None:
+    os.chmod(kvd.folder, 0o755)  # noqa: S103 - a directory of the test's own
+    serve(kvd, "", "--socket-mode", "0666")
+    done = subprocess.run(  # noqa: S603 - our own code
+        [sys.executable, "-c", ASK, kvd.path], env=kvd.environment(), cwd="/",
+        user=65533, group=65533, extra_groups=[], capture_output=True, timeout=30, check=False,
+    )  # fmt: skip
+    assert (done.stdout, done.stderr) == (b"forbidden\n", b"")
+    assert kvd.log()[-1].startswith("WARNING refused uid 65533 pid ")
+
+
+# ---------------------------------------------------------------------- in another directory
+
+
+def test_relative_paths_still_mean_the_same_in_a_daemon(kvd: "RealDaemon") -> None:
+    """Which is in /, while its socket and its file were named from where it was started."""
+    kvd.configure("limits.max_key_bytes = 20\n")
+    pid = kvd.detach("--socket", "s", "--config", "kvd.toml", cwd=kvd.folder)
+    assert os.readlink(f"/proc/{pid}/cwd") == "/"
+    kvd.configure("limits.max_key_bytes = 10\n")
+    assert kvd.kv("reload").stdout.decode() == "limits.max_key_bytes: 20 → 10\n"
+    os.kill(pid, signal.SIGHUP)
+    kvd.eventually(lambda: kvd.log()[-1] == "INFO reloaded: nothing has changed")
+    kvd.end(pid)
+    assert kvd.files() == []
+
+
+def test_sighup_at_any_moment_of_a_daemons_start_does_not_end_it(kvd: "RealDaemon") -> None:
+    os.mkfifo(f"{kvd.folder}/fifo")
+    waiting = kvd.start("--daemon", env=kvd.at_bind(f"wait {kvd.folder}/fifo"))
+    writing = kvd.wait_at_fifo(f"{kvd.folder}/fifo")
+    os.kill(int(pathlib.Path(kvd.lock_path).read_text(encoding="ascii")), signal.SIGHUP)
+    os.close(writing)
+    assert waiting.wait(30) == 0
+    with socket.socket(socket.AF_UNIX) as asking:
+        asking.connect(kvd.path)

@@ -1,0 +1,206 @@
+"""`kv serve --daemon`, as a real process: returns 0 only if a daemon serves, and else leaves none behind.
+
+How it becomes a daemon, in more detail and with failures of every kind: test_daemon.py, with a smaller one.
+"""
+
+import os
+import pathlib
+import signal
+import socket
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.service.real_daemon import RealDaemon
+
+STARTERS = 8
+ROUNDS = 2 * int(os.environ.get("KVD_TEST_SCALE", "1"))
+
+
+def status_of(pid: int, field: str) -> str:
+    """A field of /proc/PID/status."""
+    for line in pathlib.Path(f"/proc/{pid}/status").read_text(encoding="utf-8", errors="replace").splitlines():
+        name, _, value = line.partition(":")
+        if name == field:
+            return value.strip()
+    raise AssertionError(f"no {field}")
+
+
+def descriptors(pid: int) -> list[str]:
+    """What the open descriptors of a process are, in order."""
+    folder = f"/proc/{pid}/fd"
+    found = []
+    for number in sorted(os.listdir(folder), key=int):
+        try:
+            found.append(os.readlink(f"{folder}/{number}"))
+        except FileNotFoundError:
+            continue  # closed meanwhile
+    return found
+
+
+@pytest.fixture
+def fifo(kvd: "RealDaemon") -> str:
+    os.mkfifo(f"{kvd.folder}/fifo")
+    return f"{kvd.folder}/fifo"
+
+
+# ---------------------------------------------------------------------- a start
+
+
+@pytest.mark.parametrize("round_", range(3))
+def test_at_the_moment_when_it_returns_0_the_daemon_answers(kvd: "RealDaemon", round_: int) -> None:
+    process = kvd.start("--daemon")
+    assert process.wait(30) == 0
+    assert kvd.ask(["ping"]) == [True]
+
+
+def test_the_daemon_is_detached(kvd: "RealDaemon") -> None:
+    process = kvd.start("--daemon", cwd=kvd.folder, umask=0)
+    assert process.wait(30) == 0
+    pid = kvd.status()["pid"]
+    text = pathlib.Path(f"/proc/{pid}/stat").read_text(encoding="ascii")
+    _, parent, group, session, terminal, *_ = text.rpartition(") ")[2].split()
+    assert parent not in (str(os.getpid()), str(process.pid))
+    assert session not in (str(pid), str(os.getsid(0)))  # no session leader: it can never get a terminal
+    assert (group, terminal) == (session, "0")
+    assert os.readlink(f"/proc/{pid}/cwd") == "/"
+    assert status_of(pid, "Umask") == "0077"
+
+
+def test_nothing_that_was_open_in_its_starter_is_open_in_the_daemon(kvd: "RealDaemon") -> None:
+    reading, writing = os.pipe()
+    its, other = socket.socketpair()
+    with its, other, open(__file__, "rb") as file:
+        inherited = (reading, writing, its.fileno(), file.fileno())
+        process = kvd.start("--daemon", pass_fds=inherited)
+        assert process.stdout is not None
+        assert process.stderr is not None
+        outputs = (process.stdout.fileno(), process.stderr.fileno())
+        names = {os.readlink(f"/proc/self/fd/{number}") for number in inherited + outputs}
+        assert process.wait(30) == 0
+        process.stdout.read()  # ends when the daemon has let go of it
+        process.stderr.read()
+        found = set(descriptors(kvd.status()["pid"]))
+    os.close(reading)
+    os.close(writing)
+    assert len(names) == 5  # both ends of the pipe have one name
+    assert not found & names
+    assert {name for name in found if name.startswith("/")} == {"/dev/null", kvd.log_path, kvd.lock_path}
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_standard_descriptors_are_no_hindrance(kvd: "RealDaemon", closed: str) -> None:
+    process = kvd.start_in_shell(f'"$@" {closed}', "--daemon")
+    assert process.wait(30) == 0
+    assert descriptors(kvd.status()["pid"])[:3] == ["/dev/null"] * 3
+
+
+def test_a_socket_as_stdin_does_not_keep_it_in_the_foreground(kvd: "RealDaemon") -> None:
+    ours, its = socket.socketpair()
+    with ours, its:
+        pid = kvd.detach(stdin=its)
+        assert os.getsid(pid) != os.getsid(0)
+        assert descriptors(pid)[:3] == ["/dev/null"] * 3
+
+
+@pytest.mark.parametrize("script", ['said=$("$@" 2>&1) && echo "[$said]"', '"$@" 2>&1 | cat; echo "[]"'])
+def test_a_command_substitution_and_a_pipeline_end(kvd: "RealDaemon", script: str) -> None:
+    """They wait for the last process that has their pipe open: not for the daemon."""
+    process = kvd.start_in_shell(script, "--daemon")
+    assert process.communicate(timeout=30) == (b"[]\n", b"")
+    assert kvd.ask(["ping"]) == [True]
+
+
+def test_sigterm_ends_it_and_nothing_is_left(kvd: "RealDaemon") -> None:
+    kvd.end(kvd.detach())
+    assert kvd.files() == []
+    assert kvd.log()[-1].startswith("INFO stopped: ")
+
+
+# ---------------------------------------------------------------------- a start that fails
+
+
+@pytest.mark.parametrize("number", ["SIGKILL", "SIGSEGV"])
+def test_a_death_while_starting_is_told(kvd: "RealDaemon", number: str) -> None:
+    done = kvd.run("--daemon", env=kvd.at_bind(number))
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert done.stderr == b"kv: error: the daemon ended before it was ready\n"
+    assert not kvd.is_locked()
+    assert kvd.detach()
+
+
+def test_an_exception_while_starting_is_shown_and_nothing_is_left(kvd: "RealDaemon") -> None:
+    done = kvd.run("--daemon", env=kvd.at_bind("raise"))
+    assert done.returncode == 1
+    assert b"ValueError: not a daemon's day" in done.stderr
+    assert done.stderr.endswith(b"kv: error: the daemon failed while starting; the traceback is above\n")
+    assert kvd.files() == []
+
+
+# ---------------------------------------------------------------------- signals while it starts
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_to_the_waiting_process_ends_both(kvd: "RealDaemon", fifo: str, number: signal.Signals) -> None:
+    waiting = kvd.start("--daemon", env=kvd.at_bind(f"wait {fifo}"))
+    writing = kvd.wait_at_fifo(fifo)
+    waiting.send_signal(number)
+    said = waiting.communicate(timeout=30)
+    os.close(writing)
+    assert (waiting.returncode, said) == (128 + number, (b"", b""))
+    assert not kvd.is_locked()
+    assert kvd.files() == []
+
+
+def test_a_killed_waiting_process_leaves_no_daemon_that_nobody_knows_of(
+    kvd: "RealDaemon", fifo: str, eventually: "Callable[..., None]"
+) -> None:
+    waiting = kvd.start("--daemon", env=kvd.at_bind(f"wait {fifo}"))
+    writing = kvd.wait_at_fifo(fifo)
+    waiting.kill()
+    waiting.wait(30)
+    assert kvd.is_locked(), "the daemon must still be on its way"
+    os.close(writing)
+    eventually(lambda: kvd.files() == [])
+    assert waiting.communicate(timeout=30) == (b"", b"")
+
+
+# ---------------------------------------------------------------------- several daemons, and what they leave
+
+
+def test_what_kill_9_left_behind_is_taken_over_in_silence(kvd: "RealDaemon") -> None:
+    first = kvd.detach()
+    kvd.end(first, signal.SIGKILL)
+    assert kvd.files() == ["s", "s.lock"]
+    assert kvd.detach() != first
+
+
+def test_a_daemon_that_is_still_starting_refuses_a_second(kvd: "RealDaemon", fifo: str) -> None:
+    first = kvd.start("--daemon", env=kvd.at_bind(f"wait {fifo}"))
+    writing = kvd.wait_at_fifo(fifo)
+    assert "already running: pid " in kvd.refused(75, "--daemon")
+    os.close(writing)
+    assert first.wait(30) == 0
+
+
+@pytest.mark.parametrize("left_behind", ["nothing", "a stale socket and lock file"])
+def test_of_simultaneous_starts_exactly_one_wins(kvd: "RealDaemon", left_behind: str) -> None:
+    for _ in range(ROUNDS):
+        if left_behind != "nothing":
+            kvd.end(kvd.detach(), signal.SIGKILL)
+            assert kvd.files() == ["s", "s.lock"]
+        gate, held = os.pipe()
+        starters = [
+            kvd.start_in_shell('read gate; exec "$@"', "--daemon", stdin=gate, stdout=None) for _ in range(STARTERS)
+        ]
+        os.close(gate)
+        os.close(held)  # all of them read on at once
+        results = [(starter.communicate(timeout=30)[1], starter.returncode) for starter in starters]
+        assert sorted(exit_code for _, exit_code in results) == [0] + [75] * (STARTERS - 1), results
+        pid = kvd.status()["pid"]
+        assert pathlib.Path(kvd.lock_path).read_text(encoding="ascii") == f"{pid}\n"
+        kvd.end(pid)
+        assert kvd.files() == []
