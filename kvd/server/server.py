@@ -70,6 +70,8 @@ class Server:
             session.abort()
             return
         peer, limits = session.peer, self.limits
+        if peer.uid is not None:
+            self._of_uid[peer.uid] += 1  # also if it is sent away: forget() takes it off again
         if self._stopping:
             session.leave(error_reply("shutting_down", "the server is stopping"))
             return
@@ -78,10 +80,8 @@ class Server:
         elif peer.uid is None:
             self._tcp[session] = self.loop.time()
             self._watch(session, limits.hello_timeout_ms / 1000)
-        else:
-            self._of_uid[peer.uid] += 1
-            if self._of_uid[peer.uid] > limits.max_connections_per_uid and not peer.administrator:
-                self._send_away(session, f"uid {peer.uid} has {limits.max_connections_per_uid} connections open")
+        elif self._of_uid[peer.uid] > limits.max_connections_per_uid and not peer.administrator:
+            self._send_away(session, f"uid {peer.uid} has {limits.max_connections_per_uid} connections open")
 
     def forget(self, session: Session) -> None:
         """A connection has ended."""

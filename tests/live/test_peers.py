@@ -2,9 +2,12 @@
 
 import contextlib
 import os
+import pathlib
 import resource
 import signal
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
@@ -146,3 +149,40 @@ def test_a_client_waits_while_the_connection_queue_is_full(daemon: "Daemon", man
         patient.ping()
     for connecting in queued:
         connecting.close()
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs another user, whose connections are counted")
+def test_a_user_who_was_sent_away_does_not_thereby_gain_connections(start: "Callable[..., Daemon]") -> None:
+    daemon = start('listen.socket_mode = "0666"\nlimits.max_connections = 4\nlimits.max_connections_per_uid = 2\n')
+    for folder in pathlib.Path(daemon.path).parents[:2]:
+        folder.chmod(0o711)
+    script = """if True:
+        import os, socket, sys
+        os.setuid(65533)
+        kept = []
+        for line in sys.stdin:
+            kept.append(socket.socket(socket.AF_UNIX))
+            kept[-1].connect(sys.argv[1])
+            kept[-1].sendall(b"\\0\\0\\0\\7\\x91\\x91\\xa4ping")
+            print("busy" if b"busy" in kept[-1].recv(4096) else "served", flush=True)
+    """
+    with subprocess.Popen(  # noqa: S603 - a peer of another user
+        [sys.executable, "-c", script, daemon.path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as stranger:
+        assert stranger.stdin is not None
+        assert stranger.stdout is not None
+
+        def connect() -> str:
+            print(file=stranger.stdin, flush=True)
+            return stranger.stdout.readline().strip()
+
+        assert [connect(), connect(), connect()] == ["served", "served", "busy"]
+        ours = [daemon.connect() for _ in range(2)]
+        assert all(peer.ask(["ping"]) == [True] for peer in ours)
+        assert [connect() for _ in range(3)] == ["busy"] * 3  # the house is full
+        for peer in ours:
+            peer.socket.close()
+        while (ours := [daemon.connect()])[0].ask(["ping"]) != [True]:
+            pass  # until there is room again
+        assert connect() == "busy", "it still has its two"
+        stranger.stdin.close()
