@@ -97,12 +97,16 @@ class Peer:
 class RealDaemon:
     """A place for one daemon at a time."""
 
+    token = "a token of thirty-two characters"  # noqa: S105 - of no real daemon
+
     def __init__(self, folder: str) -> None:
         self.folder = folder
         self.path = f"{folder}/s"
         self.lock_path = f"{folder}/s.lock"
         self.log_path = f"{folder}/log"
         self.config_path = f"{folder}/kvd.toml"
+        # What the command is started by.
+        self.wrapper: list[str] = []
         self.started: list[Process] = []
 
     # ------------------------------------------------------------------ starting
@@ -125,7 +129,8 @@ class RealDaemon:
 
     def command(self, *flags: str) -> list[str]:
         """How it is started. Later flags of the same name count."""
-        return [sys.executable, "-m", "kv", "serve", "--socket", self.path, "--log-to", self.log_path, *flags]
+        serve = [sys.executable, "-m", "kv", "serve", "--socket", self.path, "--log-to", self.log_path]
+        return [*self.wrapper, *serve, *flags]
 
     def start(self, *flags: str, **options: object) -> Process:
         """Start it in the foreground; both outputs are pipes."""
@@ -188,6 +193,12 @@ class RealDaemon:
             f.write(text)
         return self.config_path
 
+    def write_token(self) -> str:
+        """Write the file with the token; its path."""
+        path = pathlib.Path(self.folder, "token")
+        path.write_text(f"{self.token}\n", encoding="ascii")
+        return str(path)
+
     # ------------------------------------------------------------------ looking
 
     def connect(self) -> Peer:
@@ -195,6 +206,10 @@ class RealDaemon:
         connecting = socket.socket(socket.AF_UNIX)
         connecting.connect(self.path)
         return Peer(connecting)
+
+    def connect_tcp(self, port: int, host: str = "127.0.0.1") -> Peer:
+        """Connect to a port of the loopback."""
+        return Peer(socket.create_connection((host, port)))
 
     def ask(self, *requests: object) -> Any:  # noqa: ANN401 - whatever the daemon says
         """The replies to one frame on a connection of its own."""

@@ -1,0 +1,90 @@
+"""How many may be connected: whoever is too many is told so, and the others notice nothing."""
+
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.service.real_daemon import RealDaemon
+
+# Opens so many connections as somebody else, and shows what each is told; ends with its stdin.
+CONNECT = """
+import socket, sys
+ping = b"\\0\\0\\0\\x07\\x91\\x91\\xa4ping"
+answers = []
+for _ in range(int(sys.argv[2])):
+    answers.append(socket.socket(socket.AF_UNIX))
+    answers[-1].settimeout(30)
+    answers[-1].connect(sys.argv[1])
+    try:
+        answers[-1].sendall(ping)
+    except BrokenPipeError:
+        pass
+    said = answers[-1].recv(1000)
+    print("busy" if b"busy" in said else "served" if said == b"\\0\\0\\0\\2\\x91\\xc3" else said, flush=True)
+input()
+"""
+OTHER_UID = 65533
+
+
+def connect_as_other(kvd: "RealDaemon", times: int) -> tuple["subprocess.Popen[str]", list[str]]:
+    """Another user's process with so many connections open, and what it was told on each."""
+    process = subprocess.Popen(  # noqa: S603 - our own code
+        [sys.executable, "-c", CONNECT, kvd.path, str(times)], env=kvd.environment(), cwd="/", text=True,
+        user=OTHER_UID, group=OTHER_UID, extra_groups=[], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdout is not None
+    return process, [process.stdout.readline().strip() for _ in range(times)]
+
+
+def test_one_connection_too_many_is_told_so_and_noted_in_one_line(kvd: "RealDaemon") -> None:
+    kvd.serve("--config", kvd.configure("limits.max_connections = 3\n"))
+    served = [kvd.connect() for _ in range(3)]
+    assert all(peer.ask(["ping"]) == [True] for peer in served)
+    with kvd.connect() as fourth:
+        (refusal,) = fourth.frames()
+    assert refusal["error"] == "busy"
+    assert "try again later" in refusal["message"]
+    assert [line for line in kvd.log() if "refused" in line] == [
+        f"WARNING refused uid {os.getuid()} pid {os.getpid()}: 3 connections are open, as many as may be"
+    ]
+    assert all(peer.ask(["ping"]) == [True] for peer in served)
+    for peer in served:
+        peer.__exit__()
+
+
+def test_whoever_leaves_makes_room(kvd: "RealDaemon") -> None:
+    kvd.serve("--config", kvd.configure("limits.max_connections = 1\n"))
+    for _ in range(5):
+        kvd.eventually(lambda: kvd.ask(["ping"]) == [True])
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs root, to become another user")
+def test_one_user_cannot_take_all_connections(kvd: "RealDaemon") -> None:
+    os.chmod(kvd.folder, 0o755)  # noqa: S103 - a directory of the test's own
+    kvd.serve("--config", kvd.configure("limits.max_connections_per_uid = 2\n"), "--socket-mode", "0666")
+    greedy, told = connect_as_other(kvd, 4)
+    assert told == ["served", "served", "busy", "busy"]
+    assert kvd.ask(["ping"]) == [True]
+    refused = [line for line in kvd.log() if "refused" in line]
+    assert refused == [f"WARNING refused uid {OTHER_UID} pid {greedy.pid}: uid {OTHER_UID} has 2 connections open"] * 2
+    greedy.communicate("\n", timeout=30)
+    kvd.eventually(lambda: kvd.status()["connections"] == 1)
+    again, told = connect_as_other(kvd, 1)
+    again.communicate("\n", timeout=30)
+    assert told == ["served"]
+
+
+def test_the_daemons_own_user_is_not_counted(kvd: "RealDaemon") -> None:
+    kvd.serve("--config", kvd.configure("limits.max_connections_per_uid = 1\n"))
+    with kvd.connect() as one, kvd.connect() as two:
+        assert one.ask(["ping"]) == two.ask(["ping"]) == [True]
+
+
+def test_the_limits_in_force_are_told_in_hello(kvd: "RealDaemon") -> None:
+    kvd.serve("--config", kvd.configure("limits.max_connections = 3\nlimits.max_key_bytes = 10\n"))
+    limits = kvd.ask(["hello", 1, "test"])[0][4]
+    assert (limits["max_connections"], limits["max_key_bytes"]) == (3, 10)

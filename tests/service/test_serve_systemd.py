@@ -1,0 +1,323 @@
+"""`kv serve` under a service manager: a socket in the manager's place, descriptors passed as it passes them."""
+
+import os
+import pathlib
+import select
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.service.real_daemon import Process, RealDaemon
+
+DEADLINE_S = 30
+WATCHDOG_US = 100_000
+# Puts the descriptors named by the first argument at 3 and up, and becomes the command, as systemd does.
+ACTIVATE = """
+import fcntl, os, sys
+copies = [fcntl.fcntl(int(number), fcntl.F_DUPFD, 100) for number in sys.argv[1].split(",")]
+for place, copy in enumerate(copies, 3):
+    os.dup2(copy, place)
+    os.close(copy)
+os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS=str(len(copies)), LISTEN_FDNAMES=sys.argv[2])
+os.execv(sys.argv[3], sys.argv[3:])
+"""
+
+
+class Manager:
+    """What a service manager hears."""
+
+    def __init__(self, listening: socket.socket, address: str) -> None:
+        self.listening = listening
+        self.address = address
+
+    def hear(self) -> list[str]:
+        """The lines of the next message."""
+        return self.listening.recv(4096).decode().split("\n")
+
+    def hear_until(self, line: str) -> list[str]:
+        """The message with this line in it, whatever comes before."""
+        while line not in (lines := self.hear()):
+            pass
+        return lines
+
+    def has_heard(self) -> bool:
+        """Whether a message is there already."""
+        return bool(select.select([self.listening], [], [], 0)[0])
+
+    def hears_nothing_for(self, seconds: float) -> bool:
+        """Whether no message comes for so long, once those under way are heard."""
+        while self.has_heard():
+            self.hear()
+        return not select.select([self.listening], [], [], seconds)[0]
+
+
+@pytest.fixture(params=["path", "abstract"])
+def manager(request: pytest.FixtureRequest, kvd: "RealDaemon") -> Iterator[Manager]:
+    with kvd.elsewhere() as folder, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
+        listening.settimeout(DEADLINE_S)
+        is_abstract = request.param == "abstract"
+        listening.bind(("\0" if is_abstract else "") + f"{folder}/notify")
+        yield Manager(listening, ("@" if is_abstract else "") + f"{folder}/notify")
+
+
+def start(kvd: "RealDaemon", manager: Manager, *flags: str, **more: str) -> "Process":
+    """Start it, and wait until the manager knows that it serves."""
+    process = kvd.start(*flags, env=kvd.environment(NOTIFY_SOCKET=manager.address, **more))
+    assert manager.hear_until("READY=1")
+    return process
+
+
+# ---------------------------------------------------------------------- readiness, stop and reload
+
+
+def test_ready_is_told_once_connections_are_answered_and_not_before(kvd: "RealDaemon", manager: Manager) -> None:
+    os.mkfifo(f"{kvd.folder}/fifo")
+    environment = kvd.at_bind(f"wait {kvd.folder}/fifo") | {"NOTIFY_SOCKET": manager.address}
+    kvd.start(env=environment)
+    writing = kvd.wait_at_fifo(f"{kvd.folder}/fifo")
+    assert not manager.has_heard()
+    os.close(writing)
+    assert manager.hear() == ["READY=1", f"STATUS=serving on {kvd.path}"]
+    assert kvd.ask(["ping"]) == [True]
+
+
+def test_a_start_that_fails_never_says_ready(kvd: "RealDaemon", manager: Manager) -> None:
+    pathlib.Path(kvd.path).touch()
+    kvd.refused(1, env=kvd.environment(NOTIFY_SOCKET=manager.address))
+    assert not manager.has_heard()
+
+
+def test_stopping_is_told_before_the_socket_goes(kvd: "RealDaemon", manager: Manager) -> None:
+    process = start(kvd, manager, "--config", kvd.configure("limits.drain_timeout_ms = 60000\n"))
+    with kvd.connect() as peer:
+        peer.ask(["set", {"big": bytes(1 << 20)}])
+        peer.send(*[["get", "big"]] * 20)
+        assert kvd.ask(["ping"]) == [True]
+        process.terminate()
+        assert manager.hear() == ["STOPPING=1", "STATUS=draining"]
+        assert kvd.files() == ["s", "s.lock"]
+        list(peer.frames())
+    assert process.wait(30) == 0
+    assert not manager.has_heard()
+
+
+def test_a_reload_is_told_from_its_beginning_to_its_end(kvd: "RealDaemon", manager: Manager) -> None:
+    process = start(kvd, manager, "--config", kvd.configure(""))
+    kvd.configure("limits.max_key_bytes = 10\n")
+    process.send_signal(signal.SIGHUP)
+    reloading, since = manager.hear()
+    assert reloading == "RELOADING=1"
+    assert since.removeprefix("MONOTONIC_USEC=").isdigit()
+    assert manager.hear() == ["READY=1", f"STATUS=serving on {kvd.path}"]
+
+
+def test_a_reload_that_is_refused_ends_too(kvd: "RealDaemon", manager: Manager) -> None:
+    process = start(kvd, manager, "--config", kvd.configure(""))
+    kvd.configure("limits.max_key_bytes = 'ten'\n")
+    process.send_signal(signal.SIGHUP)
+    assert manager.hear()[0] == "RELOADING=1"
+    assert manager.hear()[0] == "READY=1"
+
+
+def test_a_reload_while_it_stops_does_not_say_ready_again(kvd: "RealDaemon", manager: Manager) -> None:
+    process = start(kvd, manager)
+    with kvd.connect() as peer:
+        peer.ask(["set", {"big": bytes(1 << 20)}])
+        peer.send(*[["get", "big"]] * 20)
+        assert kvd.ask(["ping"]) == [True]
+        process.terminate()
+        assert manager.hear()[0] == "STOPPING=1"
+        process.send_signal(signal.SIGHUP)
+        list(peer.frames())
+    assert process.wait(30) == 0
+    assert not manager.has_heard()
+
+
+def test_a_manager_that_is_gone_is_no_hindrance(kvd: "RealDaemon", manager: Manager) -> None:
+    manager.listening.close()
+    assert kvd.stop(kvd.serve(env=kvd.environment(NOTIFY_SOCKET=manager.address))) == 0
+
+
+# ---------------------------------------------------------------------- watchdog
+
+
+def test_the_watchdog_is_fed_until_the_process_hangs(kvd: "RealDaemon", manager: Manager) -> None:
+    process = start(kvd, manager, WATCHDOG_USEC=str(WATCHDOG_US))
+    for _ in range(5):
+        assert manager.hear() == ["WATCHDOG=1"]
+    process.send_signal(signal.SIGSTOP)
+    os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)
+    assert manager.hears_nothing_for(5 * WATCHDOG_US / 1e6)
+    process.send_signal(signal.SIGCONT)
+    assert manager.hear() == ["WATCHDOG=1"]
+
+
+def test_the_watchdog_is_fed_while_it_drains(kvd: "RealDaemon", manager: Manager) -> None:
+    process = start(kvd, manager, WATCHDOG_USEC=str(WATCHDOG_US))
+    with kvd.connect() as peer:
+        peer.ask(["set", {"big": bytes(1 << 20)}])
+        peer.send(*[["get", "big"]] * 20)
+        assert kvd.ask(["ping"]) == [True]
+        process.terminate()
+        manager.hear_until("STOPPING=1")
+        for _ in range(3):
+            assert manager.hear() == ["WATCHDOG=1"]
+        list(peer.frames())
+    assert process.wait(30) == 0
+
+
+def test_without_a_watchdog_nothing_is_fed(kvd: "RealDaemon", manager: Manager) -> None:
+    process = start(kvd, manager, WATCHDOG_USEC=str(WATCHDOG_US), WATCHDOG_PID="1")
+    assert manager.hears_nothing_for(3 * WATCHDOG_US / 1e6)
+    assert kvd.stop(process) == 0
+
+
+# ---------------------------------------------------------------------- socket activation
+
+
+@pytest.fixture
+def unix(kvd: "RealDaemon") -> Iterator[socket.socket]:
+    """The socket unit's."""
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(kvd.path)
+        listening.listen(100)
+        yield listening
+
+
+@pytest.fixture
+def tcp() -> Iterator[socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        yield listening
+
+
+def activate(kvd: "RealDaemon", *passed: socket.socket, names: str = "", flags: tuple[str, ...] = ()) -> "Process":
+    """Start it with these sockets, in this order."""
+    numbers = [each.fileno() for each in passed]
+    # Named elsewhere, to see that what is passed decides.
+    kvd.wrapper = [sys.executable, "-c", ACTIVATE, ",".join(map(str, numbers)), names]
+    return kvd.start(*flags, pass_fds=numbers, cwd=kvd.folder)
+
+
+def test_a_passed_socket_is_served(kvd: "RealDaemon", unix: socket.socket) -> None:
+    process = activate(kvd, unix, names="kvd", flags=("--socket", f"{kvd.folder}/unused"))
+    status = kvd.status()
+    assert (status["pid"], status["listening"], status["activated"]) == (process.pid, kvd.path, 1)
+    assert kvd.files() == ["s", "s.lock"]
+
+
+def test_several_passed_sockets_are_served(kvd: "RealDaemon", unix: socket.socket) -> None:
+    with kvd.elsewhere() as folder, socket.socket(socket.AF_UNIX) as second:
+        second.bind(f"{folder}/second")
+        second.listen()
+        activate(kvd, unix, second, names="one:two")
+        kvd.ask(["set", {"a": b"1"}])
+        assert kvd.status()["listening"] == f"{kvd.path} {folder}/second"
+        kvd.path = f"{folder}/second"
+        assert kvd.ask(["get", "a"]) == [b"1"]
+
+
+def test_a_passed_socket_stays_at_the_stop(kvd: "RealDaemon", unix: socket.socket) -> None:
+    process = activate(kvd, unix)
+    inode = os.stat(kvd.path).st_ino
+    assert kvd.ask(["ping"]) == [True]
+    assert kvd.stop(process) == 0
+    assert kvd.files() == ["s"]
+    assert os.stat(kvd.path).st_ino == inode
+
+
+def test_clients_that_come_while_no_daemon_runs_are_answered_by_the_next(
+    kvd: "RealDaemon", unix: socket.socket
+) -> None:
+    for _ in range(2):
+        waiting = [kvd.connect() for _ in range(10)]
+        for peer in waiting:
+            peer.send(["ping"])
+        process = activate(kvd, unix)
+        for peer in waiting:
+            with peer:
+                assert peer.receive() == [True]
+        assert kvd.stop(process) == 0
+
+
+def test_the_queue_of_a_passed_socket_is_left_to_the_next(kvd: "RealDaemon", unix: socket.socket) -> None:
+    """Whoever is not accepted when the stop begins waits, and is not told to go."""
+    process = activate(kvd, unix)
+    with kvd.connect() as busy:
+        busy.ask(["set", {"big": bytes(1 << 20)}])
+        busy.send(*[["get", "big"]] * 20)
+        assert kvd.ask(["ping"]) == [True]
+        process.terminate()
+        kvd.eventually(lambda: kvd.log()[-1] == "INFO stopping: SIGTERM")
+        list(busy.frames())
+    assert process.wait(30) == 0
+    with kvd.connect() as peer:
+        peer.send(["ping"])
+        activate(kvd, unix)
+        assert peer.receive() == [True]
+
+
+def test_passed_sockets_are_not_passed_on(kvd: "RealDaemon", unix: socket.socket) -> None:
+    """The variables are gone too: test_systemd.py, from the inside."""
+    process = activate(kvd, unix)
+    assert kvd.ask(["ping"]) == [True]
+    facts = pathlib.Path(f"/proc/{process.pid}/fdinfo/3").read_text(encoding="ascii")
+    (flags,) = [int(line.split()[1], 8) for line in facts.splitlines() if line.startswith("flags:")]
+    assert flags & os.O_CLOEXEC
+
+
+def test_a_second_daemon_of_a_passed_socket_is_refused(kvd: "RealDaemon", unix: socket.socket) -> None:
+    first = activate(kvd, unix)
+    assert kvd.ask(["ping"]) == [True]
+    second = activate(kvd, unix)
+    _, error = second.communicate(timeout=30)
+    assert second.returncode == 75
+    assert f"already running: pid {first.pid} " in error.decode()
+
+
+def refusal(process: "Process") -> tuple[int, str]:
+    """The exit code, and the one line."""
+    said, error = process.communicate(timeout=30)
+    assert (said, error.count(b"\n")) == (b"", 1), error
+    return process.returncode, error.decode().removeprefix("kv: error: ").rstrip("\n")
+
+
+def test_a_passed_tcp_socket_needs_a_token(kvd: "RealDaemon", tcp: socket.socket) -> None:
+    assert refusal(activate(kvd, tcp)) == (78, "listening on tcp 127.0.0.1 needs listen.token_file")
+    assert kvd.files() == []
+
+
+def test_a_passed_tcp_socket_beyond_the_loopback_is_refused(kvd: "RealDaemon", unix: socket.socket) -> None:
+    token = kvd.write_token()
+    with socket.create_server(("0.0.0.0", 0)) as everywhere:  # noqa: S104 - that is the point
+        exit_code, error = refusal(activate(kvd, unix, everywhere, flags=("--token-file", token)))
+    assert (exit_code, error) == (78, "tcp 0.0.0.0: only loopback addresses may be listened on until TLS exists")
+    assert kvd.files() == ["s"]
+
+
+def test_unix_and_tcp_sockets_are_served_together(kvd: "RealDaemon", unix: socket.socket, tcp: socket.socket) -> None:
+    activate(kvd, tcp, unix, names="tcp:unix", flags=("--token-file", kvd.write_token()))
+    kvd.ask(["set", {"a": b"1"}])
+    with kvd.connect_tcp(tcp.getsockname()[1]) as peer:
+        assert peer.ask(["hello", 1, "test", kvd.token], ["get", "a"])[1] == b"1"
+
+
+def test_an_abstract_socket_is_refused(kvd: "RealDaemon") -> None:
+    """It has no permissions: everybody on the host could connect."""
+    with kvd.elsewhere() as folder, socket.socket(socket.AF_UNIX) as abstract:
+        abstract.bind(f"\0{folder}")
+        abstract.listen()
+        exit_code, error = refusal(activate(kvd, abstract))
+    assert exit_code == 78
+    assert "is open to everybody on this host; ListenStream= needs an absolute path" in error
+
+
+def test_a_passed_socket_that_does_not_listen_is_refused_by_its_name(kvd: "RealDaemon") -> None:
+    with socket.socket(socket.AF_UNIX) as silent:
+        exit_code, error = refusal(activate(kvd, silent, names="web"))
+    assert exit_code == 78
+    assert "descriptor 3 (web)" in error
