@@ -24,6 +24,9 @@ logger = logging.getLogger(__name__)
 
 Reply = Any
 SCAN_PAGE_BYTES = 256 * 1024
+# A page counts keys and values; with their versions and heads an item of one byte takes some twenty.
+PAGE_OVERHEAD = 20
+SMALLEST_SCAN_BYTES = 9  # ["scan", "", nil, 1]
 VALUE_HEAD_BYTES = 5  # MessagePack's longest, for binary
 
 
@@ -66,18 +69,19 @@ class Commands:
             messages.Shutdown: self._shutdown,
         }
 
-    def run(self, requests: Sequence[AnyRequest], peer: Peer, frame_bytes: int) -> list[Reply]:
-        """Run a frame's requests, or a slice of them; one reply for each.
+    def run(self, requests: Sequence[AnyRequest], peer: Peer, frame_bytes: int) -> list[Reply] | dict[str, object]:
+        """Run a frame's requests; one reply for each, or a map that refuses the frame.
 
         ``frame_bytes`` is the size of the frame they came in: no key or value in it can be larger.
         """
+        limits, largest_bytes = self.limits, self._store.largest_value_bytes
         if len(requests) == 1 and type(request := requests[0]) is messages.Get and peer.greeted:
-            # The commonest frame of all, without the detour through the table.
-            return [self._get(request, peer)]
-        limits = self.limits
-        # Values are counted only where the replies could be too large at all: each value costs its request at
-        # least one byte, and none is larger than the largest ever stored.
-        if not peer.greeted or frame_bytes * self._store.largest_value_bytes > limits.max_reply_bytes:
+            if largest_bytes <= limits.max_reply_bytes:
+                # The commonest frame of all, without the detour through the table.
+                return [self._get(request, peer)]
+        elif len(requests) > limits.max_requests_per_frame:
+            return self.too_many(len(requests))
+        if not peer.greeted or self._may_be_too_large(requests, frame_bytes, max(largest_bytes, frame_bytes)):
             return self.run_counting(requests, peer, limits.max_reply_bytes)[0]
         replies: list[Reply] = []
         for kind, group in groupby(requests, type):
@@ -88,6 +92,24 @@ class Commands:
             else:
                 replies += [self.run_one(request, peer) for request in group]
         return replies
+
+    def _may_be_too_large(self, requests: Sequence[AnyRequest], frame_bytes: int, largest_bytes: int) -> bool:
+        """Whether the replies have to be counted, judged without looking at them.
+
+        Each value in them costs its request at least one byte, and none is larger than the largest ever stored or in
+        this very frame. A scan costs SMALLEST_SCAN_BYTES and brings a page, which the last of its values may overshoot.
+        """
+        room = self.limits.max_reply_bytes
+        if frame_bytes * largest_bytes > room:
+            return True
+        pages = frame_bytes // SMALLEST_SCAN_BYTES * (SCAN_PAGE_BYTES * PAGE_OVERHEAD + largest_bytes)
+        return pages > room and messages.Scan in set(map(type, requests))
+
+    def too_many(self, count: int) -> dict[str, object]:
+        """The map that refuses a frame of too many requests."""
+        return error_reply(
+            "too_large", f"a frame has at most {self.limits.max_requests_per_frame} requests, not {count}"
+        )
 
     def run_one(self, request: AnyRequest, peer: Peer) -> Reply:
         """Run one request; an error becomes its reply."""
@@ -154,7 +176,8 @@ class Commands:
         batch = [request.entries for request in requests]
         # A code point is at most four bytes of UTF-8.
         lengths = set(map(len, chain.from_iterable(batch)))
-        if lengths and (min(lengths) == 0 or max(lengths) * 4 > self.limits.max_key_bytes):
+        too_many = max(map(len, batch)) > self.limits.max_keys_per_request
+        if too_many or (lengths and (min(lengths) == 0 or max(lengths) * 4 > self.limits.max_key_bytes)):
             return [self.run_one(request, peer) for request in requests]
         return self.database.set_each(batch, peer.name)
 

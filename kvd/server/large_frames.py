@@ -28,6 +28,9 @@ def _run(commands: Commands, payload: bytes, peer: Peer) -> Iterator[list[bytes]
     yield None
     try:
         raws = split_batch(payload)
+        if len(raws) > commands.limits.max_requests_per_frame:
+            yield _reply_frame([encode_replies(commands.too_many(len(raws)))])
+            return
         if len(raws) > 1:
             for slice_ in _slices(raws):
                 for raw in slice_:

@@ -58,7 +58,7 @@ class Ends:
         except DECODE_ERRORS as error:
             return msgspec.msgpack.decode(encode_replies(error_reply("bad_request", str(error))))
         reply = msgspec.msgpack.decode(encode_replies(self.commands.run(requests, self.peer, len(payload))))
-        return checked(reply, len(requests))
+        return reply if isinstance(reply, dict) else checked(reply, len(requests))
 
     def sliced(self, payload: bytes) -> Any:  # noqa: ANN401
         """The same by the way of large frames."""
