@@ -97,7 +97,10 @@ class SmallDaemon:
 
     def kill(self, number: int = signal.SIGKILL) -> None:
         """End the daemon that serves, and wait until it has."""
-        os.kill(self.written_pid(), number)
+        pid = self.written_pid()
+        # The file may name anybody, the tests' own process too.
+        assert os.fsencode(self.path) in pathlib.Path(f"/proc/{pid}/cmdline").read_bytes(), f"{pid} is not ours"
+        os.kill(pid, number)
         eventually(lambda: not self.is_locked_by_others())
 
     def is_locked_by_others(self) -> bool:

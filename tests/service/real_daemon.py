@@ -283,8 +283,11 @@ class RealDaemon:
 
     def end(self, pid: int, number: int = signal.SIGTERM) -> None:
         """Stop a detached daemon, and wait until its process is gone."""
-        descriptor = os.pidfd_open(pid)
-        os.kill(pid, number)
+        try:
+            descriptor = os.pidfd_open(pid)
+        except ProcessLookupError:
+            return
+        signal.pidfd_send_signal(descriptor, number)
         wait_readable(descriptor)
         os.close(descriptor)
 
@@ -293,9 +296,28 @@ class RealDaemon:
         for process in self.started:
             if process.poll() is None:
                 process.kill()
+        for pid in processes_of(self.folder):
+            self.end(pid, signal.SIGKILL)
+        for process in self.started:
             process.communicate(timeout=DEADLINE_S)
-        if self.is_locked():
-            self.end(int(pathlib.Path(self.lock_path).read_text(encoding="ascii")), signal.SIGKILL)
+
+
+def processes_of(folder: str) -> list[int]:
+    """The processes that were started with this folder as HOME, which is nobody else's; never what a file names.
+
+    A lock file may hold the pid of anybody, the tests' own too.
+    """
+    mark = b"\0" + os.fsencode(f"HOME={folder}") + b"\0"
+    found = []
+    for entry in os.listdir("/proc"):
+        if entry.isdigit() and int(entry) != os.getpid():
+            try:
+                environment = pathlib.Path("/proc", entry, "environ").read_bytes()
+            except OSError:
+                continue  # gone, or another user's
+            if mark in b"\0" + environment:
+                found.append(int(entry))
+    return found
 
 
 def wait_readable(descriptor: int) -> None:

@@ -80,9 +80,8 @@ def test_nothing_that_was_open_in_its_starter_is_open_in_the_daemon(kvd: "RealDa
         assert process.stderr is not None
         outputs = (process.stdout.fileno(), process.stderr.fileno())
         names = {os.readlink(f"/proc/self/fd/{number}") for number in inherited + outputs}
-        assert process.wait(30) == 0
-        process.stdout.read()  # ends when the daemon has let go of it
-        process.stderr.read()
+        process.communicate(timeout=30)  # ends when the daemon has let go of both
+        assert process.returncode == 0
         found = set(descriptors(kvd.status()["pid"]))
     os.close(reading)
     os.close(writing)

@@ -113,16 +113,17 @@ def test_a_peer_that_never_reads_holds_it_up_no_longer_than_the_drain_time(kvd: 
     assert kvd.files() == []
 
 
-def test_a_peer_that_reads_slowly_gets_all_within_the_drain_time(kvd: "RealDaemon") -> None:
+def test_every_frame_that_was_read_is_answered_however_late_the_peer_reads(kvd: "RealDaemon") -> None:
+    """The daemon reads all of them at once, and answers one: then the peer has to take some of it."""
     process = kvd.serve()
     with kvd.connect() as peer:
         peer.ask(["set", {"big": bytes(1 << 20)}])
-        peer.send(*[["get", "big"]] * 20)
-        assert kvd.ask(["ping"]) == [True]
+        peer.socket.sendall(frame([["get", "big"]]) * 20)
+        assert kvd.ask(["ping"]) == [True], "from here on they are read"
         process.terminate()
         kvd.eventually(lambda: kvd.log()[-1] == "INFO stopping: SIGTERM")
-        replies, goodbye = peer.frames()
-    assert [len(value) for value in replies] == [1 << 20] * 20
+        *replies, goodbye = peer.frames()
+    assert [len(reply[0]) for reply in replies] == [1 << 20] * 20
     assert goodbye["error"] == "shutting_down"
     assert process.wait(30) == 0
 

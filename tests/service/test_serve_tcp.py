@@ -5,23 +5,24 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.service.real_daemon import frame
+from tests.service.real_daemon import RealDaemon, frame
 
 if TYPE_CHECKING:
-    from tests.service.real_daemon import Peer, RealDaemon
+    from tests.service.real_daemon import Peer
 
 WRONG_TOKENS = {
     "none": [],
     "nil": [None],
     "empty": [""],
     "another of the same length": ["x" * 32],
-    "the beginning of the right one": ["a token of the"],
+    "the beginning of the right one": [RealDaemon.token[:20]],
+    "the right one and more": [RealDaemon.token + "x"],
     "of other characters": ["é" * 20],
 }
 
 
 @pytest.fixture
-def port(kvd: "RealDaemon") -> int:
+def port(kvd: RealDaemon) -> int:
     """A daemon on this port of the loopback."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = int(probe.getsockname()[1])
@@ -34,11 +35,11 @@ def ends(peer: "Peer") -> bool:
     return list(peer.frames()) == []
 
 
-def warnings(kvd: "RealDaemon") -> list[str]:
+def warnings(kvd: RealDaemon) -> list[str]:
     return [line for line in kvd.log() if line.startswith("WARNING ")]
 
 
-def test_with_the_token_one_works_with_the_same_data(kvd: "RealDaemon", port: int) -> None:
+def test_with_the_token_one_works_with_the_same_data(kvd: RealDaemon, port: int) -> None:
     kvd.ask(["set", {"a": b"1"}])
     with kvd.connect_tcp(port) as peer:
         assert peer.ask(["hello", 1, "test", kvd.token])[0][0] == 1
@@ -48,7 +49,7 @@ def test_with_the_token_one_works_with_the_same_data(kvd: "RealDaemon", port: in
 
 
 @pytest.mark.parametrize("wrong", WRONG_TOKENS)
-def test_a_wrong_token_is_refused_closed_and_noted_in_one_line(kvd: "RealDaemon", port: int, wrong: str) -> None:
+def test_a_wrong_token_is_refused_closed_and_noted_in_one_line(kvd: RealDaemon, port: int, wrong: str) -> None:
     with kvd.connect_tcp(port) as peer:
         where = "{}:{}".format(*peer.socket.getsockname())
         replies = peer.ask(["hello", 1, "test", *WRONG_TOKENS[wrong]], ["get", "a"], ["shutdown"])
@@ -60,7 +61,7 @@ def test_a_wrong_token_is_refused_closed_and_noted_in_one_line(kvd: "RealDaemon"
 
 
 @pytest.mark.parametrize("request_", [["ping"], ["get", "a"], ["metrics"], ["status"], ["shutdown"]])
-def test_nothing_is_answered_before_hello(kvd: "RealDaemon", port: int, request_: list[str]) -> None:
+def test_nothing_is_answered_before_hello(kvd: RealDaemon, port: int, request_: list[str]) -> None:
     with kvd.connect_tcp(port) as peer:
         assert peer.ask(request_)[0]["error"] == "unauthenticated"
         assert peer.receive()["error"] == "unauthenticated"
@@ -68,7 +69,7 @@ def test_nothing_is_answered_before_hello(kvd: "RealDaemon", port: int, request_
 
 
 @pytest.mark.xfail(strict=True, reason="frames that come together are all looked at before the connection is closed")
-def test_a_right_token_after_a_wrong_one_is_too_late(kvd: "RealDaemon", port: int) -> None:
+def test_a_right_token_after_a_wrong_one_is_too_late(kvd: RealDaemon, port: int) -> None:
     wrong, right = frame([["hello", 1, "test", "wrong" * 10]]), frame([["hello", 1, "test", kvd.token]])
     with kvd.connect_tcp(port) as peer:
         peer.socket.sendall(wrong + right)
@@ -78,7 +79,7 @@ def test_a_right_token_after_a_wrong_one_is_too_late(kvd: "RealDaemon", port: in
 
 
 @pytest.mark.parametrize("what", ["shutdown", "reload"])
-def test_administration_is_forbidden_and_the_attempt_is_noted(kvd: "RealDaemon", port: int, what: str) -> None:
+def test_administration_is_forbidden_and_the_attempt_is_noted(kvd: RealDaemon, port: int, what: str) -> None:
     with kvd.connect_tcp(port) as peer:
         peer.ask(["hello", 1, "test", kvd.token])
         assert peer.ask([what])[0]["error"] == "forbidden"
@@ -87,11 +88,11 @@ def test_administration_is_forbidden_and_the_attempt_is_noted(kvd: "RealDaemon",
     assert warnings(kvd) == [f"WARNING refused tcp {where}: may not ask for {what}"]
 
 
-def test_the_unix_socket_needs_no_token(kvd: "RealDaemon", port: int) -> None:
+def test_the_unix_socket_needs_no_token(kvd: RealDaemon, port: int) -> None:
     assert kvd.ask(["hello", 1, "test"], ["ping"])[1] is True
 
 
-def test_who_shows_no_token_in_time_is_closed(kvd: "RealDaemon") -> None:
+def test_who_shows_no_token_in_time_is_closed(kvd: RealDaemon) -> None:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         address = "127.0.0.1:{1}".format(*probe.getsockname())
     config = kvd.configure("limits.hello_timeout_ms = 10\n")
@@ -100,7 +101,7 @@ def test_who_shows_no_token_in_time_is_closed(kvd: "RealDaemon") -> None:
         assert ends(peer)
 
 
-def test_ipv6(kvd: "RealDaemon") -> None:
+def test_ipv6(kvd: RealDaemon) -> None:
     if not socket.has_ipv6:
         pytest.skip("no IPv6 here")
     with socket.create_server(("::1", 0), family=socket.AF_INET6) as probe:

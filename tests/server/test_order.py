@@ -1,0 +1,138 @@
+"""Replies come in the order of their requests, whatever a connection sends together, and others have their turns."""
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.server.conftest import KIB, MIB, PING, PONG, SCALE, encode, frame, packed
+
+if TYPE_CHECKING:
+    from tests.server.conftest import Daemon, Peer, Start
+
+READ_BYTES = 256 * KIB  # what the server takes at a time
+# A reply frame of a large one says its count in the widest form.
+WIDE = b"\xdd"
+
+
+@contextmanager
+def sending(peer: "Peer", data: bytes, *, half_close: bool = False) -> Iterator[None]:
+    """Send in a thread of its own, as the replies have to be read meanwhile."""
+
+    def send() -> None:
+        peer.send(data)
+        if half_close:
+            peer.socket.shutdown(socket.SHUT_WR)
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    yield
+    thread.join()
+
+
+def pings_of(size: int) -> bytes:
+    """Frames of one ping each, of so many bytes together."""
+    count = size // len(PING) - 3
+    missing = size - count * len(PING)
+    last = frame(*[["ping"]] * 4, ["hello", 1, "x" * 5])
+    name = "x" * (missing - len(last) + 5)
+    data = PING * count + frame(*[["ping"]] * 4, ["hello", 1, name])
+    assert len(data) == size
+    return data
+
+
+@pytest.fixture(params=["unix", "tcp"])
+def broad(request: pytest.FixtureRequest, both: "Daemon") -> "Iterator[Peer]":
+    """A connection through which the server gets as much at once as it takes at a time."""
+    with both.connect_tcp() if request.param == "tcp" else both.connect() as peer:
+        peer.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 * MIB)
+        if peer.socket.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) < 2 * READ_BYTES:
+            pytest.skip("the system's net.core.wmem_max is too low for it")
+        yield peer
+
+
+@pytest.fixture(scope="module")
+def both(start: "Start") -> "Daemon":
+    """A daemon that listens on TCP too."""
+    return start(tcp=True)
+
+
+def test_many_frames_in_one_write_are_answered_in_order(daemon: "Daemon", peer: "Peer") -> None:
+    daemon.ask(["set", {f"{number}": b"%d" % number for number in range(5_000)}])
+    frames = [frame(["get", f"{number}"]) for number in range(5_000)]
+    with sending(peer, b"".join(frames)):
+        for number in range(5_000):
+            assert peer.receive() == [b"%d" % number]
+
+
+def test_what_is_sent_together_never_piles_up_in_the_server(both: "Daemon", broad: "Peer") -> None:
+    growth = both.peak_from_here()
+    size = 8 * MIB * SCALE
+    with sending(broad, PING * (size // len(PING))):
+        assert broad.read(size // len(PING) * len(PONG)) == PONG * (size // len(PING))
+    assert growth() < 2 * MIB
+
+
+@pytest.mark.parametrize("more", [-1, 0, 1])
+def test_a_half_closed_peer_gets_all_replies_wherever_its_input_ends(broad: "Peer", more: int) -> None:
+    """With a full buffer the server does not know that the end comes next."""
+    data = pings_of(4 * READ_BYTES + more)
+    with sending(broad, data, half_close=True):
+        pongs = (len(data) // len(PING) - 3) * PONG
+        rest = broad.rest()
+    assert rest[: len(pongs)] == pongs
+    assert rest[len(pongs) + 4 :].startswith(b"\x95" + b"\xc3" * 4 + b"\x95\x01"), "and the reply to the last frame"
+
+
+def test_small_and_large_frames_of_one_connection_are_answered_in_order(daemon: "Daemon", peer: "Peer") -> None:
+    daemon.ask(["set", {f"{number}": b"%d" % number for number in range(7)}])
+
+    def of_size(number: int, count: int) -> tuple[bytes, bytes]:
+        reply = encode([b"%d" % (number % 7)] * count)
+        if count * 7 > 64 * KIB:  # each request takes 7 bytes
+            reply = WIDE + count.to_bytes(4, "big") + encode(b"%d" % (number % 7)) * count
+        return frame(*[["get", f"{number % 7}"]] * count), packed(reply)
+
+    pairs = [of_size(number, count) for number, count in enumerate([1, 20_000, 1, 1, 9_000, 40_000, 3, 9_900, 2] * 5)]
+    with sending(peer, b"".join(sent for sent, _ in pairs)):
+        for number, (_, expected) in enumerate(pairs):
+            assert peer.read(len(expected)) == expected, number
+
+
+@pytest.mark.parametrize("kind", ["gets", "sets", "one key each"])
+def test_a_ping_is_answered_before_another_ones_large_frame(daemon: "Daemon", peer: "Peer", kind: str) -> None:
+    requests = {
+        "gets": [["get", "key"]] * 65_536,
+        "sets": [["set", {"key": b"x"}]] * 65_536,
+        "one key each": [["get_many", ["key"]]] * 65_536,
+    }[kind]
+    peer.send(frame(*requests))
+    for _ in range(5):
+        assert daemon.ask(["ping"]) == [True]
+        assert not peer.is_answered(), "its frame is still in work"
+    assert len(peer.receive()) == 65_536
+
+
+def test_a_ping_is_answered_before_another_ones_many_scans(daemon: "Daemon", peer: "Peer") -> None:
+    """They are a small frame, but each may look at thousands of keys."""
+    for first in range(0, 20_000, 1_000):
+        daemon.ask(["set", {f"{number:08}": b"" for number in range(first, first + 1_000)}])
+    peer.send(frame(*[["scan", "", None, 8_000, None, True]] * 100))
+    for _ in range(10):
+        assert daemon.ask(["ping"]) == [True]
+        assert not peer.is_answered(), "its frame is still in work"
+    pages = peer.receive()
+    assert [len(page[0]) for page in pages] == [8_000] * 100
+
+
+def test_scans_are_answered_in_order_with_what_surrounds_them(daemon: "Daemon", peer: "Peer") -> None:
+    scan = ["scan", "", None, 10]
+    with sending(peer, frame(["set", {"a": b"1"}], scan, ["get", "a"], ["delete", ["a"]], scan) * 20 + PING):
+        for number in range(20):
+            first = 2 * number + 1
+            page = [[["a", b"1", first]], None]
+            assert peer.receive() == [first, page, b"1", [first + 1, 1], [[], None]]
+        assert peer.read(len(PONG)) == PONG
