@@ -1,17 +1,34 @@
-"""The database: the store with a clock.
+"""The database: the store with its clocks, and what is remembered about commits beside it.
 
-The one place that says what happens around a commit, and in which order: the time of the batch, then the change in
-memory. (A commit log will stand between the two.)
+The one place that says what happens around a commit, and in which order:
+
+1. whatever is due expires, so that nobody reads or validates a key after its time;
+2. a write whose id has committed before gets its first answer;
+3. what a transaction read is validated;
+4. the change is made in memory, at the time of its batch;
+5. its answer is remembered under its id, and whoever watches is told.
+
+(A commit log will stand between 3 and 4.) Reads run step 1 too, through ``settle``.
 """
 
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from typing import TypeVar
 
+from kvd.store.authors import Author
+from kvd.store.isolation import Range, validate
+from kvd.store.lifetimes import ENDLESS, KEPT, Life
+from kvd.store.outcomes import Outcomes
 from kvd.store.store import Store
 from kvd.store.window import WindowLimits
 
 GROWTH_KEYS = 65_536
+# One commit of expiries deletes no more keys than this.
+EXPIRED_KEYS = 1_024
+REMEMBERED_WRITES = 65_536
+
+Answer = TypeVar("Answer")
 
 
 def wall_clock_us() -> int:
@@ -19,34 +36,117 @@ def wall_clock_us() -> int:
     return time.time_ns() // 1000
 
 
-class Database:
-    """What the commands work on. ``clock`` returns microseconds since the epoch."""
+def boot_clock_us() -> int:
+    """Microseconds since the machine started, sleep included; nobody can set this clock (clock_gettime(2))."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1000
 
-    def __init__(self, limits: WindowLimits | None = None, clock: Callable[[], int] = wall_clock_us) -> None:
+
+class Database:
+    """What the commands work on. ``clock`` gives the times of commits, ``timer`` those of deadlines; both in µs."""
+
+    def __init__(
+        self,
+        limits: WindowLimits | None = None,
+        clock: Callable[[], int] = wall_clock_us,
+        timer: Callable[[], int] = boot_clock_us,
+    ) -> None:
         self.store = Store(limits)
+        self.outcomes = Outcomes(REMEMBERED_WRITES)
         # Tells clients that what they remember of versions belongs to another store: memory starts anew each time.
         self.store_id = os.urandom(8).hex()
         self._clock = clock
+        self.timer = timer
+        self._lifetimes = self.store.lifetimes
         # Called each time the store has grown by GROWTH_KEYS beyond what it ever held.
         self.on_growth: Callable[[], None] | None = None
         self._grown_at = GROWTH_KEYS
         # Called once, when the first commit enters an empty history: from then on there is something to grow old.
         self.on_history: Callable[[], None] | None = None
+        # Called when a deadline comes earlier than all that were known, with the µs until then.
+        self.on_deadline: Callable[[int], None] | None = None
+        self._next_look: int | None = None
+        # Called after each batch of commits, while somebody watches.
+        self.on_commit: Callable[[], None] | None = None
 
-    def set(self, entries: Mapping[str, bytes], author: str) -> int:
+    # ------------------------------------------------------------------ writing
+
+    def set(self, entries: Mapping[str, bytes], author: Author, life: Life = ENDLESS) -> int:
         """Store all entries in one commit; its version."""
         self._advance()
-        return self.store.set(entries, author)
+        version = self.store.set(entries, author, life)
+        self._committed(life)
+        return version
 
-    def set_each(self, batch: list[dict[str, bytes]], author: str) -> list[int]:
+    def set_each(self, batch: list[dict[str, bytes]], author: Author) -> list[int]:
         """Store each mapping in a commit of its own; their versions."""
         self._advance()
-        return self.store.set_each(batch, author)
+        versions = self.store.set_each(batch, author)
+        self._committed(ENDLESS)
+        return versions
 
-    def delete(self, keys: Iterable[str], author: str, *, missing_ok: bool) -> tuple[int, int]:
+    def delete(self, keys: Iterable[str], author: Author, *, missing_ok: bool) -> tuple[int, int]:
         """Delete all keys in one commit; its version and how many there were. Raises KeysNotFound."""
         self._advance()
-        return self.store.delete(keys, author, missing_ok=missing_ok)
+        answer = self.store.delete(keys, author, missing_ok=missing_ok)
+        self._committed(ENDLESS)
+        return answer
+
+    def increment(self, key: str, by: int, author: Author, life: Life = KEPT) -> tuple[int, int]:
+        """Add to a number; the sum and the version. Raises NotANumber."""
+        self._advance()
+        answer = self.store.increment(key, by, author, life)
+        self._committed(life)
+        return answer
+
+    def touch(self, keys: list[str], ttl_us: int | None, author: Author) -> list[bool]:
+        """Give keys ``ttl_us`` from now, or life without end, in one commit; whether each exists."""
+        self._advance()
+        found = self.store.touch(keys, None if ttl_us is None else self.timer() + ttl_us, author)
+        self._committed(KEPT)
+        return found
+
+    def commit(
+        self,
+        writes: Mapping[str, bytes | None],
+        reads: Mapping[str, int],
+        ranges: list[Range],
+        snapshot: int,
+        author: Author,
+        life: Life = ENDLESS,
+    ) -> int:
+        """Make the writes if nothing that was read has changed; the version. Raises Conflict, SnapshotGone."""
+        validate(self.store, reads, ranges, snapshot)
+        self._advance()
+        version = self.store.write(writes, author, life)
+        self._committed(life)
+        return version
+
+    def once(self, scope: Hashable, id_: bytes, since: int | None, write: Callable[[], Answer]) -> Answer:
+        """Do ``write`` unless one with this id has committed; its answer either way. Raises OutcomeUnknown."""
+        before = self.store.version
+        known = self.outcomes.find(scope, id_, since, before)
+        if known is not None:
+            return known  # type: ignore[return-value]  # whoever chose the id asks for the same thing
+        answer = write()
+        if self.store.version > before:
+            self.outcomes.remember(scope, id_, self.store.version, answer)
+        return answer
+
+    def life(self, ttl_us: int | None, *, keep: bool, owner: Hashable) -> Life:
+        """What a write says about its keys' lives, from now on."""
+        return Life(deadline=None if ttl_us is None else self.timer() + ttl_us, keep=keep, owner=owner)
+
+    def bury(self, owner: Hashable, author: Author) -> None:
+        """Delete the keys that die with ``owner``."""
+        if self._lifetimes.count_owned(owner):
+            self.settle()
+            self._advance()
+            self.store.bury(owner, author)
+            self._committed(ENDLESS)
+
+    def count_owned(self, owner: Hashable) -> int:
+        """How many keys die with ``owner``."""
+        return self._lifetimes.count_owned(owner)
 
     def _advance(self) -> None:
         self.store.advance(self._clock())
@@ -57,17 +157,54 @@ class Database:
             self._grown_at = self.store.counters.keys + GROWTH_KEYS
             self.on_growth()
 
+    def _committed(self, life: Life) -> None:
+        if life is not ENDLESS:
+            self._note_deadline()
+        if self.on_commit is not None:
+            self.on_commit()
+
+    # ------------------------------------------------------------------ time
+
+    def settle(self) -> None:
+        """Let everything expire that is due. To be called before a batch of requests."""
+        if self._next_look is None or (now := self.timer()) < self._next_look:
+            return
+        while self._lifetimes.next_look is not None and self._lifetimes.next_look <= now:
+            self._advance()
+            if self.store.expire(now, EXPIRED_KEYS):
+                self._committed(ENDLESS)
+        self._next_look = None
+        self._note_deadline()
+
+    def time_to_live_us(self, key: str) -> int | None:
+        """How long ``key`` has still to live; None without an end."""
+        deadline = self._lifetimes.deadlines.get(key)
+        return None if deadline is None else max(0, deadline - self.timer())
+
+    def next_look_us(self) -> int | None:
+        """In how many microseconds something may be due; None without any deadline."""
+        return None if self._next_look is None else max(0, self._next_look - self.timer())
+
+    def _note_deadline(self) -> None:
+        look = self._lifetimes.next_look
+        if look is not None and (self._next_look is None or look < self._next_look):
+            self._next_look = look
+            if self.on_deadline is not None:
+                self.on_deadline(max(0, look - self.timer()))
+
     def history_due_us(self) -> int | None:
         """In how many microseconds the oldest commit will be too old; None without any."""
         window = self.store.window
-        if not window.groups:
+        if window.oldest is None:
             return None
-        return max(0, window.groups[0].time + window.limits.max_age_us - self._clock())
+        return max(0, window.oldest.time + window.limits.max_age_us - self._clock())
 
     def tidy(self, budget_keys: int) -> bool:
         """Drop history that has grown too old while nobody wrote; whether there may be more to drop."""
         self.store.advance(self._clock())
         return self.store.drop_history(budget_keys) > 0
+
+    # ------------------------------------------------------------------ counters
 
     def metrics(self) -> list[tuple[str, int]]:
         """Name and value, the five that the original had first."""
@@ -83,4 +220,5 @@ class Database:
             ("oldest_readable_version", window.oldest_readable),
             ("history_commits", window.commits),
             ("history_bytes", window.bytes),
+            ("keys_with_deadline", len(self._lifetimes.deadlines)),
         ]

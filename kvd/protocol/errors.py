@@ -27,6 +27,13 @@ CODES: dict[str, ErrorCode] = {
         ErrorCode("unauthenticated", "a TCP connection must say hello with a valid token first"),
         ErrorCode("forbidden", "the peer may not do this; nothing ran"),
         ErrorCode("not_found", "a key does not exist; nothing was changed"),
+        ErrorCode("not_a_number", "the value to be incremented is not a number of 64 bits, or would not be one"),
+        ErrorCode("conflict", "something that the commit read has changed since; nothing was written"),
+        ErrorCode(
+            "outcome_unknown",
+            "whether an earlier write with this id took effect is not remembered; this one did not",
+            maybe_applied=True,
+        ),
         ErrorCode("snapshot_gone", "the version asked for has left the history window"),
         ErrorCode("too_large", "a key, a value, a count or a frame is over its limit; nothing was changed"),
         ErrorCode("reply_too_large", "the request ran, its reply did not fit into the frame", maybe_applied=True),

@@ -21,6 +21,14 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     max_value_bytes: int = 8 * MIB
     max_requests_per_frame: int = 65_536
     max_keys_per_request: int = 65_536
+    max_snapshots_per_connection: int = 1_024
+    # A snapshot that nobody reads at for this long is let go.
+    snapshot_idle_timeout_ms: int = 30_000
+    max_ephemeral_keys_per_connection: int = 65_536
+    # Of one uid; the daemon's own user and root are not counted.
+    max_watches_per_uid: int = 128
+    # The answers to the last writes that carried an id, kept for those who ask again.
+    max_remembered_writes: int = 65_536
     # A frame that has begun must be whole after this, plus a second for each 64 KiB of it.
     frame_timeout_ms: int = 10_000
     # A TCP connection must have said hello after this.

@@ -15,6 +15,12 @@ MOST_REQUESTS = 65_536
 
 Keys = Annotated[list[str], msgspec.Meta(max_length=MOST_KEYS)]
 Entries = Annotated[dict[str, bytes], msgspec.Meta(max_length=MOST_KEYS)]
+Writes = Annotated[dict[str, bytes | None], msgspec.Meta(max_length=MOST_KEYS)]
+Reads = Annotated[dict[str, int], msgspec.Meta(max_length=MOST_KEYS)]
+Ranges = Annotated[list[tuple[str, str | None]], msgspec.Meta(max_length=MOST_KEYS)]
+Id = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
+# A version to read at that stands for the snapshot which this connection began last.
+BEGUN = -1
 
 
 class Request(msgspec.Struct, array_like=True, tag=True, forbid_unknown_fields=True, eq=False, gc=False):
@@ -22,6 +28,17 @@ class Request(msgspec.Struct, array_like=True, tag=True, forbid_unknown_fields=T
 
     ``gc=False``: a request holds no cycle, and a frame may bring thousands of them for the collector to visit.
     """
+
+
+class How(msgspec.Struct, forbid_unknown_fields=True, eq=False, gc=False, frozen=True):
+    """How a write is to be done; ``ttl`` in ms. See docs/protocol.md."""
+
+    ttl: int | None = None
+    keep_ttl: bool = False
+    ephemeral: bool = False
+    id: Id | None = None
+    since: int | None = None
+    sync: bool | None = None
 
 
 class Hello(Request, tag="hello"):
@@ -49,10 +66,18 @@ class GetMany(Request, tag="get_many"):
     at: int | None = None
 
 
+class Fetch(Request, tag="fetch"):
+    """Answers ``[[value, version, slot, generation, deadline]…]``, all from one instant, or from version ``at``."""
+
+    keys: Keys
+    at: int | None = None
+
+
 class Set(Request, tag="set"):
     """Stores all entries in one commit; answers its version."""
 
     entries: Entries
+    how: How | None = None
 
 
 class Delete(Request, tag="delete"):
@@ -60,6 +85,77 @@ class Delete(Request, tag="delete"):
 
     keys: Keys
     missing_ok: bool = False
+    how: How | None = None
+
+
+class Increment(Request, tag="increment"):
+    """Adds to the number stored under a key; answers ``[value, version]``."""
+
+    key: str
+    by: int
+    how: How | None = None
+
+
+class Commit(Request, tag="commit"):
+    """Makes the writes (nil deletes) if nothing that was read has changed; answers the version."""
+
+    writes: Writes
+    reads: Reads | None = None
+    ranges: Ranges | None = None
+    snapshot: int | None = None
+    how: How | None = None
+
+
+class Begin(Request, tag="begin"):
+    """Answers the current version, kept readable for this connection."""
+
+
+class End(Request, tag="end"):
+    """Gives a snapshot back; answers whether it was held."""
+
+    snapshot: int
+
+
+class Touch(Request, tag="touch"):
+    """Sets how long keys live, in ms from now (nil: without end); answers ``[found…]``."""
+
+    keys: Keys
+    ttl: int | None
+    how: How | None = None
+
+
+class Ttl(Request, tag="ttl"):
+    """Answers ``[ms left…]``: -1 without an end, nil for absent."""
+
+    keys: Keys
+
+
+class History(Request, tag="history"):
+    """Answers ``[[version, value or nil, time, author]…]``, newest first."""
+
+    key: str
+    limit: int
+    before: int | None = None
+
+
+class Log(Request, tag="log"):
+    """Answers ``[[version, time, author, [key…]]…]``, oldest first, from a version on or (nil) the newest."""
+
+    from_version: int | None
+    limit: int
+
+
+class VersionAt(Request, tag="version_at"):
+    """Answers the version that was current at a time, in µs since the epoch."""
+
+    time: int
+
+
+class Watch(Request, tag="watch"):
+    """Turns the connection into a feed of the commits that concern a prefix."""
+
+    prefix: str
+    from_version: int | None = None
 
 
 class Scan(Request, tag="scan"):
@@ -88,7 +184,30 @@ class Shutdown(Request, tag="shutdown"):
     """Stops the server; answers ``[pid]``. Administrators only."""
 
 
-AnyRequest = Hello | Ping | Get | GetMany | Set | Delete | Scan | Metrics | Status | Reload | Shutdown
+AnyRequest = (
+    Hello
+    | Ping
+    | Get
+    | GetMany
+    | Fetch
+    | Set
+    | Delete
+    | Increment
+    | Commit
+    | Begin
+    | End
+    | Scan
+    | Touch
+    | Ttl
+    | History
+    | Log
+    | VersionAt
+    | Watch
+    | Metrics
+    | Status
+    | Reload
+    | Shutdown
+)
 
 decode_request = msgspec.msgpack.Decoder[AnyRequest](AnyRequest).decode
 _Some = msgspec.Meta(min_length=1, max_length=MOST_REQUESTS)

@@ -7,7 +7,7 @@ with most of what Python costs for each.
 import hmac
 import logging
 from collections.abc import Callable, Sequence
-from itertools import chain, groupby
+from itertools import groupby
 from typing import Any
 
 from kvd import __version__
@@ -15,19 +15,25 @@ from kvd.database import Database
 from kvd.protocol import messages
 from kvd.protocol.limits import Limits
 from kvd.protocol.messages import AnyRequest
+from kvd.server.checks import Checks
+from kvd.server.feeds import Feeds
 from kvd.server.peers import Peer
-from kvd.server.refusals import Refusal, error_reply
-from kvd.store.errors import KeysNotFound, SnapshotGone, VersionAhead
-from kvd.store.store import Page
+from kvd.server.reading import PAGE_BYTES, Reading
+from kvd.server.refusals import Refusal, error_reply, refusal_for
+from kvd.server.snapshots import Snapshots
+from kvd.server.writing import Writing
+from kvd.store.errors import StoreError
 
 logger = logging.getLogger(__name__)
 
 Reply = Any
-SCAN_PAGE_BYTES = 256 * 1024
 # A page counts keys and values; with their versions and heads an item of one byte takes some twenty.
 PAGE_OVERHEAD = 20
-SMALLEST_SCAN_BYTES = 9  # ["scan", "", nil, 1]
+SMALLEST_PAGE_BYTES = 8  # ["log", nil, 1]
+# A conflict names up to a hundred keys, about 4 KiB of them, each with versions, time and author.
+CONFLICT_BYTES = 16 * 1024
 VALUE_HEAD_BYTES = 5  # MessagePack's longest, for binary
+VERSION_BYTES = 27  # what fetch tells beside each value, at most
 
 
 class Administration:
@@ -52,33 +58,66 @@ class Commands:
     def __init__(self, database: Database, limits: Limits, administration: Administration, token: str | None) -> None:
         self.database = database
         self._store = database.store
+        self._checks = Checks(limits)
         self.limits = limits
         self._administration = administration
         self._token = token
+        self.snapshots = Snapshots(database.store, database.timer)
+        self.feeds = Feeds(database)
+        self._reading = reading = Reading(database, self._checks, self.snapshots)
+        self._writing = writing = Writing(database, self._checks)
         self._handlers: dict[type, Callable[[Any, Peer], Reply]] = {
             messages.Hello: self._hello,
             messages.Ping: self._ping,
-            messages.Get: self._get,
-            messages.GetMany: self._get_many,
-            messages.Set: self._set,
-            messages.Delete: self._delete,
-            messages.Scan: self._scan,
+            messages.Get: reading.get,
+            messages.GetMany: reading.get_many,
+            messages.Fetch: reading.fetch,
+            messages.Set: writing.set,
+            messages.Delete: writing.delete,
+            messages.Increment: writing.increment,
+            messages.Commit: writing.commit,
+            messages.Begin: reading.begin,
+            messages.End: reading.end,
+            messages.Scan: reading.scan,
+            messages.Touch: writing.touch,
+            messages.Ttl: reading.ttl,
+            messages.History: reading.history,
+            messages.Log: reading.log,
+            messages.VersionAt: reading.version_at,
+            messages.Watch: self._watch,
             messages.Metrics: self._metrics,
             messages.Status: self._status,
             messages.Reload: self._reload,
             messages.Shutdown: self._shutdown,
         }
 
+    @property
+    def limits(self) -> Limits:
+        """The limits in force."""
+        return self._checks.limits
+
+    @limits.setter
+    def limits(self, limits: Limits) -> None:
+        self._checks.limits = limits
+        self.database.outcomes.limit = limits.max_remembered_writes
+
+    def forget(self, peer: Peer) -> None:
+        """A connection has ended: give back what hung on it."""
+        self.feeds.close(peer)
+        self.snapshots.release(peer)
+        self.database.bury(peer, peer.author)
+
     def run(self, requests: Sequence[AnyRequest], peer: Peer, frame_bytes: int) -> list[Reply] | dict[str, object]:
         """Run a frame's requests; one reply for each, or a map that refuses the frame.
 
         ``frame_bytes`` is the size of the frame they came in: no key or value in it can be larger.
         """
-        limits, largest_bytes = self.limits, self._store.largest_value_bytes
+        self.database.settle()
+        limits, largest_bytes = self._checks.limits, self._store.largest_value_bytes
         if len(requests) == 1 and type(request := requests[0]) is messages.Get and peer.greeted:
             if largest_bytes <= limits.max_reply_bytes:
                 # The commonest frame of all, without the detour through the table.
-                return [self._get(request, peer)]
+                return [self._reading.get(request, peer)]
         elif len(requests) > limits.max_requests_per_frame:
             return self.too_many(len(requests))
         if not peer.greeted or self._may_be_too_large(requests, frame_bytes, max(largest_bytes, frame_bytes)):
@@ -86,24 +125,31 @@ class Commands:
         replies: list[Reply] = []
         for kind, group in groupby(requests, type):
             if kind is messages.Get:
-                replies += self._get_each([request.key for request in group])  # type: ignore[union-attr]
+                replies += self._reading.get_each([request.key for request in group])  # type: ignore[union-attr]
             elif kind is messages.Set and frame_bytes <= limits.max_value_bytes:
                 replies += self._set_each(list(group), peer)  # type: ignore[arg-type]
             else:
                 replies += [self.run_one(request, peer) for request in group]
         return replies
 
+    def _set_each(self, requests: list[messages.Set], peer: Peer) -> list[Reply]:
+        versions: list[Reply] | None = self._writing.set_each(requests, peer)
+        return [self.run_one(request, peer) for request in requests] if versions is None else versions
+
     def _may_be_too_large(self, requests: Sequence[AnyRequest], frame_bytes: int, largest_bytes: int) -> bool:
         """Whether the replies have to be counted, judged without looking at them.
 
         Each value in them costs its request at least one byte, and none is larger than the largest ever stored or in
-        this very frame. A scan costs SMALLEST_SCAN_BYTES and brings a page, which the last of its values may overshoot.
+        this very frame. A page costs SMALLEST_PAGE_BYTES, and the last of its values may overshoot it.
         """
         room = self.limits.max_reply_bytes
-        if frame_bytes * largest_bytes > room:
+        if frame_bytes * (largest_bytes + VERSION_BYTES) > room:
             return True
-        pages = frame_bytes // SMALLEST_SCAN_BYTES * (SCAN_PAGE_BYTES * PAGE_OVERHEAD + largest_bytes)
-        return pages > room and messages.Scan in set(map(type, requests))
+        pages = frame_bytes // SMALLEST_PAGE_BYTES
+        kinds = set(map(type, requests))
+        if pages * CONFLICT_BYTES > room and messages.Commit in kinds:
+            return True
+        return pages * (PAGE_BYTES * PAGE_OVERHEAD + largest_bytes) > room and not kinds.isdisjoint(_PAGES)
 
     def too_many(self, count: int) -> dict[str, object]:
         """The map that refuses a frame of too many requests."""
@@ -119,22 +165,15 @@ class Commands:
             return self._handlers[type(request)](request, peer)
         except Refusal as refusal:
             return refusal.reply()
-        except KeysNotFound as error:
-            shown = ", ".join(map(repr, error.keys[:5])) + (", …" if len(error.keys) > 5 else "")
-            return error_reply("not_found", f"no such key: {shown}; nothing was deleted", keys=error.keys)
-        except SnapshotGone as error:
-            text = (
-                f"version {error.version} has left the history; the oldest that can be read is {error.oldest_readable}"
-            )
-            return error_reply("snapshot_gone", text, oldest_readable=error.oldest_readable)
-        except VersionAhead as error:
-            return error_reply("bad_request", f"there is no version {error.version} yet; the newest is {error.newest}")
+        except StoreError as error:
+            return refusal_for(error).reply()
         except Exception:
             logger.exception("internal error in %s of %s", type(request).__name__, peer.name)
             return error_reply("internal", "a fault in the server; its logging says more")
 
     def run_counting(self, requests: Sequence[AnyRequest], peer: Peer, room_bytes: int) -> tuple[list[Reply], int]:
         """Run requests one by one, replacing each reply that does not fit into ``room_bytes``; and what is left."""
+        self.database.settle()
         replies: list[Reply] = []
         for request in requests:
             reply = self.run_one(request, peer)
@@ -147,90 +186,13 @@ class Commands:
             replies.append(reply)
         return replies, room_bytes
 
-    # ------------------------------------------------------------------ keys and values
-
-    def _get(self, request: messages.Get, _: Peer) -> Reply:
-        value = self._store.get(request.key)
-        return self._refused_read([request.key]) if value is None else value
-
-    def _get_each(self, keys: list[str]) -> list[Reply]:
-        values: list[Reply] = self._store.get_many(keys)
-        if not all(values):  # quicker than `None in`, and an empty value does no harm
-            for number, key in enumerate(keys):
-                if values[number] is None:
-                    values[number] = self._refused_read([key])
-        return values
-
-    def _get_many(self, request: messages.GetMany, _: Peer) -> Reply:
-        self._check_count(len(request.keys))
-        values = self._store.get_many(request.keys, request.at)
-        refused = None if all(values) else self._refused_read(request.keys)
-        return values if refused is None else refused
-
-    def _set(self, request: messages.Set, peer: Peer) -> int:
-        self._check_entries(request.entries)
-        return self.database.set(request.entries, peer.name)
-
-    def _set_each(self, requests: list[messages.Set], peer: Peer) -> list[Reply]:
-        """Run sets out of a frame so small that no value can be too large."""
-        batch = [request.entries for request in requests]
-        # A code point is at most four bytes of UTF-8.
-        lengths = set(map(len, chain.from_iterable(batch)))
-        too_many = max(map(len, batch)) > self.limits.max_keys_per_request
-        if too_many or (lengths and (min(lengths) == 0 or max(lengths) * 4 > self.limits.max_key_bytes)):
-            return [self.run_one(request, peer) for request in requests]
-        return self.database.set_each(batch, peer.name)
-
-    def _delete(self, request: messages.Delete, peer: Peer) -> tuple[int, int]:
-        self._check_count(len(request.keys))
-        for key in request.keys:
-            self._check_key(key)
-        return self.database.delete(request.keys, peer.name, missing_ok=request.missing_ok)
-
-    def _scan(self, request: messages.Scan, _: Peer) -> Page:
-        if not 1 <= request.limit <= self.limits.max_keys_per_request:
-            raise Refusal("bad_request", f"a scan's limit is 1 to {self.limits.max_keys_per_request}")
-        return self._store.scan(
-            request.start,
-            request.end,
-            request.limit,
-            at=request.at,
-            keys_only=request.keys_only,
-            max_bytes=SCAN_PAGE_BYTES,
-        )
-
-    # ------------------------------------------------------------------ limits
-
-    def _refused_read(self, keys: list[str]) -> dict[str, object] | None:
-        """An error reply if one of ``keys`` cannot be a key; asked after the look-up, as only absent ones need it."""
-        try:
-            for key in keys:
-                self._check_key(key)
-        except Refusal as refusal:
-            self._store.counters.get_operations -= len(keys)
-            return refusal.reply()
-        return None
-
-    def _check_key(self, key: str) -> None:
-        if not key:
-            raise Refusal("bad_request", "a key has at least one byte")
-        # A code point is at most four bytes of UTF-8.
-        if len(key) * 4 > self.limits.max_key_bytes and len(key.encode()) > self.limits.max_key_bytes:
-            raise Refusal("too_large", f"a key has at most {self.limits.max_key_bytes} bytes")
-
-    def _check_count(self, count: int) -> None:
-        if count > self.limits.max_keys_per_request:
-            raise Refusal("too_large", f"a request names at most {self.limits.max_keys_per_request} keys")
-
-    def _check_entries(self, entries: dict[str, bytes]) -> None:
-        if not entries:
-            return
-        self._check_count(len(entries))
-        if "" in entries or max(map(len, entries)) * 4 > self.limits.max_key_bytes:
-            for key in entries:
-                self._check_key(key)
-        if max(map(len, entries.values())) > self.limits.max_value_bytes:
-            raise Refusal("too_large", f"a value has at most {self.limits.max_value_bytes} bytes")
+    def _watch(self, request: messages.Watch, peer: Peer) -> bool:
+        """The session does the rest, once this reply has left."""
+        if peer.feed is not None:
+            raise Refusal("bad_request", "this connection watches already")
+        most = self.limits.max_watches_per_uid
+        peer.feed = self.feeds.open(peer, request.prefix, request.from_version, most)
+        return True
 
     # ------------------------------------------------------------------ the server itself
 
@@ -270,10 +232,15 @@ class Commands:
             raise Refusal("forbidden", f"only root and the daemon's own user may ask for {what}, over the Unix socket")
 
 
+_PAGES = frozenset((messages.Scan, messages.History, messages.Log))
+
+
 def _reply_bytes(request: AnyRequest, reply: Reply) -> int:
     """How many bytes a reply takes on the wire, without encoding what may be gigabytes."""
     if type(reply) is bytes:
         return len(reply) + VALUE_HEAD_BYTES
     if type(request) is messages.GetMany and type(reply) is list:
         return sum(len(value or b"") + VALUE_HEAD_BYTES for value in reply)
+    if type(request) is messages.Fetch and type(reply) is list:
+        return sum(len(item[0] or b"") + VALUE_HEAD_BYTES + VERSION_BYTES for item in reply)
     return len(messages.encode_replies(reply))  # small, or a page

@@ -3,6 +3,12 @@
 import os
 import socket
 import struct
+from typing import TYPE_CHECKING
+
+from kvd.store.authors import Author
+
+if TYPE_CHECKING:
+    from kvd.server.feeds import Feed
 
 _UCRED = struct.Struct("3i")  # struct ucred of unix(7): pid, uid, gid
 # What a uid reads as that the kernel cannot express in our user namespace; it never stands for anybody.
@@ -13,15 +19,19 @@ class Peer:
     """One client. ``uid`` is the kernel's word (SO_PEERCRED at connect), None on TCP.
 
     ``greeted``: whether the peer may send anything but hello. On a Unix socket its mode has already decided that.
+    ``begun``: the snapshot that it began last. ``feed``: what it watches.
     """
 
-    __slots__ = ("administrator", "greeted", "name", "uid")
+    __slots__ = ("administrator", "author", "begun", "feed", "greeted", "name", "uid")
 
-    def __init__(self, name: str, uid: int | None) -> None:
+    def __init__(self, name: str, uid: int | None, pid: int | None = None, process: str | None = None) -> None:
         self.name = name
         self.uid = uid
+        self.author = Author(uid, pid, name if process is None else process)
         self.administrator = uid is not None and uid in (0, os.geteuid()) and uid != OVERFLOW_UID
         self.greeted = uid is not None
+        self.begun: int | None = None
+        self.feed: Feed | None = None
 
 
 def unix_peer(descriptor: int) -> Peer:
@@ -31,9 +41,18 @@ def unix_peer(descriptor: int) -> Peer:
         pid, uid, _ = _UCRED.unpack(borrowed.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
     finally:
         borrowed.detach()
-    return Peer(f"uid {uid} pid {pid}", uid)
+    return Peer(f"uid {uid} pid {pid}", uid, pid, process_name(pid))
 
 
 def tcp_peer(address: tuple[str, int]) -> Peer:
     """The peer of an accepted TCP connection, unknown until its token is checked."""
     return Peer(f"tcp {address[0]}:{address[1]}", None)
+
+
+def process_name(pid: int) -> str:
+    """The name of a process, for people: empty where the system does not show it, and another's if it has gone."""
+    try:
+        with open(f"/proc/{pid}/comm", "rb") as file:
+            return file.read(64).decode("utf-8", "replace").rstrip("\n")
+    except OSError:
+        return ""

@@ -85,6 +85,7 @@ class Server:
 
     def forget(self, session: Session) -> None:
         """A connection has ended."""
+        self.commands.forget(session.peer)
         self.sessions.discard(session)
         self._tcp.pop(session, None)
         self.unwatch(session)
@@ -141,7 +142,7 @@ class Server:
             if deadline <= now and not self._has_progressed(session, now):
                 self._expire(session, "it kept the server waiting")
         for session, last_active in list(self._tcp.items()):
-            if session.active:
+            if session.active or session.feeding:
                 session.active = False
                 self._tcp[session] = now
             elif now - last_active > self.limits.tcp_idle_timeout_ms / 1000:

@@ -5,6 +5,7 @@ left over (a frame still incomplete, or input beyond this connection's share of 
 
         reading ──frame over SLICE_BYTES──▶ working on it in slices ──▶ reading
            ├── peer takes no replies ──▶ stalled ──▶ reading
+           ├── a watch answered ──▶ feeding: events go out whenever there are any; input ends it
            └── last frame sent ──▶ leaving: input is discarded until the peer closes, or LINGER_S is over
 
 While it works or is stalled a session does not read. So a peer costs at most its leftover and its replies.
@@ -22,6 +23,7 @@ from kvd.server.peers import Peer
 from kvd.server.refusals import error_reply
 
 if TYPE_CHECKING:
+    from kvd.server.feeds import Feed
     from kvd.server.server import Server
 
 # One turn of the loop takes at most so much from one connection.
@@ -42,9 +44,11 @@ class Session(asyncio.BufferedProtocol):
 
     __slots__ = (
         "_commands",
+        "_feed",
         "_finishing",
         "_leaving",
         "_left",
+        "_pump_due",
         "_server",
         "_slices",
         "_stalled",
@@ -64,6 +68,8 @@ class Session(asyncio.BufferedProtocol):
         self._wanted = 0  # how much of it there has to be before it is worth another look
         self._slices: Iterator[list[bytes] | None] | None = None  # the large frame in work
         self._stalled = False
+        self._feed: Feed | None = None
+        self._pump_due = False
         self._finishing = False
         self._leaving = False
         self.active = False  # whether anything came since the server's last sweep
@@ -78,6 +84,7 @@ class Session(asyncio.BufferedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._leaving = True
         self._slices = None
+        self._feed = None
         self._left = bytearray()
         self._server.forget(self)
 
@@ -88,7 +95,9 @@ class Session(asyncio.BufferedProtocol):
         self.active = True
         if self._leaving:
             return
-        if self._left:
+        if self._feed is not None:
+            self._refuse_input()
+        elif self._left:
             self._left += _read_view[:nbytes]
             if len(self._left) >= self._wanted:
                 self._continue()
@@ -123,8 +132,15 @@ class Session(asyncio.BufferedProtocol):
     def finish(self) -> None:
         """Answer every frame already read, then say goodbye."""
         self._finishing = True
-        if not self.busy:
+        if self._feed is not None:
+            self._wake_pump()
+        elif not self.busy:
             self._continue()
+
+    @property
+    def feeding(self) -> bool:
+        """Whether it only tells what its peer watches."""
+        return self._feed is not None
 
     @property
     def leaving(self) -> bool:
@@ -178,6 +194,8 @@ class Session(asyncio.BufferedProtocol):
                 break
             replies = replies + self._answer(payload) if replies else self._answer(payload)
             frames += 1
+            if self.peer.feed is not None:
+                break
             if len(replies) > WRITE_HIGH_WATER_BYTES:
                 # Not more of it in memory before it is known whether the peer takes it.
                 self.transport.write(replies)
@@ -186,6 +204,8 @@ class Session(asyncio.BufferedProtocol):
                     break
         if replies:
             self.transport.write(replies)
+        if self.peer.feed is not None and self._slices is None:
+            self._begin_feed(self.peer.feed)
         if at and not self.peer.greeted:
             self.leave(error_reply("unauthenticated", "the first frame must say hello with a valid token"))
         return at
@@ -209,13 +229,15 @@ class Session(asyncio.BufferedProtocol):
             return
         self._slices = None
         self.transport.writelines(pieces)
+        if self.peer.feed is not None:
+            self._begin_feed(self.peer.feed)
         self._continue()
 
     def _continue(self) -> None:
         """Take what is left over, then decide what comes next."""
         if self.busy:
             return
-        if self._left:
+        if self._left and self._feed is None:
             with memoryview(self._left) as view:
                 taken = self._take(view, len(view))
             del self._left[:taken]
@@ -226,6 +248,9 @@ class Session(asyncio.BufferedProtocol):
     def _settle(self) -> None:
         """Decide what comes next, with less than a turn's frames taken or the turn over."""
         if self.busy:
+            return
+        if self._feed is not None:
+            self._go_on_feeding()
             return
         self._wanted = HEADER_BYTES
         if len(self._left) >= HEADER_BYTES:
@@ -246,3 +271,40 @@ class Session(asyncio.BufferedProtocol):
     def _read_on(self) -> None:
         if not self.busy:
             self.transport.resume_reading()
+
+    # ------------------------------------------------------------------ feeds
+
+    def _begin_feed(self, feed: "Feed") -> None:
+        """From now on this connection only tells what its peer watches."""
+        self._feed = feed
+        feed.wake = self._wake_pump
+        self._wake_pump()
+
+    def _go_on_feeding(self) -> None:
+        if self._left:
+            self._refuse_input()
+        else:
+            self.transport.resume_reading()  # to see the peer close
+            self._wake_pump()
+
+    def _refuse_input(self) -> None:
+        self.leave(error_reply("bad_request", "a connection that watches takes no more requests"))
+
+    def _wake_pump(self) -> None:
+        """There may be something to tell: in a turn of its own, so that commits do not wait for it."""
+        if not self._pump_due:
+            self._pump_due = True
+            self._server.loop.call_soon(self._pump)
+
+    def _pump(self) -> None:
+        """Tell one batch of events, if the peer takes it."""
+        self._pump_due = False
+        if self.busy or self._feed is None:
+            return
+        events = self._feed.next_events()
+        if events:
+            self.transport.write(frame(encode_replies(events)))
+        if not self._feed.caught_up:
+            self._wake_pump()
+        elif self._finishing:
+            self.leave(error_reply("shutting_down", "the server is stopping"))

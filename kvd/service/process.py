@@ -1,7 +1,7 @@
 """The running daemon: one event loop, the server in it, and what the outside world does to a process.
 
         start: bind → collect garbage once and freeze → READY
-        run:   signals, watchdog, reload, upkeep of the history
+        run:   signals, watchdog, reload, upkeep of what changes with time alone
         stop:  STOPPING → drain the sessions → remove the socket → (the caller releases the lock)
 
 Signals only ever set something that the loop acts upon; none interrupts the store.
@@ -32,6 +32,9 @@ logger = logging.getLogger(__name__)
 # History that has grown too old while nobody writes goes in steps of so many keys, a millisecond or two each.
 UPKEEP_KEYS = 2_000
 UPKEEP_PAUSE_S = 0.005
+# A timer for a deadline is set for no longer than this, and for a little after it.
+LONGEST_TIMER_S = 60.0
+TIMER_GRAIN_S = 0.001
 
 
 class Daemon(Administration):
@@ -54,8 +57,11 @@ class Daemon(Administration):
         self.database = Database(window_limits(config.history))
         self.database.on_history = self._schedule_upkeep
         self.database.on_growth = freeze_garbage_collector
+        self.database.on_deadline = self._schedule_expiry
         self._upkeep_timer: asyncio.TimerHandle | None = None
+        self._expiry_timer: asyncio.TimerHandle | None = None
         self.commands = Commands(self.database, config.limits, self, token)
+        self.commands.snapshots.on_first = self._schedule_letting_go
         self._stop = asyncio.Event()
         self._server: Server | None = None
 
@@ -120,6 +126,32 @@ class Daemon(Administration):
             self._schedule_upkeep(due_us / 1_000_000 + UPKEEP_PAUSE_S)
         else:
             self.database.on_history = self._schedule_upkeep
+
+    def _schedule_expiry(self, delay_us: int) -> None:
+        """Let keys expire on time though nobody asks for them. The database schedules the next one itself."""
+        if self._expiry_timer is not None:
+            self._expiry_timer.cancel()
+        # A timer goes by another clock, which a suspended machine stops; so it looks again now and then.
+        delay_s = min(delay_us / 1_000_000, LONGEST_TIMER_S) + TIMER_GRAIN_S
+        self._expiry_timer = asyncio.get_running_loop().call_later(delay_s, self._expire)
+
+    def _expire(self) -> None:
+        self._expiry_timer = None
+        self.database.settle()
+        due_us = self.database.next_look_us()
+        if due_us is not None and self._expiry_timer is None:
+            self._schedule_expiry(due_us)
+
+    def _schedule_letting_go(self) -> None:
+        delay_s = self.commands.limits.snapshot_idle_timeout_ms / 1000 / 4
+        asyncio.get_running_loop().call_later(delay_s, self._let_snapshots_go)
+
+    def _let_snapshots_go(self) -> None:
+        """Release snapshots that nobody uses; while there are none, nothing wakes up."""
+        if self.commands.snapshots.let_go(self.commands.limits.snapshot_idle_timeout_ms * 1000):
+            self._schedule_letting_go()
+        else:
+            self.commands.snapshots.on_first = self._schedule_letting_go
 
     # ------------------------------------------------------------------ what administrators may ask for
 

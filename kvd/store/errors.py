@@ -1,5 +1,10 @@
 """What the store refuses, with the fields from which a message is made."""
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from kvd.store.isolation import Change
+
 
 class StoreError(Exception):
     """The operation was refused as a whole: nothing was changed."""
@@ -14,9 +19,9 @@ class KeysNotFound(StoreError):
 
 
 class SnapshotGone(StoreError):
-    """The version asked for is older than what the history window still holds."""
+    """The version asked for (None: the one of a time) is older than what the history window still holds."""
 
-    def __init__(self, version: int, oldest_readable: int) -> None:
+    def __init__(self, version: int | None, oldest_readable: int) -> None:
         super().__init__(version, oldest_readable)
         self.version = version
         self.oldest_readable = oldest_readable
@@ -29,3 +34,28 @@ class VersionAhead(StoreError):
         super().__init__(version, newest)
         self.version = version
         self.newest = newest
+
+
+class Conflict(StoreError):
+    """What a commit had read has changed since; the entries of ``changes`` are isolation.Change."""
+
+    def __init__(self, changes: "list[Change]") -> None:
+        super().__init__(changes)
+        self.changes = changes
+
+
+class NotANumber(StoreError):
+    """An increment met a value that is not a number, or would leave the range of 64 bits."""
+
+    def __init__(self, key: str, reason: str) -> None:
+        super().__init__(key, reason)
+        self.key = key
+        self.reason = reason
+
+
+class OutcomeUnknown(StoreError):
+    """Whether a write with this id has committed is not remembered any more."""
+
+    def __init__(self, version: int) -> None:
+        super().__init__(version)
+        self.version = version

@@ -10,19 +10,23 @@ Reading at version v means walking to the first head at or below v. So a reader 
 the key is written meanwhile, and readers and writers never wait for each other. A deletion is a commit like any
 other: its head is a tombstone (value None), which stays until no readable version is older than it.
 
-How far back one may read is the history window's matter (``window.py``). Nothing here reads a clock: commit times
-come from the caller and are made never to go back.
+How far back one may read is the history window's matter (``window.py``), whether a transaction may commit is
+``isolation.py``'s, how long keys live ``lifetimes.py``'s. Nothing here reads a clock: commit times come from the
+caller and are made never to go back.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from itertools import chain, repeat
 
 import msgspec
 
-from kvd.store.errors import KeysNotFound, SnapshotGone, VersionAhead
+from kvd.store.authors import EXPIRED, NOBODY, Author
+from kvd.store.errors import KeysNotFound, NotANumber, SnapshotGone, VersionAhead
 from kvd.store.heads import Head
 from kvd.store.index import PENDING_KEYS, OrderedIndex
 from kvd.store.keyspace import Keyspace
+from kvd.store.lifetimes import ENDLESS, KEPT, Life, Lifetimes
+from kvd.store.numbers import parse_number
 from kvd.store.window import GROUP_BYTES, PLACE_BYTES, SUPERSEDED_BYTES, Group, Window, WindowLimits
 
 # One page of a scan looks at no more keys than this, tombstones and keys of another version included, so that it
@@ -67,6 +71,7 @@ class Store:
         self.version = 0
         self.counters = Counters()
         self.window = Window(limits or WindowLimits())
+        self.lifetimes = Lifetimes()
         self._keyspace = Keyspace()
         self._index = OrderedIndex()
         self.time = 0
@@ -109,6 +114,18 @@ class Store:
             find = self.find
             return [None if (head := find(key)) is None else head.value for key in keys]
 
+    def fetch(self, keys: list[str], at: int | None = None) -> list[tuple[bytes | None, int, int | None]]:
+        """Value, version and deadline of each of ``keys``; None, 0, None for absent ones. No deadline if ``at``.
+
+        Raises SnapshotGone, VersionAhead.
+        """
+        self.counters.get_operations += len(keys)
+        if at is not None:
+            self.check_readable(at)
+            return [_seen(head, None) for head in self._heads_at(keys, at)]
+        deadlines = self.lifetimes.deadlines
+        return [_seen(self.find(key), deadlines.get(key)) for key in keys]
+
     def _heads_at(self, keys: Iterable[str], at: int) -> list[Head | None]:
         find = self.find
         return [None if (head := find(key)) is None else head.at(at) for key in keys]
@@ -132,7 +149,7 @@ class Store:
             at = self.version
         self.check_readable(at)
         items: list[Item] = []
-        for visits, key in enumerate(self._index.range(start, end)):
+        for visits, key in enumerate(self.keys_between(start, end)):
             if len(items) >= limit or visits >= SCAN_VISITS or max_bytes <= 0:
                 return Page(items, key)
             head = self.find(key)
@@ -140,6 +157,10 @@ class Store:
                 items.append(Item(key, None if keys_only else head.value, head.version))
                 max_bytes -= len(key) + (0 if keys_only else len(head.value))
         return Page(items, None)
+
+    def keys_between(self, start: str, end: str | None) -> Iterator[str]:
+        """All keys from ``start`` on, before ``end``, tombstones included. Nothing may be written meanwhile."""
+        return self._index.range(start, end)
 
     def check_readable(self, version: int) -> None:
         """Raise SnapshotGone or VersionAhead unless ``version`` can be read."""
@@ -173,12 +194,57 @@ class Store:
         self.drop_history(written - self._written_before + DROP_BUDGET_KEYS)
         self._written_before = written
 
-    def set(self, entries: Mapping[str, bytes], author: str = "") -> int:
+    def set(self, entries: Mapping[str, bytes], author: Author = NOBODY, life: Life = ENDLESS) -> int:
         """Store all ``entries`` in one commit; return its version (the current one where there are none)."""
         self.counters.set_operations += len(entries)
+        self._give_life(entries, life)
         return self._commit(entries, author, list(map(len, entries.values())))
 
-    def set_each(self, batch: list[dict[str, bytes]], author: str = "") -> list[int]:
+    def write(self, writes: Mapping[str, bytes | None], author: Author = NOBODY, life: Life = ENDLESS) -> int:
+        """Store values and delete keys (None; missing ones are passed over) in one commit; return its version."""
+        entries = {key: value for key, value in writes.items() if value is not None}
+        deleted = [key for key, value in writes.items() if value is None and self.exists(key)]
+        self.counters.set_operations += len(entries)
+        self.counters.delete_operations += len(deleted)
+        self._give_life(entries, life)
+        self.lifetimes.ended(deleted)
+        stored = list(map(len, entries.values()))
+        return self._commit(entries | dict.fromkeys(deleted) if deleted else entries, author, stored)
+
+    def increment(self, key: str, by: int, author: Author = NOBODY, life: Life = KEPT) -> tuple[int, int]:
+        """Add ``by`` to the number stored under ``key`` (absent: 0); return the sum and the version.
+
+        Raises NotANumber, with nothing changed.
+        """
+        head = self.find(key)
+        value = None if head is None else head.value
+        total = by if value is None else parse_number(key, value) + by
+        if not -(2**63) <= total < 2**63:
+            raise NotANumber(key, f"{total} needs more than 64 bits")
+        return total, self.set({key: b"%d" % total}, author, life)
+
+    def touch(self, keys: list[str], deadline: int | None, author: Author = NOBODY) -> list[bool]:
+        """Give ``keys`` another deadline in one commit that leaves their values; whether each exists."""
+        found = {key: self.exists(key) for key in keys}
+        entries = {key: self.find(key).value for key in found if found[key]}  # type: ignore[union-attr]
+        self.counters.set_operations += len(entries)
+        self.lifetimes.touched(entries, deadline)
+        self._commit(entries, author, list(map(len, entries.values())))  # type: ignore[arg-type]
+        return [found[key] for key in keys]
+
+    def _give_life(self, entries: Mapping[str, bytes], life: Life) -> None:
+        """Note how long ``entries``, which are about to be written, live."""
+        if life is ENDLESS:
+            self.lifetimes.ended(entries.keys())
+        else:
+            self.lifetimes.written(entries, life, {key for key in entries if self.exists(key)} if life.keep else ())
+
+    def exists(self, key: str) -> bool:
+        """Whether ``key`` has a value now."""
+        head = self.find(key)
+        return head is not None and head.value is not None
+
+    def set_each(self, batch: list[dict[str, bytes]], author: Author = NOBODY) -> list[int]:
         """Store each mapping of ``batch`` in a commit of its own, in order; return their versions."""
         keys = list(chain.from_iterable(batch))
         if 0 < len(keys) == len(batch) == len(set(keys)) and all(batch):
@@ -190,12 +256,18 @@ class Store:
         return [self.set(entries, author) for entries in batch]
 
     def _replace_each(
-        self, batch: list[dict[str, bytes]], keys: list[str], previous: list[Head], replaced: list[bytes], author: str
+        self,
+        batch: list[dict[str, bytes]],
+        keys: list[str],
+        previous: list[Head],
+        replaced: list[bytes],
+        author: Author,
     ) -> list[int]:
         """Give each of ``keys``, all different and in ``first``, a new value in a commit of its own.
 
         What most commits do, done for many at a time: column by column, so that the loops run in C.
         """
+        self.lifetimes.ended(keys)
         values = list(chain.from_iterable(map(dict.values, batch)))
         versions = list(range(self.version + 1, self.version + 1 + len(keys)))
         # The keys as the keyspace has them: those that came with the requests need not outlive them.
@@ -211,7 +283,7 @@ class Store:
         self.version = versions[-1]
         return versions
 
-    def delete(self, keys: Iterable[str], author: str = "", *, missing_ok: bool = False) -> tuple[int, int]:
+    def delete(self, keys: Iterable[str], author: Author = NOBODY, *, missing_ok: bool = False) -> tuple[int, int]:
         """Delete all ``keys`` in one commit; return the version and how many there were.
 
         A key named twice counts once. Raises KeysNotFound, with nothing deleted, if one does not exist and
@@ -225,9 +297,21 @@ class Store:
         if missing and not missing_ok:
             raise KeysNotFound(list(missing))
         self.counters.delete_operations += len(tombstones)
+        self.lifetimes.ended(tombstones.keys())
         return self._commit(tombstones, author, []), len(tombstones)
 
-    def _commit(self, writes: Mapping[str, bytes | None], author: str, stored: list[int]) -> int:
+    def expire(self, now: int, most: int) -> int:
+        """Delete up to ``most`` keys whose deadline has come, in one commit; how many there were."""
+        due = [key for key in self.lifetimes.take_due(now, most) if self.exists(key)]
+        self.lifetimes.ended(due)
+        self._commit(dict.fromkeys(due), EXPIRED, [])
+        return len(due)
+
+    def bury(self, owner: Hashable, author: Author = NOBODY) -> int:
+        """Delete the keys that die with ``owner``, in one commit; how many there were."""
+        return self.delete(self.lifetimes.owned(owner), author, missing_ok=True)[1]
+
+    def _commit(self, writes: Mapping[str, bytes | None], author: Author, stored: list[int]) -> int:
         """Apply ``writes`` (None deletes a key, which must exist) as one version; ``stored`` are its values' sizes."""
         if not writes:
             return self.version
@@ -286,3 +370,7 @@ class Store:
                 self._keyspace.remove(head.key)
                 self._index.discard(head.key)
         self._bring_in_order()
+
+
+def _seen(head: Head | None, deadline: int | None) -> tuple[bytes | None, int, int | None]:
+    return (None, 0, None) if head is None or head.value is None else (head.value, head.version, deadline)

@@ -15,10 +15,13 @@ Commits that came together stand in the queue together, as one group, and are dr
 The window is bounded by bytes, age and count. A pinned version keeps it open up to a byte limit of its own.
 """
 
-from collections import deque
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator
 
 import msgspec
 
+from kvd.store.authors import Author
+from kvd.store.errors import SnapshotGone
 from kvd.store.heads import Head
 
 # What the window itself keeps alive, in bytes of CPython objects, as sys.getsizeof tells: a group with its tuple and
@@ -27,6 +30,8 @@ from kvd.store.heads import Head
 GROUP_BYTES = 224
 PLACE_BYTES = 8
 SUPERSEDED_BYTES = 112
+# The places of dropped groups are given back once there are so many, and as many as groups still held.
+_COMPACT_PLACES = 4096
 
 
 class WindowLimits(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,33 +53,98 @@ class Group(msgspec.Struct, gc=False, frozen=True, eq=False):
     """
 
     time: int
-    author: str
+    author: Author
     heads: tuple[Head, ...]
     commits: int
     size: int
     has_tombstones: bool
 
+    def each(self) -> Iterator[tuple[int, tuple[Head, ...]]]:
+        """Its commits in order: the version, and what it wrote."""
+        if self.commits == 1:
+            yield self.heads[0].version, self.heads
+        else:  # then each commit wrote one key
+            for head in self.heads:
+                yield head.version, (head,)
+
+
+def _last_version(group: Group) -> int:
+    return group.heads[-1].version
+
+
+def _time(group: Group) -> int:
+    return group.time
+
 
 class Window:
-    """The queue of commits, newest last."""
+    """The queue of commits, newest last. A list, because a deque cannot be searched by halves."""
 
     NOTHING_PINNED = 2**64  # above every version
 
-    __slots__ = ("_pins", "bytes", "commits", "groups", "limits", "oldest_readable")
+    __slots__ = ("_begin", "_pins", "_queue", "bytes", "commits", "limits", "oldest_readable", "oldest_time")
 
     def __init__(self, limits: WindowLimits) -> None:
         self.limits = limits
-        self.groups: deque[Group] = deque()
+        self._queue: list[Group | None] = []
+        self._begin = 0  # what stands before it has been dropped
         self.commits = 0
         self.bytes = 0
         self.oldest_readable = 0
+        self.oldest_time = 0  # when that version was committed
         self._pins: dict[int, int] = {}  # version → times pinned; versions only ever arrive in ascending order
+
+    @property
+    def groups(self) -> list[Group]:
+        """All groups, oldest first; a copy."""
+        return self._queue[self._begin :]  # type: ignore[return-value]
+
+    @property
+    def oldest(self) -> Group | None:
+        """The group to be dropped next."""
+        return self._queue[self._begin] if self._begin < len(self._queue) else None
 
     def append(self, group: Group) -> None:
         """Take the newest commits in."""
-        self.groups.append(group)
+        self._queue.append(group)
         self.commits += group.commits
         self.bytes += group.size
+
+    # ------------------------------------------------------------------ finding
+
+    def group_of(self, version: int) -> Group | None:
+        """The group that holds the commit of ``version``; None if it has left the window."""
+        place = self._place(version)
+        if version <= self.oldest_readable or place == len(self._queue):
+            return None
+        return self._queue[place]
+
+    def after(self, version: int) -> Iterator[Group]:
+        """The groups with commits behind ``version``, oldest first; the first may begin at or before it.
+
+        The window must not change meanwhile. Raises SnapshotGone unless ``version`` can be read.
+        """
+        if version < self.oldest_readable:
+            raise SnapshotGone(version, self.oldest_readable)
+        for place in range(self._place(version + 1), len(self._queue)):
+            yield self._queue[place]  # type: ignore[misc]
+
+    def newest(self) -> Iterator[Group]:
+        """The groups, newest first. The window must not change meanwhile."""
+        for place in range(len(self._queue) - 1, self._begin - 1, -1):
+            yield self._queue[place]  # type: ignore[misc]
+
+    def version_at(self, time: int) -> int:
+        """The version that was current at ``time``. Raises SnapshotGone if the window does not reach back to it."""
+        if time < self.oldest_time:
+            raise SnapshotGone(None, self.oldest_readable)
+        place = bisect_right(self._queue, time, lo=self._begin, key=_time)  # type: ignore[arg-type]
+        return _last_version(self._queue[place - 1]) if place > self._begin else self.oldest_readable  # type: ignore[arg-type]
+
+    def _place(self, version: int) -> int:
+        """Where the first group stands that has ``version`` or a later one."""
+        return bisect_left(self._queue, version, lo=self._begin, key=_last_version)  # type: ignore[arg-type]
+
+    # ------------------------------------------------------------------ pins
 
     def pin(self, version: int) -> None:
         """Keep ``version``, which must be the newest, readable until it is released as often as it was pinned."""
@@ -92,19 +162,27 @@ class Window:
 
         From then on nothing before the last of them can be read.
         """
-        limits, groups = self.limits, self.groups
+        limits = self.limits
         oldest_time = now - limits.max_age_us
         pinned = next(iter(self._pins), self.NOTHING_PINNED)
         dropped: list[Group] = []
-        while groups and budget_keys > 0:
-            oldest = groups[0]
+        while budget_keys > 0 and (oldest := self.oldest) is not None:
             if self.bytes <= limits.max_bytes and self.commits <= limits.max_commits and oldest.time >= oldest_time:
                 break
-            if oldest.heads[-1].version > pinned and self.bytes <= limits.max_pinned_bytes:
+            if _last_version(oldest) > pinned and self.bytes <= limits.max_pinned_bytes:
                 break
-            dropped.append(groups.popleft())
-            self.commits -= oldest.commits
-            self.bytes -= oldest.size
-            self.oldest_readable = oldest.heads[-1].version
+            dropped.append(oldest)
+            self._drop_oldest(oldest)
             budget_keys -= len(oldest.heads)
         return dropped
+
+    def _drop_oldest(self, oldest: Group) -> None:
+        self._queue[self._begin] = None
+        self._begin += 1
+        self.commits -= oldest.commits
+        self.bytes -= oldest.size
+        self.oldest_readable = _last_version(oldest)
+        self.oldest_time = oldest.time
+        if self._begin >= _COMPACT_PLACES and self._begin * 2 >= len(self._queue):
+            del self._queue[: self._begin]
+            self._begin = 0

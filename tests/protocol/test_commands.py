@@ -113,7 +113,7 @@ def test_a_version_that_has_gone_is_told_with_the_oldest_that_has_not(make_ends:
     ends = make_ends(max_commits=0)
     for value in (b"1", b"2", b"3"):
         ends.ask("set", {"a": value})
-    for request in (["get_many", ["a"], 0], ["scan", "", None, 9, 0], ["get_many", ["a"], -1]):
+    for request in (["get_many", ["a"], 0], ["scan", "", None, 9, 0], ["get_many", ["a"], -2]):
         reply = ends.ask(*request)
         assert (reply["error"], reply["oldest_readable"]) == ("snapshot_gone", ends.metric("oldest_readable_version"))
     assert ends.metric("oldest_readable_version") == 2

@@ -1,0 +1,129 @@
+"""What reads: current values, a snapshot's, and the past."""
+
+from typing import Any
+
+from kvd.database import Database
+from kvd.protocol import messages
+from kvd.server.checks import Checks
+from kvd.server.peers import Peer
+from kvd.server.refusals import Refusal
+from kvd.server.snapshots import Snapshots
+from kvd.store.history import Commit, Version, commits_from, newest_commits, versions
+from kvd.store.store import Page
+
+Reply = Any
+PAGE_BYTES = 256 * 1024
+WITHOUT_END = -1
+
+
+class Reading:
+    """The requests that change nothing."""
+
+    def __init__(self, database: Database, checks: Checks, snapshots: Snapshots) -> None:
+        self._database = database
+        self._store = database.store
+        self._checks = checks
+        self._snapshots = snapshots
+
+    # ------------------------------------------------------------------ values
+
+    def get(self, request: messages.Get, _: Peer) -> Reply:
+        """The value or nil."""
+        value = self._store.get(request.key)
+        return self._refused([request.key]) if value is None else value
+
+    def get_each(self, keys: list[str]) -> list[Reply]:
+        """The replies to a run of gets."""
+        values: list[Reply] = self._store.get_many(keys)
+        if not all(values):  # quicker than `None in`, and an empty value does no harm
+            for number, key in enumerate(keys):
+                if values[number] is None:
+                    values[number] = self._refused([key])
+        return values
+
+    def get_many(self, request: messages.GetMany, peer: Peer) -> Reply:
+        """The values or nils."""
+        self._checks.count(len(request.keys))
+        values = self._store.get_many(request.keys, self._version(request.at, peer))
+        refused = None if all(values) else self._refused(request.keys)
+        return values if refused is None else refused
+
+    def fetch(self, request: messages.Fetch, peer: Peer) -> Reply:
+        """Values with their versions, and what a cache in the client needs."""
+        self._checks.count(len(request.keys))
+        found = self._store.fetch(request.keys, self._version(request.at, peer))
+        refused = None if all(version for _, version, _ in found) else self._refused(request.keys)
+        if refused is not None:
+            return refused
+        return [(value, version, None, None, deadline) for value, version, deadline in found]
+
+    def ttl(self, request: messages.Ttl, _: Peer) -> list[int | None]:
+        """How long keys have still to live, in ms, rounded up."""
+        self._checks.keys(request.keys, len(request.keys))
+        return [self._ttl_ms(key) if self._store.exists(key) else None for key in request.keys]
+
+    def _ttl_ms(self, key: str) -> int:
+        left_us = self._database.time_to_live_us(key)
+        return WITHOUT_END if left_us is None else -(-left_us // 1000)
+
+    def scan(self, request: messages.Scan, peer: Peer) -> Page:
+        """A page of keys in order."""
+        self._checks.page(request.limit, "a scan")
+        return self._store.scan(
+            request.start,
+            request.end,
+            request.limit,
+            at=self._version(request.at, peer),
+            keys_only=request.keys_only,
+            max_bytes=PAGE_BYTES,
+        )
+
+    # ------------------------------------------------------------------ the past
+
+    def history(self, request: messages.History, _: Peer) -> list[Version]:
+        """The versions of a key, newest first."""
+        self._checks.key(request.key)
+        self._checks.page(request.limit, "a history")
+        return versions(self._store, request.key, request.limit, request.before, PAGE_BYTES)
+
+    def log(self, request: messages.Log, _: Peer) -> list[Commit]:
+        """The commits, oldest first."""
+        self._checks.page(request.limit, "a log")
+        if request.from_version is None:
+            return newest_commits(self._store, request.limit, PAGE_BYTES)
+        return commits_from(self._store, request.from_version, request.limit, PAGE_BYTES)
+
+    def version_at(self, request: messages.VersionAt, _: Peer) -> int:
+        """The version that was current at a time."""
+        return self._store.window.version_at(request.time)
+
+    # ------------------------------------------------------------------ snapshots
+
+    def begin(self, request: messages.Begin, peer: Peer) -> int:
+        """A snapshot, held for this peer."""
+        return self._snapshots.begin(peer, self._checks.limits.max_snapshots_per_connection)
+
+    def end(self, request: messages.End, peer: Peer) -> bool:
+        """A snapshot is given back."""
+        return self._snapshots.end(peer, request.snapshot)
+
+    def _version(self, at: int | None, peer: Peer) -> int | None:
+        """The version that a request reads at; None: the current one."""
+        if at is None:
+            return None
+        if at == messages.BEGUN:
+            if peer.begun is None:
+                raise Refusal("bad_request", "at = -1 means the snapshot begun last, and none was begun here")
+            at = peer.begun
+        self._snapshots.used(peer, at)
+        return at
+
+    def _refused(self, keys: list[str]) -> dict[str, object] | None:
+        """An error reply if one of ``keys`` cannot be a key; asked after the look-up, as only absent ones need it."""
+        try:
+            for key in keys:
+                self._checks.key(key)
+        except Refusal as refusal:
+            self._store.counters.get_operations -= len(keys)
+            return refusal.reply()
+        return None

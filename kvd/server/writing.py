@@ -1,0 +1,105 @@
+"""What writes: each request one commit, done once if it carries an id."""
+
+from collections.abc import Callable
+from itertools import chain
+from typing import TypeVar
+
+from kvd.database import Database
+from kvd.protocol import messages
+from kvd.protocol.messages import How
+from kvd.server.checks import Checks
+from kvd.server.peers import Peer
+from kvd.server.refusals import Refusal
+from kvd.store.lifetimes import ENDLESS, KEPT, Life
+
+Answer = TypeVar("Answer")
+_BY_LESS_THAN = 2**63
+
+
+class Writing:
+    """The requests that change something."""
+
+    def __init__(self, database: Database, checks: Checks) -> None:
+        self._database = database
+        self._checks = checks
+
+    def set(self, request: messages.Set, peer: Peer) -> int:
+        """Store values."""
+        self._checks.entries(request.entries)
+        if request.how is None:
+            return self._database.set(request.entries, peer.author)
+        life = self._life(request.how, peer, len(request.entries))
+        return self._once(request.how, peer, lambda: self._database.set(request.entries, peer.author, life))
+
+    def set_each(self, requests: list[messages.Set], peer: Peer) -> list[int] | None:
+        """A run of sets out of a frame so small that no value can be too large; None if they need a closer look."""
+        batch = [request.entries for request in requests]
+        if any(request.how for request in requests):
+            return None
+        # A code point is at most four bytes of UTF-8.
+        lengths = set(map(len, chain.from_iterable(batch)))
+        limits = self._checks.limits
+        if max(map(len, batch)) > limits.max_keys_per_request:
+            return None
+        if lengths and (min(lengths) == 0 or max(lengths) * 4 > limits.max_key_bytes):
+            return None
+        return self._database.set_each(batch, peer.author)
+
+    def delete(self, request: messages.Delete, peer: Peer) -> tuple[int, int]:
+        """Delete keys."""
+        self._checks.keys(request.keys, len(request.keys))
+        return self._once(
+            request.how,
+            peer,
+            lambda: self._database.delete(request.keys, peer.author, missing_ok=request.missing_ok),
+        )
+
+    def increment(self, request: messages.Increment, peer: Peer) -> tuple[int, int]:
+        """Add to a number. Without a ttl it keeps the life that it has."""
+        self._checks.key(request.key)
+        if not -_BY_LESS_THAN <= request.by < _BY_LESS_THAN:
+            raise Refusal("bad_request", "an increment is a number of 64 bits")
+        how = request.how
+        life = KEPT if how is None else self._life(how, peer, 1, keeps=how.ttl is None)
+        return self._once(how, peer, lambda: self._database.increment(request.key, request.by, peer.author, life))
+
+    def touch(self, request: messages.Touch, peer: Peer) -> list[bool]:
+        """Set how long keys live."""
+        self._checks.keys(request.keys, len(request.keys))
+        if request.ttl is not None:
+            self._checks.ttl(request.ttl)
+        ttl_us = None if request.ttl is None else request.ttl * 1000
+        return self._once(request.how, peer, lambda: self._database.touch(request.keys, ttl_us, peer.author))
+
+    def commit(self, request: messages.Commit, peer: Peer) -> int:
+        """A transaction's end: validate what it read, and write."""
+        reads, ranges, snapshot = request.reads or {}, request.ranges or [], request.snapshot
+        self._checks.entries(request.writes)
+        self._checks.count(len(reads))
+        self._checks.count(len(ranges))
+        if ranges and snapshot is None:
+            raise Refusal("bad_request", "ranges need the snapshot that they were read at")
+        life = ENDLESS if request.how is None else self._life(request.how, peer, len(request.writes))
+
+        def write() -> int:
+            return self._database.commit(request.writes, reads, ranges, snapshot or 0, peer.author, life)
+
+        return self._once(request.how, peer, write)
+
+    def _once(self, how: How | None, peer: Peer, write: Callable[[], Answer]) -> Answer:
+        if how is None or how.id is None:
+            return write()
+        return self._database.once(peer.uid, how.id, how.since, write)
+
+    def _life(self, how: How, peer: Peer, count: int, *, keeps: bool = False) -> Life:
+        """What ``how`` says about the lives of ``count`` keys."""
+        if how.ttl is None and not how.keep_ttl and not how.ephemeral:
+            return KEPT if keeps else ENDLESS
+        if how.ttl is not None:
+            self._checks.ttl(how.ttl)
+        if how.ephemeral:
+            most = self._checks.limits.max_ephemeral_keys_per_connection
+            if self._database.count_owned(peer) + count > most:
+                raise Refusal("too_large", f"a connection has at most {most} ephemeral keys")
+        ttl_us = None if how.ttl is None else how.ttl * 1000
+        return self._database.life(ttl_us, keep=how.keep_ttl or keeps, owner=peer if how.ephemeral else None)

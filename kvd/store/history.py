@@ -1,0 +1,86 @@
+"""Looking back: the versions of a key, and the commits themselves, as far as the history window reaches."""
+
+from collections.abc import Iterator
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from kvd.store.authors import Author
+from kvd.store.heads import Head
+
+if TYPE_CHECKING:
+    from kvd.store.store import Store
+    from kvd.store.window import Group
+
+# What a version is counted for beside its value, so that a page of tombstones ends too.
+_VERSION_BYTES = 64
+# One page of the log names no more keys than this, unless a single commit does.
+LOG_KEYS = 65_536
+
+
+class Version(msgspec.Struct, array_like=True, frozen=True):
+    """One version of a key; ``value`` is None where it was deleted. Time in µs since the epoch.
+
+    Time and author are None where the commit has left the history.
+    """
+
+    version: int
+    value: bytes | None
+    time: int | None
+    author: Author | None
+
+
+class Commit(msgspec.Struct, array_like=True, frozen=True):
+    """One commit, and the keys that it wrote or deleted."""
+
+    version: int
+    time: int
+    author: Author
+    keys: list[str]
+
+
+def versions(store: "Store", key: str, limit: int, before: int | None, max_bytes: int) -> list[Version]:
+    """The versions of ``key`` below ``before`` (None: all), newest first, about ``max_bytes`` of them at most."""
+    found: list[Version] = []
+    head = store.find(key)
+    if before is not None and head is not None:
+        head = head.at(before - 1)
+    while head is not None and len(found) < limit and max_bytes > 0:
+        group = store.window.group_of(head.version)
+        when, who = (None, None) if group is None else (group.time, group.author)
+        found.append(Version(head.version, head.value, when, who))
+        max_bytes -= len(head.value or b"") + _VERSION_BYTES
+        head = head.previous
+    return found
+
+
+def commits_from(store: "Store", version: int, limit: int, max_bytes: int) -> list[Commit]:
+    """The commits from ``version`` on, oldest first. Raises SnapshotGone if one of them has left the history."""
+    each = (commit for commit in _commits_after(store, version - 1) if commit[1] >= version)
+    return _page(each, limit, max_bytes)
+
+
+def newest_commits(store: "Store", limit: int, max_bytes: int) -> list[Commit]:
+    """The newest commits, oldest of them first."""
+    each = ((group, *commit) for group in store.window.newest() for commit in reversed(list(group.each())))
+    return _page(each, limit, max_bytes)[::-1]
+
+
+def _commits_after(store: "Store", version: int) -> "Iterator[tuple[Group, int, tuple[Head, ...]]]":
+    for group in store.window.after(max(version, 0)):
+        for commit in group.each():
+            yield group, *commit
+
+
+def _page(each: "Iterator[tuple[Group, int, tuple[Head, ...]]]", limit: int, max_bytes: int) -> list[Commit]:
+    page: list[Commit] = []
+    room_keys = LOG_KEYS
+    for group, version, heads in islice(each, limit):
+        if page and (len(heads) > room_keys or max_bytes <= 0):
+            break
+        keys = [head.key for head in heads]
+        page.append(Commit(version, group.time, group.author, keys))
+        room_keys -= len(keys)
+        max_bytes -= sum(map(len, keys)) + _VERSION_BYTES
+    return page

@@ -1,0 +1,54 @@
+"""Exactly once: what became of the last writes that carried an id.
+
+A client that sends a write and loses the connection cannot know whether it has committed. So it gives the write an id
+of 16 random bytes, and sends it again with the same id: if it has committed, the first answer is given again and
+nothing is done. The memory is a queue of bounded length. To tell a write that never came from one that was forgotten,
+a write also says *since* which version its id has existed:
+
+        forgotten ────────┤ remembered: id a → answer at 12, id b → answer at 15
+        versions  … 8 9 10│11 12 13 14 15
+                     ▲                ▲
+             since = 9: unknown     since = 13: certainly not committed, so it may be done
+
+Only what committed is remembered. (The idea is that of RIFL: C. Lee et al., *Implementing Linearizability at Large
+Scale and Low Latency*, SOSP 2015, with a version in place of leases.)
+"""
+
+from collections import deque
+from collections.abc import Hashable
+
+from kvd.store.errors import OutcomeUnknown
+
+
+class Outcomes:
+    """Answers to committed writes by (scope, id); a scope is whoever chose the id."""
+
+    __slots__ = ("_answers", "_forgotten", "_order", "limit")
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._answers: dict[tuple[Hashable, bytes], object] = {}
+        self._order: deque[tuple[int, tuple[Hashable, bytes]]] = deque()
+        self._forgotten = 0  # the newest version of which an id was forgotten
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def find(self, scope: Hashable, id_: bytes, since: int | None, version: int) -> object | None:
+        """The answer that a write with this id got; None if it certainly has not committed, or never said ``since``.
+
+        ``version`` is the store's. Raises OutcomeUnknown.
+        """
+        answer = self._answers.get((scope, id_))
+        if answer is None and since is not None and not self._forgotten <= since <= version:
+            raise OutcomeUnknown(version)
+        return answer
+
+    def remember(self, scope: Hashable, id_: bytes, version: int, answer: object) -> None:
+        """A write with this id has committed at ``version``."""
+        key = (scope, id_)
+        self._answers[key] = answer
+        self._order.append((version, key))
+        while len(self._order) > self.limit:
+            self._forgotten, oldest = self._order.popleft()
+            del self._answers[oldest]
