@@ -17,6 +17,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import TypeVar
 
 from kvd.store.authors import Author
+from kvd.store.errors import OutcomeUnknown
 from kvd.store.isolation import Range, validate
 from kvd.store.lifetimes import ENDLESS, KEPT, Life
 from kvd.store.outcomes import Outcomes
@@ -131,6 +132,23 @@ class Database:
         if self.store.version > before:
             self.outcomes.remember(scope, id_, self.store.version, answer)
         return answer
+
+    def set_each_once(
+        self, scope: Hashable, ids: list[tuple[bytes, int | None]], batch: list[dict[str, bytes]], author: Author
+    ) -> list[int] | None:
+        """Store each mapping in a commit of its own, under ids none of which has committed; else do nothing: None."""
+        if len({id_ for id_, _ in ids}) < len(ids) or not all(batch):
+            return None
+        outcomes, version = self.outcomes, self.store.version
+        try:
+            if any(outcomes.find(scope, id_, since, version) is not None for id_, since in ids):
+                return None
+        except OutcomeUnknown:
+            return None
+        versions = self.set_each(batch, author)
+        for (id_, _), answer in zip(ids, versions, strict=True):
+            outcomes.remember(scope, id_, answer, answer)
+        return versions
 
     def life(self, ttl_us: int | None, *, keep: bool, owner: Hashable) -> Life:
         """What a write says about its keys' lives, from now on."""

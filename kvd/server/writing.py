@@ -34,8 +34,6 @@ class Writing:
     def set_each(self, requests: list[messages.Set], peer: Peer) -> list[int] | None:
         """A run of sets out of a frame so small that no value can be too large; None if they need a closer look."""
         batch = [request.entries for request in requests]
-        if any(request.how for request in requests):
-            return None
         # A code point is at most four bytes of UTF-8.
         lengths = set(map(len, chain.from_iterable(batch)))
         limits = self._checks.limits
@@ -43,7 +41,13 @@ class Writing:
             return None
         if lengths and (min(lengths) == 0 or max(lengths) * 4 > limits.max_key_bytes):
             return None
-        return self._database.set_each(batch, peer.author)
+        hows = [request.how for request in requests]
+        if not any(hows):
+            return self._database.set_each(batch, peer.author)
+        if not all(map(_only_identified, hows)):
+            return None
+        ids: list[tuple[bytes, int | None]] = [(how.id, how.since) for how in hows]  # type: ignore[union-attr, misc]
+        return self._database.set_each_once(peer.uid, ids, batch, peer.author)
 
     def delete(self, request: messages.Delete, peer: Peer) -> tuple[int, int]:
         """Delete keys."""
@@ -103,3 +107,8 @@ class Writing:
                 raise Refusal("too_large", f"a connection has at most {most} ephemeral keys")
         ttl_us = None if how.ttl is None else how.ttl * 1000
         return self._database.life(ttl_us, keep=how.keep_ttl or keeps, owner=peer if how.ephemeral else None)
+
+
+def _only_identified(how: How | None) -> bool:
+    """Whether it asks for nothing but to be done once."""
+    return how is not None and how.id is not None and how.ttl is None and not how.keep_ttl and not how.ephemeral
