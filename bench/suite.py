@@ -6,9 +6,11 @@ from bench.command import kv_get
 from bench.completion import tab
 from bench.context import Context
 from bench.floors import floors
+from bench.history import history
 from bench.memory import memory
 from bench.rows import Row
 from bench.stall import stall
+from bench.store_commit import commit1000
 from bench.throughput import get1, get64, get_many, set64, set100
 
 Benchmark = Callable[[Context], Iterator[Row]]
@@ -22,6 +24,8 @@ BENCHMARKS: dict[str, Benchmark] = {
     "kv_get": kv_get,
     "set64": set64,
     "set100": set100,
+    "commit1000": commit1000,
+    "history": history,
     "tab": tab,
     "memory": memory,
     "stall": stall,

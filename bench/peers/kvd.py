@@ -33,6 +33,10 @@ class Kvd(Peer):
     def __init__(self, serve: Sequence[str] = SERVE) -> None:
         self._serve = tuple(serve)
 
+    def with_options(self, *words: str) -> "Kvd":
+        """The same, started with more options."""
+        return Kvd((*self._serve, *words))
+
     def missing(self) -> str | None:
         return None  # it is this checkout: if it does not start, that is an error and is reported as one
 
