@@ -5,12 +5,20 @@ Names are imported when first used, so that the command line starts without what
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from kv import aio as aio
+    from kv.aio import AsyncClient
+    from kv.aio import connect as connect_async
     from kv.client import Client, connect
     from kv.errors import (
         Busy,
+        CommitUnknown,
+        Conflict,
         ConnectionLost,
         Forbidden,
+        ForkedClient,
         KvdError,
+        LockLost,
+        NotANumber,
         NotFound,
         ProtocolError,
         Refused,
@@ -18,36 +26,58 @@ if TYPE_CHECKING:
         TimedOut,
         Unavailable,
     )
-    from kv.operations import Item
+    from kv.results import Author, Change, Commit, ConflictEntry, Item, Version, Versioned
 
 __all__ = [
+    "AsyncClient",
+    "Author",
     "Busy",
+    "Change",
     "Client",
+    "Commit",
+    "CommitUnknown",
+    "Conflict",
+    "ConflictEntry",
     "ConnectionLost",
     "Forbidden",
+    "ForkedClient",
     "Item",
     "KvdError",
+    "LockLost",
+    "NotANumber",
     "NotFound",
     "ProtocolError",
     "Refused",
     "SnapshotGone",
     "TimedOut",
     "Unavailable",
+    "Version",
+    "Versioned",
     "connect",
+    "connect_async",
 ]
 
-_HOMES = {"connect": "kv.client", "Client": "kv.client", "Item": "kv.operations"}
+_HOMES = {
+    "connect": "kv.client",
+    "Client": "kv.client",
+    "connect_async": "kv.aio",
+    "AsyncClient": "kv.aio",
+    **dict.fromkeys(("Author", "Change", "Commit", "ConflictEntry", "Item", "Version", "Versioned"), "kv.results"),
+}
 
 
 def __getattr__(name: str) -> object:
-    if name not in __all__:
+    if name not in __all__ and name != "aio":
         raise AttributeError(f"module 'kv' has no attribute {name!r}")
     from importlib import import_module
 
-    value = getattr(import_module(_HOMES.get(name, "kv.errors")), name)
+    if name == "aio":
+        return import_module("kv.aio")
+    home = import_module(_HOMES.get(name, "kv.errors"))
+    value = home.connect if name == "connect_async" else getattr(home, name)
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+    return sorted([*globals(), *__all__, "aio"])

@@ -4,27 +4,34 @@ from __future__ import annotations
 
 import os
 
-from kv import operations
+from kv.calls import Api, Blocking
 from kv.codecs import full
-from kv.connection import Deadline, open_connection
-from kv.errors import ConnectionLost, KvdError, ProtocolError, TimedOut, Unavailable, from_reply
-from kv.operations import Item, Operation, prefix_end
+from kv.connection import Deadline
+from kv.delivery import Delivery
+from kv.errors import KvdError
+from kv.link import Link
 from kvd.protocol.address import parse_tcp
 
 TYPE_CHECKING = False  # importing typing to ask it would cost the short-lived command 7 ms
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterator
+    from datetime import timedelta
     from types import TracebackType
-    from typing import Any, Self
+    from typing import Any, Self, TypeVar
 
     from kv.codecs import Codec
-    from kv.connection import Connection
+    from kv.locks import Lock
+    from kv.operations import Operation
+    from kv.pipeline import Pipeline
+    from kv.procedures import Pages, Procedure
+    from kv.snapshots import Snapshot
+    from kv.transactions import Transaction
+    from kv.watches import Watch
+
+    T = TypeVar("T")
 
 DEFAULT_TIMEOUT_S = 5.0
 LONGEST_TIMEOUT_S = 1_000_000_000  # the system's calls take about nine times that
-_PAGE_KEYS = 1_000
-# As many threads' connections are kept for their next calls.
-_MOST_IDLE = 16
 
 
 def connect(
@@ -43,12 +50,33 @@ def connect(
     return Client(address, timeout=timeout, token_file=token_file, codec=codec)
 
 
-class Client:
-    """A daemon, seen from a program. Safe to share between threads, and to go on using in a forked child.
+def check_address(address: str | None, timeout: float | None) -> None:
+    """Raise ValueError for an address or a timeout that cannot be one."""
+    if address is not None:
+        parse_tcp(address)
+    if timeout is not None and not 0 < timeout <= LONGEST_TIMEOUT_S:
+        raise ValueError(f"a timeout is None or seconds above 0, at most {LONGEST_TIMEOUT_S}, not {timeout}")
 
-    Keys are strings of 1 byte to 4 KiB of UTF-8, values bytes. Every method raises a KvdError: Unavailable if no
-    daemon can be reached, Refused and its kinds for what the daemon answered, ConnectionLost or TimedOut if it is
-    not known what the daemon did; ``retryable`` and ``maybe_committed`` tell what may be concluded.
+
+def read_token(path: str | None) -> str | None:
+    """What a TCP listener asks for, out of the file at ``path`` or ``$KVD_TOKEN_FILE``. Raises KvdError."""
+    path = path or os.environ.get("KVD_TOKEN_FILE")
+    if not path:
+        return None
+    try:
+        with open(path, encoding="utf-8") as file:
+            return file.read(4096).strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise KvdError(f"cannot read the token file {path}: {error}", "token_file") from error
+
+
+class Client(Api, Blocking):
+    """A daemon, seen from a program, by one connection. Threads may share it; a forked child opens its own connection.
+
+    Every method raises a KvdError: Unavailable if no daemon can be reached, Refused and its kinds for what the daemon
+    answered, ConnectionLost if the connection broke during a read, CommitUnknown if it did during a write and it could
+    not be found out whether that was made, TimedOut if there was no answer in time. ``retryable`` and
+    ``maybe_committed`` tell what may be concluded.
     """
 
     def __init__(
@@ -59,115 +87,93 @@ class Client:
         token_file: str | None = None,
         codec: Codec | None = None,
     ) -> None:
-        if address is not None:
-            parse_tcp(address)
-        if timeout is not None and not 0 < timeout <= LONGEST_TIMEOUT_S:
-            raise ValueError(f"a timeout is None or seconds above 0, at most {LONGEST_TIMEOUT_S}, not {timeout}")
+        check_address(address, timeout)
         self._address = address
         self._timeout = timeout
         self._token_file = token_file
         self._codec = codec or full()
-        # Connections that no call is using, by process id: a forked child finds none of its own and opens another. A
-        # call takes one out, or opens one, and puts it back when it has its reply. So calls of several threads do not
-        # meet, and one that is interrupted, wherever it is, leaves nothing behind that another could stumble over.
-        self._idle: dict[int, list[Connection]] = {}
+        # By process id: a forked child finds none of its own, whatever a thread of its parent was doing.
+        self._links: dict[int, Link] = {}
 
-    # ------------------------------------------------------------------ keys and values
+    # ------------------------------------------------------------------ several requests
 
-    def get(self, key: str) -> bytes | None:
-        """The value of ``key``, or None if there is no such key."""
-        value: bytes | None = self._call(operations.get(key))
-        return value
+    def pipeline(self) -> Pipeline:
+        """Collects calls and sends them in one frame when its ``with`` block ends; each has its result then."""
+        from kv.pipeline import Pipeline
 
-    def get_many(self, keys: Iterable[str], *, at: int | None = None) -> dict[str, bytes | None]:
-        """The values of ``keys``, all of one instant, None for absent ones; of version ``at`` if given.
+        return Pipeline(self)
 
-        Raises SnapshotGone if ``at`` has left the history.
+    def snapshot(self) -> Snapshot:
+        """The store as it is now, readable until the ``with`` block ends (or nothing was read for 30 s)."""
+        from kv.snapshots import Snapshot
+
+        return Snapshot(self)
+
+    def at(self, version: int) -> Snapshot:
+        """The store as it was at ``version``, for as long as the history reaches back to it."""
+        from kv.snapshots import Snapshot
+
+        return Snapshot(self, version)
+
+    def transaction(
+        self, *, ttl: float | timedelta | None = None, keep_ttl: bool = False, ephemeral: bool = False
+    ) -> Transaction:
+        """Reads of one instant and writes that are all made, if nothing that was read has changed by then.
+
+        Commits when its ``with`` block ends. Raises Conflict then; run() begins anew by itself.
         """
-        values: dict[str, bytes | None] = self._call(operations.get_many(list(keys), at))
-        return values
+        from kv.transactions import Transaction
 
-    def set(self, key: str, value: bytes) -> int:
-        """Store ``value`` under ``key``; the version of the commit."""
-        return self.set_many({key: value})
+        return Transaction(self, ttl=ttl, keep_ttl=keep_ttl, ephemeral=ephemeral)
 
-    def set_many(self, entries: Mapping[str, bytes]) -> int:
-        """Store all ``entries``, or none of them, in one commit; its version."""
-        version: int = self._call(operations.set_many({key: _binary(value) for key, value in entries.items()}))
-        return version
+    def run(self, function: Callable[[Transaction], T], *, attempts: int = 20) -> T:
+        """What ``function`` returns, called with a transaction that is committed afterwards.
 
-    def delete(self, *keys: str, missing_ok: bool = False) -> int:
-        """Delete all ``keys`` in one commit; how many there were.
-
-        Raises NotFound, with nothing deleted, if one does not exist, unless ``missing_ok``.
+        Called again after each conflict, ``attempts`` times in all, with longer and longer pauses of random length; it
+        must do nothing else that cannot be done twice. Raises the last Conflict. CommitUnknown is never tried again.
         """
-        count: int = self._call(operations.delete(list(keys), missing_ok))
-        return count
+        from kv.transactions import Transaction, run
 
-    def scan(
+        result: T = self._drive(run(lambda: Transaction(self), function, attempts))
+        return result
+
+    def watch(self, prefix: str = "", since: int | None = None) -> Watch:
+        """Each commit that concerns keys with ``prefix``, after version ``since`` or from now on.
+
+        Has a connection of its own, until it is closed or its ``with`` block ends.
+        """
+        from kv.watches import Watch
+
+        return Watch(self, prefix, since)
+
+    def lock(
         self,
-        prefix: str = "",
+        name: str,
         *,
-        start: str | None = None,
-        end: str | None = None,
-        limit: int | None = None,
-        at: int | None = None,
-        keys_only: bool = False,
-    ) -> Iterator[Item]:
-        """The keys that begin with ``prefix``, or from ``start`` on and before ``end``, in order of their UTF-8 bytes.
+        ttl: float | timedelta | None = None,
+        timeout: float | None = None,
+        prefix: str = "lock/",
+    ) -> Lock:
+        """A lock that one holder has at a time, in the order in which they asked: ``with db.lock(name) as token:``.
 
-        Fetched page by page while one iterates: of one instant only within a page, unless ``at`` names a version.
+        ``ttl``: it is lost after so long. ``timeout``: seconds to wait for it, then TimedOut. ``token`` rises from
+        holder to holder: who is told a lower one than before knows that its sender has lost the lock.
         """
-        following: str | None = max(prefix, start or "")
-        bounds = [bound for bound in (prefix_end(prefix), end) if bound is not None]
-        stop = min(bounds, default=None)
-        while following is not None and (limit is None or limit > 0):
-            page = _PAGE_KEYS if limit is None else min(limit, _PAGE_KEYS)
-            items, following = self._call(operations.scan(following, stop, page, at, keys_only))
-            yield from items
-            if limit is not None:
-                limit -= len(items)
+        from kv.locks import Lock
 
-    # ------------------------------------------------------------------ the daemon
+        return Lock(self, name, ttl=ttl, timeout=timeout, prefix=prefix)
 
-    def ping(self) -> None:
-        """Return if the daemon answers."""
-        self._call(operations.PING)
-
-    def metrics(self) -> dict[str, int]:
-        """The daemon's counters by name."""
-        metrics: dict[str, int] = self._call(operations.METRICS)
-        return metrics
-
-    def status(self) -> dict[str, str | int]:
-        """What the daemon tells about itself, by name."""
-        status: dict[str, str | int] = self._call(operations.STATUS)
-        return status
-
-    def reload(self) -> list[str]:
-        """Have the daemon read its configuration again; what changed, in words. Raises Forbidden, Refused."""
-        changes: list[str] = self._call(operations.RELOAD)
-        return changes
-
-    def shutdown(self) -> int:
-        """Have the daemon stop in order; its process id. It may still run when this returns. Raises Forbidden."""
-        pid: int = self._call(operations.SHUTDOWN)
-        return pid
+    # ------------------------------------------------------------------ the connection
 
     def server_pid(self) -> int | None:
         """The daemon's process id by the kernel's word; None on TCP, or from another pid namespace."""
-        idle = self._idle_connections()
-        connection = self._take(idle, Deadline(self._timeout))
-        pid = connection.server_pid()
-        self._put_back(idle, connection)
-        return pid
+        return self._link().connection(Deadline(self._timeout)).server_pid()
 
     def wait_for_end(self, timeout: float | None) -> bool:
-        """Wait until the daemon closes a connection of this client; whether it did within ``timeout`` seconds."""
-        idle = self._idle_connections()
-        if not idle:
+        """Wait until the daemon closes this client's connection; whether it did within ``timeout`` seconds."""
+        connection = self._link().take_over()
+        if connection is None:
             return True
-        connection = idle.pop()
         try:
             connection.wait_for_end(Deadline(timeout))
         except TimeoutError:
@@ -177,10 +183,8 @@ class Client:
         return True
 
     def close(self) -> None:
-        """Close this process's connections. The next call opens another."""
-        idle = self._idle_connections()
-        while idle:
-            idle.pop().close()
+        """Close this process's connection. The next call opens another."""
+        self._link().close()
 
     def __enter__(self) -> Self:
         return self
@@ -190,124 +194,49 @@ class Client:
     ) -> None:
         self.close()
 
-    # ------------------------------------------------------------------ the way of a call
+    # ------------------------------------------------------------------ how methods do what they do
 
-    def _call(self, operation: Operation) -> Any:  # noqa: ANN401  # each public method states its type
-        """Send one request, and return its reply as the operation reads it."""
-        payload = self._codec.encode([operation.request])
-        data = len(payload).to_bytes(4, "big") + payload
-        idle, deadline = self._idle_connections(), Deadline(self._timeout)
-        while (reply := self._exchange(idle, data, deadline, operation.writing)) is None:
-            pass
-        if isinstance(reply[0], dict):
-            raise from_reply(reply[0])
-        try:
-            return operation.read(reply[0])
-        except (ValueError, TypeError, IndexError) as error:
-            raise ProtocolError(f"the daemon's reply has an unexpected form: {error}", "bad_reply") from error
+    def _call(self, operation: Operation[T]) -> T:
+        delivery = Delivery((operation,))
+        self._link().deliver(delivery, Deadline(self._timeout))
+        result: T = delivery.result()
+        return result
 
-    def _exchange(self, idle: list[Connection], data: bytes, deadline: Deadline, writing: bool) -> list[Any] | None:
-        """One try at a frame; its reply in a list, or None if it certainly did not run and should be sent again."""
-        was_idle = bool(idle)
-        connection = self._take(idle, deadline)
-        sent = False
-        try:
-            sent = connection.send(data, deadline)
-            reply = self._decode(connection.receive(deadline))
-            if not sent and not isinstance(reply, dict):
-                raise EOFError  # an answer to what was not asked
-        except TimeoutError:
-            connection.close()
-            text = f"no answer from {connection.address} within {deadline.seconds:g} s"
-            raise TimedOut(text, writing=sent and writing) from None
-        except (OSError, EOFError) as error:
-            connection.close()
-            # A frame that was not sent whole did not run. A read may as well run twice.
-            if was_idle and not (sent and writing):
-                return None
-            text = f"the connection to {connection.address} broke"
-            raise ConnectionLost(f"{text}: {error}" if str(error) else text, writing=sent and writing) from None
-        except BaseException:
-            # Whatever interrupted us, the reply is still to come: the stream must not be used for another request.
-            connection.close()
-            raise
-        if isinstance(reply, list) and len(reply) == 1:
-            self._put_back(idle, connection)
-            return reply
-        connection.close()
-        if not isinstance(reply, dict):
-            raise ProtocolError("the daemon's reply is not one of kvd's protocol", "bad_reply")
-        if reply.get("error") != "shutting_down":
-            raise from_reply(reply)
-        return None
+    def _drive(self, steps: Procedure[T]) -> T:
+        from kv.procedures import drive
 
-    def _take(self, idle: list[Connection], deadline: Deadline) -> Connection:
-        """An idle connection, or a new one."""
-        try:
-            return idle.pop()
-        except IndexError:  # none, or another thread was quicker
-            pass
-        connection = open_connection(self._address, deadline)
-        try:
-            if connection.address.startswith("tcp://"):
-                self._greet(connection, deadline)
-        except BaseException:
-            connection.close()
-            raise
-        return connection
+        return drive(steps, self._do)
 
-    def _put_back(self, idle: list[Connection], connection: Connection) -> None:
-        if len(idle) < _MOST_IDLE:
-            idle.append(connection)
-        else:
-            connection.close()
+    def _iterate(self, steps: Pages[T]) -> Iterator[T]:
+        from kv.procedures import iterate
 
-    def _greet(self, connection: Connection, deadline: Deadline) -> None:
-        """Say hello with the token: a TCP listener wants it first."""
-        payload = self._codec.encode([operations.hello("kv", self._token()).request])
-        try:
-            connection.send(len(payload).to_bytes(4, "big") + payload, deadline)
-            reply = self._decode(connection.receive(deadline))
-        except TimeoutError:
-            raise Unavailable(f"no answer from {connection.address} in time", [connection.address]) from None
-        except (OSError, EOFError) as error:
-            raise Unavailable(f"{connection.address} closed the connection", [connection.address]) from error
-        answer = reply[0] if isinstance(reply, list) and reply else reply
-        if isinstance(answer, dict):
-            raise from_reply(answer)
+        return iterate(steps, self._do)
 
-    def _token(self) -> str | None:
-        path = self._token_file or os.environ.get("KVD_TOKEN_FILE")
-        if not path:
-            return None
-        try:
-            with open(path, encoding="utf-8") as file:
-                return file.read(4096).strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise KvdError(f"cannot read the token file {path}: {error}", "token_file") from error
+    def _do(self, step: object) -> Any:  # noqa: ANN401
+        """One step of a procedure."""
+        if isinstance(step, Delivery):
+            self._link().deliver(step, Deadline(self._timeout))
+            return step
+        from kv.procedures import Apply, Next, Pause
 
-    def _decode(self, payload: bytes) -> object:
-        try:
-            return self._codec.decode(payload)
-        except self._codec.errors as error:
-            raise ProtocolError("the daemon's reply is not MessagePack", "bad_reply") from error
+        if isinstance(step, Pause):
+            from time import sleep
 
-    # ------------------------------------------------------------------ processes and threads
+            return sleep(step.seconds)
+        if isinstance(step, Apply):
+            return step.function(*step.arguments)
+        assert isinstance(step, Next)
+        return step.watch.wait(step.seconds)
 
-    def _idle_connections(self) -> list[Connection]:
-        """Those of this process."""
+    def _token_for(self, address: str) -> str | None:
+        return read_token(self._token_file) if address.startswith("tcp://") else None
+
+    def _link(self) -> Link:
+        """This process's."""
         pid = os.getpid()
-        idle = self._idle.get(pid)
-        if idle is None:
-            idle = self._idle.setdefault(pid, [])
-            for other in [other for other in self._idle if other != pid]:
-                # A parent's: give the descriptors back; the streams themselves stay the parent's.
-                for connection in self._idle.pop(other, ()):
-                    connection.close()
-        return idle
-
-
-def _binary(value: bytes) -> bytes:
-    if isinstance(value, bytes | bytearray | memoryview):
-        return bytes(value)
-    raise TypeError(f"a value is bytes, not {type(value).__name__}; encode text first, as in value.encode()")
+        link = self._links.get(pid)
+        if link is None:
+            link = self._links.setdefault(pid, Link(self._address, self._token_for, self._codec))
+            for other in [other for other in self._links if other != pid]:
+                self._links.pop(other, None)  # the parent's; its descriptor was given back at the fork
+        return link

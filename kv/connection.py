@@ -8,6 +8,7 @@ import errno
 import os
 import struct
 import time
+from _weakref import ref
 
 try:
     import _socket as socket
@@ -20,9 +21,12 @@ from kvd.protocol.address import MAX_UNIX_PATH_BYTES, candidate_sockets, parse_t
 HEADER_BYTES = 4
 # More than any server sends by default; a length above it is somebody else's protocol.
 MAX_REPLY_BYTES = 1 << 30
-_READ_BYTES = 256 * 1024
+_READ_SIZES = (256 * 1024,)
 _QUEUE_FULL_PAUSE_S = 0.002
 _UCRED = struct.Struct("3i")
+# All connections of this process. A forked child gives its copies of their descriptors back at once: with one open, the
+# daemon would not see the parent's end, and would keep its ephemeral keys and locks.
+_open: "list[ref[Connection]]" = []
 
 
 class Deadline:
@@ -47,12 +51,14 @@ class Deadline:
 class Connection:
     """A connected stream socket that carries frames."""
 
-    __slots__ = ("_early", "_socket", "address")
+    __slots__ = ("__weakref__", "_early", "_inbox", "_socket", "address")
 
     def __init__(self, connected: "socket.socket", address: str) -> None:
         self._socket = connected
         self._early = b""  # what came behind the last frame: the server's goodbye
+        self._inbox: list[bytes] = []
         self.address = address
+        _open.append(ref(self, _open.remove))
 
     def send(self, data: bytes, deadline: Deadline) -> bool:
         """Send all of ``data``; false if the other end has hung up before it was all sent.
@@ -83,12 +89,42 @@ class Connection:
         self._early = data[end:]
         return data[HEADER_BYTES:end]
 
-    def _read(self, deadline: Deadline) -> bytes:
-        self._socket.settimeout(deadline.left())
-        data = self._socket.recv(_READ_BYTES)
+    def wait_for_data(self, deadline: Deadline) -> None:
+        """Return when something has come, or the end; ``take`` has it. Raises OSError, TimeoutError.
+
+        Interrupted by a signal at whatever moment, nothing is lost: recv is called from within list.extend, so
+        what it returns is in the list before Python looks for signals again.
+        """
+        if not self._inbox:
+            self._socket.settimeout(deadline.left())
+            self._inbox.extend(map(self._socket.recv, _READ_SIZES))
+
+    def take(self) -> bytes:
+        """What has come. Raises EOFError if that is the end."""
+        data = self._inbox.pop(0)
         if not data:
             raise EOFError
         return data
+
+    def _read(self, deadline: Deadline) -> bytes:
+        self.wait_for_data(deadline)
+        return self.take()
+
+    def ended(self) -> bool:
+        """Whether the other end is known to have closed; waits for nothing, and may be asked by any thread."""
+        from select import POLLRDHUP, poll
+
+        descriptor = self._socket.fileno()
+        if descriptor < 0:
+            return True
+        asked = poll()
+        asked.register(descriptor, POLLRDHUP)
+        return bool(asked.poll(0))
+
+    def detach(self) -> tuple[int, bool]:
+        """The descriptor, for somebody else to use and close, and whether it is of a Unix socket."""
+        family = self._socket.family
+        return self._socket.detach(), family == socket.AF_UNIX
 
     def server_pid(self) -> int | None:
         """The process that listens at the other end, by the kernel's word; None on TCP or where it cannot be seen."""
@@ -108,6 +144,13 @@ class Connection:
             raise
         except OSError:
             return
+
+    def hang_up(self) -> None:
+        """End the stream for both ends, so that whoever waits for data here sees its end."""
+        try:
+            self._socket.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass  # it has ended already
 
     def close(self) -> None:
         """Give the descriptor back. In a forked child this does not disturb the parent's use of the stream."""
@@ -190,3 +233,12 @@ def _reason(error: OSError) -> str:
         errno.ENOENT: "no such socket",
         errno.ECONNREFUSED: "nobody listens there",
     }.get(error.errno or 0, error.strerror or str(error))
+
+
+def _close_all() -> None:
+    for connection in [each() for each in _open]:
+        if connection is not None:
+            connection.close()
+
+
+os.register_at_fork(after_in_child=_close_all)

@@ -12,6 +12,8 @@ TYPE_CHECKING = False  # importing typing to ask it would cost the short-lived c
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from kv.results import ConflictEntry
+
 
 class KvdError(Exception):
     """Base of all errors of a client. ``code`` is for programs, ``message`` for people, ``fields`` the rest."""
@@ -43,16 +45,31 @@ class NotFound(Refused):
         return [str(key) for key in keys] if isinstance(keys, list) else []
 
 
+class Conflict(Refused):
+    """Something that the commit read has changed since; nothing was written. Read again, and try again."""
+
+    @property
+    def conflicts(self) -> list[ConflictEntry]:
+        """Which keys (up to 100 of them), the version seen and the one found, and who wrote that when."""
+        from kv.results import conflict_entries
+
+        return conflict_entries(self.fields.get("conflicts"))
+
+
+class NotANumber(Refused):
+    """An increment of a value that is no decimal number of 64 bits, or would be none; nothing was changed."""
+
+
 class Forbidden(Refused):
     """The daemon does not let this user do this, or does not know who it is."""
 
 
 class SnapshotGone(Refused):
-    """The version asked for has left the history."""
+    """The version asked for has left the history, or belongs to a daemon that has been restarted since."""
 
 
 class Busy(Refused):
-    """The daemon has as many connections as it may have; try again later."""
+    """The daemon has as many connections, or watches, as it may have; try again later."""
 
 
 class Unavailable(KvdError):
@@ -77,6 +94,17 @@ class ConnectionLost(KvdError):
         self.maybe_committed = writing
 
 
+class CommitUnknown(ConnectionLost):
+    """The connection broke after a write had been sent, and whether it has been made could not be found out.
+
+    Not the same as Conflict: read what it would have changed before trying it again.
+    """
+
+    def __init__(self, message: str, code: str = "outcome_unknown", fields: dict[str, object] | None = None) -> None:
+        super().__init__(message, writing=True, code=code)
+        self.fields = fields or {}
+
+
 class TimedOut(ConnectionLost):
     """The daemon did not answer in time."""
 
@@ -84,12 +112,35 @@ class TimedOut(ConnectionLost):
         super().__init__(message, writing=writing, code="timed_out")
 
 
+class LockLost(KvdError):
+    """The lock is not held any more: the connection that held it ended, or its time to live was over.
+
+    What was done since then may have happened beside the work of the next holder.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, "lock_lost")
+
+
+class ForkedClient(KvdError):
+    """A transaction, snapshot, watch, pipeline or lock was used in a forked child; it belongs to the parent.
+
+    The client itself may be used there: begin anew with it.
+    """
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"{what} belongs to the process that began it, not to its forked child", "forked_client")
+
+
 class ProtocolError(KvdError):
     """What answered does not speak kvd's protocol, or not a version this client knows."""
 
 
-_BY_CODE: dict[str, type[Refused]] = {
+_BY_CODE: dict[str, type[Refused] | type[CommitUnknown]] = {
     "not_found": NotFound,
+    "not_a_number": NotANumber,
+    "conflict": Conflict,
+    "outcome_unknown": CommitUnknown,
     "forbidden": Forbidden,
     "unauthenticated": Forbidden,
     "snapshot_gone": SnapshotGone,

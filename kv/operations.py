@@ -9,43 +9,87 @@ from kv.errors import ProtocolError
 
 TYPE_CHECKING = False  # importing typing to ask it would cost the short-lived command 7 ms
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import Any
+    from collections.abc import Callable, Iterable, Mapping
+    from datetime import timedelta
+    from typing import Generic as Generic
+    from typing import TypeVar
+
+    from kv.results import Commit, Version, Versioned
+    from kv.results import Item as Item
+
+    T = TypeVar("T")
+    Range = tuple[str, str | None]
+else:
+    T = None
+
+    class Generic:
+        """Stands in for typing.Generic, which only a type checker needs."""
+
+        def __class_getitem__(cls, _: object) -> type:
+            return cls
+
 
 PROTOCOL = 1
+# As a version to read at: the snapshot that the last begin on this connection answered.
+BEGUN = -1
+MOST_A_PAGE = 65_536
 
 
-class Item:
-    """One key of a scan; ``value`` is None if only keys were asked for."""
+class Operation(Generic[T]):
+    """A request, how to read its successful reply, and what it does.
 
-    __slots__ = ("key", "value", "version")
+    ``how`` is how a write is to be done, the last element of its request; with it, the write can carry an id.
+    ``held_on``: it gives back what belongs to this channel, so it has nothing to do on another one.
+    """
 
-    def __init__(self, key: str, value: bytes | None, version: int) -> None:
-        self.key = key
-        self.value = value
-        self.version = version
+    __slots__ = ("held_on", "how", "read", "request", "writing")
 
-    def __repr__(self) -> str:
-        return f"Item(key={self.key!r}, value={self.value!r}, version={self.version!r})"
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Item):
-            return NotImplemented
-        return (self.key, self.value, self.version) == (other.key, other.value, other.version)
-
-    def __hash__(self) -> int:
-        return hash((self.key, self.version))
-
-
-class Operation:
-    """A request, how to read its successful reply, and whether it changes anything."""
-
-    __slots__ = ("read", "request", "writing")
-
-    def __init__(self, request: tuple[object, ...], read: Callable[[object], Any], *, writing: bool = False) -> None:
+    def __init__(
+        self,
+        request: tuple[object, ...],
+        read: Callable[[object], T],
+        *,
+        how: dict[str, object] | None = None,
+        writing: bool = False,
+        held_on: object = None,
+    ) -> None:
         self.request = request
         self.read = read
-        self.writing = writing
+        self.how = how
+        self.writing = writing or how is not None
+        self.held_on = held_on
+
+
+def lifetime(
+    ttl: float | timedelta | None = None, keep_ttl: bool = False, ephemeral: bool = False
+) -> dict[str, object]:
+    """How long what is written shall live, as the wire says it."""
+    how: dict[str, object] = {}
+    if ttl is not None:
+        how["ttl"] = milliseconds(ttl)
+    if keep_ttl:
+        how["keep_ttl"] = True
+    if ephemeral:
+        how["ephemeral"] = True
+    return how
+
+
+def milliseconds(duration: float | timedelta) -> int:
+    """Seconds, or a timedelta, in whole milliseconds, rounded up. Raises ValueError, OverflowError."""
+    seconds = duration if isinstance(duration, int | float) else duration.total_seconds()
+    return -int(-seconds * 1000 // 1)
+
+
+def binary(value: bytes) -> bytes:
+    """A value as the wire takes it. Raises TypeError for what is not like bytes."""
+    if type(value) is bytes:
+        return value
+    if isinstance(value, bytes | bytearray | memoryview):
+        return bytes(value)
+    raise TypeError(f"a value is bytes, not {type(value).__name__}; encode text first, as in value.encode()")
+
+
+# ---------------------------------------------------------------------- reading replies
 
 
 def _unexpected(reply: object) -> ProtocolError:
@@ -53,7 +97,7 @@ def _unexpected(reply: object) -> ProtocolError:
 
 
 def _value(reply: object) -> bytes | None:
-    if reply is None or isinstance(reply, bytes):
+    if reply is None or type(reply) is bytes:
         return reply
     raise _unexpected(reply)
 
@@ -70,52 +114,183 @@ def _integer(reply: object) -> int:
     raise _unexpected(reply)
 
 
+def _time(reply: object) -> int | None:
+    return None if reply is None else _integer(reply)
+
+
 def _pairs(reply: object) -> dict[str, str | int]:
     return dict(_list(reply))  # type: ignore[arg-type]  # anything else raises, which the caller expects
 
 
 def _page(reply: object) -> tuple[list[Item], str | None]:
+    from kv.results import Item
+
     items, following = _list(reply)
     return [Item(*item) for item in _list(items)], following  # type: ignore[misc, return-value]
 
 
-def hello(client_name: str, token: str | None) -> Operation:
+def _seconds_left(reply: object) -> list[float | None]:
+    left = [_time(each) for each in _list(reply)]
+    return [None if ms is None else float("inf") if ms < 0 else ms / 1000 for ms in left]
+
+
+def _versions(reply: object) -> list[Version]:
+    from kv.results import Version, author
+
+    versions = []
+    for entry in _list(reply):
+        version, value, time, who = _list(entry)
+        versions.append(Version(_integer(version), _value(value), _time(time), author(who)))
+    return versions
+
+
+def _commits(reply: object) -> list[Commit]:
+    from kv.results import Commit, author
+
+    commits = []
+    for entry in _list(reply):
+        version, time, who, keys = _list(entry)
+        commits.append(Commit(_integer(version), _time(time), author(who), [str(key) for key in _list(keys)]))
+    return commits
+
+
+# ---------------------------------------------------------------------- operations
+
+
+def hello(client_name: str, token: str | None) -> Operation[list[object]]:
     """Agree on the protocol, and say who one is."""
     request = ("hello", PROTOCOL, client_name) if token is None else ("hello", PROTOCOL, client_name, token)
     return Operation(request, _list)
 
 
-PING = Operation(("ping",), bool)
-METRICS = Operation(("metrics",), _pairs)
-STATUS = Operation(("status",), _pairs)
-RELOAD = Operation(("reload",), lambda reply: [str(line) for line in _list(reply)])
-SHUTDOWN = Operation(("shutdown",), lambda reply: _integer(_list(reply)[0]), writing=True)
+def version() -> Operation[int]:
+    """The current version."""
+    return Operation(("hello", PROTOCOL, "kv"), lambda reply: _integer(_list(reply)[3]))
 
 
-def get(key: str) -> Operation:
+PING = ("ping",)
+
+
+def ping() -> Operation[bool]:
+    """Whether the daemon answers."""
+    return Operation(PING, bool)
+
+
+def metrics() -> Operation[dict[str, int]]:
+    """Counters by name."""
+    return Operation(("metrics",), _pairs)  # type: ignore[arg-type]
+
+
+def status() -> Operation[dict[str, str | int]]:
+    """What the daemon tells about itself."""
+    return Operation(("status",), _pairs)
+
+
+def reload() -> Operation[list[str]]:
+    """Have the configuration read again; what changed."""
+    return Operation(("reload",), lambda reply: [str(line) for line in _list(reply)])
+
+
+def shutdown() -> Operation[int]:
+    """Have the daemon stop; its process id."""
+    return Operation(("shutdown",), lambda reply: _integer(_list(reply)[0]), writing=True)
+
+
+def get(key: str) -> Operation[bytes | None]:
     """The value of ``key``."""
     return Operation(("get", key), _value)
 
 
-def get_many(keys: list[str], at: int | None) -> Operation:
+def get_many(keys: list[str], at: int | None) -> Operation[dict[str, bytes | None]]:
     """The values of ``keys``, all of one instant."""
     request = ("get_many", keys) if at is None else ("get_many", keys, at)
     return Operation(request, lambda reply: dict(zip(keys, map(_value, _list(reply)), strict=True)))
 
 
-def set_many(entries: dict[str, bytes]) -> Operation:
+def fetch(keys: list[str], at: int | None) -> Operation[dict[str, Versioned]]:
+    """Values with their versions, all of one instant."""
+    from kv.results import Versioned
+
+    def read(reply: object) -> dict[str, Versioned]:
+        entries = zip(keys, map(_list, _list(reply)), strict=True)
+        return {key: Versioned(_value(entry[0]), _integer(entry[1])) for key, entry in entries}
+
+    return Operation(("fetch", keys) if at is None else ("fetch", keys, at), read)
+
+
+def set_many(entries: dict[str, bytes], how: dict[str, object]) -> Operation[int]:
     """Store all entries in one commit."""
-    return Operation(("set", entries), _integer, writing=True)
+    return Operation(("set", entries), _integer, how=how)
 
 
-def delete(keys: list[str], missing_ok: bool) -> Operation:
+def delete(keys: list[str], missing_ok: bool) -> Operation[int]:
     """Delete all keys in one commit, or none; reads as their count."""
-    return Operation(("delete", keys, missing_ok), lambda reply: _integer(_list(reply)[1]), writing=True)
+    return Operation(("delete", keys, missing_ok), lambda reply: _integer(_list(reply)[1]), how={})
 
 
-def scan(start: str, end: str | None, limit: int, at: int | None, keys_only: bool) -> Operation:
+def increment(key: str, by: int, how: dict[str, object]) -> Operation[int]:
+    """Add to a number; reads as the new one."""
+    return Operation(("increment", key, by), lambda reply: _integer(_list(reply)[0]), how=how)
+
+
+def commit(
+    writes: Mapping[str, bytes | None],
+    reads: Mapping[str, int] | None,
+    ranges: Iterable[Range],
+    snapshot: int | None,
+    how: dict[str, object],
+) -> Operation[int]:
+    """Write (None deletes) if what was read is still so."""
+    checked = {key: None if value is None else binary(value) for key, value in writes.items()}
+    return Operation(("commit", checked, dict(reads or {}), list(ranges), snapshot), _integer, how=how)
+
+
+def touch(keys: list[str], ttl: float | timedelta | None) -> Operation[list[bool]]:
+    """Have keys live so long from now on; whether each is there."""
+    ttl_ms = None if ttl is None else milliseconds(ttl)
+    return Operation(("touch", keys, ttl_ms), lambda reply: [bool(found) for found in _list(reply)], how={})
+
+
+def ttl(keys: list[str]) -> Operation[list[float | None]]:
+    """How many seconds keys have still to live."""
+    return Operation(("ttl", keys), _seconds_left)
+
+
+def scan(
+    start: str, end: str | None, limit: int, at: int | None, keys_only: bool
+) -> Operation[tuple[list[Item], str | None]]:
     """One page of keys in order, and where to go on."""
     return Operation(("scan", start, end, limit, at, keys_only), _page)
+
+
+def begin() -> Operation[int]:
+    """Hold the current version readable."""
+    return Operation(("begin",), _integer)
+
+
+def end(snapshot: int, held_on: object) -> Operation[bool]:
+    """Give a snapshot back on the channel where it was begun."""
+    return Operation(("end", snapshot), bool, held_on=held_on)
+
+
+def history(key: str, limit: int, before: int | None) -> Operation[list[Version]]:
+    """One page of a key's versions, newest first."""
+    return Operation(("history", key, limit, before), _versions)
+
+
+def log(first: int | None, limit: int) -> Operation[list[Commit]]:
+    """One page of commits, oldest first."""
+    return Operation(("log", first, limit), _commits)
+
+
+def version_at(time_us: int) -> Operation[int]:
+    """The version that was current at a time."""
+    return Operation(("version_at", time_us), _integer)
+
+
+def watch(prefix: str, since: int | None) -> Operation[bool]:
+    """Turn the connection into a feed."""
+    return Operation(("watch", prefix, since), bool)
 
 
 def prefix_end(prefix: str) -> str | None:

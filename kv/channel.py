@@ -1,0 +1,166 @@
+"""One connection's side of the protocol: whose frames wait for their replies, in order. No I/O.
+
+        encode() ──▶ bytes to send          bytes received ──▶ receive() ──▶ frames with their replies
+              │                                                   ▲
+              └──▶ waiting: frame, frame, … ── first in, first out ┘
+
+A frame whose caller has gone (interrupted, timed out, cancelled) stays in its place: its reply is still to come, and
+is thrown away when it does. So no answer is ever taken for another's.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from kv import operations
+from kv.errors import KvdError, ProtocolError, Refused, from_reply
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
+    from kv.codecs import Codec
+    from kv.delivery import Delivery, Knowledge
+
+    Frame = Sequence[Delivery]
+
+HEADER_BYTES = 4
+# More than any server sends by default; a length above it is somebody else's protocol.
+MAX_REPLY_BYTES = 1 << 30
+# The frame in ``waiting`` that is the hello.
+_HELLO: Frame = ()
+
+
+def framed(payload: bytes) -> bytes:
+    """A payload with its length in front."""
+    return len(payload).to_bytes(HEADER_BYTES, "big") + payload
+
+
+class Channel:
+    """What is under way on one connection, and what the daemon has told about itself there."""
+
+    __slots__ = (
+        "_codec",
+        "_left",
+        "_wanted",
+        "events",
+        "finished",
+        "knowledge",
+        "limits",
+        "refusal",
+        "said_hello",
+        "store_id",
+        "waiting",
+    )
+
+    def __init__(self, codec: Codec, knowledge: Knowledge) -> None:
+        self._codec = codec
+        self._left = bytearray()  # received, and no whole frame yet
+        self._wanted = HEADER_BYTES  # how much of it there has to be before it is worth another look
+        self.waiting: deque[Frame] = deque()
+        self.events: list[object] | None = None  # where a feed's events go, once everything else is answered
+        self.knowledge = knowledge
+        self.said_hello = False
+        self.store_id: str | None = None  # known once hello was answered
+        self.limits: dict[str, int] = {}
+        self.finished = False  # the daemon has said goodbye: what still waits did not run
+        self.refusal: KvdError | None = None  # why the daemon does not want this connection
+
+    # ------------------------------------------------------------------ sending
+
+    def hello(self, token: str | None) -> bytes:
+        """The frame that greets; its answer is this channel's own business."""
+        data = framed(self._codec.encode([operations.hello("kv", token).request]))
+        self.said_hello = True
+        self.waiting.append(_HELLO)
+        return data
+
+    def encode(self, frame: Frame) -> bytes:
+        """The bytes of a frame, to be sent whole once it stands in ``waiting``.
+
+        Raises ValueError for text that is no Unicode, Refused for more than the daemon takes.
+        """
+        payload = self._codec.encode([request for delivery in frame for request in delivery.requests(self)])
+        most = self.limits.get("max_frame_bytes")
+        if most is not None and len(payload) > most:
+            text = f"a frame has at most {most} bytes, this one would have {len(payload)}"
+            raise Refused(text, "too_large")
+        return framed(payload)
+
+    # ------------------------------------------------------------------ receiving
+
+    def receive(self, data: bytes) -> list[tuple[Frame, object]]:
+        """Take what came; the frames that have their replies now: a list, or the map that refuses the frame.
+
+        Raises ProtocolError if it is not one of kvd's; the connection cannot be used any more then.
+        """
+        if self._left:
+            self._left += data
+            if len(self._left) < self._wanted:
+                return []
+            data = bytes(self._left)
+            self._left.clear()
+        answered: list[tuple[Frame, object]] = []
+        at = 0
+        while len(data) - at >= HEADER_BYTES:
+            length = int.from_bytes(data[at : at + HEADER_BYTES], "big")
+            if length > MAX_REPLY_BYTES:
+                raise ProtocolError("what answers does not speak kvd's protocol", "bad_reply")
+            end = at + HEADER_BYTES + length
+            if end > len(data):
+                break
+            self._take(data[at + HEADER_BYTES : end], answered)
+            at = end
+        if at < len(data):
+            self._left += data[at:]
+            whole = len(data) - at >= HEADER_BYTES
+            self._wanted = HEADER_BYTES + (length if whole else 0)
+        return answered
+
+    def _take(self, payload: bytes, answered: list[tuple[Frame, object]]) -> None:
+        """One frame of the daemon's."""
+        try:
+            reply = self._codec.decode(payload)
+        except self._codec.errors as error:
+            raise ProtocolError("the daemon's reply is not MessagePack", "bad_reply") from error
+        if type(reply) is dict and reply.get("error") == "shutting_down":
+            self.finished = True
+            return
+        if self.events is not None and not self.waiting and type(reply) is list:
+            self.events += reply
+            return
+        if not self.waiting or type(reply) not in (list, dict):
+            raise ProtocolError("the daemon's reply is not one of kvd's protocol", "bad_reply")
+        frame = self.waiting.popleft()
+        if frame is _HELLO:
+            self._greeted(reply[0] if type(reply) is list and len(reply) == 1 else reply)
+        elif type(reply) is list and len(reply) != sum(delivery.size for delivery in frame):
+            raise ProtocolError("the daemon's reply is not one of kvd's protocol", "bad_reply")
+        else:
+            answered.append((frame, reply))
+
+    def _greeted(self, reply: object) -> None:
+        if type(reply) is dict:
+            self.refusal = from_reply(reply)
+            return
+        try:
+            told: list[Any] = list(reply)  # type: ignore[call-overload]  # anything else raises
+            self.knowledge.met(str(told[2]), int(told[3]))
+            self.limits = dict(told[4])
+        except (ValueError, TypeError, IndexError) as error:
+            raise ProtocolError("the daemon's answer to hello has an unexpected form", "bad_reply") from error
+        self.store_id = self.knowledge.store_id
+
+
+def settle(frame: Frame, reply: object) -> None:
+    """Tell those who sent a frame what came of it."""
+    if type(reply) is dict:
+        for delivery in frame:
+            delivery.refused(from_reply(reply))
+        return
+    at = 0
+    for delivery in frame:
+        size = delivery.size
+        delivery.answered(reply[at : at + size])  # type: ignore[index]
+        at += size

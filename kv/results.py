@@ -1,0 +1,146 @@
+"""What a client hands out: keys, versions, commits, changes, and who made them. Plain values.
+
+Written out instead of dataclasses, whose import would cost the short-lived command more than all of this.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+class Record:
+    """Equal if all its fields are."""
+
+    __slots__: tuple[str, ...] = ()
+
+    def _fields(self) -> tuple[object, ...]:
+        return tuple(getattr(self, name) for name in self.__slots__)
+
+    def __repr__(self) -> str:
+        fields = ", ".join(f"{name}={getattr(self, name)!r}" for name in self.__slots__)
+        return f"{type(self).__name__}({fields})"
+
+    def __eq__(self, other: object) -> bool:
+        return self._fields() == other._fields() if type(other) is type(self) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(repr(self._fields()))
+
+
+class Item(Record):
+    """One key of a scan; ``value`` is None if only keys were asked for.
+
+    ``version`` is 0 for what a transaction has set itself and not committed yet.
+    """
+
+    __match_args__ = __slots__ = ("key", "value", "version")
+
+    def __init__(self, key: str, value: bytes | None, version: int) -> None:
+        self.key = key
+        self.value = value
+        self.version = version
+
+
+class Versioned(Record):
+    """A value and the version of the commit that stored it; None and 0 for a key that is absent."""
+
+    __match_args__ = __slots__ = ("value", "version")
+
+    def __init__(self, value: bytes | None, version: int) -> None:
+        self.value = value
+        self.version = version
+
+
+class Author(Record):
+    """Who made a commit: by the kernel's word on a Unix socket; ``uid`` and ``pid`` are None otherwise."""
+
+    __match_args__ = __slots__ = ("uid", "pid", "name")
+
+    def __init__(self, uid: int | None, pid: int | None, name: str) -> None:
+        self.uid = uid
+        self.pid = pid
+        self.name = name
+
+    def __str__(self) -> str:
+        return self.name if self.uid is None else f"uid {self.uid} pid {self.pid} ({self.name})"
+
+
+class Version(Record):
+    """What a key was from ``version`` on: its value (None: deleted), and when (µs since the epoch) and by whom."""
+
+    __match_args__ = __slots__ = ("version", "value", "time", "author")
+
+    def __init__(self, version: int, value: bytes | None, time: int | None, author: Author | None) -> None:
+        self.version = version
+        self.value = value
+        self.time = time
+        self.author = author
+
+
+class Commit(Record):
+    """A commit: when (µs since the epoch), by whom, and the keys that it wrote."""
+
+    __match_args__ = __slots__ = ("version", "time", "author", "keys")
+
+    def __init__(self, version: int, time: int | None, author: Author | None, keys: list[str]) -> None:
+        self.version = version
+        self.time = time
+        self.author = author
+        self.keys = keys
+
+
+class Change(Record):
+    """A commit as a watch tells it: what it wrote below the prefix (None: deleted).
+
+    With ``resync`` it is no commit: ``writes`` is all there is at ``version``, and whatever else was known is not so.
+    """
+
+    __match_args__ = __slots__ = ("version", "time", "author", "writes", "resync")
+
+    def __init__(
+        self,
+        version: int,
+        time: int | None,
+        author: Author | None,
+        writes: Mapping[str, bytes | None],
+        resync: bool = False,
+    ) -> None:
+        self.version = version
+        self.time = time
+        self.author = author
+        self.writes = dict(writes)
+        self.resync = resync
+
+
+class ConflictEntry(Record):
+    """A key that was not as it had been read: the versions expected and found (0: absent), and who wrote when."""
+
+    __match_args__ = __slots__ = ("key", "expected", "found", "time", "author")
+
+    def __init__(self, key: str, expected: int, found: int, time: int | None, author: Author | None) -> None:
+        self.key = key
+        self.expected = expected
+        self.found = found
+        self.time = time
+        self.author = author
+
+
+def author(told: object) -> Author | None:
+    """``[uid, pid, name]`` of the wire, or None. Raises ValueError, TypeError."""
+    if told is None:
+        return None
+    return Author(*told)  # type: ignore[misc]  # anything else raises, which the caller expects
+
+
+def conflict_entries(told: object) -> list[ConflictEntry]:
+    """The field of a conflict's error; what is not of its form is left out."""
+    entries = []
+    for entry in told if isinstance(told, list) else []:
+        try:
+            key, expected, found, time, who = entry
+            entries.append(ConflictEntry(key, expected, found, time, author(who)))
+        except (ValueError, TypeError):
+            continue
+    return entries

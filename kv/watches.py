@@ -1,0 +1,229 @@
+"""Watches: a feed of commits on a connection of its own, begun again by itself where it ended.
+
+A feed has one position, ``version``: all up to there has been handed out. What has come and was not handed out yet is
+in a queue; after the connection breaks, the feed is asked for again behind the last of the queue. The daemon
+resynchronises where it cannot go on from there, and so does a daemon with another store: its versions mean something
+else.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from kv import operations
+from kv.calls import Blocking
+from kv.channel import Channel, settle
+from kv.connection import Deadline, open_connection
+from kv.delivery import Delivery, Knowledge
+from kv.errors import ConnectionLost, KvdError, ProtocolError, Unavailable
+from kv.results import Change, author
+from kv.scopes import Scope
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Any, Self
+
+    from kv.client import Client
+    from kv.connection import Connection
+
+# A version that no store has: a feed from there begins with a resynchronisation.
+_ELSEWHERE = 1 << 62
+FIRST_PAUSE_S = 0.02
+LONGEST_PAUSE_S = 0.5
+
+
+class Feed:
+    """What a watch has been told, and what of it was handed out. No I/O."""
+
+    def __init__(self, prefix: str, since: int | None) -> None:
+        self._prefix = prefix
+        self.version = since
+        self._store_id: str | None = None
+        self._queue: deque[tuple[int, Change | None]] = deque()
+        self._snapshot: dict[str, bytes | None] | None = None  # what a resynchronisation has brought so far
+        self._snapshot_version = 0
+
+    def request(self, channel: Channel) -> Delivery:
+        """The request to go on, on a channel that has been greeted."""
+        self._snapshot = None
+        known = self._store_id in (None, channel.store_id)
+        self._store_id = channel.store_id
+        if self.version is None:
+            self.version = channel.knowledge.version
+        told = self._queue[-1][0] if self._queue else self.version
+        return Delivery((operations.watch(self._prefix, told if known else _ELSEWHERE),))
+
+    def take(self, events: list[Any]) -> None:
+        """Events as they came. Raises ProtocolError."""
+        try:
+            for event in events:
+                self._take(*event)
+        except (ValueError, TypeError, AttributeError) as error:
+            raise ProtocolError(f"the daemon's event has an unexpected form: {error}", "bad_reply") from error
+
+    def _take(self, kind: str, *told: Any) -> None:  # noqa: ANN401
+        if kind == "change":
+            version, time, who, writes = told
+            self._queue.append((version, Change(version, time, author(who), writes)))
+        elif kind == "reset":
+            self._snapshot, self._snapshot_version = {}, told[0]
+        elif kind == "item" and self._snapshot is not None:
+            self._snapshot[told[0]] = told[1]
+        elif kind == "live" and self._snapshot is not None:
+            change = Change(self._snapshot_version, None, None, self._snapshot, resync=True)
+            self._snapshot = None
+            self._queue.append((self._snapshot_version, change))
+        elif kind == "live":
+            self._queue.append((told[0], None))
+
+    def hand_out(self) -> Change | None:
+        """The next change, if one has come."""
+        while self._queue:
+            self.version, change = self._queue.popleft()
+            if change is not None:
+                return change
+        return None
+
+
+class WatchState(Scope):
+    """What both kinds of watches have."""
+
+    _what = "a watch"
+
+    def __init__(self, client: Any, prefix: str, since: int | None) -> None:  # noqa: ANN401
+        super().__init__(client)
+        self._feed = Feed(prefix, since)
+        self._closed = False
+
+    @property
+    def version(self) -> int | None:
+        """Where to go on later: all up to this version has been handed out. None before it has begun without since."""
+        return self._feed.version
+
+
+class Watch(WatchState, Blocking):
+    """Iterate over it for changes, as they come; ``wait`` for one with a time-out.
+
+    Reconnects by itself. Raises Unavailable if there is no daemon for as long as the client's timeout.
+    """
+
+    def __init__(self, client: Client, prefix: str = "", since: int | None = None) -> None:
+        super().__init__(client, prefix, since)
+        self._connection: Connection | None = None
+        self._channel: Channel | None = None
+        self._torn = False
+        self._open(Deadline(client._timeout))
+
+    def wait(self, timeout: float | None = None) -> Change | None:
+        """The next change; None if there is none within ``timeout`` seconds (None: wait for ever), or it was closed."""
+        self._check_process()
+        deadline = Deadline(timeout)
+        while (change := self._feed.hand_out()) is None and not self._closed:
+            try:
+                self._receive(deadline)
+            except TimeoutError:
+                return None
+            except (OSError, EOFError):
+                if not self._closed:
+                    self._reopen(deadline)
+        return change
+
+    def close(self) -> None:
+        """End the watch. Whoever waits for it, in another thread, is told that there is nothing more."""
+        self._closed = True
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            if not self._forked:
+                connection.hang_up()
+            connection.close()
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Change:
+        change = self.wait()
+        if change is None:
+            raise StopIteration
+        return change
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # ------------------------------------------------------------------ the connection
+
+    def _receive(self, deadline: Deadline) -> None:
+        if self._connection is None or self._channel is None or self._torn:
+            raise EOFError
+        self._connection.wait_for_data(deadline)
+        self._torn = True  # until what has come is where it belongs: an interrupt in between costs the connection
+        events = self._channel.events = []
+        self._channel.receive(self._connection.take())
+        self._feed.take(events)
+        self._torn = False
+        if self._channel.finished:
+            raise EOFError
+
+    def _reopen(self, deadline: Deadline) -> None:
+        """Connect again, for as long as the client's timeout. Raises TimeoutError at ``deadline``."""
+        from time import sleep
+
+        patience = Deadline(self._client._timeout)
+        pause_s = FIRST_PAUSE_S
+        while True:
+            try:
+                self._open(patience)
+                return
+            except KvdError as error:
+                if not error.retryable or _over(patience):
+                    raise
+            left_s = deadline.left()
+            sleep(pause_s if left_s is None else min(pause_s, left_s))
+            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+
+    def _open(self, deadline: Deadline) -> None:
+        """Connect, and ask for the feed. Raises KvdError."""
+        if self._connection is not None:
+            self._connection.close()
+        self._torn = False
+        connection = self._connection = open_connection(self._client._address, deadline)
+        channel = self._channel = Channel(self._client._codec, Knowledge())
+        try:
+            connection.send(channel.hello(self._client._token_for(connection.address)), deadline)
+            while channel.store_id is None:
+                self._take_answer(connection, channel, deadline)
+            asked = self._feed.request(channel)
+            channel.waiting.append([asked])
+            connection.send(channel.encode([asked]), deadline)
+            while not asked.done:
+                self._take_answer(connection, channel, deadline)
+            asked.result()
+        except TimeoutError:
+            raise Unavailable(f"no answer from {connection.address} in time", [connection.address]) from None
+        except (OSError, EOFError) as error:
+            raise ConnectionLost(f"{connection.address} closed the connection: {error}", writing=False) from error
+
+    def _take_answer(self, connection: Connection, channel: Channel, deadline: Deadline) -> None:
+        connection.wait_for_data(deadline)
+        events: list[Any] = []
+        channel.events = events
+        for frame, reply in channel.receive(connection.take()):
+            settle(frame, reply)
+        if channel.refusal is not None:
+            raise channel.refusal
+        if channel.finished:
+            raise Unavailable(f"{connection.address} is stopping", [connection.address])
+        self._feed.take(events)
+
+
+def _over(deadline: Deadline) -> bool:
+    try:
+        deadline.left()
+    except TimeoutError:
+        return True
+    return False
