@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any, Self, TypeVar
 
+    from kv.channel import Channel
     from kv.codecs import Codec
     from kv.locks import Lock
     from kv.operations import Operation
@@ -227,6 +228,10 @@ class Client(Api, Blocking):
             return step.function(*step.arguments)
         assert isinstance(step, Next)
         return step.watch.wait(step.seconds)
+
+    def _channel_now(self) -> Channel | None:
+        """The channel of the connection that is open now."""
+        return self._link().channel
 
     def _token_for(self, address: str) -> str | None:
         return read_token(self._token_file) if address.startswith("tcp://") else None

@@ -148,16 +148,17 @@ class Delivery:
 
     def answered(self, replies: Sequence[object]) -> None:
         """Each of the requests sent last has its reply."""
-        again = []
+        again: list[int] = []
         for number, reply in zip(self._unanswered, replies, strict=True):
             operation = self.operations[number]
-            if type(reply) is dict:
-                if not self._may_say_younger(reply):
-                    self.results[number] = from_reply(reply)
-                    continue
+            if again and not operation.writing:
+                again.append(number)  # it was to run after a write that has yet to be made
+            elif type(reply) is not dict:
+                self.results[number] = self._read(operation, reply)
+            elif self._may_say_younger(reply):
                 again.append(number)
             else:
-                self.results[number] = self._read(operation, reply)
+                self.results[number] = from_reply(reply)
         self._tries += 1
         self._unanswered = again
         self.done = not again

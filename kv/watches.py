@@ -21,6 +21,7 @@ from kv.scopes import Scope
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Generator
     from types import TracebackType
     from typing import Any, Self
 
@@ -44,8 +45,34 @@ class Feed:
         self._snapshot: dict[str, bytes | None] | None = None  # what a resynchronisation has brought so far
         self._snapshot_version = 0
 
-    def request(self, channel: Channel) -> Delivery:
-        """The request to go on, on a channel that has been greeted."""
+    def opening(self, channel: Channel, token: str | None) -> Generator[bytes, bytes, None]:
+        """Begin, or go on, on a new connection: yields what to send, or nothing where something is to be received.
+
+        Raises KvdError.
+        """
+        yield channel.hello(token)
+        while channel.store_id is None:
+            self.receive(channel, (yield b""))
+        asked = self._request(channel)
+        channel.waiting.append([asked])
+        yield channel.encode([asked])
+        while not asked.done:
+            self.receive(channel, (yield b""))
+        asked.result()
+
+    def receive(self, channel: Channel, data: bytes) -> None:
+        """Take what came. Raises KvdError: ProtocolError, or Unavailable after a goodbye."""
+        events: list[Any] = []
+        channel.events = events
+        for frame, reply in channel.receive(data):
+            settle(frame, reply)
+        self.take(events)
+        if channel.refusal is not None:
+            raise channel.refusal
+        if channel.finished:
+            raise Unavailable("the daemon is stopping")
+
+    def _request(self, channel: Channel) -> Delivery:
         self._snapshot = None
         known = self._store_id in (None, channel.store_id)
         self._store_id = channel.store_id
@@ -124,7 +151,7 @@ class Watch(WatchState, Blocking):
                 self._receive(deadline)
             except TimeoutError:
                 return None
-            except (OSError, EOFError):
+            except (OSError, EOFError, Unavailable):
                 if not self._closed:
                     self._reopen(deadline)
         return change
@@ -137,6 +164,8 @@ class Watch(WatchState, Blocking):
             if not self._forked:
                 connection.hang_up()
             connection.close()
+
+    abandon = close
 
     def __iter__(self) -> Self:
         return self
@@ -162,12 +191,8 @@ class Watch(WatchState, Blocking):
             raise EOFError
         self._connection.wait_for_data(deadline)
         self._torn = True  # until what has come is where it belongs: an interrupt in between costs the connection
-        events = self._channel.events = []
-        self._channel.receive(self._connection.take())
-        self._feed.take(events)
+        self._feed.receive(self._channel, self._connection.take())
         self._torn = False
-        if self._channel.finished:
-            raise EOFError
 
     def _reopen(self, deadline: Deadline) -> None:
         """Connect again, for as long as the client's timeout. Raises TimeoutError at ``deadline``."""
@@ -193,32 +218,22 @@ class Watch(WatchState, Blocking):
         self._torn = False
         connection = self._connection = open_connection(self._client._address, deadline)
         channel = self._channel = Channel(self._client._codec, Knowledge())
+        opening = self._feed.opening(channel, self._client._token_for(connection.address))
         try:
-            connection.send(channel.hello(self._client._token_for(connection.address)), deadline)
-            while channel.store_id is None:
-                self._take_answer(connection, channel, deadline)
-            asked = self._feed.request(channel)
-            channel.waiting.append([asked])
-            connection.send(channel.encode([asked]), deadline)
-            while not asked.done:
-                self._take_answer(connection, channel, deadline)
-            asked.result()
+            sent = next(opening)
+            while True:
+                if sent:
+                    connection.send(sent, deadline)
+                    sent = next(opening)
+                else:
+                    connection.wait_for_data(deadline)
+                    sent = opening.send(connection.take())
+        except StopIteration:
+            return
         except TimeoutError:
             raise Unavailable(f"no answer from {connection.address} in time", [connection.address]) from None
         except (OSError, EOFError) as error:
             raise ConnectionLost(f"{connection.address} closed the connection: {error}", writing=False) from error
-
-    def _take_answer(self, connection: Connection, channel: Channel, deadline: Deadline) -> None:
-        connection.wait_for_data(deadline)
-        events: list[Any] = []
-        channel.events = events
-        for frame, reply in channel.receive(connection.take()):
-            settle(frame, reply)
-        if channel.refusal is not None:
-            raise channel.refusal
-        if channel.finished:
-            raise Unavailable(f"{connection.address} is stopping", [connection.address])
-        self._feed.take(events)
 
 
 def _over(deadline: Deadline) -> bool:
