@@ -191,6 +191,16 @@ class Delivery:
             error = CommitUnknown(f"the connection broke after a write had been sent, and then: {error.message}")
         self._fail(error)
 
+    def garbled(self, error: ProtocolError) -> None:
+        """What answered is no kvd, or has lost its way."""
+        failure = ProtocolError(error.message, error.code)
+        failure.maybe_committed = self.writing
+        self._fail(failure)
+
+    def closed(self) -> None:
+        """The program has closed the client meanwhile."""
+        self._fail(ConnectionLost("the client was closed", writing=self.writing))
+
     def not_sent(self, address: str, reason: str, *, fresh: bool) -> None:
         """The connection broke before all of it was sent. ``fresh``: it was the connection's first frame."""
         self._tries += 1

@@ -111,7 +111,7 @@ class Link:
             return
         except ProtocolError as error:
             self._drop()
-            delivery.refused(error)
+            delivery.garbled(error)
             return
         if self._channel.refusal is not None:
             delivery.refused(self._channel.refusal)
