@@ -85,23 +85,42 @@ if TYPE_CHECKING:
 
 else:
 
-    def call(make):  # noqa: ANN001, ANN201
-        def method(self, *args, **kwargs):  # noqa: ANN001, ANN002, ANN003, ANN202
-            return self._call(make(self, *args, **kwargs))
+    class _Declared:
+        """Becomes a method when it is first asked for: the short-lived command needs one of them all."""
 
-        return _like(method, make)
+        __slots__ = ("make", "name", "owner")
 
-    def procedure(make):  # noqa: ANN001, ANN201
-        def method(self, *args, **kwargs):  # noqa: ANN001, ANN002, ANN003, ANN202
-            return self._drive(make(self, *args, **kwargs))
+        def __init__(self, make):  # noqa: ANN001, ANN204
+            self.make = make
 
-        return _like(method, make)
+        def __set_name__(self, owner, name):  # noqa: ANN001, ANN204
+            self.owner, self.name = owner, name
 
-    def pages(make):  # noqa: ANN001, ANN201
-        def method(self, *args, **kwargs):  # noqa: ANN001, ANN002, ANN003, ANN202
-            return self._iterate(make(self, *args, **kwargs))
+        def __get__(self, client, owner):  # noqa: ANN001, ANN204
+            method = _like(self.method(self.make), self.make)
+            setattr(self.owner, self.name, method)
+            return method.__get__(client, owner)
 
-        return _like(method, make)
+    class call(_Declared):  # noqa: N801  # a decorator
+        __slots__ = ()
+
+        @staticmethod
+        def method(make):  # noqa: ANN001, ANN205
+            return lambda self, *args, **kwargs: self._call(make(self, *args, **kwargs))
+
+    class procedure(_Declared):  # noqa: N801  # a decorator
+        __slots__ = ()
+
+        @staticmethod
+        def method(make):  # noqa: ANN001, ANN205
+            return lambda self, *args, **kwargs: self._drive(make(self, *args, **kwargs))
+
+    class pages(_Declared):  # noqa: N801  # a decorator
+        __slots__ = ()
+
+        @staticmethod
+        def method(make):  # noqa: ANN001, ANN205
+            return lambda self, *args, **kwargs: self._iterate(make(self, *args, **kwargs))
 
     def _like(method, make):  # noqa: ANN001, ANN202
         """Have help() show the name, the signature and the text of ``make``, with the type of what one gets."""

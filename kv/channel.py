@@ -81,7 +81,11 @@ class Channel:
 
         Raises ValueError for text that is no Unicode, Refused for more than the daemon takes.
         """
-        payload = self._codec.encode([request for delivery in frame for request in delivery.requests(self)])
+        if len(frame) == 1:
+            requests = frame[0].requests(self)
+        else:
+            requests = [request for delivery in frame for request in delivery.requests(self)]
+        payload = self._codec.encode(requests)
         most = self.limits.get("max_frame_bytes")
         if most is not None and len(payload) > most:
             text = f"a frame has at most {most} bytes, this one would have {len(payload)}"
@@ -135,7 +139,7 @@ class Channel:
         frame = self.waiting.popleft()
         if frame is _HELLO:
             self._greeted(reply[0] if type(reply) is list and len(reply) == 1 else reply)
-        elif type(reply) is list and len(reply) != sum(delivery.size for delivery in frame):
+        elif type(reply) is list and len(reply) != _size(frame):
             raise ProtocolError("the daemon's reply is not one of kvd's protocol", "bad_reply")
         else:
             answered.append((frame, reply))
@@ -153,8 +157,15 @@ class Channel:
         self.store_id = self.knowledge.store_id
 
 
-def settle(frame: Frame, reply: object) -> None:
+def _size(frame: Frame) -> int:
+    return frame[0].size if len(frame) == 1 else sum(delivery.size for delivery in frame)
+
+
+def settle(frame: Frame, reply: Any) -> None:  # noqa: ANN401  # a list or a dict
     """Tell those who sent a frame what came of it."""
+    if type(reply) is list and len(frame) == 1:
+        frame[0].answered(reply)
+        return
     if type(reply) is dict:
         for delivery in frame:
             delivery.refused(from_reply(reply))
@@ -162,5 +173,5 @@ def settle(frame: Frame, reply: object) -> None:
     at = 0
     for delivery in frame:
         size = delivery.size
-        delivery.answered(reply[at : at + size])  # type: ignore[index]
+        delivery.answered(reply[at : at + size])
         at += size

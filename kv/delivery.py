@@ -148,6 +148,12 @@ class Delivery:
 
     def answered(self, replies: Sequence[object]) -> None:
         """Each of the requests sent last has its reply."""
+        if len(replies) == 1 and type(replies[0]) is not dict:
+            # The commonest of all, without the detour.
+            number = self._unanswered[0]
+            self.results[number] = self._read(self.operations[number], replies[0])
+            self.done = True
+            return
         again: list[int] = []
         for number, reply in zip(self._unanswered, replies, strict=True):
             operation = self.operations[number]
