@@ -97,6 +97,15 @@ class Lifetimes:
         """The keys that die with ``owner``."""
         return list(self._of_owner.get(owner, ()))
 
+    @property
+    def has_owners(self) -> bool:
+        """Whether any key dies with somebody."""
+        return bool(self._owners)
+
+    def is_owned(self, key: str) -> bool:
+        """Whether ``key`` dies with somebody."""
+        return key in self._owners
+
     def count_owned(self, owner: Hashable) -> int:
         """How many they are."""
         return len(self._of_owner.get(owner, ()))
