@@ -35,6 +35,7 @@ from kvd.store.window import WindowLimits
 
 if TYPE_CHECKING:
     from kvd.journal.commit_log import CommitLog
+    from kvd.store.window import Group as CommittedGroup
 
 GROWTH_KEYS = 65_536
 # One commit of expiries deletes no more keys than this.
@@ -84,6 +85,7 @@ class Database:
         self._backlog: int | None = None
         self._backlog_bytes = 0
         self._is_deferred = False
+        self._reserved = 0
         # Called when there are commits that may be shown, while somebody watches.
         self.on_commit: Callable[[], None] | None = None
         self.log: CommitLog | None = None
@@ -226,7 +228,8 @@ class Database:
     def _reserve(self, keys: Collection[str], values: Iterable[bytes | None] = (), commits: int = 1) -> None:
         """Make sure that what is about to be written fits into the commit log. Raises NoSpace."""
         if self.log is not None:
-            self.log.reserve(_most_bytes(keys, values) + commits * ID_BYTES + self._backlog_bytes)
+            self._reserved = _most_bytes(keys, values) + commits * ID_BYTES + self._backlog_bytes
+            self.log.reserve(self._reserved)
             self._is_deferred = False
 
     def _reserve_if_possible(self, keys: Collection[str]) -> None:
@@ -246,16 +249,20 @@ class Database:
         if self._backlog is not None:
             self.store.unpin(self._backlog)
             self._backlog, self._backlog_bytes = None, 0
-        for group in self.store.window.after(log.added):
-            keys = [head.key for head in group.heads]
-            values = [head.value for head in group.heads]
-            deadlines, ephemeral = self.lives_of(keys)
-            author = (group.author.uid, group.author.pid, group.author.name)
-            version = group.heads[0].version
-            record = Group(0, version, group.time, author, group.commits, keys, values, deadlines, ephemeral)
-            log.add(record, _most_bytes(keys, values) + group.commits * ID_BYTES)
+        size = self._reserved
+        for group in self.store.window.behind(log.added):
+            log.add(self._record_of(group), size)
+            size = 0  # it was for all of them
         if self.on_logged is not None:
             self.on_logged()
+
+    def _record_of(self, group: "CommittedGroup") -> Group:
+        heads, author = group.heads, group.author
+        keys = [head.key for head in heads]
+        deadlines, ephemeral = self.lives_of(keys) if self._lifetimes else (None, None)
+        who = (author.uid, author.pid, author.name)
+        values = [head.value for head in heads]
+        return Group(heads[0].version, group.time, who, group.commits, keys, values, deadlines, ephemeral)
 
     def _remember(self, scope: Hashable, id_: bytes, version: int, answer: object) -> None:
         self.outcomes.remember(scope, id_, version, answer)
@@ -390,6 +397,6 @@ class Database:
 
 
 def _most_bytes(keys: Collection[str], values: Iterable[bytes | None]) -> int:
-    """The most that a group of these takes in the commit log. A character has at most four bytes."""
-    stored = sum(len(value) for value in values if value is not None)
+    """The most that a group of these takes in the commit log. A character has four bytes at most."""
+    stored = sum(map(len, filter(None, values)))
     return GROUP_BYTES + len(keys) * KEY_BYTES + 8 * sum(map(len, keys)) + stored

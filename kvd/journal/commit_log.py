@@ -13,7 +13,7 @@ only the last can have a torn tail.
 """
 
 import errno
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from threading import Lock
 
 import msgspec
@@ -21,11 +21,13 @@ import msgspec
 from kvd.journal import names
 from kvd.journal.disk import Disk
 from kvd.journal.errors import NoSpace
-from kvd.journal.records import HEADER_BYTES, LOG_MAGIC, RECORD_BYTES, Codec, Group, Header, Mark, Record
+from kvd.journal.records import HEADER_BYTES, LOG_MAGIC, Codec, Commits, Group, Header, Mark, Record
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-# What a group takes beside its keys and values, and each key and each id, at most.
-GROUP_BYTES = 256
+# What a group takes beside its keys and values, with a record of its own, and each key and each id, at most.
+GROUP_BYTES = 320
+# Groups share a record, up to about so many bytes.
+COMMITS_BYTES = 256 * 1024
 KEY_BYTES = 48
 ID_BYTES = 128
 
@@ -46,11 +48,11 @@ class Segment(msgspec.Struct, eq=False):
 
 
 class Batch(msgspec.Struct, eq=False):
-    """What the worker writes in one go. ``version`` is the newest in it; ``size`` what was reserved for it."""
+    """What is written in one go. ``version`` is the newest in it; ``sizes`` is what was reserved for each group."""
 
-    records: Sequence[Record]
+    groups: list[Group]
+    sizes: list[int]
     version: int
-    size: int
 
 
 class CommitLog:
@@ -64,7 +66,7 @@ class CommitLog:
         self._lock = Lock()  # over the spare
         self._spare: tuple[int, int] | None = None  # descriptor and size
         self._pending: list[Group] = []
-        self._pending_bytes = 0
+        self._sizes: list[int] = []
         self._outstanding_bytes = 0  # reserved and not yet written
         self.added = self.written = self.synced = header.watermark
         self.bytes = 0  # written since it was opened
@@ -83,7 +85,6 @@ class CommitLog:
 
     def reserve(self, size: int) -> None:
         """Make sure that a record of up to ``size`` bytes fits. Raises NoSpace."""
-        size += RECORD_BYTES
         wanted = self._outstanding_bytes + size
         if wanted > self._segment.room and wanted > self._spare_bytes():
             self._grow_spare(wanted)
@@ -91,9 +92,14 @@ class CommitLog:
     def add(self, group: Group, size: int) -> None:
         """Take in a group that was reserved for."""
         self._pending.append(group)
-        self._pending_bytes += size + RECORD_BYTES
-        self._outstanding_bytes += size + RECORD_BYTES
+        self._sizes.append(size)
+        self._outstanding_bytes += size
         self.added = group.version + group.commits - 1
+
+    @property
+    def pending(self) -> int:
+        """How many groups have been added and not taken."""
+        return len(self._pending)
 
     @property
     def newest(self) -> Group:
@@ -104,13 +110,13 @@ class CommitLog:
         """What has been added since the last call; None if nothing has."""
         if not self._pending:
             return None
-        batch = Batch(self._pending, self.added, self._pending_bytes)
-        self._pending, self._pending_bytes = [], 0
+        batch = Batch(self._pending, self._sizes, self.added)
+        self._pending, self._sizes = [], []
         return batch
 
     def done(self, batch: Batch) -> None:
         """A batch has been written."""
-        self._outstanding_bytes -= batch.size
+        self._outstanding_bytes -= sum(batch.sizes)
 
     # ------------------------------------------------------------------ in the worker, one call at a time
 
@@ -119,23 +125,28 @@ class CommitLog:
 
         Raises OSError: then nothing may be acknowledged any more.
         """
-        data: list[bytes] = []
-        size = 0
-        for record in batch.records:
-            if isinstance(record, Group):
-                record.watermark = self.synced
-            encoded = self._segment.codec.encode(record)
-            if size + len(encoded) > self._segment.room:
-                self._put(data)
-                self.rotate(record.version - 1 if isinstance(record, Group) else self.written)
-                encoded = self._segment.codec.encode(record)
-                data, size = [], 0
-            data.append(encoded)
-            size += len(encoded)
-        self._put(data)
+        if sum(batch.sizes) <= COMMITS_BYTES:
+            self._write_record(batch.groups)
+        else:
+            for groups in _in_records(batch):
+                self._write_record(groups)
         self.written = max(self.written, batch.version)
         if sync:
             self.sync()
+
+    def _write_record(self, groups: list[Group]) -> None:
+        if groups:
+            self._put(Commits(self.synced, groups), groups[0].version - 1)
+
+    def _put(self, record: Record, version: int) -> None:
+        """Write one record; ``version`` is the one before it."""
+        encoded = self._segment.codec.encode(record)
+        if len(encoded) > self._segment.room:
+            self.rotate(version)
+            encoded = self._segment.codec.encode(record)
+        self._disk.write(self._segment.descriptor, encoded, self._segment.at)
+        self._segment.at += len(encoded)
+        self.bytes += len(encoded)
 
     def sync(self) -> None:
         """Wait until all that was written is on the disk. Raises OSError."""
@@ -153,7 +164,8 @@ class CommitLog:
         self._mark(Mark(self.synced, self.ceiling, False))
 
     def _mark(self, mark: Mark) -> None:
-        self.write(Batch([mark], self.written, 0), sync=True)
+        self._put(mark, self.written)
+        self.sync()
 
     def rotate(self, version: int) -> int:
         """Go on in a new segment, the old one synced and cut to its size; ``version`` is the last before it.
@@ -177,7 +189,7 @@ class CommitLog:
                     raise
                 self._spare = None
         if self.ceiling:
-            self._put([self._segment.codec.encode(Mark(self.synced, self.ceiling, False))])
+            self._put(Mark(self.synced, self.ceiling, False), version)
         return number
 
     def close(self) -> None:
@@ -191,13 +203,6 @@ class CommitLog:
             self._disk.remove(names.unfinished(names.log(self._segment.number + 1)))
 
     # ------------------------------------------------------------------ segments
-
-    def _put(self, data: list[bytes]) -> None:
-        if data:
-            joined = b"".join(data)
-            self._disk.write(self._segment.descriptor, joined, self._segment.at)
-            self._segment.at += len(joined)
-            self.bytes += len(joined)
 
     def _begin(self, number: int, version: int) -> Segment:
         """Make the spare the segment: it gets its name only when its header is on the disk."""
@@ -241,3 +246,16 @@ class CommitLog:
                 if error.errno in _FULL:
                     raise NoSpace(f"no space left in {self._disk.directory}; nothing was written") from error
                 raise
+
+
+def _in_records(batch: Batch) -> Iterator[list[Group]]:
+    """The groups of a batch, as many together as share a record."""
+    groups: list[Group] = []
+    size = 0
+    for group, group_size in zip(batch.groups, batch.sizes, strict=True):
+        if groups and size + group_size > COMMITS_BYTES:
+            yield groups
+            groups, size = [], 0
+        groups.append(group)
+        size += group_size
+    yield groups

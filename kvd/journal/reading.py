@@ -29,6 +29,7 @@ from kvd.journal.records import (
     RECORD_BYTES,
     AnyRecord,
     Codec,
+    Commits,
     End,
     Group,
     Header,
@@ -73,9 +74,10 @@ class SegmentReader:
         while (payload := self._codec.payload_at(self._data, self.end)) is not None:
             record = _decoded(payload, self.path, self.end)
             self.clean = isinstance(record, Mark) and record.clean
-            if isinstance(record, Group):
-                self._check_order(record)
-                yield record
+            if isinstance(record, Commits):
+                for group in record.groups:
+                    self._check_order(group)
+                    yield group
             elif isinstance(record, Mark):
                 self.ceiling = self.version if record.clean else max(self.ceiling, record.ceiling)
             self.end += RECORD_BYTES + len(payload)
@@ -108,7 +110,7 @@ class SegmentReader:
                 at += 1
                 continue
             record = _decoded(payload, self.path, at)
-            newest = max(newest, record.watermark if isinstance(record, Group | Mark) else 0)
+            newest = max(newest, record.watermark if isinstance(record, Commits | Mark) else 0)
             at += RECORD_BYTES + len(payload)
         return newest
 

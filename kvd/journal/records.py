@@ -38,15 +38,14 @@ class Record(msgspec.Struct, array_like=True, tag=True, gc=False, eq=False):
     """A payload."""
 
 
-class Group(Record, tag="g"):
-    """Commits made together: by one author at one time, all in one record or none.
+class Group(msgspec.Struct, array_like=True, gc=False, eq=False):
+    """Commits made together, by one author at one time.
 
     ``commits`` is 1 (all keys under ``version``), or as many as keys, each under the next version. A value of None is a
     deletion. ``deadlines`` are wall-clock µs since the epoch; ``ephemeral`` keys die with a connection, and so with the
     server. ``ids`` are ``[scope, id, version, answer]`` of the commits that carried one.
     """
 
-    watermark: int
     version: int
     time: int
     author: tuple[int | None, int | None, str]
@@ -56,6 +55,13 @@ class Group(Record, tag="g"):
     deadlines: dict[str, int] | None = None
     ephemeral: list[str] | None = None
     ids: list[tuple[int | None, bytes, int, Any]] | None = None
+
+
+class Commits(Record, tag="c"):
+    """Groups that are written together, in order: all are there, or none."""
+
+    watermark: int
+    groups: list[Group]
 
 
 class Mark(Record, tag="m"):
@@ -84,7 +90,7 @@ class End(Record, tag="e"):
     time: int
 
 
-AnyRecord = Group | Mark | Heads | End
+AnyRecord = Commits | Mark | Heads | End
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder[AnyRecord](AnyRecord).decode
 DECODE_ERRORS = (msgspec.MsgspecError, UnicodeDecodeError)

@@ -49,6 +49,14 @@ class Administration:
         """Read the configuration again; what changed, in words. Raises Refusal with the reason if it cannot be."""
         raise NotImplementedError
 
+    def checkpoint(self) -> int:
+        """Begin a checkpoint of all that is there; the version that it will cover. Raises Refusal if it cannot be."""
+        raise NotImplementedError
+
+    def figures(self) -> list[tuple[str, int]]:
+        """Name and value of what the process counts."""
+        return []
+
     def shutdown(self) -> int:
         """Begin an orderly stop once the reply is on its way; return the process id."""
         raise NotImplementedError
@@ -93,6 +101,7 @@ class Commands:
             messages.Metrics: self._metrics,
             messages.Status: self._status,
             messages.Reload: self._reload,
+            messages.Checkpoint: self._checkpoint,
             messages.Shutdown: self._shutdown,
         }
 
@@ -238,7 +247,7 @@ class Commands:
         return True
 
     def _metrics(self, request: messages.Metrics, peer: Peer) -> list[tuple[str, int]]:
-        return self.database.metrics()
+        return [*self.database.metrics(), *self._administration.figures()]
 
     def _status(self, request: messages.Status, peer: Peer) -> list[tuple[str, str | int]]:
         return self._administration.status()
@@ -246,6 +255,10 @@ class Commands:
     def _reload(self, request: messages.Reload, peer: Peer) -> list[str]:
         self._check_administrator(peer, "reload")
         return self._administration.reload()
+
+    def _checkpoint(self, request: messages.Checkpoint, peer: Peer) -> int:
+        self._check_administrator(peer, "checkpoint")
+        return self._administration.checkpoint()
 
     def _shutdown(self, request: messages.Shutdown, peer: Peer) -> list[int]:
         self._check_administrator(peer, "shutdown")

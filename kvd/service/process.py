@@ -195,6 +195,17 @@ class Daemon(Administration):
             ("memory_rss_bytes", resident_bytes()),
         ]
 
+    def checkpoint(self) -> int:
+        """Begin a checkpoint. Raises Refusal without a data directory."""
+        if self._storage is None:
+            raise Refusal("bad_request", "everything is in memory only; start the daemon with --data-dir")
+        self._storage.begin_checkpoint()
+        return self.database.store.version
+
+    def figures(self) -> list[tuple[str, int]]:
+        """What the data directory counts."""
+        return [] if self._storage is None else self._storage.figures()
+
     def shutdown(self) -> int:
         """Stop once the reply is on its way."""
         asyncio.get_running_loop().call_soon(self._stop.set)

@@ -32,9 +32,6 @@ LOCK_SUFFIX = ".lock"
 PING_TIMEOUT_S = 5.0
 
 
-import sys as _s; _s.setswitchinterval(0.0001)
-
-
 def serve(flags: Mapping[str, object], config_file: str | None, *, daemon: bool) -> int:
     """Run a daemon; the exit code. With ``daemon``, return 0 as soon as a detached one accepts connections."""
     standard_fds()

@@ -11,6 +11,7 @@ import errno
 import logging
 import os
 import secrets
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -32,6 +33,7 @@ from kvd.service.options import Data
 logger = logging.getLogger(__name__)
 
 _REPORT_S = 2.0
+SWITCH_INTERVAL_S = 0.000_2
 _EXTEND_US = 30_000_000
 
 
@@ -46,7 +48,9 @@ class Storage:
         self._ends: dict[int, int] = {}
         self._logged_at = 0  # bytes of the log when the last checkpoint began
         self._checkpoint_bytes = 0  # size of the last checkpoint
-        self._checkpoint: asyncio.Task[int] | None = None
+        self._checkpoint: asyncio.Task[None] | None = None
+        self._one_more = False
+        self._failures = 0
         self.recovered = Recovered()
 
     # ------------------------------------------------------------------ start
@@ -118,6 +122,8 @@ class Storage:
         """Connect the database with its log; from then on commits are durable."""
         loop = asyncio.get_running_loop()
         config = self.config
+        # The worker needs the interpreter for an instant between two system calls, and must not wait 5 ms for it.
+        sys.setswitchinterval(SWITCH_INTERVAL_S)
         self.durability = Durability(self._database, self.log, config.sync, config.interval_ms, loop, on_failure)
         self.durability.on_progress = self._maybe_checkpoint
         self._database.log = self.log
@@ -131,24 +137,38 @@ class Storage:
         """Begin a checkpoint if the log has grown enough since the last."""
         grown = self.log.bytes - self._logged_at
         if grown >= max(self.config.checkpoint_bytes, self._checkpoint_bytes) and self._checkpoint is None:
-            self._checkpoint = asyncio.get_running_loop().create_task(self._write_checkpoint())
+            self.begin_checkpoint()
 
-    async def checkpoint(self) -> int:
-        """Write a checkpoint, or wait for the one that is being written; the version at its end. Raises OSError."""
+    def begin_checkpoint(self) -> None:
+        """Write a checkpoint of all that is there now; behind the one that is being written, if there is one."""
         if self._checkpoint is None:
             self._checkpoint = asyncio.get_running_loop().create_task(self._write_checkpoint())
-        return await asyncio.shield(self._checkpoint)
+        else:
+            self._one_more = True
 
-    async def _write_checkpoint(self) -> int:
+    async def _write_checkpoint(self) -> None:
         try:
-            return await self._write_slices()
+            await self._write_slices()
         except OSError as error:
+            self._failures += 1
+            self._logged_at = self.log.bytes  # not again before the log has grown as much once more
             logger.error("no checkpoint could be written: %s; the log goes on", error.strerror)
-            raise
         finally:
             self._checkpoint = None
+        if self._one_more:
+            self._one_more = False
+            self.begin_checkpoint()
 
-    async def _write_slices(self) -> int:
+    def figures(self) -> list[tuple[str, int]]:
+        """What the metrics show."""
+        return [
+            ("log_bytes_written", self.log.bytes),
+            ("log_synced_version", self.log.synced),
+            ("checkpoint_version", max(self._ends.values(), default=0)),
+            ("checkpoint_failures", self._failures),
+        ]
+
+    async def _write_slices(self) -> None:
         loop, database = asyncio.get_running_loop(), self._database
         begin = time.monotonic()
         number, version = await self.durability.rotate()
@@ -169,7 +189,6 @@ class Storage:
         text = "checkpoint at version %d: %d keys, %d bytes, %.1f s"
         logger.info(text, end, file.keys, size, time.monotonic() - begin)
         await self._remove_superseded()
-        return end
 
     async def _remove_superseded(self) -> None:
         oldest = self._database.store.window.oldest_readable

@@ -97,6 +97,10 @@ class Lifetimes:
         """The keys that die with ``owner``."""
         return list(self._of_owner.get(owner, ()))
 
+    def __bool__(self) -> bool:
+        """Whether any key has an end."""
+        return bool(self.deadlines or self._owners)
+
     @property
     def has_owners(self) -> bool:
         """Whether any key dies with somebody."""
