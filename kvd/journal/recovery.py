@@ -1,6 +1,7 @@
 """The way back: from the files of a data directory to the store as it was.
 
-1. The oldest checkpoint that is kept is loaded: the current values as of its end, roughly.
+1. The oldest checkpoint that is kept is loaded: the current values as of its end, roughly. As long as the very first
+   segment is still there, the history reaches back to the beginning and no checkpoint is needed.
 2. The segments from its number on are applied, in order. Up to the checkpoint's end only what is newer than what it
    has; behind it commit by commit, so that history, authors and remembered ids come back too.
 3. A torn tail is left out. Anything else that is amiss raises, and nothing was changed.
@@ -45,10 +46,10 @@ def recover(disk: Disk, database: "Database", progress: Progress = lambda done, 
     found = disk.names()
     segments, checkpoints = names.log_numbers(found), names.checkpoint_numbers(found)
     recovered = Recovered()
-    base = checkpoints[0] if checkpoints else 1
+    base = checkpoints[0] if checkpoints and 1 not in segments else 1
     needed = [number for number in segments if number >= base]
     _check_complete(disk, base, needed, bool(checkpoints))
-    sizes = [disk.size(names.checkpoint(number)) for number in checkpoints[:1]]
+    sizes = [disk.size(names.checkpoint(number)) for number in checkpoints if number == base]
     total, done = sum(sizes) + sum(disk.size(names.log(number)) for number in needed), 0
     for number in checkpoints:
         if number == base:

@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 _SHOWS_NOTHING = frozenset((messages.Ping,))
 _SHOWS_KEYS = frozenset((messages.Get, messages.GetMany, messages.Fetch))
 # The ceiling is raised by so many versions, when half of them are used.
-CEILING_STEP = 1 << 24
+CEILING_STEP = 1 << 20
 # So long after the last commit a mark vouches for it.
 MARK_S = 1.0
 # How long to wait for those who were just answered: half of what the sync took, within these bounds.

@@ -390,14 +390,18 @@ class Store:
             version += step
 
     def _overwrite(self, key: str, value: bytes | None, version: int, head: Head | None) -> None:
-        if head is not None and head.value is not None:
+        if head is None:
+            if value is not None:
+                self.load([key], [value], [version])
+            return
+        self.counters.value_bytes += len(value or b"") - len(head.value or b"")
+        if value is None:
             self.counters.keys -= 1
-            self.counters.value_bytes -= len(head.value)
-        if value is not None:
-            self.load([key], [value], [version])
-        elif head is not None:
             self._keyspace.remove(key)
             self._index.discard(key)
+        else:
+            self._keyspace.place(key)[key] = Head(key, value, version, None)
+            self.largest_value_bytes = max(self.largest_value_bytes, len(value))
 
     def begin_history(self, version: int, time: int) -> None:
         """From here on everything is known; nothing before ``version`` can be read."""

@@ -23,8 +23,6 @@ _SETTINGS = {
     "socket_group": "listen.socket_group",
     "tcp": "listen.tcp",
     "token_file": "listen.token_file",
-    "data_dir": "data.dir",
-    "sync": "data.sync",
     "log_level": "log.level",
     "log_to": "log.to",
 }
@@ -37,16 +35,6 @@ def arguments(parser: Parser) -> None:
     parser.add_argument("--socket-group", metavar="GROUP", help="the group that owns the socket")
     parser.add_argument(
         "--tcp", action="append", metavar="HOST:PORT", help="listen there too; may be given more than once"
-    )
-    completed(
-        parser.add_argument("--data-dir", metavar="DIR", help="keep every commit there (default: in memory only)"),
-        "files",
-    )
-    completed(
-        parser.add_argument(
-            "--sync", metavar="WHEN", help="always, interval or never: when commits must be on the disk"
-        ),
-        "syncs",
     )
     completed(parser.add_argument("--config", metavar="FILE", help="the configuration file"), "files")
     completed(
