@@ -5,24 +5,37 @@ The one place that says what happens around a commit, and in which order:
 1. whatever is due expires, so that nobody reads or validates a key after its time;
 2. a write whose id has committed before gets its first answer;
 3. what a transaction read is validated;
-4. the change is made in memory, at the time of its batch;
-5. its answer is remembered under its id, and whoever watches is told.
+4. room for it is reserved in the commit log, if there is one;
+5. the change is made in memory, at the time of its batch, and added to the commit log in the same step;
+6. its answer is remembered under its id, in memory and in the log;
+7. whoever watches is told, and the answer leaves, when what they show is as durable as was promised
+   (``kvd/server/durability.py``).
 
-(A commit log will stand between 3 and 4.) Reads run step 1 too, through ``settle``.
+Reads run step 1 too, through ``settle``. Expiry and the end of ephemeral keys do not stop at step 4: on a full disk
+they act in memory, and reach the log when there is room.
 """
 
 import os
 import time
-from collections.abc import Callable, Hashable, Iterable, Mapping
-from typing import TypeVar
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
+from itertools import chain
+from typing import TYPE_CHECKING, TypeVar
 
-from kvd.store.authors import Author
+from kvd.journal.commit_log import GROUP_BYTES, ID_BYTES, KEY_BYTES
+from kvd.journal.errors import NoSpace
+from kvd.journal.records import Group
+from kvd.journal.recovered_lives import RecoveredLives
+from kvd.store.authors import RESTARTED, Author
 from kvd.store.errors import OutcomeUnknown
 from kvd.store.isolation import Range, validate
 from kvd.store.lifetimes import ENDLESS, KEPT, Life
 from kvd.store.outcomes import Outcomes
 from kvd.store.store import Store
 from kvd.store.window import WindowLimits
+
+if TYPE_CHECKING:
+    from kvd.journal.commit_log import CommitLog
+    from kvd.store.window import Group as CommittedGroup
 
 GROWTH_KEYS = 65_536
 # One commit of expiries deletes no more keys than this.
@@ -66,13 +79,31 @@ class Database:
         # Called when a deadline comes earlier than all that were known, with the µs until then.
         self.on_deadline: Callable[[int], None] | None = None
         self._next_look: int | None = None
-        # Called after each batch of commits, while somebody watches.
+        self._lives = RecoveredLives()
+        self._loaded = 0, 0
+        # Commits that happened in memory although the log had no room: pinned from this version on.
+        self._backlog: int | None = None
+        self._backlog_bytes = 0
+        self._is_deferred = False
+        self._reserved = 0
+        # Called when there are commits that may be shown, while somebody watches.
         self.on_commit: Callable[[], None] | None = None
+        self.log: CommitLog | None = None
+        # Called when something was added to the commit log.
+        self.on_logged: Callable[[], None] | None = None
+        # The newest version that may be shown, if there is a commit log; whoever writes the log moves it.
+        self.shown = 0
+
+    @property
+    def visible(self) -> int:
+        """The newest version that anybody may be shown."""
+        return self.store.version if self.log is None else self.shown
 
     # ------------------------------------------------------------------ writing
 
     def set(self, entries: Mapping[str, bytes], author: Author, life: Life = ENDLESS) -> int:
         """Store all entries in one commit; its version."""
+        self._reserve(entries, entries.values())
         self._advance()
         version = self.store.set(entries, author, life)
         self._committed(life)
@@ -80,6 +111,9 @@ class Database:
 
     def set_each(self, batch: list[dict[str, bytes]], author: Author) -> list[int]:
         """Store each mapping in a commit of its own; their versions."""
+        if self.log is not None:
+            keys = list(chain.from_iterable(batch))
+            self._reserve(keys, chain.from_iterable(map(dict.values, batch)), len(batch))
         self._advance()
         versions = self.store.set_each(batch, author)
         self._committed(ENDLESS)
@@ -87,6 +121,8 @@ class Database:
 
     def delete(self, keys: Iterable[str], author: Author, *, missing_ok: bool) -> tuple[int, int]:
         """Delete all keys in one commit; its version and how many there were. Raises KeysNotFound."""
+        keys = list(keys)
+        self._reserve(keys)
         self._advance()
         answer = self.store.delete(keys, author, missing_ok=missing_ok)
         self._committed(ENDLESS)
@@ -94,6 +130,7 @@ class Database:
 
     def increment(self, key: str, by: int, author: Author, life: Life = KEPT) -> tuple[int, int]:
         """Add to a number; the sum and the version. Raises NotANumber."""
+        self._reserve([key])
         self._advance()
         answer = self.store.increment(key, by, author, life)
         self._committed(life)
@@ -101,6 +138,7 @@ class Database:
 
     def touch(self, keys: list[str], ttl_us: int | None, author: Author) -> list[bool]:
         """Give keys ``ttl_us`` from now, or life without end, in one commit; whether each exists."""
+        self._reserve(keys, [value for value, _, _ in self.store.fetch(keys)])
         self._advance()
         found = self.store.touch(keys, None if ttl_us is None else self.timer() + ttl_us, author)
         self._committed(KEPT)
@@ -117,6 +155,7 @@ class Database:
     ) -> int:
         """Make the writes if nothing that was read has changed; the version. Raises Conflict, SnapshotGone."""
         validate(self.store, reads, ranges, snapshot)
+        self._reserve(writes, writes.values())
         self._advance()
         version = self.store.write(writes, author, life)
         self._committed(life)
@@ -130,7 +169,7 @@ class Database:
             return known  # type: ignore[return-value]  # whoever chose the id asks for the same thing
         answer = write()
         if self.store.version > before:
-            self.outcomes.remember(scope, id_, self.store.version, answer)
+            self._remember(scope, id_, self.store.version, answer)
         return answer
 
     def set_each_once(
@@ -147,7 +186,7 @@ class Database:
             return None
         versions = self.set_each(batch, author)
         for (id_, _), answer in zip(ids, versions, strict=True):
-            outcomes.remember(scope, id_, answer, answer)
+            self._remember(scope, id_, answer, answer)
         return versions
 
     def life(self, ttl_us: int | None, *, keep: bool, owner: Hashable) -> Life:
@@ -158,6 +197,7 @@ class Database:
         """Delete the keys that die with ``owner``."""
         if self._lifetimes.count_owned(owner):
             self.settle()
+            self._reserve_if_possible(self._lifetimes.owned(owner))
             self._advance()
             self.store.bury(owner, author)
             self._committed(ENDLESS)
@@ -178,8 +218,119 @@ class Database:
     def _committed(self, life: Life) -> None:
         if life is not ENDLESS:
             self._note_deadline()
-        if self.on_commit is not None:
+        if self.log is not None:
+            self._add_to_log(self.log)
+        elif self.on_commit is not None:
             self.on_commit()
+
+    # ------------------------------------------------------------------ the commit log
+
+    def _reserve(self, keys: Collection[str], values: Iterable[bytes | None] = (), commits: int = 1) -> None:
+        """Make sure that what is about to be written fits into the commit log. Raises NoSpace."""
+        if self.log is not None:
+            self._reserved = _most_bytes(keys, values) + commits * ID_BYTES + self._backlog_bytes
+            self.log.reserve(self._reserved)
+            self._is_deferred = False
+
+    def _reserve_if_possible(self, keys: Collection[str]) -> None:
+        """The same for what has to happen anyway: if there is no room it reaches the log with a later commit."""
+        try:
+            self._reserve(keys)
+        except NoSpace:
+            if self._backlog is None:
+                self._backlog = self.store.pin()  # so that the window keeps what the log has not
+            self._backlog_bytes += _most_bytes(keys, ()) + ID_BYTES
+            self._is_deferred = True
+
+    def _add_to_log(self, log: "CommitLog") -> None:
+        if self._is_deferred:
+            self._is_deferred = False
+            return
+        if self._backlog is not None:
+            self.store.unpin(self._backlog)
+            self._backlog, self._backlog_bytes = None, 0
+        size = self._reserved
+        for group in self.store.window.behind(log.added):
+            log.add(self._record_of(group), size)
+            size = 0  # it was for all of them
+        if self.on_logged is not None:
+            self.on_logged()
+
+    def _record_of(self, group: "CommittedGroup") -> Group:
+        heads, author = group.heads, group.author
+        keys = [head.key for head in heads]
+        deadlines, ephemeral = self.lives_of(keys) if self._lifetimes else (None, None)
+        who = (author.uid, author.pid, author.name)
+        values = [head.value for head in heads]
+        return Group(heads[0].version, group.time, who, group.commits, keys, values, deadlines, ephemeral)
+
+    def _remember(self, scope: Hashable, id_: bytes, version: int, answer: object) -> None:
+        self.outcomes.remember(scope, id_, version, answer)
+        if self.log is not None:
+            newest = self.log.newest
+            newest.ids = newest.ids or []
+            newest.ids.append((scope, id_, version, answer))  # type: ignore[arg-type]  # scopes are uids
+
+    def lives_of(self, keys: list[str]) -> tuple[dict[str, int] | None, list[str] | None]:
+        """The deadlines of ``keys`` as wall-clock times, and which die with a connection; None where none does."""
+        lifetimes = self._lifetimes
+        due = lifetimes.deadlines.keys() & keys if lifetimes.deadlines else ()
+        offset = self._clock() - self.timer() if due else 0
+        deadlines = {key: lifetimes.deadlines[key] + offset for key in due}
+        return deadlines or None, [key for key in keys if lifetimes.is_owned(key)] if lifetimes.has_owners else None
+
+    # ------------------------------------------------------------------ recovery
+
+    def load(
+        self,
+        keys: list[str],
+        values: list[bytes],
+        versions: list[int],
+        deadlines: dict[str, int] | None,
+        ephemeral: list[str] | None,
+    ) -> None:
+        """Take in a piece of a checkpoint."""
+        self.store.load(keys, values, versions)
+        self._lives.written(keys, deadlines, ephemeral, None)
+
+    def end_of_load(self, version: int, time: int) -> None:
+        """The checkpoint ended at ``version``; up to there, the log only tells what is newer than what was loaded."""
+        self._loaded = version, time
+
+    def replay(self, group: Group) -> None:
+        """Make a group of the log again."""
+        writes = list(zip(group.keys, group.values, strict=True))
+        last = group.version + group.commits - 1
+        if last <= self._loaded[0]:
+            self.store.catch_up(group.version, writes, 0 if group.commits == 1 else 1)
+        else:
+            if self.store.version < self._loaded[0]:
+                self.store.begin_history(*self._loaded)
+            author = Author(*group.author)
+            self.store.replay(group.version, group.time, author, group.commits, writes)
+        self._lives.written(group.keys, group.deadlines, group.ephemeral, group.time)
+        for scope, id_, version, answer in group.ids or ():
+            self.outcomes.remember(scope, id_, version, answer)
+
+    def end_of_replay(self, version: int) -> None:
+        """All is there; the next commit goes behind ``version``. Ephemeral keys end: their connections have."""
+        if self.store.version < self._loaded[0]:
+            self.store.begin_history(*self._loaded)
+        self.store.version = max(self.store.version, version)
+        now, wall = self.timer(), self._clock()
+        for key, (deadline, ttl) in self._lives.deadlines.items():
+            left = deadline - wall if ttl is None else min(deadline - wall, ttl)
+            self._lifetimes.touched([key], now + max(0, left))
+        self._note_deadline()
+
+    def bury_orphans(self) -> None:
+        """Delete the ephemeral keys of connections that were open when the server ended."""
+        orphans = [key for key in self._lives.ephemeral if self.store.exists(key)]
+        self._lives = RecoveredLives()
+        if orphans:
+            self._advance()
+            self.store.delete(orphans, RESTARTED, missing_ok=True)
+            self._committed(ENDLESS)
 
     # ------------------------------------------------------------------ time
 
@@ -188,8 +339,11 @@ class Database:
         if self._next_look is None or (now := self.timer()) < self._next_look:
             return
         while self._lifetimes.next_look is not None and self._lifetimes.next_look <= now:
-            self._advance()
-            if self.store.expire(now, EXPIRED_KEYS):
+            due = self._lifetimes.take_due(now, EXPIRED_KEYS)
+            if due:
+                self._reserve_if_possible(due)
+                self._advance()
+                self.store.expire(due)
                 self._committed(ENDLESS)
         self._next_look = None
         self._note_deadline()
@@ -240,3 +394,9 @@ class Database:
             ("history_bytes", window.bytes),
             ("keys_with_deadline", len(self._lifetimes.deadlines)),
         ]
+
+
+def _most_bytes(keys: Collection[str], values: Iterable[bytes | None]) -> int:
+    """The most that a group of these takes in the commit log. A character has four bytes at most."""
+    stored = sum(map(len, filter(None, values)))
+    return GROUP_BYTES + len(keys) * KEY_BYTES + 8 * sum(map(len, keys)) + stored

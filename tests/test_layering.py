@@ -13,9 +13,10 @@ SOURCES = sorted(path for package in ("kvd", "kv") for path in (ROOT / package).
 MAY_IMPORT = {
     "kvd.protocol": [],
     "kvd.store": [],
-    "kvd.database": ["kvd.store"],
-    "kvd.server": ["kvd.protocol", "kvd.store", "kvd.database"],
-    "kvd.service": ["kvd.protocol", "kvd.store", "kvd.database", "kvd.server"],
+    "kvd.journal": ["kvd.store", "kvd.database"],
+    "kvd.database": ["kvd.store", "kvd.journal"],
+    "kvd.server": ["kvd.protocol", "kvd.store", "kvd.journal", "kvd.database"],
+    "kvd.service": ["kvd.protocol", "kvd.store", "kvd.journal", "kvd.database", "kvd.server"],
     "kv": ["kvd.protocol"],
 }
 # Short-lived clients import these of the protocol, and no more: the rest needs msgspec.

@@ -180,6 +180,10 @@ class Reload(Request, tag="reload"):
     """Reads the configuration again; answers what changed. Administrators only."""
 
 
+class Checkpoint(Request, tag="checkpoint"):
+    """Writes a checkpoint; answers the version at its end. Administrators only."""
+
+
 class Shutdown(Request, tag="shutdown"):
     """Stops the server; answers ``[pid]``. Administrators only."""
 
@@ -206,6 +210,7 @@ AnyRequest = (
     | Metrics
     | Status
     | Reload
+    | Checkpoint
     | Shutdown
 )
 

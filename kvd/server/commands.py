@@ -12,10 +12,12 @@ from typing import Any
 
 from kvd import __version__
 from kvd.database import Database
+from kvd.journal.errors import NoSpace
 from kvd.protocol import messages
 from kvd.protocol.limits import Limits
 from kvd.protocol.messages import AnyRequest
 from kvd.server.checks import Checks
+from kvd.server.durability import Durability, Needs
 from kvd.server.feeds import Feeds
 from kvd.server.peers import Peer
 from kvd.server.reading import PAGE_BYTES, Reading
@@ -47,6 +49,14 @@ class Administration:
         """Read the configuration again; what changed, in words. Raises Refusal with the reason if it cannot be."""
         raise NotImplementedError
 
+    def checkpoint(self) -> int:
+        """Begin a checkpoint of all that is there; the version that it will cover. Raises Refusal if it cannot be."""
+        raise NotImplementedError
+
+    def figures(self) -> list[tuple[str, int]]:
+        """Name and value of what the process counts."""
+        return []
+
     def shutdown(self) -> int:
         """Begin an orderly stop once the reply is on its way; return the process id."""
         raise NotImplementedError
@@ -64,6 +74,9 @@ class Commands:
         self._token = token
         self.snapshots = Snapshots(database.store, database.timer)
         self.feeds = Feeds(database)
+        # Set once the commit log is written by somebody; None while everything is in memory only.
+        self.durability: Durability | None = None
+        self.needs: Needs | None = None
         self._reading = reading = Reading(database, self._checks, self.snapshots)
         self._writing = writing = Writing(database, self._checks)
         self._handlers: dict[type, Callable[[Any, Peer], Reply]] = {
@@ -88,6 +101,7 @@ class Commands:
             messages.Metrics: self._metrics,
             messages.Status: self._status,
             messages.Reload: self._reload,
+            messages.Checkpoint: self._checkpoint,
             messages.Shutdown: self._shutdown,
         }
 
@@ -110,8 +124,15 @@ class Commands:
     def run(self, requests: Sequence[AnyRequest], peer: Peer, frame_bytes: int) -> list[Reply] | dict[str, object]:
         """Run a frame's requests; one reply for each, or a map that refuses the frame.
 
-        ``frame_bytes`` is the size of the frame they came in: no key or value in it can be larger.
+        ``frame_bytes`` is the size of the frame they came in: no key or value in it can be larger. Afterwards ``needs``
+        says what the replies have to wait for.
         """
+        replies = self._run(requests, peer, frame_bytes)
+        if self.durability is not None:
+            self.needs = self.durability.needs_of(requests)
+        return replies
+
+    def _run(self, requests: Sequence[AnyRequest], peer: Peer, frame_bytes: int) -> list[Reply] | dict[str, object]:
         self.database.settle()
         limits, largest_bytes = self._checks.limits, self._store.largest_value_bytes
         if len(requests) == 1 and type(request := requests[0]) is messages.Get and peer.greeted:
@@ -121,7 +142,7 @@ class Commands:
         elif len(requests) > limits.max_requests_per_frame:
             return self.too_many(len(requests))
         if not peer.greeted or self._may_be_too_large(requests, frame_bytes, max(largest_bytes, frame_bytes)):
-            return self.run_counting(requests, peer, limits.max_reply_bytes)[0]
+            return self._run_counting(requests, peer, limits.max_reply_bytes)[0]
         replies: list[Reply] = []
         for kind, group in groupby(requests, type):
             if kind is messages.Get:
@@ -133,7 +154,10 @@ class Commands:
         return replies
 
     def _set_each(self, requests: list[messages.Set], peer: Peer) -> list[Reply]:
-        versions: list[Reply] | None = self._writing.set_each(requests, peer)
+        try:
+            versions: list[Reply] | None = self._writing.set_each(requests, peer)
+        except NoSpace:
+            versions = None  # for all of them together; some may fit
         return [self.run_one(request, peer) for request in requests] if versions is None else versions
 
     def _may_be_too_large(self, requests: Sequence[AnyRequest], frame_bytes: int, largest_bytes: int) -> bool:
@@ -167,13 +191,24 @@ class Commands:
             return refusal.reply()
         except StoreError as error:
             return refusal_for(error).reply()
+        except NoSpace as error:
+            return error_reply("no_space", str(error))
         except Exception:
             logger.exception("internal error in %s of %s", type(request).__name__, peer.name)
             return error_reply("internal", "a fault in the server; its logging says more")
 
     def run_counting(self, requests: Sequence[AnyRequest], peer: Peer, room_bytes: int) -> tuple[list[Reply], int]:
-        """Run requests one by one, replacing each reply that does not fit into ``room_bytes``; and what is left."""
+        """Run requests one by one, replacing each reply that does not fit into ``room_bytes``; and what is left.
+
+        Afterwards ``needs`` says what the replies have to wait for.
+        """
         self.database.settle()
+        replies, room_bytes = self._run_counting(requests, peer, room_bytes)
+        if self.durability is not None:
+            self.needs = self.durability.needs_of(requests)
+        return replies, room_bytes
+
+    def _run_counting(self, requests: Sequence[AnyRequest], peer: Peer, room_bytes: int) -> tuple[list[Reply], int]:
         replies: list[Reply] = []
         for request in requests:
             reply = self.run_one(request, peer)
@@ -212,7 +247,7 @@ class Commands:
         return True
 
     def _metrics(self, request: messages.Metrics, peer: Peer) -> list[tuple[str, int]]:
-        return self.database.metrics()
+        return [*self.database.metrics(), *self._administration.figures()]
 
     def _status(self, request: messages.Status, peer: Peer) -> list[tuple[str, str | int]]:
         return self._administration.status()
@@ -220,6 +255,10 @@ class Commands:
     def _reload(self, request: messages.Reload, peer: Peer) -> list[str]:
         self._check_administrator(peer, "reload")
         return self._administration.reload()
+
+    def _checkpoint(self, request: messages.Checkpoint, peer: Peer) -> int:
+        self._check_administrator(peer, "checkpoint")
+        return self._administration.checkpoint()
 
     def _shutdown(self, request: messages.Shutdown, peer: Peer) -> list[int]:
         self._check_administrator(peer, "shutdown")

@@ -35,10 +35,16 @@ _EVENT_BYTES = 64
 
 
 class Feed:
-    """One watcher's view of the commits that concern ``prefix``. ``wake`` is called when there may be more to tell."""
+    """One watcher's view of the commits that concern ``prefix``. ``wake`` is called when there may be more to tell.
 
-    def __init__(self, store: Store, prefix: str, from_version: int | None) -> None:
+    It tells nothing that is not ``visible`` yet.
+    """
+
+    def __init__(
+        self, store: Store, prefix: str, from_version: int | None, visible: Callable[[], int] | None = None
+    ) -> None:
         self._store = store
+        self._visible = visible or (lambda: store.version)
         self._prefix = prefix
         # A version that this store never had is another store's: everything has to be told.
         known = from_version is not None and from_version <= store.version
@@ -46,18 +52,24 @@ class Feed:
         self._live = -1  # the last version that was told to be live
         self._next_item: str | None = None  # where the resynchronisation goes on, while one runs
         self._snapshot: int | None = None
+        self._is_reset_told = False
         self.wake: Callable[[], None] | None = None
 
     @property
     def caught_up(self) -> bool:
         """Whether there is nothing to tell now."""
-        return self._snapshot is None and self._position == self._store.version and self._live >= 0
+        visible = self._visible()
+        if self._snapshot is not None:
+            return self._snapshot > visible
+        return self._position >= visible and (self._live >= 0 or self._position > visible)
 
     def next_events(self) -> list[Event]:
         """The next batch, in order; empty if nothing happened that concerns this watcher."""
         if self._snapshot is None and self._position < self._store.window.oldest_readable:
-            return [self._reset()]
-        return self._changes() if self._snapshot is None else self._items(self._snapshot)
+            self._reset()
+        if self._snapshot is None:
+            return [] if self._position > self._visible() else self._changes(self._visible())
+        return [] if self._snapshot > self._visible() else self._items(self._snapshot)
 
     def close(self) -> None:
         """The watcher has gone."""
@@ -67,13 +79,15 @@ class Feed:
 
     # ------------------------------------------------------------------ changes
 
-    def _changes(self) -> list[Event]:
+    def _changes(self, visible: int) -> list[Event]:
         events: list[Event] = []
         room_keys, room_bytes = BATCH_KEYS, BATCH_BYTES
         for group in self._store.window.after(self._position):
             for version, heads in group.each():
                 if version <= self._position:
                     continue
+                if version > visible:
+                    return events + self._maybe_live()
                 if room_keys <= 0 or room_bytes <= 0:
                     return events
                 self._position = version
@@ -83,10 +97,13 @@ class Feed:
                     events.append(_change(group, version, mine))
                     room_bytes -= sum(len(head.value or b"") + len(head.key) for head in mine) + _EVENT_BYTES
         # Only a group that is still to come can have a version beyond those of the window.
-        self._position = self._store.version
+        self._position = max(self._position, visible)
+        return events + self._maybe_live()
+
+    def _maybe_live(self) -> list[Event]:
         if self._live < 0 or self._position - self._live >= BOOKMARK_VERSIONS:
-            events.append(self._say_live())
-        return events
+            return [self._say_live()]
+        return []
 
     def _say_live(self) -> Event:
         self._live = self._position
@@ -94,10 +111,10 @@ class Feed:
 
     # ------------------------------------------------------------------ resynchronisation
 
-    def _reset(self) -> Event:
+    def _reset(self) -> None:
         self._snapshot = self._store.pin()
         self._next_item = self._prefix
-        return "reset", self._snapshot
+        self._is_reset_told = False
 
     def _items(self, snapshot: int) -> list[Event]:
         assert self._next_item is not None
@@ -105,8 +122,10 @@ class Feed:
             page = self._store.scan(self._next_item, None, BATCH_KEYS, at=snapshot, max_bytes=BATCH_BYTES)
         except SnapshotGone:  # it took too long, and others had to write: once more from the beginning
             self.close()
-            return [self._reset()]
-        events: list[Event] = []
+            self._reset()
+            return []
+        events: list[Event] = [] if self._is_reset_told else [("reset", snapshot)]
+        self._is_reset_told = True
         for item in page.items:
             if not item.key.startswith(self._prefix):
                 return [*events, self._end_of_items(snapshot)]
@@ -140,7 +159,7 @@ class Feeds:
         """A feed for ``peer``, whose uid may have ``most`` of them. Raises Refusal."""
         if self._of_uid[peer.uid] >= most and not peer.administrator:
             raise Refusal("busy", f"there are {most} watches of this user already; end some first")
-        feed = Feed(self._database.store, prefix, from_version)
+        feed = Feed(self._database.store, prefix, from_version, lambda: self._database.visible)
         self._feeds.add(feed)
         self._of_uid[peer.uid] += 1
         self._database.on_commit = self._wake

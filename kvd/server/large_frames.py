@@ -12,6 +12,7 @@ import msgspec
 from kvd.protocol.frames import HEADER_BYTES
 from kvd.protocol.messages import DECODE_ERRORS, decode_request, encode_replies, split_batch
 from kvd.server.commands import Commands
+from kvd.server.durability import NO_NEEDS
 from kvd.server.peers import Peer
 from kvd.server.refusals import error_reply
 
@@ -29,6 +30,7 @@ def _run(commands: Commands, payload: bytes, peer: Peer) -> Iterator[list[bytes]
     try:
         raws = split_batch(payload)
         if len(raws) > commands.limits.max_requests_per_frame:
+            commands.needs = None
             yield _reply_frame([encode_replies(commands.too_many(len(raws)))])
             return
         if len(raws) > 1:
@@ -39,15 +41,18 @@ def _run(commands: Commands, payload: bytes, peer: Peer) -> Iterator[list[bytes]
         elif len(raws) == 1:
             decoded = [decode_request(raws[0])]
     except DECODE_ERRORS as error:
+        commands.needs = None
         yield _reply_frame([encode_replies(error_reply("bad_request", str(error)))])
         return
     pieces = [_array_header(len(raws))]
-    room_bytes = commands.limits.max_reply_bytes
+    room_bytes, needs = commands.limits.max_reply_bytes, NO_NEEDS
     for slice_ in _slices(raws):
         requests = decoded if len(raws) == 1 else [decode_request(raw) for raw in slice_]
         replies, room_bytes = commands.run_counting(requests, peer, room_bytes)
         pieces.append(b"".join(map(encode_replies, replies)))
+        needs = needs.add(commands.needs or NO_NEEDS)
         yield None
+    commands.needs = needs  # others have run in between
     yield _reply_frame(pieces)
 
 

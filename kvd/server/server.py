@@ -13,6 +13,7 @@ from kvd.protocol.frames import frame
 from kvd.protocol.limits import Limits
 from kvd.protocol.messages import encode_replies
 from kvd.server.commands import Commands
+from kvd.server.durability import Durability
 from kvd.server.peers import Peer, tcp_peer, unix_peer
 from kvd.server.refusals import error_reply
 from kvd.server.session import Session
@@ -44,6 +45,11 @@ class Server:
         self._stopping = False
         self._empty = asyncio.Event()
         self._empty.set()
+
+    @property
+    def durability(self) -> Durability | None:
+        """Who holds replies until the disk has what they show."""
+        return self.commands.durability
 
     @property
     def limits(self) -> Limits:

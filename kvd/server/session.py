@@ -13,11 +13,13 @@ While it works or is stalled a session does not read. So a peer costs at most it
 
 import asyncio
 import struct
+from collections import deque
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, cast
 
 from kvd.protocol.frames import HEADER_BYTES, frame
 from kvd.protocol.messages import DECODE_ERRORS, decode_batch, encode_replies
+from kvd.server.durability import NO_NEEDS, Needs
 from kvd.server.large_frames import replies_in_slices
 from kvd.server.peers import Peer
 from kvd.server.refusals import error_reply
@@ -46,6 +48,9 @@ class Session(asyncio.BufferedProtocol):
         "_commands",
         "_feed",
         "_finishing",
+        "_held",
+        "_held_bytes",
+        "_last",
         "_leaving",
         "_left",
         "_pump_due",
@@ -70,6 +75,10 @@ class Session(asyncio.BufferedProtocol):
         self._stalled = False
         self._feed: Feed | None = None
         self._pump_due = False
+        # Replies that wait for the disk, in order, and the last frame behind them.
+        self._held: deque[tuple[Needs, bytes]] = deque()
+        self._held_bytes = 0
+        self._last: dict[str, object] | None = None
         self._finishing = False
         self._leaving = False
         self.active = False  # whether anything came since the server's last sweep
@@ -86,6 +95,7 @@ class Session(asyncio.BufferedProtocol):
         self._slices = None
         self._feed = None
         self._left = bytearray()
+        self._held.clear()
         self._server.forget(self)
 
     def get_buffer(self, sizehint: int) -> memoryview:
@@ -127,7 +137,13 @@ class Session(asyncio.BufferedProtocol):
     @property
     def busy(self) -> bool:
         """Whether it takes no input now."""
-        return self._stalled or self._leaving or self._slices is not None
+        return (
+            self._stalled
+            or self._leaving
+            or self._slices is not None
+            or self._last is not None
+            or self._held_bytes > WRITE_HIGH_WATER_BYTES
+        )
 
     def finish(self) -> None:
         """Answer every frame already read, then say goodbye."""
@@ -148,8 +164,13 @@ class Session(asyncio.BufferedProtocol):
         return self._leaving
 
     def leave(self, last: dict[str, object]) -> None:
-        """Send ``last`` as the last frame and close."""
+        """Send ``last`` as the last frame, behind all that still waits for the disk, and close."""
         if self._leaving:
+            return
+        if self._held:
+            self._last = last
+            self._left = bytearray()
+            self.transport.pause_reading()
             return
         self._leaving = True
         self._left = bytearray()
@@ -169,18 +190,53 @@ class Session(asyncio.BufferedProtocol):
         self._leaving = True
         self.transport.abort()
 
+    # ------------------------------------------------------------------ replies
+
+    def _send(self, data: bytes, needs: "Needs | None") -> None:
+        """Write a reply, or hold it until what it shows is on the disk: never before one that is held already."""
+        if needs is None and not self._held:
+            self.transport.write(data)
+            return
+        durability = self._server.durability
+        assert durability is not None
+        self._held.append((needs or NO_NEEDS, data))
+        self._held_bytes += len(data)
+        if self._held_bytes > WRITE_HIGH_WATER_BYTES:
+            self.transport.pause_reading()
+        durability.wait(self, needs or NO_NEEDS)
+
+    def release(self) -> None:
+        """More has reached the disk: write what may leave now."""
+        durability = self._server.durability
+        if self._leaving or durability is None or not self._held:
+            return
+        before = self._held_bytes
+        ready: list[bytes] = []
+        while self._held and durability.covers(self._held[0][0]):
+            ready.append(self._held.popleft()[1])
+        self._held_bytes -= sum(map(len, ready))
+        self.transport.writelines(ready)
+        if self._held:
+            durability.wait(self, self._held[0][0])
+        elif self._last is not None:
+            last, self._last = self._last, None
+            self.leave(last)
+        elif before > WRITE_HIGH_WATER_BYTES or self._finishing:
+            self._server.loop.call_soon(self._continue)
+
     # ------------------------------------------------------------------ frames
 
     def _take(self, data: memoryview, size: int) -> int:
         """Answer whole frames from ``data``, as many as this turn allows; how many bytes were taken."""
         at = frames = 0
         replies = b""
+        needs: Needs | None = None
         limit = self._commands.limits.max_frame_bytes if self.peer.greeted else GREETING_BYTES
         while size - at >= HEADER_BYTES and frames < TURN_FRAMES:
             (length,) = _header(data, at)
             end = at + HEADER_BYTES + length
             if length > limit:
-                self.transport.write(replies)
+                self._send(replies, needs)
                 self.leave(error_reply("too_large", f"a frame has at most {limit} bytes, this one says {length}"))
                 return size
             if end > size:
@@ -194,16 +250,18 @@ class Session(asyncio.BufferedProtocol):
                 break
             replies = replies + self._answer(payload) if replies else self._answer(payload)
             frames += 1
+            if self._commands.needs is not None:
+                needs = self._commands.needs if needs is None else needs.add(self._commands.needs)
             if self.peer.feed is not None:
                 break
             if len(replies) > WRITE_HIGH_WATER_BYTES:
                 # Not more of it in memory before it is known whether the peer takes it.
-                self.transport.write(replies)
-                replies = b""
-                if self._stalled:
+                self._send(replies, needs)
+                replies, needs = b"", None
+                if self.busy:
                     break
         if replies:
-            self.transport.write(replies)
+            self._send(replies, needs)
         if self.peer.feed is not None and self._slices is None:
             self._begin_feed(self.peer.feed)
         if at and not self.peer.greeted:
@@ -228,7 +286,7 @@ class Session(asyncio.BufferedProtocol):
             self._server.loop.call_soon(self._work)
             return
         self._slices = None
-        self.transport.writelines(pieces)
+        self._send(b"".join(pieces), self._commands.needs)
         if self.peer.feed is not None:
             self._begin_feed(self.peer.feed)
         self._continue()
@@ -259,6 +317,8 @@ class Session(asyncio.BufferedProtocol):
         if len(self._left) >= self._wanted:
             self.transport.pause_reading()
             self._server.loop.call_soon(self._continue)
+        elif self._finishing and self._held:
+            self.transport.pause_reading()
         elif self._finishing:
             self.leave(error_reply("shutting_down", "the server is stopping; what is not answered did not run"))
         elif self._left:
@@ -303,7 +363,7 @@ class Session(asyncio.BufferedProtocol):
             return
         events = self._feed.next_events()
         if events:
-            self.transport.write(frame(encode_replies(events)))
+            self._send(frame(encode_replies(events)), None)
         if not self._feed.caught_up:
             self._wake_pump()
         elif self._finishing:

@@ -81,7 +81,11 @@ def load(
         section, _, name = key.partition(".")
         sections[section][name] = setting.value
     config = msgspec.convert(sections, Config)
-    return msgspec.structs.replace(config, listen=_with_absolute_paths(config.listen, settings))
+    data = config.data
+    if data.dir:
+        setting = settings["data.dir"]
+        data = msgspec.structs.replace(data, dir=_absolute(data.dir, setting.directory, setting.origin))
+    return msgspec.structs.replace(config, listen=_with_absolute_paths(config.listen, settings), data=data)
 
 
 def changes(old: Config, new: Config) -> tuple[list[str], list[str]]:

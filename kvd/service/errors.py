@@ -1,6 +1,7 @@
 """Why a daemon could not start, and the exit codes of ``kv serve`` (sysexits.h where it has a fitting one)."""
 
 EXIT_FAILURE = 1
+EXIT_DAMAGED = 65
 EXIT_IO_ERROR = 74
 EXIT_ALREADY_RUNNING = 75
 EXIT_CONFIGURATION = 78

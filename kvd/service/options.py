@@ -22,6 +22,7 @@ Value = int | str | tuple[str, ...]
 GIB = 1024 * MIB
 DAY_MS = 24 * 60 * 60 * 1000
 LOG_LEVELS = ("debug", "info", "warning", "error")
+SYNCS = ("always", "interval", "never")
 LOG_TARGETS = ("auto", "stderr", "syslog")
 
 
@@ -43,6 +44,16 @@ class History(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     max_versions: int = 1_000_000
 
 
+class Data(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Where commits are kept, and how safely. ``config.load()`` makes the path absolute."""
+
+    dir: str = ""
+    sync: str = "always"
+    interval_ms: int = 1_000
+    segment_bytes: int = 64 * MIB
+    checkpoint_bytes: int = 64 * MIB
+
+
 class Log(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What is written to the logging, and where that goes."""
 
@@ -56,10 +67,17 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     listen: Listen = msgspec.field(default_factory=Listen)
     limits: Limits = msgspec.field(default_factory=Limits)
     history: History = msgspec.field(default_factory=History)
+    data: Data = msgspec.field(default_factory=Data)
     log: Log = msgspec.field(default_factory=Log)
 
 
-SECTIONS: dict[str, type[msgspec.Struct]] = {"listen": Listen, "limits": Limits, "history": History, "log": Log}
+SECTIONS: dict[str, type[msgspec.Struct]] = {
+    "listen": Listen,
+    "limits": Limits,
+    "history": History,
+    "data": Data,
+    "log": Log,
+}
 RELOADABLE_SECTIONS = ("limits", "history")
 RELOADABLE_KEYS = ("log.level",)
 
@@ -83,6 +101,9 @@ BOUNDS: dict[str, tuple[int, int]] = {
     "limits.stalled_peer_timeout_ms": (10, 3_600_000),
     "limits.tcp_idle_timeout_ms": (10, DAY_MS),
     "limits.drain_timeout_ms": (0, 600_000),
+    "data.interval_ms": (1, 3_600_000),
+    "data.segment_bytes": (64 * KIB, GIB),
+    "data.checkpoint_bytes": (64 * KIB, 1024 * GIB),
     "history.max_age_ms": (0, 365 * DAY_MS),
     "history.max_bytes": (0, 1024 * GIB),
     "history.max_versions": (0, 1_000_000_000),
@@ -225,6 +246,8 @@ _TEXTS: dict[str, tuple[str, Callable[[Any], None]]] = {
     "listen.socket_group": ("the name or number of a group; empty for the daemon's own", _check_nothing),
     "listen.tcp": ("HOST:PORT with a HOST in 127.0.0.0/8, [::1] or localhost", _check_tcp),
     "listen.token_file": ("a path; empty for none", _check_path),
+    "data.dir": ("a path; empty: in memory only", _check_path),
+    "data.sync": (", ".join(SYNCS), _check_choice(*SYNCS)),
     "log.level": (", ".join(LOG_LEVELS), _check_choice(*LOG_LEVELS)),
     "log.to": (", ".join(LOG_TARGETS) + ", or the absolute path of a file", _check_log_target),
 }

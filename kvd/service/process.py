@@ -25,6 +25,7 @@ from kvd.server.refusals import Refusal
 from kvd.server.server import Server
 from kvd.service import logs, systemd
 from kvd.service.config import Config, ConfigError, History, changes
+from kvd.service.storage import Storage
 from kvd.store.window import WindowLimits
 
 logger = logging.getLogger(__name__)
@@ -48,13 +49,18 @@ class Daemon(Administration):
         activated: bool,
         token: str | None,
         read_config: Callable[[], Config],
+        database: Database,
+        storage: Storage | None = None,
     ) -> None:
         self.config = config
+        self._storage = storage
+        # Why the daemon had to end, if something failed.
+        self.failure: BaseException | None = None
         self._sockets = sockets
         self._activated = activated
         self._read_config = read_config
         self._started = time.monotonic()
-        self.database = Database(window_limits(config.history))
+        self.database = database
         self.database.on_history = self._schedule_upkeep
         self.database.on_growth = freeze_garbage_collector
         self.database.on_deadline = self._schedule_expiry
@@ -74,6 +80,8 @@ class Daemon(Administration):
             loop.add_signal_handler(number, self._stop_for, number)
         loop.add_signal_handler(signal.SIGHUP, self._reload_for_signal)
         self._server = Server(self.commands, loop)
+        if self._storage is not None:
+            self.commands.durability = await self._storage.start(self._fail)
         for _, listening in self._sockets:
             await self._server.listen(listening, own=not self._activated)
         raise_descriptor_limit(self.config.limits)
@@ -86,7 +94,10 @@ class Daemon(Administration):
         await self._stop.wait()
         systemd.notify("STOPPING=1", "STATUS=draining")
         self._close_door()
-        await self._server.stop()
+        if self.failure is None:
+            await self._server.stop()
+        if self._storage is not None and self.failure is None:
+            await self._storage.stop()
         logger.info("stopped: pid %d", os.getpid())
         # The loop goes, and its handlers with it; who asks once more shall not kill us while we clean up.
         signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
@@ -105,6 +116,16 @@ class Daemon(Administration):
         if not self._stop.is_set():
             logger.info("stopping: %s", signal.Signals(number).name)
         self._stop.set()
+
+    def _fail(self, error: BaseException) -> None:
+        """The commit log cannot be written: answer nobody any more, and end. The next start finds out what is there."""
+        if self.failure is None:
+            self.failure = error
+            logger.critical("the commit log cannot be written: %s; stopping, nothing that waits is answered", error)
+            assert self._server is not None
+            for session in list(self._server.sessions):
+                session.abort()
+            self._stop.set()
 
     def _feed_watchdog(self) -> None:
         """From the loop, so that a loop that hangs is noticed; to the very end, since a drain may take its time."""
@@ -165,7 +186,7 @@ class Daemon(Administration):
             ("uptime_s", int(time.monotonic() - self._started)),
             ("listening", " ".join(self._addresses())),
             ("activated", int(self._activated)),
-            ("durability", "memory"),
+            ("durability", self.config.data.sync if self._storage is not None else "memory"),
             ("store_id", self.database.store_id),
             ("version", store.version),
             ("oldest_readable_version", store.window.oldest_readable),
@@ -173,6 +194,17 @@ class Daemon(Administration):
             ("connections", len(self._server.sessions)),
             ("memory_rss_bytes", resident_bytes()),
         ]
+
+    def checkpoint(self) -> int:
+        """Begin a checkpoint. Raises Refusal without a data directory."""
+        if self._storage is None:
+            raise Refusal("bad_request", "everything is in memory only; start the daemon with --data-dir")
+        self._storage.begin_checkpoint()
+        return self.database.store.version
+
+    def figures(self) -> list[tuple[str, int]]:
+        """What the data directory counts."""
+        return [] if self._storage is None else self._storage.figures()
 
     def shutdown(self) -> int:
         """Stop once the reply is on its way."""

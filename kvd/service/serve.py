@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
+from kvd.database import Database
 from kvd.protocol.address import parse_host_port
 from kvd.protocol.frames import frame
 from kvd.service import logs, systemd
@@ -22,7 +23,8 @@ from kvd.service.config import Config, ConfigError, load
 from kvd.service.daemon import daemonize, standard_fds
 from kvd.service.errors import EXIT_CONFIGURATION, EXIT_FAILURE, EXIT_IO_ERROR, StartError
 from kvd.service.locks import LockFile
-from kvd.service.process import Daemon
+from kvd.service.process import Daemon, window_limits
+from kvd.service.storage import Storage
 from kvd.service.unix_socket import BACKLOG, bind_unix_socket, make_directory, remove_socket, socket_inode
 
 MAX_TOKEN_BYTES = 4096
@@ -82,6 +84,8 @@ class _Start:
         self._directory = _working_directory()
         self._is_daemon = daemon
         self.config = self._read_config()
+        self._database = Database(window_limits(self.config.history))
+        self._storage: Storage | None = None
         self._token = _read_token(self.config)
         self._activated = [listening for _, listening in systemd.listen_fds()]
         self._socket_path = self._choose_socket_path()
@@ -109,14 +113,25 @@ class _Start:
         lock = LockFile(self._socket_path + LOCK_SUFFIX)
         lock.acquire()
         try:
+            self._lock_data()
             if self._is_daemon:
                 return self._run_detached(lock, handler)
             return self._run_process(handler, _say_started)
         finally:
+            if self._storage is not None:
+                self._storage.release()
             lock.release()
+
+    def _lock_data(self) -> None:
+        """In the foreground: whoever starts a second daemon on a data directory shall be told at once."""
+        if self.config.data.dir:
+            self._storage = Storage(self.config.data, self._database)
+            self._storage.lock()
 
     def _run_detached(self, lock: LockFile, handler: logging.Handler) -> int:
         preserve = [*logs.descriptors(handler), *(listening.fileno() for listening in self._activated)]
+        if self._storage is not None:
+            preserve.append(self._storage.lock_descriptor())
         return daemonize(
             lambda readiness: self._run_process(handler, readiness.ready),
             lock=lock,
@@ -129,6 +144,8 @@ class _Start:
         import uvloop
 
         logs.start(handler, self.config)
+        if self._storage is not None:
+            self._storage.open()
         own = [] if self._activated else [self._bind_unix()]
         inode = socket_inode(self._socket_path)
         try:
@@ -136,11 +153,11 @@ class _Start:
             sockets = [*self._activated, *own, *tcp]
             self._refuse_open_tcp(sockets)
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                runner.run(self._serve([(self._address(each), each) for each in sockets], ready))
+                failure = runner.run(self._serve([(self._address(each), each) for each in sockets], ready))
         finally:
             if own and inode is not None:
                 remove_socket(self._socket_path, inode)
-        return 0
+        return EXIT_IO_ERROR if failure else 0
 
     def _address(self, listening: socket.socket) -> str:
         """A listening socket's address as a client would name it; our own was bound under another name."""
@@ -149,15 +166,18 @@ class _Start:
         host, port = listening.getsockname()[:2]
         return f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
 
-    async def _serve(self, sockets: list[tuple[str, socket.socket]], ready: Callable[[], None]) -> None:
+    async def _serve(self, sockets: list[tuple[str, socket.socket]], ready: Callable[[], None]) -> BaseException | None:
         daemon = Daemon(
             self.config,
             sockets,
             activated=bool(self._activated),
             token=self._token,
             read_config=self._read_config,
+            database=self._database,
+            storage=self._storage,
         )
         await daemon.run(ready)
+        return daemon.failure
 
     def _bind_unix(self) -> socket.socket:
         listen = self.config.listen

@@ -16,3 +16,4 @@ class Author(msgspec.Struct, array_like=True, gc=False, frozen=True):
 
 NOBODY = Author(None, None, "")
 EXPIRED = Author(None, None, "expired")
+RESTARTED = Author(None, None, "restarted")

@@ -97,6 +97,19 @@ class Lifetimes:
         """The keys that die with ``owner``."""
         return list(self._of_owner.get(owner, ()))
 
+    def __bool__(self) -> bool:
+        """Whether any key has an end."""
+        return bool(self.deadlines or self._owners)
+
+    @property
+    def has_owners(self) -> bool:
+        """Whether any key dies with somebody."""
+        return bool(self._owners)
+
+    def is_owned(self, key: str) -> bool:
+        """Whether ``key`` dies with somebody."""
+        return key in self._owners
+
     def count_owned(self, owner: Hashable) -> int:
         """How many they are."""
         return len(self._of_owner.get(owner, ()))

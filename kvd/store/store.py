@@ -300,12 +300,10 @@ class Store:
         self.lifetimes.ended(tombstones.keys())
         return self._commit(tombstones, author, []), len(tombstones)
 
-    def expire(self, now: int, most: int) -> int:
-        """Delete up to ``most`` keys whose deadline has come, in one commit; how many there were."""
-        due = [key for key in self.lifetimes.take_due(now, most) if self.exists(key)]
+    def expire(self, due: list[str]) -> int:
+        """Delete keys whose deadline has come, in one commit; its version."""
         self.lifetimes.ended(due)
-        self._commit(dict.fromkeys(due), EXPIRED, [])
-        return len(due)
+        return self._commit(dict.fromkeys(key for key in due if self.exists(key)), EXPIRED, [])
 
     def bury(self, owner: Hashable, author: Author = NOBODY) -> int:
         """Delete the keys that die with ``owner``, in one commit; how many there were."""
@@ -350,6 +348,65 @@ class Store:
         """Bring noted keys into the index, in bulk: paid by whoever noted the last of them."""
         if self._index.pending >= PENDING_KEYS:
             self._index.flush()
+
+    # ------------------------------------------------------------------ from and to disk
+
+    def parts(self) -> list[dict[str, Head]]:
+        """All current heads, tombstones included, in dicts that are small enough to be listed in one step."""
+        return self._keyspace.parts()
+
+    def load(self, keys: list[str], values: list[bytes], versions: list[int]) -> None:
+        """Put values of a checkpoint into a store that does not have their keys."""
+        self._put(tuple(map(Head, keys, values, versions, repeat(None))))
+        self.counters.keys += len(keys)
+        self.counters.value_bytes += sum(map(len, values))
+        self.largest_value_bytes = max(self.largest_value_bytes, max(map(len, values), default=0))
+
+    def replay(
+        self, version: int, time: int, author: Author, commits: int, writes: list[tuple[str, bytes | None]]
+    ) -> None:
+        """Make commits of the log again, exactly as they were: all under ``version``, or each under the next one."""
+        self.time = max(self.time, time)
+        self.version = version - 1
+        if commits == 1:
+            self._commit(dict(writes), author, [len(value) for _, value in writes if value is not None])
+        else:
+            batch = [{key: value} for key, value in writes if value is not None]
+            if len(batch) != commits:
+                raise ValueError("a group of several commits deletes nothing")
+            self.set_each(batch, author)
+        self.drop_history(len(writes) + DROP_BUDGET_KEYS)
+
+    def catch_up(self, version: int, writes: list[tuple[str, bytes | None]], step: int) -> None:
+        """Take over what is newer than what a checkpoint had, without history.
+
+        ``step`` is how far it is from one version to the next.
+        """
+        for key, value in writes:
+            head = self.find(key)
+            seen = 0 if head is None else head.version
+            if version > seen:
+                self._overwrite(key, value, version, head)
+            version += step
+
+    def _overwrite(self, key: str, value: bytes | None, version: int, head: Head | None) -> None:
+        if head is None:
+            if value is not None:
+                self.load([key], [value], [version])
+            return
+        self.counters.value_bytes += len(value or b"") - len(head.value or b"")
+        if value is None:
+            self.counters.keys -= 1
+            self._keyspace.remove(key)
+            self._index.discard(key)
+        else:
+            self._keyspace.place(key)[key] = Head(key, value, version, None)
+            self.largest_value_bytes = max(self.largest_value_bytes, len(value))
+
+    def begin_history(self, version: int, time: int) -> None:
+        """From here on everything is known; nothing before ``version`` can be read."""
+        self.version = self.window.oldest_readable = version
+        self.time = self.window.oldest_time = time
 
     # ------------------------------------------------------------------ upkeep
 

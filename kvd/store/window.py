@@ -128,6 +128,15 @@ class Window:
         for place in range(self._place(version + 1), len(self._queue)):
             yield self._queue[place]  # type: ignore[misc]
 
+    def behind(self, version: int) -> list[Group]:
+        """The groups behind ``version``, which ends one; mostly the newest alone."""
+        newest = self._queue[-1] if len(self._queue) > self._begin else None
+        if newest is None or _last_version(newest) <= version:
+            return []
+        if newest.heads[0].version == version + 1:
+            return [newest]
+        return list(self.after(version))
+
     def newest(self) -> Iterator[Group]:
         """The groups, newest first. The window must not change meanwhile."""
         for place in range(len(self._queue) - 1, self._begin - 1, -1):

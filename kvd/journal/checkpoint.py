@@ -1,0 +1,108 @@
+"""Checkpoints: the current values in one file, written while writes go on.
+
+A checkpoint is *fuzzy*. It begins with a new segment of the log, number n, and lists the keyspace part by part; what
+changes meanwhile may be in it or not, but it is in the segments from n on in any case. Whoever loads it applies those
+segments, passing over what the checkpoint already has newer. No fork, no pinned version, nobody waits:
+
+        segment   … n-1 │ n ─────────── writes ─────────────▶
+        checkpoint      ├─ part 0 ─ part 1 ─ … ─ part 64 ─┤ sync the log through here, sync, rename
+                      begin                               end
+
+It gets its name only when it and the log through its end are on the disk. (The idea of fuzzy checkpoints is that of
+ARIES: C. Mohan et al., ACM TODS 17(1), 1992, with values in place of pages.)
+"""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from kvd.journal import names
+from kvd.journal.disk import Disk
+from kvd.journal.records import CHECKPOINT_MAGIC, Codec, End, Header, Heads
+
+if TYPE_CHECKING:
+    from kvd.database import Database
+    from kvd.store.heads import Head
+
+# Heads in one record, or bytes of keys and values if that is less: a slice of about a millisecond.
+SLICE_KEYS = 1_000
+SLICE_BYTES = 256 * 1024
+
+
+def slices(database: "Database") -> Iterator[Heads]:
+    """The current values in records of about a millisecond's work; the database may change between two of them."""
+    for part in database.store.parts():
+        heads = list(part.values())
+        begin = size = 0
+        for number, head in enumerate(heads):
+            size += len(head.value or b"")
+            if number - begin + 1 >= SLICE_KEYS or size >= SLICE_BYTES:
+                yield _record(database, heads[begin : number + 1])
+                begin, size = number + 1, 0
+        if begin < len(heads):
+            yield _record(database, heads[begin:])
+
+
+def _record(database: "Database", heads: "list[Head]") -> Heads:
+    there = [head for head in heads if head.value is not None]
+    keys = [head.key for head in there]
+    deadlines, ephemeral = database.lives_of(keys)
+    values: list[bytes] = [head.value for head in there]  # type: ignore[misc]
+    return Heads(keys, values, [head.version for head in there], deadlines, ephemeral)
+
+
+class CheckpointFile:
+    """A checkpoint that is being written; every method blocks and belongs into the worker. All raise OSError."""
+
+    def __init__(self, disk: Disk, header: Header) -> None:
+        self._disk = disk
+        self._codec = Codec(header.salt)
+        self._name = names.checkpoint(header.number)
+        self._descriptor = disk.create(names.unfinished(self._name))
+        self._at = 0
+        self.keys = 0
+        self._put(header.encode(CHECKPOINT_MAGIC))
+
+    def write(self, record: Heads) -> None:
+        """One slice."""
+        if record.keys:
+            self.keys += len(record.keys)
+            self._put(self._codec.encode(record))
+
+    def finish(self, version: int, time: int) -> int:
+        """Give it its name; its size. The log through ``version`` must be on the disk by now."""
+        self._put(self._codec.encode(End(self.keys, version, time)))
+        self._disk.sync(self._descriptor)
+        self._disk.close_file(self._descriptor)
+        self._disk.rename(names.unfinished(self._name), self._name)
+        self._disk.sync_directory()
+        return self._at
+
+    def abandon(self) -> None:
+        """Leave nothing of it."""
+        self._disk.close_file(self._descriptor)
+        self._disk.remove(names.unfinished(self._name))
+
+    def _put(self, data: bytes) -> None:
+        self._disk.write(self._descriptor, data, self._at)
+        self._at += len(data)
+
+
+def remove_superseded(disk: Disk, ends: dict[int, int], oldest_readable: int) -> list[str]:
+    """Remove the files that neither the current values nor the history need; the names of those removed.
+
+    ``ends`` has the version at which each checkpoint ended, by number. What is needed begins with the newest one that
+    ended at or before ``oldest_readable``, since from its end on every version can be made again; if there is none,
+    everything is needed.
+    """
+    enough = [number for number, version in ends.items() if version <= oldest_readable]
+    if not enough:
+        return []
+    base = max(enough)
+    found = disk.names()
+    doomed = [names.checkpoint(number) for number in names.checkpoint_numbers(found) if number < base]
+    doomed += [names.log(number) for number in names.log_numbers(found) if number < base]
+    for name in doomed:
+        disk.remove(name)
+    if doomed:
+        disk.sync_directory()
+    return doomed
