@@ -194,11 +194,10 @@ class Session(asyncio.BufferedProtocol):
 
     def _send(self, data: bytes, needs: "Needs | None") -> None:
         """Write a reply, or hold it until what it shows is on the disk: never before one that is held already."""
-        if needs is None and not self._held:
+        durability = self._server.durability
+        if durability is None or (needs is None and not self._held):
             self.transport.write(data)
             return
-        durability = self._server.durability
-        assert durability is not None
         self._held.append((needs or NO_NEEDS, data))
         self._held_bytes += len(data)
         if self._held_bytes > WRITE_HIGH_WATER_BYTES:
