@@ -134,6 +134,9 @@ class Channel:
         if self.events is not None and not self.waiting and type(reply) is list:
             self.events += reply
             return
+        if type(reply) is dict and not self.waiting:
+            self.refusal = self.refusal or from_reply(reply)  # its last word, and the first counts
+            return
         if not self.waiting or type(reply) not in (list, dict):
             raise ProtocolError("the daemon's reply is not one of kvd's protocol", "bad_reply")
         frame = self.waiting.popleft()

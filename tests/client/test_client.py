@@ -108,7 +108,7 @@ def test_a_scan_of_a_version_is_of_one_instant(db: kv.Client) -> None:
 
 
 def test_ping_returns(db: kv.Client) -> None:
-    assert db.ping() is None  # type: ignore[func-returns-value]
+    assert db.ping() is True
 
 
 def test_metrics_count_what_was_done(db: kv.Client) -> None:
@@ -166,9 +166,10 @@ def test_a_closed_client_opens_another_connection(db: kv.Client) -> None:
 def test_a_client_at_its_end_closes_its_connection(shared_daemon: "Daemon") -> None:
     with kv.connect(shared_daemon.address) as db:
         db.ping()
-        (connection,) = db._idle_connections()
+        connection = db._link()._connection
+        assert connection is not None
     assert connection._socket.fileno() == -1
-    assert db._idle_connections() == []
+    assert db._link()._connection is None
 
 
 # ---------------------------------------------------------------------- refusals
@@ -203,17 +204,25 @@ def test_a_version_that_is_not_there_is_refused(db: kv.Client) -> None:
         db.get_many(["a"], at=2**63)
 
 
-def test_a_version_that_has_gone_is_told_with_the_oldest_that_has_not(start_daemon: Callable[..., "Daemon"]) -> None:
-    daemon = start_daemon()
-    with kv.connect(daemon.address) as db, pytest.raises(kv.SnapshotGone) as refused:
-        db.get_many(["a"], at=-1)
-    assert refused.value.fields == {"oldest_readable": 0}
+def test_a_version_that_has_gone_is_told_with_the_oldest_that_has_not(
+    start_daemon: Callable[..., "Daemon"], tmp_path: pathlib.Path
+) -> None:
+    (tmp_path / "kvd.toml").write_text("[history]\nmax_versions = 1\n")
+    daemon = start_daemon("--config", str(tmp_path / "kvd.toml"))
+    with kv.connect(daemon.address) as db:
+        versions = [db.set("a", b"") for _ in range(10)]
+        with pytest.raises(kv.SnapshotGone) as refused:
+            db.get_many(["a"], at=versions[0])
+        oldest = refused.value.fields["oldest_readable"]
+        assert isinstance(oldest, int)
+        assert versions[0] < oldest <= versions[-1]
+        assert db.get_many(["a"], at=oldest) == {"a": b""}
 
 
 @pytest.mark.parametrize("key", ["\udc80", "a\ud800b"])
 def test_a_key_that_is_no_text_is_a_value_error_and_the_connection_goes_on(db: kv.Client, key: str) -> None:
     db.set("a", b"1")
-    connections = list(db._idle_connections())
+    connection = db._link()._connection
     for call in (
         lambda: db.get(key), lambda: db.set(key, b""), lambda: db.delete(key), lambda: db.get_many(["a", key]),
         lambda: list(db.scan(key)), lambda: db.set_many({"b": b"", key: b""}),
@@ -221,7 +230,7 @@ def test_a_key_that_is_no_text_is_a_value_error_and_the_connection_goes_on(db: k
         with pytest.raises(ValueError, match="surrogates not allowed"):
             call()  # type: ignore[no-untyped-call]
     assert (db.get("a"), db.get("b")) == (b"1", None)
-    assert db._idle_connections() == connections
+    assert db._link()._connection is connection is not None
 
 
 @pytest.mark.parametrize("value", ["text", None, 1, ["a"], object()], ids=str)

@@ -128,7 +128,8 @@ def test_a_child_forked_while_another_thread_is_in_a_call_is_not_held_up(scripte
 def test_a_child_closes_its_copy_of_the_parents_connection(db: kv.Client) -> None:
     """Otherwise the daemon would never see the parent go."""
     db.ping()
-    (connection,) = db._idle_connections()
+    connection = db._link()._connection
+    assert connection is not None
     inherited = connection._socket.fileno()
     name = os.readlink(f"/proc/self/fd/{inherited}")
 
@@ -139,24 +140,7 @@ def test_a_child_closes_its_copy_of_the_parents_connection(db: kv.Client) -> Non
 
     assert os.waitpid(in_child(child), 0)[1] == 0
     db.ping()
-    assert db._idle_connections() == [connection]
-
-
-def test_two_threads_of_a_child_may_begin_at_once(db: kv.Client) -> None:
-    class Racing(dict[int, Any]):
-        """Another thread removes the parent's connections just before we do."""
-
-        def pop(self, key: int, *default: Any) -> Any:  # noqa: ANN401
-            assert super().pop(key)
-            return super().pop(key, *default)
-
-    db.ping()
-
-    def child() -> None:
-        db._idle = Racing(db._idle)
-        db.ping()
-
-    assert os.waitpid(in_child(child), 0)[1] == 0
+    assert db._link()._connection is connection
 
 
 # ---------------------------------------------------------------------- interrupts

@@ -55,7 +55,8 @@ def test_connecting_imports_the_codec_for_programs() -> None:
 def test_every_public_name_is_there_and_listed() -> None:
     assert set(kv.__all__) <= set(dir(kv))
     for name in kv.__all__:
-        assert getattr(kv, name).__name__ == name
+        assert getattr(kv, name).__name__ == name.removesuffix("_async")
+    assert kv.aio.connect is kv.connect_async
 
 
 def test_a_name_that_is_not_there_is_an_ordinary_error() -> None:

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from kv import operations
 from kv.codecs import full, light
 from kv.errors import KvdError, ProtocolError
-from kv.operations import Item, Operation, prefix_end
+from kv.operations import Operation, prefix_end
+from kv.results import Author, Commit, Item, Version, Versioned
 from kvd.protocol.messages import decode_batch
 
 SCALE = float(os.environ.get("KVD_TEST_SCALE", "1"))
@@ -23,13 +24,25 @@ versions = (
     st.none() | st.integers(0, 2**64 - 1) | st.sampled_from([0, 127, 128, 255, 256, 2**16, 2**32, 2**63, 2**64 - 1])
 )
 some_keys = st.lists(keys, max_size=5) | st.just(["k"] * 70_000)
-every_operation = st.one_of(
-    st.just(operations.PING), st.just(operations.METRICS), st.just(operations.STATUS), st.just(operations.RELOAD),
-    st.just(operations.SHUTDOWN),
+every_operation: st.SearchStrategy[Any] = st.one_of(
+    st.builds(operations.ping), st.builds(operations.metrics), st.builds(operations.status),
+    st.builds(operations.reload), st.builds(operations.shutdown), st.builds(operations.begin),
     st.builds(operations.hello, keys, st.none() | keys),
     st.builds(operations.get, keys),
     st.builds(operations.get_many, some_keys, versions),
-    st.builds(operations.set_many, st.dictionaries(keys, values, max_size=20)),
+    st.builds(operations.fetch, some_keys, versions),
+    st.builds(operations.set_many, st.dictionaries(keys, values, max_size=20), st.just({})),
+    st.builds(operations.increment, keys, st.integers(-(2**63), 2**63 - 1), st.just({})),
+    st.builds(
+        operations.commit, st.dictionaries(keys, st.none() | values, max_size=5),
+        st.dictionaries(keys, st.integers(0, 2**63), max_size=5),
+        st.lists(st.tuples(keys, st.none() | keys), max_size=3), versions, st.just({}),
+    ),
+    st.builds(operations.touch, some_keys, st.none() | st.floats(0, 1e9)), st.builds(operations.ttl, some_keys),
+    st.builds(operations.end, st.integers(0, 2**63), st.none()),
+    st.builds(operations.history, keys, st.integers(0, 2**33), versions),
+    st.builds(operations.log, versions, st.integers(0, 2**33)), st.builds(operations.version_at, st.integers(0, 2**60)),
+    st.builds(operations.watch, keys, versions),
     st.builds(operations.delete, some_keys, st.booleans()),
     st.builds(operations.scan, keys, st.none() | keys, st.integers(-1, 2**33), versions, st.booleans()),
 )  # fmt: skip
@@ -37,7 +50,7 @@ every_operation = st.one_of(
 
 @many
 @given(every_operation)
-def test_both_codecs_write_the_same_bytes_and_the_daemon_understands_them(operation: Operation) -> None:
+def test_both_codecs_write_the_same_bytes_and_the_daemon_understands_them(operation: Operation[Any]) -> None:
     written = full().encode([operation.request])
     assert light().encode([operation.request]) == written
     (request,) = decode_batch(written)
@@ -89,25 +102,48 @@ def test_what_cannot_be_written_is_a_value_error_in_both() -> None:
 
 # ---------------------------------------------------------------------- reading replies
 
-READS: list[tuple[Operation, object, object]] = [
+READS: list[tuple[Operation[Any], object, object]] = [
     (operations.get("a"), b"x", b"x"),
     (operations.get("a"), None, None),
     (operations.get_many(["a", "b"], None), [b"x", None], {"a": b"x", "b": None}),
     (operations.get_many([], 3), [], {}),
-    (operations.set_many({"a": b""}), 7, 7),
+    (
+        operations.fetch(["a", "b"], None),
+        [[b"x", 3, None, None, None], [None, 0, None, None, None]],
+        {"a": Versioned(b"x", 3), "b": Versioned(None, 0)},
+    ),
+    (operations.set_many({"a": b""}, {}), 7, 7),
+    (operations.increment("a", 1, {}), [-5, 7], -5),
+    (operations.commit({}, None, (), None, {}), 7, 7),
+    (operations.touch(["a"], 1), [True, False], [True, False]),
+    (operations.ttl(["a"]), [1_500, -1, None], [1.5, float("inf"), None]),
+    (operations.begin(), 7, 7),
+    (operations.end(7, None), False, False),
+    (
+        operations.history("a", 5, None),
+        [[7, None, 9, [0, 1, "x"]], [3, b"x", None, None]],
+        [Version(7, None, 9, Author(0, 1, "x")), Version(3, b"x", None, None)],
+    ),
+    (
+        operations.log(None, 5),
+        [[7, 9, [None, None, "expired"], ["a"]]],
+        [Commit(7, 9, Author(None, None, "expired"), ["a"])],
+    ),
+    (operations.version_at(9), 7, 7),
+    (operations.version(), [1, "0", "store", 7, {}], 7),
     (operations.delete(["a"], False), [7, 1], 1),
     (operations.scan("", None, 5, None, False), [[["a", b"x", 3]], "b"], ([Item("a", b"x", 3)], "b")),
     (operations.scan("", None, 5, None, True), [[], None], ([], None)),
-    (operations.PING, True, True),
-    (operations.METRICS, [["keys_stored", 1]], {"keys_stored": 1}),
-    (operations.STATUS, [["version", "1"]], {"version": "1"}),
-    (operations.RELOAD, ["log level: debug"], ["log level: debug"]),
-    (operations.SHUTDOWN, [4711], 4711),
+    (operations.ping(), True, True),
+    (operations.metrics(), [["keys_stored", 1]], {"keys_stored": 1}),
+    (operations.status(), [["version", "1"]], {"version": "1"}),
+    (operations.reload(), ["log level: debug"], ["log level: debug"]),
+    (operations.shutdown(), [4711], 4711),
 ]
 
 
 @pytest.mark.parametrize(("operation", "reply", "read"), READS, ids=lambda value: str(value)[:30])
-def test_a_reply_is_read_as_what_a_program_wants(operation: Operation, reply: object, read: object) -> None:
+def test_a_reply_is_read_as_what_a_program_wants(operation: Operation[Any], reply: object, read: object) -> None:
     assert operation.read(reply) == read
 
 
@@ -116,23 +152,23 @@ def test_a_reply_is_read_as_what_a_program_wants(operation: Operation, reply: ob
     [
         (operations.get("a"), "text"), (operations.get("a"), 1), (operations.get_many(["a"], None), None),
         (operations.get_many(["a"], None), [b"", b""]), (operations.get_many(["a"], None), ["text"]),
-        (operations.set_many({}), "7"), (operations.set_many({}), None), (operations.delete([], True), [1]),
+        (operations.set_many({}, {}), "7"), (operations.set_many({}, {}), None), (operations.delete([], True), [1]),
         (operations.delete([], True), 1), (operations.delete([], True), [1, "1"]),
         (operations.scan("", None, 1, None, False), []), (operations.scan("", None, 1, None, False), [1, None]),
-        (operations.scan("", None, 1, None, False), [[["a"]], None]), (operations.METRICS, [1]),
-        (operations.scan("", None, 1, None, False), [[1], None]), (operations.METRICS, [["a", 1, 2]]),
-        (operations.RELOAD, None), (operations.SHUTDOWN, []), (operations.SHUTDOWN, ["pid"]),
+        (operations.scan("", None, 1, None, False), [[["a"]], None]), (operations.metrics(), [1]),
+        (operations.scan("", None, 1, None, False), [[1], None]), (operations.metrics(), [["a", 1, 2]]),
+        (operations.reload(), None), (operations.shutdown(), []), (operations.shutdown(), ["pid"]),
     ],
     ids=lambda value: str(value)[:30],
 )  # fmt: skip
-def test_a_reply_of_another_form_is_refused(operation: Operation, reply: object) -> None:
+def test_a_reply_of_another_form_is_refused(operation: Operation[Any], reply: object) -> None:
     with pytest.raises((ProtocolError, ValueError, TypeError, IndexError)):
         operation.read(reply)
 
 
 @many
 @given(st.sampled_from([operation for operation, _, _ in READS]), things)
-def test_no_reply_makes_reading_raise_what_the_client_does_not_expect(operation: Operation, reply: Any) -> None:  # noqa: ANN401
+def test_no_reply_makes_reading_raise_what_the_client_does_not_expect(operation: Operation[Any], reply: Any) -> None:  # noqa: ANN401
     try:
         operation.read(reply)
     except (KvdError, ValueError, TypeError, IndexError):
@@ -141,7 +177,9 @@ def test_no_reply_makes_reading_raise_what_the_client_does_not_expect(operation:
 
 def test_what_changes_something_says_so() -> None:
     writing = {operation.request[0] for operation, _, _ in READS if operation.writing}
-    assert writing == {"set", "delete", "shutdown"}
+    assert writing == {"set", "delete", "increment", "commit", "touch", "shutdown"}
+    with_ids = {operation.request[0] for operation, _, _ in READS if operation.how is not None}
+    assert with_ids == writing - {"shutdown"}
 
 
 # ---------------------------------------------------------------------- items and prefixes
