@@ -44,8 +44,10 @@ def unix_peer(descriptor: int) -> Peer:
     return Peer(f"uid {uid} pid {pid}", uid, pid, process_name(pid))
 
 
-def tcp_peer(address: tuple[str, int]) -> Peer:
-    """The peer of an accepted TCP connection, unknown until its token is checked."""
+def tcp_peer(address: tuple[str, int] | None) -> Peer:
+    """The peer of an accepted TCP connection, unknown until its token is checked. Raises OSError if it has gone."""
+    if address is None:
+        raise ConnectionResetError
     return Peer(f"tcp {address[0]}:{address[1]}", None)
 
 

@@ -70,7 +70,7 @@ class Session(asyncio.BufferedProtocol):
         self._server = server
         self._commands = server.commands
         self._left = bytearray()  # input not taken yet
-        self._wanted = 0  # how much of it there has to be before it is worth another look
+        self._wanted = HEADER_BYTES  # how much of it there has to be before it is worth another look
         self._slices: Iterator[list[bytes] | None] | None = None  # the large frame in work
         self._stalled = False
         self._feed: Feed | None = None
@@ -116,8 +116,8 @@ class Session(asyncio.BufferedProtocol):
             if taken < nbytes and not self._leaving:
                 self._left += _read_view[taken:nbytes]
                 self._settle()
-        if nbytes == READ_BYTES and not self.busy:
-            # The transport would read on at once: the others' turn first.
+        if nbytes == READ_BYTES and not self.busy and len(self._left) < self._wanted:
+            # The transport would read on at once: the others' turn first. (With a frame left over it is paused.)
             self.transport.pause_reading()
             self._server.loop.call_soon(self._read_on)
 
@@ -230,7 +230,7 @@ class Session(asyncio.BufferedProtocol):
         at = frames = 0
         replies = b""
         needs: Needs | None = None
-        limit = self._commands.limits.max_frame_bytes if self.peer.greeted else GREETING_BYTES
+        limit = self._most_frame_bytes()
         while size - at >= HEADER_BYTES and frames < TURN_FRAMES:
             (length,) = _header(data, at)
             end = at + HEADER_BYTES + length
@@ -247,8 +247,14 @@ class Session(asyncio.BufferedProtocol):
                 self.transport.pause_reading()
                 self._server.loop.call_soon(self._work)
                 break
+            greeted = self.peer.greeted
             replies = replies + self._answer(payload) if replies else self._answer(payload)
             frames += 1
+            if not greeted:
+                if not self.peer.greeted:
+                    break  # nothing behind a failed greeting is looked at
+                self._server.unwatch(self)
+                limit = self._most_frame_bytes()
             if self._commands.needs is not None:
                 needs = self._commands.needs if needs is None else needs.add(self._commands.needs)
             if self.peer.feed is not None:
@@ -266,6 +272,9 @@ class Session(asyncio.BufferedProtocol):
         if at and not self.peer.greeted:
             self.leave(error_reply("unauthenticated", "the first frame must say hello with a valid token"))
         return at
+
+    def _most_frame_bytes(self) -> int:
+        return self._commands.limits.max_frame_bytes if self.peer.greeted else GREETING_BYTES
 
     def _answer(self, payload: memoryview) -> bytes:
         """The reply to one frame: one decode, one run, one encode."""
@@ -298,7 +307,7 @@ class Session(asyncio.BufferedProtocol):
             with memoryview(self._left) as view:
                 taken = self._take(view, len(view))
             del self._left[:taken]
-            if taken:
+            if taken and not self._leaving:  # who leaves has a new deadline
                 self._server.unwatch(self)
         self._settle()
 
@@ -328,7 +337,7 @@ class Session(asyncio.BufferedProtocol):
             self.transport.resume_reading()
 
     def _read_on(self) -> None:
-        if not self.busy:
+        if not self.busy and len(self._left) < self._wanted:
             self.transport.resume_reading()
 
     # ------------------------------------------------------------------ feeds

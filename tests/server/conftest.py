@@ -4,6 +4,7 @@ import os
 import pathlib
 import re
 import resource
+import select
 import signal
 import socket
 import subprocess
@@ -105,11 +106,7 @@ class Peer:
 
     def is_answered(self) -> bool:
         """Whether anything has arrived."""
-        try:
-            self.socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            return bool(self._early)
-        return True
+        return bool(self._early or select.select([self.socket], [], [], 0)[0])
 
     def _recv(self) -> bytes:
         try:

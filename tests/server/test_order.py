@@ -34,12 +34,11 @@ def sending(peer: "Peer", data: bytes, *, half_close: bool = False) -> Iterator[
 
 
 def pings_of(size: int) -> bytes:
-    """Frames of one ping each, of so many bytes together."""
-    count = size // len(PING) - 3
+    """Frames of so many bytes together: of one ping each, and a last one of four and a hello."""
+    count = size // len(PING) - 5
     missing = size - count * len(PING)
-    last = frame(*[["ping"]] * 4, ["hello", 1, "x" * 5])
-    name = "x" * (missing - len(last) + 5)
-    data = PING * count + frame(*[["ping"]] * 4, ["hello", 1, name])
+    shortest = len(frame(*[["ping"]] * 4, ["hello", 1, ""]))
+    data = PING * count + frame(*[["ping"]] * 4, ["hello", 1, "x" * (missing - shortest)])
     assert len(data) == size
     return data
 
@@ -81,7 +80,7 @@ def test_a_half_closed_peer_gets_all_replies_wherever_its_input_ends(broad: "Pee
     """With a full buffer the server does not know that the end comes next."""
     data = pings_of(4 * READ_BYTES + more)
     with sending(broad, data, half_close=True):
-        pongs = (len(data) // len(PING) - 3) * PONG
+        pongs = (len(data) // len(PING) - 5) * PONG
         rest = broad.rest()
     assert rest[: len(pongs)] == pongs
     assert rest[len(pongs) + 4 :].startswith(b"\x95" + b"\xc3" * 4 + b"\x95\x01"), "and the reply to the last frame"
@@ -129,10 +128,11 @@ def test_a_ping_is_answered_before_another_ones_many_scans(daemon: "Daemon", pee
 
 
 def test_scans_are_answered_in_order_with_what_surrounds_them(daemon: "Daemon", peer: "Peer") -> None:
-    scan = ["scan", "", None, 10]
+    scan = ["scan", "a", "b", 10]
+    before = daemon.metrics()["version"]
     with sending(peer, frame(["set", {"a": b"1"}], scan, ["get", "a"], ["delete", ["a"]], scan) * 20 + PING):
         for number in range(20):
-            first = 2 * number + 1
+            first = before + 2 * number + 1
             page = [[["a", b"1", first]], None]
             assert peer.receive() == [first, page, b"1", [first + 1, 1], [[], None]]
         assert peer.read(len(PONG)) == PONG

@@ -68,7 +68,6 @@ def test_nothing_is_answered_before_hello(kvd: RealDaemon, port: int, request_: 
         assert ends(peer)
 
 
-@pytest.mark.xfail(strict=True, reason="frames that come together are all looked at before the connection is closed")
 def test_a_right_token_after_a_wrong_one_is_too_late(kvd: RealDaemon, port: int) -> None:
     wrong, right = frame([["hello", 1, "test", "wrong" * 10]]), frame([["hello", 1, "test", kvd.token]])
     with kvd.connect_tcp(port) as peer:
