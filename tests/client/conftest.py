@@ -1,5 +1,7 @@
 """What the client talks to: a real daemon, or a scripted one that does what a real one never should."""
 
+import asyncio
+import inspect
 import os
 import pathlib
 import signal
@@ -15,7 +17,9 @@ import msgspec
 import pytest
 
 import kv
+from kv.calls import Asynchronous, Collecting
 from kv.codecs import Codec, full, light
+from kv.pipeline import Result
 
 ROOT = pathlib.Path(__file__).parents[2]
 DEADLINE_S = 30
@@ -196,3 +200,95 @@ def scripted() -> Iterator[Callable[..., ScriptedServer]]:
         yield start
         for server in started:
             server.end()
+
+
+class Loop:
+    """An event loop in a thread of its own."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
+        self._thread.start()
+
+    def run(self, function: Callable[..., Any], *arguments: Any, **named: Any) -> Any:  # noqa: ANN401
+        """Call ``function`` inside the loop; what it, or its awaiting, returns."""
+
+        async def call() -> Any:  # noqa: ANN401
+            result = function(*arguments, **named)
+            return await result if inspect.isawaitable(result) else result
+
+        return asyncio.run_coroutine_threadsafe(call(), self.loop).result(DEADLINE_S)
+
+    def end(self) -> None:
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join(DEADLINE_S)
+        self.loop.close()
+
+
+class Awaited:
+    """Something of the asyncio client, used as that of the blocking one: the same tests are for both."""
+
+    def __init__(self, loop: Loop, thing: Any) -> None:  # noqa: ANN401
+        self._loop = loop
+        self._thing = thing
+
+    def _seen(self, thing: Any) -> Any:  # noqa: ANN401
+        if hasattr(thing, "__anext__") and not hasattr(thing, "wait"):
+            return self._items(thing)
+        return Awaited(self._loop, thing) if isinstance(thing, Asynchronous | Collecting | Result) else thing
+
+    def _items(self, iterator: Any) -> Iterator[Any]:  # noqa: ANN401
+        while (item := self._loop.run(lambda: anext(iterator, self))) is not self:
+            yield item
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401
+        found = self._loop.run(getattr, self._thing, name)
+        if not callable(found):
+            return found
+        if name == "run":
+            return lambda function, **named: self._loop.run(found, self._function(function), **named)
+        return lambda *arguments, **named: self._seen(self._loop.run(found, *arguments, **named))
+
+    def _function(self, function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        """A function of a program that blocks, in a thread."""
+        return lambda txn: asyncio.to_thread(function, self._seen(txn))
+
+    def __enter__(self) -> Any:  # noqa: ANN401
+        return self._seen(self._loop.run(self._thing.__aenter__))
+
+    def __exit__(self, *error: Any) -> None:  # noqa: ANN401
+        self._loop.run(self._thing.__aexit__, *error)
+
+    def __iter__(self) -> Iterator[Any]:
+        return self._items(self._thing)
+
+
+@pytest.fixture(scope="session")
+def loop() -> Iterator[Loop]:
+    """An event loop for all asyncio clients."""
+    running = Loop()
+    yield running
+    running.end()
+
+
+@pytest.fixture(params=["blocking", "asyncio"])
+def open_client(request: pytest.FixtureRequest, loop: Loop) -> Iterator[Callable[..., kv.Client]]:
+    """Opens clients of one kind or the other, to be used as if they all blocked."""
+    opened: list[Any] = []
+
+    def connect(address: str, **settings: Any) -> Any:  # noqa: ANN401
+        make = kv.connect if request.param == "blocking" else lambda *a, **n: Awaited(loop, kv.aio.connect(*a, **n))
+        opened.append(make(address, **{"timeout": DEADLINE_S, **settings}))
+        return opened[-1]
+
+    yield connect
+    for client in opened:
+        client.close()
+
+
+@pytest.fixture
+def either(open_client: Callable[..., kv.Client], shared_daemon: Daemon) -> kv.Client:
+    """A client of one kind or the other, of an empty daemon."""
+    client = open_client(shared_daemon.address)
+    client.delete(*[item.key for item in client.scan(keys_only=True)], missing_ok=True)
+    return client
