@@ -20,8 +20,9 @@ from kvd.server.checks import Checks
 from kvd.server.durability import Durability, Needs
 from kvd.server.feeds import Feeds
 from kvd.server.peers import Peer
-from kvd.server.reading import PAGE_BYTES, Reading
+from kvd.server.reading import Reading
 from kvd.server.refusals import Refusal, error_reply, refusal_for
+from kvd.server.reply_sizes import may_exceed, reply_bytes
 from kvd.server.snapshots import Snapshots
 from kvd.server.writing import Writing
 from kvd.store.errors import StoreError
@@ -29,13 +30,9 @@ from kvd.store.errors import StoreError
 logger = logging.getLogger(__name__)
 
 Reply = Any
-# A page counts keys and values; with their versions and heads an item of one byte takes some twenty.
-PAGE_OVERHEAD = 20
-SMALLEST_PAGE_BYTES = 8  # ["log", nil, 1]
-# A conflict names up to a hundred keys, about 4 KiB of them, each with versions, time and author.
-CONFLICT_BYTES = 16 * 1024
-VALUE_HEAD_BYTES = 5  # MessagePack's longest, for binary
-VERSION_BYTES = 27  # what fetch tells beside each value, at most
+Refused = dict[str, object]
+# These may take a millisecond each, or more: together they do not run in one turn of the loop.
+_COSTLY = frozenset((messages.Scan, messages.History, messages.Log, messages.Commit))
 
 
 class Administration:
@@ -121,18 +118,19 @@ class Commands:
         self.snapshots.release(peer)
         self.database.bury(peer, peer.author)
 
-    def run(self, requests: Sequence[AnyRequest], peer: Peer, frame_bytes: int) -> list[Reply] | dict[str, object]:
+    def run(self, requests: Sequence[AnyRequest], peer: Peer, frame_bytes: int) -> list[Reply] | Refused | None:
         """Run a frame's requests; one reply for each, or a map that refuses the frame.
 
+        None if nothing has run because it may take too long for one turn of the loop: see ``large_frames.py``.
         ``frame_bytes`` is the size of the frame they came in: no key or value in it can be larger. Afterwards ``needs``
         says what the replies have to wait for.
         """
         replies = self._run(requests, peer, frame_bytes)
-        if self.durability is not None:
+        if self.durability is not None and replies is not None:
             self.needs = self.durability.needs_of(requests)
         return replies
 
-    def _run(self, requests: Sequence[AnyRequest], peer: Peer, frame_bytes: int) -> list[Reply] | dict[str, object]:
+    def _run(self, requests: Sequence[AnyRequest], peer: Peer, frame_bytes: int) -> list[Reply] | Refused | None:
         self.database.settle()
         limits, largest_bytes = self._checks.limits, self._store.largest_value_bytes
         if len(requests) == 1 and type(request := requests[0]) is messages.Get and peer.greeted:
@@ -141,8 +139,12 @@ class Commands:
                 return [self._reading.get(request, peer)]
         elif len(requests) > limits.max_requests_per_frame:
             return self.too_many(len(requests))
-        if not peer.greeted or self._may_be_too_large(requests, frame_bytes, max(largest_bytes, frame_bytes)):
-            return self._run_counting(requests, peer, limits.max_reply_bytes)[0]
+        kinds = set(map(type, requests))
+        if not kinds.isdisjoint(_COSTLY) and peer.greeted and sum(map(is_costly, requests)) > 1:
+            return None
+        room_bytes, largest_bytes = limits.max_reply_bytes, max(largest_bytes, frame_bytes)
+        if not peer.greeted or may_exceed(room_bytes, kinds, len(requests), frame_bytes, largest_bytes):
+            return self._run_counting(requests, peer, room_bytes)[0]
         replies: list[Reply] = []
         for kind, group in groupby(requests, type):
             if kind is messages.Get:
@@ -159,21 +161,6 @@ class Commands:
         except NoSpace:
             versions = None  # for all of them together; some may fit
         return [self.run_one(request, peer) for request in requests] if versions is None else versions
-
-    def _may_be_too_large(self, requests: Sequence[AnyRequest], frame_bytes: int, largest_bytes: int) -> bool:
-        """Whether the replies have to be counted, judged without looking at them.
-
-        Each value in them costs its request at least one byte, and none is larger than the largest ever stored or in
-        this very frame. A page costs SMALLEST_PAGE_BYTES, and the last of its values may overshoot it.
-        """
-        room = self.limits.max_reply_bytes
-        if frame_bytes * (largest_bytes + VERSION_BYTES) > room:
-            return True
-        pages = frame_bytes // SMALLEST_PAGE_BYTES
-        kinds = set(map(type, requests))
-        if pages * CONFLICT_BYTES > room and messages.Commit in kinds:
-            return True
-        return pages * (PAGE_BYTES * PAGE_OVERHEAD + largest_bytes) > room and not kinds.isdisjoint(_PAGES)
 
     def too_many(self, count: int) -> dict[str, object]:
         """The map that refuses a frame of too many requests."""
@@ -212,7 +199,7 @@ class Commands:
         replies: list[Reply] = []
         for request in requests:
             reply = self.run_one(request, peer)
-            size = _reply_bytes(request, reply)
+            size = reply_bytes(request, reply)
             if size > room_bytes:
                 text = f"the reply of {size} bytes does not fit into a frame of {self.limits.max_reply_bytes}"
                 reply = error_reply("reply_too_large", text)
@@ -271,15 +258,7 @@ class Commands:
             raise Refusal("forbidden", f"only root and the daemon's own user may ask for {what}, over the Unix socket")
 
 
-_PAGES = frozenset((messages.Scan, messages.History, messages.Log))
-
-
-def _reply_bytes(request: AnyRequest, reply: Reply) -> int:
-    """How many bytes a reply takes on the wire, without encoding what may be gigabytes."""
-    if type(reply) is bytes:
-        return len(reply) + VALUE_HEAD_BYTES
-    if type(request) is messages.GetMany and type(reply) is list:
-        return sum(len(value or b"") + VALUE_HEAD_BYTES for value in reply)
-    if type(request) is messages.Fetch and type(reply) is list:
-        return sum(len(item[0] or b"") + VALUE_HEAD_BYTES + VERSION_BYTES for item in reply)
-    return len(messages.encode_replies(reply))  # small, or a page
+def is_costly(request: AnyRequest) -> bool:
+    """Whether a request may take a millisecond or more."""
+    kind = type(request)
+    return kind in _COSTLY and (kind is not messages.Commit or bool(request.ranges))  # type: ignore[union-attr]

@@ -1,23 +1,26 @@
-"""Large frames, run in slices of about a millisecond, so that nobody waits for somebody else's bulk.
+"""Large frames, and those of costly requests, run in slices of about a millisecond: nobody waits for another's bulk.
 
 No request of a frame may run unless all of them decode. But decoded, 16 MiB of the shortest requests or keys become
 hundreds of megabytes. So a large frame is first cut into its undecoded requests; they are decoded once, slice by
 slice, only to check them, and then again, slice by slice, to run them. A frame that is one request skips the check.
+
+What a scan costs is not known before it is done. So a slice ends behind a costly request if its time is over, too.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 
 from kvd.protocol.frames import HEADER_BYTES
-from kvd.protocol.messages import DECODE_ERRORS, decode_request, encode_replies, split_batch
-from kvd.server.commands import Commands
+from kvd.protocol.messages import DECODE_ERRORS, AnyRequest, decode_request, encode_replies, split_batch
+from kvd.server.commands import Commands, is_costly
 from kvd.server.durability import NO_NEEDS
 from kvd.server.peers import Peer
 from kvd.server.refusals import error_reply
 
 SLICE_BYTES = 64 * 1024
 SLICE_REQUESTS = 1_024
+SLICE_US = 1_000
 
 
 def replies_in_slices(commands: Commands, payload: memoryview, peer: Peer) -> Iterator[list[bytes] | None]:
@@ -44,16 +47,40 @@ def _run(commands: Commands, payload: bytes, peer: Peer) -> Iterator[list[bytes]
         commands.needs = None
         yield _reply_frame([encode_replies(error_reply("bad_request", str(error)))])
         return
-    pieces = [_array_header(len(raws))]
+    slices = [decoded] if len(raws) == 1 else ([decode_request(raw) for raw in slice_] for slice_ in _slices(raws))
+    yield from run_in_slices(commands, slices, len(raws), peer)
+
+
+def run_in_slices(
+    commands: Commands, slices: Iterable[Sequence[AnyRequest]], count: int, peer: Peer
+) -> Iterator[list[bytes] | None]:
+    """Run ``count`` decoded requests that come in slices; yields as ``replies_in_slices`` does."""
+    pieces = [_array_header(count)]
     room_bytes, needs = commands.limits.max_reply_bytes, NO_NEEDS
-    for slice_ in _slices(raws):
-        requests = decoded if len(raws) == 1 else [decode_request(raw) for raw in slice_]
-        replies, room_bytes = commands.run_counting(requests, peer, room_bytes)
-        pieces.append(b"".join(map(encode_replies, replies)))
-        needs = needs.add(commands.needs or NO_NEEDS)
+    for slice_ in slices:
+        spent_us = 0
+        for requests in _cut_behind_costly(slice_):
+            if spent_us >= SLICE_US:
+                yield None
+                spent_us = 0
+            began_us = commands.database.timer()
+            replies, room_bytes = commands.run_counting(requests, peer, room_bytes)
+            pieces.append(b"".join(map(encode_replies, replies)))
+            needs = needs.add(commands.needs or NO_NEEDS)
+            spent_us += commands.database.timer() - began_us
         yield None
     commands.needs = needs  # others have run in between
     yield _reply_frame(pieces)
+
+
+def _cut_behind_costly(requests: Sequence[AnyRequest]) -> Iterator[Sequence[AnyRequest]]:
+    begin = 0
+    for number, request in enumerate(requests, 1):
+        if is_costly(request):
+            yield requests[begin:number]
+            begin = number
+    if begin < len(requests):
+        yield requests[begin:]
 
 
 def _slices(raws: list[msgspec.Raw]) -> Iterator[list[msgspec.Raw]]:

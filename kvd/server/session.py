@@ -3,7 +3,7 @@
 The way of a frame: read into one buffer shared by all sessions → decode → run → encode → one write. Only what is
 left over (a frame still incomplete, or input beyond this connection's share of the turn) is copied into the session.
 
-        reading ──frame over SLICE_BYTES──▶ working on it in slices ──▶ reading
+        reading ──frame large or costly──▶ working on it in slices ──▶ reading
            ├── peer takes no replies ──▶ stalled ──▶ reading
            ├── a watch answered ──▶ feeding: events go out whenever there are any; input ends it
            └── last frame sent ──▶ leaving: input is discarded until the peer closes, or LINGER_S is over
@@ -12,6 +12,7 @@ While it works or is stalled a session does not read. So a peer costs at most it
 """
 
 import asyncio
+import logging
 import struct
 from collections import deque
 from collections.abc import Iterator
@@ -20,13 +21,15 @@ from typing import TYPE_CHECKING, cast
 from kvd.protocol.frames import HEADER_BYTES, frame
 from kvd.protocol.messages import DECODE_ERRORS, decode_batch, encode_replies
 from kvd.server.durability import NO_NEEDS, Needs
-from kvd.server.large_frames import replies_in_slices
+from kvd.server.large_frames import replies_in_slices, run_in_slices
 from kvd.server.peers import Peer
 from kvd.server.refusals import error_reply
 
 if TYPE_CHECKING:
     from kvd.server.feeds import Feed
     from kvd.server.server import Server
+
+logger = logging.getLogger(__name__)
 
 # One turn of the loop takes at most so much from one connection.
 READ_BYTES = 256 * 1024
@@ -243,12 +246,18 @@ class Session(asyncio.BufferedProtocol):
             payload = data[at + HEADER_BYTES : end]
             at = end
             if length > SLICE_BYTES:
-                self._slices = replies_in_slices(self._commands, payload, self.peer)
-                self.transport.pause_reading()
-                self._server.loop.call_soon(self._work)
+                self._begin_work(replies_in_slices(self._commands, payload, self.peer))
                 break
             greeted = self.peer.greeted
-            replies = replies + self._answer(payload) if replies else self._answer(payload)
+            try:
+                reply = self._answer(payload)
+            except Exception:
+                self._send(replies, needs)
+                self._break_down()
+                return size
+            if reply is None:
+                break
+            replies = replies + reply if replies else reply
             frames += 1
             if not greeted:
                 if not self.peer.greeted:
@@ -276,20 +285,34 @@ class Session(asyncio.BufferedProtocol):
     def _most_frame_bytes(self) -> int:
         return self._commands.limits.max_frame_bytes if self.peer.greeted else GREETING_BYTES
 
-    def _answer(self, payload: memoryview) -> bytes:
-        """The reply to one frame: one decode, one run, one encode."""
+    def _answer(self, payload: memoryview) -> bytes | None:
+        """The reply to one frame: one decode, one run, one encode. None if it is done in slices."""
         try:
             requests = decode_batch(payload)
         except DECODE_ERRORS as error:
             return frame(encode_replies(error_reply("bad_request", str(error))))
-        replies = encode_replies(self._commands.run(requests, self.peer, len(payload)))
-        return len(replies).to_bytes(HEADER_BYTES, "big") + replies
+        replies = self._commands.run(requests, self.peer, len(payload))
+        if replies is None:
+            self._begin_work(run_in_slices(self._commands, [requests], len(requests), self.peer))
+            return None
+        encoded = encode_replies(replies)
+        return len(encoded).to_bytes(HEADER_BYTES, "big") + encoded
+
+    def _begin_work(self, slices: Iterator[list[bytes] | None]) -> None:
+        self._slices = slices
+        self.transport.pause_reading()
+        self._server.loop.call_soon(self._work)
 
     def _work(self) -> None:
-        """Do one slice of the large frame, then let the others have their turn."""
+        """Do one slice of the frame in work, then let the others have their turn."""
         if self._slices is None:
             return
-        pieces = next(self._slices)
+        try:
+            pieces = next(self._slices)
+        except Exception:
+            self._slices = None
+            self._break_down()
+            return
         if pieces is None:
             self._server.loop.call_soon(self._work)
             return
@@ -298,6 +321,11 @@ class Session(asyncio.BufferedProtocol):
         if self.peer.feed is not None:
             self._begin_feed(self.peer.feed)
         self._continue()
+
+    def _break_down(self) -> None:
+        """A fault of ours: what has run of the frame is not known, so nothing more can be answered."""
+        logger.exception("internal error in a frame of %s", self.peer.name)
+        self.leave(error_reply("internal", "a fault in the server; its logging says more"))
 
     def _continue(self) -> None:
         """Take what is left over, then decide what comes next."""
@@ -369,9 +397,13 @@ class Session(asyncio.BufferedProtocol):
         self._pump_due = False
         if self.busy or self._feed is None:
             return
-        events = self._feed.next_events()
-        if events:
-            self._send(frame(encode_replies(events)), None)
+        try:
+            events = self._feed.next_events()
+            if events:
+                self._send(frame(encode_replies(events)), None)
+        except Exception:
+            self._break_down()
+            return
         if not self._feed.caught_up:
             self._wake_pump()
         elif self._finishing:

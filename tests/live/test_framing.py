@@ -54,7 +54,7 @@ def test_garbage_in_a_frame_is_refused_and_the_connection_goes_on(daemon: "Daemo
 @pytest.mark.parametrize(
     "request_",
     [["nope"], ["get"], ["get", 1], ["get", b"a"], ["get", "a", "b"], ["set", {"a": "text"}], ["set", {1: b""}],
-     ["set", [1]], ["set", {"a": b"1"}, {"ttl": 5}], ["delete", "a"], ["delete", ["a"], 1], ["scan"], ["get_many", 0],
+     ["set", [1]], ["set", {"a": b"1"}, {"tll": 5}], ["delete", "a"], ["delete", ["a"], 1], ["scan"], ["get_many", 0],
      ["scan", "", None, "10"], "get", 5, None, {"get": "a"}],
 )  # fmt: skip
 def test_a_wrong_request_refuses_its_whole_frame_and_nothing_of_it_ran(daemon: "Daemon", request_: object) -> None:

@@ -13,7 +13,7 @@ from kvd.protocol.errors import CODES
 from kvd.protocol.limits import Limits
 from kvd.protocol.messages import DECODE_ERRORS, decode_batch, encode_replies
 from kvd.server.commands import Administration, Commands
-from kvd.server.large_frames import replies_in_slices
+from kvd.server.large_frames import replies_in_slices, run_in_slices
 from kvd.server.peers import Peer
 from kvd.server.refusals import Refusal, error_reply
 from kvd.store.window import WindowLimits
@@ -57,18 +57,15 @@ class Ends:
             requests = decode_batch(payload)
         except DECODE_ERRORS as error:
             return msgspec.msgpack.decode(encode_replies(error_reply("bad_request", str(error))))
-        reply = msgspec.msgpack.decode(encode_replies(self.commands.run(requests, self.peer, len(payload))))
+        replies = self.commands.run(requests, self.peer, len(payload))
+        if replies is None:  # as the session does
+            return checked(joined(run_in_slices(self.commands, [requests], len(requests), self.peer)), len(requests))
+        reply = msgspec.msgpack.decode(encode_replies(replies))
         return reply if isinstance(reply, dict) else checked(reply, len(requests))
 
     def sliced(self, payload: bytes) -> Any:  # noqa: ANN401
         """The same by the way of large frames."""
-        *slices, pieces = replies_in_slices(self.commands, memoryview(payload), self.peer)
-        assert slices
-        assert set(slices) == {None}
-        assert pieces is not None
-        frame = b"".join(pieces)
-        assert int.from_bytes(frame[:4], "big") == len(frame) - 4
-        return msgspec.msgpack.decode(frame[4:])
+        return joined(replies_in_slices(self.commands, memoryview(payload), self.peer))
 
     def batch(self, *requests: list[object]) -> list[Any]:
         """The replies to a frame of these requests."""
@@ -87,6 +84,17 @@ class Ends:
 
     def metric(self, name: str) -> int:
         return dict(self.database.metrics())[name]
+
+
+def joined(work: Iterator[list[bytes] | None]) -> Any:  # noqa: ANN401
+    """The reply to a frame that is run in slices."""
+    *slices, pieces = work
+    assert slices
+    assert set(slices) == {None}
+    assert pieces is not None
+    frame = b"".join(pieces)
+    assert int.from_bytes(frame[:4], "big") == len(frame) - 4
+    return msgspec.msgpack.decode(frame[4:])
 
 
 def checked(replies: list[Any], count: int) -> list[Any]:

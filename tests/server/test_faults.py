@@ -1,0 +1,99 @@
+"""A fault of the server's own: the one connection is closed with a word, and neither hangs nor takes others with it."""
+
+import asyncio
+import pathlib
+import socket
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import msgspec
+import pytest
+
+from kvd.database import Database
+from kvd.protocol.limits import Limits
+from kvd.server.commands import Administration, Commands
+from kvd.server.server import Server
+from tests.server.conftest import DEADLINE_S, frame
+
+Result = TypeVar("Result")
+PADDING = ["hello", 1, "x" * 70_000]  # makes a large frame
+
+
+class Faulty(Administration):
+    """A process that says what cannot be encoded."""
+
+    def status(self) -> list[tuple[str, str | int]]:
+        return [("more than 64 bits", 2**70)]
+
+
+class Client:
+    """A connection to a server of the same process."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader, self._writer = reader, writer
+
+    def send(self, data: bytes) -> None:
+        self._writer.write(data)
+
+    async def receive(self) -> object:
+        """The next frame; None at the end."""
+        try:
+            length = int.from_bytes(await self._reader.readexactly(4), "big")
+            return msgspec.msgpack.decode(await self._reader.readexactly(length))
+        except asyncio.IncompleteReadError:
+            return None
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+Connect = Callable[[], Awaitable[Client]]
+
+
+def with_server(path: str, work: Callable[[Connect], Awaitable[Result]]) -> Result:
+    """Run ``work`` beside a server of its own; it is given what connects to it."""
+
+    async def run() -> Result:
+        listening = socket.socket(socket.AF_UNIX)
+        listening.bind(path)
+        server = Server(Commands(Database(), Limits(), Faulty(), None), asyncio.get_running_loop())
+        await server.listen(listening, own=True)
+
+        async def connect() -> Client:
+            return Client(*await asyncio.open_unix_connection(path))
+
+        try:
+            async with asyncio.timeout(DEADLINE_S):
+                return await work(connect)
+        finally:
+            await server.stop()
+
+    return asyncio.run(run())
+
+
+@pytest.mark.parametrize("padding", [[], [PADDING]], ids=["small", "large"])
+@pytest.mark.parametrize("split", [False, True], ids=["at once", "in two pieces"])
+def test_a_reply_that_cannot_be_encoded_ends_the_connection_with_a_word(
+    tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture, padding: list[object], split: bool
+) -> None:
+    async def work(connect: Connect) -> tuple[list[object], object]:
+        client, other = await connect(), await connect()
+        data = frame(["ping"]) + frame(["set", {"a": b"1"}], ["status"], *padding) + frame(["ping"])
+        if split:
+            client.send(data[:20])
+            other.send(frame(["ping"]))
+            await other.receive()
+        client.send(data[20 if split else 0 :])
+        received = [await client.receive() for _ in range(3)]
+        other.send(frame(["get", "a"]))
+        return received, await other.receive()
+
+    path = str(tmp_path / "s")
+    (first, last, end), of_other = with_server(path, work)
+    assert first == [True]
+    assert last == {"error": "internal", "message": "a fault in the server; its logging says more"}
+    assert end is None
+    assert of_other == [b"1"], "what had run, has run"
+    (record,) = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert record.getMessage().startswith("internal error in a frame of uid ")
+    assert record.exc_info is not None
