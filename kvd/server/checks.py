@@ -24,6 +24,11 @@ class Checks:
         if len(key) * 4 > self.limits.max_key_bytes and len(key.encode()) > self.limits.max_key_bytes:
             raise Refusal("too_large", f"a key has at most {self.limits.max_key_bytes} bytes")
 
+    def prefix(self, prefix: str) -> None:
+        """What keys begin with; it may be empty."""
+        if prefix:
+            self.key(prefix)
+
     def keys(self, keys: Iterable[str], count: int) -> None:
         """``count`` keys."""
         self.count(count)

@@ -212,6 +212,7 @@ class Commands:
         """The session does the rest, once this reply has left."""
         if peer.feed is not None:
             raise Refusal("bad_request", "this connection watches already")
+        self._checks.prefix(request.prefix)
         most = self.limits.max_watches_per_uid
         peer.feed = self.feeds.open(peer, request.prefix, request.from_version, most)
         return True

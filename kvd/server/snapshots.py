@@ -29,29 +29,29 @@ class Snapshots:
         self._store = store
         self._timer = timer
         self._held: dict[Peer, dict[int, Hold]] = {}
+        self._count: dict[Peer, int] = {}  # how many each of them holds, one version held twice counting as two
         # Called once, when the first one is held: from then on there is something to let go.
         self.on_first: Callable[[], None] | None = None
 
     def __len__(self) -> int:
-        return sum(hold.count for holds in self._held.values() for hold in holds.values())
+        return sum(self._count.values())
 
     def begin(self, peer: Peer, most: int) -> int:
         """Hold the current version for ``peer``, who may hold ``most``. Raises Refusal."""
-        holds = self._held.get(peer)
-        if holds is None:
-            if self.on_first is not None:
-                call, self.on_first = self.on_first, None
-                call()
-            holds = self._held[peer] = {}
-        if len(holds) >= most and sum(hold.count for hold in holds.values()) >= most:
+        count = self._count.get(peer, 0)
+        if count >= most:
             raise Refusal("too_large", f"a connection holds at most {most} snapshots; end some first")
-        version = self._store.pin()
+        if self.on_first is not None:
+            call, self.on_first = self.on_first, None
+            call()
+        self._count[peer] = count + 1
+        version = peer.begun = self._store.pin()
+        holds = self._held.setdefault(peer, {})
         if version in holds:
             holds[version].count += 1
             holds[version].used_us = self._timer()
         else:
             holds[version] = Hold(self._timer())
-        peer.begun = version
         return version
 
     def end(self, peer: Peer, version: int) -> bool:
@@ -60,11 +60,10 @@ class Snapshots:
         hold = holds.get(version)
         if hold is None:
             return False
-        self._store.unpin(version)
         hold.count -= 1
         if hold.count == 0:
             del holds[version]
-            self._forget_if_empty(peer)
+        self._given_back(peer, version, 1)
         return True
 
     def used(self, peer: Peer, version: int) -> None:
@@ -87,10 +86,11 @@ class Snapshots:
         return bool(self._held)
 
     def _release(self, peer: Peer, version: int) -> None:
-        for _ in range(self._held[peer].pop(version).count):
-            self._store.unpin(version)
-        self._forget_if_empty(peer)
+        self._given_back(peer, version, self._held[peer].pop(version).count)
 
-    def _forget_if_empty(self, peer: Peer) -> None:
-        if not self._held[peer]:
-            del self._held[peer]
+    def _given_back(self, peer: Peer, version: int, count: int) -> None:
+        for _ in range(count):
+            self._store.unpin(version)
+        self._count[peer] -= count
+        if not self._count[peer]:
+            del self._count[peer], self._held[peer]
