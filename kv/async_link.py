@@ -24,6 +24,7 @@ from kv.errors import KvdError, ProtocolError, Unavailable
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from kv.channel import Frame
     from kv.codecs import Codec
 
 # However many the daemon would take: with fewer in a frame the first replies come sooner.
@@ -313,18 +314,19 @@ class Session(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._silent = False
+        answered: list[tuple[Frame, Any]] = []
+        failure = None
         try:
-            answered = self.channel.receive(data)
+            self.channel.receive(data, answered)
         except ProtocolError as error:
-            self._give_up(error)
-            return
+            failure = error
         if not self.greeted.is_set() and (self.channel.store_id is not None or self.channel.refusal is not None):
             self.greeted.set()
         if answered:
             self.heard = True
             self._link.answered(self, answered)
-        if self.channel.finished:
-            self._give_up(None)
+        if failure is not None or self.channel.finished:
+            self._give_up(failure)
 
     def _give_up(self, failure: ProtocolError | None) -> None:
         """Leave the connection: what waits is told why, or sent again."""

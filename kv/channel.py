@@ -94,18 +94,17 @@ class Channel:
 
     # ------------------------------------------------------------------ receiving
 
-    def receive(self, data: bytes) -> list[tuple[Frame, object]]:
-        """Take what came; the frames that have their replies now: a list, or the map that refuses the frame.
+    def receive(self, data: bytes, answered: list[tuple[Frame, Any]]) -> None:
+        """Take what came. To ``answered`` go frames with their replies: a list, or the map that refuses the frame.
 
         Raises ProtocolError if it is not one of kvd's; the connection cannot be used any more then.
         """
         if self._left:
             self._left += data
             if len(self._left) < self._wanted:
-                return []
+                return
             data = bytes(self._left)
             self._left.clear()
-        answered: list[tuple[Frame, object]] = []
         at = 0
         while len(data) - at >= HEADER_BYTES:
             length = int.from_bytes(data[at : at + HEADER_BYTES], "big")
@@ -120,9 +119,8 @@ class Channel:
             self._left += data[at:]
             whole = len(data) - at >= HEADER_BYTES
             self._wanted = HEADER_BYTES + (length if whole else 0)
-        return answered
 
-    def _take(self, payload: bytes, answered: list[tuple[Frame, object]]) -> None:
+    def _take(self, payload: bytes, answered: list[tuple[Frame, Any]]) -> None:
         """One frame of the daemon's."""
         try:
             reply = self._codec.decode(payload)
@@ -139,13 +137,14 @@ class Channel:
             return
         if not self.waiting or type(reply) not in (list, dict):
             raise ProtocolError("the daemon's reply is not one of kvd's protocol", "bad_reply")
-        frame = self.waiting.popleft()
+        frame = self.waiting[0]
         if frame is _HELLO:
             self._greeted(reply[0] if type(reply) is list and len(reply) == 1 else reply)
         elif type(reply) is list and len(reply) != _size(frame):
             raise ProtocolError("the daemon's reply is not one of kvd's protocol", "bad_reply")
         else:
             answered.append((frame, reply))
+        self.waiting.popleft()
 
     def _greeted(self, reply: object) -> None:
         if type(reply) is dict:

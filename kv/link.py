@@ -17,7 +17,9 @@ from kv.errors import KvdError, ProtocolError, Unavailable
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
+    from kv.channel import Frame
     from kv.codecs import Codec
     from kv.connection import Connection
 
@@ -170,7 +172,9 @@ class Link:
         connection.wait_for_data(deadline)
         self._torn = True
         self._silent = False
-        for frame, reply in self._channel.receive(connection.take()):
+        answered: list[tuple[Frame, Any]] = []
+        self._channel.receive(connection.take(), answered)
+        for frame, reply in answered:
             settle(frame, reply)
         self._torn = False
 

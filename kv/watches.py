@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any, Self
 
+    from kv.channel import Frame
     from kv.client import Client
     from kv.connection import Connection
 
@@ -64,7 +65,9 @@ class Feed:
         """Take what came. Raises KvdError: ProtocolError, or Unavailable after a goodbye."""
         events: list[Any] = []
         channel.events = events
-        for frame, reply in channel.receive(data):
+        answered: list[tuple[Frame, Any]] = []
+        channel.receive(data, answered)
+        for frame, reply in answered:
             settle(frame, reply)
         self.take(events)
         if channel.refusal is not None:
@@ -86,7 +89,7 @@ class Feed:
         try:
             for event in events:
                 self._take(*event)
-        except (ValueError, TypeError, AttributeError) as error:
+        except (ValueError, TypeError, IndexError, AttributeError) as error:
             raise ProtocolError(f"the daemon's event has an unexpected form: {error}", "bad_reply") from error
 
     def _take(self, kind: str, *told: Any) -> None:  # noqa: ANN401

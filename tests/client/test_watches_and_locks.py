@@ -1,0 +1,299 @@
+"""Watches and locks, with both clients, and what becomes of them when processes and connections end."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import kv
+
+if TYPE_CHECKING:
+    from tests.client.conftest import Daemon, Line, ScriptedServer
+
+Connect = Callable[..., kv.Client]
+DEADLINE_S = 30
+SHORT_S = 0.05
+
+
+def until(claim: Callable[[], bool]) -> None:
+    """Return when ``claim`` holds."""
+    deadline = time.monotonic() + DEADLINE_S
+    while not claim():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+# ---------------------------------------------------------------------- watches
+
+
+def test_a_watch_tells_each_commit_that_concerns_its_prefix(either: kv.Client) -> None:
+    with either.watch("w:") as watch:
+        begun = watch.version
+        versions = [either.set("w:1", b"1"), either.set_many({"w:2": b"2", "x": b"2"})]
+        either.set("x", b"3")
+        either.delete("w:1")
+        seen = [watch.wait(DEADLINE_S) for _ in range(3)]
+        assert [change and change.writes for change in seen] == [{"w:1": b"1"}, {"w:2": b"2"}, {"w:1": None}]
+        assert [change and change.version for change in seen][:2] == versions
+        assert all(change is not None and change.author is not None and not change.resync for change in seen)
+        assert watch.version == either.version() > (begun or 0)
+        assert watch.wait(SHORT_S) is None
+
+
+def test_a_watch_goes_on_from_a_version(either: kv.Client) -> None:
+    since = either.set("w", b"1")
+    either.set("w", b"2")
+    either.set("w", b"3")
+    with either.watch("w", since=since) as watch:
+        changes = iter(watch)
+        assert [next(changes).writes for _ in range(2)] == [{"w": b"2"}, {"w": b"3"}]
+    assert watch.wait(SHORT_S) is None, "closed"
+
+
+def test_a_watch_without_a_block_begins_when_it_is_asked(either: kv.Client) -> None:
+    since = either.version()
+    either.set("w", b"1")
+    watch = either.watch("w", since)
+    assert (watch.wait(DEADLINE_S) or pytest.fail("nothing came")).writes == {"w": b"1"}
+    watch.close()
+
+
+def test_a_watch_of_a_restarted_daemon_is_resynchronised(
+    open_client: Connect, start_daemon: "Callable[..., Daemon]"
+) -> None:
+    daemon = start_daemon()
+    db = open_client(daemon.address)
+    db.set_many({"w:1": b"1", "w:2": b"2"})
+    with db.watch("w:", since=0) as watch:
+        assert watch.wait(DEADLINE_S) is not None
+        daemon.end()
+        start_daemon()
+        change = watch.wait(DEADLINE_S)
+        assert change is not None
+        assert (change.resync, change.writes) == (True, {})
+        db.set("w:3", b"3")
+        change = watch.wait(DEADLINE_S)
+        assert change is not None
+        assert (change.resync, change.writes) == (False, {"w:3": b"3"})
+
+
+def test_a_watch_whose_daemon_stays_away_ends_with_an_error(
+    open_client: Connect, start_daemon: "Callable[..., Daemon]"
+) -> None:
+    daemon = start_daemon()
+    db = open_client(daemon.address, timeout=0.2)
+    with db.watch("w:") as watch:
+        daemon.end()
+        with pytest.raises(kv.Unavailable):
+            watch.wait(DEADLINE_S)
+
+
+def test_a_resynchronisation_is_one_change_of_all_there_is(
+    open_client: Connect, scripted: "Callable[..., ScriptedServer]"
+) -> None:
+    def script(line: "Line") -> None:
+        assert line.request() == [["watch", "w", 3]]
+        line.reply(True)
+        line.reply(["live", 3], ["reset", 9], ["item", "w1", b"1", 4])
+        line.reply(["item", "w2", b"2", 9], ["live", 9], ["change", 10, 99, [0, 1, "x"], {"w1": None}])
+        line.request()
+
+    db = open_client(scripted(script).address)
+    with db.watch("w", since=3) as watch:
+        assert watch.wait(DEADLINE_S) == kv.Change(9, None, None, {"w1": b"1", "w2": b"2"}, resync=True)
+        assert watch.version == 9
+        assert watch.wait(DEADLINE_S) == kv.Change(10, 99, kv.Author(0, 1, "x"), {"w1": None})
+
+
+@pytest.mark.parametrize("event", [["change", 1], ["change", 1, 2, 3, 4], [], 7, ["reset"]], ids=str)
+def test_an_event_of_another_form_is_said_to_be_one(
+    open_client: Connect, scripted: "Callable[..., ScriptedServer]", event: object
+) -> None:
+    def script(line: "Line") -> None:
+        line.request()
+        line.reply(True)
+        line.reply(event)
+        line.request()
+
+    db = open_client(scripted(script).address)
+    with pytest.raises(kv.ProtocolError), db.watch("w", since=3) as watch:
+        watch.wait(DEADLINE_S)
+
+
+# ---------------------------------------------------------------------- locks
+
+
+def test_a_lock_is_had_by_one_at_a_time_in_the_order_of_asking(open_client: Connect, shared_daemon: "Daemon") -> None:
+    first = open_client(shared_daemon.address)
+    waiting: list[threading.Thread] = []
+    tokens: list[tuple[int, int]] = []
+    inside: list[int] = []
+
+    def contend(number: int) -> None:
+        with open_client(shared_daemon.address).lock("order") as token:
+            inside.append(number)
+            assert inside == [number]
+            tokens.append((number, token))
+            inside.remove(number)
+
+    with first.lock("order") as token:
+        for number in range(5):
+            waiting.append(threading.Thread(target=contend, args=(number,)))
+            waiting[-1].start()
+            until(lambda: len(list(first.scan("lock/order/"))) == len(waiting) + 1)
+        assert tokens == []
+    for thread in waiting:
+        thread.join(DEADLINE_S)
+    assert [number for number, _ in tokens] == [0, 1, 2, 3, 4]
+    assert [token, *(each for _, each in tokens)] == sorted({token, *(each for _, each in tokens)})
+    assert list(first.scan("lock/order/")) == []
+
+
+def test_waiting_for_a_lock_ends_at_its_timeout_and_leaves_the_queue(
+    either: kv.Client, open_client: Connect, shared_daemon: "Daemon"
+) -> None:
+    other = open_client(shared_daemon.address)
+    with either.lock("busy"):
+        with pytest.raises(kv.TimedOut, match="'busy'"), other.lock("busy", timeout=SHORT_S):
+            pytest.fail("it was not free")
+        assert len(list(either.scan("lock/busy/"))) == 1
+    with other.lock("busy", timeout=SHORT_S):
+        pass
+
+
+def test_a_lock_knows_whether_it_is_held(either: kv.Client) -> None:
+    lock = either.lock("known")
+    assert not lock.held
+    with lock as token:
+        assert lock.held
+        assert lock.check() == lock.token == token
+    assert not lock.held
+    with lock as again:
+        assert again > token
+    with pytest.raises(RuntimeError, match="not held"):
+        lock.check()
+
+
+def test_a_lock_whose_connection_ends_is_lost(either: kv.Client) -> None:
+    lock = either.lock("fragile")
+    with pytest.raises(kv.LockLost), lock:  # noqa: PT012  # its end raises
+        either.close()
+        assert not lock.held
+        with pytest.raises(kv.LockLost):
+            lock.check()
+
+
+def test_a_lock_whose_time_is_over_is_lost(either: kv.Client) -> None:
+    lock = either.lock("brief", ttl=SHORT_S)
+    with pytest.raises(kv.LockLost), lock:  # noqa: PT012  # its end raises
+        until(lambda: not lock.held)
+        until(lambda: either.get(lock._key) is None)
+    with either.lock("brief", ttl=60) as token:
+        assert token > 0
+
+
+def test_a_time_to_live_begins_when_the_lock_is_held(either: kv.Client) -> None:
+    held = either.lock("patient", ttl=60)
+    with held:
+        left = either.ttl(held._key)[0]
+        assert left is not None
+        assert 50 < left <= 60
+
+
+def test_an_exception_in_the_block_releases_the_lock(either: kv.Client) -> None:
+    with pytest.raises(ZeroDivisionError), either.lock("broken"):
+        raise ZeroDivisionError
+    with either.lock("broken", timeout=SHORT_S):
+        pass
+
+
+@pytest.mark.parametrize("name", ["", "a/b"])
+def test_a_lock_has_a_name_that_is_no_prefix_of_others(either: kv.Client, name: str) -> None:
+    with pytest.raises(ValueError, match="a lock's name"):
+        either.lock(name)
+
+
+HOLDER = """
+import sys, time, os, kv
+db = kv.connect(sys.argv[1])
+with db.lock("dead"):
+    if sys.argv[2] == "fork" and os.fork() == 0:
+        time.sleep(60)
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("kind", ["alone", "fork"])
+def test_a_dead_holders_lock_passes_on_at_once(either: kv.Client, shared_daemon: "Daemon", kind: str) -> None:
+    """Also if it has left a forked child behind: that does not hold the lock, nor the connection."""
+    holder = subprocess.Popen(  # noqa: S603 (our own interpreter)
+        [sys.executable, "-c", HOLDER, shared_daemon.address, kind], stdout=subprocess.PIPE, start_new_session=True
+    )
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        with pytest.raises(kv.TimedOut), either.lock("dead", timeout=SHORT_S):
+            pytest.fail("it was held")
+        holder.kill()
+        with either.lock("dead", timeout=DEADLINE_S):
+            pass
+    finally:
+        os.killpg(holder.pid, signal.SIGKILL)
+        holder.communicate()
+
+
+# ---------------------------------------------------------------------- forked children
+
+
+def in_child(work: Callable[[], Any]) -> int:
+    """The status of a forked child that calls ``work``."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            work()
+        except BaseException:
+            os._exit(1)
+        os._exit(0)
+    return os.waitpid(pid, 0)[1]
+
+
+def test_what_was_begun_before_a_fork_is_refused_in_the_child(shared_daemon: "Daemon") -> None:
+    db = kv.connect(shared_daemon.address, timeout=DEADLINE_S)
+    db.set("fork", b"1")
+    txn, snapshot, pipeline, lock = db.transaction(), db.snapshot(), db.pipeline(), db.lock("forked")
+    watch = db.watch("fork")
+    with snapshot, lock:
+        txn.get("fork")
+
+        def child() -> None:
+            uses: list[Callable[[], object]] = [
+                lambda: txn.get("fork"), lambda: txn.set("fork", b""), lambda: txn["fork"], lambda: list(txn.scan()),
+                txn.__enter__, lambda: txn.__exit__(None, None, None), lambda: snapshot.get("fork"),
+                lambda: list(snapshot.scan()), lambda: pipeline.get("fork"), lambda: watch.wait(0), lock.check,
+                lambda: lock.__exit__(None, None, None),
+            ]  # fmt: skip
+            for use in uses:
+                with pytest.raises(kv.ForkedClient):
+                    use()
+            assert not lock.held
+            watch.close()
+            assert db.get("fork") == b"1", "the client itself goes on"
+            with pytest.raises(kv.TimedOut), db.lock("forked", timeout=SHORT_S):
+                pytest.fail("the parent holds it")
+
+        assert in_child(child) == 0
+        assert lock.check() == lock.token
+        assert snapshot.get("fork") == b"1"
+        txn.set("fork", b"2")
+        txn.__exit__(None, None, None)
+        change = watch.wait(DEADLINE_S)
+        assert change is not None
+        assert change.writes == {"fork": b"2"}
+    watch.close()
