@@ -226,6 +226,7 @@ _COMPLETERS: "dict[str, Callable[[str, argparse.Namespace], list[str]]]" = {
     "shells": _shells,
     "topics": _topics,
     "log-levels": _choices("debug", "info", "warning", "error"),
+    "syncs": _choices("always", "interval", "never"),
     "log-targets": lambda prefix, options: (
         _choices("auto", "stderr", "syslog")(prefix, options) + _files(prefix, options)
     ),

@@ -17,7 +17,7 @@ from kvd.protocol import messages
 from kvd.protocol.limits import Limits
 from kvd.protocol.messages import AnyRequest
 from kvd.server.checks import Checks
-from kvd.server.durability import Durability, Needs
+from kvd.server.durability import NO_NEEDS, Durability
 from kvd.server.feeds import Feeds
 from kvd.server.peers import Peer
 from kvd.server.reading import Reading
@@ -73,7 +73,7 @@ class Commands:
         self.feeds = Feeds(database)
         # Set once the commit log is written by somebody; None while everything is in memory only.
         self.durability: Durability | None = None
-        self.needs: Needs | None = None
+        self.needs = NO_NEEDS
         self._reading = reading = Reading(database, self._checks, self.snapshots)
         self._writing = writing = Writing(database, self._checks)
         self._handlers: dict[type, Callable[[Any, Peer], Reply]] = {

@@ -107,16 +107,16 @@ class Durability:
 
     # ------------------------------------------------------------------ what answers need
 
-    def needs_of(self, requests: Sequence[AnyRequest]) -> Needs | None:
-        """What an answer to these, which have just run, has to wait for; None if it may leave."""
+    def needs_of(self, requests: Sequence[AnyRequest]) -> Needs:
+        """What an answer to these, which have just run, has to wait for; NO_NEEDS if it may leave."""
         # What is not in the log yet is an expiry that found no room: it is shown, and happens again after a crash.
         version = min(self._database.store.version, self._log.added)
         if version <= (self._synced if self._always else self._written) and version >= self._sync_wanted:
-            return None
+            return NO_NEEDS
         needs = Needs(0, 0)
         for request in requests:
             self._add_needs(needs, request, version)
-        return None if self.covers(needs) else needs
+        return NO_NEEDS if self.covers(needs) else needs
 
     def _add_needs(self, needs: Needs, request: AnyRequest, version: int) -> None:
         kind = type(request)

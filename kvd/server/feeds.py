@@ -87,7 +87,7 @@ class Feed:
                 if version <= self._position:
                     continue
                 if version > visible:
-                    return events + self._maybe_live()
+                    return events + self._up_to(visible)
                 if room_keys <= 0 or room_bytes <= 0:
                     return events
                 self._position = version
@@ -97,10 +97,11 @@ class Feed:
                     events.append(_change(group, version, mine))
                     room_bytes -= sum(len(head.value or b"") + len(head.key) for head in mine) + _EVENT_BYTES
         # Only a group that is still to come can have a version beyond those of the window.
-        self._position = max(self._position, visible)
-        return events + self._maybe_live()
+        return events + self._up_to(visible)
 
-    def _maybe_live(self) -> list[Event]:
+    def _up_to(self, visible: int) -> list[Event]:
+        """All is told up to ``visible``, which need not be a commit's: say so now and then."""
+        self._position = max(self._position, visible)
         if self._live < 0 or self._position - self._live >= BOOKMARK_VERSIONS:
             return [self._say_live()]
         return []

@@ -33,7 +33,7 @@ def _run(commands: Commands, payload: bytes, peer: Peer) -> Iterator[list[bytes]
     try:
         raws = split_batch(payload)
         if len(raws) > commands.limits.max_requests_per_frame:
-            commands.needs = None
+            commands.needs = NO_NEEDS
             yield _reply_frame([encode_replies(commands.too_many(len(raws)))])
             return
         if len(raws) > 1:
@@ -44,7 +44,7 @@ def _run(commands: Commands, payload: bytes, peer: Peer) -> Iterator[list[bytes]
         elif len(raws) == 1:
             decoded = [decode_request(raws[0])]
     except DECODE_ERRORS as error:
-        commands.needs = None
+        commands.needs = NO_NEEDS
         yield _reply_frame([encode_replies(error_reply("bad_request", str(error)))])
         return
     slices = [decoded] if len(raws) == 1 else ([decode_request(raw) for raw in slice_] for slice_ in _slices(raws))
@@ -66,7 +66,7 @@ def run_in_slices(
             began_us = commands.database.timer()
             replies, room_bytes = commands.run_counting(requests, peer, room_bytes)
             pieces.append(b"".join(map(encode_replies, replies)))
-            needs = needs.add(commands.needs or NO_NEEDS)
+            needs = needs.add(commands.needs)
             spent_us += commands.database.timer() - began_us
         yield None
     commands.needs = needs  # others have run in between

@@ -195,17 +195,17 @@ class Session(asyncio.BufferedProtocol):
 
     # ------------------------------------------------------------------ replies
 
-    def _send(self, data: bytes, needs: "Needs | None") -> None:
+    def _send(self, data: bytes, needs: Needs) -> None:
         """Write a reply, or hold it until what it shows is on the disk: never before one that is held already."""
         durability = self._server.durability
-        if durability is None or (needs is None and not self._held):
+        if durability is None or (not self._held and durability.covers(needs)):
             self.transport.write(data)
             return
-        self._held.append((needs or NO_NEEDS, data))
+        self._held.append((needs, data))
         self._held_bytes += len(data)
         if self._held_bytes > WRITE_HIGH_WATER_BYTES:
             self.transport.pause_reading()
-        durability.wait(self, needs or NO_NEEDS)
+        durability.wait(self, needs)
 
     def release(self) -> None:
         """More has reached the disk: write what may leave now."""
@@ -232,7 +232,7 @@ class Session(asyncio.BufferedProtocol):
         """Answer whole frames from ``data``, as many as this turn allows; how many bytes were taken."""
         at = frames = 0
         replies = b""
-        needs: Needs | None = None
+        needs = NO_NEEDS
         limit = self._most_frame_bytes()
         while size - at >= HEADER_BYTES and frames < TURN_FRAMES:
             (length,) = _header(data, at)
@@ -264,14 +264,14 @@ class Session(asyncio.BufferedProtocol):
                     break  # nothing behind a failed greeting is looked at
                 self._server.unwatch(self)
                 limit = self._most_frame_bytes()
-            if self._commands.needs is not None:
-                needs = self._commands.needs if needs is None else needs.add(self._commands.needs)
+            if self._commands.needs is not NO_NEEDS:
+                needs = needs.add(self._commands.needs)
             if self.peer.feed is not None:
                 break
             if len(replies) > WRITE_HIGH_WATER_BYTES:
                 # Not more of it in memory before it is known whether the peer takes it.
                 self._send(replies, needs)
-                replies, needs = b"", None
+                replies, needs = b"", NO_NEEDS
                 if self.busy:
                     break
         if replies:
@@ -400,7 +400,7 @@ class Session(asyncio.BufferedProtocol):
         try:
             events = self._feed.next_events()
             if events:
-                self._send(frame(encode_replies(events)), None)
+                self._send(frame(encode_replies(events)), NO_NEEDS)
         except Exception:
             self._break_down()
             return

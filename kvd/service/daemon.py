@@ -17,7 +17,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from kvd.service.errors import EXIT_FAILURE, StartError
@@ -93,17 +93,19 @@ def daemonize(
     *,
     lock: LockFile,
     preserve: list[int],
+    further_locks: Sequence[LockFile] = (),
     confirm: Callable[[], None],
 ) -> int:
     """Run ``run`` in a detached process; the exit code of this one.
 
     ``run`` calls ``ready`` of its Readiness once connections are accepted, and returns the daemon's exit status.
-    ``lock`` is held and goes over to the daemon; ``preserve`` are descriptors it needs. ``confirm`` connects to the
+    ``lock`` and ``further_locks`` are held and go over to the daemon; ``preserve`` are descriptors it needs. ``confirm`` connects to the
     new daemon, and raises StartError if that fails. No threads and no event loop may exist yet. Raises StartError if
     there can be no other process.
     """
     reading, writing = os.pipe()
-    context = _context(lock, [writing, *preserve])
+    context = _context(lock, [writing, *preserve, *(each.fileno() for each in further_locks)])
+    locks = [*further_locks, lock]
     sys.stdout.flush()
     sys.stderr.flush()
     # Signals are caught before there is a daemon that they could miss.
@@ -114,9 +116,10 @@ def daemonize(
             os.close(writing)
             raise StartError(EXIT_FAILURE, f"cannot start another process: {error.strerror}") from None
         if child == 0:
-            _be_daemon(run, Readiness(writing), lock, context)
+            _be_daemon(run, Readiness(writing), locks, context)
         os.close(writing)
-        lock.close()
+        for each in locks:
+            each.close()
         return waiting.wait(child, confirm)
 
 
@@ -148,7 +151,7 @@ def _context(lock: LockFile, preserve: list[int]) -> Any:  # noqa: ANN401 - the 
 def _be_daemon(
     run: Callable[[Readiness], int],
     readiness: Readiness,
-    lock: LockFile,
+    locks: list[LockFile],
     context: Any,  # noqa: ANN401 - the library has no types
 ) -> NoReturn:
     """The child: detach, run, and leave without the exit handlers of the process we came from."""
@@ -169,7 +172,8 @@ def _be_daemon(
         text = _report(error, readiness)
     finally:
         try:
-            lock.release()
+            for lock in locks:
+                lock.release()
             # Only now: the caller may try again at once, and must not find the lock taken.
             if text:
                 readiness.failed(status, text)

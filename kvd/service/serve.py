@@ -119,7 +119,7 @@ class _Start:
             return self._run_process(handler, _say_started)
         finally:
             if self._storage is not None:
-                self._storage.release()
+                self._storage.directory_lock.release()
             lock.release()
 
     def _lock_data(self) -> None:
@@ -130,12 +130,11 @@ class _Start:
 
     def _run_detached(self, lock: LockFile, handler: logging.Handler) -> int:
         preserve = [*logs.descriptors(handler), *(listening.fileno() for listening in self._activated)]
-        if self._storage is not None:
-            preserve.append(self._storage.lock_descriptor())
         return daemonize(
             lambda readiness: self._run_process(handler, readiness.ready),
             lock=lock,
             preserve=preserve,
+            further_locks=[] if self._storage is None else [self._storage.directory_lock],
             confirm=lambda: ping(self._socket_path),
         )
 

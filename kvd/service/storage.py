@@ -44,7 +44,7 @@ class Storage:
         self.config = config
         self._database = database
         self._directory = config.dir
-        self._lock = LockFile(os.path.join(config.dir, names.LOCK))
+        self.directory_lock = LockFile(os.path.join(config.dir, names.LOCK))
         self._ends: dict[int, int] = {}
         self._logged_at = 0  # bytes of the log when the last checkpoint began
         self._checkpoint_bytes = 0  # size of the last checkpoint
@@ -64,15 +64,11 @@ class Storage:
             raise StartError(EXIT_IO_ERROR, f"data directory {self._directory}: {error.strerror}") from None
         if problem:
             raise StartError(EXIT_CONFIGURATION, f"data directory {self._directory}: {problem}")
-        self._lock.acquire()
-
-    def lock_descriptor(self) -> int:
-        """What has to stay open in the daemon's own process."""
-        return self._lock.fileno()
+        self.directory_lock.acquire()
 
     def open(self) -> None:
         """Recover what is there, and open the commit log. Raises StartError."""
-        self._lock.write_pid()
+        self.directory_lock.write_pid()
         try:
             self._disk = Disk(self._directory)
             self._recover()
@@ -208,7 +204,3 @@ class Storage:
             await asyncio.gather(self._checkpoint, return_exceptions=True)
         await self.durability.close()
         self._writer.shutdown(wait=True)
-
-    def release(self) -> None:
-        """Let go of the directory."""
-        self._lock.release()

@@ -56,6 +56,8 @@ EXAMPLES: Mapping[str, tuple[str, str, object]] = {
     "listen.socket_group": ('"file"', "variable", "flag"),
     "listen.tcp": ('["127.0.0.1:1"]', "127.0.0.1:2", ["127.0.0.1:3"]),
     "listen.token_file": ('"/a/file"', "/a/variable", "/a/flag"),
+    "data.dir": ('"/a/file"', "/a/variable", "/a/flag"),
+    "data.sync": ('"always"', "interval", "never"),
     "log.level": ('"debug"', "warning", "error"),
     "log.to": ('"/a/file.log"', "syslog", "stderr"),
 } | {key: (str(least + 1), str(least + 2), str(least + 3)) for key, (least, _) in BOUNDS.items()}
@@ -195,7 +197,7 @@ def test_a_huge_file_is_refused(write: Write) -> None:
         ("a = " + "9" * 5000, "Exceeds the limit"),
         ("a = " + "[" * 5000, "maximum recursion depth exceeded"),
         ("[limit]", "limit: no such section; did you mean limits?"),
-        ("[xyz]", "xyz: no such section; there are listen, limits, history, log"),
+        ("[xyz]", "xyz: no such section; there are listen, limits, history, data, log"),
         ('socket = "/a"', "socket: options stand in a section; write it under [listen]"),
         ("limits = 3", "limits: expected a table, got int; write [limits]"),
         ("[limits]\nmax_conections = 1", "limits.max_conections: no such option; did you mean max_connections?"),

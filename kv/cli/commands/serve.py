@@ -10,6 +10,7 @@ EXAMPLES = """
 kv serve                            in the foreground; ctrl-c stops it
 kv serve --daemon                   in the background; returns when it answers
 kv serve -d --socket /tmp/my.sock   somewhere else
+kv serve -d --data-dir ~/kvd        every commit is on the disk before it is acknowledged
 kv serve --check-config             is the configuration right?
 """
 DETAILS = """
@@ -23,6 +24,8 @@ _SETTINGS = {
     "socket_group": "listen.socket_group",
     "tcp": "listen.tcp",
     "token_file": "listen.token_file",
+    "data_dir": "data.dir",
+    "data_sync": "data.sync",
     "log_level": "log.level",
     "log_to": "log.to",
 }
@@ -35,6 +38,14 @@ def arguments(parser: Parser) -> None:
     parser.add_argument("--socket-group", metavar="GROUP", help="the group that owns the socket")
     parser.add_argument(
         "--tcp", action="append", metavar="HOST:PORT", help="listen there too; may be given more than once"
+    )
+    completed(
+        parser.add_argument("--data-dir", metavar="DIR", help="keep every commit there (default: in memory only)"),
+        "files",
+    )
+    completed(
+        parser.add_argument("--data-sync", metavar="WHEN", help="a commit waits for the disk: always, interval, never"),
+        "syncs",
     )
     completed(parser.add_argument("--config", metavar="FILE", help="the configuration file"), "files")
     completed(

@@ -1,0 +1,342 @@
+"""A daemon with a data directory: what was acknowledged survives kill -9, and what is amiss is refused with a reason."""
+
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import threading
+import time
+from binascii import crc32
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.service.real_daemon import SCALE
+
+if TYPE_CHECKING:
+    from tests.service.real_daemon import Peer, Process, RealDaemon
+
+KILLS = 6 * SCALE
+WRITERS = 3
+DATA_LOSS_IS_NO_CHANCE = 20  # commits acknowledged between two kills, at least
+
+
+@pytest.fixture
+def data(kvd: "RealDaemon") -> str:
+    """The path of a data directory that is not there yet."""
+    return os.path.join(kvd.folder, "data")
+
+
+def everything(kvd: "RealDaemon") -> dict[str, bytes]:
+    found: dict[str, bytes] = {}
+    following: str | None = ""
+    while following is not None:
+        items, following = kvd.ask(["scan", following, None, 65_536])[0]
+        found |= {key: value for key, value, _ in items}
+    return found
+
+
+class Writer(threading.Thread):
+    """Counts a key of its own up, one commit after the other, until the connection ends."""
+
+    def __init__(self, peer: "Peer", key: str, begin: int) -> None:
+        super().__init__()
+        self.peer, self.key = peer, key
+        self.sent = self.acknowledged = begin
+
+    def run(self) -> None:
+        try:
+            while True:
+                self.sent += 1
+                self.peer.ask(["set", {self.key: b"%d" % self.sent, f"{self.key}/twin": b"%d" % self.sent}])
+                self.acknowledged = self.sent
+        except (EOFError, OSError):
+            return
+
+
+@pytest.mark.parametrize("sync", ["always", "interval", "never"])
+def test_what_was_acknowledged_is_there_after_kill_9(kvd: "RealDaemon", data: str, sync: str) -> None:
+    """Each commit writes two keys: both or neither are there, and never less than what was acknowledged."""
+    chance = random.Random(sync)  # noqa: S311 - the moments of the kills
+    counts = dict.fromkeys([f"w{number}" for number in range(WRITERS)], 0)
+    acknowledged = 0
+    config = kvd.configure("data.segment_bytes = 65536\ndata.checkpoint_bytes = 65536\nhistory.max_versions = 100\n")
+    for _ in range(KILLS):
+        process = kvd.serve("--data-dir", data, "--data-sync", sync, "--config", config)
+        writers = [Writer(kvd.connect(), key, counts[key]) for key in counts]
+        before = sum(counts.values())
+        for writer in writers:
+            writer.start()
+        least = before + DATA_LOSS_IS_NO_CHANCE + chance.randrange(200)
+        kvd.eventually(lambda least=least, all_=writers: sum(writer.acknowledged for writer in all_) >= least)
+        process.kill()
+        process.wait(30)
+        for writer in writers:
+            writer.join(30)
+            writer.peer.__exit__()
+        acknowledged += sum(writer.acknowledged for writer in writers) - before
+        process = kvd.serve("--data-dir", data, "--data-sync", sync, "--config", config)
+        found = everything(kvd)
+        for writer in writers:
+            value = found[writer.key]
+            assert found[f"{writer.key}/twin"] == value, "half of a commit"
+            assert writer.acknowledged <= int(value) <= writer.sent
+            counts[writer.key] = int(value)
+        assert kvd.stop(process) == 0
+    print(f"{KILLS} kills, {acknowledged} commits acknowledged, none lost")
+    assert acknowledged >= KILLS * DATA_LOSS_IS_NO_CHANCE
+
+
+def test_everything_comes_back_after_a_stop(kvd: "RealDaemon", data: str) -> None:
+    process = kvd.serve("--data-dir", data)
+    id_ = bytes(range(16))
+    with kvd.connect() as peer:
+        [hello] = peer.ask(["hello", 1, "test"])
+        peer.ask(["set", {"a": b"1"}], ["set", {"a": b"2", "b": b"\0\xff"}], ["delete", ["b"]])
+        peer.ask(["set", {"c": b"3"}, {"id": id_}], ["set", {"t": b"4"}, {"ttl": 3_600_000}])
+        peer.ask(["set", {"gone": b"5"}, {"ephemeral": True}])
+        before = peer.ask(["history", "a", 9], ["history", "b", 9], ["log", 1, 5], ["get_many", ["a", "b"], 2])
+    kvd.eventually(lambda: kvd.ask(["get", "gone"]) == [None])
+    assert kvd.stop(process) == 0
+    process = kvd.serve("--data-dir", data)
+    assert kvd.ask(["history", "a", 9], ["history", "b", 9], ["log", 1, 5], ["get_many", ["a", "b"], 2]) == before
+    assert kvd.ask(["get_many", ["a", "b", "c", "t", "gone"]]) == [[b"2", None, b"3", b"4", None]]
+    [[left]] = kvd.ask(["ttl", ["t"]])
+    assert 0 < left <= 3_600_000
+    [again] = kvd.ask(["hello", 1, "test"])
+    assert again[2] == hello[2], "the same store"
+    assert kvd.ask(["set", {"c": b"not twice"}, {"id": id_}]) == [4]
+    assert kvd.ask(["get", "c"]) == [b"3"]
+    kvd.stop(process)
+
+
+def test_ephemeral_keys_do_not_outlive_the_daemon(kvd: "RealDaemon", data: str) -> None:
+    process = kvd.serve("--data-dir", data)
+    with kvd.connect() as peer:
+        peer.ask(["set", {"lock": b"mine"}, {"ephemeral": True}], ["set", {"kept": b"1"}])
+        process.kill()
+        process.wait(30)
+    process = kvd.serve("--data-dir", data)
+    assert everything(kvd) == {"kept": b"1"}
+    [[newest, *_]] = kvd.ask(["history", "lock", 9])
+    assert newest[1:2] + newest[3:] == [None, [None, None, "restarted"]]
+    kvd.stop(process)
+
+
+def test_a_key_whose_time_came_while_nothing_ran_is_gone(kvd: "RealDaemon", data: str) -> None:
+    process = kvd.serve("--data-dir", data)
+    kvd.ask(["set", {"short": b"1"}, {"ttl": 1}], ["set", {"long": b"1"}, {"ttl": 60_000}])
+    process.kill()
+    process.wait(30)
+    process = kvd.serve("--data-dir", data)
+    assert kvd.ask(["get", "short"], ["get", "long"]) == [None, b"1"]
+    kvd.stop(process)
+
+
+@pytest.mark.parametrize("sync", ["always", "interval", "never"])
+def test_no_version_is_given_twice(kvd: "RealDaemon", data: str, sync: str) -> None:
+    newest = 0
+    for _ in range(3):
+        process = kvd.serve("--data-dir", data, "--data-sync", sync)
+        [version] = kvd.ask(["set", {"a": b"1"}])
+        assert version > newest
+        newest = version
+        process.kill()
+        process.wait(30)
+
+
+def test_a_second_daemon_on_the_same_directory_is_refused(kvd: "RealDaemon", data: str) -> None:
+    process = kvd.serve("--data-dir", data)
+    done = subprocess.run(  # noqa: S603 - the daemon under test
+        [*kvd.command("--data-dir", data), "--socket", kvd.path + "2"],
+        env=kvd.environment(), capture_output=True, timeout=30, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (75, b"")
+    assert f"already running: pid {process.pid} (lock {data}/lock)" in done.stderr.decode()
+    assert kvd.ask(["set", {"still": b"1"}]) == [1]
+
+
+def test_a_detached_daemon_holds_its_directory(kvd: "RealDaemon", data: str) -> None:
+    pid = kvd.detach("--data-dir", data)
+    assert kvd.ask(["set", {"a": b"1"}]) == [1]
+    done = kvd.run("--data-dir", data, "--socket", kvd.path + "2")
+    assert done.returncode == 75
+    assert f"pid {pid} " in done.stderr.decode()
+    kvd.end(pid, signal.SIGKILL)
+    pid = kvd.detach("--data-dir", data)
+    assert everything(kvd) == {"a": b"1"}
+    kvd.end(pid)
+
+
+def make_data(kvd: "RealDaemon", data: str) -> None:
+    process = kvd.serve("--data-dir", data)
+    kvd.ask(["set", {"a": b"1"}], ["set", {"b": b"2"}])
+    assert kvd.stop(process) == 0
+
+
+def segment(data: str) -> pathlib.Path:
+    return next(pathlib.Path(data).glob("*.log"))
+
+
+def flip(path: pathlib.Path, at: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[at] ^= 1
+    path.write_bytes(content)
+
+
+def test_damage_is_refused_with_file_and_place(kvd: "RealDaemon", data: str) -> None:
+    make_data(kvd, data)
+    flip(segment(data), 80)
+    before = segment(data).read_bytes()
+    done = kvd.run("--data-dir", data)
+    error = done.stderr.decode()
+    assert done.returncode == 65, error
+    assert f"{segment(data)} is damaged at byte " in error
+    assert f"kv check {data}" in error
+    assert segment(data).read_bytes() == before
+
+
+def test_a_newer_format_is_refused(kvd: "RealDaemon", data: str) -> None:
+    make_data(kvd, data)
+    content = bytearray(segment(data).read_bytes())
+    content[8:12] = (99).to_bytes(4, "little")
+    content[52:56] = crc32(content[:52]).to_bytes(4, "little")
+    segment(data).write_bytes(content)
+    done = kvd.run("--data-dir", data)
+    assert done.returncode == 65
+    assert "has format 99" in done.stderr.decode()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs another user")
+def test_somebody_elses_directory_is_refused(kvd: "RealDaemon", data: str) -> None:
+    os.mkdir(data)
+    os.chown(data, 65_533, -1)
+    done = kvd.run("--data-dir", data)
+    assert done.returncode == 78
+    assert "belongs to uid 65533" in done.stderr.decode()
+
+
+def test_a_directory_that_others_can_write_is_refused(kvd: "RealDaemon", data: str) -> None:
+    os.mkdir(data)
+    os.chmod(data, 0o777)  # noqa: S103 - what is refused
+    done = kvd.run("--data-dir", data)
+    assert done.returncode == 78
+    assert f"chmod go-w {data}" in done.stderr.decode()
+
+
+def test_a_file_in_its_place_is_refused(kvd: "RealDaemon", data: str) -> None:
+    pathlib.Path(data).write_text("not a directory")
+    done = kvd.run("--data-dir", data)
+    assert done.returncode == 74
+    assert f"data directory {data}: " in done.stderr.decode()
+
+
+@pytest.fixture
+def small_disk(kvd: "RealDaemon") -> Any:  # noqa: ANN401 - a generator of paths
+    """A file system of 2 MiB."""
+    if os.geteuid() != 0:
+        pytest.skip("mounting needs root")
+    path = os.path.join(kvd.folder, "disk")
+    os.mkdir(path, 0o700)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m,mode=700", "tmpfs", path], check=True)  # noqa: S603, S607
+    yield path
+    kvd.clean_up()
+    subprocess.run(["umount", path], check=True)  # noqa: S603, S607
+
+
+def test_a_full_disk_refuses_commits_and_nothing_else_until_there_is_room(kvd: "RealDaemon", small_disk: str) -> None:
+    config = kvd.configure("data.segment_bytes = 262144\n")
+    data = os.path.join(small_disk, "data")
+    process = kvd.serve("--data-dir", data, "--config", config)
+    pathlib.Path(small_disk, "filler").write_bytes(bytes(1_200_000))
+    stored = 0
+    with kvd.connect() as peer:
+        while not isinstance(reply := peer.ask(["set", {f"k{stored}": bytes(50_000)}])[0], dict):
+            stored += 1
+        assert reply["error"] == "no_space"
+        assert stored > 0
+        assert peer.ask(["get", f"k{stored}"], ["get", "k0"]) == [None, bytes(50_000)]
+        assert peer.ask(["ping"]) == [True]
+        os.unlink(os.path.join(small_disk, "filler"))
+        assert not isinstance(peer.ask(["set", {f"k{stored}": bytes(50_000)}])[0], dict)
+    process.kill()
+    process.wait(30)
+    process = kvd.serve("--data-dir", data, "--config", config)
+    assert len(everything(kvd)) == stored + 1
+    kvd.stop(process)
+
+
+def test_a_checkpoint_on_demand_makes_older_segments_go(kvd: "RealDaemon", data: str) -> None:
+    config = kvd.configure("history.max_versions = 0\n")
+    process = kvd.serve("--data-dir", data, "--config", config)
+    with kvd.connect() as peer:
+        peer.ask(*[["set", {f"k{number}": b"x" * 100}] for number in range(500)])
+        [version] = peer.ask(["checkpoint"])
+        kvd.eventually(lambda: dict(peer.ask(["metrics"])[0])["checkpoint_version"] >= version)
+        kvd.eventually(lambda: not os.path.exists(os.path.join(data, "0000000001.log")))
+        peer.ask(["set", {"k0": b"behind it"}])
+    process.kill()
+    process.wait(30)
+    process = kvd.serve("--data-dir", data, "--config", config)
+    found = everything(kvd)
+    assert len(found) == 500
+    assert found["k0"] == b"behind it"
+    kvd.stop(process)
+
+
+def test_without_a_directory_there_is_no_checkpoint(kvd: "RealDaemon") -> None:
+    process = kvd.serve()
+    [reply] = kvd.ask(["checkpoint"])
+    assert (reply["error"], "--data-dir" in reply["message"]) == ("bad_request", True)
+    kvd.stop(process)
+
+
+def test_an_idle_daemon_does_nothing(kvd: "RealDaemon", data: str) -> None:
+    """After the mark that follows the last commit, no file changes and no CPU time is used."""
+    process = kvd.serve("--data-dir", data)
+    kvd.ask(["set", {"a": b"1"}])
+    marked = segment_end(data)
+    kvd.eventually(lambda: segment_end(data) > marked)
+    before, used = newest_change(data), cpu_ticks(process)
+    time.sleep(1.5)  # not for something to happen: for nothing to happen
+    assert newest_change(data) == before
+    assert cpu_ticks(process) - used <= 1
+    kvd.stop(process)
+
+
+def segment_end(data: str) -> int:
+    return len(segment(data).read_bytes().rstrip(b"\0"))
+
+
+def newest_change(data: str) -> int:
+    return max(path.stat().st_mtime_ns for path in pathlib.Path(data).iterdir())
+
+
+def cpu_ticks(process: "Process") -> int:
+    fields = pathlib.Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+    return int(fields[11]) + int(fields[12])
+
+
+def test_a_sync_that_fails_ends_the_daemon_and_acknowledges_nothing(kvd: "RealDaemon", data: str) -> None:
+    hook = kvd.with_hook(
+        "import errno, os\n"
+        "real = os.fdatasync\n"
+        "def fdatasync(descriptor):\n"
+        "    if os.path.exists(os.environ['FAIL']):\n"
+        "        raise OSError(errno.EIO, 'Input/output error')\n"
+        "    real(descriptor)\n"
+        "os.fdatasync = fdatasync\n",
+        FAIL=os.path.join(kvd.folder, "fail"),
+    )
+    process = kvd.serve("--data-dir", data, env=hook)
+    assert kvd.ask(["set", {"a": b"1"}]) == [1]
+    pathlib.Path(kvd.folder, "fail").touch()
+    with kvd.connect() as peer, pytest.raises(EOFError):
+        peer.ask(["set", {"b": b"2"}])
+    assert process.wait(30) == 74
+    assert any(line.startswith("CRITICAL the commit log cannot be written") for line in kvd.log())
+    os.unlink(os.path.join(kvd.folder, "fail"))
+    process = kvd.serve("--data-dir", data)
+    assert everything(kvd)["a"] == b"1"
+    kvd.stop(process)
