@@ -1,0 +1,439 @@
+"""What a watcher is told: applied to a dict it is the store, at every version told; without loss or duplicates.
+
+The watcher here knows nothing but its events. Beside it stands a plain model: every commit, and the dict after it.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kvd.database import Database
+from kvd.server import feeds as feeds_module
+from kvd.server.feeds import BATCH_BYTES, BATCH_KEYS, BOOKMARK_VERSIONS, Feed, Feeds
+from kvd.server.peers import Peer
+from kvd.server.refusals import Refusal
+from kvd.store.authors import Author
+from kvd.store.store import Store
+from kvd.store.window import WindowLimits
+
+State = dict[str, bytes]
+ANA, BEN = Author(1, 10, "ana"), Author(2, 20, "ben")
+
+
+class Recorded:
+    """A store, and a model of its past: each commit with what it changed, and the state after it."""
+
+    def __init__(self, **limits: int) -> None:
+        self.store = Store(WindowLimits(**limits))
+        self.visible = 0
+        self.commits: dict[int, tuple[int, Author, dict[str, bytes | None]]] = {}
+        self.states: dict[int, State] = {0: {}}
+
+    def write(self, changes: dict[str, bytes | None], author: Author = ANA) -> int:
+        """One commit; deletions of what is not there do nothing."""
+        self._advance(1)
+        before, state = self.store.version, self.states[self.store.version]
+        real = {key: value for key, value in changes.items() if value is not None or key in state}
+        version = self.store.write(changes, author)
+        if version > before:
+            self._note(version, real, author)
+        return version
+
+    def set_each(self, batch: list[dict[str, bytes]], author: Author = ANA) -> None:
+        """A commit for each, as one group where the store likes."""
+        self._advance(1)
+        for version, entries in zip(self.store.set_each(batch, author), batch, strict=True):
+            if entries:
+                self._note(version, dict(entries), author)
+
+    def touch_nothing(self, count: int) -> None:
+        """So many commits that concern the key "other" only."""
+        for _ in range(count):
+            self.write({"other": b""})
+
+    def prune(self) -> None:
+        """Drop all the history that may be dropped."""
+        self.store.drop_history(10**6)
+
+    def let_all_history_go(self) -> None:
+        """Whatever is not pinned is dropped."""
+        self.store.window.limits = WindowLimits(max_commits=0, max_pinned_bytes=10**9)
+        self.prune()
+
+    def show(self) -> None:
+        """All that is there may be shown."""
+        self.visible = self.store.version
+
+    def _advance(self, us: int) -> None:
+        self.store.advance(self.store.time + us)
+
+    def _note(self, version: int, changes: dict[str, bytes | None], author: Author) -> None:
+        state = {**self.states[max(self.states)], **changes}
+        self.states[version] = {key: value for key, value in state.items() if value is not None}
+        self.commits[version] = self.store.time, author, changes
+
+
+class Watcher:
+    """One who was told all that there is to know: checks each event against the model."""
+
+    def __init__(self, recorded: Recorded, prefix: str = "", from_version: int | None = None) -> None:
+        self.recorded, self.prefix = recorded, prefix
+        self.feed = Feed(recorded.store, prefix, from_version, lambda: recorded.visible)
+        start = recorded.store.version if from_version is None else from_version
+        self.at = start if start in recorded.states else -1  # the version that it is at; -1: none of this store's
+        self.state = self._expected(self.at) if self.at >= 0 else {}
+        self.resynchronising = False
+        self.events: list[tuple[Any, ...]] = []
+
+    def read(self) -> list[str]:
+        """Take one batch; the kinds of its events."""
+        batch: list[tuple[Any, ...]] = self.feed.next_events()  # type: ignore[assignment]
+        for event in batch:
+            getattr(self, "_" + event[0])(*event[1:])
+        self.events += batch
+        return [event[0] for event in batch]
+
+    def read_all(self) -> list[str]:
+        """Read until there is nothing more; the kinds of the events."""
+        kinds: list[str] = []
+        for _ in range(10_000):
+            if self.feed.caught_up:
+                assert self.feed.next_events() == []
+                return kinds
+            kinds += self.read()
+        raise AssertionError("it never catches up")
+
+    def is_right(self) -> bool:
+        """Whether it knows what may be shown now."""
+        return self.state == self._expected(self.recorded.visible)
+
+    def _change(self, version: int, time: int, author: Author, changes: dict[str, bytes | None]) -> None:
+        assert not self.resynchronising
+        assert self._commits_until(version) == [version], "no commit is left out, none comes twice"
+        expected_time, expected_author, all_changes = self.recorded.commits[version]
+        assert changes == {key: value for key, value in all_changes.items() if key.startswith(self.prefix)}
+        assert (time, author) == (expected_time, expected_author)
+        for key, value in changes.items():
+            if value is None:
+                del self.state[key]
+            else:
+                self.state[key] = value
+        self._is_at(version)
+
+    def _live(self, version: int) -> None:
+        if not self.resynchronising:
+            assert self._commits_until(version) == []
+        self.resynchronising = False
+        self._is_at(version)
+
+    def _reset(self, version: int) -> None:
+        oldest = self.recorded.store.window.oldest_readable
+        assert self.at < oldest, "there is a reason for it"
+        self.state, self.resynchronising, self.at = {}, True, version
+        assert version <= self.recorded.visible
+
+    def _item(self, key: str, value: bytes, version: int) -> None:
+        assert self.resynchronising
+        assert key.startswith(self.prefix)
+        assert key not in self.state
+        assert version <= self.at
+        self.state[key] = value
+
+    def _is_at(self, version: int) -> None:
+        assert self.at <= version <= self.recorded.visible
+        assert self.state == self._expected(version)
+        self.at = version
+
+    def _expected(self, version: int) -> State:
+        state = self.recorded.states[version]
+        return {key: value for key, value in state.items() if key.startswith(self.prefix)}
+
+    def _commits_until(self, version: int) -> list[int]:
+        """The commits behind where it is, up to ``version``, that concern it."""
+        later = [v for v in self.recorded.commits if self.at < v <= version]
+        return [v for v in later if any(key.startswith(self.prefix) for key in self.recorded.commits[v][2])]
+
+
+@pytest.fixture
+def recorded() -> Recorded:
+    """With four commits, two of which concern a/."""
+    one = Recorded()
+    one.write({"a/1": b"x", "b/1": b"y"})
+    one.write({"b/2": b"z"}, BEN)
+    one.write({"a/1": None, "a/2": b"", "b/1": None}, BEN)
+    one.touch_nothing(1)
+    one.show()
+    return one
+
+
+def test_from_now_on_it_begins_with_live_and_goes_on_with_changes(recorded: Recorded) -> None:
+    watcher = Watcher(recorded, "a/")
+    assert watcher.read_all() == ["live"]
+    assert watcher.events == [("live", 4)]
+    recorded.write({"a/1": b"again", "c": b""}, BEN)
+    recorded.show()
+    assert watcher.read_all() == ["change"]
+    assert watcher.events[1:] == [("change", 5, 5, BEN, {"a/1": b"again"})]
+
+
+def test_from_a_version_it_tells_all_behind_it_that_concerns_its_prefix(recorded: Recorded) -> None:
+    for from_version, told in ((0, [1, 3]), (1, [3]), (2, [3]), (3, []), (4, [])):
+        watcher = Watcher(recorded, "a/", from_version)
+        assert watcher.read_all() == ["change"] * len(told) + ["live"]
+        assert [event[1] for event in watcher.events] == [*told, 4]
+
+
+def test_without_a_prefix_it_tells_everything(recorded: Recorded) -> None:
+    assert Watcher(recorded, "", 0).read_all() == ["change"] * 4 + ["live"]
+
+
+@pytest.mark.parametrize("from_version", [5, 2**64 - 1, -1, -(2**63)])
+def test_a_version_that_is_not_this_stores_begins_with_a_reset(recorded: Recorded, from_version: int) -> None:
+    watcher = Watcher(recorded, "a/", from_version)
+    assert watcher.read_all() == ["reset", "item", "live"]
+    assert watcher.events == [("reset", 4), ("item", "a/2", b"", 3), ("live", 4)]
+
+
+def test_a_version_that_has_left_the_history_begins_with_a_reset_and_the_next_does_not(recorded: Recorded) -> None:
+    recorded.store.window.limits = WindowLimits(max_commits=2)
+    recorded.prune()
+    assert recorded.store.window.oldest_readable == 2
+    assert Watcher(recorded, "", 1).read_all() == ["reset", "item", "item", "item", "live"]
+    assert Watcher(recorded, "", 2).read_all() == ["change", "change", "live"]
+
+
+def test_an_empty_prefix_of_an_empty_store_is_resynchronised_too() -> None:
+    assert Watcher(Recorded(), "", 1).read_all() == ["reset", "live"]
+
+
+def test_who_was_too_slow_is_resynchronised_and_told_what_came_meanwhile(recorded: Recorded) -> None:
+    watcher = Watcher(recorded, "a/")
+    watcher.read_all()
+    for number in range(5):
+        recorded.write({f"a/{number}": b"new"})
+    recorded.let_all_history_go()
+    recorded.write({"a/late": b"late"})
+    recorded.show()
+    assert watcher.read_all() == ["reset", *["item"] * 6, "live"]
+    recorded.write({"a/0": b"later"})
+    recorded.show()
+    assert watcher.read_all() == ["change"]
+    assert watcher.is_right()
+
+
+def test_a_long_resynchronisation_comes_in_batches_from_one_version(recorded: Recorded) -> None:
+    recorded.write({f"a/{number:05}": b"x" * 100 for number in range(3_000)})
+    recorded.show()
+    watcher = Watcher(recorded, "a/", -1)
+    batches = [watcher.read()]
+    while watcher.resynchronising:
+        recorded.write({"a/00000": None, "a/02999": b"changed", "a/new": b""})
+        recorded.show()
+        batches.append(watcher.read())
+    assert len(batches) > 3
+    assert all(len(batch) * 100 <= BATCH_BYTES + 200 for batch in batches)
+    watcher.read_all()
+    assert watcher.is_right()
+
+
+def test_a_resynchronisation_that_loses_its_snapshot_begins_anew(recorded: Recorded) -> None:
+    recorded.store.window.limits = WindowLimits(max_bytes=0, max_pinned_bytes=0)
+    recorded.write({f"a/{number:05}": b"x" * 100 for number in range(1_500)})
+    recorded.show()
+    watcher = Watcher(recorded, "a/", -1)
+    assert watcher.read()[0] == "reset"
+    recorded.write({"a/00000": None})
+    recorded.prune()
+    recorded.show()
+    kinds = watcher.read_all()
+    assert kinds[0] == "reset"
+    assert kinds.count("reset") == 1
+    assert watcher.is_right()
+
+
+def test_what_may_not_be_shown_yet_is_not_told(recorded: Recorded) -> None:
+    watcher = Watcher(recorded, "", 0)
+    recorded.visible = 2
+    assert watcher.read_all() == ["change", "change", "live"]
+    assert watcher.at == 2
+    from_now = Watcher(recorded)
+    resynchronised = Watcher(recorded, "", -1)
+    assert (from_now.read_all(), resynchronised.read()) == ([], [])
+    recorded.show()
+    assert watcher.read_all() == ["change", "change"]
+    assert from_now.read_all() == ["live"]
+    assert resynchronised.read_all() == ["reset", *["item"] * 3, "live"]
+
+
+def test_who_starts_where_no_commit_was_is_not_kept_awake_by_one_that_may_not_be_shown_yet() -> None:
+    """After a restart versions have gaps."""
+    store = Store()
+    store.begin_history(10, 0)
+    store.version = 20
+    feed = Feed(store, "", 15, lambda: 20)
+    store.set({"a": b""})
+    assert feed.next_events() == [("live", 20)]
+    assert feed.caught_up
+
+
+def test_while_commits_concern_others_it_hears_of_the_version_now_and_then(recorded: Recorded) -> None:
+    watcher = Watcher(recorded, "a/")
+    watcher.read_all()
+    for more, told in ((BOOKMARK_VERSIONS - 1, []), (1, ["live"]), (BOOKMARK_VERSIONS - 1, []), (1, ["live"])):
+        recorded.touch_nothing(more)
+        recorded.show()
+        assert watcher.read_all() == told
+
+
+def test_one_batch_looks_at_so_many_keys_and_holds_so_many_bytes(recorded: Recorded) -> None:
+    other = Watcher(recorded, "a/")
+    other.read()
+    recorded.touch_nothing(3 * BATCH_KEYS)
+    recorded.show()
+    watcher = Watcher(recorded, "", 4)
+    assert len(watcher.read()) * feeds_module._EVENT_BYTES <= BATCH_BYTES + 100
+    batches = 0
+    while not other.feed.caught_up:
+        other.read()
+        batches += 1
+    assert batches == 3
+
+
+def test_a_commit_is_never_cut(recorded: Recorded) -> None:
+    big = {f"{number:06}": b"x" * 50 for number in range(2 * BATCH_KEYS)}
+    recorded.write({"before": b""})
+    recorded.write(dict(big))
+    recorded.show()
+    watcher = Watcher(recorded, "", 4)
+    assert watcher.read() == ["change", "change", "live"]
+    assert len(watcher.events[1][4]) == len(big)
+
+
+def test_who_goes_in_the_middle_of_a_resynchronisation_holds_nothing(recorded: Recorded) -> None:
+    recorded.write({f"a/{number:05}": b"x" * 100 for number in range(1_500)})
+    recorded.show()
+    watcher = Watcher(recorded, "a/", -1)
+    watcher.read()
+    recorded.touch_nothing(1)
+    recorded.let_all_history_go()
+    assert recorded.store.window.oldest_readable < recorded.store.version, "it is held open"
+    watcher.feed.close()
+    watcher.feed.close()
+    recorded.let_all_history_go()
+    assert recorded.store.window.oldest_readable == recorded.store.version
+
+
+# ---------------------------------------------------------------------- any history at all
+
+keys = st.sampled_from(["a", "b", "ba", "bb", "b\U0001f382", "c", "\uffff"])
+values = st.binary(max_size=6)
+steps = st.lists(
+    st.one_of(
+        st.tuples(st.just("write"), st.dictionaries(keys, st.none() | values, max_size=4)),
+        st.tuples(st.just("set each"), st.lists(st.dictionaries(keys, values, max_size=2), max_size=5)),
+        st.tuples(st.just("prune"), st.none()),
+        st.tuples(st.just("show"), st.integers(0, 3)),
+        st.tuples(st.just("open"), st.tuples(st.sampled_from(["", "b", "ba", "z"]), st.none() | st.integers(-1, 40))),
+        st.tuples(st.just("close"), st.integers(0, 3)),
+        st.tuples(st.just("read"), st.integers(0, 3)),
+        st.tuples(st.just("read"), st.integers(0, 3)),
+    ),
+    max_size=60,
+)
+limits = st.fixed_dictionaries(
+    {"max_commits": st.integers(0, 12), "max_pinned_bytes": st.sampled_from([0, 500, 2_000, 10**6])}
+)
+
+
+def small_batches(patch: pytest.MonkeyPatch) -> None:
+    """So that short histories meet all that long ones do."""
+    for name, value in (("BATCH_KEYS", 2), ("BATCH_BYTES", 100), ("BOOKMARK_VERSIONS", 3)):
+        patch.setattr(feeds_module, name, value)
+
+
+@settings(max_examples=400)
+@given(sequence=steps, window=limits)
+def test_whatever_happens_a_watcher_knows_the_store(sequence: list[tuple[str, Any]], window: dict[str, int]) -> None:
+    recorded = Recorded(**window)
+    watchers: list[Watcher] = []
+
+    def read(number: int) -> None:
+        for watcher in watchers[number::4]:
+            watcher.read()
+
+    def close(number: int) -> None:
+        for watcher in watchers[number::4]:
+            watcher.feed.close()
+            watchers.remove(watcher)
+
+    def show(behind: int) -> None:
+        recorded.visible = max(recorded.visible, recorded.store.version - behind)
+
+    does: dict[str, Callable[[Any], object]] = {
+        "write": recorded.write,
+        "set each": recorded.set_each,
+        "prune": lambda _: recorded.prune(),
+        "show": show,
+        "open": lambda how: watchers.append(Watcher(recorded, *how)),
+        "close": close,
+        "read": read,
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        small_batches(patch)
+        for step, argument in sequence:
+            does[step](argument)
+        recorded.show()
+        for watcher in watchers:
+            watcher.read_all()
+            assert watcher.is_right()
+            watcher.feed.close()
+    recorded.let_all_history_go()
+    assert recorded.store.window.oldest_readable == recorded.store.version, "nothing is pinned any more"
+
+
+# ---------------------------------------------------------------------- all of them together
+
+
+@pytest.fixture
+def database() -> Database:
+    return Database()
+
+
+def test_feeds_are_woken_by_commits_while_there_are_any(database: Database) -> None:
+    feeds, peer, woken = Feeds(database), Peer("test", 0), []
+    database.set({"a": b""}, ANA)
+    assert database.on_commit is None, "nobody pays for it"
+    peer.feed = feeds.open(peer, "", None, 1)
+    database.set({"a": b""}, ANA)
+    peer.feed.wake = lambda: woken.append(database.store.version)
+    database.set({"a": b""}, ANA)
+    database.set_each([{"a": b""}] * 3, ANA)
+    assert woken == [3, 6]
+    feeds.close(peer)
+    feeds.close(peer)
+    assert (database.on_commit, len(feeds)) == (None, 0)
+
+
+def test_each_user_has_so_many_and_administrators_any_number(database: Database) -> None:
+    feeds, uid = Feeds(database), 65_533
+    peers = [Peer("test", uid) for _ in range(3)]
+    for peer in peers[:2]:
+        peer.feed = feeds.open(peer, "", None, 2)
+    with pytest.raises(Refusal) as refused:
+        feeds.open(peers[2], "", None, 2)
+    assert refused.value.code == "busy"
+    tcp = [Peer("tcp", None) for _ in range(3)]
+    for peer in tcp[:2]:
+        peer.feed = feeds.open(peer, "", None, 2)
+    with pytest.raises(Refusal):
+        feeds.open(tcp[2], "", None, 2)
+    administrators = [Peer("root", 0) for _ in range(3)]
+    for peer in administrators:
+        peer.feed = feeds.open(peer, "", None, 0)
+    feeds.close(peers[0])
+    peers[2].feed = feeds.open(peers[2], "", None, 2)
+    assert len(feeds) == 7
+    assert database.on_commit is not None, "others are left"
