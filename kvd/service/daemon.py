@@ -99,7 +99,7 @@ def daemonize(
     """Run ``run`` in a detached process; the exit code of this one.
 
     ``run`` calls ``ready`` of its Readiness once connections are accepted, and returns the daemon's exit status.
-    ``lock`` and ``further_locks`` are held and go over to the daemon; ``preserve`` are descriptors it needs. ``confirm`` connects to the
+    All locks are held and go over to the daemon; ``preserve`` are descriptors it needs. ``confirm`` connects to the
     new daemon, and raises StartError if that fails. No threads and no event loop may exist yet. Raises StartError if
     there can be no other process.
     """

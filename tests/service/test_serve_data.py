@@ -1,4 +1,4 @@
-"""A daemon with a data directory: what was acknowledged survives kill -9, and what is amiss is refused with a reason."""
+"""A daemon with a data directory: what was acknowledged survives kill -9; what is amiss is refused with a reason."""
 
 import os
 import pathlib
