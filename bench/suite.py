@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 
+from bench.clients import asyncio_clients, transactions
 from bench.command import kv_get
 from bench.completion import tab
 from bench.context import Context
@@ -24,6 +25,8 @@ BENCHMARKS: dict[str, Benchmark] = {
     "kv_get": kv_get,
     "set64": set64,
     "set100": set100,
+    "asyncio": asyncio_clients,
+    "transactions": transactions,
     "commit1000": commit1000,
     "history": history,
     "tab": tab,
