@@ -1,9 +1,9 @@
 """Watches: a feed of commits on a connection of its own, begun again by itself where it ended.
 
 A feed has one position, ``version``: all up to there has been handed out. What has come and was not handed out yet is
-in a queue; after the connection breaks, the feed is asked for again behind the last of the queue. The daemon
-resynchronises where it cannot go on from there, and so does a daemon with another store: its versions mean something
-else.
+in a queue, and the connection is looked at again when that is empty; so a feed that broke is asked for again behind
+``version``. The daemon resynchronises where it cannot go on from there, and so does a daemon with another store: its
+versions mean something else.
 """
 
 from __future__ import annotations
@@ -81,8 +81,7 @@ class Feed:
         self._store_id = channel.store_id
         if self.version is None:
             self.version = channel.knowledge.version
-        told = self._queue[-1][0] if self._queue else self.version
-        return Delivery((operations.watch(self._prefix, told if known else _ELSEWHERE),))
+        return Delivery((operations.watch(self._prefix, self.version if known else _ELSEWHERE),))
 
     def take(self, events: list[Any]) -> None:
         """Events as they came. Raises ProtocolError."""

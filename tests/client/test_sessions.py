@@ -359,3 +359,14 @@ def test_revert_refuses_if_anything_it_wrote_has_changed_since(either: kv.Client
     assert either.get("a") == b"2"
     with pytest.raises((kv.SnapshotGone, kv.Refused)):
         either.revert(MISSING)
+
+
+def test_revert_sees_that_a_key_was_there_again_and_deleted_again(either: kv.Client) -> None:
+    either.set("a", b"1")
+    either.delete("a")
+    version = either.version()
+    either.set("a", b"2")
+    either.delete("a")
+    with pytest.raises(kv.Conflict):
+        either.revert(version)
+    assert either.get("a") is None
