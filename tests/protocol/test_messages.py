@@ -16,6 +16,9 @@ SCALE = float(os.environ.get("KVD_TEST_SCALE", "1"))
 encode = msgspec.msgpack.encode
 many = settings(max_examples=max(50, int(1_000 * SCALE)), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
+ID = bytes(range(16))
+HOW = {"ttl": 1, "keep_ttl": True, "ephemeral": True, "id": ID, "since": 7, "sync": False}
+
 FORMS: list[tuple[list[Any], messages.AnyRequest]] = [
     (["hello", 1, "me"], messages.Hello(1, "me")),
     (["hello", 1, "me", None], messages.Hello(1, "me")),
@@ -27,21 +30,48 @@ FORMS: list[tuple[list[Any], messages.AnyRequest]] = [
     (["get_many", ["a", "a"], 7], messages.GetMany(["a", "a"], 7)),
     (["get_many", ["a"], None], messages.GetMany(["a"])),
     (["get_many", ["a"], 2**64 - 1], messages.GetMany(["a"], 2**64 - 1)),
+    (["fetch", ["a", "a"]], messages.Fetch(["a", "a"])),
+    (["fetch", [], -1], messages.Fetch([], messages.BEGUN)),
     (["set", {}], messages.Set({})),
     (["set", {"a": b"\0\xff", "b": b""}], messages.Set({"a": b"\0\xff", "b": b""})),
+    (["set", {"a": b""}, None], messages.Set({"a": b""})),
+    (["set", {"a": b""}, {}], messages.Set({"a": b""}, messages.How())),
+    (["set", {"a": b""}, HOW], messages.Set({"a": b""}, messages.How(1, True, True, ID, 7, False))),
+    (["set", {"a": b""}, {"ttl": None}], messages.Set({"a": b""}, messages.How())),
     (["delete", ["a"]], messages.Delete(["a"])),
     (["delete", ["a"], True], messages.Delete(["a"], True)),
+    (["delete", ["a"], False, {"id": ID}], messages.Delete(["a"], False, messages.How(id=ID))),
+    (["increment", "a", -1], messages.Increment("a", -1)),
+    (["increment", "a", 2**63, {"ttl": 5}], messages.Increment("a", 2**63, messages.How(5))),
+    (["commit", {}], messages.Commit({})),
+    (["commit", {"a": b"", "b": None}, {"c": 0}], messages.Commit({"a": b"", "b": None}, {"c": 0})),
+    (["commit", {}, None, [["a", "b"], ["", None]], 7], messages.Commit({}, None, [("a", "b"), ("", None)], 7)),
+    (["commit", {}, {}, [], None, {"since": 1}], messages.Commit({}, {}, [], None, messages.How(since=1))),
+    (["begin"], messages.Begin()),
+    (["end", 7], messages.End(7)),
+    (["touch", ["a"], None], messages.Touch(["a"], None)),
+    (["touch", ["a"], 5, {"id": ID}], messages.Touch(["a"], 5, messages.How(id=ID))),
+    (["ttl", ["a"]], messages.Ttl(["a"])),
+    (["history", "a", 3], messages.History("a", 3)),
+    (["history", "a", 3, 9], messages.History("a", 3, 9)),
+    (["log", None, 3], messages.Log(None, 3)),
+    (["log", 7, 3], messages.Log(7, 3)),
+    (["version_at", 10**15], messages.VersionAt(10**15)),
+    (["watch", ""], messages.Watch("")),
+    (["watch", "a", 7], messages.Watch("a", 7)),
     (["scan", "", None, 10], messages.Scan("", None, 10)),
     (["scan", "a", "b", -1, 3, True], messages.Scan("a", "b", -1, 3, True)),
     (["metrics"], messages.Metrics()),
     (["status"], messages.Status()),
     (["reload"], messages.Reload()),
+    (["checkpoint"], messages.Checkpoint()),
     (["shutdown"], messages.Shutdown()),
 ]
 
 
 def fields(request: messages.AnyRequest) -> tuple[object, ...]:
-    return type(request), msgspec.structs.astuple(request)
+    values = msgspec.structs.astuple(request)
+    return type(request), [msgspec.to_builtins(value) if isinstance(value, messages.How) else value for value in values]
 
 
 @pytest.mark.parametrize(("wire", "request_"), FORMS, ids=lambda value: str(value)[:40])
@@ -63,7 +93,18 @@ def test_every_request_is_among_the_forms() -> None:
         ["get", ["a"]], ["get_many", "a"], ["get_many", [b"a"]], ["get_many", {"a": 1}], ["get_many", ["a"], 1.5],
         ["get_many", ["a"], "1"], ["get_many", ["a"], True], ["get_many", ["a"], 1, 2], ["set", {"a": "text"}],
         ["set", {"a": None}], ["set", {1: b""}], ["set", {b"a": b""}], ["set", [["a", b""]]], ["set"],
-        ["set", {"a": b""}, {"ttl": 1}], ["set", {"a": [b""]}], ["delete", ["a"], None], ["delete", ["a"], 1],
+        ["set", {"a": b""}, {"ttl": 1.5}], ["set", {"a": b""}, {"lives": 1}], ["set", {"a": b""}, {"keep_ttl": None}],
+        ["set", {"a": b""}, {"ephemeral": 1}], ["set", {"a": b""}, {"id": b"x" * 15}], ["set", {"a": b""}, [1]],
+        ["set", {"a": b""}, {"id": "x" * 16}], ["set", {"a": b""}, {"id": b"x" * 17}], ["set", {"a": b""}, {}, 1],
+        ["increment", "a"], ["increment", "a", "1"], ["increment", "a", None], ["commit"],
+        ["commit", {"a": "text"}], ["commit", {}, {"a": None}], ["commit", {}, {"a": b""}], ["commit", {}, ["a"]],
+        ["commit", {}, {}, [["a"]]], ["commit", {}, {}, [[None, "b"]]], ["commit", {}, {}, [["a", "b", "c"]]],
+        ["commit", {}, {}, {"a": "b"}], ["commit", {}, {}, [], "7"], ["commit", {}, {}, [], 7, {}, 1], ["begin", 1],
+        ["end"], ["end", None], ["touch", ["a"]], ["touch", ["a"], "1"], ["touch", "a", 1], ["ttl"], ["ttl", "a"],
+        ["ttl", ["a"], 1], ["history", "a"], ["history", None, 1], ["history", "a", None], ["log"], ["log", None],
+        ["log", "7", 1], ["version_at"], ["version_at", None], ["version_at", "now"], ["watch"], ["watch", None],
+        ["watch", "a", "7"], ["fetch"], ["fetch", "a"], ["fetch", ["a"], True], ["checkpoint", 1],
+        ["set", {"a": [b""]}], ["delete", ["a"], None], ["delete", ["a"], 1],
         ["delete", "a"], ["delete", [None]], ["scan", "a", None], ["scan", None, None, 1], ["scan", "a", 1, 1],
         ["scan", "a", None, "1"], ["scan", "a", None, 1, None, None], ["scan", "a", None, 1, None, True, 1],
         ["hello"], ["hello", "1", "me"], ["hello", 1], ["hello", 1, None], ["hello", 1, "me", 5],
@@ -101,7 +142,11 @@ def test_a_frame_has_no_more_requests_than_it_may() -> None:
 def test_a_request_has_no_more_keys_than_may_be_built() -> None:
     keys = [str(number) for number in range(messages.MOST_KEYS + 1)]
     assert len(decode_request(encode(["get_many", keys[1:]])).keys) == messages.MOST_KEYS  # type: ignore[union-attr]
-    for wire in (["get_many", keys], ["delete", keys], ["set", dict.fromkeys(keys, b"")]):
+    for wire in (
+        ["get_many", keys], ["fetch", keys], ["delete", keys], ["touch", keys, 1], ["ttl", keys],
+        ["set", dict.fromkeys(keys, b"")], ["commit", dict.fromkeys(keys)], ["commit", {}, dict.fromkeys(keys, 1)],
+        ["commit", {}, {}, [[key, None] for key in keys], 1],
+    ):  # fmt: skip
         with pytest.raises(DECODE_ERRORS, match="length"):
             decode_request(encode(wire))
 
@@ -120,11 +165,13 @@ DEEP = [
     )
 ]
 GET, GET_MANY, SET = b"\x91\x92\xa3get", b"\x91\x92\xa8get_many", b"\x91\x92\xa3set"
+COMMIT = b"\x91\x94\xa6commit"
 LYING = [
     array(2**32 - 1), array(65_536), b"\xdc\xff\xff", b"\x91" + array(2**32 - 1), GET_MANY + array(2**32 - 1),
     GET_MANY + array(262_144), SET + b"\xdf\xff\xff\xff\xff", SET + b"\xdf\x00\x04\x00\x00",
     SET + b"\x81\xa1a\xc6\xff\xff\xff\xff", GET + b"\xdb\xff\xff\xff\xff", GET + b"\xc9\xff\xff\xff\xff\x01",
-    b"\x91\x92\xdb\xff\xff\xff\xff",
+    b"\x91\x92\xdb\xff\xff\xff\xff", COMMIT + b"\xdf\xff\xff\xff\xff", COMMIT + b"\x80\xdf\xff\xff\xff\xff",
+    COMMIT + b"\x80\x80" + array(2**32 - 1), COMMIT + b"\x80\x80" + array(262_144),
 ]  # fmt: skip
 
 
