@@ -312,6 +312,15 @@ def test_a_commit_is_never_cut(recorded: Recorded) -> None:
     assert len(watcher.events[1][4]) == len(big)
 
 
+def test_commits_that_stand_together_are_told_one_by_one_from_any_of_them(recorded: Recorded) -> None:
+    recorded.write({"a": b"", "b": b"", "c": b""})
+    recorded.set_each([{"a": b"1"}, {"b": b"2"}, {"c": b"3"}])
+    recorded.show()
+    assert recorded.store.window.groups[-1].commits == 3, "they are one group"
+    for from_version, count in ((5, 3), (6, 2), (7, 1), (8, 0)):
+        assert Watcher(recorded, "", from_version).read_all() == ["change"] * count + ["live"]
+
+
 def test_who_goes_in_the_middle_of_a_resynchronisation_holds_nothing(recorded: Recorded) -> None:
     recorded.write({f"a/{number:05}": b"x" * 100 for number in range(1_500)})
     recorded.show()
@@ -328,12 +337,21 @@ def test_who_goes_in_the_middle_of_a_resynchronisation_holds_nothing(recorded: R
 
 # ---------------------------------------------------------------------- any history at all
 
-keys = st.sampled_from(["a", "b", "ba", "bb", "b\U0001f382", "c", "\uffff"])
+KEYS = ["a", "b", "ba", "bb", "b\U0001f382", "c", "\uffff"]
+keys = st.sampled_from(KEYS)
 values = st.binary(max_size=6)
+
+
+def one_by_one(entries: dict[str, bytes]) -> list[dict[str, bytes]]:
+    """Of existing keys this makes a group of commits."""
+    return [{key: value} for key, value in entries.items()]
+
+
 steps = st.lists(
     st.one_of(
         st.tuples(st.just("write"), st.dictionaries(keys, st.none() | values, max_size=4)),
         st.tuples(st.just("set each"), st.lists(st.dictionaries(keys, values, max_size=2), max_size=5)),
+        st.tuples(st.just("set each"), st.dictionaries(keys, values, min_size=2).map(one_by_one)),
         st.tuples(st.just("prune"), st.none()),
         st.tuples(st.just("show"), st.integers(0, 3)),
         st.tuples(st.just("open"), st.tuples(st.sampled_from(["", "b", "ba", "z"]), st.none() | st.integers(-1, 40))),
@@ -383,6 +401,7 @@ def test_whatever_happens_a_watcher_knows_the_store(sequence: list[tuple[str, An
     }
     with pytest.MonkeyPatch.context() as patch:
         small_batches(patch)
+        recorded.write(dict.fromkeys(KEYS, b""))
         for step, argument in sequence:
             does[step](argument)
         recorded.show()
