@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 GROWTH_KEYS = 65_536
 # One commit of expiries deletes no more keys than this.
 EXPIRED_KEYS = 1_024
+# After replaying so many keys it is time to drop history.
+REPLAYED_KEYS = 1_024
 REMEMBERED_WRITES = 65_536
 
 Answer = TypeVar("Answer")
@@ -81,6 +83,8 @@ class Database:
         self._next_look: int | None = None
         self._lives = RecoveredLives()
         self._loaded = 0, 0
+        self._authors: dict[tuple[int | None, int | None, str], Author] = {}
+        self._replayed_keys = 0  # since history was dropped last
         # Commits that happened in memory although the log had no room: pinned from this version on.
         self._backlog: int | None = None
         self._backlog_bytes = 0
@@ -306,9 +310,16 @@ class Database:
         else:
             if self.store.version < self._loaded[0]:
                 self.store.begin_history(*self._loaded)
-            author = Author(*group.author)
+            author = self._authors.get(group.author)
+            if author is None:
+                author = self._authors[group.author] = Author(*group.author)
             self.store.replay(group.version, group.time, author, group.commits, writes)
-        self._lives.written(group.keys, group.deadlines, group.ephemeral, group.time)
+            self._replayed_keys += len(writes)
+            if self._replayed_keys >= REPLAYED_KEYS:
+                self.store.drop_history(2 * self._replayed_keys)
+                self._replayed_keys = 0
+        if self._lives or group.deadlines or group.ephemeral:
+            self._lives.written(group.keys, group.deadlines, group.ephemeral, group.time)
         for scope, id_, version, answer in group.ids or ():
             self.outcomes.remember(scope, id_, version, answer)
 

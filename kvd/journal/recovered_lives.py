@@ -11,6 +11,10 @@ class RecoveredLives:
         self.deadlines: dict[str, tuple[int, int | None]] = {}
         self.ephemeral: set[str] = set()
 
+    def __bool__(self) -> bool:
+        """Whether any key has an end."""
+        return bool(self.deadlines or self.ephemeral)
+
     def written(
         self, keys: Iterable[str], deadlines: dict[str, int] | None, ephemeral: list[str] | None, time: int | None
     ) -> None:

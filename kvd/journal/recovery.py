@@ -9,6 +9,7 @@
 Nothing here writes. What must be on disk before anybody is served is ``prepare_tail``'s matter.
 """
 
+import gc
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -43,6 +44,17 @@ class Recovered(msgspec.Struct):
 
 def recover(disk: Disk, database: "Database", progress: Progress = lambda done, size: None) -> Recovered:
     """Fill an empty database with what the directory holds. Raises Damaged, NewerFormat, OSError."""
+    # Nothing of what is made here is garbage, and looking for some again and again takes a fifth of the time.
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        return _recover(disk, database, progress)
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def _recover(disk: Disk, database: "Database", progress: Progress) -> Recovered:
     found = disk.names()
     segments, checkpoints = names.log_numbers(found), names.checkpoint_numbers(found)
     recovered = Recovered()

@@ -365,17 +365,42 @@ class Store:
     def replay(
         self, version: int, time: int, author: Author, commits: int, writes: list[tuple[str, bytes | None]]
     ) -> None:
-        """Make commits of the log again, exactly as they were: all under ``version``, or each under the next one."""
+        """Make commits of the log again, exactly as they were: all under ``version``, or each under the next one.
+
+        Whoever does this drops history now and then.
+        """
         self.time = max(self.time, time)
         self.version = version - 1
-        if commits == 1:
+        if len(writes) == 1:
+            self._replay_one(author, *writes[0])
+        elif commits == 1:
             self._commit(dict(writes), author, [len(value) for _, value in writes if value is not None])
         else:
             batch = [{key: value} for key, value in writes if value is not None]
             if len(batch) != commits:
                 raise ValueError("a group of several commits deletes nothing")
             self.set_each(batch, author)
-        self.drop_history(len(writes) + DROP_BUDGET_KEYS)
+
+    def _replay_one(self, author: Author, key: str, value: bytes | None) -> None:
+        """As _commit does it, for one key: columns of one would cost four times as much."""
+        self.version += 1
+        old = self.find(key)
+        head = Head(key if old is None else old.key, value, self.version, old)
+        self._keyspace.place(head.key)[head.key] = head
+        if old is None:
+            self._index.add(key)
+            self._bring_in_order()
+        superseded = None if old is None else old.value
+        size = GROUP_BYTES + PLACE_BYTES
+        if superseded is not None:
+            size += SUPERSEDED_BYTES + len(superseded)
+            self.counters.keys -= 1
+            self.counters.value_bytes -= len(superseded)
+        if value is not None:
+            self.counters.keys += 1
+            self.counters.value_bytes += len(value)
+            self.largest_value_bytes = max(self.largest_value_bytes, len(value))
+        self.window.append(Group(self.time, author, (head,), 1, size, value is None))
 
     def catch_up(self, version: int, writes: list[tuple[str, bytes | None]], step: int) -> None:
         """Take over what is newer than what a checkpoint had, without history.
