@@ -6,6 +6,7 @@ from bench.clients import asyncio_clients, transactions
 from bench.command import kv_get
 from bench.completion import tab
 from bench.context import Context
+from bench.durable import durable_sets, recovery
 from bench.floors import floors
 from bench.history import history
 from bench.memory import memory
@@ -29,6 +30,8 @@ BENCHMARKS: dict[str, Benchmark] = {
     "transactions": transactions,
     "commit1000": commit1000,
     "history": history,
+    "durable": durable_sets,
+    "recovery": recovery,
     "tab": tab,
     "memory": memory,
     "stall": stall,
