@@ -85,10 +85,15 @@ class AsyncClient(Api, Asynchronous):
         return AsyncSnapshot(self, version)
 
     def transaction(
-        self, *, ttl: float | timedelta | None = None, keep_ttl: bool = False, ephemeral: bool = False
+        self,
+        *,
+        ttl: float | timedelta | None = None,
+        keep_ttl: bool = False,
+        ephemeral: bool = False,
+        sync: bool | None = None,
     ) -> AsyncTransaction:
         """As Client.transaction, with ``async with``."""
-        return AsyncTransaction(self, ttl=ttl, keep_ttl=keep_ttl, ephemeral=ephemeral)
+        return AsyncTransaction(self, ttl=ttl, keep_ttl=keep_ttl, ephemeral=ephemeral, sync=sync)
 
     async def run(self, function: Callable[[AsyncTransaction], Awaitable[T]], *, attempts: int = 20) -> T:
         """As Client.run; ``function`` is awaited."""
@@ -266,8 +271,8 @@ class AsyncLock(LockCalls, AsyncWithBlock, Asynchronous):
 class AsyncTransaction(TransactionCalls, AsyncWithBlock, Asynchronous):
     """As Transaction: reads are awaited, ``set`` and ``delete`` are not, as they only note what is to be written."""
 
-    def __init__(self, client: AsyncClient, **lifetime: Any) -> None:  # noqa: ANN401
-        super().__init__(client, **lifetime)
+    def __init__(self, client: AsyncClient, **how: Any) -> None:  # noqa: ANN401
+        super().__init__(client, **how)
         # Until the first read has begun the snapshot, reads are made one after the other.
         self._turn = asyncio.Lock()
 

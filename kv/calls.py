@@ -13,7 +13,7 @@ things to iterate over. What "does it" means is the business of the class they a
 from __future__ import annotations
 
 from kv import operations
-from kv.operations import binary, lifetime
+from kv.operations import binary, how_to
 
 TYPE_CHECKING = False  # importing typing to ask it would cost the short-lived command 7 ms
 if TYPE_CHECKING:
@@ -137,7 +137,8 @@ class Calls:
 
     Keys are strings of 1 byte to 4 KiB of UTF-8, values bytes. Durations are seconds or timedelta. A version is what a
     commit returns; they rise. Writes take ``ttl`` (the keys expire after so long), ``keep_ttl`` (keys that exist keep
-    the life they have) and ``ephemeral`` (the keys are deleted when this client's connection ends).
+    the life they have), ``ephemeral`` (the keys are deleted when this client's connection ends) and ``sync`` (whether to
+    wait until the commit is on the disk; None: as the daemon is configured).
     """
 
     @call
@@ -160,35 +161,50 @@ class Calls:
 
     @call
     def set(
-        self, key: str, value: bytes, *, ttl: Ttl = None, keep_ttl: bool = False, ephemeral: bool = False
+        self,
+        key: str,
+        value: bytes,
+        *,
+        ttl: Ttl = None,
+        keep_ttl: bool = False,
+        ephemeral: bool = False,
+        sync: bool | None = None,
     ) -> Operation[int]:
         """Store ``value`` under ``key``; the version of the commit."""
-        return operations.set_many({key: binary(value)}, lifetime(ttl, keep_ttl, ephemeral))
+        return operations.set_many({key: binary(value)}, how_to(ttl, keep_ttl, ephemeral, sync))
 
     @call
     def set_many(
-        self, entries: Mapping[str, bytes], *, ttl: Ttl = None, keep_ttl: bool = False, ephemeral: bool = False
+        self,
+        entries: Mapping[str, bytes],
+        *,
+        ttl: Ttl = None,
+        keep_ttl: bool = False,
+        ephemeral: bool = False,
+        sync: bool | None = None,
     ) -> Operation[int]:
         """Store all ``entries``, or none of them, in one commit; its version."""
         checked = {key: binary(value) for key, value in entries.items()}
-        return operations.set_many(checked, lifetime(ttl, keep_ttl, ephemeral))
+        return operations.set_many(checked, how_to(ttl, keep_ttl, ephemeral, sync))
 
     @call
-    def delete(self, *keys: str, missing_ok: bool = False) -> Operation[int]:
+    def delete(self, *keys: str, missing_ok: bool = False, sync: bool | None = None) -> Operation[int]:
         """Delete all ``keys`` in one commit; how many there were.
 
         Raises NotFound, with nothing deleted, if one does not exist, unless ``missing_ok``.
         """
-        return operations.delete(list(keys), missing_ok)
+        return operations.delete(list(keys), missing_ok, how_to(sync=sync))
 
     @call
-    def increment(self, key: str, by: int = 1, *, ttl: Ttl = None, keep_ttl: bool = False) -> Operation[int]:
+    def increment(
+        self, key: str, by: int = 1, *, ttl: Ttl = None, keep_ttl: bool = False, sync: bool | None = None
+    ) -> Operation[int]:
         """Add ``by`` to the decimal number under ``key`` (0 if absent); the new number. Never conflicts.
 
         The key keeps its life, unless ``ttl`` is given without ``keep_ttl``; with both, ``ttl`` is for a new key.
         Raises NotANumber.
         """
-        return operations.increment(key, by, lifetime(ttl, keep_ttl))
+        return operations.increment(key, by, how_to(ttl, keep_ttl, sync=sync))
 
     @call
     def compare_and_set(
@@ -200,12 +216,13 @@ class Calls:
         ttl: Ttl = None,
         keep_ttl: bool = False,
         ephemeral: bool = False,
+        sync: bool | None = None,
     ) -> Operation[int]:
         """Store ``value`` (None: delete) if ``key`` still has the ``version`` that fetch told (0: is absent).
 
         The version of the commit. Raises Conflict.
         """
-        how = lifetime(ttl, keep_ttl, ephemeral)
+        how = how_to(ttl, keep_ttl, ephemeral, sync)
         return operations.commit({key: value}, {key: version}, (), None, how)
 
     @call
@@ -219,13 +236,14 @@ class Calls:
         ttl: Ttl = None,
         keep_ttl: bool = False,
         ephemeral: bool = False,
+        sync: bool | None = None,
     ) -> Operation[int]:
         """Make ``writes`` (None deletes) in one commit, if what was read is still so; its version.
 
         ``reads``: each key with the version seen, 0 for absent. ``ranges``: pairs of start and end (None: no end), in
         which nothing may have changed since version ``snapshot``. Raises Conflict. See transaction().
         """
-        return operations.commit(writes, reads, ranges, snapshot, lifetime(ttl, keep_ttl, ephemeral))
+        return operations.commit(writes, reads, ranges, snapshot, how_to(ttl, keep_ttl, ephemeral, sync))
 
     @call
     def touch(self, *keys: str, ttl: Ttl) -> Operation[list[bool]]:

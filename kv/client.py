@@ -117,7 +117,12 @@ class Client(Api, Blocking):
         return Snapshot(self, version)
 
     def transaction(
-        self, *, ttl: float | timedelta | None = None, keep_ttl: bool = False, ephemeral: bool = False
+        self,
+        *,
+        ttl: float | timedelta | None = None,
+        keep_ttl: bool = False,
+        ephemeral: bool = False,
+        sync: bool | None = None,
     ) -> Transaction:
         """Reads of one instant and writes that are all made, if nothing that was read has changed by then.
 
@@ -125,7 +130,7 @@ class Client(Api, Blocking):
         """
         from kv.transactions import Transaction
 
-        return Transaction(self, ttl=ttl, keep_ttl=keep_ttl, ephemeral=ephemeral)
+        return Transaction(self, ttl=ttl, keep_ttl=keep_ttl, ephemeral=ephemeral, sync=sync)
 
     def run(self, function: Callable[[Transaction], T], *, attempts: int = 20) -> T:
         """What ``function`` returns, called with a transaction that is committed afterwards.

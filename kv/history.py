@@ -29,7 +29,7 @@ class Plan:
 
     def carry_out(self) -> Procedure[int]:
         """Make the commit; its version."""
-        how = operations.lifetime(keep_ttl=True)
+        how = operations.how_to(keep_ttl=True)
         version: int = yield from ask(operations.commit(self.writes, self.reads, (), None, how), self.store_id)
         return version
 

@@ -122,7 +122,7 @@ class LockCalls(Scope):
             raise self._lost()
 
     def _withdraw(self) -> Procedure[Delivery]:
-        delivery = yield from send(operations.delete([self._key], True))
+        delivery = yield from send(operations.delete([self._key], True, {}))
         return delivery
 
     # ------------------------------------------------------------------ the queue
@@ -131,7 +131,7 @@ class LockCalls(Scope):
         """Take a place in the queue and wait there; the token, or None if the place was lost."""
         self._key = self._place + os.urandom(8).hex()
         who = f"pid {os.getpid()}".encode()
-        mine = operations.set_many({self._key: who}, operations.lifetime(ephemeral=True))
+        mine = operations.set_many({self._key: who}, operations.how_to(ephemeral=True))
         delivery = yield from send(mine, self._contenders(self._place, None))
         token: int = delivery.result(0)
         self._channel = delivery.channel

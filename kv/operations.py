@@ -60,10 +60,13 @@ class Operation(Generic[T]):
         self.held_on = held_on
 
 
-def lifetime(
-    ttl: float | timedelta | None = None, keep_ttl: bool = False, ephemeral: bool = False
+def how_to(
+    ttl: float | timedelta | None = None,
+    keep_ttl: bool = False,
+    ephemeral: bool = False,
+    sync: bool | None = None,
 ) -> dict[str, object]:
-    """How long what is written shall live, as the wire says it."""
+    """How long what is written shall live, and whether to wait for the disk, as the wire says it."""
     how: dict[str, object] = {}
     if ttl is not None:
         how["ttl"] = milliseconds(ttl)
@@ -71,6 +74,8 @@ def lifetime(
         how["keep_ttl"] = True
     if ephemeral:
         how["ephemeral"] = True
+    if sync is not None:
+        how["sync"] = sync
     return how
 
 
@@ -223,9 +228,9 @@ def set_many(entries: dict[str, bytes], how: dict[str, object]) -> Operation[int
     return Operation(("set", entries), _integer, how=how)
 
 
-def delete(keys: list[str], missing_ok: bool) -> Operation[int]:
+def delete(keys: list[str], missing_ok: bool, how: dict[str, object]) -> Operation[int]:
     """Delete all keys in one commit, or none; reads as their count."""
-    return Operation(("delete", keys, missing_ok), lambda reply: _integer(_list(reply)[1]), how={})
+    return Operation(("delete", keys, missing_ok), lambda reply: _integer(_list(reply)[1]), how=how)
 
 
 def increment(key: str, by: int, how: dict[str, object]) -> Operation[int]:

@@ -16,7 +16,7 @@ from kv import operations
 from kv.calls import Blocking, pages, procedure
 from kv.delivery import Delivery
 from kv.errors import Conflict, KvdError, SnapshotGone
-from kv.operations import BEGUN, binary, lifetime
+from kv.operations import BEGUN, binary, how_to
 from kv.procedures import Apply, Emit, Pause, bounds, send
 from kv.scopes import Scope, WithBlock
 from kv.snapshots import give_back
@@ -55,11 +55,12 @@ class TransactionCalls(Scope):
         ttl: float | timedelta | None = None,
         keep_ttl: bool = False,
         ephemeral: bool = False,
+        sync: bool | None = None,
     ) -> None:
         super().__init__(client)
         self.snapshot: int | None = None
         self.version: int | None = None
-        self._how = lifetime(ttl, keep_ttl, ephemeral)
+        self._how = how_to(ttl, keep_ttl, ephemeral, sync)
         self._reads: dict[str, Versioned] = {}
         self._ranges: list[Range] = []
         self._writes: dict[str, bytes | None] = {}
