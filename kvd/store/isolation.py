@@ -27,7 +27,8 @@ many, or through the keys of the range. A range read at a snapshot that has left
 SnapshotGone.
 
 **A key gone and come back** as absent (read as 0, set and deleted meanwhile) is no conflict: the value read is the
-value at commit. For a key that is there, the version tells, not the value.
+value at commit. For a key that is there, the version tells, not the value. In a range it is a conflict: what changed
+in one is told by its heads, and one of them is newer than the snapshot.
 
 What it does *not* do: nobody waits and nobody is woken; a transaction that loses tries again from its beginning, so
 under heavy contention on one key use `increment`, or a lock. After H. T. Kung and J. T. Robinson, *On Optimistic
@@ -71,12 +72,13 @@ class Change(msgspec.Struct, array_like=True, frozen=True):
 
 def validate(store: "Store", reads: Mapping[str, int], ranges: list[Range], snapshot: int) -> None:
     """Return if nothing of what was read has changed. Raises Conflict, SnapshotGone, VersionAhead."""
-    changed = [key for key, seen in reads.items() if version_of(store.find(key)) != seen]
+    changed = dict.fromkeys(key for key, seen in reads.items() if version_of(store.find(key)) != seen)
     if ranges:
         store.check_readable(snapshot)
-        changed += [head.key for head in _changed_in(store, ranges, snapshot) if head.key not in reads]
+        # Also keys that were read by themselves as they are now: a range has one snapshot, and they are newer.
+        changed |= dict.fromkeys(head.key for head in _changed_in(store, ranges, snapshot))
     if changed:
-        raise Conflict([_change(store, key, reads, snapshot) for key in _bounded(changed)])
+        raise Conflict([_change(store, key, reads, snapshot) for key in _bounded(list(changed))])
 
 
 def version_of(head: Head | None) -> int:
@@ -118,9 +120,12 @@ def _bounded(keys: list[str]) -> Iterator[str]:
 def _change(store: "Store", key: str, reads: Mapping[str, int], snapshot: int) -> Change:
     head = store.find(key)
     group = None if head is None else store.window.group_of(head.version)
-    expected = reads[key] if key in reads else _seen(store, head, snapshot)
+    found = version_of(head)
+    expected = reads.get(key, found)
+    if expected == found:  # not what was read of the key, but its range has changed
+        expected = _seen(store, head, snapshot)
     when, who = (None, None) if group is None else (group.time, group.author)
-    return Change(key, expected, version_of(head), when, who)
+    return Change(key, expected, found, when, who)
 
 
 def _seen(store: "Store", head: Head | None, snapshot: int) -> int:

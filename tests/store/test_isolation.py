@@ -1,0 +1,281 @@
+"""The commit rule, claim by claim: what of the things read may change, and what a conflict tells.
+
+Each claim about ranges holds for both ways of finding what changed: through the commits since the snapshot, and
+through the keys of the range.
+"""
+
+import pytest
+
+from kvd.store import isolation
+from kvd.store.authors import Author
+from kvd.store.errors import Conflict, SnapshotGone, VersionAhead
+from kvd.store.isolation import MOST_CHANGES, MOST_CHARACTERS, Change, Range, validate
+from kvd.store.store import Store
+from kvd.store.window import WindowLimits
+
+ME, YOU = Author(1, 2, "me"), Author(3, 4, "you")
+NO_HISTORY = WindowLimits(max_commits=0)
+EVERYTHING: Range = ("", None)
+NOTHING_NAMED = Change("a conflict that names no key", 0, 0, None, None)
+
+
+@pytest.fixture(params=["through the commits", "through the index"])
+def both_ways(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "through the index":
+        monkeypatch.setattr(isolation, "COMMITTED_KEYS", 0)
+
+
+either_way = pytest.mark.usefixtures("both_ways")
+
+
+def filled(*keys: str) -> Store:
+    """A store with each key in a commit of its own, the first at version 1, all at time 10."""
+    store = Store()
+    store.advance(10)
+    for key in keys:
+        store.set({key: b"old"}, ME)
+    return store
+
+
+def conflicts(
+    store: Store, reads: dict[str, int] | None = None, ranges: list[Range] | None = None, snapshot: int = 0
+) -> list[Change]:
+    """What refuses a commit that read this; nothing if it may be made."""
+    try:
+        validate(store, reads or {}, ranges or [], snapshot)
+    except Conflict as conflict:
+        return conflict.changes or [NOTHING_NAMED]
+    return []
+
+
+def changed_in(store: Store, start: str, end: str | None, snapshot: int) -> list[str]:
+    return [change.key for change in conflicts(store, ranges=[(start, end)], snapshot=snapshot)]
+
+
+# ---------------------------------------------------------------------- keys
+
+
+def test_a_blind_write_never_conflicts() -> None:
+    store = filled("a")
+    store.set({"a": b"new"})
+    assert conflicts(store) == []
+
+
+def test_keys_that_are_as_they_were_read_are_no_conflict() -> None:
+    store = filled("a", "b", "c")
+    store.delete(["c"])
+    store.set({"b": b"new"})
+    assert conflicts(store, {"a": 1, "b": 5, "c": 0, "never": 0}) == []
+
+
+def test_a_conflict_says_what_was_read_and_what_is_there_and_who_changed_it_when() -> None:
+    store = filled("a")
+    store.advance(20)
+    store.set({"a": b"new"}, YOU)
+    assert conflicts(store, {"a": 1}) == [Change("a", 1, 2, 20, YOU)]
+
+
+def test_a_key_that_was_deleted_is_found_absent_and_the_deletion_has_its_author() -> None:
+    store = filled("a")
+    store.advance(20)
+    store.delete(["a"], YOU)
+    assert conflicts(store, {"a": 1}) == [Change("a", 1, 0, 20, YOU)]
+
+
+def test_a_key_read_as_absent_conflicts_once_it_is_there() -> None:
+    assert conflicts(filled("a"), {"a": 0}) == [Change("a", 0, 1, 10, ME)]
+
+
+def test_a_key_read_as_absent_that_came_and_went_is_no_conflict() -> None:
+    store = filled("a")
+    store.delete(["a"])
+    assert conflicts(store, {"a": 0}) == []
+
+
+def test_a_key_that_went_and_came_back_is_another_one_though_its_value_is_the_same() -> None:
+    store = filled("a")
+    store.delete(["a"])
+    store.set({"a": b"old"})
+    assert [change.found for change in conflicts(store, {"a": 1})] == [3]
+
+
+def test_the_version_tells_and_not_the_value() -> None:
+    store = filled("a")
+    store.set({"a": b"old"})
+    assert [change.key for change in conflicts(store, {"a": 1})] == ["a"]
+
+
+def test_a_version_from_the_future_is_not_the_one_there_is() -> None:
+    assert conflicts(filled("a"), {"a": 7}) == [Change("a", 7, 1, 10, ME)]
+
+
+def test_each_key_that_changed_is_named_in_the_order_read_and_no_other() -> None:
+    store = filled("a", "b", "c")
+    store.set({"a": b"new", "c": b"new"})
+    assert [change.key for change in conflicts(store, {"c": 3, "b": 2, "a": 1})] == ["c", "a"]
+
+
+def test_a_key_is_validated_though_its_commit_has_left_the_history() -> None:
+    store = filled("a")
+    store.set({"a": b"new"}, YOU)
+    store.window.limits = NO_HISTORY
+    store.advance(10)
+    assert conflicts(store, {"a": 2}) == []
+    assert conflicts(store, {"a": 1}) == [Change("a", 1, 2, None, None)]
+
+
+def test_a_key_whose_tombstone_is_forgotten_is_still_not_what_was_read() -> None:
+    store = filled("a")
+    store.delete(["a"])
+    store.window.limits = NO_HISTORY
+    store.advance(10)
+    assert store.find("a") is None
+    assert conflicts(store, {"a": 1}) == [Change("a", 1, 0, None, None)]
+    assert conflicts(store, {"a": 0}) == []
+
+
+# ---------------------------------------------------------------------- ranges
+
+
+@either_way
+def test_a_range_in_which_nothing_changed_is_no_conflict() -> None:
+    store = filled("a", "b", "c")
+    snapshot = store.version
+    assert changed_in(store, "", None, snapshot) == []
+    store.set({"a": b"new"})
+    store.delete(["c"])
+    assert changed_in(store, "b", "c", snapshot) == []
+
+
+@either_way
+def test_a_key_that_appeared_in_a_range_is_a_phantom() -> None:
+    store = filled("a", "c")
+    store.advance(20)
+    store.set({"b": b"new"}, YOU)
+    assert conflicts(store, ranges=[("a", "c")], snapshot=2) == [Change("b", 0, 3, 20, YOU)]
+
+
+@either_way
+def test_a_key_that_changed_in_a_range_conflicts_with_the_version_of_the_snapshot() -> None:
+    store = filled("a", "b")
+    store.set({"b": b"new"})
+    store.advance(20)
+    store.set({"b": b"newer"}, YOU)
+    assert conflicts(store, ranges=[EVERYTHING], snapshot=2) == [Change("b", 2, 4, 20, YOU)]
+
+
+@either_way
+def test_a_key_that_was_deleted_from_a_range_conflicts() -> None:
+    store = filled("a", "b")
+    store.advance(20)
+    store.delete(["b"], YOU)
+    assert conflicts(store, ranges=[EVERYTHING], snapshot=2) == [Change("b", 2, 0, 20, YOU)]
+
+
+@either_way
+def test_a_key_that_came_and_went_in_a_range_has_changed_it() -> None:
+    store = filled("a")
+    store.set({"b": b""})
+    store.delete(["b"])
+    assert changed_in(store, "", None, 1) == ["b"]
+
+
+@either_way
+def test_a_range_has_its_start_and_not_its_end() -> None:
+    store = filled()
+    store.set(dict.fromkeys(["a", "b", "bb", "c", "\uffff", "\U00010000"], b""))
+    assert sorted(changed_in(store, "b", "c", 0)) == ["b", "bb"]
+    assert changed_in(store, "c", "c", 0) == changed_in(store, "c", "b", 0) == []
+    assert sorted(changed_in(store, "\uffff", None, 0)) == ["\uffff", "\U00010000"]
+
+
+@either_way
+def test_what_was_committed_up_to_the_snapshot_is_no_change_though_later_commits_came_with_it() -> None:
+    store = filled("a", "b", "c")
+    store.set_each([{"a": b"4"}, {"b": b"5"}, {"c": b"6"}])
+    assert len(store.window.groups) == 4, "the three came as one group"
+    assert [sorted(changed_in(store, "", None, snapshot)) for snapshot in (3, 4, 5, 6)] == [
+        ["a", "b", "c"], ["b", "c"], ["c"], []
+    ]  # fmt: skip
+
+
+@either_way
+def test_a_key_in_two_ranges_and_among_the_keys_read_is_named_once() -> None:
+    store = filled("a", "b")
+    store.set({"a": b"new", "b": b"new"})
+    changes = conflicts(store, {"a": 1}, [("a", "b"), ("", "b"), EVERYTHING], 2)
+    assert sorted(change.key for change in changes) == ["a", "b"]
+    assert {change.key: change.expected for change in changes} == {"a": 1, "b": 2}
+
+
+@either_way
+def test_a_range_is_judged_by_its_snapshot_though_a_key_in_it_was_read_later() -> None:
+    """What is read at two instants cannot both be as it was."""
+    store = filled("a")
+    store.set({"a": b"new"})
+    assert conflicts(store, {"a": 2}, [EVERYTHING], 1) == [Change("a", 1, 2, 10, store.window.groups[-1].author)]
+
+
+@either_way
+def test_keys_read_as_absent_that_came_and_went_hide_no_phantom_behind_them() -> None:
+    """More of them than a conflict names."""
+    store = filled()
+    absent = [f"{number:03}" for number in range(MOST_CHANGES + 20)]
+    store.set(dict.fromkeys(absent, b""))
+    store.delete(absent)
+    store.set({"zz": b"phantom"})
+    assert conflicts(store, dict.fromkeys(absent, 0), [EVERYTHING], 0) != []
+
+
+@either_way
+def test_a_range_read_at_a_snapshot_that_has_gone_cannot_be_judged() -> None:
+    store = filled("a", "b")
+    store.window.limits = NO_HISTORY
+    store.advance(10)
+    with pytest.raises(SnapshotGone) as refused:
+        validate(store, {}, [EVERYTHING], 1)
+    assert (refused.value.version, refused.value.oldest_readable) == (1, 2)
+    assert conflicts(store, ranges=[EVERYTHING], snapshot=2) == []
+    assert conflicts(store, {"a": 1}, snapshot=1) == [], "without ranges the snapshot does not matter"
+
+
+@either_way
+def test_a_range_cannot_have_been_read_at_a_version_that_is_not_there_yet() -> None:
+    with pytest.raises(VersionAhead):
+        validate(filled("a"), {}, [EVERYTHING], 2)
+
+
+def test_keys_of_commits_are_looked_at_up_to_a_bound_and_then_the_range_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    walked: list[tuple[str, str | None]] = []
+    monkeypatch.setattr(isolation, "COMMITTED_KEYS", 3)
+    store = filled("a", "b")
+    through_the_index = store.keys_between
+    store.keys_between = lambda start, end: walked.append((start, end)) or through_the_index(start, end)  # type: ignore[method-assign, func-returns-value]
+    assert changed_in(store, "b", None, 0) == ["b"]
+    assert walked == []
+    store.set({"b": b"new"})
+    assert changed_in(store, "b", None, 0) == ["b"]
+    assert walked == [("b", None)]
+
+
+# ---------------------------------------------------------------------- how much a conflict tells
+
+
+@either_way
+@pytest.mark.parametrize("read", ["keys", "ranges"])
+def test_a_conflict_names_no_more_keys_than_it_may(read: str) -> None:
+    store = filled()
+    keys = [f"{number:04}" for number in range(MOST_CHANGES + 50)]
+    store.set(dict.fromkeys(keys, b""))
+    if read == "keys":
+        assert [change.key for change in conflicts(store, dict.fromkeys(keys, 0))] == keys[:MOST_CHANGES]
+    else:
+        assert len(changed_in(store, "", None, 0)) == MOST_CHANGES
+
+
+@pytest.mark.parametrize(("characters", "named"), [(MOST_CHARACTERS, 1), (MOST_CHARACTERS // 4, 4), (1_500, 3)])
+def test_a_conflict_of_long_keys_ends_once_it_is_long_enough(characters: int, named: int) -> None:
+    store = filled()
+    keys = [f"{number:0{characters}}" for number in range(10)]
+    store.set(dict.fromkeys(keys, b""))
+    assert [change.key for change in conflicts(store, dict.fromkeys(keys, 0))] == keys[:named]
