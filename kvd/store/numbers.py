@@ -2,7 +2,14 @@
 
 from kvd.store.errors import NotANumber
 
+# More are not looked at: that takes quadratic time. A number of 64 bits has 19 at most, and may have zeros before it.
 _MOST_DIGITS = 20
+_BEYOND = 2**63
+
+
+def is_number(number: int) -> bool:
+    """Whether ``number`` is one of 64 bits, signed."""
+    return -_BEYOND <= number < _BEYOND
 
 
 def parse_number(key: str, value: bytes) -> int:
@@ -10,4 +17,7 @@ def parse_number(key: str, value: bytes) -> int:
     digits = value[1:] if value[:1] in (b"-", b"+") else value
     if not digits.isdigit() or len(digits) > _MOST_DIGITS:
         raise NotANumber(key, "the value is not a decimal number")
-    return int(value)
+    number = int(value)
+    if not is_number(number):
+        raise NotANumber(key, "the value needs more than 64 bits")
+    return number

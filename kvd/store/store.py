@@ -26,7 +26,7 @@ from kvd.store.heads import Head
 from kvd.store.index import PENDING_KEYS, OrderedIndex
 from kvd.store.keyspace import Keyspace
 from kvd.store.lifetimes import ENDLESS, KEPT, Life, Lifetimes
-from kvd.store.numbers import parse_number
+from kvd.store.numbers import is_number, parse_number
 from kvd.store.window import GROUP_BYTES, PLACE_BYTES, SUPERSEDED_BYTES, Group, Window, WindowLimits
 
 # One page of a scan looks at no more keys than this, tombstones and keys of another version included, so that it
@@ -219,7 +219,7 @@ class Store:
         head = self.find(key)
         value = None if head is None else head.value
         total = by if value is None else parse_number(key, value) + by
-        if not -(2**63) <= total < 2**63:
+        if not is_number(total):
             raise NotANumber(key, f"{total} needs more than 64 bits")
         return total, self.set({key: b"%d" % total}, author, life)
 

@@ -1,0 +1,240 @@
+"""How long keys live: what is due when, who owns what, and how much is remembered about it."""
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kvd.store import lifetimes as lifetimes_module
+from kvd.store.lifetimes import ENDLESS, KEPT, Life, Lifetimes
+
+MANY = 1_000
+
+
+def until(deadline: int | None, **how: object) -> Life:
+    return Life(deadline=deadline, **how)  # type: ignore[arg-type]
+
+
+def with_deadlines(**deadlines: int) -> Lifetimes:
+    lifetimes = Lifetimes()
+    for key, deadline in deadlines.items():
+        lifetimes.written([key], until(deadline))
+    return lifetimes
+
+
+def taken(lifetimes: Lifetimes, now: int) -> list[str]:
+    """What is due at ``now``; it is deleted, as the caller does."""
+    due = lifetimes.take_due(now, MANY)
+    lifetimes.ended(due)
+    return due
+
+
+# ---------------------------------------------------------------------- deadlines
+
+
+def test_without_deadlines_there_is_nothing_to_look_for() -> None:
+    lifetimes = Lifetimes()
+    lifetimes.written(["a"], ENDLESS)
+    assert (lifetimes.next_look, lifetimes.take_due(10**18, MANY), bool(lifetimes)) == (None, [], False)
+
+
+def test_a_key_is_due_from_its_deadline_on_and_not_before() -> None:
+    lifetimes = with_deadlines(a=10)
+    assert (lifetimes.next_look, lifetimes.take_due(9, MANY)) == (10, [])
+    assert taken(lifetimes, 10) == ["a"]
+    assert (lifetimes.next_look, taken(lifetimes, 11), lifetimes.deadlines) == (None, [], {})
+
+
+def test_keys_are_due_in_the_order_of_their_deadlines() -> None:
+    lifetimes = with_deadlines(a=30, b=10, c=20)
+    assert lifetimes.next_look == 10
+    assert (taken(lifetimes, 25), taken(lifetimes, 35)) == (["b", "c"], ["a"])
+
+
+def test_no_more_are_taken_than_asked_for_and_the_rest_stays_due() -> None:
+    lifetimes = with_deadlines(a=1, b=2, c=3)
+    due = lifetimes.take_due(5, 2)
+    lifetimes.ended(due)
+    assert (due, lifetimes.next_look, taken(lifetimes, 5)) == (["a", "b"], 3, ["c"])
+
+
+@pytest.mark.parametrize("later", [True, False], ids=["later", "earlier"])
+def test_a_new_deadline_replaces_the_old_one(later: bool) -> None:
+    lifetimes = with_deadlines(a=50)
+    new = 80 if later else 20
+    lifetimes.touched(["a"], new)
+    assert lifetimes.deadlines == {"a": new}
+    assert taken(lifetimes, new - 1) == []
+    assert taken(lifetimes, new) == ["a"]
+    assert taken(lifetimes, 100) == []
+
+
+def test_a_key_made_endless_is_never_due() -> None:
+    lifetimes = with_deadlines(touched=10, written=10, ended=10)
+    lifetimes.touched(["touched"], None)
+    lifetimes.written(["written"], until(None))
+    lifetimes.ended(["ended"])
+    assert (lifetimes.deadlines, taken(lifetimes, 100), lifetimes.next_look) == ({}, [], None)
+
+
+def test_a_key_that_ended_and_got_another_deadline_is_due_at_that_one() -> None:
+    lifetimes = with_deadlines(a=10, b=10)
+    lifetimes.ended(["a", "b"])
+    lifetimes.written(["a"], until(30))
+    lifetimes.written(["b"], until(5))
+    assert [taken(lifetimes, now) for now in (4, 5, 10, 29, 30)] == [[], ["b"], [], [], ["a"]]
+
+
+# ---------------------------------------------------------------------- keep
+
+
+def test_a_kept_key_keeps_its_deadline_and_a_new_one_takes_the_one_given() -> None:
+    lifetimes = with_deadlines(old=10)
+    lifetimes.written(["old", "endless", "new"], until(99, keep=True), existing={"old", "endless"})
+    assert lifetimes.deadlines == {"old": 10, "new": 99}
+
+
+def test_a_kept_key_keeps_its_owner_and_a_new_one_has_none() -> None:
+    lifetimes = Lifetimes()
+    lifetimes.written(["old"], until(None, owner="me"))
+    lifetimes.written(["old", "new"], KEPT, existing={"old"})
+    assert (lifetimes.owned("me"), lifetimes.is_owned("new")) == (["old"], False)
+
+
+def test_a_write_that_keeps_nothing_takes_deadline_and_owner_away() -> None:
+    lifetimes = Lifetimes()
+    for life in (ENDLESS, until(None), KEPT):
+        lifetimes.written(["a"], until(10, owner="me"))
+        assert (lifetimes.deadlines, lifetimes.count_owned("me")) == ({"a": 10}, 1)
+        lifetimes.written(["a"], life)  # KEPT, but the key was not there before
+        assert (lifetimes.deadlines, lifetimes.count_owned("me"), bool(lifetimes)) == ({}, 0, False)
+
+
+def test_an_owner_given_with_keep_is_taken_on() -> None:
+    lifetimes = Lifetimes()
+    lifetimes.written(["a"], until(10, owner="me"))
+    lifetimes.written(["a"], until(99, keep=True, owner="you"), existing={"a"})
+    assert (lifetimes.deadlines, lifetimes.owned("me"), lifetimes.owned("you")) == ({"a": 10}, [], ["a"])
+
+
+# ---------------------------------------------------------------------- owners
+
+
+def test_each_owner_has_its_keys() -> None:
+    lifetimes = Lifetimes()
+    lifetimes.written(["a", "b"], until(None, owner="me"))
+    lifetimes.written(["c"], until(None, owner="you"))
+    assert (sorted(lifetimes.owned("me")), lifetimes.owned("you"), lifetimes.owned("nobody")) == (["a", "b"], ["c"], [])
+    assert [lifetimes.count_owned(owner) for owner in ("me", "you", "nobody")] == [2, 1, 0]
+    assert [lifetimes.is_owned(key) for key in "acx"] == [True, True, False]
+
+
+def test_a_key_has_one_owner_the_last_who_wrote_it() -> None:
+    lifetimes = Lifetimes()
+    lifetimes.written(["a"], until(None, owner="me"))
+    lifetimes.written(["a"], until(None, owner="you"))
+    assert (lifetimes.owned("me"), lifetimes.owned("you")) == ([], ["a"])
+
+
+def test_a_touched_key_keeps_its_owner() -> None:
+    lifetimes = Lifetimes()
+    lifetimes.written(["a"], until(None, owner="me"))
+    lifetimes.touched(["a"], 10)
+    lifetimes.touched(["a"], None)
+    assert lifetimes.owned("me") == ["a"]
+
+
+def test_a_key_that_ended_has_no_owner_and_an_owner_without_keys_is_forgotten() -> None:
+    lifetimes = Lifetimes()
+    lifetimes.written(["a", "b"], until(None, owner="me"))
+    lifetimes.ended(["a"])
+    assert (lifetimes.owned("me"), lifetimes.has_owners) == (["b"], True)
+    lifetimes.ended(["b", "never"])
+    assert (lifetimes.owned("me"), lifetimes.has_owners, lifetimes._of_owner) == ([], False, {})
+
+
+# ---------------------------------------------------------------------- what is remembered
+
+
+def test_a_key_prolonged_a_thousand_times_takes_one_entry() -> None:
+    lifetimes = Lifetimes()
+    for now in range(1_000):
+        lifetimes.written(["session"], until(now + 100))
+    assert len(lifetimes._schedule) == 1
+    assert [taken(lifetimes, now) for now in (500, 1_098, 1_099)] == [[], [], ["session"]]
+
+
+@pytest.mark.parametrize("shrinking", ["deadlines that come earlier", "keys that end"])
+def test_entries_that_nobody_needs_are_swept_out(shrinking: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lifetimes_module, "_MOST_STALE", 10)
+    lifetimes = Lifetimes()
+    longest = 0
+    for number in range(1_000):
+        if shrinking == "keys that end":
+            lifetimes.written([str(number)], until(5_000 + number))
+            lifetimes.ended([str(number - 1)])
+        else:
+            lifetimes.written(["a"], until(5_000 - number))
+        longest = max(longest, len(lifetimes._schedule), len(lifetimes._scheduled))
+    assert longest <= 10 + 2 * 2, "never more than two keys have a deadline"
+    assert lifetimes.deadlines in ({"999": 5_999}, {"a": 4_001})
+    ((key, deadline),) = lifetimes.deadlines.items()
+    assert (taken(lifetimes, deadline - 1), taken(lifetimes, deadline)) == ([], [key])
+
+
+work = st.lists(
+    st.tuples(
+        st.sampled_from(["write", "keep", "touch", "end", "take", "take"]),
+        st.sampled_from("abcdef"), st.none() | st.integers(1, 40), st.none() | st.sampled_from(["me", "you"]),
+    ),
+    max_size=80,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("stale", [0, 3])
+def test_lifetimes_are_two_dicts(stale: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against the plainest model: a deadline and an owner for each key, and a look at all of them."""
+    monkeypatch.setattr(lifetimes_module, "_MOST_STALE", stale)
+    done: dict[str, int] = {}
+
+    @given(work, st.integers(0, 2**32))
+    def run(work: list[tuple[str, str, int | None, str | None]], seed: int) -> None:
+        lifetimes, rng, now = Lifetimes(), random.Random(seed), 0  # noqa: S311
+        alive: set[str] = set()
+        deadlines: dict[str, int | None] = {}
+        owners: dict[str, str | None] = {}
+        for what, key, in_, owner in work:
+            done[what] = done.get(what, 0) + 1
+            deadline = None if in_ is None else now + in_
+            if what == "write" or (what == "keep" and key not in alive):
+                lifetimes.written([key], until(deadline, keep=what == "keep", owner=owner), alive)
+                alive.add(key)
+                deadlines[key], owners[key] = deadline, owner
+            elif what == "keep":
+                lifetimes.written([key], until(deadline, keep=True, owner=owner), alive)
+                owners[key] = owner or owners[key]
+            elif what == "touch" and key in alive:
+                lifetimes.touched([key], deadline)
+                deadlines[key] = deadline
+            elif what == "end":
+                lifetimes.ended([key])
+                alive.discard(key)
+            elif what == "take":
+                now += in_ or 0
+                due = {each for each in alive if (end := deadlines[each]) is not None and end <= now}
+                found: set[str] = set()
+                while (look := lifetimes.next_look) is not None and look <= now:
+                    some = lifetimes.take_due(now, rng.randint(1, 3))
+                    lifetimes.ended(some)
+                    found.update(some)
+                assert found == due
+                alive -= due
+            wanted = {each: end for each in alive if (end := deadlines[each]) is not None}
+            assert lifetimes.deadlines == wanted
+            assert min(wanted.values(), default=now) >= (lifetimes.next_look or 0) or not wanted
+            for name in ("me", "you"):
+                assert set(lifetimes.owned(name)) == {each for each in alive if owners[each] == name}
+
+    run()
+    assert min(done.values()) >= 50, done
