@@ -137,8 +137,8 @@ class Calls:
 
     Keys are strings of 1 byte to 4 KiB of UTF-8, values bytes. Durations are seconds or timedelta. A version is what a
     commit returns; they rise. Writes take ``ttl`` (the keys expire after so long), ``keep_ttl`` (keys that exist keep
-    the life they have), ``ephemeral`` (the keys are deleted when this client's connection ends) and ``sync`` (whether to
-    wait until the commit is on the disk; None: as the daemon is configured).
+    the life they have), ``ephemeral`` (the keys are deleted when this client's connection ends) and ``sync`` (whether
+    to wait until the commit is on the disk; None: as the daemon is configured).
     """
 
     @call
