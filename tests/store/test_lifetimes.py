@@ -188,7 +188,7 @@ work = st.lists(
         st.sampled_from(["write", "keep", "touch", "end", "take", "take"]),
         st.sampled_from("abcdef"), st.none() | st.integers(1, 40), st.none() | st.sampled_from(["me", "you"]),
     ),
-    max_size=80,
+    min_size=20, max_size=80,
 )  # fmt: skip
 
 
@@ -232,9 +232,10 @@ def test_lifetimes_are_two_dicts(stale: int, monkeypatch: pytest.MonkeyPatch) ->
                 alive -= due
             wanted = {each: end for each in alive if (end := deadlines[each]) is not None}
             assert lifetimes.deadlines == wanted
-            assert min(wanted.values(), default=now) >= (lifetimes.next_look or 0) or not wanted
+            assert not wanted or (lifetimes.next_look or 0) <= min(wanted.values()), "a deadline nobody looks for"
             for name in ("me", "you"):
                 assert set(lifetimes.owned(name)) == {each for each in alive if owners[each] == name}
 
     run()
-    assert min(done.values()) >= 50, done
+    print("done:", done)
+    assert min(done.values()) >= 100, done
