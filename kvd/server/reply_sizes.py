@@ -6,8 +6,10 @@ from kvd.protocol import messages
 from kvd.protocol.messages import AnyRequest, encode_replies
 from kvd.server.reading import PAGE_BYTES
 
-VALUE_HEAD_BYTES = 5  # MessagePack's longest, for binary
+VALUE_HEAD_BYTES = ARRAY_BYTES = 5  # MessagePack's longest
 VERSION_BYTES = 27  # what fetch tells beside each value, at most; an error takes less for each byte of its request
+FETCHED_BYTES = VALUE_HEAD_BYTES + VERSION_BYTES
+ABSENT_BYTES = 6  # of a key that fetch did not find
 # A page counts keys and values; with their versions and heads an item of one byte takes some twenty.
 PAGE_OVERHEAD = 20
 # A conflict names up to a hundred keys, each with versions, time and author, and 4,096 characters of them, the last
@@ -37,7 +39,7 @@ def reply_bytes(request: AnyRequest, reply: Any) -> int:  # noqa: ANN401 - a rep
     if type(reply) is bytes:
         return len(reply) + VALUE_HEAD_BYTES
     if type(request) is messages.GetMany and type(reply) is list:
-        return sum(len(value or b"") + VALUE_HEAD_BYTES for value in reply) + VALUE_HEAD_BYTES
+        return sum(len(value or b"") + VALUE_HEAD_BYTES for value in reply) + ARRAY_BYTES
     if type(request) is messages.Fetch and type(reply) is list:
-        return sum(len(item[0] or b"") + VALUE_HEAD_BYTES + VERSION_BYTES for item in reply) + VALUE_HEAD_BYTES
+        return sum(ABSENT_BYTES if item[0] is None else len(item[0]) + FETCHED_BYTES for item in reply) + ARRAY_BYTES
     return len(encode_replies(reply))  # small, or a page

@@ -1,5 +1,6 @@
 """Two ends joined in memory: what a client sends, through decoder, commands and encoder, to what it gets."""
 
+import copy
 import itertools
 import os
 from collections.abc import Callable, Iterator
@@ -39,17 +40,38 @@ class Process(Administration):
         return 4711
 
 
+class Clock:
+    """Microseconds that pass when they are told to."""
+
+    def __init__(self) -> None:
+        self.now = 10**9
+
+    def __call__(self) -> int:
+        return self.now
+
+
 class Ends:
-    """One connection to a database of its own."""
+    """One connection to a database of its own. Commits are a microsecond apart; deadlines go by ``timer``."""
 
     def __init__(
         self, limits: Limits | None = None, *, token: str | None = None, uid: int | None = os.geteuid(), **window: int
     ) -> None:
         ticks = itertools.count(1_000_000)
-        self.database = Database(WindowLimits(**window), clock=lambda: next(ticks))
+        self.timer = Clock()
+        self.database = Database(WindowLimits(**window), clock=lambda: next(ticks), timer=self.timer)
         self.process = Process()
         self.commands = Commands(self.database, limits or Limits(), self.process, token)
         self.peer = Peer("test", uid)
+
+    def another(self, uid: int | None = os.geteuid()) -> "Ends":
+        """Another connection to the same database."""
+        other = copy.copy(self)
+        other.peer = Peer("another", uid)
+        return other
+
+    def disconnect(self) -> None:
+        """The connection ends."""
+        self.commands.forget(self.peer)
 
     def frame(self, payload: bytes) -> Any:  # noqa: ANN401
         """The reply to a frame's payload, as the client decodes it."""
