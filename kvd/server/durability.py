@@ -97,6 +97,7 @@ class Durability:
         self._gathering: asyncio.TimerHandle | None = None
         self._gathered = 0
         self._sync_wanted = 0
+        self._is_written_enough = False  # for somebody who waits, and need not wait for the sync
         self._failed = False
         self._raising = False
         # Called when more has reached the disk.
@@ -163,6 +164,8 @@ class Durability:
     def wait(self, session: "Session", needs: Needs) -> None:
         """``session`` holds an answer; it is told when more has reached the disk."""
         self._waiting[session] = None
+        if needs.written > needs.synced:
+            self._is_written_enough = True
         if needs.synced > self._synced:
             self._sync_wanted = max(self._sync_wanted, needs.synced)
         self._wake()
@@ -193,6 +196,9 @@ class Durability:
             self._loop.create_task(self._do(batch, lambda: self._log.write(batch, sync=sync)))
         elif self._write_here(batch):
             if sync:
+                if self._is_written_enough:
+                    self._is_written_enough = False
+                    self._note_progress()
                 self._loop.create_task(self._do(batch, self._log.sync))
             else:
                 self._log.done(batch)
