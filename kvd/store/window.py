@@ -12,7 +12,9 @@ snapshot of everything:
 
 Commits that came together stand in the queue together, as one group, and are dropped together.
 
-The window is bounded by bytes, age and count. A pinned version keeps it open up to a byte limit of its own.
+The window is bounded by bytes, age and count. A pinned version keeps it open up to a byte limit of its own. Dropping
+goes in small steps, of as many keys as were written or a few more; but over the limit of bytes, as many bytes go as
+came, for one large value may come in place of a hundred thousand small ones.
 """
 
 from bisect import bisect_left, bisect_right
@@ -81,7 +83,17 @@ class Window:
 
     NOTHING_PINNED = 2**64  # above every version
 
-    __slots__ = ("_begin", "_pins", "_queue", "bytes", "commits", "limits", "oldest_readable", "oldest_time")
+    __slots__ = (
+        "_begin",
+        "_kept_bytes",
+        "_pins",
+        "_queue",
+        "bytes",
+        "commits",
+        "limits",
+        "oldest_readable",
+        "oldest_time",
+    )
 
     def __init__(self, limits: WindowLimits) -> None:
         self.limits = limits
@@ -89,6 +101,7 @@ class Window:
         self._begin = 0  # what stands before it has been dropped
         self.commits = 0
         self.bytes = 0
+        self._kept_bytes = 0  # how many there were after the last drop
         self.oldest_readable = 0
         self.oldest_time = 0  # when that version was committed
         self._pins: dict[int, int] = {}  # version → times pinned; versions only ever arrive in ascending order
@@ -169,13 +182,15 @@ class Window:
     def drop(self, now: int, budget_keys: int) -> list[Group]:
         """Take out the oldest commits that are over the limits, about ``budget_keys`` keys of them; return them.
 
-        From then on nothing before the last of them can be read.
+        Of those over the limit of bytes at least as many bytes as came since the last drop. From then on nothing
+        before the last of them can be read.
         """
         limits = self.limits
+        most_bytes = max(limits.max_bytes, self._kept_bytes)
         oldest_time = now - limits.max_age_us
         pinned = next(iter(self._pins), self.NOTHING_PINNED)
         dropped: list[Group] = []
-        while budget_keys > 0 and (oldest := self.oldest) is not None:
+        while (budget_keys > 0 or self.bytes > most_bytes) and (oldest := self.oldest) is not None:
             if self.bytes <= limits.max_bytes and self.commits <= limits.max_commits and oldest.time >= oldest_time:
                 break
             if _last_version(oldest) > pinned and self.bytes <= limits.max_pinned_bytes:
@@ -183,6 +198,7 @@ class Window:
             dropped.append(oldest)
             self._drop_oldest(oldest)
             budget_keys -= len(oldest.heads)
+        self._kept_bytes = self.bytes
         return dropped
 
     def _drop_oldest(self, oldest: Group) -> None:

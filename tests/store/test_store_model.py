@@ -70,6 +70,7 @@ class Model(RuleBasedStateMachine):
         self.snapshots: list[Snapshot] = [{}]
         self.now = 1_000
         self.latest = 0  # the store's time: it never goes back
+        self.kept_bytes = 0  # of history, after the last drop
         self.pins: Counter[int] = Counter()
         self.gets = self.sets = self.deletes = self.largest = 0
 
@@ -120,6 +121,7 @@ class Model(RuleBasedStateMachine):
             left.popleft()
             dropped += 1
         assert [id(group) for group in left] == [id(group) for group in after], "dropped from the middle"
+        self.kept_bytes = self.store.window.bytes
         return dropped
 
     def write(self, call: Callable[[], Any]) -> Any:  # noqa: ANN401
@@ -212,11 +214,16 @@ class Model(RuleBasedStateMachine):
     @rule(budget=st.integers(0, 4))
     @counted
     def drop_a_little(self, budget: int) -> None:
-        before = deque(self.store.window.groups)
+        window = self.store.window
+        before, bytes_left = deque(window.groups), window.bytes
+        most_bytes = max(window.limits.max_bytes, self.kept_bytes)
         dropped = self.dropping(lambda: self.store.drop_history(budget))
-        keys_of = [len(group.heads) for group in before][:dropped]
-        assert sum(keys_of[:-1]) < budget or not keys_of, "went on past its budget"
-        assert sum(keys_of) >= budget or not self.droppable(self.store.window.groups), "ended before its budget"
+        for group in list(before)[:dropped]:
+            assert budget > 0 or bytes_left > most_bytes, "went on past its budget"
+            budget -= len(group.heads)
+            bytes_left -= group.size
+        ended_early = budget > 0 or window.bytes > most_bytes
+        assert not (ended_early and self.droppable(deque(window.groups))), "ended before its budget"
 
     @rule()
     @counted

@@ -2,15 +2,16 @@
 
 import pytest
 
+from kvd.store import window as window_module
+from kvd.store.authors import NOBODY
+from kvd.store.errors import SnapshotGone
 from kvd.store.heads import Head
 from kvd.store.window import Group, Window, WindowLimits
-
-WIDE = WindowLimits(max_age_us=10**9, max_bytes=10**9, max_commits=10**9, max_pinned_bytes=10**9)
 
 
 def group(*versions: int, time: int = 0, size: int = 10) -> Group:
     """One group of commits, a key each."""
-    return Group(time, "", tuple(Head("k", b"", version, None) for version in versions), len(versions), size, False)
+    return Group(time, NOBODY, tuple(Head("k", b"", version, None) for version in versions), len(versions), size, False)
 
 
 def window(*groups: Group, **limits: int) -> Window:
@@ -112,3 +113,140 @@ def test_a_pin_never_makes_the_window_smaller_than_it_is_without() -> None:
 def test_releasing_what_is_not_pinned_is_a_fault_of_the_caller() -> None:
     with pytest.raises(KeyError):
         window().unpin(7)
+
+
+# ---------------------------------------------------------------------- as many bytes go as come
+
+
+def filled_with_small_ones() -> Window:
+    """At its limit of 100 bytes, of 10 each."""
+    history = window(*(group(version) for version in range(1, 11)), max_bytes=100)
+    assert history.drop(0, budget_keys=1) == []
+    return history
+
+
+def test_over_the_limit_of_bytes_as_many_go_as_came_whatever_the_budget_is() -> None:
+    history = filled_with_small_ones()
+    history.append(group(11, size=60))
+    assert len(history.drop(0, budget_keys=1)) == 6
+    assert (history.bytes, history.oldest_readable) == (100, 6)
+
+
+def test_to_a_lowered_limit_it_shrinks_by_the_budget_and_by_what_came() -> None:
+    history = filled_with_small_ones()
+    history.limits = WindowLimits(max_bytes=20)
+    assert len(history.drop(0, budget_keys=1)) == 1
+    history.append(group(11, size=25))
+    assert len(history.drop(0, budget_keys=1)) == 3
+    assert history.bytes <= 90
+
+
+def test_what_is_pinned_stays_whatever_came() -> None:
+    history = window(group(1), max_bytes=10, max_pinned_bytes=100)
+    history.pin(1)
+    history.append(group(2, size=50))
+    assert [len(history.drop(0, budget_keys=1)), history.drop(0, budget_keys=1)] == [1, []]
+    history.append(group(3, size=70))
+    history.drop(0, budget_keys=1)
+    assert (history.bytes, history.oldest_readable) == (70, 2), "past the limit for pins it goes too"
+
+
+# ---------------------------------------------------------------------- finding
+
+
+def test_every_version_is_found_in_its_group_and_those_that_left_in_none() -> None:
+    history = window(group(1), group(2, 3, 4), group(5), group(6), max_commits=3)
+    history.drop(0, budget_keys=100)
+    found = [None if (each := history.group_of(version)) is None else each.heads[0].version for version in range(9)]
+    assert found == [None, None, None, None, None, 5, 6, None, None]
+    assert held(history) == [5, 6]
+    whole = window(group(1), group(2, 3, 4), group(5))
+    found = [None if (each := whole.group_of(version)) is None else each.heads[0].version for version in range(7)]
+    assert found == [None, 1, 2, 2, 2, 5, None]
+
+
+def test_what_came_behind_a_version_is_told_oldest_first_beginning_with_its_own_group() -> None:
+    history = window(group(1), group(2, 3, 4), group(5))
+    firsts = {version: [each.heads[0].version for each in history.after(version)] for version in range(7)}
+    assert firsts == {0: [1, 2, 5], 1: [2, 5], 2: [2, 5], 3: [2, 5], 4: [5], 5: [], 6: []}
+
+
+def test_behind_the_end_of_a_group_are_whole_groups() -> None:
+    history = window(group(1), group(2, 3, 4), group(5))
+    firsts = {version: [each.heads[0].version for each in history.behind(version)] for version in (0, 1, 4, 5)}
+    assert firsts == {0: [1, 2, 5], 1: [2, 5], 4: [5], 5: []}
+    assert window().behind(0) == []
+
+
+def test_what_came_behind_a_version_that_has_gone_is_not_all_known() -> None:
+    history = window(group(1), group(2), group(3), max_commits=1)
+    history.drop(0, budget_keys=100)
+    with pytest.raises(SnapshotGone) as refused:
+        list(history.after(1))
+    assert (refused.value.version, refused.value.oldest_readable) == (1, 2)
+    assert [each.heads[0].version for each in history.after(2)] == [3]
+
+
+def test_the_newest_come_first() -> None:
+    history = window(group(1), group(2, 3), group(4), max_commits=3)
+    history.drop(0, budget_keys=100)
+    assert [each.heads[0].version for each in history.newest()] == [4, 2]
+    assert list(window().newest()) == []
+
+
+def test_the_version_of_a_time_is_the_last_one_committed_by_then() -> None:
+    history = window(group(1, time=10), group(2, 3, time=20), group(4, time=20), group(5, time=30))
+    assert [history.version_at(time) for time in (0, 9, 10, 19, 20, 29, 30, 10**18)] == [0, 0, 1, 1, 4, 4, 5, 5]
+
+
+def test_before_the_oldest_version_that_can_be_read_nobody_knows_which_it_was() -> None:
+    history = window(group(1, time=10), group(2, time=20), group(3, time=30), max_commits=1)
+    history.drop(0, budget_keys=100)
+    assert [history.version_at(time) for time in (20, 29, 30)] == [2, 2, 3]
+    with pytest.raises(SnapshotGone) as refused:
+        history.version_at(19)
+    assert (refused.value.version, refused.value.oldest_readable) == (None, 2)
+
+
+def test_with_all_of_it_dropped_the_last_version_is_the_one_since_its_time() -> None:
+    history = window(group(1, time=10), group(2, time=20), max_commits=0)
+    history.drop(0, budget_keys=100)
+    assert (history.oldest, history.version_at(20), list(history.after(2)), history.behind(2)) == (None, 2, [], [])
+    with pytest.raises(SnapshotGone):
+        history.version_at(19)
+
+
+def test_a_group_tells_its_commits_one_by_one() -> None:
+    together = Group(0, NOBODY, (Head("a", b"", 3, None), Head("b", None, 3, None)), 1, 10, True)
+    apart = group(4, 5)
+    assert [(version, len(heads)) for version, heads in together.each()] == [(3, 2)]
+    assert [(version, [head.version for head in heads]) for version, heads in apart.each()] == [(4, [4]), (5, [5])]
+    assert [version for version, _ in group(6).each()] == [6]
+
+
+def test_places_of_dropped_groups_are_given_back_and_everything_is_still_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(window_module, "_COMPACT_PLACES", 8)
+    history = window(max_commits=5)
+    for version in range(1, 500):
+        history.append(group(version, time=version))
+        history.drop(0, budget_keys=100)
+        oldest = max(1, version - 4)
+        assert held(history) == list(range(oldest, version + 1))
+        assert len(history._queue) <= 5 + 8
+        assert history.oldest is not None
+        assert (history.oldest.time, history.oldest_readable) == (oldest, oldest - 1)
+        assert [each.time for each in history.newest()] == list(range(version, oldest - 1, -1))
+        assert [each.time for each in history.after(oldest)] == list(range(oldest + 1, version + 1))
+        found = history.group_of(oldest)
+        assert found is not None
+        assert (found.time, history.group_of(oldest - 1), history.version_at(version)) == (oldest, None, version)
+
+
+def test_no_more_places_are_kept_than_there_are_groups_or_a_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(window_module, "_COMPACT_PLACES", 8)
+    history = window(*(group(version) for version in range(1, 101)))
+    history.limits = WindowLimits(max_commits=0)
+    for _ in range(100):
+        history.drop(0, budget_keys=1)
+        assert len(history._queue) - len(history.groups) < max(8, len(history.groups))
+    assert len(history._queue) <= 8
