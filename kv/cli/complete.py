@@ -28,7 +28,7 @@ def complete() -> int:
     try:
         words = _words()
         finder = Finder()
-        finder.literal = "--" in words[1:]
+        finder.behind = words[words.index("--") + 1 :] if "--" in words[1:] else None
         finder(top_parser(words[1:]), always_complete_options=False, default_completer=SuppressCompleter())
     except (ArgcompleteException, KeyError, ValueError, OSError, UsageError):
         pass  # not called by a shell's script, or a line that nobody could complete
@@ -57,8 +57,8 @@ def top_parser(words: list[str]) -> argparse.ArgumentParser:
 class Finder(CompletionFinder):
     """argcomplete's finder with our operands, our completers, and the faults of its quoting for bash mended."""
 
-    # Whether "--" stands on the line before the cursor: then every word is an operand.
-    literal = False
+    # The words between "--" and the cursor: every word there is an operand, or one of a command to run.
+    behind: list[str] | None = None
 
     def collect_completions(
         self, active_parsers: list[argparse.ArgumentParser], parsed_args: argparse.Namespace, cword_prefix: str
@@ -67,10 +67,14 @@ class Finder(CompletionFinder):
         parser = active_parsers[-1]
         for active_parser in active_parsers:
             self._attach(active_parser)
+        if self.behind is not None and getattr(parser, "takes_command", False):
+            return _files(cword_prefix, parsed_args) if self.behind else _programs(cword_prefix)
         operands = self._open_operands(parser, cword_prefix)
         if operands is not None:
-            completer = Completer(operands, literal=self.literal)
-            return completer(prefix=cword_prefix, parsed_args=parsed_args)
+            completer = Completer(operands, literal=self.behind is not None)
+            words = completer(prefix=cword_prefix, parsed_args=parsed_args)
+            self._display_completions = words if isinstance(words, dict) else {}
+            return list(words)
         found: list[str] = super().collect_completions(active_parsers, parsed_args, cword_prefix)
         if not found and not cword_prefix:
             return self._options_if_nothing_else(parser)
@@ -87,7 +91,7 @@ class Finder(CompletionFinder):
         positionals = parser._get_positional_actions()
         if not positionals or isinstance(positionals[0], argparse._SubParsersAction):
             return None
-        if self.literal:
+        if self.behind is not None:
             return positionals[0]
         waiting = getattr(parser, "active_actions", [])
         return positionals[0] if not waiting and not prefix.startswith("-") else None
@@ -144,10 +148,12 @@ class Completer:
         self._complete = _COMPLETERS[getattr(action, "completes", "nothing")]
         self._dashes = literal or bool(action.option_strings)
 
-    def __call__(self, *, prefix: str, parsed_args: argparse.Namespace, **_: object) -> list[str]:
+    def __call__(self, *, prefix: str, parsed_args: argparse.Namespace, **_: object) -> "list[str] | dict[str, str]":
         found = self._complete(prefix, parsed_args)
         # An operand that begins with "-" can only stand behind "--".
-        return found if self._dashes else [word for word in found if not word.startswith("-")]
+        if self._dashes or isinstance(found, dict):
+            return found
+        return [word for word in found if not word.startswith("-")]
 
 
 def _nothing(prefix: str, options: argparse.Namespace) -> list[str]:
@@ -175,6 +181,51 @@ def _pairs(prefix: str, options: argparse.Namespace) -> list[str]:
     if value.startswith("@") and not getattr(options, "raw_values", False):
         return [f"{key}=@{path}" for path in _files(value[1:], options)]
     return []
+
+
+def _locks(prefix: str, options: argparse.Namespace) -> list[str]:
+    """The names of locks that somebody has or waits for."""
+    return list(dict.fromkeys(key.split("/")[1] for key in _keys(f"lock/{prefix}", options) if key.count("/") > 1))
+
+
+def _points(prefix: str, options: argparse.Namespace) -> dict[str, str]:
+    """For VERSION|TIME: versions, and "now"."""
+    now = {"now": "the current version"} if prefix and "now".startswith(prefix) else {}
+    return {**_versions(prefix, options), **now}
+
+
+def _versions(prefix: str, options: argparse.Namespace) -> dict[str, str]:
+    """The last few versions, newest first, each with what its commit did."""
+    from kv.cli.commands.log import keys_text
+    from kv.cli.live_keys import live_commits
+    from kv.cli.times import show_time
+
+    commits = live_commits(_COMMITS_OFFERED, getattr(options, "socket", None), getattr(options, "token_file", None))
+    found = {str(commit.version): f"{show_time(commit.time)[-8:]}  {keys_text(commit.keys, 2)}" for commit in commits}
+    return {version: text for version, text in found.items() if version.startswith(prefix)}
+
+
+def _durations(prefix: str, options: argparse.Namespace) -> list[str]:
+    """Some usual ones; or the number that is there, with each unit."""
+    from kv.cli.durations import UNITS
+
+    if prefix[-1:].isdigit():
+        return [prefix + unit for unit in UNITS]
+    return [duration for duration in ("30s", "5m", "1h", "1d", "7d") if duration.startswith(prefix)]
+
+
+def _programs(prefix: str) -> list[str]:
+    """What can be run: in the PATH, or files if a path is typed."""
+    if "/" in prefix:
+        return _files(prefix, argparse.Namespace())
+    found = set()
+    for folder in os.get_exec_path():
+        try:
+            names = os.listdir(folder)
+        except OSError:
+            continue
+        found.update(name for name in names if name.startswith(prefix) and name.isprintable())
+    return sorted(found) if prefix else []
 
 
 def _files(prefix: str, options: argparse.Namespace) -> list[str]:
@@ -217,11 +268,16 @@ def _choices(*words: str) -> "Callable[[str, argparse.Namespace], list[str]]":
     return lambda prefix, _: [word for word in words if word.startswith(prefix)]
 
 
-_COMPLETERS: "dict[str, Callable[[str, argparse.Namespace], list[str]]]" = {
+_COMMITS_OFFERED = 20
+_COMPLETERS: "dict[str, Callable[[str, argparse.Namespace], list[str] | dict[str, str]]]" = {
     "nothing": _nothing,
     "keys": _keys,
     "prefixes": _prefixes,
     "pairs": _pairs,
+    "points": _points,
+    "versions": _versions,
+    "durations": _durations,
+    "locks": _locks,
     "files": _files,
     "shells": _shells,
     "topics": _topics,

@@ -6,6 +6,7 @@ from kv.cli.parser import DEFAULT_TIMEOUT_S, Options
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from kv.cli.points import Point
     from kv.client import Client
 
 
@@ -17,16 +18,28 @@ class Context:
         self.output = output
         output.quiet = options.quiet
 
-    def connect(self, default_timeout_s: float = DEFAULT_TIMEOUT_S) -> "Client":
-        """A client for the daemon that was asked for; it connects with its first request."""
+    def connect(self, default_timeout_s: float = DEFAULT_TIMEOUT_S, *, waits: bool = False) -> "Client":
+        """A client for the daemon that was asked for; it connects with its first request.
+
+        ``waits``: the command waits for something else, and --timeout is how long for that.
+        """
         from kv.client import connect
         from kv.codecs import light
 
-        timeout_s = self.options.timeout_s(default_timeout_s)
+        timeout_s = self.options.timeout_s(default_timeout_s, flag=not waits)
         try:
             return connect(self.options.socket, timeout=timeout_s, token_file=self.options.token_file, codec=light())
         except ValueError as error:
             raise UsageError(f"{error}; write a socket's path or tcp://HOST:PORT") from None
+
+    def point(self, option: str) -> "Point | None":
+        """The point in the history that an option names, if it was given. Raises UsageError."""
+        text = getattr(self.options, option, None)
+        if text is None:
+            return None
+        from kv.cli.points import Point
+
+        return Point(text, f"--{option}")
 
     def print(self, text: str) -> None:
         """One line of output; ``text`` is already safe to show."""
@@ -43,13 +56,16 @@ class Context:
         if self.options.verbose and not self.options.quiet:
             complain(text)
 
+    def complain(self, text: str) -> None:
+        """One line on stderr, behind what was printed so far, unless --quiet."""
+        if not self.options.quiet:
+            self.output.flush()
+            complain(text)
+
     def not_found(self, keys: list[str]) -> None:
         """Name the missing keys on stderr, behind what was printed so far."""
-        if self.options.quiet:
-            return
-        self.output.flush()
         for key in keys:
-            complain(f"error: no such key: {key}")
+            self.complain(f"error: no such key: {key}")
 
 
 def checked_keys(operands: list[str], command: str) -> list[str]:

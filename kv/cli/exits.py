@@ -12,6 +12,9 @@ INTERNAL = 70
 IO_ERROR = 74
 ALREADY_RUNNING = 75
 CONFIGURATION = 78
+LOCK_LOST = 79
+NOT_EXECUTABLE = 126
+NO_SUCH_COMMAND = 127
 INTERRUPTED = 130
 PIPE_CLOSED = 141
 
@@ -28,6 +31,9 @@ MEANINGS = {
     IO_ERROR: "input or output failed (a full disk, a closed descriptor)",
     ALREADY_RUNNING: "serve: a daemon is already running there",
     CONFIGURATION: "serve: the configuration is wrong",
+    LOCK_LOST: "lock: the lock was lost while the command ran",
+    NOT_EXECUTABLE: "lock: the command cannot be run (otherwise lock ends as the command did)",
+    NO_SUCH_COMMAND: "lock: there is no such command",
     INTERRUPTED: "ended by ctrl-c",
     PIPE_CLOSED: "the reader of the output closed the pipe",
 }
@@ -39,6 +45,7 @@ _BY_ERROR_CODE = {
     "forbidden": DENIED,
     "unauthenticated": DENIED,
     "unavailable": UNREACHABLE,
+    "lock_lost": LOCK_LOST,
 }
 
 

@@ -2,6 +2,7 @@
 
 from kv.cli import exits
 from kv.cli.parser import build
+from kv.cli.points import HELP as TIMES
 from kv.cli.registry import COMMANDS, find_or_suggest
 
 _OVERVIEW = """\
@@ -12,15 +13,16 @@ kv: keys and values, kept by a daemon on this host.
   kv get cake smiley                 read them
   kv ls                              list all keys
   kv del smiley                      delete
+  kv watch                           see changes as they happen
   kv shutdown                        stop the daemon
 
 Commands:
 {commands}
 
-'kv help COMMAND' explains one of them, 'kv help exit-codes' what a script gets back. Options such as
--s/--socket ADDRESS, --timeout SECONDS, -q and -v may stand before or behind the command."""
+'kv help COMMAND' explains one of them, 'kv help exit-codes' what a script gets back, 'kv help times' what is a VERSION
+or a TIME. Options such as -s/--socket ADDRESS, --timeout SECONDS, -q and -v may stand before or behind the command."""
 
-TOPICS = ("exit-codes",)
+TOPICS = ("exit-codes", "times")
 
 
 def explain(topic: str) -> str:
@@ -29,6 +31,8 @@ def explain(topic: str) -> str:
         return overview()
     if topic == "exit-codes":
         return exit_codes()
+    if topic == "times":
+        return TIMES
     command = find_or_suggest(topic)
     module = command.load()
     also = f" Also: {', '.join(f'kv {alias}' for alias in command.aliases)}." if command.aliases else ""

@@ -1,12 +1,21 @@
-"""The keys of the running daemon, for TAB: at most 150 ms, never an error, never any output.
+"""What the running daemon knows, for TAB: keys, commits. At most 150 ms, never an error, never any output.
 
-One frame with one scan, bounded by the server to a prefix and a count; one deadline for everything together.
+One frame with one request, bounded by the server in what it answers; one deadline for everything together.
 """
 
 from kv.codecs import light
 from kv.connection import Deadline, open_connection
-from kv.operations import hello, prefix_end, scan
+from kv.operations import hello, log, prefix_end, scan
 from kvd.protocol.address import parse_tcp
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import TypeVar
+
+    from kv.operations import Operation
+    from kv.results import Commit
+
+    T = TypeVar("T")
 
 LIMIT = 500
 _BUDGET_S = 0.150
@@ -14,16 +23,25 @@ _BUDGET_S = 0.150
 
 def live_keys(prefix: str, address: str | None, token_file: str | None) -> list[str]:
     """Up to LIMIT keys that begin with ``prefix``; none if the daemon is dead, slow or does not let us."""
+    page = _ask(scan(prefix, prefix_end(prefix), LIMIT, None, True), address, token_file)
+    return [] if page is None else [item.key for item in page[0]]
+
+
+def live_commits(count: int, address: str | None, token_file: str | None) -> "list[Commit]":
+    """The newest ``count`` commits, the newest first; none as above."""
+    return (_ask(log(None, count), address, token_file) or [])[::-1]
+
+
+def _ask(question: "Operation[T]", address: str | None, token_file: str | None) -> "T | None":
     try:
-        return _ask(prefix, address, token_file)
+        return _answer(question, address, token_file)
     except Exception:  # whatever it is, it must not soil the prompt
-        return []
+        return None
 
 
-def _ask(prefix: str, address: str | None, token_file: str | None) -> list[str]:
+def _answer(question: "Operation[T]", address: str | None, token_file: str | None) -> "T | None":
     if address is not None and not _quickly_found(address):
-        return []
-    question = scan(prefix, prefix_end(prefix), LIMIT, None, True)
+        return None
     requests = [question.request] if token_file is None else [hello("kv", _token(token_file)).request, question.request]
     codec = light()
     payload = codec.encode(requests)
@@ -34,8 +52,7 @@ def _ask(prefix: str, address: str | None, token_file: str | None) -> list[str]:
         replies = codec.decode(connection.receive(deadline))
     finally:
         connection.close()
-    items, _ = question.read(replies[-1])  # type: ignore[index]
-    return [item.key for item in items]
+    return question.read(replies[-1])  # type: ignore[index]
 
 
 def _quickly_found(address: str) -> bool:

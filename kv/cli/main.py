@@ -111,11 +111,16 @@ def _output_failed(error: OutputFailed) -> int:
 
 
 def _daemon_failed(error: Exception) -> int:
-    from kv.errors import KvdError
+    from kv.errors import Conflict, KvdError
 
     if not isinstance(error, KvdError):
         complain(f"error: a fault in kv: {type(error).__name__}: {error}; please report it (KVD_DEBUG=1 shows more)")
         return exits.INTERNAL
+    if isinstance(error, Conflict):
+        from kv.cli.authors import conflict_text
+
+        complain(f"error: {conflict_text(error)}")
+        return exits.CONFLICT
     unsure = "; the change may have been made all the same: read the keys again" if error.maybe_committed else ""
     complain(f"error: {error.message}{unsure}")
     return exits.exit_code_for(error.code)

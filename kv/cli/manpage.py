@@ -5,6 +5,7 @@ import sys
 
 from kv.cli import exits
 from kv.cli.parser import Parser, add_common, build
+from kv.cli.points import HELP as TIMES
 from kv.cli.registry import COMMANDS, Command
 
 _INTRODUCTION = """\
@@ -38,6 +39,7 @@ def page() -> str:
         _section("DESCRIPTION") + _text(_INTRODUCTION),
         _section("OPTIONS") + "These may stand before or behind the command.\n" + _common_options(),
         _section("COMMANDS") + "\n".join(_command(command) for command in COMMANDS),
+        _section("VERSIONS AND TIMES") + ".nf\n" + _text(TIMES) + "\n.fi",
         _section("OUTPUT") + _text(_OUTPUT),
         _section("EXIT STATUS") + "\n".join(_item(str(code), text) for code, text in exits.MEANINGS.items()),
         _section("ENVIRONMENT") + "\n".join(_item(*entry) for entry in _ENVIRONMENT.items()),

@@ -73,10 +73,15 @@ class _StandardInput:
         if self._used_by:
             raise UsageError(f"standard input can be read once: {self._used_by} and {purpose} both want it")
         self._used_by = purpose
-        try:
-            return _read_all(0, "standard input")
-        except OSError as error:
-            raise UsageError(f"cannot read standard input: {error.strerror}") from None
+        return read_stdin()
+
+
+def read_stdin() -> bytes:
+    """Standard input to its end. Raises UsageError."""
+    try:
+        return _read_all(0, "standard input")
+    except OSError as error:
+        raise UsageError(f"cannot read standard input: {error.strerror}") from None
 
 
 def _read_all(descriptor: int, name: str) -> bytes:

@@ -2,7 +2,8 @@
 
 Only the parser of the command that was asked for is built: every further one would cost as much as the question to the
 daemon. Common options may stand before and after the command. argparse reads the options; operands are whatever is
-left, so they may stand between options, and everything behind ``--`` is an operand.
+left, so they may stand between options, and everything behind ``--`` is an operand, or the words of a command that is
+to be run (``kv lock``, ``kv watch``).
 """
 
 import argparse
@@ -41,11 +42,12 @@ class Options(argparse.Namespace):
     version: bool = False
     json: bool = False
     operands: list[str]
+    command: list[str]
     verbatim: dict[str, list[str]]
 
-    def timeout_s(self, default_s: float = DEFAULT_TIMEOUT_S) -> float | None:
-        """How long to wait for the daemon: flag, else KVD_TIMEOUT, else the default; None is for ever."""
-        timeout_s = self.timeout
+    def timeout_s(self, default_s: float = DEFAULT_TIMEOUT_S, *, flag: bool = True) -> float | None:
+        """How long to wait for the daemon: the flag, else KVD_TIMEOUT, else the default; None is for ever."""
+        timeout_s = self.timeout if flag else None
         if timeout_s is None and os.environ.get("KVD_TIMEOUT"):
             timeout_s = _seconds(os.environ["KVD_TIMEOUT"], "KVD_TIMEOUT")
         if timeout_s is None:
@@ -63,6 +65,9 @@ class Parser(argparse.ArgumentParser):
         )  # fmt: skip
         self.describe = describe
         self.takes_operands = False
+        # Whether what is behind "--" is a command to run, and whether -5 may be an operand.
+        self.takes_command = False
+        self.takes_numbers = False
         self.verbatim: tuple[str, ...] = ()
 
     def operands(self, metavar: str, help: str, completes: str = "nothing") -> None:  # noqa: A002 - argparse's word
@@ -144,9 +149,10 @@ def parse(parser: Parser, arguments: list[str]) -> Options:
     options, rest = parser.parse_known_args(arguments, Options())
     options.verbatim = verbatim
     for word in rest:
-        if word.startswith("-") and word != "-":
+        if word.startswith("-") and word != "-" and not (parser.takes_numbers and word[1:].isdigit()):
             parser.error(f"unknown option: {word} (write '--' before an operand that begins with '-')")
-    options.operands = rest + literal
+    options.operands = rest if parser.takes_command else rest + literal
+    options.command = literal if parser.takes_command else []
     if options.operands and not parser.takes_operands and not options.help:
         parser.error(f"this command takes no operands: {options.operands[0]}")
     return options

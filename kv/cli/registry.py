@@ -32,6 +32,18 @@ COMMANDS = (
     Command("get", ("g",), "get", "Print the values of keys."),
     Command("del", ("delete",), "delete", "Delete keys, all or none."),
     Command("ls", (), "ls", "List keys in order."),
+    Command("incr", (), "increment", "Add to a number."),
+    Command("ttl", (), "ttl", "Print how long keys have still to live."),
+    Command("touch", (), "touch", "Change how long keys have still to live."),
+    Command("txn", (), "txn", "Check, read and write keys, all in one atomic transaction."),
+    Command("watch", (), "watch", "Print changes as they happen, or run a command for each."),
+    Command("wait", (), "wait", "Wait until a key exists, has a value, or is gone."),
+    Command("lock", (), "lock", "Run a command while holding a lock."),
+    Command("history", (), "history", "Print the versions of a key."),
+    Command("log", (), "log", "Print the commits."),
+    Command("diff", (), "diff", "Print what changed between two versions."),
+    Command("rollback", (), "rollback", "Make keys what they were."),
+    Command("revert", (), "revert", "Undo one commit."),
     Command("metrics", ("m",), "metrics", "Print how much is stored and how often it was used."),
     Command("ping", (), "ping", "Ask whether the daemon answers."),
     Command("status", (), "status", "Print what the daemon says about itself."),
@@ -40,7 +52,7 @@ COMMANDS = (
     Command("shutdown", (), "shutdown", "Stop the daemon and wait until it is gone."),
     Command("version", (), "version", "Print the version."),
     Command("completion", (), "completion", "Print the completion script of a shell."),
-    Command("help", (), "help", "Explain a command, or the exit codes."),
+    Command("help", (), "help", "Explain a command, the exit codes, or versions and times."),
 )
 
 

@@ -4,7 +4,7 @@ from kv.cli import exits
 from kv.cli.context import Context, checked_keys
 from kv.cli.escape import show
 from kv.cli.failures import UsageError
-from kv.cli.parser import Parser
+from kv.cli.parser import Parser, completed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,17 +16,25 @@ kv get cake horns                   cake: 🎂 and horns: 😈, a line each
 kv get --raw photo > photo.jpg      exactly the bytes of one value
 kv get --json cake photo            one JSON object
 kv get -q cake && echo there        only the exit code
+kv get --at 5m cake                 what it was five minutes ago
+kv get --at 1234 cake horns         what they were at version 1234
 """
 DETAILS = """
 A key that is missing is named on standard error, the others are printed, and the exit code is 1. What does not print
 is escaped (\\n, \\x1b, \\u202e), so that one record is one line; --raw, --json and -0 are for programs. In JSON a value
-that is no text is {"base64": "..."}.
+that is no text is {"base64": "..."}. 'kv help times' explains what --at takes.
 """
 
 
 def arguments(parser: Parser) -> None:
     """The options of ``kv get``."""
     parser.operands("KEY", "what to read", "keys")
+    completed(parser.add_argument("--at", metavar="VERSION|TIME", help="read what was there then"), "points")
+    add_forms(parser)
+
+
+def add_forms(parser: Parser) -> None:
+    """The options for how values are printed."""
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--raw", action="store_true", help="the exact bytes of one value, nothing added")
     form.add_argument("--json", action="store_true", help="one JSON object of keys and values")
@@ -38,22 +46,24 @@ def run(context: Context) -> int:
     keys = checked_keys(context.options.operands, "get")
     if getattr(context.options, "raw", False) and len(keys) != 1:
         raise UsageError(f"--raw prints exactly one value, {len(keys)} keys were given; use -0 or --json for several")
+    point = context.point("at")
     with context.connect() as client:
-        found = _read(client, keys)
-    _print(context, {key: value for key, value in found if value is not None}, keys)
+        found = _read(client, keys, None if point is None else point.version(client))
+    print_found(context, {key: value for key, value in found if value is not None}, keys)
     missing = list(dict.fromkeys(key for key, value in found if value is None))
     context.not_found(missing)
     return exits.NOT_FOUND if missing else exits.OK
 
 
-def _read(client: "Client", keys: list[str]) -> list[tuple[str, bytes | None]]:
-    if len(keys) == 1:
+def _read(client: "Client", keys: list[str], at: int | None) -> list[tuple[str, bytes | None]]:
+    if len(keys) == 1 and at is None:
         return [(keys[0], client.get(keys[0]))]
-    values = client.get_many(keys)
+    values = client.get_many(keys, at=at)
     return [(key, values[key]) for key in keys]
 
 
-def _print(context: Context, present: dict[str, bytes], keys: list[str]) -> None:
+def print_found(context: Context, present: dict[str, bytes], keys: list[str]) -> None:
+    """Print those of ``keys`` that are ``present``, in the form that was asked for."""
     if context.options.json:
         from kv.cli.jsontext import value_json
 

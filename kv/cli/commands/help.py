@@ -1,14 +1,15 @@
-"""``kv help``: the help on everything, on a command, or on the exit codes."""
+"""``kv help``: the help on everything, on a command, or on a topic."""
 
 from kv.cli import exits
 from kv.cli.context import Context
 from kv.cli.failures import UsageError
 from kv.cli.parser import Parser
 
-USAGE = "kv help [COMMAND|exit-codes]"
+USAGE = "kv help [COMMAND|exit-codes|times]"
 EXAMPLES = """
 kv help set                         one command
 kv help exit-codes                  what a script gets back
+kv help times                       how to write a VERSION or a TIME
 """
 DETAILS = ""
 

@@ -4,7 +4,11 @@ from kv.cli import exits
 from kv.cli.context import Context
 from kv.cli.escape import show
 from kv.cli.pairs import collect
-from kv.cli.parser import Parser, completed
+from kv.cli.parser import Options, Parser, completed
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from kv.client import Client
 
 USAGE = """\
 kv set [OPTION]... KEY=VALUE...
@@ -17,11 +21,16 @@ date | kv set now=-                 the value comes from standard input
 kv set mail==@example.org           the value is the text '@example.org'
 kv set --key 'a=b' --value '-'      any key, any value, taken as they are
 kv set - < pairs.jsonl              many pairs, in one commit
+kv set --ttl 10m session=open       gone in ten minutes
+kv set --if-absent leader=$HOST     only if there is none yet; otherwise exit code 3
+kv set --if-version 12 a=1 b=2      only if both are still at version 12
 """
 DETAILS = """
 The first '=' ends the key. A value is kept byte for byte. A later pair for the same key wins; pairs given with
 --key and --value count as later than operands. For '-', each line of standard input is a JSON object
 {"key": "...", "value": "..."}; a value that is no text is written {"base64": "..."}.
+A key set without --ttl and --keep-ttl lives without end. With --if-version or --if-absent the condition holds for every
+key named, or nothing is set, the first key for which it does not hold is named, and the exit code is 3.
 """
 
 
@@ -32,7 +41,46 @@ def arguments(parser: Parser) -> None:
     completed(parser.add_argument("--key", action="append", metavar="KEY", help="a key, with --value"), "keys")
     parser.add_argument("--value", action="append", metavar="VALUE", help="the value of the --key before it, as it is")
     parser.add_argument("--raw-values", action="store_true", help="values have no special forms: @, - and = are text")
+    add_lifetime(parser)
+    condition = parser.add_mutually_exclusive_group()
+    completed(
+        condition.add_argument(
+            "--if-version", metavar="VERSION", type=_version, help="only if the keys are at this version; 0: absent"
+        ),
+        "versions",
+    )
+    condition.add_argument("--if-absent", action="store_true", help="only if there are no such keys")
     parser.add_argument("-n", "--dry-run", action="store_true", help="check and show what would be set; set nothing")
+
+
+def add_lifetime(parser: Parser) -> None:
+    """The options for how long what is written shall live."""
+    completed(
+        parser.add_argument(
+            "--ttl", metavar="DURATION", type=_ttl, help="delete the keys after so long: 10m, 1h30m, 500ms, 2d, seconds"
+        ),
+        "durations",
+    )
+    parser.add_argument(
+        "--keep-ttl", action="store_true", help="keys that exist keep their end; --ttl is for new ones then"
+    )
+
+
+def lifetime(options: Options) -> "tuple[float | None, bool]":
+    """The options of add_lifetime: seconds to live, and whether existing keys keep theirs."""
+    return getattr(options, "ttl", None), getattr(options, "keep_ttl", False)
+
+
+def _ttl(text: str) -> float:
+    from kv.cli.durations import duration_s
+
+    return duration_s(text, "--ttl")
+
+
+def _version(text: str) -> int:
+    from kv.cli.numbers import whole
+
+    return whole("--if-version")(text)
 
 
 def run(context: Context) -> int:
@@ -44,15 +92,30 @@ def run(context: Context) -> int:
         options.verbatim["--value"],
         raw_values=getattr(options, "raw_values", False),
     )
-    if getattr(options, "dry_run", False):
-        for key, value in pairs.items():
-            context.print(f"would set {show(key)}: {show(value)}")
-        return exits.OK
     if not pairs:  # empty standard input
         context.note("no pairs on standard input")
         return exits.OK
+    expected = 0 if getattr(options, "if_absent", False) else getattr(options, "if_version", None)
+    if getattr(options, "dry_run", False):
+        return _rehearse(context, pairs, expected)
     with context.connect() as client:
-        version = client.set_many(pairs)
+        version = _write(client, pairs, expected, *lifetime(options))
     context.print("Keys set")
     context.note(f"{len(pairs)} keys, version {version}")
+    return exits.OK
+
+
+def _write(client: "Client", pairs: dict[str, bytes], expected: int | None, ttl_s: float | None, keep_ttl: bool) -> int:
+    """The commit's version. Raises Conflict if a key is not at the version ``expected``."""
+    if expected is None:
+        return client.set_many(pairs, ttl=ttl_s, keep_ttl=keep_ttl)
+    return client.commit(pairs, reads=dict.fromkeys(pairs, expected), ttl=ttl_s, keep_ttl=keep_ttl)
+
+
+def _rehearse(context: Context, pairs: dict[str, bytes], expected: int | None) -> int:
+    if expected is not None:
+        with context.connect() as client:
+            client.commit({}, reads=dict.fromkeys(pairs, expected))  # nothing to write: only checked
+    for key, value in pairs.items():
+        context.print(f"would set {show(key)}: {show(value)}")
     return exits.OK

@@ -1,0 +1,49 @@
+"""Who made a commit and when, in texts and in JSON; and what a conflict says with it."""
+
+from kv.cli.escape import show
+from kv.cli.times import show_time, time_json
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from kv.errors import Conflict
+    from kv.results import Author, ConflictEntry
+
+
+def who_and_when(author: "Author | None", time_us: int | None) -> str:
+    """For a column: ``2026-11-23 10:00:00  uid 0 pid 12 (kv)``."""
+    return f"{show_time(time_us)}  {who(author)}"
+
+
+def who(author: "Author | None") -> str:
+    """The author, safe to show: the name of a process is whatever its owner likes."""
+    return "author unknown" if author is None else show(str(author))
+
+
+def author_json(author: "Author | None") -> "dict[str, object] | None":
+    """The author for programs."""
+    return None if author is None else {"uid": author.uid, "pid": author.pid, "name": author.name}
+
+
+def commit_json(version: int, time_us: int | None, author: "Author | None") -> dict[str, object]:
+    """Version, time and author for programs."""
+    return {"version": version, "time": time_json(time_us), "author": author_json(author)}
+
+
+def conflict_text(error: "Conflict") -> str:
+    """Which key was not as expected, who changed it and when; one line."""
+    conflicts = error.conflicts
+    if not conflicts:
+        return error.message
+    others = len(conflicts) - 1
+    more = f", and {others} more key{'s' if others > 1 else ''}" if others else ""
+    return f"{entry_text(conflicts[0])}{more}; nothing was written"
+
+
+def entry_text(entry: "ConflictEntry") -> str:
+    """One key's conflict: expected, found, by whom and when."""
+    expected = f"at version {entry.expected}" if entry.expected else "absent"
+    found = f"is at version {entry.found}" if entry.found else "is absent"
+    change = "set" if entry.found else "deleted"
+    known = entry.author is not None or entry.time is not None
+    since = f" ({change} by {who(entry.author)}, {show_time(entry.time)})" if known else ""
+    return f"{entry.key} {found}, not {expected}{since}"

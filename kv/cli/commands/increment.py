@@ -1,0 +1,80 @@
+"""``kv incr``: add to a number, in the daemon, so that many may do it at once."""
+
+from kv.cli import exits
+from kv.cli.commands.set import add_lifetime, lifetime
+from kv.cli.context import Context, checked_key
+from kv.cli.escape import show
+from kv.cli.failures import CommandFailed, UsageError
+from kv.cli.parser import Parser
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from kv.client import Client
+
+USAGE = "kv incr [OPTION]... KEY [NUMBER]"
+EXAMPLES = """
+kv incr visits                      prints the new value
+kv incr visits 10                   adds ten
+kv incr stock -1                    takes one away
+kv incr --ttl 1m --keep-ttl calls   a new counter each minute
+"""
+DETAILS = """
+A key that does not exist counts as 0. The value is kept as decimal text of 64 bits with a sign; what is no such
+number is refused. Unlike with 'kv set' the key keeps its end of life, unless --ttl is given without --keep-ttl.
+Increments never conflict.
+"""
+_LOWEST, _HIGHEST = -(1 << 63), (1 << 63) - 1
+
+
+def arguments(parser: Parser) -> None:
+    """The options of ``kv incr``."""
+    parser.takes_numbers = True
+    parser.operands("KEY", "the number's key, and how much to add (default: 1)", "keys")
+    add_lifetime(parser)
+    parser.add_argument("--json", action="store_true", help="one JSON object of the key and the new number")
+    parser.add_argument("-n", "--dry-run", action="store_true", help="show what would be set; set nothing")
+
+
+def run(context: Context) -> int:
+    """Add; print the new number."""
+    operands = context.options.operands
+    if not 1 <= len(operands) <= 2:
+        raise UsageError("give a key, and at most one number; write 'kv incr KEY [NUMBER]'")
+    key = checked_key(operands[0])
+    by = increment_of(operands[1]) if len(operands) == 2 else 1
+    ttl_s, keep_ttl = lifetime(context.options)
+    with context.connect() as client:
+        if getattr(context.options, "dry_run", False):
+            context.print(f"would set {show(key)}: {_rehearsed(client, key, by)}")
+            return exits.OK
+        number = client.increment(key, by, ttl=ttl_s, keep_ttl=keep_ttl)
+    if context.options.json:
+        context.print_json({key: number})
+    else:
+        context.print(str(number))
+    return exits.OK
+
+
+def increment_of(text: str) -> int:
+    """How much to add. Raises UsageError."""
+    digits = text[1:] if text[:1] in ("-", "+") else text
+    if not (digits.isascii() and digits.isdigit() and len(digits) < 20 and _LOWEST <= int(text) <= _HIGHEST):
+        raise UsageError(f"what is added is a whole number of 64 bits, not {text!r}")
+    return int(text)
+
+
+def _rehearsed(client: "Client", key: str, by: int) -> int:
+    number = number_in(client.get(key))
+    if number is None or not _LOWEST <= number + by <= _HIGHEST:
+        raise CommandFailed(f"{key} is not a decimal number of 64 bits, or would be none; nothing would be changed")
+    return number + by
+
+
+def number_in(value: bytes | None) -> int | None:
+    """The number that ``value`` is, 0 if there is none, None if it is no number that the daemon would add to."""
+    if value is None:
+        return 0
+    digits = value.removeprefix(b"-")
+    if not (digits.isdigit() and len(digits) < 20 and _LOWEST <= int(value) <= _HIGHEST):
+        return None
+    return int(value)

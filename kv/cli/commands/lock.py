@@ -1,0 +1,180 @@
+"""``kv lock``: a command that runs while a lock is held.
+
+Signals are blocked while the command runs, and taken one after the other: of each it can then be told whether the
+terminal sent it, to the command too, or somebody sent it to kv alone, who means the command.
+"""
+
+import os
+import signal
+
+from kv.cli import exits
+from kv.cli.context import Context, checked_key
+from kv.cli.escape import show
+from kv.cli.failures import UsageError
+from kv.cli.output import complain
+from kv.cli.parser import Parser, completed
+from kv.cli.processes import environment, start, status_of
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from kv.locks import Lock
+
+USAGE = "kv lock [OPTION]... NAME -- COMMAND [ARGUMENT]..."
+EXAMPLES = """
+kv lock backup -- ./backup.sh       one at a time, in the order in which they came
+kv lock --timeout 10 backup -- ./backup.sh
+                                    wait for ten seconds at most, then exit code 5
+kv lock --no-wait backup -- ./backup.sh
+                                    only if nobody holds it
+kv lock -n backup -- ./backup.sh    would it be free?
+"""
+DETAILS = """
+The exit code is the command's, 128 + N if signal N ended it. Whoever has waited longest is next, at once also if kv
+is killed with -9 (a command that survives that runs on without the lock). Without --timeout it waits for ever.
+KVD_LOCK_TOKEN in the environment is a number that rises from holder to holder: pass it on to whatever can refuse a
+lower one than it has seen. SIGTERM, SIGHUP, SIGINT, SIGQUIT, SIGUSR1 and SIGUSR2 are passed on.
+
+If the lock is lost meanwhile (the daemon was stopped, the time of --ttl is over, somebody deleted the key), that is
+said on standard error, the command gets SIGTERM (not with --keep-running), and the exit code is 79. A lock NAME is
+the keys that begin with lock/NAME/; the name itself has no slash.
+"""
+_FORWARDED = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
+_TAKEN = (*_FORWARDED, signal.SIGCHLD)
+_FROM_KERNEL = 0x80  # SI_KERNEL: a key pressed on the terminal
+_LOOK_UP_S = 0.5  # how often it is looked whether the connection still stands
+_LOOKS_A_QUESTION = 10  # and every how many looks the daemon is asked
+
+
+def arguments(parser: Parser) -> None:
+    """The options of ``kv lock``."""
+    parser.takes_command = True
+    parser.operands("NAME", "the lock's name; the command stands behind '--'", "locks")
+    completed(
+        parser.add_argument(
+            "--ttl", metavar="DURATION", type=_ttl, help="hold it for so long at most, counted from when it is had"
+        ),
+        "durations",
+    )
+    parser.add_argument("--no-wait", action="store_true", help="do not wait if somebody else has it; exit code 5")
+    parser.add_argument("--keep-running", action="store_true", help="let the command run on if the lock is lost")
+    parser.add_argument("-n", "--dry-run", action="store_true", help="show who has it and who waits; run nothing")
+
+
+def _ttl(text: str) -> float:
+    from kv.cli.durations import duration_s
+
+    return duration_s(text, "--ttl")
+
+
+def run(context: Context) -> int:
+    """Run the command with the lock; its exit code."""
+    options = context.options
+    name = _name(options.operands)
+    if getattr(options, "dry_run", False):
+        return _rehearse(context, name)
+    if not options.command:
+        raise UsageError("which command? write 'kv lock NAME -- COMMAND'")
+    limit_s = 0.0 if getattr(options, "no_wait", False) else options.timeout or None
+    with context.connect(waits=True) as client:
+        return _run_with(context, client.lock(name, ttl=getattr(options, "ttl", None), timeout=limit_s))
+
+
+def _name(operands: list[str]) -> str:
+    if len(operands) != 1:
+        raise UsageError("give one name; the command stands behind '--': kv lock NAME -- COMMAND")
+    name = checked_key(operands[0])
+    if "/" in name:
+        raise UsageError(f"a lock's name has no slash, unlike {name!r}")
+    return name
+
+
+def _rehearse(context: Context, name: str) -> int:
+    with context.connect() as client:
+        contenders = sorted(client.scan(f"lock/{name}/"), key=lambda item: item.version)
+    if not contenders:
+        context.print(f"the lock {show(name)} is free")
+    for place, item in enumerate(contenders):
+        state = "waiting" if place else "held"
+        context.print(f"{state} by {show(item.value or b'')}, since version {item.version}")
+    return exits.OK
+
+
+def _run_with(context: Context, lock: "Lock") -> int:
+    from kv.errors import KvdError, LockLost, TimedOut
+
+    token = lock.__enter__()
+    failure: KvdError | None = None
+    status, lost = exits.SERVER_ERROR, False
+    try:
+        status, lost = _run_command(context, lock, token)
+    finally:
+        try:
+            lock.__exit__(None, None, None)
+        except KvdError as error:
+            failure = error
+    if lost or isinstance(failure, LockLost):
+        if not lost:
+            complain(f"error: {failure}")
+        return exits.LOCK_LOST
+    if isinstance(failure, TimedOut):  # the end of the connection releases it as soon as the daemon looks
+        complain(f"the lock is released late: {failure.message}")
+    elif failure is not None:
+        complain(f"error: the lock was lost at the end: {failure.message}")
+        return exits.LOCK_LOST
+    return status
+
+
+def _run_command(context: Context, lock: "Lock", token: int) -> tuple[int, bool]:
+    """Run it to its end; its exit code, and whether the lock was lost meanwhile."""
+    options = context.options
+    signal.pthread_sigmask(signal.SIG_BLOCK, _TAKEN)
+    try:
+        process = start(options.command, environment(options.socket, KVD_LOCK_TOKEN=str(token)))
+        keep_running = getattr(options, "keep_running", False)
+        lost = _attend(lock, process, keep_running)
+        return status_of(process), lost
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _TAKEN)
+
+
+def _attend(lock: "Lock", process: int, keep_running: bool) -> bool:
+    """Pass signals on until the process has ended; whether the lock was lost."""
+    lost, looks = False, 0
+    while not _ended(process):
+        came = signal.sigtimedwait(_TAKEN, _LOOK_UP_S)
+        if came is not None:
+            _pass_on(came, process)
+            continue
+        looks += 1
+        if not lost and not _still_held(lock, ask=looks % _LOOKS_A_QUESTION == 0):
+            lost = True
+            complain(f"error: the lock {lock.name!r} was lost{'' if keep_running else '; the command is told to end'}")
+            if not keep_running:
+                os.kill(process, signal.SIGTERM)
+    return lost
+
+
+def _ended(process: int) -> bool:
+    """Whether it is there only to be waited for; so its number is still its own."""
+    return os.waitid(os.P_PID, process, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+
+def _pass_on(came: signal.struct_siginfo, process: int) -> None:
+    from_terminal = came.si_code == _FROM_KERNEL
+    if came.si_signo in _FORWARDED and not from_terminal:
+        os.kill(process, came.si_signo)
+
+
+def _still_held(lock: "Lock", *, ask: bool) -> bool:
+    from kv.errors import KvdError, LockLost
+
+    if not lock.held:
+        return False
+    if ask:
+        try:
+            lock.check()
+        except LockLost:
+            return False
+        except KvdError:
+            pass  # no answer; the connection tells
+    return True

@@ -1,0 +1,69 @@
+"""``kv log``: commits, the newest last."""
+
+from kv.cli import exits
+from kv.cli.commands.history import add_limit
+from kv.cli.context import Context
+from kv.cli.escape import show
+from kv.cli.failures import UsageError
+from kv.cli.parser import Parser, completed
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from kv.results import Commit
+
+_DEFAULT_LIMIT = 20
+_MOST_KEYS_A_LINE = 8
+
+USAGE = "kv log [OPTION]..."
+EXAMPLES = """
+kv log                              the newest 20 commits, the newest last
+kv log --limit 100                  the newest hundred
+kv log --since 10m                  all of the last ten minutes
+kv log --since 1234                 all after version 1234
+kv log --all --json                 all that the history holds, one JSON object a line
+"""
+DETAILS = """
+Each line has a commit's version, time, author and the keys that it wrote or deleted; of many keys the first eight, in
+JSON all. With --since and --limit: the first after that point. 'kv help times' explains what --since takes. To follow
+along: 'kv watch'.
+"""
+
+
+def arguments(parser: Parser) -> None:
+    """The options of ``kv log``."""
+    completed(parser.add_argument("--since", metavar="VERSION|TIME", help="the commits after that"), "points")
+    add_limit(parser, "so many commits at most (default without --since: 20)")
+    parser.add_argument("--all", action="store_true", help="all commits that the history holds")
+    parser.add_argument("--json", action="store_true", help="one JSON object a line")
+
+
+def run(context: Context) -> int:
+    """Print the commits."""
+    point = context.point("since")
+    limit = getattr(context.options, "limit", None)
+    everything = getattr(context.options, "all", False)
+    if everything and (point is not None or limit is not None):
+        raise UsageError("--all goes without --since and --limit")
+    if point is None and not everything:
+        limit = limit or _DEFAULT_LIMIT
+    with context.connect() as client:
+        since = None if point is None else point.version(client)
+        for commit in client.log(since, limit=limit):
+            _print(context, commit)
+    return exits.OK
+
+
+def _print(context: Context, commit: "Commit") -> None:
+    from kv.cli.authors import commit_json, who_and_when
+
+    if context.options.json:
+        context.print_json({**commit_json(commit.version, commit.time, commit.author), "keys": commit.keys})
+        return
+    who = who_and_when(commit.author, commit.time)
+    context.print(f"{commit.version}  {who}  {keys_text(commit.keys, _MOST_KEYS_A_LINE)}")
+
+
+def keys_text(keys: list[str], most: int) -> str:
+    """The first ``most`` keys, and how many there are more."""
+    more = len(keys) - most
+    return ", ".join(map(show, keys[:most])) + (f" and {more} more" if more > 0 else "")

@@ -1,0 +1,63 @@
+"""``kv rollback``: keys become what they were, in a commit of its own."""
+
+from kv.cli import exits
+from kv.cli.context import Context, checked_keys
+from kv.cli.escape import show
+from kv.cli.failures import UsageError
+from kv.cli.parser import Parser, completed
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from kv.client import Client
+
+USAGE = "kv rollback [OPTION]... --to VERSION|TIME KEY..."
+EXAMPLES = """
+kv rollback -n --to 10m cake        what would be done?
+kv rollback --to 10m cake horns     as they were ten minutes ago, both or neither
+kv rollback --to 1233 cake          as it was at version 1233
+"""
+DETAILS = """
+A key that did not exist then is deleted; one that has been deleted since comes back. Keys keep how long they have to
+live. It is an ordinary commit: it shows in 'kv log', and can itself be undone. Should somebody change one of the keys
+at the same moment, nothing is written and the exit code is 3. 'kv help times' explains what --to takes.
+"""
+
+
+def arguments(parser: Parser) -> None:
+    """The options of ``kv rollback``."""
+    parser.operands("KEY", "which keys", "keys")
+    completed(parser.add_argument("--to", metavar="VERSION|TIME", help="as they were then"), "points")
+    parser.add_argument("-n", "--dry-run", action="store_true", help="show what would be done; change nothing")
+
+
+def run(context: Context) -> int:
+    """Go back; ``Keys rolled back``."""
+    keys = list(dict.fromkeys(checked_keys(context.options.operands, "rollback")))
+    point = context.point("to")
+    if point is None:
+        raise UsageError("to which version or time? write --to VERSION|TIME; 'kv history KEY' shows the versions")
+    with context.connect() as client:
+        to = point.version(client)
+        writes = changes(client, client.plan_rollback(*keys, to=to))
+        if not writes:
+            context.print(f"Nothing to change: already as at version {to}")
+            return exits.OK
+        if getattr(context.options, "dry_run", False):
+            print_plan(context, writes)
+            return exits.OK
+        version = client.rollback(*keys, to=to)
+    context.print("Keys rolled back")
+    context.note(f"{len(writes)} keys to version {to}, version {version}")
+    return exits.OK
+
+
+def changes(client: "Client", writes: dict[str, bytes | None]) -> dict[str, bytes | None]:
+    """Those of the planned ``writes`` that would make a difference."""
+    there = client.get_many(writes)
+    return {key: value for key, value in writes.items() if value != there[key]}
+
+
+def print_plan(context: Context, writes: dict[str, bytes | None]) -> None:
+    """What would be written, a line for each key."""
+    for key, value in writes.items():
+        context.print(f"would delete {show(key)}" if value is None else f"would set {show(key)}: {show(value)}")

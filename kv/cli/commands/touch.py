@@ -1,0 +1,55 @@
+"""``kv touch``: how long keys live from now on, without a change of their values."""
+
+from kv.cli import exits
+from kv.cli.context import Context, checked_keys
+from kv.cli.escape import show
+from kv.cli.failures import UsageError
+from kv.cli.parser import Parser, completed
+
+USAGE = "kv touch [OPTION]... --ttl DURATION|none KEY..."
+EXAMPLES = """
+kv touch --ttl 10m session          ten minutes from now
+kv touch --ttl none session         without end
+kv touch -n --ttl 10m session       would it work?
+"""
+DETAILS = """
+Values stay as they are. A key that is missing is named, the others are changed all the same, in one commit, and the
+exit code is 1.
+"""
+
+
+def arguments(parser: Parser) -> None:
+    """The options of ``kv touch``."""
+    parser.operands("KEY", "which keys", "keys")
+    completed(
+        parser.add_argument("--ttl", metavar="DURATION", help="how long from now on, as in 'kv set'; or none"),
+        "durations",
+    )
+    parser.add_argument("-n", "--dry-run", action="store_true", help="show what would be done; change nothing")
+
+
+def run(context: Context) -> int:
+    """Change them; ``Keys touched``."""
+    text = getattr(context.options, "ttl", None)
+    if text is None:
+        raise UsageError("how long? write --ttl DURATION, or --ttl none for a life without end")
+    keys = list(dict.fromkeys(checked_keys(context.options.operands, "touch")))
+    ttl_s = None if text == "none" else _ttl(text)
+    dry = getattr(context.options, "dry_run", False)
+    with context.connect() as client:
+        there = [left is not None for left in client.ttl(*keys)] if dry else client.touch(*keys, ttl=ttl_s)
+    touched = [key for key, found in zip(keys, there, strict=True) if found]
+    if dry:
+        for key in touched:
+            context.print(f"would touch {show(key)}")
+    elif touched:
+        context.print("Keys touched")
+    missing = [key for key in keys if key not in touched]
+    context.not_found(missing)
+    return exits.NOT_FOUND if missing else exits.OK
+
+
+def _ttl(text: str) -> float:
+    from kv.cli.durations import duration_s
+
+    return duration_s(text, "--ttl")

@@ -1,0 +1,89 @@
+"""``kv wait``: until a key is as asked."""
+
+import os
+import time
+
+from kv.cli import exits
+from kv.cli.commands.get import add_forms, print_found
+from kv.cli.context import Context, checked_key
+from kv.cli.failures import CommandFailed, UsageError
+from kv.cli.parser import Parser, completed
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from kv.client import Client
+
+USAGE = """\
+kv wait [OPTION]... KEY[=VALUE]
+       kv wait [OPTION]... --key KEY [--value VALUE]"""
+EXAMPLES = """
+kv wait ready                       until there is such a key; prints it as 'kv get' does
+kv wait state=done                  until it has that value
+kv wait --absent state=running      until it does not have that value
+kv wait --absent maintenance        until there is no such key
+kv wait -q --timeout 30 ready || echo 'not within 30 seconds'
+kv wait --key 'a=b' --value '-'     any key, any value
+"""
+DETAILS = """
+If it is so already, it returns at once. Without --timeout it waits for ever; when the time is over the exit code is
+5. A change is not missed, however short the key was so. With --absent nothing is printed.
+"""
+
+
+def arguments(parser: Parser) -> None:
+    """The options of ``kv wait``."""
+    parser.operands("KEY[=VALUE]", "the key, and the value that it shall have; the first '=' ends the key", "keys")
+    parser.verbatim = ("--key", "--value")
+    completed(parser.add_argument("--key", metavar="KEY", help="the key, as it is"), "keys")
+    parser.add_argument("--value", metavar="VALUE", help="the value that the --key shall have, as it is")
+    parser.add_argument("--absent", action="store_true", help="until it is not so")
+    add_forms(parser)
+
+
+def run(context: Context) -> int:
+    """Wait; print the key as ``kv get`` does."""
+    key, wanted = _condition(context)
+    absent = getattr(context.options, "absent", False)
+    limit_s = context.options.timeout or None
+    with context.connect(waits=True) as client:
+        value = _wait(client, key, wanted, absent, limit_s)
+    if not absent and value is not None:
+        print_found(context, {key: value}, [key])
+    return exits.OK
+
+
+def _condition(context: Context) -> tuple[str, bytes | None]:
+    """The key, and the value that it shall have; None: any. Raises UsageError."""
+    operands = context.options.operands
+    keys, values = context.options.verbatim["--key"], context.options.verbatim["--value"]
+    if keys and not operands and len(keys) == 1 and len(values) <= 1:
+        return checked_key(keys[0]), os.fsencode(values[0]) if values else None
+    if keys or values or len(operands) != 1:
+        raise UsageError("give one condition: KEY, KEY=VALUE, or --key KEY with or without --value VALUE")
+    key, equals, value = operands[0].partition("=")
+    return checked_key(key), os.fsencode(value) if equals else None
+
+
+def _wait(client: "Client", key: str, wanted: bytes | None, absent: bool, limit_s: float | None) -> bytes | None:
+    """The value with which it was so. Raises CommandFailed when the time is over."""
+    end = None if limit_s is None else time.monotonic() + limit_s
+    with client.snapshot() as snapshot:
+        value = snapshot.get(key)
+        if _is_so(value, wanted, absent):
+            return value
+    # From the very version that was read: nothing in between is missed.
+    with client.watch(key, snapshot.version) as watch:
+        while True:
+            change = watch.wait(None if end is None else max(0.0, end - time.monotonic()))
+            if change is None:
+                raise CommandFailed(f"{key} was not as asked within {limit_s:g} s", exits.SERVER_ERROR)
+            if not change.resync and key not in change.writes:
+                continue  # a longer key
+            value = change.writes.get(key)
+            if _is_so(value, wanted, absent):
+                return value
+
+
+def _is_so(value: bytes | None, wanted: bytes | None, absent: bool) -> bool:
+    so = value is not None and (wanted is None or value == wanted)
+    return so is not absent

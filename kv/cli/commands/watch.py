@@ -1,0 +1,145 @@
+"""``kv watch``: changes as they happen, printed, or handed to a command."""
+
+import os
+
+from kv.cli import exits
+from kv.cli.commands.history import event_text
+from kv.cli.context import Context, checked_key
+from kv.cli.failures import OutputFailed, UsageError
+from kv.cli.parser import Parser, completed
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from kv.results import Change
+
+USAGE = "kv watch [OPTION]... [PREFIX] [-- COMMAND [ARGUMENT]...]"
+EXAMPLES = """
+kv watch                            12 set cake: 🎂 and 13 deleted horns, as it happens
+kv watch --since 10m user/          first what happened in the last ten minutes
+kv watch --json user/               one JSON object a line
+kv watch --count 1 deploy/          until the first change
+kv watch user/ -- sh -c 'echo "$KVD_KEY"; wc -c'
+                                    a command for each change, the value on its standard input
+"""
+DETAILS = """
+A line for each key that a commit has changed: version, 'set' or 'deleted', key and value. Nothing is lost, doubled or
+out of order, also when the daemon is restarted. Where the history does not reach back far enough, a line 'VERSION
+resync' tells that whatever was known before may be wrong, and every key that there is follows as 'set'.
+
+A COMMAND is run for each change, one after the other, with KVD_KEY, KVD_VERSION and KVD_EVENT (set, deleted, or
+resync, which has no key) in its environment, the value on its standard input, and in KVD_VALUE if it is text of up to
+64 KiB. If it cannot be run, watching ends; how it ends does not matter. Ctrl-C ends with exit code 130.
+"""
+_MOST_IN_ENVIRONMENT_BYTES = 64 * 1024
+_LOOK_UP_S = 1.0  # how often it is looked whether anybody still reads what is printed
+
+
+def arguments(parser: Parser) -> None:
+    """The options of ``kv watch``."""
+    parser.takes_command = True
+    parser.operands("PREFIX", "only keys that begin with it", "prefixes")
+    completed(parser.add_argument("--since", metavar="VERSION|TIME", help="also the changes after that"), "points")
+    parser.add_argument("--count", metavar="N", type=_count, help="end after so many changed keys")
+    parser.add_argument("--json", action="store_true", help="one JSON object a line")
+
+
+def _count(text: str) -> int:
+    from kv.cli.numbers import whole
+
+    return whole("--count", 1)(text)
+
+
+def run(context: Context) -> int:
+    """Tell each change until ctrl-c, or --count."""
+    options = context.options
+    if len(options.operands) > 1:
+        raise UsageError(f"one prefix at a time: {options.operands[1]!r} is too many; a command stands behind '--'")
+    if options.command and options.json:
+        raise UsageError("--json is for what is printed; a command gets the change in its environment")
+    prefix = "".join(checked_key(operand) for operand in options.operands if operand)
+    point = context.point("since")
+    teller = Teller(context, getattr(options, "count", None))
+    with context.connect() as client:
+        since = None if point is None else point.version(client)
+        with client.watch(prefix, since) as watch:
+            while not teller.done:
+                change = watch.wait(_LOOK_UP_S)
+                if change is not None:
+                    teller.tell(change)
+                elif not options.command:
+                    _check_reader()
+    return exits.OK
+
+
+def _check_reader() -> None:
+    """Raise OutputFailed if nobody can read the output any more: without a change nothing would be noticed."""
+    import select
+
+    poll = select.poll()
+    poll.register(1, 0)
+    if any(events & (select.POLLERR | select.POLLNVAL) for _, events in poll.poll(0)):
+        raise OutputFailed(BrokenPipeError("nobody reads the output"))
+
+
+class Teller:
+    """Tells changes, key by key, until there were ``count`` of them (None: for ever)."""
+
+    def __init__(self, context: Context, count: int | None) -> None:
+        self._context = context
+        self._left = count
+
+    @property
+    def done(self) -> bool:
+        """Whether that is all."""
+        return self._left == 0
+
+    def tell(self, change: "Change") -> None:
+        """Print it, or run the command for it. Raises CommandFailed if that cannot be run, OutputFailed."""
+        tell_one = self._run if self._context.options.command else self._print
+        if change.resync:
+            tell_one(change, "resync", None, None)
+        for key in sorted(change.writes):
+            if self.done:
+                break
+            value = change.writes[key]
+            tell_one(change, "deleted" if value is None else "set", key, value)
+            if self._left is not None:
+                self._left -= 1
+        self._context.output.flush()
+
+    def _print(self, change: "Change", event: str, key: str | None, value: bytes | None) -> None:
+        if not self._context.options.json:
+            self._context.print(f"{change.version} {event if key is None else event_text(key, value)}")
+            return
+        from kv.cli.authors import commit_json
+        from kv.cli.jsontext import value_json
+
+        told = {**commit_json(change.version, change.time, change.author), "event": event}
+        if key is not None:
+            told |= {"key": key, "value": None if value is None else value_json(value)}
+        self._context.print_json(told)
+
+    def _run(self, change: "Change", event: str, key: str | None, value: bytes | None) -> None:
+        from kv.cli.processes import environment, input_of, start, status_of
+
+        known = environment(
+            self._context.options.socket, KVD_KEY=_in_environment(None if key is None else key.encode()),
+            KVD_VALUE=_in_environment(value), KVD_VERSION=str(change.version), KVD_EVENT=event,
+        )  # fmt: skip
+        stdin = input_of(value or b"")
+        try:
+            status = status_of(start(self._context.options.command, known, stdin))
+        finally:
+            os.close(stdin)
+        self._context.note(f"{change.version} {event}: the command ended with {status}")
+
+
+def _in_environment(data: bytes | None) -> bytes | None:
+    """``data``, if a variable of the environment can hold it: text without a zero byte, not too long."""
+    if data is None or b"\0" in data or len(data) > _MOST_IN_ENVIRONMENT_BYTES:
+        return None
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return None
+    return data

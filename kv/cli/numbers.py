@@ -1,0 +1,20 @@
+"""Whole numbers on the command line."""
+
+from kv.cli.failures import UsageError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_HIGHEST = (1 << 63) - 1
+
+
+def whole(name: str, least: int = 0) -> "Callable[[str], int]":
+    """Reads what follows option ``name`` as a number from ``least`` on; raises UsageError."""
+
+    def read(text: str) -> int:
+        if not (text.isascii() and text.isdigit() and len(text) < 20 and least <= int(text) <= _HIGHEST):
+            raise UsageError(f"{name} is a whole number from {least} on, not {text!r}")
+        return int(text)
+
+    return read
