@@ -119,9 +119,10 @@ class Store:
 
         Raises SnapshotGone, VersionAhead.
         """
-        self.counters.get_operations += len(keys)
         if at is not None:
             self.check_readable(at)
+        self.counters.get_operations += len(keys)
+        if at is not None:
             return [_seen(head, None) for head in self._heads_at(keys, at)]
         deadlines = self.lifetimes.deadlines
         return [_seen(self.find(key), deadlines.get(key)) for key in keys]

@@ -2,7 +2,18 @@
 
 import pytest
 
-from kvd.store.errors import KeysNotFound, SnapshotGone, StoreError, VersionAhead
+from kvd.store.errors import (
+    Conflict,
+    KeysNotFound,
+    NotANumber,
+    OutcomeUnknown,
+    SnapshotGone,
+    StoreError,
+    VersionAhead,
+)
+from kvd.store.isolation import Change
+
+CHANGES = [Change("a", 1, 2, None, None)]
 
 
 @pytest.mark.parametrize(
@@ -10,6 +21,10 @@ from kvd.store.errors import KeysNotFound, SnapshotGone, StoreError, VersionAhea
     [
         (KeysNotFound(["a", "b"]), {"keys": ["a", "b"]}),
         (SnapshotGone(3, 7), {"version": 3, "oldest_readable": 7}),
+        (SnapshotGone(None, 7), {"version": None, "oldest_readable": 7}),
+        (Conflict(CHANGES), {"changes": CHANGES}),
+        (NotANumber("a", "why"), {"key": "a", "reason": "why"}),
+        (OutcomeUnknown(7), {"version": 7}),
         (VersionAhead(9, 7), {"version": 9, "newest": 7}),
     ],
 )

@@ -1,0 +1,217 @@
+"""The store's writes beyond set and delete: mixed ones, numbers, and keys whose lives have an end."""
+
+import pytest
+
+from kvd.store.authors import EXPIRED, NOBODY, Author
+from kvd.store.errors import NotANumber, SnapshotGone, VersionAhead
+from kvd.store.history import newest_commits
+from kvd.store.lifetimes import KEPT, Life
+from kvd.store.store import Store
+from kvd.store.window import WindowLimits
+
+ME, YOU = Author(1, 2, "me"), Author(3, 4, "you")
+MOST = 2**63 - 1
+
+
+def counters(store: Store) -> dict[str, int]:
+    return {name: getattr(store.counters, name) for name in store.counters.__slots__}
+
+
+def deadlines(store: Store, *keys: str) -> list[int | None]:
+    return [deadline for _, _, deadline in store.fetch(list(keys))]
+
+
+def last_commit(store: Store) -> tuple[int, Author, list[str]]:
+    commit = newest_commits(store, 1, 1)[0]
+    return commit.version, commit.author, commit.keys
+
+
+# ---------------------------------------------------------------------- write
+
+
+def test_a_write_stores_and_deletes_in_one_commit() -> None:
+    store = Store()
+    store.set({"a": b"1", "b": b"22"})
+    assert store.write({"a": None, "b": b"333", "c": b"4"}, YOU) == 2
+    assert store.get_many(["a", "b", "c"]) == [None, b"333", b"4"]
+    assert store.get_many(["a", "b", "c"], at=1) == [b"1", b"22", None]
+    assert (last_commit(store)[:2], sorted(last_commit(store)[2])) == ((2, YOU), ["a", "b", "c"])
+    store.counters.get_operations = 0
+    assert counters(store) == {
+        "keys": 2, "value_bytes": 4, "set_operations": 4, "get_operations": 0, "delete_operations": 1,
+    }  # fmt: skip
+
+
+def test_a_write_passes_over_missing_keys_that_it_would_delete() -> None:
+    store = Store()
+    store.set({"was": b"1"})
+    store.delete(["was"])
+    assert store.write({"never": None, "was": None}) == store.write({}) == 2
+    assert store.write({"never": None, "a": b"1"}) == 3
+    assert last_commit(store) == (3, NOBODY, ["a"])
+    assert store.counters.delete_operations == 1
+
+
+def test_a_write_gives_a_life_to_what_it_stores_and_ends_those_it_deletes() -> None:
+    store = Store()
+    store.set({"a": b"", "b": b"", "c": b""}, ME, Life(deadline=10, owner="me"))
+    store.write({"a": None, "b": b"", "d": b""}, ME, Life(deadline=20, owner="you"))
+    assert deadlines(store, "a", "b", "c", "d") == [None, 20, 10, 20]
+    assert (store.lifetimes.owned("me"), sorted(store.lifetimes.owned("you"))) == (["c"], ["b", "d"])
+
+
+# ---------------------------------------------------------------------- increment
+
+
+def test_an_absent_key_counts_as_0() -> None:
+    store = Store()
+    assert [store.increment("n", 5), store.increment("n", -7, YOU)] == [(5, 1), (-2, 2)]
+    store.delete(["n"])
+    assert store.increment("n", 0) == (0, 4)
+    assert store.get("n") == b"0"
+    assert last_commit(store) == (4, NOBODY, ["n"])
+
+
+def test_a_number_is_stored_as_plain_decimal_text() -> None:
+    store = Store()
+    store.set({"n": b"+007"})
+    store.increment("n", 1)
+    assert store.get("n") == b"8"
+
+
+@pytest.mark.parametrize(
+    ("value", "by"),
+    [(b"", 1), (b"seven", 1), (b"%d" % MOST, 1), (b"%d" % -MOST, -2), (b"%d" % (MOST + 1), -1), (b"1" * 30, 0)],
+)
+def test_what_is_no_number_or_would_be_none_is_refused_and_nothing_is_changed(value: bytes, by: int) -> None:
+    store = Store()
+    store.set({"n": value}, ME, Life(deadline=10))
+    before = counters(store)
+    with pytest.raises(NotANumber) as refused:
+        store.increment("n", by, YOU, Life(deadline=99))
+    assert refused.value.key == "n"
+    assert (store.version, counters(store), store.fetch(["n"])) == (1, before, [(value, 1, 10)])
+
+
+def test_the_whole_range_of_64_bits_is_reached() -> None:
+    store = Store()
+    assert store.increment("n", MOST)[0] == MOST
+    assert store.increment("n", -(2**63))[0] == -1
+    assert store.increment("n", -MOST)[0] == -(2**63)
+
+
+def test_an_increment_keeps_the_life_of_its_key_unless_told_otherwise() -> None:
+    store = Store()
+    store.set({"n": b"1"}, ME, Life(deadline=10, owner="me"))
+    store.increment("n", 1)
+    assert (deadlines(store, "n"), store.lifetimes.owned("me")) == ([10], ["n"])
+    store.increment("n", 1, ME, Life(deadline=20))
+    assert (deadlines(store, "n"), store.lifetimes.owned("me")) == ([20], [])
+
+
+# ---------------------------------------------------------------------- lives
+
+
+def test_a_plain_write_gives_its_keys_a_life_without_end() -> None:
+    store = Store()
+    for write in (
+        lambda: store.set({"a": b"2"}),
+        lambda: store.set_each([{"a": b"2"}]),
+        lambda: store.set_each([{"a": b"2"}, {"b": b"2"}]),
+        lambda: store.set_each([{"a": b"2", "new": b""}]),
+        lambda: store.write({"a": b"2"}),
+    ):
+        store.set({"a": b"1", "b": b"1"}, ME, Life(deadline=10, owner="me"))
+        write()
+        assert (deadlines(store, "a"), "a" in store.lifetimes.owned("me")) == ([None], False)
+
+
+def test_a_write_that_keeps_lives_gives_its_own_to_new_keys_only() -> None:
+    store = Store()
+    store.set({"old": b""}, ME, Life(deadline=10))
+    store.set({"deleted": b""}, ME, Life(deadline=10))
+    store.delete(["deleted"])
+    store.set({"endless": b""})
+    store.set(dict.fromkeys(["old", "endless", "deleted", "new"], b""), ME, Life(deadline=99, keep=True))
+    assert deadlines(store, "old", "endless", "deleted", "new") == [10, None, 99, 99]
+    store.set(dict.fromkeys(["old", "newer"], b""), ME, KEPT)
+    assert deadlines(store, "old", "newer") == [10, None]
+
+
+def test_a_deletion_ends_a_life() -> None:
+    store = Store()
+    store.set({"a": b""}, ME, Life(deadline=10, owner="me"))
+    store.delete(["a"])
+    assert (store.lifetimes.deadlines, store.lifetimes.owned("me")) == ({}, [])
+
+
+def test_a_touched_key_keeps_its_value_and_gets_a_deadline_in_a_commit() -> None:
+    store = Store()
+    store.set({"a": b"1", "b": b"2"})
+    store.delete(["b"])
+    assert store.touch(["a", "never", "b", "a"], 50, YOU) == [True, False, False, True]
+    assert store.fetch(["a", "b", "never"]) == [(b"1", 3, 50), (None, 0, None), (None, 0, None)]
+    assert last_commit(store) == (3, YOU, ["a"])
+    assert (store.counters.keys, store.counters.value_bytes, store.counters.set_operations) == (1, 1, 3)
+    assert store.touch(["a"], None) == [True]
+    assert deadlines(store, "a") == [None]
+
+
+def test_touching_nothing_that_exists_is_no_commit() -> None:
+    store = Store()
+    assert (store.touch(["a"], 5), store.touch([], 5), store.version, store.lifetimes.deadlines) == ([False], [], 0, {})
+
+
+def test_keys_expire_in_one_commit_by_the_author_expired() -> None:
+    store = Store()
+    store.set({"a": b"1", "b": b"22"}, ME, Life(deadline=10))
+    store.set({"c": b"3"})
+    assert store.expire(["a", "b"]) == 3
+    assert (last_commit(store), store.get_many(["a", "b", "c"])) == ((3, EXPIRED, ["a", "b"]), [None, None, b"3"])
+    assert (store.counters.keys, store.counters.value_bytes, store.counters.delete_operations) == (1, 1, 0)
+    assert store.get_many(["a", "b"], at=2) == [b"1", b"22"]
+    assert store.lifetimes.deadlines == {}
+
+
+def test_expiring_what_is_gone_already_is_no_commit() -> None:
+    store = Store()
+    store.set({"a": b"1"})
+    store.delete(["a"])
+    assert store.expire(["a", "never"]) == store.expire([]) == 2
+
+
+def test_the_keys_of_an_owner_are_buried_in_one_commit_and_no_others() -> None:
+    store = Store()
+    store.set({"a": b"", "b": b"", "c": b""}, ME, Life(owner="me"))
+    store.set({"b": b""}, YOU, Life(owner="you"))
+    store.set({"c": b""}, YOU)
+    store.set({"d": b""}, ME, Life(owner="me"))
+    assert store.bury("me", ME) == 2
+    assert (last_commit(store)[:2], sorted(last_commit(store)[2])) == ((5, ME), ["a", "d"])
+    assert store.get_many(["a", "b", "c", "d"]) == [None, b"", b"", None]
+    assert (store.bury("me"), store.bury("nobody"), store.version) == (0, 0, 5)
+    assert store.bury("you") == 1
+
+
+# ---------------------------------------------------------------------- fetch
+
+
+def test_fetch_tells_value_version_and_deadline_all_from_one_instant() -> None:
+    store = Store()
+    store.set({"a": b"1"}, ME, Life(deadline=10))
+    store.set({"a": b"2", "b": b""}, ME, Life(deadline=20))
+    store.delete(["b"])
+    assert store.fetch(["a", "b", "never", "a"]) == [(b"2", 2, 20), (None, 0, None), (None, 0, None), (b"2", 2, 20)]
+    assert store.fetch(["a", "b"], at=2) == [(b"2", 2, None), (b"", 2, None)], "no deadlines of the past"
+    assert store.fetch(["a", "b"], at=1) == [(b"1", 1, None), (None, 0, None)]
+    assert store.counters.get_operations == 8
+
+
+def test_a_refused_fetch_is_not_counted() -> None:
+    store = Store(WindowLimits(max_commits=0))
+    store.set({"a": b"1"})
+    store.advance(0)
+    for at, refusal in ((0, SnapshotGone), (2, VersionAhead)):
+        with pytest.raises(refusal):
+            store.fetch(["a"], at=at)
+    assert store.counters.get_operations == 0
