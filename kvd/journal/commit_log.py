@@ -114,6 +114,10 @@ class CommitLog:
         self._pending, self._sizes = [], []
         return batch
 
+    def fits_now(self) -> bool:
+        """Whether all that was added goes into the segment that is written to."""
+        return self._outstanding_bytes <= self._segment.room
+
     def done(self, batch: Batch) -> None:
         """A batch has been written."""
         self._outstanding_bytes -= sum(batch.sizes)

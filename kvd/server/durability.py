@@ -92,6 +92,7 @@ class Durability:
         self._waiting: dict[Session, None] = {}  # in the order they came
         self._is_due = False
         self._busy = False  # the worker has something to do with the log
+        self._syncing = False  # and it is no more than a sync
         self._free = asyncio.Event()
         # While those who were just answered are given time to come back: until when, and how many there would be.
         self._gathering: asyncio.TimerHandle | None = None
@@ -166,6 +167,8 @@ class Durability:
         self._waiting[session] = None
         if needs.written > needs.synced:
             self._is_written_enough = True
+            if self._syncing:
+                self._loop.call_soon(self._write_during_sync)
         if needs.synced > self._synced:
             self._sync_wanted = max(self._sync_wanted, needs.synced)
         self._wake()
@@ -196,13 +199,25 @@ class Durability:
             self._loop.create_task(self._do(batch, lambda: self._log.write(batch, sync=sync)))
         elif self._write_here(batch):
             if sync:
-                if self._is_written_enough:
-                    self._is_written_enough = False
-                    self._note_progress()
+                self._release_early()
                 self._loop.create_task(self._do(batch, self._log.sync))
             else:
                 self._log.done(batch)
                 self._note_progress()
+
+    def _release_early(self) -> None:
+        """Answer those for whom it is enough that it is written."""
+        if self._is_written_enough:
+            self._is_written_enough = False
+            self._note_progress()
+
+    def _write_during_sync(self) -> None:
+        """Somebody need not wait for a sync, and one is under way: it does no harm to write behind its back."""
+        if not self._syncing or not self._log.fits_now() or (batch := self._log.take()) is None:
+            return
+        if self._write_here(batch):
+            self._log.done(batch)
+            self._release_early()
 
     def _write_here(self, batch: Batch) -> bool:
         """Little is written without the worker: the way there and back costs more than a write into allocated room."""
@@ -286,6 +301,7 @@ class Durability:
         while self._busy:
             await self._free.wait()
         self._busy = True
+        self._syncing = work == self._log.sync
         self._free.clear()
         try:
             return await self._loop.run_in_executor(self._worker, work)
@@ -293,7 +309,7 @@ class Durability:
             self._fail(error)
             raise
         finally:
-            self._busy = False
+            self._busy = self._syncing = False
             self._free.set()
             if not self._failed:
                 self._note_progress()

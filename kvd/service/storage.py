@@ -160,6 +160,7 @@ class Storage:
         return [
             ("log_bytes_written", self.log.bytes),
             ("log_synced_version", self.log.synced),
+            ("log_ceiling_version", self.log.ceiling),
             ("checkpoint_version", max(self._ends.values(), default=0)),
             ("checkpoint_failures", self._failures),
         ]
