@@ -218,7 +218,7 @@ def _programs(prefix: str) -> list[str]:
     """What can be run: in the PATH, or files if a path is typed."""
     if "/" in prefix:
         return _files(prefix, argparse.Namespace())
-    found = set()
+    found: set[str] = set()
     for folder in os.get_exec_path():
         try:
             names = os.listdir(folder)

@@ -26,9 +26,10 @@ def maybe_time_us(text: str, now_us: int | None = None) -> int | None:
     if text.startswith("@"):
         return _epoch_us(text[1:])
     try:
-        return _calendar_us(text, now_us)
-    except (ValueError, OverflowError):  # the 31st of June, the year 9999
+        moment_us = _calendar_us(text, now_us)
+    except (ValueError, OverflowError):  # the 31st of June, the end of the year 9999
         return None
+    return moment_us if moment_us is not None and moment_us >= 0 else None
 
 
 def _epoch_us(text: str) -> int | None:

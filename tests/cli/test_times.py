@@ -1,0 +1,86 @@
+"""Moments on the command line, without a daemon. The clock here is three hours ahead of Greenwich."""
+
+import time
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kv.cli.failures import UsageError
+from kv.cli.points import Point
+from kv.cli.times import maybe_time_us, show_time, time_json
+
+NOON_US = 1_795_435_200_000_000  # 2026-11-23 12:00:00 UTC, 15:00 here
+
+
+@pytest.fixture(autouse=True)
+def three_hours_ahead(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("TZ", "XYZ-3")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+@pytest.mark.parametrize(
+    ("text", "moment"),
+    [
+        ("2026-11-23T10:00:00", "2026-11-23T07:00:00.000000Z"),
+        ("2026-11-23 10:00", "2026-11-23T07:00:00.000000Z"),
+        ("2026-11-23T10:00:00.25", "2026-11-23T07:00:00.250000Z"),
+        ("2026-11-23T10:00:00Z", "2026-11-23T10:00:00.000000Z"),
+        ("2026-11-23T10:00:00+01:00", "2026-11-23T09:00:00.000000Z"),
+        ("2026-11-23T10:00:00-0100", "2026-11-23T11:00:00.000000Z"),
+        ("2026-11-23", "2026-11-22T21:00:00.000000Z"),
+        ("10:00", "2026-11-23T07:00:00.000000Z"),
+        ("9:30", "2026-11-23T06:30:00.000000Z"),
+        ("15:00", "2026-11-23T12:00:00.000000Z"),
+        ("15:00:01", "2026-11-22T12:00:01.000000Z"),
+        ("@1795435200", "2026-11-23T12:00:00.000000Z"),
+        ("@1795435200.5", "2026-11-23T12:00:00.500000Z"),
+        ("5m", "2026-11-23T11:55:00.000000Z"),
+        ("1h30m ago", "2026-11-23T10:30:00.000000Z"),
+    ],
+)
+def test_what_is_a_moment(text: str, moment: str) -> None:
+    assert time_json(maybe_time_us(text, NOON_US)) == moment
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "-5m", "ago", " ago", "24:00", "10:60", "10:00Z", "2026-02-30", "2026-11-23T", "T10:00", "26-11-23", "@", "@x",
+     "@-1", "@1e9", "0001-01-01", "1900-01-01", "9999-12-31T23:59:59-23:00", "2026-11-23T10:00:00+99:00", "yesterday", "٣m"],
+)  # fmt: skip
+def test_what_is_none(text: str) -> None:
+    assert maybe_time_us(text, NOON_US) is None
+    with pytest.raises(UsageError, match=r"--at"):
+        Point(text or "?", "--at")
+
+
+@given(st.text(alphabet="0123456789-+:TZ .@mhsago", max_size=30))
+def test_any_text_is_a_moment_or_none(text: str) -> None:
+    maybe_time_us(text, NOON_US)
+
+
+@given(st.integers(0, 4_000_000_000_000_000))
+def test_a_moment_for_programs_is_read_as_the_same(moment_us: int) -> None:
+    text = time_json(moment_us)
+    assert text is not None
+    assert maybe_time_us(text) == moment_us
+
+
+def test_moments_for_people_are_local() -> None:
+    assert show_time(NOON_US) == "2026-11-23 15:00:00"
+    assert show_time(None) == "time unknown"
+
+
+@pytest.mark.parametrize("text", ["99999999999999999999", "9223372036854775808", "1.5", "1234x", "-1", "v12", "NOW"])
+def test_what_is_neither_a_version_nor_a_time(text: str) -> None:
+    with pytest.raises(UsageError, match="--to"):
+        Point(text, "--to")
+
+
+def test_a_time_in_the_future_is_refused() -> None:
+    with pytest.raises(UsageError, match="in the future"):
+        Point("2300-01-01", "--at")
