@@ -142,7 +142,7 @@ class Database:
 
     def touch(self, keys: list[str], ttl_us: int | None, author: Author) -> list[bool]:
         """Give keys ``ttl_us`` from now, or life without end, in one commit; whether each exists."""
-        self._reserve(keys, [value for value, _, _ in self.store.fetch(keys)])
+        self._reserve(keys, (head.value for key in keys if (head := self.store.find(key)) is not None))
         self._advance()
         found = self.store.touch(keys, None if ttl_us is None else self.timer() + ttl_us, author)
         self._committed(KEPT)
