@@ -36,6 +36,7 @@ UPKEEP_PAUSE_S = 0.005
 # A timer for a deadline is set for no longer than this, and for a little after it.
 LONGEST_TIMER_S = 60.0
 TIMER_GRAIN_S = 0.001
+LONGEST_LOOK_S = 2.0  # at snapshots that may be idle
 
 
 class Daemon(Administration):
@@ -164,7 +165,8 @@ class Daemon(Administration):
             self._schedule_expiry(due_us)
 
     def _schedule_letting_go(self) -> None:
-        delay_s = self.commands.limits.snapshot_idle_timeout_ms / 1000 / 4
+        # No longer than this, for a reload may lower the limit.
+        delay_s = min(self.commands.limits.snapshot_idle_timeout_ms / 1000 / 4, LONGEST_LOOK_S)
         asyncio.get_running_loop().call_later(delay_s, self._let_snapshots_go)
 
     def _let_snapshots_go(self) -> None:

@@ -180,7 +180,7 @@ def test_over_tcp_the_author_is_where_it_came_from(start: "Start") -> None:
 
 
 def test_a_snapshot_ends_with_its_connection(start: "Start") -> None:
-    daemon = start("history.max_versions = 0\n")
+    daemon = start("history.max_versions = 0\nlimits.snapshot_idle_timeout_ms = 86400000\n")
 
     def can_be_read(snapshot: int) -> bool:
         daemon.ask(["set", {"a": b"new"}])

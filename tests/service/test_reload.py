@@ -64,6 +64,50 @@ def test_limits_apply_at_once_and_both_values_are_told(kvd: "RealDaemon", how: s
         assert old.ask(["set", {"k" * 11: b""}])[0]["error"] == "too_large", "for old connections too"
 
 
+# Each with what a connection of before the reload is refused from then on: it has one snapshot and one ephemeral key.
+SINCE_TRANSACTIONS = {
+    "max_snapshots_per_connection": (1024, 1, [["begin"]], "too_large"),
+    "max_ephemeral_keys_per_connection": (65536, 1, [["set", {"more": b""}, {"ephemeral": True}]], "too_large"),
+    "max_remembered_writes": (65536, 0, [["set", {"x": b""}, {"id": b"i" * 16, "since": 0}]], "outcome_unknown"),
+}
+
+
+@pytest.mark.parametrize("name", SINCE_TRANSACTIONS)
+def test_limits_of_what_a_connection_holds_apply_at_once(kvd: "RealDaemon", how: str, name: str) -> None:
+    before, after, requests, code = SINCE_TRANSACTIONS[name]
+    process = serve(kvd, "")
+    with kvd.connect() as old:
+        held = [["begin"], ["set", {"a": b""}, {"ephemeral": True}], ["set", {"a": b""}, {"id": b"j" * 16}]]
+        old.ask(*held, ["set", {"mine": b""}, {"ephemeral": True}])
+        kvd.configure(f"limits.{name} = {after}\n")
+        assert reload(kvd, process, how) == f"INFO reloaded: limits.{name}: {before} → {after}"
+        old.ask(["set", {"y": b""}, {"id": b"k" * 16}])
+        assert old.ask(*requests)[0]["error"] == code
+
+
+def test_the_time_of_idle_snapshots_and_the_number_of_watches_change(kvd: "RealDaemon", how: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = int(probe.getsockname()[1])
+    flags = ("--tcp", f"127.0.0.1:{port}", "--token-file", kvd.write_token())
+    process = serve(kvd, "history.max_versions = 0\nlimits.snapshot_idle_timeout_ms = 86400000\n", *flags)
+    with kvd.connect() as holding, kvd.connect_tcp(port) as watching:
+        watching.ask(["hello", 1, "test", kvd.token])
+        kvd.ask(["set", {"a": b"old"}])
+        snapshot = holding.ask(["begin"])[0]
+        kvd.configure(
+            "history.max_versions = 0\nlimits.snapshot_idle_timeout_ms = 10\nlimits.max_watches_per_uid = 0\n"
+        )
+        reload(kvd, process, how)
+        assert watching.ask(["watch", ""])[0]["error"] == "busy"
+
+        def is_let_go() -> bool:
+            kvd.ask(["set", {"a": b"new"}])
+            return bool(kvd.ask(["get_many", ["a"], snapshot]) != [[b"old"]])
+
+        kvd.eventually(is_let_go)
+        assert holding.ask(["end", snapshot]) == [False]
+
+
 def test_the_history_is_cut_to_its_new_length(kvd: "RealDaemon", how: str) -> None:
     process = serve(kvd, "")
     first = kvd.ask(["set", {"a": b"1"}])[0]
