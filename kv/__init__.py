@@ -6,7 +6,7 @@ Names are imported when first used, so that the command line starts without what
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from kv import aio as aio
-    from kv.aio import AsyncClient
+    from kv.aio import AsyncClient, AsyncTransaction
     from kv.aio import connect as connect_async
     from kv.client import Client, connect
     from kv.errors import (
@@ -27,9 +27,13 @@ if TYPE_CHECKING:
         Unavailable,
     )
     from kv.results import Author, Change, Commit, ConflictEntry, Item, Version, Versioned
+    from kv.snapshots import Snapshot
+    from kv.transactions import Transaction
+    from kv.watches import Watch
 
 __all__ = [
     "AsyncClient",
+    "AsyncTransaction",
     "Author",
     "Busy",
     "Change",
@@ -48,11 +52,14 @@ __all__ = [
     "NotFound",
     "ProtocolError",
     "Refused",
+    "Snapshot",
     "SnapshotGone",
     "TimedOut",
+    "Transaction",
     "Unavailable",
     "Version",
     "Versioned",
+    "Watch",
     "connect",
     "connect_async",
 ]
@@ -62,6 +69,10 @@ _HOMES = {
     "Client": "kv.client",
     "connect_async": "kv.aio",
     "AsyncClient": "kv.aio",
+    "AsyncTransaction": "kv.aio",
+    "Snapshot": "kv.snapshots",
+    "Transaction": "kv.transactions",
+    "Watch": "kv.watches",
     **dict.fromkeys(("Author", "Change", "Commit", "ConflictEntry", "Item", "Version", "Versioned"), "kv.results"),
 }
 

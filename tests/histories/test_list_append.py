@@ -1,4 +1,4 @@
-"""The checkers find what they are there to find: a small bad history for each anomaly, and faults planted in good ones."""
+"""The checkers find what they are there to find: small bad histories by name, and faults planted in good ones."""
 
 import random
 from collections.abc import Callable

@@ -1,0 +1,97 @@
+"""Histories of concurrent client processes over the real socket, found strictly serializable by two checkers.
+
+Every run says how much it did, and fails if it was too little, or if the clients hardly met.
+"""
+
+import os
+import signal
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.histories.conftest import SCALE
+from tests.histories.list_append import Txn, check
+from tests.histories.replay import differences
+
+if TYPE_CHECKING:
+    from tests.histories.conftest import Daemon
+
+PROCESSES = 8
+# Four workloads: 50,000 transactions in all, and at scale 4 that many in each.
+TRANSACTIONS = 12_504 * SCALE
+
+
+@dataclass(frozen=True)
+class Workload:
+    keys: int
+    reads: float
+    least_conflicts: float
+
+
+WORKLOADS = {
+    "three hot lists": Workload(3, 0.5, 0.05),
+    "ten lists": Workload(10, 0.5, 0.05),
+    "a hundred lists": Workload(100, 0.5, 0.002),
+    "mostly reads": Workload(10, 0.9, 0.005),
+}
+
+
+def overlapping(history: list[Txn]) -> float:
+    """The share of transactions during which another one was under way that used one of the same keys."""
+    last_end: dict[str, int] = {}
+    met = set()
+    owner: dict[str, int] = {}
+    order = sorted((txn for txn in history if txn.end is not None), key=lambda txn: txn.start)
+    for number, txn in enumerate(order):
+        for key in {op[1] for op in txn.ops}:
+            if last_end.get(key, 0) > txn.start:
+                met |= {number, owner[key]}
+            if txn.end is not None and txn.end > last_end.get(key, 0):
+                last_end[key], owner[key] = txn.end, number
+    return len(met) / len(history)
+
+
+@pytest.mark.parametrize("name", WORKLOADS)
+def test_concurrent_transactions_are_strictly_serializable(daemon: "Daemon", name: str) -> None:
+    workload = WORKLOADS[name]
+    history = daemon.history(daemon.record(PROCESSES, TRANSACTIONS, workload.keys, workload.reads))
+    conflicts = sum(txn.ok is False for txn in history) / len(history)
+    met = overlapping(history)
+    print(f"{name}: {len(history)} transactions, {conflicts:.1%} conflicts, {met:.0%} overlap another on a key")
+    assert len(history) >= TRANSACTIONS // PROCESSES * PROCESSES
+    assert all(txn.ok is not None for txn in history), "nothing was cut"
+    assert workload.least_conflicts <= conflicts <= 0.6
+    assert met >= (0.3 if workload.keys <= 10 else 0.02)
+    assert check(history).anomalies == []
+    assert differences(history)[:5] == []
+
+
+def test_commits_that_hide_what_they_read_are_found_out(daemon: "Daemon") -> None:
+    """The same clients with a planted bug: they commit without their read sets."""
+    history = daemon.history(daemon.record(PROCESSES, 4_000, 3, 0.5, "blind"))
+    report = check(history)
+    print(sorted(report.names))
+    assert "lost-update" in report.names or "incompatible-order" in report.names
+    assert differences(history)
+
+
+def test_a_stalled_server_and_stalled_clients_change_nothing(daemon: "Daemon") -> None:
+    """SIGSTOP and SIGCONT of the server and of clients, while they play."""
+    clients = daemon.record(PROCESSES, 6_000 * SCALE, 5, 0.5)
+    stalls = 0
+    while clients[-1].poll() is None and stalls < 40 * SCALE:
+        victim = daemon.pid if stalls % 2 else clients[stalls // 2 % len(clients)].pid
+        try:
+            os.kill(victim, signal.SIGSTOP)
+            time.sleep(0.03)  # the fault itself, not a wait for anything
+            os.kill(victim, signal.SIGCONT)
+        except ProcessLookupError:
+            break
+        stalls += 1
+    history = daemon.history(clients)
+    print(f"{len(history)} transactions, {stalls} stalls")
+    assert stalls >= 10
+    assert check(history).anomalies == []
+    assert differences(history)[:5] == []

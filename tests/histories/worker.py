@@ -1,0 +1,78 @@
+"""One client process of the list-append workload: transactions against a daemon, recorded as they are seen from here.
+
+`python -m tests.histories.worker SOCKET FILE NUMBER COUNT KEYS READS FAULT`: COUNT transactions over KEYS lists; READS is
+the share of operations that read. FAULT plants a bug: `none`, or `blind`, which commits without saying what it read.
+"""
+
+import random
+import sys
+import time
+from typing import Any
+
+import msgspec
+
+import kv
+
+MOST_APPENDS = 64  # then the list is retired: histories are checked in time proportional to their length
+encode, decode = msgspec.msgpack.encode, msgspec.msgpack.decode
+
+
+class Worker:
+    """Plays and records."""
+
+    def __init__(self, db: kv.Client, number: int, keys: int, reads: float, *, blind: bool) -> None:
+        self._db = db
+        self._chance = random.Random(number)  # noqa: S311 - a workload
+        self._reads, self._blind = reads, blind
+        self._epochs = [0] * keys
+        self._next = number << 32  # values are appended once in the whole history
+        self.records: list[tuple[Any, ...]] = []
+
+    def play(self) -> None:
+        """One transaction, whatever comes of it."""
+        ops: list[tuple[str, str, Any]] = []
+        txn = self._db.transaction()
+        start, end, ok = time.monotonic_ns(), None, None
+        version = snapshot = None
+        try:
+            with txn:
+                self._operate(txn, ops)
+                if self._blind:
+                    txn._reads.clear()  # the planted bug
+            ok, version, snapshot = True, txn.version, txn.snapshot
+        except (kv.Conflict, kv.SnapshotGone):
+            ok = False
+        except kv.KvdError as error:
+            ok = None if error.maybe_committed else False
+        if ok is not None:
+            end = time.monotonic_ns()
+        self.records.append((start, end, ok, ops, version, snapshot))
+
+    def _operate(self, txn: kv.Transaction, ops: list[tuple[str, str, Any]]) -> None:
+        for _ in range(self._chance.randrange(1, 5)):
+            slot = self._chance.randrange(len(self._epochs))
+            key = f"{slot}:{self._epochs[slot]}"
+            found = txn.get(key)
+            values: list[int] = [] if found is None else decode(found)
+            if self._chance.random() < self._reads:
+                ops.append(("r", key, values))
+            else:
+                self._next += 1
+                txn[key] = encode([*values, self._next])
+                ops.append(("append", key, self._next))
+            if len(values) >= MOST_APPENDS:
+                self._epochs[slot] += 1
+
+
+def main(path: str, file: str, number: str, count: str, keys: str, reads: str, fault: str) -> None:
+    """Play, then write the records."""
+    with kv.connect(path, timeout=30) as db:
+        worker = Worker(db, int(number), int(keys), float(reads), blind=fault == "blind")
+        for _ in range(int(count)):
+            worker.play()
+    with open(file, "wb") as out:
+        out.write(encode(worker.records))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
