@@ -59,7 +59,7 @@ def test_options_where_there_is_nothing_else(alone: "Kv") -> None:
 
 def test_shells_topics_and_levels(alone: "Kv") -> None:
     assert candidates(alone, "kv completion ") == ["bash", "zsh", "fish"]
-    assert candidates(alone, "kv help ") == [*(command.name for command in COMMANDS), "exit-codes"]
+    assert candidates(alone, "kv help ") == [*(command.name for command in COMMANDS), "exit-codes", "times"]
     assert candidates(alone, "kv serve --log-level ") == ["debug", "info", "warning", "error"]
 
 
@@ -69,6 +69,61 @@ def test_keys_of_the_running_daemon(kv: "Kv") -> None:
     assert candidates(kv, "kv get ") == ["a=b", "user:1", "user:2", "v"]
     assert candidates(kv, "kv set ") == ["user:1=", "user:2=", "v="]
     assert candidates(kv, "kv get -- ") == ["-dash", "a=b", "user:1", "user:2", "v"]
+
+
+def versions(kv: "Kv") -> list[str]:
+    """Of all commits, the newest first."""
+    return [line.split()[0] for line in reversed(kv.ok("log", "--all").splitlines())]
+
+
+def test_versions_are_those_of_the_newest_commits(kv: "Kv") -> None:
+    for number in range(25):
+        kv.ok("set", f"a={number}")
+    newest = versions(kv)[:20]
+    for line in ("kv get --at ", "kv ls --at ", "kv rollback a --to ", "kv log --since ", "kv watch --since ", "kv diff ",
+                 "kv diff 1 ", "kv revert ", "kv set --if-version "):  # fmt: skip
+        assert candidates(kv, line) == newest, line
+    start = newest[0][:-1]
+    assert candidates(kv, f"kv get --at {start}") == [version for version in newest if version.startswith(start)]
+    assert candidates(kv, f"kv get --at={newest[0]}") == [f"--at={newest[0]}"]
+    assert candidates(kv, "kv diff 1 n") == ["now"]
+
+
+def test_a_version_is_described_by_what_its_commit_did(kv: "Kv") -> None:
+    kv.ok("set", "cake=1", "horns=2", "smiley=3")
+    told = answer(kv, "kv revert ", _ARGCOMPLETE_DFS="\t").stdout.decode()
+    assert told.partition("\t")[2].endswith("  cake, horns and 1 more")
+
+
+def test_locks_that_somebody_has(kv: "Kv") -> None:
+    fill(kv, ["lock/backup/1", "lock/backup/2", "lock/build/3", "lock/", "lock/x", "lockers/1/2"])
+    assert candidates(kv, "kv lock ") == ["backup", "build"]
+    assert candidates(kv, "kv lock bu") == ["build"]
+
+
+def test_durations(alone: "Kv") -> None:
+    assert candidates(alone, "kv set --ttl ") == ["30s", "5m", "1h", "1d", "7d"]
+    assert candidates(alone, "kv incr --ttl 10") == ["10w", "10d", "10h", "10m", "10s", "10ms"]
+    assert candidates(alone, "kv lock --ttl=1h3")[:2] == ["--ttl=1h3w", "--ttl=1h3d"]
+
+
+def test_keys_for_each_command_that_takes_them(kv: "Kv") -> None:
+    fill(kv, ["user"])
+    for command in ("ttl", "touch", "incr", "wait", "history", "rollback", "watch", "wait --key"):
+        assert candidates(kv, f"kv {command} u") == ["user"], command
+    assert candidates(kv, "kv txn u") == candidates(kv, "kv log u") == []
+
+
+def test_a_command_behind_two_dashes(kv: "Kv", tmp_path: pathlib.Path) -> None:
+    fill(kv, ["key"])
+    (tmp_path / "my-program").write_text("")
+    (tmp_path / "key-file").write_text("")
+    path = f"{tmp_path}:/nowhere"
+    for command in ("lock L", "watch"):
+        done = answer(kv, f"kv {command} -- my-", PATH=path)
+        assert done.stdout == b"my-program"
+        assert candidates(kv, f"kv {command} -- {tmp_path}/my") == [f"{tmp_path}/my-program"]
+        assert candidates(kv, f"kv {command} -- cat {tmp_path}/k") == [f"{tmp_path}/key-file"]
 
 
 def test_no_more_than_500_keys(kv: "Kv") -> None:

@@ -67,7 +67,16 @@ def test_a_dry_run_looks_at_the_condition(kv: "Kv") -> None:
     kv.fails(3, "set", "-n", "--if-absent", "a=2")
 
 
-@pytest.mark.parametrize("options", [["--if-version", "x"], ["--if-version", "-1"], ["--if-version"], ["--if-version", "1" * 30], ["--if-version", "1", "--if-absent"]])  # fmt: skip
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--if-version", "x"],
+        ["--if-version", "-1"],
+        ["--if-version"],
+        ["--if-version", "1" * 30],
+        ["--if-version", "1", "--if-absent"],
+    ],
+)
 def test_wrong_conditions_set_nothing(shared_kv: "Kv", options: list[str]) -> None:
     shared_kv.fails(2, "set", "a=1", *options)
     assert shared_kv.ok("ls") == ""

@@ -143,13 +143,25 @@ def test_what_is_neither_a_version_nor_a_past_time(alone: "Kv", at: str) -> None
 
 
 def test_a_version_that_has_left_the_history(forgetful: "Kv") -> None:
-    for command in (["get", "--at", "1", "a"], ["ls", "--at", "1"], ["diff", "1"], ["rollback", "--to", "1", "a"], ["log", "--since", "1"]):  # fmt: skip
+    for command in (
+        ["get", "--at", "1", "a"],
+        ["ls", "--at", "1"],
+        ["diff", "1"],
+        ["rollback", "--to", "1", "a"],
+        ["log", "--since", "1"],
+    ):
         assert "has left the history; the oldest that can be read is" in forgetful.fails(5, *command)
     assert "left the history" in forgetful.fails(5, "get", "--at", "1h", "a")
 
 
 def test_a_version_that_is_not_there_yet(kv: "Kv", past: list[int]) -> None:
-    for command in (["get", "--at", "99", "a"], ["ls", "--at", "99"], ["diff", "1", "99"], ["diff", "99"], ["rollback", "--to", "99", "a"]):  # fmt: skip
+    for command in (
+        ["get", "--at", "99", "a"],
+        ["ls", "--at", "99"],
+        ["diff", "1", "99"],
+        ["diff", "99"],
+        ["rollback", "--to", "99", "a"],
+    ):
         assert f"there is no version 99 yet; the newest is {past[3]}" in kv.fails(5, *command)
 
 
@@ -188,8 +200,9 @@ def test_diff_of_more_keys_than_a_request_may_name_at_once(kv: "Kv") -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["history"], ["history", "a", "b"], ["history", ""], ["history", "a", "--limit", "0"], ["history", "a", "--limit", "x"],
-     ["log", "a"], ["log", "--limit", "-1"], ["log", "--all", "--limit", "3"], ["log", "--all", "--since", "1"],
+    [["history"], ["history", "a", "b"], ["history", ""], ["history", "a", "--limit", "0"],
+     ["history", "a", "--limit", "x"], ["log", "a"], ["log", "--limit", "-1"], ["log", "--all", "--limit", "3"],
+     ["log", "--all", "--since", "1"],
      ["diff"], ["diff", "1", "2", "3"], ["diff", "x"]],
 )  # fmt: skip
 def test_wrong_usage(alone: "Kv", arguments: list[str]) -> None:

@@ -98,7 +98,10 @@ def test_incr_of_what_is_no_number_changes_nothing(kv: "Kv") -> None:
         assert kv.ok("get", key) == before
 
 
-@pytest.mark.parametrize("operands", [[], ["n", "x"], ["n", "1.5"], ["n", "1", "2"], ["n", str(2**63)], ["n", ""], ["", "1"], ["n", "--", "- 1"]])  # fmt: skip
+@pytest.mark.parametrize(
+    "operands",
+    [[], ["n", "x"], ["n", "1.5"], ["n", "1", "2"], ["n", str(2**63)], ["n", ""], ["", "1"], ["n", "--", "- 1"]],
+)
 def test_wrong_usage_of_incr(shared_kv: "Kv", operands: list[str]) -> None:
     shared_kv.fails(2, "incr", *operands)
     assert shared_kv.ok("ls") == ""

@@ -61,6 +61,23 @@ def test_no_client_command_imports_anything_heavy(kv: "Kv") -> None:
         ["status"],
         ["version"],
         ["help"],
+        ["set", "--if-absent", "--ttl", "10m", "new=1"],
+        ["get", "--at", "1", "a"],
+        ["get", "--at", "0s", "a"],
+        ["ls", "--at", "1"],
+        ["ttl", "a"],
+        ["touch", "--ttl", "1h", "a"],
+        ["incr", "a"],
+        ["wait", "a"],
+        ["watch", "--since", "0", "--count", "1"],
+        ["watch", "--since", "0", "--count", "1", "--", "true"],
+        ["lock", "L", "--", "true"],
+        ["history", "a"],
+        ["log", "--since", "1"],
+        ["diff", "1"],
+        ["rollback", "--to", "1", "a"],
+        ["revert", "-n", "1"],
+        ["txn"],
     ):
         kv.ok("set", "a=1")
         assert not modules_of(kv, *command) & HEAVY, command

@@ -50,7 +50,8 @@ def test_what_is_a_moment(text: str, moment: str) -> None:
 @pytest.mark.parametrize(
     "text",
     ["", "-5m", "ago", " ago", "24:00", "10:60", "10:00Z", "2026-02-30", "2026-11-23T", "T10:00", "26-11-23", "@", "@x",
-     "@-1", "@1e9", "0001-01-01", "1900-01-01", "9999-12-31T23:59:59-23:00", "2026-11-23T10:00:00+99:00", "yesterday", "٣m"],
+     "@-1", "@1e9", "0001-01-01", "1900-01-01", "9999-12-31T23:59:59-23:00", "2026-11-23T10:00:00+99:00", "yesterday",
+     "٣m"],
 )  # fmt: skip
 def test_what_is_none(text: str) -> None:
     assert maybe_time_us(text, NOON_US) is None

@@ -1,0 +1,227 @@
+"""kv lock, with the real daemon."""
+
+import os
+import signal
+import subprocess
+from typing import TYPE_CHECKING
+
+import pexpect
+import pytest
+
+if TYPE_CHECKING:
+    from tests.cli.conftest import Kv
+
+DEADLINE_S = 30
+
+
+def holding(kv: "Kv", *arguments: str, script: str = "echo had; cat") -> "subprocess.Popen[bytes]":
+    """``kv lock`` whose command has begun, and ends when its standard input is closed."""
+    process = kv.start(
+        "lock", *arguments, "L", "--", "sh", "-c", script,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"had\n"
+    return process
+
+
+def wait_for_contenders(kv: "Kv", count: int) -> None:
+    """Return when so many hold the lock or wait for it."""
+    for _ in range(1_000):
+        if kv.ok("lock", "-n", "L").count("by pid") == count:
+            return
+    raise AssertionError("they never came")
+
+
+@pytest.mark.parametrize("status", [0, 1, 3, 69, 130])
+def test_the_exit_code_is_that_of_the_command(shared_kv: "Kv", status: int) -> None:
+    assert shared_kv("lock", "L", "--", "sh", "-c", f"exit {status}").returncode == status
+
+
+def test_a_command_that_a_signal_ended(shared_kv: "Kv") -> None:
+    assert shared_kv("lock", "L", "--", "sh", "-c", "kill -9 $$").returncode == 137
+
+
+@pytest.mark.parametrize(
+    ("command", "status"), [("/no/such", 127), ("no-such-command-anywhere", 127), ("/etc/passwd", 126)]
+)
+def test_a_command_that_cannot_be_run(shared_kv: "Kv", command: str, status: int) -> None:
+    assert command in shared_kv.fails(status, "lock", "L", "--", command)
+    assert shared_kv.ok("lock", "L", "--", "echo", "free") == "free\n"
+
+
+def test_the_words_of_the_command_are_left_alone(shared_kv: "Kv") -> None:
+    words = ["-n", "--", "--json", "a b", ""]
+    assert shared_kv.ok("lock", "L", "--", "printf", "[%s]", *words) == "[-n][--][--json][a b][]"
+
+
+def test_standard_input_and_output_are_the_command_s(shared_kv: "Kv") -> None:
+    assert shared_kv.ok("lock", "L", "--", "cat", stdin=b"x" * 200_000) == "x" * 200_000
+
+
+def test_the_token_rises_from_holder_to_holder(kv: "Kv") -> None:
+    tokens = [int(kv.ok("lock", "L", "--", "sh", "-c", "echo $KVD_LOCK_TOKEN")) for _ in range(3)]
+    assert tokens == sorted(set(tokens))
+
+
+def test_one_at_a_time_and_in_order(kv: "Kv") -> None:
+    first = holding(kv)
+    waiting = []
+    for number in (1, 2):
+        waiting.append(kv.start("lock", "L", "--", *kv.command, "set", f"order/{number}=", stdout=subprocess.PIPE))
+        wait_for_contenders(kv, number + 1)
+    assert kv.ok("ls", "order/") == ""
+    first.communicate(timeout=DEADLINE_S)
+    for process in waiting:
+        process.communicate(timeout=DEADLINE_S)
+    one, two = (int(line.split()[1]) for line in kv.ok("ls", "--long", "order/").splitlines())
+    assert one < two
+
+
+def test_the_time_to_wait_is_limited(kv: "Kv") -> None:
+    first = holding(kv)
+    assert "was not free within 0.1 s" in kv.fails(5, "lock", "--timeout", "0.1", "L", "--", "echo", "had")
+    kv.fails(5, "lock", "--no-wait", "L", "--", "echo", "had")
+    assert first.poll() is None
+    first.communicate(timeout=DEADLINE_S)
+    assert kv.ok("lock", "--no-wait", "L", "--", "echo", "had") == "had\n"
+    assert kv.ok("ls", "lock/") == ""
+
+
+def test_another_lock_is_free(kv: "Kv") -> None:
+    first = holding(kv)
+    assert kv.ok("lock", "--no-wait", "M", "--", "echo", "had") == "had\n"
+    first.communicate(timeout=DEADLINE_S)
+
+
+def test_a_dry_run_shows_who_has_it(kv: "Kv") -> None:
+    assert kv.ok("lock", "-n", "L") == "the lock L is free\n"
+    first = holding(kv)
+    assert kv.ok("lock", "-n", "L", "--", "echo", "had").startswith(f"held by pid {first.pid}, since version ")
+    first.communicate(timeout=DEADLINE_S)
+
+
+def test_a_holder_that_is_killed_passes_it_on_at_once(kv: "Kv") -> None:
+    first = holding(kv, script="echo had; exec sleep 1000 >/dev/null 2>&1")
+    second = kv.start("lock", "L", "--", "echo", "next", stdout=subprocess.PIPE)
+    wait_for_contenders(kv, 2)
+    child = int(subprocess.check_output(["ps", "-o", "pid=", "--ppid", str(first.pid)]))  # noqa: S603, S607 (wherever it is)
+    first.kill()
+    assert second.communicate(timeout=DEADLINE_S)[0] == b"next\n"
+    os.kill(child, 0)  # the command lives on, without the lock
+    os.kill(child, signal.SIGKILL)
+    first.communicate()
+
+
+def test_the_command_does_not_inherit_the_connection(shared_kv: "Kv") -> None:
+    inner = 'for fd in /proc/self/fd/*; do case "$(readlink $fd)" in socket:*) echo $fd;; esac; done'
+    assert shared_kv.ok("lock", "L", "--", "sh", "-c", inner) == ""
+
+
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1])
+def test_signals_are_passed_on(kv: "Kv", sent: signal.Signals) -> None:
+    name = sent.name.removeprefix("SIG")
+    process = holding(kv, script=f"trap 'echo got {name}; exit 9' {name}; echo had; while :; do sleep 0.05; done")
+    process.send_signal(sent)
+    assert process.communicate(timeout=DEADLINE_S) == (f"got {name}\n".encode(), b"")
+    assert process.returncode == 9
+
+
+def test_a_signal_that_ends_the_command_is_told(kv: "Kv") -> None:
+    process = holding(kv, script="echo had; exec sleep 1000")
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 128 + signal.SIGTERM
+
+
+def test_the_command_has_no_signal_blocked_or_ignored(shared_kv: "Kv") -> None:
+    shown = shared_kv.ok("lock", "L", "--", "grep", "-E", "^Sig(Blk|Ign)", "/proc/self/status")
+    blocked, ignored = (int(line.split()[1], 16) for line in shown.splitlines())
+    here = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    assert blocked == sum(1 << (number - 1) for number in here)
+    for number in (signal.SIGPIPE, signal.SIGINT, signal.SIGTERM, signal.SIGCHLD):
+        assert not ignored & (1 << (number - 1))
+
+
+def test_ctrl_c_on_a_terminal_reaches_the_command_once(kv: "Kv") -> None:
+    script = "trap 'n=$((n+1))' INT; echo had; while [ -z \"$n\" ]; do sleep 0.05; done; sleep 0.3; echo got $n; exit 4"
+    terminal = pexpect.spawn(
+        kv.command[0],
+        [*kv.command[1:], "lock", "L", "--", "sh", "-c", script],
+        env=kv.environment(),
+        timeout=DEADLINE_S,
+    )
+    terminal.expect_exact("had")
+    terminal.sendintr()
+    terminal.expect_exact("got 1")
+    terminal.expect(pexpect.EOF)
+    terminal.close()
+    assert terminal.exitstatus == 4
+
+
+def test_ctrl_c_while_waiting_ends_with_130_and_leaves_the_queue(kv: "Kv") -> None:
+    first = holding(kv)
+    second = kv.start("lock", "L", "--", "echo", "had", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    wait_for_contenders(kv, 2)
+    second.send_signal(signal.SIGINT)
+    assert second.communicate(timeout=DEADLINE_S) == (b"", b"")
+    assert second.returncode == 130
+    wait_for_contenders(kv, 1)
+    first.communicate(timeout=DEADLINE_S)
+
+
+def test_a_lock_whose_key_is_deleted_is_lost(kv: "Kv") -> None:
+    process = holding(kv, script="echo had; exec sleep 1000")
+    kv.ok("del", "--prefix", "lock/L/", "--yes")
+    assert b"the lock 'L' was lost; the command is told to end" in process.communicate(timeout=DEADLINE_S)[1]
+    assert process.returncode == 79
+
+
+def test_a_lock_whose_time_is_over_is_lost(kv: "Kv") -> None:
+    process = holding(kv, "--ttl", "300ms", script="echo had; exec sleep 1000")
+    assert b"was lost" in process.communicate(timeout=DEADLINE_S)[1]
+    assert process.returncode == 79
+    assert kv.ok("lock", "--no-wait", "L", "--", "echo", "had") == "had\n"
+
+
+def test_a_lock_lost_with_the_daemon_can_leave_the_command_alone(kv: "Kv") -> None:
+    process = holding(kv, "--keep-running")
+    kv.ok("shutdown")
+    assert process.stderr is not None
+    assert b"was lost\n" in process.stderr.readline()
+    assert process.poll() is None
+    process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 79
+
+
+def test_a_loss_that_is_found_at_the_end_is_told(kv: "Kv") -> None:
+    inner = [*kv.command, "del", "-q", "--prefix", "lock/L/", "--yes"]
+    done = kv("lock", "L", "--", *inner)
+    assert done.returncode == 79
+    assert b"not held any more" in done.stderr
+
+
+def test_the_command_talks_to_the_daemon_that_was_named(kv: "Kv", alone: "Kv") -> None:
+    kv.ok("set", "a=1")
+    assert alone.ok("-s", str(kv.socket), "lock", "L", "--", *kv.command, "get", "a") == "a: 1\n"
+
+
+def test_no_daemon_ends_with_69_and_runs_nothing(alone: "Kv") -> None:
+    alone.fails(69, "lock", "L", "--", "echo", "had")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["L"],
+        ["L", "--"],
+        ["L", "true"],
+        ["a/b", "--", "true"],
+        ["", "--", "true"],
+        ["L", "M", "--", "true"],
+        ["--", "true"],
+    ],
+)
+def test_wrong_usage_runs_nothing(alone: "Kv", arguments: list[str]) -> None:
+    alone.fails(2, "lock", *arguments)

@@ -1,0 +1,127 @@
+"""kv txn, with the real daemon."""
+
+import json
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.cli.conftest import Kv
+
+
+def newest(kv: "Kv") -> int:
+    """The current version."""
+    return int(json.loads(kv.ok("log", "--limit", "1", "--json"))["version"])
+
+
+def test_all_is_written_in_one_commit(kv: "Kv") -> None:
+    kv.ok("set", "a=1", "gone=1")
+    assert kv.ok("txn", stdin=b"check a = 1\nset a 2\nset 'b c' 3\ndel gone\nincr n 4") == "n: 4\n"
+    assert kv.ok("get", "a", "b c", "n") == "a: 2\nb c: 3\nn: 4\n"
+    assert sorted(json.loads(kv.ok("log", "--limit", "1", "--json"))["keys"]) == ["a", "b c", "gone", "n"]
+
+
+@pytest.mark.parametrize(
+    "check",
+    [
+        "check a = 2",
+        "check a absent",
+        "check none exists",
+        "check a version 0",
+        "check a version 99",
+        "check none = ''",
+    ],
+)
+def test_a_check_that_does_not_hold_writes_and_prints_nothing(kv: "Kv", check: str) -> None:
+    kv.ok("set", "a=1")
+    before = newest(kv)
+    for option in ([], ["-n"]):
+        error = kv.fails(3, "txn", *option, stdin=f"get a\n{check}\nset a 5".encode())
+        assert error.startswith("kv: error: line 2: the check does not hold: ")
+    assert newest(kv) == before
+
+
+def test_checks_that_hold(kv: "Kv") -> None:
+    kv.ok("set", "a=1")
+    script = f"check a version {newest(kv)}\ncheck a exists\ncheck a = 1\ncheck b absent\ncheck b version 0\nset b 2"
+    assert kv.ok("txn", stdin=script.encode()) == ""
+    assert kv.ok("get", "b") == "b: 2\n"
+
+
+def test_a_refusal_names_what_is_there_since_when_and_by_whom(kv: "Kv") -> None:
+    kv.ok("set", "a=1")
+    version = newest(kv)
+    assert f"a is at version {version}, not at version 7 (set by uid " in kv.fails(3, "txn", stdin=b"check a version 7")
+    assert f"a is at version {version}, not absent (set by uid " in kv.fails(3, "txn", stdin=b"check a absent")
+    assert f"a is at version {version}, not 'x\\x1b' (set by uid " in kv.fails(3, "txn", stdin=b"check a = 'x\x1b'")
+    kv.ok("del", "a")
+    assert "a is absent, not there (deleted by uid " in kv.fails(3, "txn", stdin=b"check a exists")
+    assert "a has been written by a statement before it" in kv.fails(3, "txn", stdin=b"set a 1\ncheck a absent")
+
+
+def test_statements_see_what_those_before_them_have_written(kv: "Kv") -> None:
+    kv.ok("set", "a=1")
+    script = b"get a\nset a 5\nget a\nincr a\ncheck a = 6\ndel a\ncheck a absent\nincr a -1"
+    assert kv.ok("txn", stdin=script) == "a: 1\na: 5\na: 6\na: -1\n"
+    assert kv.ok("get", "a") == "a: -1\n"
+
+
+def test_a_key_that_get_does_not_find_is_named_and_the_rest_is_done(kv: "Kv") -> None:
+    done = kv("txn", stdin=b"get a\nset b 1\nget b")
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"b: 1\n", b"kv: no such key: a\n")
+
+
+def test_json(kv: "Kv") -> None:
+    told = json.loads(kv.ok("txn", "--json", stdin=b"get a\nset b '\xff'\nget b\nincr n"))
+    assert told == {"version": newest(kv), "found": {"a": None, "b": {"base64": "/w=="}, "n": "1"}}
+    assert json.loads(kv.ok("txn", "--json", stdin=b"get n")) == {"version": None, "found": {"n": "1"}}
+
+
+def test_a_dry_run_shows_and_writes_nothing(kv: "Kv") -> None:
+    kv.ok("set", "a=1")
+    before = newest(kv)
+    assert kv.ok("txn", "-n", stdin=b"get a\nset b 'x\n'\ndel a\nincr n") == (
+        "a: 1\nn: 1\nwould set b: x\\n\nwould delete a\nwould set n: 1\n"
+    )
+    assert newest(kv) == before
+
+
+def test_a_wrong_statement_sends_nothing(alone: "Kv") -> None:
+    assert "line 2: " in alone.fails(2, "txn", stdin=b"set a 1\nset b")
+
+
+def test_incr_of_what_is_no_number(kv: "Kv") -> None:
+    kv.ok("set", "a=x")
+    assert "line 2: a is not a decimal number" in kv.fails(5, "txn", stdin=b"set b 1\nincr a")
+    kv.fails(5, "txn", stdin=f"set c {2**63 - 1}\nincr c".encode())
+    assert kv.ok("ls") == "a\n"
+
+
+def test_an_empty_script_does_nothing(alone: "Kv") -> None:
+    assert alone.ok("txn", stdin=b"# nothing\n") == ""
+
+
+def test_how_long_keys_live(kv: "Kv") -> None:
+    kv.ok("txn", "--ttl", "1h", stdin=b"set a 1")
+    kv.ok("txn", "--keep-ttl", stdin=b"set a 2")
+    assert "m5" in kv.ok("ttl", "a")
+    kv.ok("txn", stdin=b"set a 3")
+    assert kv.ok("ttl", "a") == "a: no expiry\n"
+
+
+def test_many_at_once_lose_no_update(kv: "Kv") -> None:
+    running = [
+        kv.start("txn", stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(12)
+    ]
+    for process in running:
+        assert process.stdin is not None
+        process.stdin.write(b"get n\nincr n\nincr m -1\ncheck n exists")
+    for process in running:
+        assert process.communicate(timeout=60)[1].count(b"error") == 0
+    assert kv.ok("get", "n", "m") == "n: 12\nm: -12\n"
+
+
+@pytest.mark.parametrize("arguments", [["a"], ["--ttl", "x"], ["--raw"]])
+def test_wrong_usage(alone: "Kv", arguments: list[str]) -> None:
+    alone.fails(2, "txn", *arguments, stdin=b"get a")

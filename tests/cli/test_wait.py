@@ -1,0 +1,113 @@
+"""kv wait, with the real daemon."""
+
+import signal
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.cli.conftest import Kv
+
+DEADLINE_S = 30
+
+
+def waiting(kv: "Kv", *arguments: str) -> "subprocess.Popen[bytes]":
+    """``kv wait`` that has read what there is, and watches: the daemon has a connection more for that."""
+    before = connections(kv)
+    process = kv.start("wait", *arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    while connections(kv) < before + 2:
+        assert process.poll() is None
+    return process
+
+
+def connections(kv: "Kv") -> int:
+    """How many the daemon has."""
+    return int(dict(line.split(": ") for line in kv.ok("status").splitlines())["connections"])
+
+
+def test_what_is_so_already_returns_at_once(kv: "Kv") -> None:
+    kv.ok("set", "a=1", "a=b=c", "e=")
+    assert kv.ok("wait", "e") == "e: \n"
+    assert kv.ok("wait", "e=") == "e: \n"
+    assert kv.ok("wait", "a=b=c") == "a: b=c\n"
+    assert kv.ok("wait", "--absent", "nothing") == ""
+    assert kv.ok("wait", "--absent", "a=1") == ""
+
+
+def test_until_there_is_such_a_key(kv: "Kv") -> None:
+    process = waiting(kv, "ready")
+    kv.ok("set", "read=1", "ready2=1")
+    kv.ok("set", "ready=yes")
+    assert process.communicate(timeout=DEADLINE_S) == (b"ready: yes\n", b"")
+    assert process.returncode == 0
+
+
+def test_until_it_has_the_value(kv: "Kv") -> None:
+    kv.ok("set", "state=begun")
+    process = waiting(kv, "--raw", "state=done")
+    kv.ok("set", "state=half done")
+    kv.ok("set", "state=done")
+    assert process.communicate(timeout=DEADLINE_S) == (b"done", b"")
+
+
+def test_until_it_is_gone(kv: "Kv") -> None:
+    kv.ok("set", "a=1")
+    process = waiting(kv, "--absent", "a")
+    kv.ok("del", "a")
+    assert process.communicate(timeout=DEADLINE_S) == (b"", b"")
+    assert process.returncode == 0
+
+
+def test_until_it_has_another_value(kv: "Kv") -> None:
+    kv.ok("set", "a=1")
+    process = waiting(kv, "--absent", "a=1")
+    kv.ok("set", "a=2")
+    assert process.wait(DEADLINE_S) == 0
+    process.communicate()
+
+
+def test_however_short_it_was_so(kv: "Kv") -> None:
+    process = waiting(kv, "flash")
+    kv.ok("txn", stdin=b"set flash 1")
+    kv.ok("del", "flash")
+    assert process.communicate(timeout=DEADLINE_S)[0] == b"flash: 1\n"
+
+
+def test_when_the_time_is_over_the_exit_code_is_5(kv: "Kv") -> None:
+    assert "nothing was not as asked within 0.05 s" in kv.fails(5, "wait", "--timeout", "0.05", "nothing")
+    kv.ok("set", "a=1")
+    kv.fails(5, "wait", "--timeout", "0.05", "a=2")
+    kv.fails(5, "wait", "--timeout", "0.05", "--absent", "a")
+
+
+def test_a_time_for_the_daemon_does_not_limit_the_waiting(kv: "Kv") -> None:
+    kv.ok("set", "--ttl", "1s", "a=1")
+    assert kv("wait", "--absent", "a", KVD_TIMEOUT="0.5").returncode == 0
+
+
+def test_any_key_and_any_value(kv: "Kv") -> None:
+    kv.ok("set", "--key", "-a=b\n", "--value", "--")
+    assert kv.ok("wait", "--key", "-a=b\n", "--value", "--") == "-a=b\\n: --\n"
+    assert kv.ok("wait", "--key", "-a=b\n", "--json") == '{"-a=b\\n": "--"}\n'
+    kv.ok("set", b"bin=\xff")
+    assert kv("wait", "--raw", b"bin=\xff").stdout == b"\xff"
+
+
+def test_ctrl_c_ends_with_130_quietly(kv: "Kv") -> None:
+    process = waiting(kv, "nothing")
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=DEADLINE_S) == (b"", b"")
+    assert process.returncode == 130
+
+
+def test_no_daemon_ends_with_69(alone: "Kv") -> None:
+    alone.fails(69, "wait", "a", "--timeout", "0.1")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["a", "b"], [""], ["=x"], ["--value", "x"], ["a", "--key", "b"], ["--key", "a", "--key", "b"], ["--key", ""]],
+)
+def test_wrong_usage(alone: "Kv", arguments: list[str]) -> None:
+    alone.fails(2, "wait", *arguments)

@@ -1,0 +1,213 @@
+"""kv watch, with the real daemon."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.cli.conftest import Kv
+
+DEADLINE_S = 30
+
+
+def watching(kv: "Kv", *arguments: str, stderr: int = subprocess.PIPE) -> "subprocess.Popen[bytes]":
+    """``kv watch`` from the start of the history on, so that nothing depends on when it is ready."""
+    return kv.start("watch", "--since", "0", *arguments, stdout=subprocess.PIPE, stderr=stderr)
+
+
+def line_of(process: "subprocess.Popen[bytes]") -> str:
+    """The next line, which has to come while it still runs."""
+    assert process.stdout is not None
+    return process.stdout.readline().decode()
+
+
+def test_a_line_for_each_changed_key_as_it_happens(kv: "Kv") -> None:
+    process = watching(kv, "--count", "4")
+    kv.ok("set", "b=2", "a=1")
+    assert [line_of(process).split(" ", 1)[1] for _ in "ab"] == ["set a: 1\n", "set b: 2\n"]
+    kv.ok("del", "a")
+    assert line_of(process).split(" ", 1)[1] == "deleted a\n"
+    kv.ok("set", "--key", "b=\n", "--value", "\x1b")
+    assert line_of(process).split(" ", 1)[1] == "set b=\\n: \\x1b\n"
+    assert process.wait(DEADLINE_S) == 0
+
+
+def test_only_keys_with_the_prefix(kv: "Kv") -> None:
+    process = watching(kv, "--count", "1", "user/")
+    kv.ok("set", "other=1", "user=1")
+    kv.ok("set", "user/1=x", "z=1")
+    assert process.communicate(timeout=DEADLINE_S)[0].split(b" ", 1)[1] == b"set user/1: x\n"
+
+
+def test_the_versions_are_those_of_the_log(kv: "Kv") -> None:
+    kv.ok("set", "a=1")
+    kv.ok("set", "a=2")
+    told = [line.split()[0] for line in kv.ok("watch", "--since", "0", "--count", "2").splitlines()]
+    assert told == [line.split()[0] for line in kv.ok("log").splitlines()]
+
+
+def test_json_lines(kv: "Kv") -> None:
+    kv.ok("set", b"a=\xff")
+    kv.ok("del", "a")
+    told = [json.loads(line) for line in kv.ok("watch", "--json", "--since", "0", "--count", "2").splitlines()]
+    assert [(line["event"], line["key"], line["value"]) for line in told] == [
+        ("set", "a", {"base64": "/w=="}), ("deleted", "a", None)
+    ]  # fmt: skip
+    assert told[0]["author"]["uid"] == os.getuid()
+    logged = [json.loads(line) for line in kv.ok("log", "--json").splitlines()]
+    assert [(line["version"], line["time"]) for line in told] == [(line["version"], line["time"]) for line in logged]
+
+
+def test_from_a_time_on(kv: "Kv") -> None:
+    kv.ok("set", "a=1")
+    assert kv.ok("watch", "--since", "1h", "--count", "1").endswith(" set a: 1\n")
+
+
+@pytest.fixture
+def forgetful(serving: "Callable[..., tuple[Kv, subprocess.Popen[bytes]]]", tmp_path: pathlib.Path) -> "Kv":
+    """``kv`` with a daemon that keeps no history, and the keys a and b."""
+    (tmp_path / "kvd.toml").write_text("[history]\nmax_versions = 0\n")
+    kv = serving("--config", f"{tmp_path}/kvd.toml")[0]
+    kv.ok("set", "b=1", "a=0", "gone=1")
+    kv.ok("set", "a=1")
+    kv.ok("del", "gone")
+    return kv
+
+
+def test_a_resynchronisation_is_marked(forgetful: "Kv") -> None:
+    lines = forgetful.ok("watch", "--since", "1", "--count", "2").splitlines()
+    assert [line.split(" ", 1)[1] for line in lines] == ["resync", "set a: 1", "set b: 1"]
+    told = [json.loads(line) for line in forgetful.ok("watch", "--json", "--since", "1", "--count", "2").splitlines()]
+    assert [line["event"] for line in told] == ["resync", "set", "set"]
+
+
+def test_a_command_is_told_of_a_resynchronisation(forgetful: "Kv") -> None:
+    told = forgetful.ok("watch", "--since", "1", "--count", "2", "--", "sh", "-c", 'echo "$KVD_EVENT:${KVD_KEY-none}"')
+    assert told.split() == ["resync:none", "set:a", "set:b"]
+
+
+SHOW = 'printf "%s %s %s %s|" "$KVD_EVENT" "$KVD_KEY" "$KVD_VERSION" "${KVD_VALUE-none}"; cat; echo'
+
+
+def test_a_command_gets_each_change(kv: "Kv") -> None:
+    kv.ok("set", "a=1")
+    kv.ok("set", b"b c=\xff")
+    kv.ok("del", "a")
+    versions = [line.split()[0] for line in kv.ok("log").splitlines()]
+    done = kv("watch", "--since", "0", "--count", "3", "--", "sh", "-c", SHOW, KVD_VALUE="from outside")
+    assert done.stdout.split(b"\n") == [
+        f"set a {versions[0]} 1|1".encode(),
+        f"set b c {versions[1]} none|".encode() + b"\xff",
+        f"deleted a {versions[2]} none|".encode(),
+        b"",
+    ]
+
+
+def test_a_large_value_is_on_standard_input_whether_it_is_read_or_not(kv: "Kv", tmp_path: pathlib.Path) -> None:
+    (tmp_path / "large").write_bytes(b"x" * 3_000_000)
+    kv.ok("set", f"a=@{tmp_path}/large")
+    command = ["watch", "--since", "0", "--count", "1", "--", "sh", "-c"]
+    assert kv.ok(*command, "echo ${KVD_VALUE-none}; wc -c").split() == ["none", "3000000"]
+    assert kv.ok(*command, "echo done") == "done\n"
+
+
+def test_the_command_talks_to_the_daemon_that_was_named(kv: "Kv", alone: "Kv") -> None:
+    kv.ok("set", "a=1")
+    inner = [*kv.command, "get", "a"]
+    assert alone.ok("watch", "-s", str(kv.socket), "--since", "0", "--count", "1", "--", *inner) == "a: 1\n"
+
+
+def test_how_the_command_ends_does_not_matter(kv: "Kv") -> None:
+    kv.ok("set", "a=1")
+    kv.ok("set", "a=2")
+    assert kv.ok("watch", "--since", "0", "--count", "2", "--", "sh", "-c", "echo $KVD_VALUE; exit 3") == "1\n2\n"
+
+
+@pytest.mark.parametrize(
+    ("command", "status"), [("/no/such/command", 127), ("no-such-command-anywhere", 127), ("/etc/passwd", 126)]
+)
+def test_a_command_that_cannot_be_run_ends_it(shared_kv: "Kv", command: str, status: int) -> None:
+    shared_kv.ok("set", "a=1")
+    assert command in shared_kv.fails(status, "watch", "--since", "0", "--", command)
+
+
+def test_ctrl_c_ends_with_130_quietly(kv: "Kv") -> None:
+    process = watching(kv)
+    kv.ok("set", "a=1")
+    line_of(process)
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=DEADLINE_S) == (b"", b"")
+    assert process.returncode == 130
+
+
+def test_a_pipe_that_is_closed_ends_it_without_a_change_and_quietly(kv: "Kv") -> None:
+    process = watching(kv)
+    kv.ok("set", "a=1")
+    line_of(process)
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.wait(DEADLINE_S) == 141
+    assert process.stderr is not None
+    assert process.stderr.read() == b""
+
+
+def test_nothing_is_lost_when_the_daemon_is_started_again(
+    serving: "Callable[..., tuple[Kv, subprocess.Popen[bytes]]]",
+) -> None:
+    kv, daemon = serving()
+    process = watching(kv)
+    kv.ok("set", "a=1")
+    assert line_of(process).endswith(" set a: 1\n")
+    daemon.send_signal(signal.SIGTERM)
+    daemon.wait(DEADLINE_S)
+    serving()
+    kv.ok("set", "b=1")
+    assert line_of(process).endswith(" resync\n")
+    assert line_of(process).endswith(" set b: 1\n")
+    process.kill()
+    process.communicate()
+
+
+def test_a_daemon_that_does_not_come_back_ends_it_with_69(
+    serving: "Callable[..., tuple[Kv, subprocess.Popen[bytes]]]",
+) -> None:
+    kv, daemon = serving()
+    process = watching(kv, "--timeout", "0.2")
+    kv.ok("set", "a=1")
+    line_of(process)
+    daemon.send_signal(signal.SIGTERM)
+    error = process.communicate(timeout=DEADLINE_S)[1]
+    assert process.returncode == 69
+    assert error.startswith(b"kv: error: ")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["a", "b"],
+        ["--count", "0"],
+        ["--count", "x"],
+        ["--since", "x"],
+        ["--json", "--", "true"],
+        ["a", "b", "--", "true"],
+    ],
+)
+def test_wrong_usage(alone: "Kv", arguments: list[str]) -> None:
+    alone.fails(2, "watch", *arguments)
+
+
+def test_the_command_does_not_inherit_the_connection(kv: "Kv") -> None:
+    kv.ok("set", "a=1")
+    inner = 'for fd in /proc/self/fd/*; do case "$(readlink $fd)" in socket:*) echo $fd;; esac; done'
+    assert kv.ok("watch", "--since", "0", "--count", "1", "--", "sh", "-c", inner) == ""
+
+
+def test_quiet_watches_only_for_the_exit_code(kv: "Kv") -> None:
+    kv.ok("set", "a=1")
+    assert kv.ok("watch", "-q", "--since", "0", "--count", "1") == ""
