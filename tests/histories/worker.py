@@ -1,7 +1,7 @@
 """One client process of the list-append workload: transactions against a daemon, recorded as they are seen from here.
 
-`python -m tests.histories.worker SOCKET FILE NUMBER COUNT KEYS READS FAULT`: COUNT transactions over KEYS lists; READS is
-the share of operations that read. FAULT plants a bug: `none`, or `blind`, which commits without saying what it read.
+`python -m tests.histories.worker SOCKET FILE NUMBER COUNT KEYS READS FAULT`: COUNT transactions over KEYS lists; READS
+is the share of operations that read. FAULT plants a bug: `none`, or `blind`, which commits without saying what it read.
 """
 
 import random

@@ -28,7 +28,7 @@ until_true() {{ for _ in $(seq 600); do if "$@" >/dev/null 2>&1; then return 0; 
 make --silent --directory={ROOT} STAGE="$STAGE" --assume-old="$STAGE/.made" install >/dev/null
 systemd-sysusers
 useradd --no-create-home --user-group --groups kvd alice
-useradd --no-create-home --user-group bob
+useradd --create-home --user-group bob
 systemctl daemon-reload
 systemctl start kvd.socket
 """

@@ -150,6 +150,17 @@ def test_tcp_through_the_socket_unit_needs_the_token(box: "Box") -> None:
     assert done.stdout == "ok\n4\n"
 
 
+def test_what_was_acknowledged_survives_a_restart_and_kill_9(box: "Box") -> None:
+    done = box(
+        "kv set cake=1; systemctl restart kvd.service; kv get cake; kv set more=2; kill -9 $(pid);"
+        "kv get cake more; stat --format='%a %U' /var/lib/kvd; ls /var/lib/kvd | grep --count log"
+    )
+    said = done.stdout.splitlines()
+    assert said[:5] == ["Keys set", "cake: 1", "Keys set", "cake: 1", "more: 2"]
+    assert said[5] == "700 kvd"
+    assert int(said[6]) >= 1
+
+
 @pytest.mark.parametrize("restarts", [3 * SCALE])
 def test_restarts_under_load_lose_no_request(box: "Box", restarts: int) -> None:
     counted = box(f"/usr/local/lib/kvd/bin/python {LOAD} {restarts}").stdout.split()
@@ -164,6 +175,7 @@ def test_a_user_has_a_daemon_of_their_own(box: "Box") -> None:
         "until_true test -S $XDG_RUNTIME_DIR/bus;"
         "as bob systemctl --user start kvd.socket; as bob kv set cake=1; as bob kv get cake;"
         "as bob systemctl --user is-active kvd.service; as bob systemctl --user reload kvd.service;"
-        "as bob systemctl --user stop kvd.service; as bob kv ping; stat --format=%a $XDG_RUNTIME_DIR/kvd/kvd.sock"
+        "as bob systemctl --user stop kvd.service; as bob kv ping; stat --format=%a $XDG_RUNTIME_DIR/kvd/kvd.sock;"
+        "as bob kv get cake; stat --format=%a /home/bob/.local/state/kvd/data"
     )
-    assert done.stdout == "Keys set\ncake: 1\nactive\nok\n600\n"
+    assert done.stdout == "Keys set\ncake: 1\nactive\nok\n600\ncake: 1\n700\n"
