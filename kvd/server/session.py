@@ -290,6 +290,7 @@ class Session(asyncio.BufferedProtocol):
         try:
             requests = decode_batch(payload)
         except DECODE_ERRORS as error:
+            self._commands.needs = NO_NEEDS
             return frame(encode_replies(error_reply("bad_request", str(error))))
         replies = self._commands.run(requests, self.peer, len(payload))
         if replies is None:

@@ -19,14 +19,21 @@ from collections.abc import Hashable
 
 from kvd.store.errors import OutcomeUnknown
 
+# A longer answer, one for each of many keys, counts for as many as it takes the room of.
+_SHORT_ANSWER = 16
+
 
 class Outcomes:
-    """Answers to committed writes by (scope, id); a scope is whoever chose the id."""
+    """Answers to committed writes by (scope, id); a scope is whoever chose the id.
 
-    __slots__ = ("_answers", "_forgotten", "_order", "limit")
+    ``limit`` is how many are remembered; fewer if some are long.
+    """
+
+    __slots__ = ("_answers", "_forgotten", "_order", "_weight", "limit")
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
+        self._weight = 0
         self._answers: dict[tuple[Hashable, bytes], object] = {}
         self._order: deque[tuple[int, tuple[Hashable, bytes]]] = deque()
         self._forgotten = 0  # the newest version of which an id was forgotten
@@ -49,6 +56,11 @@ class Outcomes:
         key = (scope, id_)
         self._answers[key] = answer
         self._order.append((version, key))
-        while len(self._order) > self.limit:
+        self._weight += _weight_of(answer)
+        while self._weight > self.limit:
             self._forgotten, oldest = self._order.popleft()
-            del self._answers[oldest]
+            self._weight -= _weight_of(self._answers.pop(oldest))
+
+
+def _weight_of(answer: object) -> int:
+    return 1 + len(answer) // _SHORT_ANSWER if isinstance(answer, list) else 1

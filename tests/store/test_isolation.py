@@ -9,7 +9,7 @@ import pytest
 from kvd.store import isolation
 from kvd.store.authors import Author
 from kvd.store.errors import Conflict, SnapshotGone, VersionAhead
-from kvd.store.isolation import MOST_CHANGES, MOST_CHARACTERS, Change, Range, validate
+from kvd.store.isolation import COMMITTED_KEYS, MOST_CHANGES, MOST_CHARACTERS, Change, Range, validate
 from kvd.store.store import Store
 from kvd.store.window import WindowLimits
 
@@ -279,3 +279,22 @@ def test_a_conflict_of_long_keys_ends_once_it_is_long_enough(characters: int, na
     keys = [f"{number:0{characters}}" for number in range(10)]
     store.set(dict.fromkeys(keys, b""))
     assert [change.key for change in conflicts(store, dict.fromkeys(keys, 0))] == keys[:named]
+
+
+@pytest.mark.parametrize("committed", [10, COMMITTED_KEYS + 10])
+def test_ranges_that_overlap_and_touch_are_one(committed: int) -> None:
+    """Both ways of looking: through the commits since, and through the keys."""
+    store = Store()
+    store.set({f"k{number:05d}": b"1" for number in range(200)})
+    snapshot = store.version
+    for number in range(committed):
+        store.set({f"other{number % 7}": b"2"})
+    within = [("k00000", "k00050"), ("k00020", "k00060"), ("k00060", "k00090"), ("z", None), ("k00010", "k00011")]
+    validate(store, {}, within, snapshot)
+    store.set({"k00089": b"2", "k00090": b"2", "k00150": b"2"})
+    with pytest.raises(Conflict) as refused:
+        validate(store, {}, within, snapshot)
+    assert [change.key for change in refused.value.changes] == ["k00089"]
+    with pytest.raises(Conflict) as refused:
+        validate(store, {}, [*within, ("k00100", None)], snapshot)
+    assert {change.key for change in refused.value.changes} >= {"k00089", "k00150"}

@@ -104,3 +104,12 @@ def test_ids_of_one_batch_are_forgotten_one_by_one() -> None:
         outcomes.remember("me", id_, 7, id_)
     assert [outcomes.find("me", id_, 7, 7) for id_ in (b"a", b"b", b"c")] == [None, b"b", b"c"]
     assert is_unknown(outcomes, b"a", 6, 7)
+
+
+def test_long_answers_count_for_more_than_one() -> None:
+    """A touch of 65,536 keys has as many answers; so many of those must not be kept as of versions."""
+    outcomes = Outcomes(10)
+    for number in range(3):
+        outcomes.remember(0, bytes([number]) * 16, number + 1, [True] * 64)
+    assert len(outcomes) == 2
+    assert outcomes.find(0, bytes([2]) * 16, 0, 3) == [True] * 64
