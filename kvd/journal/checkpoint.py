@@ -102,7 +102,7 @@ def remove_superseded(disk: Disk, ends: dict[int, int], oldest_readable: int) ->
     doomed = [names.checkpoint(number) for number in names.checkpoint_numbers(found) if number < base]
     doomed += [names.log(number) for number in names.log_numbers(found) if number < base]
     for name in doomed:
+        # One by one, the checkpoints first: a crash must not leave a hole, which would look like a loss.
         disk.remove(name)
-    if doomed:
         disk.sync_directory()
     return doomed
