@@ -1,8 +1,8 @@
 """A disk in memory that writes down what it is asked to do, and what it may look like after a crash.
 
-What is certain after a crash: the content of a file up to its last sync, the names up to the last sync of the directory.
-Of everything else each piece may be there or not, in any order, and a write may be torn. That is more than most file
-systems do to one; whoever stands it stands them.
+What is certain after a crash: the content of a file up to its last sync, the names up to the last sync of the
+directory. Of everything else each piece may be there or not, in any order, and a write may be torn. That is more than
+most file systems do to one; whoever stands it stands them.
 """
 
 import random
