@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 
+from bench.checkpoint import checkpoint
 from bench.clients import asyncio_clients, transactions
 from bench.command import kv_get
 from bench.completion import tab
@@ -35,4 +36,5 @@ BENCHMARKS: dict[str, Benchmark] = {
     "tab": tab,
     "memory": memory,
     "stall": stall,
+    "checkpoint": checkpoint,
 }
