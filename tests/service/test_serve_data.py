@@ -17,7 +17,7 @@ from tests.service.real_daemon import SCALE
 if TYPE_CHECKING:
     from tests.service.real_daemon import Peer, Process, RealDaemon
 
-KILLS = 6 * SCALE
+KILLS = 7 * SCALE
 WRITERS = 3
 DATA_LOSS_IS_NO_CHANCE = 20  # commits acknowledged between two kills, at least
 
