@@ -1,5 +1,6 @@
 """The entry point: finds the command, runs it, and turns every failure into one line and an exit code."""
 
+import gc
 import os
 import sys
 
@@ -11,6 +12,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from kv.cli.parser import Options
 
+# Looking for garbage would cost a short command one and a half of its twenty milliseconds; these live longer.
+_COLLECTS_GARBAGE = ("serve", "watch", "wait", "lock", "backup", "restore", "check", "export", "import")
+
 
 def main() -> int:
     """Run the command of sys.argv. Does not return, unless the daemon itself ran."""
@@ -18,6 +22,7 @@ def main() -> int:
         from kv.cli.complete import complete
 
         return complete()
+    gc.disable()
     status = run(sys.argv[1:])
     if "kvd.service" not in sys.modules:
         # Everything is flushed; taking the interpreter apart would cost a tenth of the command's time.
@@ -46,6 +51,8 @@ def _dispatch(arguments: list[str], output: Output) -> int:
     if name is None:
         return _without_command(before, output)
     command = find_or_suggest(name)
+    if command.name in _COLLECTS_GARBAGE:
+        gc.enable()
     if command.name != "serve":  # which has its own care for its descriptors
         _hold_standard_descriptors()
     options = parse(build(command), before + after)
