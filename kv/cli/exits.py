@@ -32,8 +32,8 @@ MEANINGS = {
     ALREADY_RUNNING: "serve: a daemon is already running there",
     CONFIGURATION: "serve: the configuration is wrong",
     LOCK_LOST: "lock: the lock was lost while the command ran",
-    NOT_EXECUTABLE: "lock: the command cannot be run (otherwise lock ends as the command did)",
-    NO_SUCH_COMMAND: "lock: there is no such command",
+    NOT_EXECUTABLE: "lock, watch: the command cannot be run (otherwise lock ends as its command did)",
+    NO_SUCH_COMMAND: "lock, watch: there is no such command",
     INTERRUPTED: "ended by ctrl-c",
     PIPE_CLOSED: "the reader of the output closed the pipe",
 }

@@ -80,9 +80,9 @@ def test_versions_are_those_of_the_newest_commits(kv: "Kv") -> None:
     for number in range(25):
         kv.ok("set", f"a={number}")
     newest = versions(kv)[:20]
-    for line in ("kv get --at ", "kv ls --at ", "kv rollback a --to ", "kv log --since ", "kv watch --since ", "kv diff ",
-                 "kv diff 1 ", "kv revert ", "kv set --if-version "):  # fmt: skip
-        assert candidates(kv, line) == newest, line
+    for line in ("get --at ", "ls --at ", "rollback a --to ", "log --since ", "watch --since ", "diff ", "diff 1 ",
+                 "revert ", "set --if-version "):  # fmt: skip
+        assert candidates(kv, f"kv {line}") == newest, line
     start = newest[0][:-1]
     assert candidates(kv, f"kv get --at {start}") == [version for version in newest if version.startswith(start)]
     assert candidates(kv, f"kv get --at={newest[0]}") == [f"--at={newest[0]}"]

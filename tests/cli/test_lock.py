@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pexpect
@@ -143,13 +144,21 @@ def test_the_command_has_no_signal_blocked_or_ignored(shared_kv: "Kv") -> None:
         assert not ignored & (1 << (number - 1))
 
 
+COUNTING = """
+import signal, sys
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+print("had", flush=True)
+signal.sigwait([signal.SIGINT])
+again = signal.sigtimedwait([signal.SIGINT], 1)
+print("got", 1 if again is None else 2, flush=True)
+sys.exit(4)
+"""
+
+
 def test_ctrl_c_on_a_terminal_reaches_the_command_once(kv: "Kv") -> None:
-    script = "trap 'n=$((n+1))' INT; echo had; while [ -z \"$n\" ]; do sleep 0.05; done; sleep 0.3; echo got $n; exit 4"
+    words = ["lock", "L", "--", sys.executable, "-c", COUNTING]
     terminal = pexpect.spawn(
-        kv.command[0],
-        [*kv.command[1:], "lock", "L", "--", "sh", "-c", script],
-        env=kv.environment(),
-        timeout=DEADLINE_S,
+        kv.command[0], [*kv.command[1:], *words], env=kv.environment(), timeout=DEADLINE_S, echo=False
     )
     terminal.expect_exact("had")
     terminal.sendintr()

@@ -52,6 +52,8 @@ def test_get_imports_only_what_it_needs(kv: "Kv") -> None:
 
 
 def test_no_client_command_imports_anything_heavy(kv: "Kv") -> None:
+    kv.ok("set", "first=1")  # version 1
+    kv.ok("set", "a=1")  # version 2
     for command in (
         ["get", "a"],
         ["set", "a=1"],
@@ -62,9 +64,9 @@ def test_no_client_command_imports_anything_heavy(kv: "Kv") -> None:
         ["version"],
         ["help"],
         ["set", "--if-absent", "--ttl", "10m", "new=1"],
-        ["get", "--at", "1", "a"],
+        ["get", "--at", "2", "a"],
         ["get", "--at", "0s", "a"],
-        ["ls", "--at", "1"],
+        ["ls", "--at", "2"],
         ["ttl", "a"],
         ["touch", "--ttl", "1h", "a"],
         ["incr", "a"],
@@ -75,7 +77,7 @@ def test_no_client_command_imports_anything_heavy(kv: "Kv") -> None:
         ["history", "a"],
         ["log", "--since", "1"],
         ["diff", "1"],
-        ["rollback", "--to", "1", "a"],
+        ["rollback", "--to", "2", "a"],
         ["revert", "-n", "1"],
         ["txn"],
     ):

@@ -2,9 +2,17 @@
 
 import json
 import subprocess
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import pytest
+
+from kv.cli.failures import CommandFailed
+from kv.cli.statements import parse
+from kv.cli.transactions import carry_out
+from kv.client import Client, connect
+from kv.errors import Conflict
+from kv.results import Versioned
 
 if TYPE_CHECKING:
     from tests.cli.conftest import Kv
@@ -117,9 +125,43 @@ def test_many_at_once_lose_no_update(kv: "Kv") -> None:
     for process in running:
         assert process.stdin is not None
         process.stdin.write(b"get n\nincr n\nincr m -1\ncheck n exists")
+        process.stdin.flush()
     for process in running:
         assert process.communicate(timeout=60)[1].count(b"error") == 0
     assert kv.ok("get", "n", "m") == "n: 12\nm: -12\n"
+
+
+class Interrupted(Client):
+    """Somebody adds to n behind the reading, as many ``times`` as asked for."""
+
+    times = 1
+
+    def fetch(self, keys: Iterable[str], *, at: int | None = None) -> dict[str, Versioned]:  # type: ignore[override]
+        found = super().fetch(keys, at=at)
+        if self.times:
+            self.times -= 1
+            with connect(self._address) as other:
+                other.increment("n", 10)
+        return found
+
+
+def test_what_has_changed_behind_the_reading_is_read_again(kv: "Kv") -> None:
+    with Interrupted(kv.socket) as client:
+        outcome, version = carry_out(client, parse(b"get n\nincr n"))
+    assert outcome.shown == [("n", b"10"), ("n", b"11")]
+    assert version == newest(kv)
+
+
+def test_a_check_is_done_again_too(kv: "Kv") -> None:
+    with Interrupted(kv.socket) as client, pytest.raises(CommandFailed, match="line 1: the check does not hold"):
+        carry_out(client, parse(b"check n absent\nset n 1"))
+    assert kv.ok("get", "n") == "n: 10\n"
+
+
+def test_what_changes_all_the_time_ends_with_a_conflict(kv: "Kv") -> None:
+    with Interrupted(kv.socket) as client, pytest.raises(Conflict):
+        client.times = 1_000
+        carry_out(client, parse(b"incr n"))
 
 
 @pytest.mark.parametrize("arguments", [["a"], ["--ttl", "x"], ["--raw"]])

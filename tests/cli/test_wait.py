@@ -6,6 +6,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from kv.cli.commands.wait import until
+from kv.client import Client, connect
+from kv.watches import Watch
+
 if TYPE_CHECKING:
     from tests.cli.conftest import Kv
 
@@ -59,6 +63,15 @@ def test_until_it_is_gone(kv: "Kv") -> None:
     assert process.returncode == 0
 
 
+def test_a_longer_key_is_another_one(kv: "Kv") -> None:
+    kv.ok("set", "a=1")
+    process = waiting(kv, "--absent", "a", "--timeout", "1")
+    kv.ok("set", "ab=1")
+    kv.ok("del", "ab")
+    assert process.wait(DEADLINE_S) == 5
+    process.communicate()
+
+
 def test_until_it_has_another_value(kv: "Kv") -> None:
     kv.ok("set", "a=1")
     process = waiting(kv, "--absent", "a=1")
@@ -72,6 +85,21 @@ def test_however_short_it_was_so(kv: "Kv") -> None:
     kv.ok("txn", stdin=b"set flash 1")
     kv.ok("del", "flash")
     assert process.communicate(timeout=DEADLINE_S)[0] == b"flash: 1\n"
+
+
+def test_a_change_between_the_reading_and_the_watching_is_not_missed(kv: "Kv") -> None:
+    other = connect(kv.socket)
+
+    class Interrupted(Client):
+        """Somebody sets the key, and deletes it again, at the worst moment."""
+
+        def watch(self, prefix: str = "", since: int | None = None) -> Watch:
+            other.set("a", b"1")
+            other.delete("a")
+            return super().watch(prefix, since)
+
+    with other, Interrupted(kv.socket) as client:
+        assert until(client, "a", None, absent=False, limit_s=DEADLINE_S) == b"1"
 
 
 def test_when_the_time_is_over_the_exit_code_is_5(kv: "Kv") -> None:

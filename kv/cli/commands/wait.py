@@ -46,7 +46,7 @@ def run(context: Context) -> int:
     absent = getattr(context.options, "absent", False)
     limit_s = context.options.timeout or None
     with context.connect(waits=True) as client:
-        value = _wait(client, key, wanted, absent, limit_s)
+        value = until(client, key, wanted, absent=absent, limit_s=limit_s)
     if not absent and value is not None:
         print_found(context, {key: value}, [key])
     return exits.OK
@@ -64,8 +64,8 @@ def _condition(context: Context) -> tuple[str, bytes | None]:
     return checked_key(key), os.fsencode(value) if equals else None
 
 
-def _wait(client: "Client", key: str, wanted: bytes | None, absent: bool, limit_s: float | None) -> bytes | None:
-    """The value with which it was so. Raises CommandFailed when the time is over."""
+def until(client: "Client", key: str, wanted: bytes | None, *, absent: bool, limit_s: float | None) -> bytes | None:
+    """Wait; the value of ``key`` with which it was so. Raises CommandFailed when the time is over."""
     end = None if limit_s is None else time.monotonic() + limit_s
     with client.snapshot() as snapshot:
         value = snapshot.get(key)
