@@ -1,0 +1,79 @@
+"""Client processes over the real socket, with ranges and deletions: what they recorded is replayed, and all of it fits.
+
+Beside the list-append histories (`tests/histories`), whose checker does not cover ranges. Here the order of commits is
+taken from the versions, so nothing is left to be inferred: see `replay.py`.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.isolation.conftest import SCALE
+from tests.isolation.records import Txn, all_txns
+from tests.isolation.replay import acknowledged, compare_conflicts, compare_outcomes, replay
+from tests.isolation.worker import Plan
+
+if TYPE_CHECKING:
+    from tests.isolation.conftest import Daemon
+    from tests.isolation.records import Recorded
+
+Start = Callable[..., "Daemon"]
+PROCESSES = 8
+# Four workloads: 50,000 transactions in all, and at scale 4 that many in each.
+TRANSACTIONS = 12_504 * SCALE
+LEAST_OVERLAPPING = 0.3
+
+# Keys, and the share of transactions that only read.
+WORKLOADS = {
+    "three hot keys": (3, 0.25),
+    "ten keys": (10, 0.25),
+    "a hundred keys": (100, 0.25),
+    "mostly reads": (10, 0.7),
+}
+
+
+def play(daemon: "Daemon", count: int, **plan: object) -> "list[Recorded]":
+    """All processes play ``count`` transactions together; what they recorded."""
+    plans = [Plan(number, count // PROCESSES, **plan) for number in range(1, PROCESSES + 1)]  # type: ignore[arg-type]
+    running = [daemon.run("worker", f"worker-{each.number}", each) for each in plans]
+    return [daemon.recorded(f"worker-{number}", process) for number, process in enumerate(running, 1)]
+
+
+def share_overlapping(history: Sequence[Txn]) -> float:
+    """The share of transactions during which another one was under way that met one of the same keys."""
+    last: dict[str, Txn] = {}
+    met = set()
+    for txn in sorted((txn for txn in history if txn.end is not None), key=lambda txn: txn.start):
+        for key in txn.keys:
+            other = last.get(key)
+            if other is not None and other.end > txn.start:  # type: ignore[operator]
+                met |= {txn.identity, other.identity}
+            if other is None or other.end < txn.end:  # type: ignore[operator]
+                last[key] = txn
+    return len(met) / len(history)
+
+
+@pytest.mark.parametrize("name", WORKLOADS)
+def test_transactions_with_ranges_are_strictly_serializable(start: Start, name: str) -> None:
+    daemon = start()
+    keys, read_only = WORKLOADS[name]
+    recorded = play(daemon, TRANSACTIONS, keys=keys, read_only=read_only)
+    history, pids = all_txns(recorded), {each.txns[0].process: each.pid for each in recorded}
+    conflicts = sum(txn.ok is False for txn in history) / len(history)
+    overlapping = share_overlapping(history)
+    wrong, reasons = compare_conflicts(history, acknowledged(history), pids)
+    ranges = sum(bool(txn.ranges) for txn in history)
+    print(
+        f"{name}: {len(history)} transactions, {ranges} of them with ranges, {conflicts:.1%} conflicts "
+        f"for {reasons} reasons, {overlapping:.0%} overlap another on a key"
+    )
+    assert replay(history, acknowledged(history)) == []
+    assert wrong == []
+    assert compare_outcomes(history, daemon.told(PROCESSES)) == []
+    assert all(txn.ok is not None for txn in history), "nothing was cut"
+    assert len(history) >= TRANSACTIONS // PROCESSES * PROCESSES
+    assert ranges >= len(history) * 0.2
+    assert 0.05 <= conflicts <= 0.6
+    assert reasons >= conflicts * len(history)
+    assert overlapping >= LEAST_OVERLAPPING
