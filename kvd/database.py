@@ -85,8 +85,8 @@ class Database:
         self._loaded = 0, 0
         self._authors: dict[tuple[int | None, int | None, str], Author] = {}
         self._replayed_keys = 0  # since history was dropped last
-        # Commits that happened in memory although the log had no room: pinned from this version on.
-        self._backlog: int | None = None
+        # Deletions that happened in memory although the log had no room; they go before the next commit.
+        self._backlog: list[Group] = []
         self._backlog_bytes = 0
         self._is_deferred = False
         self._reserved = 0
@@ -241,22 +241,21 @@ class Database:
         try:
             self._reserve(keys)
         except NoSpace:
-            if self._backlog is None:
-                self._backlog = self.store.pin()  # so that the window keeps what the log has not
             self._backlog_bytes += _most_bytes(keys, ()) + ID_BYTES
             self._is_deferred = True
 
     def _add_to_log(self, log: "CommitLog") -> None:
+        recorded = _last_version(self._backlog[-1]) if self._backlog else log.added
+        groups = [self._record_of(group) for group in self.store.window.behind(recorded)]
         if self._is_deferred:
             self._is_deferred = False
+            self._backlog += groups
             return
-        if self._backlog is not None:
-            self.store.unpin(self._backlog)
-            self._backlog, self._backlog_bytes = None, 0
         size = self._reserved
-        for group in self.store.window.behind(log.added):
-            log.add(self._record_of(group), size)
+        for group in self._backlog + groups:
+            log.add(group, size)
             size = 0  # it was for all of them
+        self._backlog, self._backlog_bytes = [], 0
         if self.on_logged is not None:
             self.on_logged()
 
@@ -301,10 +300,14 @@ class Database:
         """The checkpoint ended at ``version``; up to there, the log only tells what is newer than what was loaded."""
         self._loaded = version, time
 
+    def begin_replay(self, version: int) -> None:
+        """The log begins behind ``version``; which ids committed before is not known any more."""
+        self.outcomes.forget(version)
+
     def replay(self, group: Group) -> None:
         """Make a group of the log again."""
         writes = list(zip(group.keys, group.values, strict=True))
-        last = group.version + group.commits - 1
+        last = _last_version(group)
         if last <= self._loaded[0]:
             self.store.catch_up(group.version, writes, 0 if group.commits == 1 else 1)
         else:
@@ -339,6 +342,7 @@ class Database:
         orphans = [key for key in self._lives.ephemeral if self.store.exists(key)]
         self._lives = RecoveredLives()
         if orphans:
+            self._reserve_if_possible(orphans)
             self._advance()
             self.store.delete(orphans, RESTARTED, missing_ok=True)
             self._committed(ENDLESS)
@@ -408,6 +412,13 @@ class Database:
 
 
 def _most_bytes(keys: Collection[str], values: Iterable[bytes | None]) -> int:
-    """The most that a group of these takes in the commit log. A character has four bytes at most."""
+    """The most that a group of these takes in the commit log.
+
+    A character has four bytes at most, and a key is named three times if it has a deadline and dies with a connection.
+    """
     stored = sum(map(len, filter(None, values)))
-    return GROUP_BYTES + len(keys) * KEY_BYTES + 8 * sum(map(len, keys)) + stored
+    return GROUP_BYTES + len(keys) * KEY_BYTES + 12 * sum(map(len, keys)) + stored
+
+
+def _last_version(group: Group) -> int:
+    return group.version + group.commits - 1

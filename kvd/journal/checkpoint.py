@@ -60,7 +60,12 @@ class CheckpointFile:
         self._descriptor = disk.create(names.unfinished(self._name))
         self._at = 0
         self.keys = 0
-        self._put(header.encode(CHECKPOINT_MAGIC))
+        self._is_closed = False
+        try:
+            self._put(header.encode(CHECKPOINT_MAGIC))
+        except OSError:
+            self._close()
+            raise
 
     def write(self, record: Heads) -> None:
         """One slice."""
@@ -69,18 +74,24 @@ class CheckpointFile:
             self._put(self._codec.encode(record))
 
     def finish(self, version: int, time: int) -> int:
-        """Give it its name; its size. The log through ``version`` must be on the disk by now."""
+        """Give it its name; its size. The log through ``version``, its newest, must be on the disk by now."""
         self._put(self._codec.encode(End(self.keys, version, time)))
         self._disk.sync(self._descriptor)
-        self._disk.close_file(self._descriptor)
+        self._close()
         self._disk.rename(names.unfinished(self._name), self._name)
         self._disk.sync_directory()
         return self._at
 
     def abandon(self) -> None:
-        """Leave nothing of it."""
-        self._disk.close_file(self._descriptor)
-        self._disk.remove(names.unfinished(self._name))
+        """Leave nothing of it, unless it has its name already: then it is whole."""
+        self._close()
+        if names.unfinished(self._name) in self._disk.names():
+            self._disk.remove(names.unfinished(self._name))
+
+    def _close(self) -> None:
+        if not self._is_closed:
+            self._is_closed = True  # whatever comes of it: the number may be another file's at once
+            self._disk.close_file(self._descriptor)
 
     def _put(self, data: bytes) -> None:
         self._disk.write(self._descriptor, data, self._at)

@@ -4,6 +4,7 @@ So a test can stand in between: record what happens in which order, let a call f
 paths are names within one directory.
 """
 
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -56,6 +57,8 @@ class Disk:
         view = memoryview(data)
         while view:
             written = os.pwrite(descriptor, view, offset)
+            if not written:
+                raise OSError(errno.EIO, "nothing was written")
             view = view[written:]
             offset += written
 

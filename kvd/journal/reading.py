@@ -27,6 +27,7 @@ from kvd.journal.records import (
     HEADER_BYTES,
     LOG_MAGIC,
     RECORD_BYTES,
+    VOUCHING,
     AnyRecord,
     Codec,
     Commits,
@@ -79,7 +80,8 @@ class SegmentReader:
                     self._check_order(group)
                     yield group
             elif isinstance(record, Mark):
-                self.ceiling = self.version if record.clean else max(self.ceiling, record.ceiling)
+                given = self.header.version if record.clean else self.ceiling
+                self.ceiling = max(given, record.ceiling)
             self.end += RECORD_BYTES + len(payload)
         self._judge_the_rest()
 
@@ -96,22 +98,20 @@ class SegmentReader:
             return
         if self.clean:
             raise Damaged(self.path, self.end, "there is something behind the mark of a clean stop")
-        vouched = self._vouched_for()
+        vouched = self._vouched_for(rest)
         if vouched > self.version:
             raise Damaged(self.path, self.end, f"version {self.version + 1} was on disk and cannot be read")
         self.torn = TornTail(self.path, self.end, len(rest.rstrip(b"\0")), self.version)
 
-    def _vouched_for(self) -> int:
+    def _vouched_for(self, rest: bytes) -> int:
         """The newest version that a sound record behind the bad one says was on disk. Only looked for after a crash."""
-        at, newest = self.end + 1, 0
-        while at + RECORD_BYTES < len(self._data):
-            payload = self._codec.payload_at(self._data, at)
-            if payload is None:
-                at += 1
-                continue
-            record = _decoded(payload, self.path, at)
-            newest = max(newest, record.watermark if isinstance(record, Commits | Mark) else 0)
-            at += RECORD_BYTES + len(payload)
+        newest = 0
+        for found in VOUCHING.finditer(rest):
+            at = self.end + found.start() - RECORD_BYTES
+            payload = None if at <= self.end else self._codec.payload_at(self._data, at)
+            if payload is not None:
+                record = _decoded(payload, self.path, at)
+                newest = max(newest, record.watermark if isinstance(record, Commits | Mark) else 0)
         return newest
 
 

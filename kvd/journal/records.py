@@ -14,6 +14,7 @@ not forgery.
 from damage: what comes behind a bad record and vouches for it makes it damage (``recovery.py``).
 """
 
+import re
 import struct
 from binascii import crc32
 from typing import Any
@@ -89,6 +90,9 @@ class End(Record, tag="e"):
     version: int
     time: int
 
+
+# How the payload of a record with a watermark begins: an array of three or four, and the tag.
+VOUCHING = re.compile(rb"\x93\xa1c|\x94\xa1m")
 
 AnyRecord = Commits | Mark | Heads | End
 _encode = msgspec.msgpack.Encoder().encode

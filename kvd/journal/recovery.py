@@ -69,15 +69,18 @@ def _recover(disk: Disk, database: "Database", progress: Progress) -> Recovered:
             done = sizes[0]
             progress(done, total)
         else:
-            recovered.checkpoints[number] = _end_of(CheckpointReader(disk, number))
+            recovered.checkpoints[number] = _end_of(CheckpointReader(disk, number), recovered)
     for number in needed:
         reader = SegmentReader(disk, number)
         _check_follows(reader, recovered)
+        if number == base:
+            database.begin_replay(reader.header.watermark)
         for group in reader:
             _apply(group, database, recovered)
         _note(reader, recovered, is_last=number == needed[-1])
         done += disk.size(names.log(number))
         progress(done, total)
+    _check_reached(disk, recovered)
     database.end_of_replay(max(recovered.version, recovered.ceiling))
     return recovered
 
@@ -103,18 +106,31 @@ def _load(reader: CheckpointReader, database: "Database", recovered: Recovered) 
     database.end_of_load(reader.end.version, reader.end.time)
 
 
-def _end_of(reader: CheckpointReader) -> int:
+def _end_of(reader: CheckpointReader, recovered: Recovered) -> int:
     for _ in reader:
         pass
     assert reader.end is not None
+    _check_store(reader, recovered)
     return reader.end.version
+
+
+def _check_store(reader: CheckpointReader | SegmentReader, recovered: Recovered) -> None:
+    if recovered.store_id and reader.header.store_id != recovered.store_id:
+        raise Damaged(reader.path, 0, "it belongs to another store")
+    recovered.store_id = reader.header.store_id
+
+
+def _check_reached(disk: Disk, recovered: Recovered) -> None:
+    """The log was on the disk through the end of a checkpoint before that got its name."""
+    for number, version in recovered.checkpoints.items():
+        if version > recovered.version:
+            text = f"it ends with version {recovered.version}, and {names.checkpoint(number)} with {version}"
+            raise Damaged(disk.path(names.log(recovered.number)), recovered.tail_end, text)
 
 
 def _check_follows(reader: SegmentReader, recovered: Recovered) -> None:
     header = reader.header
-    if recovered.store_id and header.store_id != recovered.store_id:
-        raise Damaged(reader.path, 0, "it belongs to another store")
-    recovered.store_id = header.store_id
+    _check_store(reader, recovered)
     if recovered.number and header.watermark != recovered.version:
         text = f"it goes on behind version {header.watermark}, and the segment before it ends with {recovered.version}"
         raise Damaged(reader.path, 0, text)

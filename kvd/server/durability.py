@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from kvd.database import Database
 from kvd.journal.commit_log import Batch, CommitLog
+from kvd.journal.errors import NoSpace
 from kvd.protocol import messages
 from kvd.protocol.messages import AnyRequest
 
@@ -38,6 +39,8 @@ _SHOWS_NOTHING = frozenset((messages.Ping,))
 _SHOWS_KEYS = frozenset((messages.Get, messages.GetMany, messages.Fetch))
 # The ceiling is raised by so many versions, when half of them are used.
 CEILING_STEP = 1 << 20
+# On a full disk it is tried again after so long.
+CEILING_RETRY_S = 1.0
 # So long after the last commit a mark vouches for it.
 MARK_S = 1.0
 # How long to wait for those who were just answered: half of what the sync took, within these bounds.
@@ -155,7 +158,13 @@ class Durability:
         await self._raise_ceiling(self._database.store.version + CEILING_STEP)
 
     async def _raise_ceiling(self, version: int) -> None:
-        await self.in_worker(lambda: self._log.raise_ceiling(version))
+        try:
+            await self.in_worker(lambda: self._log.raise_ceiling(version))
+            self._raising = False
+        except NoSpace:  # answers wait for syncs meanwhile
+            self._loop.call_later(CEILING_RETRY_S, self._allow_raising)
+
+    def _allow_raising(self) -> None:
         self._raising = False
 
     def covers(self, needs: Needs) -> bool:
@@ -196,11 +205,11 @@ class Durability:
                 return
             batch = Batch([], [], self._written)
         if sum(batch.sizes) > INLINE_BYTES:
-            self._loop.create_task(self._do(batch, lambda: self._log.write(batch, sync=sync)))
+            self._begin(batch, lambda: self._log.write(batch, sync=sync))
         elif self._write_here(batch):
             if sync:
                 self._release_early()
-                self._loop.create_task(self._do(batch, self._log.sync))
+                self._begin(batch, self._log.sync)
             else:
                 self._log.done(batch)
                 self._note_progress()
@@ -227,10 +236,14 @@ class Durability:
             self._fail(error)
         return not self._failed
 
+    def _begin(self, batch: Batch, work: Callable[[], None]) -> None:
+        self._claim(work)  # at once: nobody may come between that has taken later commits
+        self._loop.create_task(self._do(batch, work))
+
     async def _do(self, batch: Batch, work: Callable[[], None]) -> None:
         begin = self._loop.time()
         try:
-            await self._alone_in_worker(work)
+            await self._run(work)
         except OSError:
             return
         self._log.done(batch)
@@ -292,17 +305,43 @@ class Durability:
 
     async def in_worker(self, work: Callable[[], Result]) -> Result:
         """Do something with the log in the worker, alone. Its OSError ends the daemon too."""
+        await self._turn()
+        self._claim(work)
         try:
-            return await self._alone_in_worker(work)
+            return await self._run(work)
         finally:
             self._wake()
 
-    async def _alone_in_worker(self, work: Callable[[], Result]) -> Result:
+    async def _behind_all(self, work: Callable[[], Result]) -> Result:
+        """The same behind all commits that have been added when its turn comes, and that it writes."""
+        await self._turn()
+        batch = self._log.take()
+
+        def write_first() -> Result:
+            if batch is not None:
+                self._log.write(batch, sync=False)
+            return work()
+
+        self._claim(write_first)
+        try:
+            return await self._run(write_first)
+        finally:
+            if batch is not None:
+                self._log.done(batch)
+            self._wake()
+
+    async def _turn(self) -> None:
         while self._busy:
             await self._free.wait()
+
+    def _claim(self, work: Callable[[], object]) -> None:
+        """Nobody else uses the log until ``work`` is done."""
         self._busy = True
         self._syncing = work == self._log.sync
         self._free.clear()
+
+    async def _run(self, work: Callable[[], Result]) -> Result:
+        """Do what the log has been claimed for. It must not be cancelled: the worker would go on."""
         try:
             return await self._loop.run_in_executor(self._worker, work)
         except OSError as error:
@@ -316,24 +355,15 @@ class Durability:
 
     async def flush(self) -> None:
         """Return when everything added so far is written and synced."""
-        while (batch := self._log.take()) is not None:
-            await self.in_worker(lambda batch=batch: self._log.write(batch, sync=True))  # type: ignore[misc]
-            self._log.done(batch)
-        await self.in_worker(self._log.sync)
+        await self._behind_all(self._log.sync)
 
     async def rotate(self) -> tuple[int, int]:
-        """Go on in a new segment; its number, and the version before it."""
-        batch, version = self._log.take(), self._log.added
+        """Go on in a new segment; its number, and the version before it. Raises NoSpace, with nothing changed."""
 
-        def work() -> int:
-            if batch is not None:
-                self._log.write(batch, sync=False)
-            return self._log.rotate(version)
+        def work() -> tuple[int, int]:
+            return self._log.rotate(), self._log.written
 
-        number = await self.in_worker(work)
-        if batch is not None:
-            self._log.done(batch)
-        return number, version
+        return await self._behind_all(work)
 
     async def close(self) -> None:
         """Write and sync everything, with a mark that nothing follows; end the worker. Raises OSError."""

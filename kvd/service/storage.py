@@ -21,7 +21,7 @@ from kvd.journal import names
 from kvd.journal.checkpoint import CheckpointFile, remove_superseded, slices
 from kvd.journal.commit_log import CommitLog
 from kvd.journal.disk import Disk, check_owner
-from kvd.journal.errors import Damaged, NewerFormat
+from kvd.journal.errors import Damaged, NewerFormat, NoSpace
 from kvd.journal.records import Header
 from kvd.journal.recovery import Recovered, prepare_tail, recover
 from kvd.server.durability import Durability
@@ -37,6 +37,10 @@ SWITCH_INTERVAL_S = 0.000_2
 _EXTEND_US = 30_000_000
 
 
+class _Stopping(Exception):
+    """A checkpoint is given up because the daemon stops."""
+
+
 class Storage:
     """One data directory, for as long as the daemon runs."""
 
@@ -50,6 +54,7 @@ class Storage:
         self._checkpoint_bytes = 0  # size of the last checkpoint
         self._checkpoint: asyncio.Task[None] | None = None
         self._one_more = False
+        self._is_stopping = False
         self._failures = 0
         self.recovered = Recovered()
 
@@ -145,10 +150,13 @@ class Storage:
     async def _write_checkpoint(self) -> None:
         try:
             await self._write_slices()
-        except OSError as error:
+        except _Stopping:
+            return
+        except (OSError, NoSpace) as error:
             self._failures += 1
             self._logged_at = self.log.bytes  # not again before the log has grown as much once more
-            logger.error("no checkpoint could be written: %s; the log goes on", error.strerror)
+            why = error.strerror if isinstance(error, OSError) else error
+            logger.error("no checkpoint could be written: %s; the log goes on", why)
         finally:
             self._checkpoint = None
         if self._one_more:
@@ -174,8 +182,11 @@ class Storage:
         file = await loop.run_in_executor(self._writer, CheckpointFile, self._disk, header)
         try:
             for record in slices(database):
+                if self._is_stopping:
+                    raise _Stopping
                 await loop.run_in_executor(self._writer, file.write, record)
-            end, end_time = database.store.version, database.store.time
+            # Not the store's version: what found no room in the log is ahead of it.
+            end, end_time = self.log.added, database.store.time
             await self.durability.flush()
             size = await loop.run_in_executor(self._writer, file.finish, end, end_time)
         except BaseException:
@@ -200,8 +211,8 @@ class Storage:
 
     async def stop(self) -> None:
         """Write down everything, and that nothing follows. Raises OSError."""
-        if self._checkpoint is not None:
-            self._checkpoint.cancel()
+        self._is_stopping, self._one_more = True, False
+        if self._checkpoint is not None:  # not cancelled: the commit log may be just about to begin a segment for it
             await asyncio.gather(self._checkpoint, return_exceptions=True)
         await self.durability.close()
         self._writer.shutdown(wait=True)

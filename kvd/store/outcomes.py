@@ -51,6 +51,10 @@ class Outcomes:
             raise OutcomeUnknown(version)
         return answer
 
+    def forget(self, version: int) -> None:
+        """What committed up to ``version`` is not known, or not any more."""
+        self._forgotten = max(self._forgotten, version)
+
     def remember(self, scope: Hashable, id_: bytes, version: int, answer: object) -> None:
         """A write with this id has committed at ``version``."""
         key = (scope, id_)

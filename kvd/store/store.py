@@ -357,7 +357,14 @@ class Store:
         return self._keyspace.parts()
 
     def load(self, keys: list[str], values: list[bytes], versions: list[int]) -> None:
-        """Put values of a checkpoint into a store that does not have their keys."""
+        """Put values of a checkpoint into the store.
+
+        A key comes twice, the newer last, if it was deleted, forgotten and set anew while the checkpoint was written.
+        """
+        if any(map(self.find, keys)):
+            for key, value, version in zip(keys, values, versions, strict=True):
+                self.catch_up(version, [(key, value)], 0)
+            return
         self._put(tuple(map(Head, keys, values, versions, repeat(None))))
         self.counters.keys += len(keys)
         self.counters.value_bytes += sum(map(len, values))

@@ -83,7 +83,7 @@ class Run:
     def _checkpoint_a_little(self) -> None:
         if self._file is None:
             version = self.log.added
-            number = self.log.rotate(version)
+            number = self.log.rotate()
             disk: Any = self.disk
             self._number = number
             self._file = CheckpointFile(disk, Header(self.chance.getrandbits(64), number, version, version, STORE_ID))

@@ -1,0 +1,98 @@
+"""A database with its commit log on some disk, driven by hand: nothing is written, synced or said but when told."""
+
+import random
+from collections.abc import Callable
+
+from kvd.database import Database
+from kvd.journal.checkpoint import CheckpointFile, remove_superseded, slices
+from kvd.journal.commit_log import CommitLog
+from kvd.journal.disk import Disk
+from kvd.journal.records import Header
+from kvd.journal.recovery import Recovered, prepare_tail, recover
+from kvd.store.authors import Author
+from kvd.store.lifetimes import ENDLESS, Life
+from kvd.store.window import WindowLimits
+
+ME = Author(1000, 7, "test")
+SEGMENT_BYTES = 4096
+# Clocks stand still unless told; the one of deadlines starts anywhere.
+WALL_US, BOOT_US = 1_700_000_000_000_000, 5_000_000
+
+
+class Running:
+    """What ``kvd.service.storage`` does, without the event loop. Commits get visible in ``database`` at once."""
+
+    def __init__(
+        self,
+        disk: Disk,
+        *,
+        limits: WindowLimits | None = None,
+        segment_bytes: int = SEGMENT_BYTES,
+        seed: int = 1,
+        now: Callable[[], int] = lambda: 0,
+        log_type: type[CommitLog] = CommitLog,
+        prepare: Callable[[Disk, Recovered], None] = prepare_tail,
+    ) -> None:
+        self.disk = disk
+        self.random = random.Random(seed)  # noqa: S311 - a test that can be repeated
+        self.database = Database(limits, lambda: WALL_US + now(), lambda: BOOT_US + now())
+        self.found = recover(disk, self.database)
+        prepare(disk, self.found)
+        self.store_id = self.found.store_id or b"a store!"
+        version = self.database.store.version
+        header = Header(0, self.found.number + 1, version, self.found.version, self.store_id)
+        self.log = log_type(disk, header, segment_bytes, lambda: self.random.getrandbits(64))
+        self.database.log = self.log
+        self.ends = dict(self.found.checkpoints)
+        self.database.bury_orphans()
+
+    def set(self, entries: dict[str, bytes], life: Life = ENDLESS, *, id_: bytes | None = None) -> int:
+        """Apply a commit and add it to the log."""
+        if id_ is None:
+            return self.database.set(entries, ME, life)
+        return self.database.once(1000, id_, None, lambda: self.database.set(entries, ME, life))
+
+    def write(self, *, sync: bool = True) -> None:
+        """Write what was added."""
+        batch = self.log.take()
+        if batch is not None:
+            self.log.write(batch, sync=sync)
+            self.log.done(batch)
+        elif sync:
+            self.log.sync()
+
+    def rotate(self) -> int:
+        """Go on in a new segment."""
+        self.write(sync=False)
+        return self.log.rotate()
+
+    def checkpoint(self, between: Callable[[], None] = lambda: None) -> int:
+        """Write one, with ``between`` before each of its steps; its number."""
+        number = self.rotate()
+        header = Header(self.random.getrandbits(64), number, self.log.written, self.log.written, self.store_id)
+        file = CheckpointFile(self.disk, header)
+        try:
+            between()
+            for record in slices(self.database):
+                file.write(record)
+                between()
+            end, time = self.log.added, self.database.store.time
+            self.write()
+            between()
+            file.finish(end, time)
+        except BaseException:
+            file.abandon()
+            raise
+        self.ends[number] = end
+        return number
+
+    def remove_superseded(self) -> list[str]:
+        """Remove the files that nothing needs."""
+        return remove_superseded(self.disk, self.ends, self.database.store.window.oldest_readable)
+
+
+def items(database: Database) -> dict[str, tuple[bytes | None, int]]:
+    """The current values with their versions."""
+    return {
+        item.key: (item.value, item.version) for item in database.store.scan("", None, 10**6, max_bytes=1 << 40).items
+    }

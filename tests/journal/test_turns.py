@@ -1,0 +1,162 @@
+"""Groups reach the commit log in the order of their versions, whoever has it written and however that falls out."""
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from kvd.journal.errors import NoSpace
+from kvd.server.durability import INLINE_BYTES, Durability, Needs
+from tests.journal.disks import FailingDisk, MemoryDisk
+from tests.journal.running import Running, items
+
+SEGMENT_BYTES = 4 << 20
+
+
+class SlowDisk(MemoryDisk):
+    """Its syncs wait for ``go``, once there is one; ``waiting`` is set when one does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.go: threading.Event | None = None
+        self.waiting = threading.Event()
+
+    def sync(self, descriptor: int) -> None:
+        if self.go is not None:
+            self.waiting.set()
+            assert self.go.wait(30)
+        super().sync(descriptor)
+
+
+class Anyone:
+    """A session that holds an answer."""
+
+    def release(self) -> None:
+        """It is told that there was progress."""
+
+
+async def until(there: Callable[[], bool]) -> None:
+    """Give the loop turns until it is so."""
+    async with asyncio.timeout(30):
+        while not there():
+            await asyncio.sleep(0)
+
+
+def run(body: Callable[[Running, Durability, SlowDisk], Awaitable[None]], sync: str = "interval") -> Running:
+    """Run ``body`` in a loop; then recover from what is on the disk."""
+    disk = SlowDisk()
+    running = Running(disk, segment_bytes=SEGMENT_BYTES)
+
+    async def main() -> None:
+        durability = Durability(running.database, running.log, sync, 1, asyncio.get_running_loop(), lambda error: None)
+        await body(running, durability, disk)
+        disk.go = None
+        await durability.close()
+
+    asyncio.run(main())
+    return Running(MemoryDisk(disk.contents()), segment_bytes=SEGMENT_BYTES)
+
+
+async def hold_a_sync(running: Running, durability: Durability, disk: SlowDisk) -> threading.Event:
+    """A commit is written, and its sync is under way; it ends when the event is set."""
+    disk.go = go = threading.Event()
+    running.set({"first": b""})
+    durability.wait(Anyone(), Needs(1, 1))  # type: ignore[arg-type]
+    await until(disk.waiting.is_set)
+    return go
+
+
+@pytest.mark.parametrize("kind", ["flush", "rotate"])
+def test_a_flush_or_a_new_segment_waits_its_turn_with_the_commits_it_takes(kind: str) -> None:
+    """While it waits for a sync to end, somebody who need not wait for that has later commits written."""
+
+    async def body(running: Running, durability: Durability, disk: SlowDisk) -> None:
+        go = await hold_a_sync(running, durability, disk)
+        running.set({"second": b""})
+        turn = asyncio.ensure_future(durability.flush() if kind == "flush" else durability.rotate())
+        await asyncio.sleep(0)
+        running.set({"third": b""})
+        durability.wait(Anyone(), Needs(3, 0))  # type: ignore[arg-type]
+        await until(lambda: running.log.written == 3)
+        go.set()
+        await turn
+
+    assert set(items(run(body).database)) == {"first", "second", "third"}
+
+
+def test_a_new_segment_tells_the_version_before_it() -> None:
+    async def body(running: Running, durability: Durability, disk: SlowDisk) -> None:
+        go = await hold_a_sync(running, durability, disk)
+        turn = asyncio.ensure_future(durability.rotate())
+        await asyncio.sleep(0)
+        running.set({"second": b""})
+        durability.wait(Anyone(), Needs(2, 0))  # type: ignore[arg-type]
+        await until(lambda: running.log.written == 2)
+        go.set()
+        assert await turn == (2, 2)
+
+    run(body)
+
+
+def test_a_large_batch_that_goes_to_the_worker_is_not_overtaken() -> None:
+    async def body(running: Running, durability: Durability, disk: SlowDisk) -> None:
+        loop = asyncio.get_running_loop()
+        turns = []
+
+        def overtake() -> None:  # in the same turn of the loop in which the batch is taken, behind that
+            running.set({"second": b""})
+            turns.append(loop.create_task(durability.rotate()))
+
+        running.set({"first": b"x" * (INLINE_BYTES + 1)})
+        loop.call_soon(overtake)
+        # A task that was made before the batch is taken, so that it comes before the one which has it written.
+        turns.append(loop.create_task(durability.rotate()))
+        await until(lambda: len(turns) == 2)
+        await asyncio.gather(*turns)
+
+    assert set(items(run(body, "always").database)) == {"first", "second"}
+
+
+def test_after_an_error_nothing_more_is_written_or_synced() -> None:
+    """The one who waited for its turn when the sync failed must not try again: it might seem to succeed."""
+    disk = FailingDisk()
+    running = Running(disk)
+    failures: list[BaseException] = []
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        durability = Durability(running.database, running.log, "always", 1, loop, failures.append)
+        running.set({"a": b""})
+        disk.fails = lambda call: 5 if call == "sync" and not failures else None
+        flushes = [asyncio.ensure_future(durability.flush()) for _ in range(2)]
+        done = await asyncio.gather(*flushes, return_exceptions=True)
+        assert [type(error) for error in done] == [OSError, OSError]
+        assert running.database.visible == 0
+        await durability.close()
+
+    asyncio.run(main())
+    assert isinstance(failures[0], OSError)
+    assert failures[0].errno == 5
+    assert running.log.synced == 0
+
+
+def test_without_room_a_new_segment_is_refused_and_nothing_ends() -> None:
+    disk = FailingDisk()
+    running = Running(disk, segment_bytes=1024)
+    failures: list[BaseException] = []
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        durability = Durability(running.database, running.log, "always", 1, loop, failures.append)
+        disk.fails = lambda call: 28 if call in ("create", "allocate") else None
+        await durability.rotate()  # into the one that was allocated ahead
+        with pytest.raises(NoSpace):
+            await durability.rotate()
+        running.set({"a": b""})
+        await durability.flush()
+        await durability.close()
+
+    asyncio.run(main())
+    assert not failures
+    assert set(items(Running(MemoryDisk(disk.contents())).database)) == {"a"}

@@ -1,0 +1,152 @@
+"""No version is given twice, whatever happened to the one that had it; and what was said once is not done twice."""
+
+import pytest
+
+from kvd.journal import commit_log
+from kvd.journal.records import HEADER_BYTES
+from kvd.store.errors import OutcomeUnknown
+from kvd.store.lifetimes import Life
+from kvd.store.window import WindowLimits
+from tests.journal.disks import MemoryDisk
+from tests.journal.running import ME, Running, items
+
+ID = b"i" * 16
+
+
+def after_a_crash(*, ceiling: int = 1000) -> tuple[MemoryDisk, Running]:
+    """One who showed versions up to 1000 early, perhaps, has crashed, and the next has started."""
+    disk = MemoryDisk()
+    first = Running(disk)
+    first.log.raise_ceiling(ceiling)
+    first.set({"a": b"1"})
+    first.write()
+    return disk, Running(disk)
+
+
+def restarted(disk: MemoryDisk) -> Running:
+    return Running(MemoryDisk(disk.contents()))
+
+
+def test_behind_a_crash_versions_go_on_above_the_ceiling() -> None:
+    disk, second = after_a_crash()
+    assert second.set({"b": b"2"}) == 1001
+    second.write()
+    third = restarted(disk)
+    assert items(third.database) == {"a": (b"1", 1), "b": (b"2", 1001)}
+    assert third.set({"c": b""}) == 1002
+
+
+def test_a_ceiling_outlives_a_start_that_wrote_nothing() -> None:
+    disk, _ = after_a_crash()
+    assert restarted(disk).set({"b": b"2"}) == 1001
+
+
+def test_a_ceiling_outlives_a_stop_in_order_before_the_first_commit() -> None:
+    disk, second = after_a_crash()
+    second.log.close()
+    third = restarted(disk)
+    assert third.set({"b": b"2"}) == 1001
+    third.write()
+    assert items(restarted(third.disk).database)["b"] == (b"2", 1001)
+
+
+def test_a_new_segment_before_the_first_commit_goes_on_above_the_ceiling() -> None:
+    disk, second = after_a_crash()
+    second.rotate()
+    assert second.set({"b": b"2"}) == 1001
+    second.write()
+    assert items(restarted(disk).database)["b"] == (b"2", 1001)
+
+
+def test_a_first_commit_too_large_for_the_segment_goes_on_above_the_ceiling() -> None:
+    disk, second = after_a_crash()
+    assert second.set({"b": b"x" * 5000}) == 1001
+    second.write()
+    assert items(restarted(disk).database)["b"] == (b"x" * 5000, 1001)
+
+
+def test_a_checkpoint_before_the_first_commit_goes_on_above_the_ceiling() -> None:
+    disk, second = after_a_crash()
+    second.checkpoint()
+    second.set({"b": b"2"})
+    second.write()
+    assert items(restarted(disk).database) == {"a": (b"1", 1), "b": (b"2", 1001)}
+
+
+def test_the_ceiling_of_this_run_is_on_the_disk_with_the_name_of_a_new_segment() -> None:
+    disk = MemoryDisk()
+    running = Running(disk)
+    running.log.raise_ceiling(1000)
+    at_name: list[dict[str, bytes]] = []
+    rename = disk.rename
+
+    def watching(old: str, new: str) -> None:
+        rename(old, new)
+        at_name.append(disk.contents())
+
+    disk.rename = watching  # type: ignore[method-assign]
+    running.rotate()
+    assert Running(MemoryDisk(at_name[0])).set({"a": b""}) == 1001
+
+
+def test_a_stop_in_order_gives_the_ceiling_back() -> None:
+    disk = MemoryDisk()
+    first = Running(disk)
+    first.log.raise_ceiling(1000)
+    first.set({"a": b"1"})
+    first.write()
+    first.log.close()
+    assert restarted(disk).set({"b": b""}) == 2
+
+
+# ---------------------------------------------------------------------- ids
+
+
+def test_an_id_that_was_forgotten_with_its_segment_is_not_taken_for_a_new_one() -> None:
+    disk = MemoryDisk()
+    first = Running(disk, limits=WindowLimits(max_commits=0))
+    first.set({"n": b"1"}, id_=ID)
+    first.write()
+    first.set({"n": b"2"})
+    first.set({"n": b"3"})
+    first.checkpoint()
+    first.set({"n": b"4"})
+    first.write()
+    assert first.remove_superseded()
+    second = restarted(disk)
+    with pytest.raises(OutcomeUnknown):
+        second.database.once(1000, ID, 0, lambda: second.database.set({"n": b"1"}, ME))
+    assert items(second.database)["n"] == (b"4", 4)
+
+
+def test_commits_that_came_together_and_their_ids_are_in_one_record() -> None:
+    """Some keys are new, so that each commit is a group; together they are more than a record holds otherwise."""
+    disk = MemoryDisk()
+    running = Running(disk, segment_bytes=4 << 20)
+    value = b"x" * (commit_log.COMMITS_BYTES // 2)
+    batch = [{f"key{number}": value} for number in range(4)]
+    ids = [(bytes([number]) * 16, 0) for number in range(4)]
+    running.database.set_each_once(1000, ids, batch, ME)
+    running.write()
+    name = "0000000001.log"
+    whole = disk.contents()[name]
+    for cut in range(HEADER_BYTES, len(whole), len(value) // 2):
+        second = Running(MemoryDisk({name: whole[:cut].ljust(len(whole), b"\0")}), segment_bytes=4 << 20)
+        remembered = [second.database.outcomes.find(1000, id_, None, 0) for id_, _ in ids]
+        stored = [second.database.store.exists(f"key{number}") for number in range(4)]
+        assert [answer is not None for answer in remembered] == stored
+
+
+# ---------------------------------------------------------------------- the keys of the dead
+
+
+def test_keys_of_a_connection_that_a_crash_ended_are_deleted_once() -> None:
+    disk = MemoryDisk()
+    first = Running(disk)
+    first.set({"mine": b"1"}, Life(owner="me"))
+    first.write()
+    second = restarted(disk)
+    assert not second.database.store.exists("mine")
+    assert second.database.store.version == 2
+    second.write()
+    assert restarted(second.disk).database.store.version == 2
