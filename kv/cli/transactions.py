@@ -1,8 +1,8 @@
 """What a script of ``kv txn`` does.
 
-All that it reads is read in one request, so of one instant; the script is gone through here; and the daemon commits what
-it writes if none of that has changed meanwhile. If it has, the whole is done again, so only a check that does not hold
-ends with a refusal.
+All that it reads is read in one request, so of one instant; the script is gone through here; and the daemon commits
+what it writes if none of that has changed meanwhile. If it has, the whole is done again, so only a check that does not
+hold ends with a refusal.
 """
 
 from kv.cli import exits
@@ -14,6 +14,9 @@ from kv.cli.statements import Statement
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from kv.cli.writing import How
     from kv.client import Client
     from kv.results import Versioned
 
@@ -78,13 +81,18 @@ class Outcome:
         self.shown.append((statement.key, self.writes[statement.key]))
 
 
+def _commit(client: "Client", writes: "Mapping[str, bytes | None]", reads: dict[str, int], how: "How | None") -> int:
+    if how is None:
+        return client.commit(writes, reads=reads)
+    return client.commit(writes, reads=reads, ttl=how.ttl_s, keep_ttl=how.keep_ttl, sync=how.sync)
+
+
 def carry_out(
     client: "Client",
     statements: list[Statement],
     *,
     dry_run: bool = False,
-    ttl_s: float | None = None,
-    keep_ttl: bool = False,
+    how: "How | None" = None,
 ) -> tuple[Outcome, int | None]:
     """The outcome, and the version of its commit, if there was one to make. Raises CommandFailed, KvdError."""
     from kv.errors import Conflict
@@ -101,7 +109,7 @@ def carry_out(
             break
         try:
             reads = {key: found.version for key, found in outcome.found.items()}
-            return outcome, client.commit(outcome.writes, reads=reads, ttl=ttl_s, keep_ttl=keep_ttl)
+            return outcome, _commit(client, outcome.writes, reads, how)
         except Conflict:
             if attempt == _MOST_ATTEMPTS - 1:
                 raise

@@ -206,3 +206,14 @@ def test_a_connection_that_is_cut_while_it_waits_leaves_nothing_behind(disk: Slo
     disk.let_go()
     kvd.eventually(lambda: kvd.ask(["get", "a"]) == [b"1"])
     assert kvd.status()["connections"] == 1
+
+
+def test_the_command_asks_for_a_sync_with_an_option(disk: SlowDisk, kvd: "RealDaemon") -> None:
+    disk.serve("never")
+    disk.hold()
+    assert kvd.kv("set", "a=1").returncode == 0
+    assert kvd.kv("set", "--no-sync", "a=2").returncode == 0
+    for command in (["set", "a=3"], ["incr", "n"], ["del", "a"]):
+        done = kvd.kv("--timeout", "0.3", *command, "--sync")
+        assert done.returncode == 5, (command, done.stderr)
+        assert b"may have been made" in done.stderr

@@ -8,6 +8,7 @@ from kv.cli.escape import show
 from kv.cli.failures import UsageError
 from kv.cli.output import complain
 from kv.cli.parser import Parser, completed
+from kv.cli.writing import How, add_sync
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ def arguments(parser: Parser) -> None:
     )
     parser.add_argument("--yes", action="store_true", help="do not ask before deleting a prefix")
     parser.add_argument("--ignore-missing", action="store_true", help="a missing key is no error")
+    add_sync(parser)
     parser.add_argument("-n", "--dry-run", action="store_true", help="show what would be deleted; delete nothing")
 
 
@@ -51,7 +53,8 @@ def run(context: Context) -> int:
 
     try:
         with context.connect() as client:
-            count = client.delete(*keys, missing_ok=getattr(context.options, "ignore_missing", False))
+            missing_ok = getattr(context.options, "ignore_missing", False)
+            count = client.delete(*keys, missing_ok=missing_ok, sync=How(context.options).sync)
     except NotFound as error:
         context.not_found(error.keys)
         return exits.NOT_FOUND
@@ -90,7 +93,7 @@ def _delete_prefix(context: Context, argument: str) -> int:
         if not _confirmed(context, prefix, len(keys)):
             complain("nothing was deleted")
             return exits.NOT_FOUND
-        _delete_steps(client, keys)
+        _delete_steps(client, keys, How(context.options).sync)
     context.print("Keys deleted")
     context.note(f"{len(keys)} keys")
     return exits.OK
@@ -104,9 +107,9 @@ def _nothing_found(context: Context, prefix: str) -> int:
     return exits.NOT_FOUND
 
 
-def _delete_steps(client: "Client", keys: list[str]) -> None:
+def _delete_steps(client: "Client", keys: list[str], sync: bool | None) -> None:
     for start in range(0, len(keys), _STEP_KEYS):
-        client.delete(*keys[start : start + _STEP_KEYS], missing_ok=True)
+        client.delete(*keys[start : start + _STEP_KEYS], missing_ok=True, sync=sync)
 
 
 def _confirmed(context: Context, prefix: str, count: int) -> bool:

@@ -1,11 +1,11 @@
 """``kv incr``: add to a number, in the daemon, so that many may do it at once."""
 
 from kv.cli import exits
-from kv.cli.commands.set import add_lifetime, lifetime
 from kv.cli.context import Context, checked_key
 from kv.cli.escape import show
 from kv.cli.failures import CommandFailed, UsageError
 from kv.cli.parser import Parser
+from kv.cli.writing import How, add_lifetime, add_sync
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ def arguments(parser: Parser) -> None:
     parser.takes_numbers = True
     parser.operands("KEY", "the number's key, and how much to add (default: 1)", "keys")
     add_lifetime(parser)
+    add_sync(parser)
     parser.add_argument("--json", action="store_true", help="one JSON object of the key and the new number")
     parser.add_argument("-n", "--dry-run", action="store_true", help="show what would be set; set nothing")
 
@@ -42,12 +43,12 @@ def run(context: Context) -> int:
         raise UsageError("give a key, and at most one number; write 'kv incr KEY [NUMBER]'")
     key = checked_key(operands[0])
     by = increment_of(operands[1]) if len(operands) == 2 else 1
-    ttl_s, keep_ttl = lifetime(context.options)
+    how = How(context.options)
     with context.connect() as client:
         if getattr(context.options, "dry_run", False):
             context.print(f"would set {show(key)}: {_rehearsed(client, key, by)}")
             return exits.OK
-        number = client.increment(key, by, ttl=ttl_s, keep_ttl=keep_ttl)
+        number = client.increment(key, by, ttl=how.ttl_s, keep_ttl=how.keep_ttl, sync=how.sync)
     if context.options.json:
         context.print_json({key: number})
     else:

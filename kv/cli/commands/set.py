@@ -4,7 +4,8 @@ from kv.cli import exits
 from kv.cli.context import Context
 from kv.cli.escape import show
 from kv.cli.pairs import collect
-from kv.cli.parser import Options, Parser, completed
+from kv.cli.parser import Parser, completed
+from kv.cli.writing import How, add_lifetime, add_sync
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ def arguments(parser: Parser) -> None:
     parser.add_argument("--value", action="append", metavar="VALUE", help="the value of the --key before it, as it is")
     parser.add_argument("--raw-values", action="store_true", help="values have no special forms: @, - and = are text")
     add_lifetime(parser)
+    add_sync(parser)
     condition = parser.add_mutually_exclusive_group()
     completed(
         condition.add_argument(
@@ -51,30 +53,6 @@ def arguments(parser: Parser) -> None:
     )
     condition.add_argument("--if-absent", action="store_true", help="only if there are no such keys")
     parser.add_argument("-n", "--dry-run", action="store_true", help="check and show what would be set; set nothing")
-
-
-def add_lifetime(parser: Parser) -> None:
-    """The options for how long what is written shall live."""
-    completed(
-        parser.add_argument(
-            "--ttl", metavar="DURATION", type=_ttl, help="delete the keys after so long: 10m, 1h30m, 500ms, 2d, seconds"
-        ),
-        "durations",
-    )
-    parser.add_argument(
-        "--keep-ttl", action="store_true", help="keys that exist keep their end; --ttl is for new ones then"
-    )
-
-
-def lifetime(options: Options) -> "tuple[float | None, bool]":
-    """The options of add_lifetime: seconds to live, and whether existing keys keep theirs."""
-    return getattr(options, "ttl", None), getattr(options, "keep_ttl", False)
-
-
-def _ttl(text: str) -> float:
-    from kv.cli.durations import duration_s
-
-    return duration_s(text, "--ttl")
 
 
 def _version(text: str) -> int:
@@ -99,17 +77,18 @@ def run(context: Context) -> int:
     if getattr(options, "dry_run", False):
         return _rehearse(context, pairs, expected)
     with context.connect() as client:
-        version = _write(client, pairs, expected, *lifetime(options))
+        version = _write(client, pairs, expected, How(options))
     context.print("Keys set")
     context.note(f"{len(pairs)} keys, version {version}")
     return exits.OK
 
 
-def _write(client: "Client", pairs: dict[str, bytes], expected: int | None, ttl_s: float | None, keep_ttl: bool) -> int:
+def _write(client: "Client", pairs: dict[str, bytes], expected: int | None, how: How) -> int:
     """The commit's version. Raises Conflict if a key is not at the version ``expected``."""
     if expected is None:
-        return client.set_many(pairs, ttl=ttl_s, keep_ttl=keep_ttl)
-    return client.commit(pairs, reads=dict.fromkeys(pairs, expected), ttl=ttl_s, keep_ttl=keep_ttl)
+        return client.set_many(pairs, ttl=how.ttl_s, keep_ttl=how.keep_ttl, sync=how.sync)
+    reads = dict.fromkeys(pairs, expected)
+    return client.commit(pairs, reads=reads, ttl=how.ttl_s, keep_ttl=how.keep_ttl, sync=how.sync)
 
 
 def _rehearse(context: Context, pairs: dict[str, bytes], expected: int | None) -> int:

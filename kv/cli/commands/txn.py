@@ -2,13 +2,13 @@
 
 from kv.cli import exits
 from kv.cli.commands.rollback import print_plan
-from kv.cli.commands.set import add_lifetime, lifetime
 from kv.cli.context import Context
 from kv.cli.escape import show
 from kv.cli.pairs import read_stdin
 from kv.cli.parser import Parser
 from kv.cli.statements import parse
 from kv.cli.transactions import Outcome, carry_out
+from kv.cli.writing import How, add_lifetime, add_sync
 
 USAGE = "kv txn [OPTION]... < SCRIPT"
 EXAMPLES = """
@@ -43,6 +43,7 @@ otherwise.
 def arguments(parser: Parser) -> None:
     """The options of ``kv txn``."""
     add_lifetime(parser)
+    add_sync(parser)
     parser.add_argument("--json", action="store_true", help='one JSON object: {"version": ..., "found": {key: value}}')
     parser.add_argument("-n", "--dry-run", action="store_true", help="check and show what would be done; write nothing")
 
@@ -53,10 +54,9 @@ def run(context: Context) -> int:
     if not statements:
         context.note("no statements on standard input")
         return exits.OK
-    ttl_s, keep_ttl = lifetime(context.options)
     dry = getattr(context.options, "dry_run", False)
     with context.connect() as client:
-        outcome, version = carry_out(client, statements, dry_run=dry, ttl_s=ttl_s, keep_ttl=keep_ttl)
+        outcome, version = carry_out(client, statements, dry_run=dry, how=How(context.options))
     _print(context, outcome, version)
     return exits.OK
 
