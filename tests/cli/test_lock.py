@@ -144,25 +144,28 @@ def test_the_command_has_no_signal_blocked_or_ignored(shared_kv: "Kv") -> None:
         assert not ignored & (1 << (number - 1))
 
 
-COUNTING = """
-import signal, sys
+WAITING = """
+import os, signal, sys
+if sys.argv[1] == "apart":
+    os.setpgid(0, 0)
 signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
 print("had", flush=True)
-signal.sigwait([signal.SIGINT])
-again = signal.sigtimedwait([signal.SIGINT], 1)
-print("got", 1 if again is None else 2, flush=True)
+came = signal.sigtimedwait([signal.SIGINT], float(sys.argv[2]))
+print("got", came and came.si_signo, flush=True)
 sys.exit(4)
 """
 
 
-def test_ctrl_c_on_a_terminal_reaches_the_command_once(kv: "Kv") -> None:
-    words = ["lock", "L", "--", sys.executable, "-c", COUNTING]
-    terminal = pexpect.spawn(
-        kv.command[0], [*kv.command[1:], *words], env=kv.environment(), timeout=DEADLINE_S, echo=False
-    )
+@pytest.mark.parametrize(("group", "limit_s", "got"), [("same", DEADLINE_S, "got 2"), ("apart", 1, "got None")])
+def test_ctrl_c_on_a_terminal_reaches_the_command_from_there_alone(
+    kv: "Kv", group: str, limit_s: float, got: str
+) -> None:
+    """In the terminal's group it gets the signal without kv; what has left that group is not meant."""
+    words = ["lock", "L", "--", sys.executable, "-c", WAITING, group, str(limit_s)]
+    terminal = pexpect.spawn(kv.command[0], [*kv.command[1:], *words], env=kv.environment(), timeout=DEADLINE_S)
     terminal.expect_exact("had")
     terminal.sendintr()
-    terminal.expect_exact("got 1")
+    terminal.expect_exact(got)
     terminal.expect(pexpect.EOF)
     terminal.close()
     assert terminal.exitstatus == 4
