@@ -128,6 +128,9 @@ def _daemon_failed(error: Exception) -> int:
 
         complain(f"error: {conflict_text(error)}")
         return exits.CONFLICT
-    unsure = "; the change may have been made all the same: read the keys again" if error.maybe_committed else ""
+    unsure = ""
+    if error.maybe_committed:
+        said = "may have been made" in error.message
+        unsure = ("" if said else "; the change may have been made") + "; read the keys before you try again"
     complain(f"error: {error.message}{unsure}")
     return exits.exit_code_for(error.code)

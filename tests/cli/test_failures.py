@@ -55,6 +55,30 @@ def test_a_write_without_an_answer_says_that_it_may_have_happened(alone: "Kv") -
     assert "may have been made" in alone.fails(5, "set", "k=v", "--timeout", "0.1")
 
 
+@pytest.mark.parametrize(
+    "arguments", [["set", "k=v"], ["incr", "k"], ["del", "k"], ["txn"], ["touch", "--ttl", "1s", "k"]]
+)
+def test_a_write_whose_connection_breaks_says_that_it_may_have_happened(
+    alone: "Kv", silent: socket.socket, arguments: list[str]
+) -> None:
+    process = alone.start(*arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdin is not None
+    process.stdin.write(b"set k v")
+    process.stdin.close()
+    process.stdin = None
+    silent.settimeout(0.1)
+    while process.poll() is None:
+        try:
+            connection, _ = silent.accept()
+        except TimeoutError:
+            continue
+        connection.recv(1000)
+        connection.close()
+    output, error = process.communicate(timeout=30)
+    assert (process.returncode, output) == (5, b"")
+    assert b"may have been made; read the keys before you try again\n" in error
+
+
 def test_an_answer_that_is_not_ours_ends_with_5(alone: "Kv", silent: socket.socket) -> None:
     process = alone.start("get", "k", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     connection, _ = silent.accept()
