@@ -209,6 +209,24 @@ def test_a_key_in_two_ranges_and_among_the_keys_read_is_named_once() -> None:
 
 
 @either_way
+@pytest.mark.parametrize(
+    "ranges",
+    [
+        [("a", "e"), ("b", "c")],
+        [("b", "c"), ("a", "e")],
+        [("a", "b"), ("b", "e")],
+        [("b", "a"), ("a", "e"), ("d", "b")],
+        [("a", "c"), ("b", "d"), ("c", "e"), ("x", None), ("y", "z")],
+    ],
+    ids=str,
+)
+def test_ranges_within_each_other_beside_each_other_and_empty_ones_are_the_keys_of_all(ranges: list[Range]) -> None:
+    store = filled("a", "b", "c", "d", "e", "f")
+    store.set(dict.fromkeys("abcdef", b"new"))
+    assert sorted(change.key for change in conflicts(store, ranges=ranges, snapshot=6)) == ["a", "b", "c", "d"]
+
+
+@either_way
 def test_a_range_is_judged_by_its_snapshot_though_a_key_in_it_was_read_later() -> None:
     """What is read at two instants cannot both be as it was."""
     store = filled("a")
