@@ -81,7 +81,9 @@ class Storage:
             self.log = self._open_log()
         except (Damaged, NewerFormat) as error:
             hint = (
-                f"; nothing was changed; 'kv check {self._directory}' says more" if isinstance(error, Damaged) else ""
+                "; nothing was changed; keep a copy of the directory before you do anything to it"
+                if isinstance(error, Damaged)
+                else ""
             )
             raise StartError(EXIT_DAMAGED, f"{error}{hint}") from None
         except OSError as error:
