@@ -21,6 +21,7 @@ may change; exit codes and JSON are only added to."""
 _ENVIRONMENT = {
     "KVD_SOCKET": "the daemon's address, if --socket is not given",
     "KVD_TIMEOUT": "how many seconds to wait for the daemon, if --timeout is not given",
+    "KVD_TOKEN_FILE": "file with the token, if --token-file is not given",
     "KVD_DEBUG": "1: show where in kv an error came from",
 }
 

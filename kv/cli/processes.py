@@ -14,6 +14,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from kv.cli.parser import Options
+
 # What Python itself ignores, and a command expects to be as usual.
 _USUAL = (signal.SIGPIPE, signal.SIGXFSZ)
 
@@ -50,11 +52,11 @@ def input_of(data: bytes) -> int:
     return descriptor
 
 
-def environment(address: str | None, **more: "str | bytes | None") -> "dict[str, str | bytes]":
+def environment(options: "Options", **more: "str | bytes | None") -> "dict[str, str | bytes]":
     """Ours, with ``more`` in it (None: not there), and the daemon that was named on the command line."""
     found: dict[str, str | bytes] = dict(os.environ)
-    if address is not None:
-        found["KVD_SOCKET"] = address
+    named = {"KVD_SOCKET": options.socket, "KVD_TOKEN_FILE": options.token_file}
+    found.update((name, value) for name, value in named.items() if value is not None)
     for name, value in more.items():
         found.pop(name, None)
         if value is not None:

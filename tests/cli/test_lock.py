@@ -1,9 +1,12 @@
 """kv lock, with the real daemon."""
 
 import os
+import pathlib
 import signal
+import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import pexpect
@@ -216,6 +219,19 @@ def test_a_loss_that_is_found_at_the_end_is_told(kv: "Kv") -> None:
 def test_the_command_talks_to_the_daemon_that_was_named(kv: "Kv", alone: "Kv") -> None:
     kv.ok("set", "a=1")
     assert alone.ok("-s", str(kv.socket), "lock", "L", "--", *kv.command, "get", "a") == "a: 1\n"
+
+
+def test_the_command_has_the_token_too(
+    serving: "Callable[..., tuple[Kv, subprocess.Popen[bytes]]]", alone: "Kv", tmp_path: pathlib.Path
+) -> None:
+    token = tmp_path / "token"
+    token.write_text("0123456789abcdef0123456789abcdef")
+    token.chmod(0o600)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    serving("--tcp", f"127.0.0.1:{port}", "--token-file", str(token))
+    named = ["-s", f"tcp://127.0.0.1:{port}", "--token-file", str(token)]
+    assert alone.ok(*named, "lock", "L", "--", *alone.command, "ping") == "ok\n"
 
 
 def test_no_daemon_ends_with_69_and_runs_nothing(alone: "Kv") -> None:

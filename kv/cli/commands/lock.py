@@ -129,7 +129,7 @@ def _run_command(context: Context, lock: "Lock", token: int) -> tuple[int, bool]
     options = context.options
     signal.pthread_sigmask(signal.SIG_BLOCK, _TAKEN)
     try:
-        process = start(options.command, environment(options.socket, KVD_LOCK_TOKEN=str(token)))
+        process = start(options.command, environment(options, KVD_LOCK_TOKEN=str(token)))
         keep_running = getattr(options, "keep_running", False)
         lost = _attend(lock, process, keep_running)
         return status_of(process), lost

@@ -123,7 +123,7 @@ class Teller:
         from kv.cli.processes import environment, input_of, start, status_of
 
         known = environment(
-            self._context.options.socket, KVD_KEY=_in_environment(None if key is None else key.encode()),
+            self._context.options, KVD_KEY=_in_environment(None if key is None else key.encode()),
             KVD_VALUE=_in_environment(value), KVD_VERSION=str(change.version), KVD_EVENT=event,
         )  # fmt: skip
         stdin = input_of(value or b"")
