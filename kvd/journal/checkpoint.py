@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from kvd.store.heads import Head
 
 # Heads in one record, or bytes of keys and values if that is less: a slice of about a millisecond.
-SLICE_KEYS = 1_000
-SLICE_BYTES = 256 * 1024
+SLICE_KEYS = 250
+SLICE_BYTES = 64 * 1024
 
 
 def slices(database: "Database") -> Iterator[Heads]:
