@@ -117,6 +117,30 @@ def test_a_holder_that_is_killed_passes_it_on_at_once(kv: "Kv") -> None:
     first.communicate()
 
 
+def test_a_holder_that_is_stopped_keeps_it(kv: "Kv") -> None:
+    """It is not dead: it could go on at any moment, and believe that it is alone."""
+    first = holding(kv)
+    os.kill(first.pid, signal.SIGSTOP)
+    kv.fails(5, "lock", "--timeout", "0.3", "L", "--", "echo", "next")
+    os.kill(first.pid, signal.SIGCONT)
+    first.communicate(timeout=DEADLINE_S)
+    assert first.returncode == 0
+    assert kv.ok("lock", "L", "--", "echo", "next") == "next\n"
+
+
+def test_a_stopped_holder_loses_a_lock_with_a_time_and_learns_of_it(kv: "Kv") -> None:
+    """Its token is lower than the next holder's: what they both write to can tell them apart."""
+    first = holding(kv, "--ttl", "500ms", script="echo had; echo $KVD_LOCK_TOKEN; exec sleep 1000")
+    assert first.stdout is not None
+    token = int(first.stdout.readline())
+    os.kill(first.pid, signal.SIGSTOP)
+    later = int(kv.ok("lock", "--timeout", "20", "L", "--", "sh", "-c", "echo $KVD_LOCK_TOKEN"))
+    assert later > token
+    os.kill(first.pid, signal.SIGCONT)
+    assert b"was lost" in first.communicate(timeout=DEADLINE_S)[1]
+    assert first.returncode == 79
+
+
 def test_the_command_does_not_inherit_the_connection(shared_kv: "Kv") -> None:
     inner = 'for fd in /proc/self/fd/*; do case "$(readlink $fd)" in socket:*) echo $fd;; esac; done'
     assert shared_kv.ok("lock", "L", "--", "sh", "-c", inner) == ""
