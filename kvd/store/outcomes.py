@@ -62,7 +62,8 @@ class Outcomes:
         self._order.append((version, key))
         self._weight += _weight_of(answer)
         while self._weight > self.limit:
-            self._forgotten, oldest = self._order.popleft()
+            forgotten, oldest = self._order.popleft()
+            self.forget(forgotten)
             self._weight -= _weight_of(self._answers.pop(oldest))
 
 

@@ -113,3 +113,27 @@ def test_long_answers_count_for_more_than_one() -> None:
         outcomes.remember(0, bytes([number]) * 16, number + 1, [True] * 64)
     assert len(outcomes) == 2
     assert outcomes.find(0, bytes([2]) * 16, 0, 3) == [True] * 64
+
+
+def test_what_was_said_to_be_unknown_stays_so_whatever_is_forgotten_later() -> None:
+    outcomes = remembering(b"a", b"b", limit=2)
+    outcomes.forget(5)
+    outcomes.forget(4)
+    assert [is_unknown(outcomes, b"new", since, 9) for since in (0, 4, 5)] == [True, True, False]
+    assert outcomes.find("me", b"a", 0, 9) == 1, "what is known is known"
+    outcomes.remember("me", b"c", 6, 6)
+    assert [is_unknown(outcomes, b"new", since, 9) for since in (1, 4, 5)] == [True, True, False]
+
+
+def test_a_long_answer_counts_for_as_many_as_it_takes_the_room_of() -> None:
+    outcomes = Outcomes(10)
+    for number in range(5):
+        outcomes.remember("me", bytes([number]), number + 1, number)
+    outcomes.remember("me", b"long", 6, [True] * (16 * 7))
+    assert len(outcomes) == 3
+    outcomes.remember("me", b"longer than all", 7, [True] * 16 * 10)
+    assert len(outcomes) == 0
+    assert is_unknown(outcomes, b"longer than all", 6, 7)
+    for number in range(20):
+        outcomes.remember("me", bytes([number]), number + 8, number)
+    assert len(outcomes) == 10, "what has gone counts no more"
