@@ -7,13 +7,14 @@ import pytest
 
 from tests.isolation.records import all_txns
 from tests.isolation.replay import Findings, compare_conflicts, compare_outcomes, replay
-from tests.isolation.test_recorded_ranges import PROCESSES, play
+from tests.isolation.test_recorded_ranges import play
 
 if TYPE_CHECKING:
     from tests.isolation.conftest import Daemon
 
 Start = Callable[..., "Daemon"]
-TRANSACTIONS = 4_000
+TRANSACTIONS = 2_000
+PROCESSES = 4
 
 BROKEN_DAEMONS = {
     "validates nothing": "not serializable",
@@ -39,7 +40,7 @@ BROKEN_CLIENTS = {
 
 def findings_of(daemon: "Daemon", *, bug: str = "", cuts: float = 0.0) -> Findings:
     """Everything that is said about a short history."""
-    recorded = play(daemon, TRANSACTIONS, keys=8, bug=bug, cuts=cuts)
+    recorded = play(daemon, TRANSACTIONS, PROCESSES, keys=8, bug=bug, cuts=cuts)
     history, told = all_txns(recorded), daemon.told(PROCESSES)
     versions = {identity: found[0] for identity, found in told.items()}
     found = Findings(replay(history, versions) + compare_outcomes(history, told))

@@ -33,9 +33,9 @@ WORKLOADS = {
 }
 
 
-def play(daemon: "Daemon", count: int, **plan: object) -> "list[Recorded]":
+def play(daemon: "Daemon", count: int, processes: int = PROCESSES, **plan: object) -> "list[Recorded]":
     """All processes play ``count`` transactions together; what they recorded."""
-    plans = [Plan(number, count // PROCESSES, **plan) for number in range(1, PROCESSES + 1)]  # type: ignore[arg-type]
+    plans = [Plan(number, count // processes, **plan) for number in range(1, processes + 1)]  # type: ignore[arg-type]
     running = [daemon.run("worker", f"worker-{each.number}", each) for each in plans]
     return [daemon.recorded(f"worker-{number}", process) for number, process in enumerate(running, 1)]
 

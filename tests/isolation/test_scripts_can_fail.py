@@ -1,0 +1,61 @@
+"""The schedules of the named anomalies (`tests/histories/anomalies`) show the anomaly if a daemon allows it.
+
+Dirty writes, dirty reads and intermediate reads are not here: writes stay with the client until the commit, so there is
+no part of the daemon that could be broken in order to show them.
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.histories.test_anomalies import SCRIPTS, Session, steps
+from tests.isolation.conftest import Peer
+
+if TYPE_CHECKING:
+    from tests.isolation.conftest import Daemon
+
+Start = Callable[..., "Daemon"]
+
+SHOWN_BY = {
+    "validates nothing": {"lost_update", "write_skew", "phantom", "fuzzy_read", "aborted_read"},
+    "validates only what is written": {"write_skew", "fuzzy_read", "aborted_read"},
+    "overlooks ranges": {"phantom"},
+    "overlooks deletions in ranges": {"phantom"},
+    "overlooks new keys in ranges": {"phantom"},
+    "writes what it refuses": {"aborted_read", "lost_update", "write_skew"},
+    "fetches what is current": {"fuzzy_read", "read_skew", "long_fork"},
+    "scans what is current": {"phantom"},
+    "begins in the past": {"stale_read"},
+}
+
+
+class OneByOne(Peer):
+    """A connection whose reply to one request is not in a list, as the schedules expect it."""
+
+    def ask(self, *requests: object) -> Any:  # noqa: ANN401 - whatever the daemon says
+        replies = super().ask(*requests)
+        return replies[0] if len(requests) == 1 else replies
+
+
+def is_as_expected(daemon: "Daemon", name: str) -> bool:
+    """Play a schedule; whether every answer is the right one."""
+    sessions: dict[str, Session] = {}
+    [script] = [script for script in SCRIPTS if script.stem == name]
+    for session, command, operands, expected in steps(script):
+        if session not in sessions:
+            sessions[session] = Session(OneByOne(daemon.path))  # type: ignore[arg-type]
+        if getattr(sessions[session], command)(*operands) != expected:
+            return False
+    return True
+
+
+@pytest.mark.parametrize("bug", SHOWN_BY)
+def test_a_broken_daemon_shows_the_anomaly(start: Start, bug: str) -> None:
+    daemon = start(bug=bug)
+    assert [name for name in sorted(SHOWN_BY[bug]) if is_as_expected(daemon, name)] == []
+
+
+def test_a_sound_daemon_shows_none_of_them(start: Start) -> None:
+    names = sorted(set().union(*SHOWN_BY.values()))
+    assert [name for name in names if is_as_expected(start(), name)] == names

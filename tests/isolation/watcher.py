@@ -1,0 +1,186 @@
+"""One watching process: comes, watches some prefix from some version on, goes in the middle of it, and comes again.
+
+`python -m tests.isolation.watcher SOCKET FILE PLAN`. It goes on from where it was, or begins somewhere near the current
+version, before or behind it; it may take nothing for so long that it falls behind. Once the file `until` tells the last
+version it watches every prefix up to there.
+"""
+
+import os
+import pathlib
+import random
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from tests.isolation.records import Recorded, Session
+
+DEADLINE_S = 60
+POLL_S = 0.01
+PREFIXES = ["", "k/", "k/00", "k/003", "by/", "by/1", "none/"]
+BUSY = ("", "k/")  # enough happens here for one to fall behind
+MOST_FRAMES = 30
+# Those that were on their way when it fell behind come first.
+FRAMES_OF_A_LATE_ONE = 500
+encode, decode = msgspec.msgpack.encode, msgspec.msgpack.decode
+
+
+class Plan(msgspec.Struct):
+    """``behind``: how far in the past it may begin. ``lag``: by so many versions it falls behind now and then."""
+
+    number: int
+    until: str
+    behind: int = 100
+    lag: int = 0
+
+
+class Stream:
+    """A connection's frames, as they come."""
+
+    def __init__(self, path: str) -> None:
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.connect(path)
+        self._socket.settimeout(POLL_S)
+        self._data = b""
+
+    def send(self, *requests: object) -> None:
+        """One frame."""
+        payload = encode(requests)
+        self._socket.sendall(len(payload).to_bytes(4, "big") + payload)
+
+    def frames(self) -> Iterator[Any]:
+        """The frames that come, None where none does for a while. Ends with the stream, or with a goodbye."""
+        while True:
+            size = 4 + int.from_bytes(self._data[:4], "big")
+            if len(self._data) >= max(size, 5):
+                frame, self._data = decode(self._data[4:size]), self._data[size:]
+                if isinstance(frame, dict):
+                    return
+                yield frame
+                continue
+            try:
+                data = self._socket.recv(1 << 20)
+            except TimeoutError:
+                yield None
+                continue
+            except OSError:
+                return
+            if not data:
+                return
+            self._data += data
+
+    def close(self) -> None:
+        """In the middle of whatever it is."""
+        self._socket.close()
+
+
+def connect(path: str) -> tuple[Stream, int]:
+    """A connection, as soon as there is one, and the version it began at."""
+    deadline = time.monotonic() + DEADLINE_S
+    while time.monotonic() < deadline:
+        try:
+            stream = Stream(path)
+            stream.send(["hello", 1, "watcher"])
+            hello = next((frame for frame in stream.frames() if frame is not None), None)
+        except OSError:
+            hello = None
+        if hello is not None:
+            return stream, hello[0][3]
+        time.sleep(0.005)
+    raise TimeoutError("no daemon")
+
+
+class Watcher:
+    """Comes and goes, and records."""
+
+    def __init__(self, path: str, plan: Plan) -> None:
+        self._path = path
+        self._plan = plan
+        self._chance = random.Random(plan.number)  # noqa: S311 - a workload
+        self._positions: dict[str, int] = {}
+        self._final: int | None = None
+        self.recorded = Recorded(os.getpid())
+
+    def play(self) -> None:
+        """Until everything up to the last version has been told, for every prefix."""
+        while not self._knows_the_end():
+            self._watch(self._chance.choice(PREFIXES), self._chance.randint(1, MOST_FRAMES))
+        for prefix in PREFIXES:
+            while self._positions.get(prefix, 0) < self._final:  # type: ignore[operator]
+                self._watch(prefix, None)
+
+    def _knows_the_end(self) -> bool:
+        file = pathlib.Path(self._plan.until)
+        if self._final is None and file.exists():
+            self._final = int(file.read_text())
+        return self._final is not None
+
+    def _watch(self, prefix: str, most: int | None) -> None:
+        """One session: of so many frames, or moments in which none comes; or to the end."""
+        stream, known = connect(self._path)
+        since = self._since(prefix, known) if most is not None else max(0, self._positions.get(prefix, 0))
+        session = Session(prefix, since, known, [])
+        self.recorded.sessions.append(session)
+        stream.send(["watch", prefix, since])
+        if self._plan.lag and most is not None and prefix in BUSY and self._chance.random() < 0.6:
+            self._fall_behind(known)
+            most = FRAMES_OF_A_LATE_ONE
+        frames = stream.frames()
+        answer = next((frame for frame in frames if frame is not None), [True])
+        assert answer == [True], answer
+        for frame in frames:
+            session.events += frame or []
+            if most is not None:
+                most -= 1
+                if most == 0 or (frame is None and self._knows_the_end()):
+                    break
+            elif self._final is not None and position(session) >= self._final:
+                break
+        stream.close()
+        self._positions[prefix] = max(position(session), self._positions.get(prefix, -1))
+
+    def _since(self, prefix: str, known: int) -> int | None:
+        begin = self._chance.random()
+        if begin < 0.1:
+            return None
+        if begin < 0.6 and self._positions.get(prefix, -1) >= 0:
+            return self._positions[prefix]
+        return max(0, known + self._chance.randint(-self._plan.behind, 100))
+
+    def _fall_behind(self, begun: int) -> None:
+        """Take nothing, until the daemon is far ahead or everybody has finished."""
+        while not self._knows_the_end():
+            stream, version = connect(self._path)
+            stream.close()
+            if version >= begun + self._plan.lag:
+                return
+            time.sleep(POLL_S)
+
+
+def position(session: Session) -> int:
+    """Up to where everything has been told, as the session knows; -1 if it cannot know."""
+    reset = False
+    place = session.since if session.since is not None and session.since <= session.known else -1
+    for kind, version, *_ in session.events:
+        if kind == "reset":
+            reset, place = True, -1
+        elif kind == "live":
+            reset, place = False, version
+        elif kind == "change" and not reset:
+            place = version
+    return place
+
+
+def main(path: str, file: str, plan: str) -> None:
+    """Watch, then write down what was seen."""
+    watcher = Watcher(path, msgspec.json.decode(plan, type=Plan))
+    watcher.play()
+    with open(file, "wb") as out:
+        out.write(encode(watcher.recorded))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
