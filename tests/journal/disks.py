@@ -100,16 +100,14 @@ def _error(number: int) -> OSError:
     return OSError(number, os.strerror(number))
 
 
-class FailingDisk(MemoryDisk):
+class Failing(MemoryDisk):
     """Asks ``fails`` before each call, by the call's name; a number that it returns is raised as an OSError.
 
     With ``is_short`` a write that fails has written half of its bytes.
     """
 
-    def __init__(self, files: dict[str, bytes] | None = None) -> None:
-        super().__init__(files)
-        self.fails: Callable[[str], int | None] = lambda call: None
-        self.is_short = False
+    fails: Callable[[str], int | None] = staticmethod(lambda call: None)
+    is_short = False
 
     def _ask(self, call: str) -> None:
         number = self.fails(call)

@@ -8,7 +8,7 @@ import pytest
 
 from kvd.journal.errors import NoSpace
 from kvd.server.durability import INLINE_BYTES, Durability, Needs
-from tests.journal.disks import FailingDisk, MemoryDisk
+from tests.journal.disks import Failing, MemoryDisk
 from tests.journal.running import Running, items
 
 SEGMENT_BYTES = 4 << 20
@@ -120,7 +120,7 @@ def test_a_large_batch_that_goes_to_the_worker_is_not_overtaken() -> None:
 
 def test_after_an_error_nothing_more_is_written_or_synced() -> None:
     """The one who waited for its turn when the sync failed must not try again: it might seem to succeed."""
-    disk = FailingDisk()
+    disk = Failing()
     running = Running(disk)
     failures: list[BaseException] = []
 
@@ -142,7 +142,7 @@ def test_after_an_error_nothing_more_is_written_or_synced() -> None:
 
 
 def test_without_room_a_new_segment_is_refused_and_nothing_ends() -> None:
-    disk = FailingDisk()
+    disk = Failing()
     running = Running(disk, segment_bytes=1024)
     failures: list[BaseException] = []
 
