@@ -21,18 +21,18 @@ def test_each_kind_is_told_from_the_other() -> None:
     assert (names.log_numbers(found), names.checkpoint_numbers(found)) == ([1], [2])
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "1.log",
-        "00000000001.log",
-        "000000000a.log",
-        "000000000\N{ARABIC-INDIC DIGIT ONE}.log",
-        "-000000001.log",
-        ".log",
-        "0000000001.LOG",
-    ],
-)
+OTHERS = [
+    "1.log",
+    "00000000001.log",
+    "000000000a.log",
+    "000000000\N{ARABIC-INDIC DIGIT ONE}.log",
+    "-000000001.log",
+    ".log",
+    "0000000001.LOG",
+]
+
+
+@pytest.mark.parametrize("name", OTHERS)
 def test_others_files_are_passed_over(name: str) -> None:
     assert names.log_numbers([name]) == []
 

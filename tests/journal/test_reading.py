@@ -1,0 +1,239 @@
+"""A file is read to its end, and the end is judged: all there, torn, or damaged."""
+
+import pytest
+
+from kvd.journal import names
+from kvd.journal.errors import Damaged
+from kvd.journal.reading import CheckpointReader, SegmentReader
+from kvd.journal.records import (
+    CHECKPOINT_MAGIC,
+    HEADER_BYTES,
+    LOG_MAGIC,
+    Codec,
+    Commits,
+    End,
+    Group,
+    Header,
+    Heads,
+    Mark,
+    Record,
+)
+from tests.journal.disks import MemoryDisk
+
+HEADER = Header(99, 1, 10, 10, b"8 bytes!")
+CODEC = Codec(HEADER.salt)
+ROOM = bytes(300)
+GARBAGE = b"\xa5" * 40
+
+
+def commit(version: int, watermark: int = 10, count: int = 1) -> bytes:
+    keys = [f"k{number}" for number in range(count)]
+    values: list[bytes | None] = [b"v"] * count
+    return CODEC.encode(Commits(watermark, [Group(version, 0, (None, None, ""), count, keys, values)]))
+
+
+def encoded(record: Record) -> bytes:
+    return CODEC.encode(record)
+
+
+def read(*pieces: bytes, header: Header = HEADER) -> tuple[SegmentReader, list[int]]:
+    """A segment of these pieces; the reader, and the versions of the groups it gave."""
+    disk = MemoryDisk({names.log(1): header.encode(LOG_MAGIC) + b"".join(pieces)})
+    reader = SegmentReader(disk, 1)
+    return reader, [group.version for group in reader]
+
+
+def hole(piece: bytes) -> bytes:
+    """What stands where a write did not reach the disk."""
+    return bytes(len(piece))
+
+
+@pytest.mark.parametrize("behind", [b"", ROOM])
+def test_a_segment_ends_where_its_records_do(behind: bytes) -> None:
+    reader, versions = read(commit(11), commit(12), behind)
+    assert (versions, reader.version, reader.torn) == ([11, 12], 12, None)
+    assert reader.end == HEADER_BYTES + len(commit(11)) * 2
+
+
+def test_an_empty_segment_has_the_version_before_it() -> None:
+    reader, versions = read(ROOM)
+    assert (versions, reader.version, reader.ceiling, reader.clean) == ([], 10, 10, False)
+
+
+def test_groups_of_several_commits_count_as_many() -> None:
+    assert read(commit(11, count=3), commit(14))[0].version == 14
+
+
+def test_what_is_torn_is_told_with_its_place() -> None:
+    reader, versions = read(commit(11), commit(12)[:-1], ROOM)
+    torn = reader.torn
+    assert torn is not None
+    assert (versions, torn.path, torn.version) == ([11], "/data/0000000001.log", 11)
+    assert (torn.offset, torn.bytes) == (HEADER_BYTES + len(commit(11)), len(commit(12)) - 1)
+
+
+def test_a_hole_is_torn_if_nothing_behind_it_vouches_for_what_was_there() -> None:
+    reader, versions = read(commit(11), hole(commit(12)), commit(13, watermark=11), ROOM)
+    assert (versions, reader.version) == ([11], 11)
+    assert reader.torn is not None
+
+
+@pytest.mark.parametrize("bad", [hole(commit(12)), GARBAGE, commit(12)[:-1] + b"?"])
+def test_a_hole_is_damage_if_something_behind_it_vouches_for_what_was_there(bad: bytes) -> None:
+    with pytest.raises(Damaged, match="version 12 was on disk and cannot be read") as raised:
+        read(commit(11), bad, commit(13, watermark=12), ROOM)
+    assert raised.value.offset == HEADER_BYTES + len(commit(11))
+
+
+def test_a_mark_vouches_too() -> None:
+    with pytest.raises(Damaged, match="version 12 was on disk"):
+        read(commit(11), hole(commit(12)), encoded(Mark(12, 0, False)))
+
+
+def test_what_vouches_may_stand_far_behind_and_between_other_bad_things() -> None:
+    with pytest.raises(Damaged, match="version 11 was on disk"):
+        read(GARBAGE, commit(12), bytes(1000), GARBAGE, commit(40, watermark=39), GARBAGE, ROOM)
+
+
+def test_a_record_within_garbage_or_a_value_of_another_file_vouches_for_nothing() -> None:
+    """Somebody may have stored the bytes of a record: they have another salt."""
+    planted = Codec(HEADER.salt + 1).encode(Mark(1000, 1000, False))
+    reader, versions = read(commit(11), GARBAGE, planted, GARBAGE, ROOM)
+    assert (versions, reader.torn is not None) == ([11], True)
+
+
+def test_a_megabyte_behind_a_torn_record_is_looked_through_and_not_byte_by_byte() -> None:
+    """It would take seconds a megabyte; the time is not measured, but the calls are."""
+    calls = 0
+    sound = Codec.payload_at
+
+    def counting(codec: Codec, data: memoryview, at: int) -> memoryview | None:
+        nonlocal calls
+        calls += 1
+        return sound(codec, data, at)
+
+    Codec.payload_at = counting  # type: ignore[method-assign]
+    try:
+        with pytest.raises(Damaged):
+            read(GARBAGE, b"\x93\xa1" * 500_000, commit(12, watermark=11), bytes(1_000_000))
+    finally:
+        Codec.payload_at = sound  # type: ignore[method-assign]
+    assert calls < 10
+
+
+def test_zeros_are_room_and_anything_else_is_not() -> None:
+    reader, _ = read(commit(11), bytes(50), b"\1", ROOM)
+    assert reader.torn is not None
+    assert reader.torn.bytes == 51
+
+
+# ---------------------------------------------------------------------- order
+
+
+@pytest.mark.parametrize("versions", [(12,), (11, 13), (11, 11), (11, 10), (10,)])
+def test_versions_that_do_not_follow_each_other_are_damage(versions: tuple[int, ...]) -> None:
+    with pytest.raises(Damaged, match="it goes on with version"):
+        read(*(commit(version) for version in versions))
+
+
+def test_behind_a_crash_versions_go_on_above_those_that_may_have_been_given_away() -> None:
+    header = Header(99, 1, 500, 10, b"8 bytes!")
+    reader, versions = read(commit(501), commit(502), header=header)
+    assert (versions, reader.version) == ([501, 502], 502)
+    with pytest.raises(Damaged, match="it goes on with version 11, not 501"):
+        read(commit(11), header=header)
+    with pytest.raises(Damaged, match="it goes on with version 1001, not 502"):
+        read(commit(501), commit(1001), header=header)
+
+
+# ---------------------------------------------------------------------- marks
+
+
+def test_the_highest_ceiling_counts() -> None:
+    reader, _ = read(encoded(Mark(10, 900, False)), encoded(Mark(10, 300, False)), commit(11))
+    assert reader.ceiling == 900
+
+
+def test_behind_a_clean_stop_nothing_has_been_given_away_but_what_is_there() -> None:
+    reader, _ = read(encoded(Mark(10, 900, False)), commit(11), encoded(Mark(11, 11, True)))
+    assert (reader.clean, reader.ceiling) == (True, 11)
+
+
+def test_a_clean_stop_gives_back_no_ceiling_of_an_earlier_run() -> None:
+    reader, _ = read(encoded(Mark(10, 10, True)), header=Header(99, 1, 500, 10, b"8 bytes!"))
+    assert (reader.clean, reader.ceiling) == (True, 500)
+
+
+def test_only_the_last_record_makes_a_stop_clean() -> None:
+    assert not read(encoded(Mark(10, 10, True)), commit(11))[0].clean
+    assert not read(encoded(Mark(10, 10, True)), encoded(Mark(10, 10, False)))[0].clean
+
+
+def test_behind_a_clean_stop_there_is_nothing() -> None:
+    with pytest.raises(Damaged, match="something behind the mark of a clean stop"):
+        read(commit(11), encoded(Mark(11, 11, True)), ROOM, b"?")
+
+
+# ---------------------------------------------------------------------- headers
+
+
+def test_a_segment_under_another_number_is_refused() -> None:
+    disk = MemoryDisk({names.log(2): HEADER.encode(LOG_MAGIC)})
+    with pytest.raises(Damaged, match="it says that it is segment 1"):
+        SegmentReader(disk, 2)
+
+
+def test_a_record_that_a_faulty_kvd_wrote_is_damage() -> None:
+    payload = b"\xa4oops"
+    crc = CODEC._crc(len(payload), payload)
+    with pytest.raises(Damaged, match="a record with a right checksum that is none"):
+        read(len(payload).to_bytes(4, "little") + crc.to_bytes(4, "little") + payload)
+
+
+# ---------------------------------------------------------------------- checkpoints
+
+HEADS = Heads(["a", "b"], [b"1", b"2"], [3, 4])
+END = End(2, 10, 77)
+
+
+def read_checkpoint(*pieces: bytes, number: int = 1) -> tuple[CheckpointReader, list[Heads]]:
+    disk = MemoryDisk({names.checkpoint(number): HEADER.encode(CHECKPOINT_MAGIC) + b"".join(pieces)})
+    reader = CheckpointReader(disk, number)
+    return reader, list(reader)
+
+
+def test_a_checkpoint_gives_its_pieces_and_its_end() -> None:
+    reader, pieces = read_checkpoint(encoded(HEADS), encoded(Heads([], [], [])), encoded(END))
+    assert [piece.keys for piece in pieces] == [["a", "b"], []]
+    assert reader.end is not None
+    assert (reader.end.keys, reader.end.version, reader.end.time) == (2, 10, 77)
+    assert reader.size == HEADER_BYTES + sum(map(len, map(encoded, (HEADS, Heads([], [], []), END))))
+
+
+@pytest.mark.parametrize(
+    ("pieces", "reason"),
+    [
+        ([], "the file ends here"),
+        ([encoded(HEADS)], "the file ends here"),
+        ([encoded(HEADS), encoded(END)[:-1]], "the file ends here"),
+        ([encoded(HEADS), ROOM], "checksum is wrong"),
+        ([encoded(HEADS), GARBAGE, encoded(END)], "checksum is wrong"),
+        ([encoded(HEADS), encoded(End(3, 10, 77))], "should have 3 keys"),
+        ([encoded(HEADS), encoded(END), b"\0"], "end here"),
+        ([encoded(Mark(1, 1, True)), encoded(END)], "no checkpoint has"),
+    ],
+)
+def test_a_checkpoint_that_is_not_whole_is_damaged(pieces: list[bytes], reason: str) -> None:
+    with pytest.raises(Damaged, match=reason):
+        read_checkpoint(*pieces)
+
+
+def test_a_checkpoint_under_another_number_is_refused() -> None:
+    with pytest.raises(Damaged, match="it says that it is checkpoint 1"):
+        read_checkpoint(encoded(END), number=2)
+
+
+def test_a_segment_is_no_checkpoint() -> None:
+    disk = MemoryDisk({names.checkpoint(1): HEADER.encode(LOG_MAGIC)})
+    with pytest.raises(Damaged, match="not a file of its kind"):
+        CheckpointReader(disk, 1)
