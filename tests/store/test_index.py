@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kvd.store import index as index_module
@@ -91,6 +91,7 @@ def test_a_block_that_was_emptied_goes() -> None:
 batches = st.lists(st.tuples(st.booleans(), st.sets(KEYS, max_size=25)), max_size=8)
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(batches, st.lists(st.tuples(KEYS, st.none() | KEYS), max_size=4))
 def test_the_index_is_a_sorted_set(work: list[tuple[bool, set[str]]], ranges: list[tuple[str, str | None]]) -> None:
     index, model = OrderedIndex(), set[str]()

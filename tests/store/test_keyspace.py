@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kvd.store import keyspace as keyspace_module
@@ -55,6 +55,7 @@ def test_the_parts_together_are_everything_once() -> None:
     assert sum(map(bool, parts)) > SHARDS // 4, "the shards share the keys"
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.tuples(st.sampled_from("abcdefgh"), st.booleans()), max_size=60))
 def test_the_keyspace_is_a_dict(work: list[tuple[str, bool]]) -> None:
     keyspace, model = Keyspace(), dict[str, Head]()

@@ -3,7 +3,7 @@
 import random
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kvd.store import lifetimes as lifetimes_module
@@ -198,6 +198,7 @@ def test_lifetimes_are_two_dicts(stale: int, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(lifetimes_module, "_MOST_STALE", stale)
     done: dict[str, int] = {}
 
+    @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
     @given(work, st.integers(0, 2**32))
     def run(work: list[tuple[str, str, int | None, str | None]], seed: int) -> None:
         lifetimes, rng, now = Lifetimes(), random.Random(seed), 0  # noqa: S311
