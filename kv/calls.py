@@ -286,6 +286,15 @@ class Calls:
         return operations.reload()
 
     @call
+    def checkpoint(self) -> Operation[int]:
+        """Have the daemon begin a checkpoint; a version that it will cover. Raises Forbidden, Refused.
+
+        It is there when metrics()["checkpoint_version"] has reached that, or has failed when "checkpoint_failures" has
+        risen.
+        """
+        return operations.checkpoint()
+
+    @call
     def shutdown(self) -> Operation[int]:
         """Have the daemon stop in order; its process id. It may still run when this returns. Raises Forbidden."""
         return operations.shutdown()

@@ -196,6 +196,16 @@ def reload() -> Operation[list[str]]:
     return Operation(("reload",), lambda reply: [str(line) for line in _list(reply)])
 
 
+def checkpoint() -> Operation[int]:
+    """Have a checkpoint begun; the version that it will cover."""
+    return Operation(("checkpoint",), _integer)
+
+
+def backup() -> Operation[bool]:
+    """Turn the connection into a feed of a backup."""
+    return Operation(("backup",), bool)
+
+
 def shutdown() -> Operation[int]:
     """Have the daemon stop; its process id."""
     return Operation(("shutdown",), lambda reply: _integer(_list(reply)[0]), writing=True)

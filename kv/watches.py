@@ -220,22 +220,27 @@ class Watch(WatchState, Blocking):
         self._torn = False
         connection = self._connection = open_connection(self._client._address, deadline)
         channel = self._channel = Channel(self._client._codec, Knowledge())
-        opening = self._feed.opening(channel, self._client._token_for(connection.address))
-        try:
-            sent = next(opening)
-            while True:
-                if sent:
-                    connection.send(sent, deadline)
-                    sent = next(opening)
-                else:
-                    connection.wait_for_data(deadline)
-                    sent = opening.send(connection.take())
-        except StopIteration:
-            return
-        except TimeoutError:
-            raise Unavailable(f"no answer from {connection.address} in time", [connection.address]) from None
-        except (OSError, EOFError) as error:
-            raise ConnectionLost(f"{connection.address} closed the connection: {error}", writing=False) from error
+        begin_feed(self._feed, connection, channel, self._client._token_for(connection.address), deadline)
+
+
+def begin_feed(feed: Feed, connection: Connection, channel: Channel, token: str | None, deadline: Deadline) -> None:
+    """Ask for a feed on a new connection. Raises KvdError."""
+    opening = feed.opening(channel, token)
+    try:
+        sent = next(opening)
+        while True:
+            if sent:
+                connection.send(sent, deadline)
+                sent = next(opening)
+            else:
+                connection.wait_for_data(deadline)
+                sent = opening.send(connection.take())
+    except StopIteration:
+        return
+    except TimeoutError:
+        raise Unavailable(f"no answer from {connection.address} in time", [connection.address]) from None
+    except (OSError, EOFError) as error:
+        raise ConnectionLost(f"{connection.address} closed the connection: {error}", writing=False) from error
 
 
 def _over(deadline: Deadline) -> bool:

@@ -246,7 +246,7 @@ class Database:
 
     def _add_to_log(self, log: "CommitLog") -> None:
         recorded = _last_version(self._backlog[-1]) if self._backlog else log.added
-        groups = [self._record_of(group) for group in self.store.window.behind(recorded)]
+        groups = [self.record_of(group) for group in self.store.window.behind(recorded)]
         if self._is_deferred:
             self._is_deferred = False
             self._backlog += groups
@@ -259,7 +259,8 @@ class Database:
         if self.on_logged is not None:
             self.on_logged()
 
-    def _record_of(self, group: "CommittedGroup") -> Group:
+    def record_of(self, group: "CommittedGroup") -> Group:
+        """Commits of the window as the log has them, with the lives that their keys have now."""
         heads, author = group.heads, group.author
         keys = [head.key for head in heads]
         deadlines, ephemeral = self.lives_of(keys) if self._lifetimes else (None, None)

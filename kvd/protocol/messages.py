@@ -181,7 +181,11 @@ class Reload(Request, tag="reload"):
 
 
 class Checkpoint(Request, tag="checkpoint"):
-    """Writes a checkpoint; answers the version at its end. Administrators only."""
+    """Begins a checkpoint; answers a version that it will cover. Administrators only."""
+
+
+class Backup(Request, tag="backup"):
+    """Turns the connection into a feed that tells all that there is, as a file, and ends. Administrators only."""
 
 
 class Shutdown(Request, tag="shutdown"):
@@ -211,6 +215,7 @@ AnyRequest = (
     | Status
     | Reload
     | Checkpoint
+    | Backup
     | Shutdown
 )
 

@@ -6,6 +6,7 @@ with most of what Python costs for each.
 
 import hmac
 import logging
+import secrets
 from collections.abc import Callable, Sequence
 from itertools import groupby
 from typing import Any
@@ -16,6 +17,7 @@ from kvd.journal.errors import NoSpace
 from kvd.protocol import messages
 from kvd.protocol.limits import Limits
 from kvd.protocol.messages import AnyRequest
+from kvd.server.backups import Backup
 from kvd.server.checks import Checks
 from kvd.server.durability import NO_NEEDS, Durability
 from kvd.server.feeds import Feeds
@@ -99,6 +101,7 @@ class Commands:
             messages.Status: self._status,
             messages.Reload: self._reload,
             messages.Checkpoint: self._checkpoint,
+            messages.Backup: self._backup,
             messages.Shutdown: self._shutdown,
         }
 
@@ -210,12 +213,24 @@ class Commands:
 
     def _watch(self, request: messages.Watch, peer: Peer) -> bool:
         """The session does the rest, once this reply has left."""
-        if peer.feed is not None:
-            raise Refusal("bad_request", "this connection watches already")
+        self._check_free(peer)
         self._checks.prefix(request.prefix)
         most = self.limits.max_watches_per_uid
         peer.feed = self.feeds.open(peer, request.prefix, request.from_version, most)
         return True
+
+    def _backup(self, request: messages.Backup, peer: Peer) -> bool:
+        """As with a watch."""
+        self._check_administrator(peer, "backup")
+        self._check_free(peer)
+        peer.feed = Backup(self.database, secrets.randbits(64))
+        self.feeds.add(peer.feed)
+        logger.info("backup begun by %s", peer.name)
+        return True
+
+    def _check_free(self, peer: Peer) -> None:
+        if peer.feed is not None:
+            raise Refusal("bad_request", "this connection is told something already; open another one")
 
     # ------------------------------------------------------------------ the server itself
 

@@ -15,6 +15,7 @@ session takes the events and decides when (``session.py``).
 
 from collections import Counter
 from collections.abc import Callable
+from typing import Protocol
 
 from kvd.database import Database
 from kvd.server.peers import Peer
@@ -32,6 +33,22 @@ BATCH_BYTES = 64 * 1024
 # A watcher hears of the version from time to time, although the commits concern others: a place from which to go on.
 BOOKMARK_VERSIONS = 1_024
 _EVENT_BYTES = 64
+
+
+class Telling(Protocol):
+    """What a session needs of a feed. ``wake`` is called when there may be more to tell."""
+
+    wake: Callable[[], None] | None
+
+    @property
+    def caught_up(self) -> bool:
+        """Whether there is nothing to tell now."""
+
+    def next_events(self) -> list[Event]:
+        """What is to be told next, in order; perhaps nothing."""
+
+    def close(self) -> None:
+        """Nobody listens any more."""
 
 
 class Feed:
@@ -146,32 +163,37 @@ def _change(group: Group, version: int, heads: list[Head]) -> Event:
 
 
 class Feeds:
-    """All feeds: how many there may be, and who is woken by a commit."""
+    """All feeds: how many watches there may be, and who is woken by a commit."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._feeds: set[Feed] = set()
-        self._of_uid: Counter[int | None] = Counter()
+        self._feeds: set[Telling] = set()
+        self._watches: Counter[int | None] = Counter()  # of each uid
 
     def __len__(self) -> int:
         return len(self._feeds)
 
     def open(self, peer: Peer, prefix: str, from_version: int | None, most: int) -> Feed:
         """A feed for ``peer``, whose uid may have ``most`` of them. Raises Refusal."""
-        if self._of_uid[peer.uid] >= most and not peer.administrator:
+        if self._watches[peer.uid] >= most and not peer.administrator:
             raise Refusal("busy", f"there are {most} watches of this user already; end some first")
         feed = Feed(self._database.store, prefix, from_version, lambda: self._database.visible)
-        self._feeds.add(feed)
-        self._of_uid[peer.uid] += 1
-        self._database.on_commit = self._wake
+        self.add(feed)
+        self._watches[peer.uid] += 1
         return feed
+
+    def add(self, feed: Telling) -> None:
+        """Wake this one too."""
+        self._feeds.add(feed)
+        self._database.on_commit = self._wake
 
     def close(self, peer: Peer) -> None:
         """``peer`` has gone, and its feed with it."""
-        if peer.feed is not None and peer.feed in self._feeds:
-            peer.feed.close()
-            self._feeds.discard(peer.feed)
-            self._of_uid[peer.uid] -= 1
+        feed = peer.feed
+        if feed is not None and feed in self._feeds:
+            feed.close()
+            self._feeds.discard(feed)
+            self._watches[peer.uid] -= isinstance(feed, Feed)
         if not self._feeds:
             self._database.on_commit = None
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from kvd.store.authors import Author
 
 if TYPE_CHECKING:
-    from kvd.server.feeds import Feed
+    from kvd.server.feeds import Telling
 
 _UCRED = struct.Struct("3i")  # struct ucred of unix(7): pid, uid, gid
 # What a uid reads as that the kernel cannot express in our user namespace; it never stands for anybody.
@@ -19,7 +19,7 @@ class Peer:
     """One client. ``uid`` is the kernel's word (SO_PEERCRED at connect), None on TCP.
 
     ``greeted``: whether the peer may send anything but hello. On a Unix socket its mode has already decided that.
-    ``begun``: the snapshot that it began last. ``feed``: what it watches.
+    ``begun``: the snapshot that it began last. ``feed``: what it is told, once it only listens.
     """
 
     __slots__ = ("administrator", "author", "begun", "feed", "greeted", "name", "uid")
@@ -31,7 +31,7 @@ class Peer:
         self.administrator = uid is not None and uid in (0, os.geteuid()) and uid != OVERFLOW_UID
         self.greeted = uid is not None
         self.begun: int | None = None
-        self.feed: Feed | None = None
+        self.feed: Telling | None = None
 
 
 def unix_peer(descriptor: int) -> Peer:

@@ -5,7 +5,7 @@ left over (a frame still incomplete, or input beyond this connection's share of 
 
         reading ──frame large or costly──▶ working on it in slices ──▶ reading
            ├── peer takes no replies ──▶ stalled ──▶ reading
-           ├── a watch answered ──▶ feeding: events go out whenever there are any; input ends it
+           ├── a watch or a backup answered ──▶ feeding: events go out whenever there are any; input ends it
            └── last frame sent ──▶ leaving: input is discarded until the peer closes, or LINGER_S is over
 
 While it works or is stalled a session does not read. So a peer costs at most its leftover and its replies.
@@ -26,7 +26,7 @@ from kvd.server.peers import Peer
 from kvd.server.refusals import error_reply
 
 if TYPE_CHECKING:
-    from kvd.server.feeds import Feed
+    from kvd.server.feeds import Telling
     from kvd.server.server import Server
 
 logger = logging.getLogger(__name__)
@@ -76,7 +76,7 @@ class Session(asyncio.BufferedProtocol):
         self._wanted = HEADER_BYTES  # how much of it there has to be before it is worth another look
         self._slices: Iterator[list[bytes] | None] | None = None  # the large frame in work
         self._stalled = False
-        self._feed: Feed | None = None
+        self._feed: Telling | None = None
         self._pump_due = False
         # Replies that wait for the disk, in order, and the last frame behind them.
         self._held: deque[tuple[Needs, bytes]] = deque()
@@ -158,7 +158,7 @@ class Session(asyncio.BufferedProtocol):
 
     @property
     def feeding(self) -> bool:
-        """Whether it only tells what its peer watches."""
+        """Whether it only tells its peer what that asked for."""
         return self._feed is not None
 
     @property
@@ -371,8 +371,8 @@ class Session(asyncio.BufferedProtocol):
 
     # ------------------------------------------------------------------ feeds
 
-    def _begin_feed(self, feed: "Feed") -> None:
-        """From now on this connection only tells what its peer watches."""
+    def _begin_feed(self, feed: "Telling") -> None:
+        """From now on this connection only tells its peer what that asked for."""
         self._feed = feed
         feed.wake = self._wake_pump
         self._wake_pump()

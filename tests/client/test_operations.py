@@ -27,6 +27,7 @@ some_keys = st.lists(keys, max_size=5) | st.just(["k"] * 70_000)
 every_operation: st.SearchStrategy[Any] = st.one_of(
     st.builds(operations.ping), st.builds(operations.metrics), st.builds(operations.status),
     st.builds(operations.reload), st.builds(operations.shutdown), st.builds(operations.begin),
+    st.builds(operations.checkpoint), st.builds(operations.backup),
     st.builds(operations.hello, keys, st.none() | keys),
     st.builds(operations.get, keys),
     st.builds(operations.get_many, some_keys, versions),
@@ -139,6 +140,8 @@ READS: list[tuple[Operation[Any], object, object]] = [
     (operations.status(), [["version", "1"]], {"version": "1"}),
     (operations.reload(), ["log level: debug"], ["log level: debug"]),
     (operations.shutdown(), [4711], 4711),
+    (operations.checkpoint(), 7, 7),
+    (operations.backup(), True, True),
 ]
 
 
@@ -158,6 +161,7 @@ def test_a_reply_is_read_as_what_a_program_wants(operation: Operation[Any], repl
         (operations.scan("", None, 1, None, False), [[["a"]], None]), (operations.metrics(), [1]),
         (operations.scan("", None, 1, None, False), [[1], None]), (operations.metrics(), [["a", 1, 2]]),
         (operations.reload(), None), (operations.shutdown(), []), (operations.shutdown(), ["pid"]),
+        (operations.checkpoint(), None), (operations.checkpoint(), [7]),
     ],
     ids=lambda value: str(value)[:30],
 )  # fmt: skip

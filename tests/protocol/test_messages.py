@@ -65,6 +65,7 @@ FORMS: list[tuple[list[Any], messages.AnyRequest]] = [
     (["status"], messages.Status()),
     (["reload"], messages.Reload()),
     (["checkpoint"], messages.Checkpoint()),
+    (["backup"], messages.Backup()),
     (["shutdown"], messages.Shutdown()),
 ]
 
