@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from kvd.journal.commit_log import GROUP_BYTES, ID_BYTES, KEY_BYTES
 from kvd.journal.errors import NoSpace
-from kvd.journal.records import Group
+from kvd.journal.records import Group, Header
 from kvd.journal.recovered_lives import RecoveredLives
 from kvd.store.authors import RESTARTED, Author
 from kvd.store.errors import OutcomeUnknown
@@ -301,9 +301,10 @@ class Database:
         """The checkpoint ended at ``version``; up to there, the log only tells what is newer than what was loaded."""
         self._loaded = version, time
 
-    def begin_replay(self, version: int) -> None:
-        """The log begins behind ``version``; which ids committed before is not known any more."""
-        self.outcomes.forget(version)
+    def begin_segment(self, header: Header, *, is_first: bool) -> None:
+        """A segment of the log begins; which ids committed before the first is not known any more."""
+        if is_first:
+            self.outcomes.forget(header.watermark)
 
     def replay(self, group: Group) -> None:
         """Make a group of the log again."""

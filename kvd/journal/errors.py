@@ -19,6 +19,13 @@ class Damaged(JournalError):
         self.reason = reason
 
 
+class Unfinished(JournalError):
+    """A restore into the directory, or a salvage, was interrupted."""
+
+    def __init__(self, directory: str) -> None:
+        super().__init__(f"what is in {directory} is not whole: a restore or salvage did not end; do it again")
+
+
 class NewerFormat(JournalError):
     """A file was written by a newer kvd."""
 

@@ -4,10 +4,12 @@
 0000000007.checkpoint   everything before segment 7, and perhaps some of it
 *.tmp                   not finished: of no use to anybody, removed at the next start
 lock                    held by the daemon that uses the directory
+unfinished-copy         a restore or a salvage did not end: what is beside it is of no use
 """
 
 _DIGITS = 10
 LOCK = "lock"
+UNFINISHED_COPY = "unfinished-copy"
 _LOG, _CHECKPOINT, _UNFINISHED = ".log", ".checkpoint", ".tmp"
 
 

@@ -70,6 +70,11 @@ class SegmentReader:
         self.clean = False
         self.torn: TornTail | None = None
 
+    @property
+    def size(self) -> int:
+        """Bytes of the file."""
+        return len(self._data)
+
     def __iter__(self) -> Iterator[Group]:
         """The groups, in order. Raises Damaged."""
         while (payload := self._codec.payload_at(self._data, self.end)) is not None:
@@ -126,6 +131,7 @@ class CheckpointReader:
         if self.header.number != number:
             raise Damaged(self.path, 0, f"it says that it is checkpoint {self.header.number}")
         self._codec = Codec(self.header.salt)
+        self.at = HEADER_BYTES  # where the next record is
         self.end: End | None = None
 
     @property
@@ -135,22 +141,23 @@ class CheckpointReader:
 
     def __iter__(self) -> Iterator[Heads]:
         """The pieces. A checkpoint got its name when it was whole: anything amiss raises Damaged."""
-        at, keys = HEADER_BYTES, 0
+        keys = 0
         while self.end is None:
-            payload = self._codec.payload_at(self._data, at)
+            begin = self.at
+            payload = self._codec.payload_at(self._data, begin)
             if payload is None:
-                raise Damaged(self.path, at, "a record's checksum is wrong, or the file ends here")
-            record = _decoded(payload, self.path, at)
-            at += RECORD_BYTES + len(payload)
+                raise Damaged(self.path, begin, "a record's checksum is wrong, or the file ends here")
+            record = _decoded(payload, self.path, begin)
+            self.at += RECORD_BYTES + len(payload)
             if isinstance(record, Heads):
                 keys += len(record.keys)
                 yield record
             elif isinstance(record, End):
                 self.end = record
             else:
-                raise Damaged(self.path, at, "a record that no checkpoint has")
-        if self.end.keys != keys or at != len(self._data):
-            raise Damaged(self.path, at, f"it should have {self.end.keys} keys and end here")
+                raise Damaged(self.path, begin, "a record that no checkpoint has")
+        if self.end.keys != keys or self.at != len(self._data):
+            raise Damaged(self.path, self.at, f"it should have {self.end.keys} keys and end here")
 
 
 def _decoded(payload: memoryview, path: str, at: int) -> AnyRecord:

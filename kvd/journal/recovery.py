@@ -11,20 +11,48 @@ Nothing here writes. What must be on disk before anybody is served is ``prepare_
 
 import gc
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import msgspec
 
 from kvd.journal import names
 from kvd.journal.disk import Disk
-from kvd.journal.errors import Damaged
+from kvd.journal.errors import Damaged, Unfinished
 from kvd.journal.reading import CheckpointReader, SegmentReader, TornTail
-from kvd.journal.records import Group
-
-if TYPE_CHECKING:
-    from kvd.database import Database
+from kvd.journal.records import Group, Header
 
 Progress = Callable[[int, int], None]  # bytes done, bytes in all
+# Progress is told about each time when so many more have been done.
+_STEP_BYTES = 1024 * 1024
+
+
+class Target(Protocol):
+    """Whoever is told what a directory holds: ``kvd.database.Database``, or a copy (``copying.py``).
+
+    First a checkpoint if there is one, ``load`` for each of its pieces and ``end_of_load``; then the segments.
+    """
+
+    def load(
+        self,
+        keys: list[str],
+        values: list[bytes],
+        versions: list[int],
+        deadlines: dict[str, int] | None,
+        ephemeral: list[str] | None,
+    ) -> None:
+        """A piece of the checkpoint."""
+
+    def end_of_load(self, version: int, time: int) -> None:
+        """The checkpoint ended at ``version``: up to there, what follows may be in it already."""
+
+    def begin_segment(self, header: Header, *, is_first: bool) -> None:
+        """The next groups are out of this segment."""
+
+    def replay(self, group: Group) -> None:
+        """The next commits."""
+
+    def end_of_replay(self, version: int) -> None:
+        """That was all; nothing at or before ``version`` may be given to a commit again."""
 
 
 class Recovered(msgspec.Struct):
@@ -42,51 +70,81 @@ class Recovered(msgspec.Struct):
     log_bytes: int = 0
 
 
-def recover(disk: Disk, database: "Database", progress: Progress = lambda done, size: None) -> Recovered:
-    """Fill an empty database with what the directory holds. Raises Damaged, NewerFormat, OSError."""
+def recover(disk: Disk, target: Target, progress: Progress = lambda done, size: None) -> Recovered:
+    """Fill an empty database with what the directory holds. Raises Damaged, NewerFormat, Unfinished, OSError."""
+    found = disk.names()
+    if names.UNFINISHED_COPY in found:
+        raise Unfinished(disk.directory)
+    base = bases(found)[0]
     # Nothing of what is made here is garbage, and looking for some again and again takes a fifth of the time.
     was_enabled = gc.isenabled()
     gc.disable()
     try:
-        return _recover(disk, database, progress)
+        recovered = follow(disk, base, target, progress)
+        _check_other_checkpoints(disk, base, recovered)
+        target.end_of_replay(max(recovered.version, recovered.ceiling))
     finally:
         if was_enabled:
             gc.enable()
-
-
-def _recover(disk: Disk, database: "Database", progress: Progress) -> Recovered:
-    found = disk.names()
-    segments, checkpoints = names.log_numbers(found), names.checkpoint_numbers(found)
-    recovered = Recovered()
-    base = checkpoints[0] if checkpoints and 1 not in segments else 1
-    needed = [number for number in segments if number >= base]
-    _check_complete(disk, base, needed, bool(checkpoints))
-    sizes = [disk.size(names.checkpoint(number)) for number in checkpoints if number == base]
-    total, done = sum(sizes) + sum(disk.size(names.log(number)) for number in needed), 0
-    for number in checkpoints:
-        if number == base:
-            _load(CheckpointReader(disk, number), database, recovered)
-            done = sizes[0]
-            progress(done, total)
-        else:
-            recovered.checkpoints[number] = _end_of(CheckpointReader(disk, number), recovered)
-    for number in needed:
-        reader = SegmentReader(disk, number)
-        _check_follows(reader, recovered)
-        if number == base:
-            database.begin_replay(reader.header.watermark)
-        for group in reader:
-            _apply(group, database, recovered)
-        _note(reader, recovered, is_last=number == needed[-1])
-        done += disk.size(names.log(number))
-        progress(done, total)
-    _check_reached(disk, recovered)
-    database.end_of_replay(max(recovered.version, recovered.ceiling))
     return recovered
 
 
+def bases(found: list[str]) -> list[int]:
+    """Where one may begin, the most history first: the first segment, or a checkpoint, each by its number."""
+    segments, checkpoints = names.log_numbers(found), names.checkpoint_numbers(found)
+    return checkpoints if checkpoints and 1 not in segments else sorted({1, *checkpoints})
+
+
+def follow(disk: Disk, base: int, target: Target, progress: Progress = lambda done, size: None) -> Recovered:
+    """Tell ``target`` all that there is from ``base`` on, but for the end. Raises Damaged, NewerFormat, OSError."""
+    found = disk.names()
+    recovered = Recovered()
+    has_checkpoint = base in names.checkpoint_numbers(found)
+    needed = [number for number in names.log_numbers(found) if number >= base]
+    _check_complete(disk, base, needed, has_checkpoint)
+    files = [names.checkpoint(base)] * has_checkpoint + [names.log(number) for number in needed]
+    meter = _Meter(progress, sum(map(disk.size, files)))
+    if has_checkpoint:
+        _load(CheckpointReader(disk, base), target, recovered, meter)
+    for number in needed:
+        reader = SegmentReader(disk, number)
+        _check_follows(reader, recovered)
+        target.begin_segment(reader.header, is_first=number == base)
+        for group in reader:
+            target.replay(group)
+            recovered.version = group.version + group.commits - 1
+            recovered.commits += group.commits
+            if reader.end >= meter.due:
+                meter.tell(reader.end)
+        _note(reader, recovered, is_last=number == needed[-1])
+        meter.done(reader.size)
+    _check_reached(disk, recovered)
+    return recovered
+
+
+class _Meter:
+    """Tells now and then how far it is. ``due``: at which byte of the present file it is time again."""
+
+    def __init__(self, progress: Progress, size: int) -> None:
+        self._progress = progress
+        self._size = size
+        self._before = 0
+        self.due = _STEP_BYTES
+
+    def tell(self, at: int) -> None:
+        """It has come to this byte of the present file."""
+        self.due = at + _STEP_BYTES
+        self._progress(self._before + at, self._size)
+
+    def done(self, size: int) -> None:
+        """The present file is done, which has so many bytes."""
+        self._before += size
+        self.due = _STEP_BYTES
+        self._progress(self._before, self._size)
+
+
 def _check_complete(disk: Disk, base: int, needed: list[int], has_checkpoint: bool) -> None:
-    """Every segment from the checkpoint on has to be there."""
+    """Every segment from the base on has to be there."""
     if not needed:
         if has_checkpoint:
             raise Damaged(disk.path(names.log(base)), 0, "it is missing")
@@ -96,22 +154,30 @@ def _check_complete(disk: Disk, base: int, needed: list[int], has_checkpoint: bo
             raise Damaged(disk.path(names.log(expected)), 0, "it is missing, and later ones are there")
 
 
-def _load(reader: CheckpointReader, database: "Database", recovered: Recovered) -> None:
+def _load(reader: CheckpointReader, target: Target, recovered: Recovered, meter: _Meter) -> None:
     for piece in reader:
-        database.load(piece.keys, piece.values, piece.versions, piece.deadlines, piece.ephemeral)
+        target.load(piece.keys, piece.values, piece.versions, piece.deadlines, piece.ephemeral)
+        if reader.at >= meter.due:
+            meter.tell(reader.at)
+    meter.done(reader.size)
     assert reader.end is not None
     recovered.checkpoints[reader.header.number] = reader.end.version
     recovered.store_id = reader.header.store_id
     recovered.version = reader.header.version
-    database.end_of_load(reader.end.version, reader.end.time)
+    target.end_of_load(reader.end.version, reader.end.time)
 
 
-def _end_of(reader: CheckpointReader, recovered: Recovered) -> int:
-    for _ in reader:
-        pass
-    assert reader.end is not None
-    _check_store(reader, recovered)
-    return reader.end.version
+def _check_other_checkpoints(disk: Disk, base: int, recovered: Recovered) -> None:
+    """Those that are not needed today may be the base one day."""
+    for number in names.checkpoint_numbers(disk.names()):
+        if number != base:
+            reader = CheckpointReader(disk, number)
+            for _ in reader:
+                pass
+            assert reader.end is not None
+            _check_store(reader, recovered)
+            recovered.checkpoints[number] = reader.end.version
+    _check_reached(disk, recovered)
 
 
 def _check_store(reader: CheckpointReader | SegmentReader, recovered: Recovered) -> None:
@@ -135,12 +201,6 @@ def _check_follows(reader: SegmentReader, recovered: Recovered) -> None:
         text = f"it goes on behind version {header.watermark}, and the segment before it ends with {recovered.version}"
         raise Damaged(reader.path, 0, text)
     recovered.version = max(recovered.version, header.watermark)
-
-
-def _apply(group: Group, database: "Database", recovered: Recovered) -> None:
-    database.replay(group)
-    recovered.version = group.version + group.commits - 1
-    recovered.commits += group.commits
 
 
 def _note(reader: SegmentReader, recovered: Recovered, *, is_last: bool) -> None:

@@ -21,7 +21,7 @@ from kvd.journal import names
 from kvd.journal.checkpoint import CheckpointFile, remove_superseded, slices
 from kvd.journal.commit_log import CommitLog
 from kvd.journal.disk import Disk, check_owner
-from kvd.journal.errors import Damaged, NewerFormat, NoSpace
+from kvd.journal.errors import Damaged, JournalError, NoSpace
 from kvd.journal.records import Header
 from kvd.journal.recovery import Recovered, prepare_tail, recover
 from kvd.server.durability import Durability
@@ -79,12 +79,8 @@ class Storage:
             self._recover()
             prepare_tail(self._disk, self.recovered)
             self.log = self._open_log()
-        except (Damaged, NewerFormat) as error:
-            hint = (
-                "; nothing was changed; keep a copy of the directory before you do anything to it"
-                if isinstance(error, Damaged)
-                else ""
-            )
+        except JournalError as error:
+            hint = f"; nothing was changed; see: kv check {self._directory}" if isinstance(error, Damaged) else ""
             raise StartError(EXIT_DAMAGED, f"{error}{hint}") from None
         except OSError as error:
             full = " (the disk is full)" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
