@@ -285,6 +285,9 @@ class Database:
 
     # ------------------------------------------------------------------ recovery
 
+    def begin_load(self, header: Header) -> None:
+        """A checkpoint begins; what it holds is all that is needed of it."""
+
     def load(
         self,
         keys: list[str],

@@ -22,7 +22,7 @@ MAY_IMPORT = {
 # Short-lived clients import these of the protocol, and no more: the rest needs msgspec.
 LIGHT = {"kvd.protocol", "kvd.protocol.address", "kvd.protocol.errors"}
 # The commands that run the daemon's own code; inside functions only.
-RUNS_THE_DAEMON = {"kv/cli/commands/serve.py": "kvd.service.serve"}
+RUNS_THE_DAEMON = {"kv/cli/commands/serve.py": "kvd.service.serve", "kv/cli/offline.py": "kvd.service"}
 
 FORBIDDEN_ANYWHERE = {
     "pickle", "cPickle", "marshal", "shelve", "dill", "yaml", "ctypes", "cffi", "zlib", "gzip", "bz2", "lzma",

@@ -43,6 +43,11 @@ class Point:
         if self._time_us is not None and self._time_us > time.time_ns() // 1000:
             raise UsageError(f"{name}: {text} is in the future ({show_time(self._time_us)} here)")
 
+    @property
+    def given(self) -> tuple[int | None, int | None]:
+        """A version, or a time in µs since the epoch; neither for now."""
+        return self._version, self._time_us
+
     def version(self, client: "Client") -> int:
         """The version meant. Raises KvdError: SnapshotGone where the history does not reach back so far."""
         if self._version is not None:

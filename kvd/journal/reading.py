@@ -110,13 +110,23 @@ class SegmentReader:
 
     def _vouched_for(self, rest: bytes) -> int:
         """The newest version that a sound record behind the bad one says was on disk. Only looked for after a crash."""
-        newest = 0
+        return max((record.watermark for record in self._sound_behind(rest)), default=0)
+
+    def _sound_behind(self, rest: bytes) -> Iterator[Commits | Mark]:
         for found in VOUCHING.finditer(rest):
             at = self.end + found.start() - RECORD_BYTES
             payload = None if at <= self.end else self._codec.payload_at(self._data, at)
             if payload is not None:
                 record = _decoded(payload, self.path, at)
-                newest = max(newest, record.watermark if isinstance(record, Commits | Mark) else 0)
+                if isinstance(record, Commits | Mark):
+                    yield record
+
+    def newest_known(self) -> int:
+        """The newest version that anything speaks of, behind damage too. After the iteration, however that ended."""
+        newest = max(self.version, self.header.watermark)
+        for record in self._sound_behind(bytes(self._data[self.end :])):
+            groups = record.groups if isinstance(record, Commits) else []
+            newest = max(newest, record.watermark, *(group.version + group.commits - 1 for group in groups))
         return newest
 
 

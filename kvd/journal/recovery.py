@@ -29,8 +29,12 @@ _STEP_BYTES = 1024 * 1024
 class Target(Protocol):
     """Whoever is told what a directory holds: ``kvd.database.Database``, or a copy (``copying.py``).
 
-    First a checkpoint if there is one, ``load`` for each of its pieces and ``end_of_load``; then the segments.
+    First a checkpoint if there is one: ``begin_load``, ``load`` for each of its pieces, ``end_of_load``. Then the
+    segments.
     """
+
+    def begin_load(self, header: Header) -> None:
+        """A checkpoint begins."""
 
     def load(
         self,
@@ -155,6 +159,7 @@ def _check_complete(disk: Disk, base: int, needed: list[int], has_checkpoint: bo
 
 
 def _load(reader: CheckpointReader, target: Target, recovered: Recovered, meter: _Meter) -> None:
+    target.begin_load(reader.header)
     for piece in reader:
         target.load(piece.keys, piece.values, piece.versions, piece.deadlines, piece.ephemeral)
         if reader.at >= meter.due:

@@ -13,6 +13,8 @@ import errno
 import fcntl
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 
 from kvd.service.errors import EXIT_ALREADY_RUNNING, EXIT_IO_ERROR, StartError
@@ -111,6 +113,33 @@ class LockFile:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.release()
+
+
+@contextmanager
+def held_off(path: str) -> Iterator[None]:
+    """Keep every daemon from taking the lock at ``path`` meanwhile, without writing anything; two may do this at once.
+
+    Raises AlreadyRunning, StartError.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except FileNotFoundError:  # then nobody holds it, and on a read-only file system nobody can
+        yield
+        return
+    except OSError as error:
+        raise StartError(EXIT_IO_ERROR, f"cannot open the lock file {path}: {error.strerror}") from None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        pid = _pid_in(descriptor)
+        os.close(descriptor)
+        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+            raise AlreadyRunning(path, pid) from None
+        raise StartError(EXIT_IO_ERROR, f"cannot lock {path}: {error.strerror}") from None
+    try:
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _is_named(descriptor: int, path: str) -> bool:

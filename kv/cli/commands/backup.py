@@ -1,0 +1,103 @@
+"""``kv backup``: everything in one file, while the daemon serves on."""
+
+import os
+
+from kv.cli import exits
+from kv.cli.context import Context
+from kv.cli.failures import CommandFailed, OutputFailed, UsageError
+from kv.cli.parser import Parser
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from kv.backups import Piece
+
+USAGE = "kv backup [OPTION]... FILE|-"
+EXAMPLES = """
+kv backup kvd.backup                everything, in one file
+kv backup - | gzip > kvd.backup.gz  on standard output
+kv backup - | ssh host kv restore - /var/lib/kvd
+"""
+DETAILS = """
+The backup is everything as it was at one version, its end; writes go on at full speed meanwhile. FILE appears only when
+it is whole and on the disk; one of that name is replaced then. 'kv restore' makes a data directory of it, 'kv check'
+reads it to its end. Only root and the daemon's own user may. --timeout is how long to wait for each piece.
+"""
+
+
+def arguments(parser: Parser) -> None:
+    """The operand of ``kv backup``."""
+    parser.add_argument("--json", action="store_true", help="print version and keys as JSON")
+    parser.operands("FILE", "where to; '-' is standard output", "files")
+
+
+def run(context: Context) -> int:
+    """Take a backup; ``Backup written: version 123, 4567 keys``."""
+    if len(context.options.operands) != 1:
+        raise UsageError("where to? write 'kv backup FILE', or 'kv backup -' for standard output")
+    place = context.options.operands[0]
+    if place == "-":
+        _check_no_terminal()
+        last = _take(context, _write_out)
+    else:
+        last = _into_file(context, place)
+        _tell(context, last)
+    context.note(f"version {last.version}, {last.keys} keys")
+    return exits.OK
+
+
+def _tell(context: Context, last: "Piece") -> None:
+    if context.options.json:
+        context.print_json({"version": last.version, "keys": last.keys})
+    else:
+        context.print(f"Backup written: version {last.version}, {last.keys} keys")
+
+
+def _check_no_terminal() -> None:
+    if os.isatty(1):
+        raise UsageError("a backup is not for a terminal; name a file, or pipe it somewhere")
+
+
+def _write_out(data: bytes) -> None:
+    try:
+        _write_all(1, data)
+    except OSError as error:
+        raise OutputFailed(error) from None
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def _into_file(context: Context, path: str) -> "Piece":
+    """Write beside ``path``, and give it the name when all is on the disk. Raises CommandFailed."""
+    from kv.cli.files import Replacing
+
+    with Replacing(path) as descriptor:
+        return _take(context, lambda data: _write_all(descriptor, data))
+
+
+def _take(context: Context, write: "Callable[[bytes], None]") -> "Piece":
+    """Hand all pieces to ``write``; the last of them."""
+    from kv.backups import BackupStream
+    from kv.cli.progress import bar
+
+    with (
+        context.connect() as client,
+        BackupStream(client, context.options.timeout_s()) as stream,
+        bar(" keys", "backup", quiet=context.options.quiet) as shown,
+    ):
+        return _each(stream, write, shown.reach)
+
+
+def _each(stream: "Iterator[Piece]", write: "Callable[[bytes], None]", reach: "Callable[[int, int], None]") -> "Piece":
+    for piece in stream:
+        if piece.data:
+            write(piece.data)
+        reach(piece.keys, piece.keys_in_all)
+        if piece.version is not None:
+            return piece
+    raise CommandFailed("the backup has no end")

@@ -1,0 +1,115 @@
+"""``kv check``: is a data directory sound, or a backup? And what can be saved of a damaged one?"""
+
+import os
+
+from kv.cli import exits
+from kv.cli.context import Context
+from kv.cli.failures import UsageError
+from kv.cli.offline import offline, tell_made
+from kv.cli.parser import Parser
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from kvd.journal.examination import Examined
+    from kvd.journal.recovery import Recovered
+
+USAGE = "kv check [OPTION]... DIR|FILE\n       kv check [OPTION]... --salvage DIR NEWDIR"
+EXAMPLES = """
+kv check ~/kvd                      would a daemon start on it?
+kv check kvd.backup                 is a backup whole?
+kv check --salvage ~/kvd ~/saved    copy all that can be saved
+"""
+DETAILS = """
+Nothing that is checked is written to, and no daemon may be using it. A damaged directory gives exit code 65; then what
+is wrong is printed, and what a salvage would keep and lose: everything as it was at one version, the latest possible.
+A torn tail is no damage: a crash leaves it, nobody was told of what stood there, and the next start leaves it out.
+"""
+
+
+def arguments(parser: Parser) -> None:
+    """The options of ``kv check``."""
+    parser.operands("DIR", "a data directory or a backup, and for --salvage the directory to be made", "files")
+    parser.add_argument("--salvage", action="store_true", help="copy what can be saved to NEWDIR, an empty directory")
+    parser.add_argument("--json", action="store_true", help="print what was found as JSON")
+
+
+def run(context: Context) -> int:
+    """Check, or salvage."""
+    operands = context.options.operands
+    if getattr(context.options, "salvage", False):
+        if len(operands) != 2:
+            raise UsageError("write 'kv check --salvage DIR NEWDIR': what to save, and the directory to be made of it")
+        made = offline(context, "saving", lambda kvd, progress: kvd.salvage(*operands, progress))
+        tell_made(context, "Saved", made)
+        return exits.OK
+    if len(operands) != 1:
+        raise UsageError("check what? write 'kv check DIR'")
+    return _check_directory(context, operands[0]) if os.path.isdir(operands[0]) else _check_backup(context, operands[0])
+
+
+def _check_backup(context: Context, path: str) -> int:
+    made = offline(context, "checking", lambda kvd, progress: kvd.check_backup(path, progress))
+    tell_made(context, "Sound backup", made)
+    return exits.OK
+
+
+def _check_directory(context: Context, directory: str) -> int:
+    found: Examined = offline(context, "checking", lambda kvd, progress: kvd.check(directory, progress))
+    if context.options.json:
+        context.print_json(_as_json(found))
+    elif found.recovered is not None:
+        _tell_sound(context, found, found.recovered)
+    else:
+        _tell_damaged(context, directory, found)
+    return exits.DAMAGED_DATA if found.damages else exits.OK
+
+
+def _tell_sound(context: Context, found: "Examined", recovered: "Recovered") -> None:
+    from kv.cli.times import show_time
+
+    context.print(f"Sound: version {recovered.version} of {show_time(found.time or None)}, {found.keys} keys")
+    if recovered.torn is not None:
+        torn = recovered.torn
+        text = f"{torn.path} is torn at byte {torn.offset}: the next start leaves out {torn.bytes} bytes behind version"
+        context.print(f"{text} {torn.version}, of which nobody was told")
+    elif not recovered.clean:
+        context.print("The last daemon did not stop in order; nothing is missing")
+
+
+def _tell_damaged(context: Context, directory: str, found: "Examined") -> None:
+    from kv.cli.times import show_time
+
+    for damage in found.damages:
+        context.print(f"Damaged: {damage.path} at byte {damage.offset}: {damage.reason}")
+    if found.saved is None:
+        context.print("Nothing can be saved")
+        return
+    saved = found.saved
+    context.print(f"Can be saved: all as of version {saved.version} of {show_time(saved.time or None)}")
+    lost = found.newest_known > saved.version
+    context.print(
+        f"Would be lost: versions {saved.version + 1} to {found.newest_known}"
+        if lost
+        else "Nothing but history would be lost"
+    )
+    context.print(f"To save it, write: kv check --salvage {directory} NEWDIR")
+
+
+def _as_json(found: "Examined") -> dict[str, object]:
+    from kv.cli.times import time_json
+
+    recovered, saved = found.recovered, found.saved
+    torn = None if recovered is None or recovered.torn is None else recovered.torn
+    return {
+        "sound": not found.damages,
+        "version": None if recovered is None else recovered.version,
+        "time": time_json(found.time or None),
+        "keys": None if recovered is None else found.keys,
+        "clean": recovered is not None and recovered.clean,
+        "torn": None if torn is None else {"path": torn.path, "offset": torn.offset, "bytes": torn.bytes},
+        "damages": [{"path": each.path, "offset": each.offset, "reason": each.reason} for each in found.damages],
+        "salvage": None if saved is None else {
+            "version": saved.version, "time": time_json(saved.time or None),
+            "lost_versions": max(0, found.newest_known - saved.version),
+        },
+    }  # fmt: skip

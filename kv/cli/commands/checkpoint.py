@@ -1,0 +1,59 @@
+"""``kv checkpoint``: have the daemon write its values to one file now, so that the next start is short."""
+
+import time
+
+from kv.cli import exits
+from kv.cli.context import Context
+from kv.cli.failures import CommandFailed
+from kv.cli.parser import Parser
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from kv.client import Client
+
+USAGE = "kv checkpoint [OPTION]..."
+EXAMPLES = """
+kv checkpoint                       Checkpoint written.
+kv checkpoint --timeout 300         it may take that long
+"""
+DETAILS = """
+The daemon writes checkpoints by itself when its log has grown; one more makes the next start shorter, and lets go of
+the log before it, except for what the history needs. Writes go on meanwhile. --timeout is how long to wait for the end
+(default: 60 seconds here); the daemon goes on when it is over.
+"""
+_TIMEOUT_S = 60.0
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.01, 0.5
+
+
+def arguments(parser: Parser) -> None:
+    """``kv checkpoint`` has no options of its own."""
+
+
+def run(context: Context) -> int:
+    """Ask for a checkpoint and wait for it; ``Checkpoint written.``"""
+    timeout_s = context.options.timeout_s(_TIMEOUT_S)
+    with context.connect() as client:
+        failures = client.metrics().get("checkpoint_failures", 0)
+        wanted = client.checkpoint()
+        version = _wait(client, wanted, failures, timeout_s)
+    context.print("Checkpoint written.")
+    context.note(f"version {version}")
+    return exits.OK
+
+
+def _wait(client: "Client", wanted: int, failures: int, timeout_s: float | None) -> int:
+    """Until the daemon says that it is there; the version of it. Raises CommandFailed."""
+    end = None if timeout_s is None else time.monotonic() + timeout_s
+    pause_s = _FIRST_PAUSE_S
+    while True:
+        metrics = client.metrics()
+        if metrics["checkpoint_version"] >= wanted:
+            return metrics["checkpoint_version"]
+        if metrics["checkpoint_failures"] > failures:
+            raise CommandFailed("the checkpoint could not be written; the daemon's log says why", exits.IO_ERROR)
+        if end is not None and time.monotonic() >= end:
+            raise CommandFailed(
+                f"the checkpoint was not there within {timeout_s:g} seconds; the daemon goes on with it"
+            )
+        time.sleep(pause_s)
+        pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)

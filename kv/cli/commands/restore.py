@@ -1,0 +1,48 @@
+"""``kv restore``: make a data directory, out of a backup or of another data directory at an earlier point."""
+
+from kv.cli import exits
+from kv.cli.context import Context
+from kv.cli.failures import UsageError
+from kv.cli.offline import offline, tell_made
+from kv.cli.parser import Parser, completed
+
+USAGE = "kv restore [OPTION]... SOURCE DIR"
+EXAMPLES = """
+kv restore kvd.backup ~/kvd                     a data directory out of a backup
+gunzip < kvd.backup.gz | kv restore - ~/kvd     out of standard input
+kv restore --to 10m ~/kvd ~/kvd.before          as a data directory was ten minutes before now
+kv restore --to 1233 ~/kvd ~/kvd.before         as it was at version 1233
+kv serve --data-dir ~/kvd                       and start a daemon on it
+"""
+DETAILS = """
+DIR has to be empty or missing. SOURCE is only read; if it is a data directory, no daemon may be using it. --to needs a
+data directory, and reaches back as far as its log does: history, and which transactions have committed, come along.
+What is restored is a store of its own: programs that have watched the old one are told everything anew. If it is
+interrupted, no daemon starts on DIR, and it can be done again. Keys that lived with a connection have ended.
+'kv help times' explains what --to takes.
+"""
+
+
+def arguments(parser: Parser) -> None:
+    """The options of ``kv restore``."""
+    parser.operands("SOURCE DIR", "a backup, a data directory, or '-'; and the directory to be made", "files")
+    completed(
+        parser.add_argument("--to", metavar="VERSION|TIME", help="as a data directory was then (default: at its end)"),
+        "nothing",
+    )
+    parser.add_argument("--json", action="store_true", help="print version and time as JSON")
+
+
+def run(context: Context) -> int:
+    """Restore; ``Restored: version 123 of 2026-11-23 10:00:00``."""
+    operands = context.options.operands
+    if len(operands) != 2:
+        raise UsageError("write 'kv restore SOURCE DIR': what to restore, and the directory to be made of it")
+    source, directory = operands
+    point = context.point("to")
+    version, time_us = (None, None) if point is None else point.given
+    made = offline(
+        context, "restoring", lambda kvd, progress: kvd.restore(source, directory, version, time_us, progress)
+    )
+    tell_made(context, "Restored", made)
+    return exits.OK

@@ -1,0 +1,49 @@
+"""A bar on stderr while something takes long: only on a terminal, and only if it takes longer than a moment."""
+
+import os
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import TracebackType
+
+# What is over sooner needs no bar.
+_DELAY_S = 0.5
+
+
+class Bar:
+    """Shows nothing; what ``bar`` gives where there is no terminal."""
+
+    def __enter__(self) -> "Bar":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: "TracebackType | None"
+    ) -> None:
+        self.close()
+
+    def reach(self, done: int, total: int) -> None:
+        """So much is done, of so much in all; 0 if that is not known."""
+
+    def close(self) -> None:
+        """It is over."""
+
+
+class _Shown(Bar):
+    """A bar drawn by tqdm."""
+
+    def __init__(self, unit: str, label: str) -> None:
+        from tqdm import tqdm
+
+        self._bar = tqdm(desc=label, unit=unit, unit_scale=True, unit_divisor=1000, delay=_DELAY_S, leave=False)
+
+    def reach(self, done: int, total: int) -> None:
+        self._bar.total = max(total, done) or None
+        self._bar.update(done - self._bar.n)
+
+    def close(self) -> None:
+        self._bar.close()
+
+
+def bar(unit: str, label: str, *, quiet: bool = False) -> Bar:
+    """``with bar("B", "restoring") as shown:``, and ``shown.reach(done, total)`` now and then."""
+    return Bar() if quiet or not os.isatty(2) else _Shown(unit, label)
