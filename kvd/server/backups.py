@@ -118,9 +118,9 @@ class Backup:
             return [("data", data, self._keys, max(self._keys, self._keys_in_all))], len(data)
         self._is_made = True
         self._repin(None)
-        version, time = self._store.version, self._store.time
-        data += self._codec.encode(End(self._keys, version, time))
-        return [("data", data, self._keys, self._keys), ("end", version, time, self._keys)], len(data)
+        version, time, keys = self._store.version, self._store.time, self._store.counters.keys
+        data += self._codec.encode(End(keys, version, time))
+        return [("data", data, keys, keys), ("end", version, time, keys)], len(data)
 
     def _next_commits(self) -> tuple[list[Group], bool]:
         """What was committed since the last piece, and whether that is all."""
