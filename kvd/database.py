@@ -271,9 +271,9 @@ class Database:
     def _remember(self, scope: Hashable, id_: bytes, version: int, answer: object) -> None:
         self.outcomes.remember(scope, id_, version, answer)
         if self.log is not None:
-            newest = self.log.newest
-            newest.ids = newest.ids or []
-            newest.ids.append((scope, id_, version, answer))  # type: ignore[arg-type]  # scopes are uids
+            group = self.log.group_of(version)
+            group.ids = group.ids or []
+            group.ids.append((scope, id_, version, answer))  # type: ignore[arg-type]  # scopes are uids
 
     def lives_of(self, keys: list[str]) -> tuple[dict[str, int] | None, list[str] | None]:
         """The deadlines of ``keys`` as wall-clock times, and which die with a connection; None where none does."""

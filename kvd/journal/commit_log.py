@@ -138,10 +138,9 @@ class CommitLog:
         """How many groups have been added and not taken."""
         return len(self._pending)
 
-    @property
-    def newest(self) -> Group:
-        """The group added last; an id may still be put into it."""
-        return self._pending[-1]
+    def group_of(self, version: int) -> Group:
+        """The group that has this version, which was added last or nearly so; an id may still be put into it."""
+        return next(group for group in reversed(self._pending) if group.version <= version)
 
     def take(self) -> Batch | None:
         """What has been added since the last call; None if nothing has."""

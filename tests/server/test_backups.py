@@ -66,7 +66,7 @@ def loaded(data: bytes, now: int = 0) -> Database:
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """A key a slice, and a few keys of commits, so that there is much between two pieces."""
     monkeypatch.setattr(backups_module, "SLICE_KEYS", 1)
-    monkeypatch.setattr(backups_module, "COMMITS_KEYS", 4)
+    monkeypatch.setattr(backups_module, "COMMITS_KEYS", 2)
 
 
 @pytest.mark.usefixtures("small_pieces")
@@ -81,16 +81,16 @@ def test_whatever_happens_meanwhile(seed: int) -> None:
     database = busy.running.database
     database.shown = database.store.version
     taken = Taken(database)
-    steps = 0
-    while not taken.is_over and steps < 200:
-        for _ in range(chance.randrange(3)):
+    for turn in range(1000):
+        for _ in range(chance.randrange(5) if turn < 40 else 0):
             getattr(busy, chance.choice(COMMITS))()
-            steps += 1
         if chance.random() < 0.5:
             busy.write()
             database.shown = busy.running.log.synced
         shown = taken.take()
         assert not shown or taken.end is None or taken.end[0] <= database.visible
+        if taken.is_over:
+            break
     assert taken.failure is None
     assert taken.end is not None
     version, time, keys = taken.end

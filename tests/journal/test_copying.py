@@ -1,0 +1,172 @@
+"""A directory that is copied up to some point, or written out of a database, is what there was then, or is refused."""
+
+import random
+from collections.abc import Iterator
+
+import pytest
+
+from kvd.database import Database
+from kvd.journal import names
+from kvd.journal.copying import Point, copy, write_new
+from kvd.journal.errors import Damaged, Unfinished
+from kvd.journal.examination import Reach, furthest, reaches
+from kvd.journal.recovery import recover
+from tests.journal.busy import Busy, differences
+from tests.journal.crashes import Contents, RecordingDisk, crashes
+from tests.journal.disks import MemoryDisk
+from tests.journal.running import BOOT_US, WALL_US, Running
+
+SEEDS = range(8)
+NEW_ID = b"new id!!"
+
+
+def run_of(seed: int, steps: int = 60) -> Busy:
+    """A run that was stopped in order."""
+    busy = Busy(RecordingDisk(), seed)
+    while sum(busy.did.values()) < steps:
+        busy.step()
+    busy.write()
+    return busy
+
+
+def files(busy: Busy) -> Contents:
+    return {name: data for name, data in busy.disk.contents().items() if not names.is_unfinished(name)}
+
+
+def salts(seed: int = 1) -> Iterator[int]:
+    chance = random.Random(seed)  # noqa: S311 - a test that can be repeated
+    while True:
+        yield chance.getrandbits(64)
+
+
+def copied(source: Contents, reach: Reach, point: Point, target: MemoryDisk | None = None) -> tuple[MemoryDisk, int]:
+    """A copy, and the version that it says it has."""
+    target = target or MemoryDisk()
+    salt = salts()
+    version, _ = copy(
+        MemoryDisk(source), target, reach.base, point, NEW_ID, lambda: next(salt), lambda done, size: None
+    )
+    return target, version
+
+
+def recovered(disk: MemoryDisk, busy: Busy) -> tuple[Database, int]:
+    database = Database(busy.limits, lambda: WALL_US + busy.now, lambda: BOOT_US + busy.now)
+    found = recover(disk, database)
+    assert found.store_id in (b"", NEW_ID)
+    return database, found.version
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_copy_up_to_any_version_is_what_there_was(seed: int) -> None:
+    busy = run_of(seed)
+    source = files(busy)
+    for reach in reaches(MemoryDisk(source)):
+        for version in busy.model.at:
+            if reach.first <= version:
+                disk, said = copied(source, reach, Point(version=version))
+                database, found = recovered(disk, busy)
+                assert found == said == version
+                assert differences(database, version, busy.model, busy.now) is None
+                Running(disk, limits=busy.limits)  # and can be written to
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_copy_up_to_any_time_is_what_there_was(seed: int) -> None:
+    busy = run_of(seed)
+    source = files(busy)
+    reach = furthest(reaches(MemoryDisk(source)))
+    assert reach is not None
+    times = sorted({commit.time for commit in busy.model.commits})
+    for moment in (WALL_US, *times, *(time + 1 for time in times), *(time - 1 for time in times)):
+        if reach.base == 1 or moment >= reach.first_time:
+            disk, _ = copied(source, reach, Point(time=moment))
+            database, found = recovered(disk, busy)
+            expected = max((commit.version for commit in busy.model.commits if commit.time <= moment), default=0)
+            assert found == max(expected, reach.first)
+            assert differences(database, found, busy.model, busy.now) is None
+
+
+def test_history_and_ids_come_along() -> None:
+    """As far as the log goes back."""
+    busy = run_of(4)
+    source = files(busy)
+    original = Database(busy.limits, lambda: WALL_US + busy.now)
+    recover(MemoryDisk(source), original)
+    reach = reaches(MemoryDisk(source))[0]
+    database, _ = recovered(copied(source, reach, Point())[0], busy)
+    assert database.store.window.oldest_readable == original.store.window.oldest_readable
+    assert len(database.outcomes) == len(original.outcomes) > 0
+
+
+def problems(target: RecordingDisk, busy: Busy, version: int) -> list[str]:
+    """What may come of a directory whose copy was interrupted by a power cut: nothing, a refusal, or all of it."""
+    chance = random.Random(0)  # noqa: S311 - a test that can be repeated
+    found = []
+    states = 0
+    for crash in crashes(target):
+        for kind, state in crash.states(chance):
+            states += 1
+            if set(state) <= {names.UNFINISHED_COPY} and names.UNFINISHED_COPY not in state:
+                continue  # not yet begun
+            try:
+                database, reached = recovered(MemoryDisk(state), busy)
+            except Unfinished:
+                continue
+            if reached != version or differences(database, version, busy.model, busy.now) is not None:
+                found.append(f"{kind}: version {reached} of {version}")
+    assert states > 100
+    return found
+
+
+@pytest.mark.parametrize("seed", [0, 3])
+def test_a_power_cut_leaves_no_half_copy(seed: int) -> None:
+    busy = run_of(seed)
+    source = files(busy)
+    for reach in reaches(MemoryDisk(source)):
+        target = RecordingDisk()
+        _, version = copied(source, reach, Point(), target)
+        assert problems(target, busy, version) == []
+
+
+def test_a_power_cut_leaves_no_half_restore() -> None:
+    busy = run_of(5)
+    target, salt = RecordingDisk(), salts()
+    write_new(target, busy.running.database, NEW_ID, lambda: next(salt), lambda done, size: None)
+    version = busy.running.database.store.version
+    assert problems(target, busy, version) == []
+
+
+def test_what_a_database_holds_is_written_without_its_history() -> None:
+    busy = run_of(2)
+    disk, salt = MemoryDisk(), salts()
+    told: list[tuple[int, int]] = []
+    write_new(disk, busy.running.database, NEW_ID, lambda: next(salt), lambda *done: told.append(done))
+    database, version = recovered(disk, busy)
+    assert differences(database, version, busy.model, busy.now) is None
+    assert database.store.window.oldest_readable == version == busy.running.database.store.version
+    keys = busy.running.database.store.counters.keys
+    assert told[-1] == (keys, keys)
+
+
+def test_an_interrupted_copy_is_done_again_over_its_leftovers() -> None:
+    busy = run_of(1)
+    source = files(busy)
+    reach = furthest(reaches(MemoryDisk(source)))
+    assert reach is not None
+    whole = copied(source, reach, Point())[0]
+    target = MemoryDisk({**whole.contents(), names.log(77): b"left over", names.UNFINISHED_COPY: b""})
+    disk, version = copied(source, reach, Point(), target)
+    assert disk.contents().keys() == whole.contents().keys()
+    database, _ = recovered(disk, busy)
+    assert differences(database, version, busy.model, busy.now) is None
+
+
+def test_a_copy_of_what_is_damaged_raises_and_is_not_whole() -> None:
+    busy = run_of(1)
+    source = files(busy)
+    name = names.log(max(names.log_numbers(list(source))))
+    target = MemoryDisk()
+    with pytest.raises(Damaged):
+        copied({**source, name: source[name][:20]}, reaches(MemoryDisk(source))[0], Point(), target)
+    with pytest.raises(Unfinished):
+        recover(target, Database())
