@@ -135,6 +135,7 @@ class _Copy:
     def begin_segment(self, header: Header, *, is_first: bool) -> None:
         self._finish_segment(is_last=False)
         self._segment = SegmentFile(self._disk, self._own(header))
+        self._end_at(header.watermark)
 
     def _own(self, header: Header) -> Header:
         return msgspec.structs.replace(header, salt=self._salt(), store_id=self._store_id)
@@ -144,9 +145,15 @@ class _Copy:
         if wanted is not None:
             assert self._segment is not None
             self._segment.write(wanted)
-            self.version = max(self.version, wanted.version + wanted.commits - 1)
-            self.time = max(self.time, wanted.time)
+            last = wanted.version + wanted.commits - 1
+            self.version, self.time = max(self.version, last), max(self.time, wanted.time)
+            self._end_at(last)
         if wanted is not group:
+            raise _Enough
+
+    def _end_at(self, version: int) -> None:
+        """At once when the log is copied so far: what comes next may be damaged."""
+        if self._point.version is not None and version >= self._point.version:
             raise _Enough
 
     def end_of_replay(self, version: int) -> None:

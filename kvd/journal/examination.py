@@ -32,7 +32,7 @@ class Reach(msgspec.Struct):
     version: int = 0
     time: int = 0
     damage: Damaged | None = None
-    usable: bool = True
+    usable: bool = False
 
 
 class Examined(msgspec.Struct):
@@ -56,7 +56,7 @@ class _Measure:
         self._reach = reach
 
     def begin_load(self, header: Header) -> None:
-        self._reach.usable = False  # until the log has reached its end
+        """Nothing to note."""
 
     def load(self, *piece: object) -> None:
         """Nothing to note."""
@@ -65,8 +65,6 @@ class _Measure:
         self._reach.first, self._reach.first_time = version, time
 
     def begin_segment(self, header: Header, *, is_first: bool) -> None:
-        if is_first and self._reach.usable:
-            self._reach.first = header.watermark
         self._note(header.watermark, 0)
 
     def replay(self, group: Group) -> None:
@@ -76,7 +74,7 @@ class _Measure:
         reach = self._reach
         reach.version = max(reach.version, version)
         reach.time = max(reach.time, time)
-        reach.usable = reach.usable or version >= reach.first
+        reach.usable = version >= reach.first  # before that, the checkpoint has some of what is missing here
 
     def end_of_replay(self, version: int) -> None:
         """Nothing to note."""
@@ -89,7 +87,6 @@ def measure(disk: Disk, base: int) -> Reach:
         follow(disk, base, _Measure(reach))
     except Damaged as error:
         reach.damage = error
-    reach.usable = reach.usable and reach.version >= reach.first
     reach.time = max(reach.time, reach.first_time)
     return reach
 

@@ -53,6 +53,7 @@ def recovered(disk: MemoryDisk, busy: Busy) -> tuple[Database, int]:
     database = Database(busy.limits, lambda: WALL_US + busy.now, lambda: BOOT_US + busy.now)
     found = recover(disk, database)
     assert found.store_id in (b"", NEW_ID)
+    assert found.clean or not found.number
     return database, found.version
 
 

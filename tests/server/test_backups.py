@@ -41,7 +41,7 @@ class Taken:
             self._take(*event)
         return len(events)
 
-    def _take(self, kind: str, *told: Any) -> None:
+    def _take(self, kind: str, *told: Any) -> None:  # noqa: ANN401
         assert not self.is_over
         if kind == "data":
             self.data += told[0]

@@ -1,0 +1,155 @@
+"""What is said of a damaged directory is true: what is bad, and that what would be saved is the latest that can be."""
+
+import pytest
+
+from kvd.journal import names
+from kvd.journal.copying import Point
+from kvd.journal.errors import Damaged, NewerFormat
+from kvd.journal.examination import Examined, examine
+from kvd.journal.records import HEADER_BYTES
+from tests.journal.busy import Busy, differences
+from tests.journal.crashes import Contents, RecordingDisk
+from tests.journal.disks import MemoryDisk
+from tests.journal.test_copying import copied, files, recovered, run_of
+from tests.journal.test_damage import flipped, places
+
+
+@pytest.fixture(scope="module")
+def busy() -> Busy:
+    """A run with two checkpoints and several segments, stopped in order."""
+    for seed in range(100):
+        made = run_of(seed, 90)
+        there = list(files(made))
+        if (
+            len(names.checkpoint_numbers(there)) >= 2
+            and len(names.log_numbers(there)) >= 4
+            and 1 not in names.log_numbers(there)
+        ):
+            made.running.write()
+            made.running.log.close()
+            return made
+    raise AssertionError("no such run")
+
+
+def examined(contents: Contents) -> Examined:
+    disk = MemoryDisk(contents)
+    found = examine(disk)
+    assert disk.contents() == contents
+    return found
+
+
+def salvaged(contents: Contents, busy: Busy) -> int:
+    """The version that salvage saves, which is just what the model says of it; 0 if nothing."""
+    found = examined(contents)
+    if found.saved is None:
+        return 0
+    disk, version = copied(contents, found.saved, Point(found.saved.version))
+    database, reached = recovered(disk, busy)
+    assert reached == version == found.saved.version
+    assert differences(database, version, busy.model, busy.now) is None
+    return version
+
+
+def test_a_sound_directory(busy: Busy) -> None:
+    found = examined(files(busy))
+    store = busy.running.database.store
+    assert (found.damages, found.saved) == ([], None)
+    assert found.recovered is not None
+    assert found.recovered.clean
+    assert (found.recovered.version, found.newest_known) == (busy.running.log.written,) * 2
+    assert (found.keys, found.time) == (store.counters.keys, store.time)
+
+
+def test_a_flipped_byte_anywhere(busy: Busy) -> None:
+    """In a checkpoint, or in a segment that a later checkpoint makes needless, it costs no value; else what is behind.
+
+    The file is named, and the offset is at or before the byte.
+    """
+    source = files(busy)
+    last = busy.running.log.written
+    newest_checkpoint = names.checkpoint_numbers(list(source))[-1]
+    judged = 0
+    for name, data in source.items():
+        for at in range(0, len(data), 3):
+            bad = {**source, name: flipped(data, at, 0x04)}
+            try:
+                found = examined(bad)
+            except NewerFormat:
+                assert at < HEADER_BYTES
+                continue
+            if not found.damages:  # a torn tail, of which nobody vouches; the mark of a clean stop vouches for nothing
+                continue
+            judged += 1
+            assert any(damage.path.endswith(name) and damage.offset <= at for damage in found.damages)
+            saved = salvaged(bad, busy)
+            assert found.newest_known <= last
+            assert saved >= expected(source, name, at, newest_checkpoint, last)
+    assert judged > 1000
+
+
+def expected(source: Contents, name: str, at: int, newest_checkpoint: int, last: int) -> int:
+    """What can be saved of it at least."""
+    number = int(name.split(".")[0])
+    if name == names.checkpoint(newest_checkpoint) or number < newest_checkpoint:
+        return last
+    if at < HEADER_BYTES:
+        return 0
+    return max((place.behind for place in places(MemoryDisk(source), number) if place.end <= at), default=0)
+
+
+def test_a_missing_file(busy: Busy) -> None:
+    source = files(busy)
+    newest_checkpoint = names.checkpoint_numbers(list(source))[-1]
+    for name in source:
+        bad = {each: data for each, data in source.items() if each != name}
+        found = examined(bad)
+        is_needed = name != names.checkpoint(newest_checkpoint)
+        if not found.damages:
+            assert not is_needed or int(name.split(".")[0]) < newest_checkpoint or name == list(source)[-1]
+            continue
+        if int(name.split(".")[0]) < newest_checkpoint:
+            assert salvaged(bad, busy) == busy.running.log.written
+
+
+def test_nothing_can_be_saved_without_any_base(busy: Busy) -> None:
+    source = files(busy)
+    bad = {name: data[:10] if name.endswith(".checkpoint") else data for name, data in source.items()}
+    found = examined(bad)
+    assert found.saved is None
+    assert {damage.path for damage in found.damages} >= {
+        f"/data/{name}" for name in bad if name.endswith(".checkpoint")
+    }
+    assert found.newest_known == busy.running.log.written
+
+
+def test_every_damaged_file_is_named(busy: Busy) -> None:
+    source = files(busy)
+    bad = {name: flipped(data, 5, 0x01) for name, data in source.items()}
+    assert {damage.path for damage in examined(bad).damages} == {f"/data/{name}" for name in source}
+
+
+def test_a_torn_tail_is_no_damage() -> None:
+    busy = Busy(RecordingDisk(), 5)
+    while sum(busy.did.values()) < 40:
+        busy.step()
+    busy.write()
+    busy.set()
+    busy.write_only()
+    source = files(busy)
+    name = names.log(names.log_numbers(list(source))[-1])
+    found = places(MemoryDisk(source), names.log_numbers([name])[0])
+    torn = examined({**source, name: source[name][: found[-1].end - 1]})
+    assert torn.damages == []
+    assert torn.recovered is not None
+    assert torn.recovered.torn is not None
+    assert torn.recovered.version == found[-1].before
+
+
+def test_segments_that_do_not_fit_together(busy: Busy) -> None:
+    """One that is another's copy under its name."""
+    source = files(busy)
+    numbers = names.log_numbers(list(source))
+    bad = {**source, names.log(numbers[-1]): source[names.log(numbers[-2])]}
+    found = examined(bad)
+    assert [type(damage) for damage in found.damages] == [Damaged]
+    salvaged(bad, busy)
