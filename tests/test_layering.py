@@ -22,7 +22,10 @@ MAY_IMPORT = {
 # Short-lived clients import these of the protocol, and no more: the rest needs msgspec.
 LIGHT = {"kvd.protocol", "kvd.protocol.address", "kvd.protocol.errors"}
 # The commands that run the daemon's own code; inside functions only.
-RUNS_THE_DAEMON = {"kv/cli/commands/serve.py": "kvd.service.serve", "kv/cli/offline.py": "kvd.service"}
+RUNS_THE_DAEMON = {
+    "kv/cli/commands/serve.py": {"kvd.service.serve"},
+    "kv/cli/offline.py": {"kvd.service", "kvd.service.offline", "kvd.service.errors"},
+}
 
 FORBIDDEN_ANYWHERE = {
     "pickle", "cPickle", "marshal", "shelve", "dill", "yaml", "ctypes", "cffi", "zlib", "gzip", "bz2", "lzma",
@@ -93,7 +96,7 @@ def violations(source: str, path: str) -> list[str]:
         target = layer(module)
         if target in (None, own, "kvd"):  # the package itself holds the version and nothing else
             continue
-        if lazily and RUNS_THE_DAEMON.get(path, "").startswith(module):
+        if lazily and module in RUNS_THE_DAEMON.get(path, set()):
             continue
         allowed = MAY_IMPORT.get(own or "", [])
         if target not in allowed or (own == "kv" and module not in LIGHT):

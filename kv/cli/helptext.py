@@ -3,7 +3,7 @@
 from kv.cli import exits
 from kv.cli.parser import build
 from kv.cli.points import HELP as TIMES
-from kv.cli.registry import COMMANDS, find_or_suggest
+from kv.cli.registry import COMMANDS, Command, find_or_suggest
 
 _OVERVIEW = """\
 kv: keys and values, kept by a daemon on this host.
@@ -16,11 +16,19 @@ kv: keys and values, kept by a daemon on this host.
   kv watch                           see changes as they happen
   kv shutdown                        stop the daemon
 
-Commands:
 {commands}
 
 'kv help COMMAND' explains one of them, 'kv help exit-codes' what a script gets back, 'kv help times' what is a VERSION
 or a TIME. Options such as -s/--socket ADDRESS, --timeout SECONDS, -q and -v may stand before or behind the command."""
+
+_SECTIONS = {
+    "Keys": ("set", "get", "del", "ls", "incr", "ttl", "touch", "txn"),
+    "Working together": ("watch", "wait", "lock"),
+    "Looking back": ("history", "log", "diff", "rollback", "revert"),
+    "Data on the disk": ("checkpoint", "backup", "restore", "check"),
+    "The daemon": ("serve", "status", "metrics", "ping", "reload", "shutdown"),
+    "This command": ("help", "completion", "version"),
+}
 
 TOPICS = ("exit-codes", "times")
 
@@ -43,8 +51,14 @@ def explain(topic: str) -> str:
 
 def overview() -> str:
     """The short help of a bare ``kv``."""
-    lines = (f"  {', '.join((command.name, *command.aliases)):<12} {command.summary}" for command in COMMANDS)
-    return _OVERVIEW.format(commands="\n".join(lines))
+    commands = {command.name: command for command in COMMANDS}
+    sections = (_section(heading, [commands[name] for name in names]) for heading, names in _SECTIONS.items())
+    return _OVERVIEW.format(commands="\n".join(sections))
+
+
+def _section(heading: str, commands: list[Command]) -> str:
+    lines = (f"  {', '.join((command.name, *command.aliases)):<12} {command.summary}" for command in commands)
+    return "\n".join((f"{heading}:", *lines))
 
 
 def exit_codes() -> str:

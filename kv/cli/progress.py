@@ -4,7 +4,7 @@ import os
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from types import TracebackType
+    from typing import Self
 
 # What is over sooner needs no bar.
 _DELAY_S = 0.5
@@ -13,12 +13,12 @@ _DELAY_S = 0.5
 class Bar:
     """Shows nothing; what ``bar`` gives where there is no terminal."""
 
-    def __enter__(self) -> "Bar":
+    is_visible = False
+
+    def __enter__(self) -> "Self":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: "TracebackType | None"
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def reach(self, done: int, total: int) -> None:
@@ -30,6 +30,8 @@ class Bar:
 
 class _Shown(Bar):
     """A bar drawn by tqdm."""
+
+    is_visible = True
 
     def __init__(self, unit: str, label: str) -> None:
         from tqdm import tqdm

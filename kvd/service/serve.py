@@ -24,7 +24,7 @@ from kvd.service.daemon import daemonize, standard_fds
 from kvd.service.errors import EXIT_CONFIGURATION, EXIT_FAILURE, EXIT_IO_ERROR, StartError
 from kvd.service.locks import LockFile
 from kvd.service.process import Daemon, window_limits
-from kvd.service.storage import Storage
+from kvd.service.storage import Bar, NoBar, Storage
 from kvd.service.unix_socket import BACKLOG, bind_unix_socket, make_directory, remove_socket, socket_inode
 
 MAX_TOKEN_BYTES = 4096
@@ -32,11 +32,14 @@ LOCK_SUFFIX = ".lock"
 PING_TIMEOUT_S = 5.0
 
 
-def serve(flags: Mapping[str, object], config_file: str | None, *, daemon: bool) -> int:
-    """Run a daemon; the exit code. With ``daemon``, return 0 as soon as a detached one accepts connections."""
+def serve(flags: Mapping[str, object], config_file: str | None, *, daemon: bool, bar: Callable[[], Bar] = NoBar) -> int:
+    """Run a daemon; the exit code. With ``daemon``, return 0 as soon as a detached one accepts connections.
+
+    ``bar`` gives what shows the person how far the recovery of a data directory is.
+    """
     standard_fds()
     try:
-        return _Start(flags, config_file, daemon=daemon).run()
+        return _Start(flags, config_file, daemon=daemon, bar=bar).run()
     except ConfigError as error:
         return _complain(str(error), EXIT_CONFIGURATION)
     except StartError as error:
@@ -76,13 +79,16 @@ def _read_token(config: Config) -> str | None:
 class _Start:
     """One start: what was read and locked in the foreground, and what the daemon's own process does with it."""
 
-    def __init__(self, flags: Mapping[str, object], config_file: str | None, *, daemon: bool) -> None:
+    def __init__(
+        self, flags: Mapping[str, object], config_file: str | None, *, daemon: bool, bar: Callable[[], Bar]
+    ) -> None:
         # As they are now: a reload reads the same sources, from another directory.
         self._flags = flags
         self._config_file = config_file
         self._environ = dict(os.environ)
         self._directory = _working_directory()
         self._is_daemon = daemon
+        self._bar = bar
         self.config = self._read_config()
         self._database = Database(window_limits(self.config.history))
         self._storage: Storage | None = None
@@ -144,7 +150,7 @@ class _Start:
 
         logs.start(handler, self.config)
         if self._storage is not None:
-            self._storage.open()
+            self._storage.open(self._bar)
         own = [] if self._activated else [self._bind_unix()]
         inode = socket_inode(self._socket_path)
         try:

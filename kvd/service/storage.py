@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol, Self
 
 from kvd.database import Database
 from kvd.journal import names
@@ -37,8 +38,43 @@ SWITCH_INTERVAL_S = 0.000_2
 _EXTEND_US = 30_000_000
 
 
+class Bar(Protocol):
+    """Shows a person how far something is, from its ``__enter__`` to its ``__exit__``."""
+
+    is_visible: bool
+
+    def reach(self, done: int, total: int) -> None:
+        """So many bytes of so many."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *error: object) -> None: ...
+
+
+class NoBar:
+    """Nobody watches."""
+
+    is_visible = False
+
+    def reach(self, done: int, total: int) -> None:
+        """Shows nothing."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Nothing to end."""
+
+
 class _Stopping(Exception):
     """A checkpoint is given up because the daemon stops."""
+
+
+def _report(done: int, size: int, *, to_log: bool) -> None:
+    text = f"recovering: {done * 100 // max(size, 1)} % of {size >> 20} MiB"
+    if to_log:
+        logger.info("%s", text)
+    systemd.notify(f"STATUS={text}", f"EXTEND_TIMEOUT_USEC={_EXTEND_US}")
 
 
 class Storage:
@@ -71,12 +107,12 @@ class Storage:
             raise StartError(EXIT_CONFIGURATION, f"data directory {self._directory}: {problem}")
         self.directory_lock.acquire()
 
-    def open(self) -> None:
+    def open(self, bar: Callable[[], Bar] = NoBar) -> None:
         """Recover what is there, and open the commit log. Raises StartError."""
         self.directory_lock.write_pid()
         try:
             self._disk = Disk(self._directory)
-            self._recover()
+            self._recover(bar)
             prepare_tail(self._disk, self.recovered)
             self.log = self._open_log()
         except JournalError as error:
@@ -86,20 +122,21 @@ class Storage:
             full = " (the disk is full)" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
             raise StartError(EXIT_IO_ERROR, f"data directory {self._directory}: {error.strerror}{full}") from None
 
-    def _recover(self) -> None:
+    def _recover(self, bar: Callable[[], Bar]) -> None:
         begin = time.monotonic()
         reported = begin
 
-        def progress(done: int, size: int) -> None:
-            nonlocal reported
-            now = time.monotonic()
-            if now - reported > _REPORT_S:
-                reported = now
-                text = f"recovering: {done * 100 // max(size, 1)} % of {size >> 20} MiB"
-                logger.info("%s", text)
-                systemd.notify(f"STATUS={text}", f"EXTEND_TIMEOUT_USEC={_EXTEND_US}")
+        with bar() as shown:
 
-        self.recovered = found = recover(self._disk, self._database, progress)
+            def progress(done: int, size: int) -> None:
+                nonlocal reported
+                shown.reach(done, size)
+                now = time.monotonic()
+                if now - reported > _REPORT_S:
+                    reported = now
+                    _report(done, size, to_log=not shown.is_visible)
+
+            self.recovered = found = recover(self._disk, self._database, progress)
         self._ends = dict(found.checkpoints)
         if found.torn is not None:
             text = "%s: torn at byte %d, %d bytes behind version %d are left out; nobody was told of them"

@@ -90,13 +90,15 @@ def _end(daemon: "subprocess.Popen[bytes]") -> None:
 
 @pytest.fixture
 def serving() -> Iterator[Callable[..., "tuple[Kv, subprocess.Popen[bytes]]"]]:
-    """Starts a daemon with these flags: ``kv`` for it, and its process."""
+    """Starts a daemon with these flags: ``kv`` for it, and its process. One beside others has another socket."""
     started: list[subprocess.Popen[bytes]] = []
     with tempfile.TemporaryDirectory() as folder:
 
         def start(*flags: str) -> "tuple[Kv, subprocess.Popen[bytes]]":
-            started.append(_serve(f"{folder}/kvd.sock", *flags))
-            return Kv(f"{folder}/kvd.sock"), started[-1]
+            beside = any(process.poll() is None for process in started)
+            socket = f"{folder}/kvd{len(started) if beside else ''}.sock"
+            started.append(_serve(socket, *flags))
+            return Kv(socket), started[-1]
 
         yield start
         for process in started:

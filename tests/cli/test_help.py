@@ -22,7 +22,7 @@ NAMES = [command.name for command in COMMANDS]
 
 def test_kv_alone_prints_a_short_help(alone: "Kv") -> None:
     text = alone.ok()
-    assert len(text.splitlines()) < 40
+    assert len(text.splitlines()) < 55
     assert all(re.search(rf"^  {name}\b", text, re.MULTILINE) for name in NAMES)
 
 
@@ -50,7 +50,7 @@ def test_version(alone: "Kv") -> None:
 def test_the_manual_page_has_every_command_and_option() -> None:
     text = page().replace("\\-", "-")
     for command in COMMANDS:
-        section = text.split(f".SS kv {command.name}")[1].split(".SS")[0]
+        section = re.split(rf"\.SS kv {command.name}[,\n]", text)[1].split(".SS")[0]
         for action in build(command, describe=True)._actions:
             for option in action.option_strings:
                 assert option in section or option in text.split(".SH COMMANDS")[0]

@@ -10,6 +10,7 @@ from kvd.journal.records import HEADER_BYTES
 from tests.journal.busy import Busy, differences
 from tests.journal.crashes import Contents, RecordingDisk
 from tests.journal.disks import MemoryDisk
+from tests.journal.running import Running
 from tests.journal.test_copying import copied, files, recovered, run_of
 from tests.journal.test_damage import flipped, places
 
@@ -153,3 +154,37 @@ def test_segments_that_do_not_fit_together(busy: Busy) -> None:
     found = examined(bad)
     assert [type(damage) for damage in found.damages] == [Damaged]
     salvaged(bad, busy)
+
+
+def test_a_checkpoint_is_no_base_without_the_log_through_its_end() -> None:
+    """It has some of what was committed while it was written, and not the rest."""
+    running = Running(MemoryDisk())
+    running.set({"a": b"1", "b": b"1"})
+    turns = iter(range(100))
+
+    def between() -> None:
+        running.set({f"new{next(turns)}": b"x" * 50, "a": b"2"})
+        running.write()
+
+    number = running.checkpoint(between)
+    running.write()
+    source = {name: data for name, data in running.disk.contents().items() if name != names.log(1)}  # type: ignore[attr-defined]
+    found = places(MemoryDisk(source), number)
+    assert running.ends[number] > found[1].before
+    bad = {**source, names.log(number): flipped(source[names.log(number)], found[1].begin + 9, 1)}
+    assert examined(bad).saved is None
+
+
+def test_what_is_known_behind_the_damage_counts_as_lost() -> None:
+    running = Running(MemoryDisk())
+    for number in range(9):
+        running.set({"a": b"%d" % number})
+        running.write(sync=False)  # so that no record vouches for the one before it
+    running.log.sync()
+    running.set({"a": b"last"})
+    running.write()
+    source = running.disk.contents()  # type: ignore[attr-defined]
+    found = places(MemoryDisk(source), 1)
+    bad = examined({**source, names.log(1): flipped(source[names.log(1)], found[4].begin + 9, 1)})
+    assert bad.saved is not None
+    assert (bad.saved.version, bad.newest_known) == (4, 10)

@@ -86,12 +86,10 @@ def _tell_damaged(context: Context, directory: str, found: "Examined") -> None:
         return
     saved = found.saved
     context.print(f"Can be saved: all as of version {saved.version} of {show_time(saved.time or None)}")
-    lost = found.newest_known > saved.version
-    context.print(
-        f"Would be lost: versions {saved.version + 1} to {found.newest_known}"
-        if lost
-        else "Nothing but history would be lost"
-    )
+    if found.newest_known > saved.version:
+        context.print(f"Would be lost: versions {saved.version + 1} to {found.newest_known}")
+    else:
+        context.print(f"Would be lost: only history, before version {saved.first}")
     context.print(f"To save it, write: kv check --salvage {directory} NEWDIR")
 
 

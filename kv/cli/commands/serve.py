@@ -72,4 +72,9 @@ def run(context: Context) -> int:
         raise CommandFailed(f"the daemon is not installed completely: {error}", exits.INTERNAL) from None
     if getattr(options, "check_config", False):
         return check_config(flags, config_file)
-    return serve(flags, config_file, daemon=getattr(options, "daemon", False))
+    from kv.cli.progress import bar
+
+    return serve(
+        flags, config_file, daemon=getattr(options, "daemon", False),
+        bar=lambda: bar("B", "recovering", quiet=options.quiet),
+    )  # fmt: skip

@@ -1,0 +1,159 @@
+"""``kv check``: what it says of sound, torn and damaged data directories, and what ``--salvage`` makes of them."""
+
+import json
+import os
+import pathlib
+import re
+import signal
+import subprocess
+from collections.abc import Callable
+
+import pytest
+
+from tests.cli.conftest import DEADLINE_S, Kv
+from tests.cli.test_backup import restored
+
+Serving = Callable[..., tuple[Kv, "subprocess.Popen[bytes]"]]
+
+
+def contents(directory: pathlib.Path) -> dict[str, tuple[bytes, int]]:
+    """All files, with when they were changed."""
+    return {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in directory.iterdir()}
+
+
+@pytest.fixture
+def left(serving: Serving, tmp_path: pathlib.Path) -> Callable[[signal.Signals], pathlib.Path]:
+    """A data directory with ten commits of one key, whose daemon was sent a signal."""
+
+    def leave(number: signal.Signals) -> pathlib.Path:
+        kv, process = serving("--data-dir", str(tmp_path / "data"))
+        for value in range(1, 11):
+            kv.ok("set", f"n={value}")
+        process.send_signal(number)
+        process.wait(DEADLINE_S)
+        return tmp_path / "data"
+
+    return leave
+
+
+def flip(path: pathlib.Path, what: bytes) -> None:
+    """Change one bit where ``what`` stands."""
+    data = bytearray(path.read_bytes())
+    data[data.index(what)] ^= 1
+    path.write_bytes(data)
+
+
+def test_a_sound_directory(left: Callable[[signal.Signals], pathlib.Path], alone: Kv) -> None:
+    data = left(signal.SIGTERM)
+    before = contents(data)
+    assert re.fullmatch(r"Sound: version 10 of 20\d\d-.*, 1 keys\n", alone.ok("check", str(data)))
+    told = json.loads(alone.ok("check", "--json", str(data)))
+    assert (told["sound"], told["version"], told["keys"], told["clean"]) == (True, 10, 1, True)
+    assert (told["torn"], told["damages"], told["salvage"]) == (None, [], None)
+    assert alone.ok("check", "-q", str(data)) == ""
+    assert contents(data) == before
+
+
+def test_after_kill_9(left: Callable[[signal.Signals], pathlib.Path], alone: Kv) -> None:
+    data = left(signal.SIGKILL)
+    before = contents(data)
+    text = alone.ok("check", str(data))
+    assert "Sound: version 10" in text
+    assert "did not stop in order; nothing is missing" in text
+    assert contents(data) == before
+
+
+def test_a_torn_tail(left: Callable[[signal.Signals], pathlib.Path], alone: Kv) -> None:
+    data = left(signal.SIGKILL)
+    log = data / "0000000001.log"
+    whole = log.read_bytes()
+    end = len(whole.rstrip(b"\0"))
+    log.write_bytes(whole[: end - 2])
+    text = alone.ok("check", str(data))
+    assert "Sound: version" in text
+    assert re.search(rf"{log} is torn at byte \d+: the next start leaves out \d+ bytes behind version", text)
+
+
+def test_damage_is_named_and_what_is_before_it_is_saved(
+    left: Callable[[signal.Signals], pathlib.Path], alone: Kv, serving: Serving, tmp_path: pathlib.Path
+) -> None:
+    data = left(signal.SIGTERM)
+    flip(data / "0000000001.log", b"\xa1n\x91\xc4\x017")  # the value of the seventh commit
+    before = contents(data)
+    done = alone("check", str(data))
+    text = done.stdout.decode()
+    assert (done.returncode, done.stderr) == (65, b"")
+    assert re.search(r"^Damaged: .*/0000000001.log at byte \d+: version 7 was on disk and cannot be read$", text, re.M)
+    assert re.search(r"^Can be saved: all as of version 6 of 20\d\d", text, re.M)
+    assert "Would be lost: versions 7 to 10\n" in text
+    assert f"kv check --salvage {data} NEWDIR\n" in text
+    told = json.loads(alone("check", "--json", str(data)).stdout)
+    assert (told["sound"], told["version"], told["salvage"]["version"], told["salvage"]["lost_versions"]) == (
+        False, None, 6, 4
+    )  # fmt: skip
+    start = alone.fails(65, "serve", "--data-dir", str(data))
+    assert f"see: kv check {data}" in start
+
+    saved = alone.ok("check", "--salvage", str(data), str(tmp_path / "saved"))
+    assert re.fullmatch(r"Saved: version 6 of .*\nLost: versions 7 to 10\n", saved)
+    assert contents(data) == before
+    assert restored(serving, str(tmp_path / "saved")) == {"n": b"6"}
+
+
+def test_a_later_checkpoint_saves_what_is_behind_the_damage(
+    serving: Serving, alone: Kv, tmp_path: pathlib.Path
+) -> None:
+    data = tmp_path / "data"
+    kv, process = serving("--data-dir", str(data))
+    kv.ok("set", "n=marker")
+    kv.ok("set", "m=1")
+    kv.ok("checkpoint")
+    kv.ok("set", "k=2")
+    process.send_signal(signal.SIGTERM)
+    process.wait(DEADLINE_S)
+    flip(data / "0000000001.log", b"marker")
+    done = alone("check", str(data))
+    assert (done.returncode, b"only history, before version 2\n" in done.stdout) == (65, True)
+    alone.ok("check", "--salvage", str(data), str(tmp_path / "saved"))
+    assert restored(serving, str(tmp_path / "saved")) == {"n": b"marker", "m": b"1", "k": b"2"}
+
+
+def test_nothing_is_left_to_be_saved(left: Callable[[signal.Signals], pathlib.Path], alone: Kv) -> None:
+    data = left(signal.SIGTERM)
+    (data / "0000000001.log").write_bytes(b"rubbish")
+    done = alone("check", str(data))
+    assert (done.returncode, b"Nothing can be saved" in done.stdout) == (65, True)
+    assert "nothing of" in alone.fails(65, "check", "--salvage", str(data), str(data) + "2")
+    assert not os.path.exists(str(data) + "2")
+
+
+def test_a_format_from_the_future(left: Callable[[signal.Signals], pathlib.Path], alone: Kv) -> None:
+    from binascii import crc32
+
+    data = left(signal.SIGTERM)
+    log = data / "0000000001.log"
+    raw = bytearray(log.read_bytes())
+    raw[8] = 2
+    raw[52:56] = crc32(raw[:52]).to_bytes(4, "little")
+    log.write_bytes(raw)
+    assert "has format 2" in alone.fails(65, "check", str(data))
+
+
+def test_what_is_no_data_directory(alone: Kv, tmp_path: pathlib.Path) -> None:
+    assert "is no data directory" in alone.fails(1, "check", str(tmp_path))
+    assert "No such file" in alone.fails(74, "check", str(tmp_path / "missing"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_sound_directory_is_salvaged_whole(
+    left: Callable[[signal.Signals], pathlib.Path], alone: Kv, serving: Serving, tmp_path: pathlib.Path
+) -> None:
+    data = left(signal.SIGKILL)
+    assert alone.ok("check", "--salvage", str(data), str(tmp_path / "saved")).startswith("Saved: version 10 of ")
+    assert restored(serving, str(tmp_path / "saved")) == {"n": b"10"}
+
+
+def test_wrong_usage(alone: Kv) -> None:
+    alone.fails(2, "check")
+    alone.fails(2, "check", "a", "b")
+    alone.fails(2, "check", "--salvage", "a")
