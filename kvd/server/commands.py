@@ -19,7 +19,7 @@ from kvd.protocol.limits import Limits
 from kvd.protocol.messages import AnyRequest
 from kvd.server.backups import Backup
 from kvd.server.checks import Checks
-from kvd.server.durability import NO_NEEDS, Durability
+from kvd.server.durability import NO_NEEDS, Durability, Needs
 from kvd.server.feeds import Feeds
 from kvd.server.peers import Peer
 from kvd.server.reading import Reading
@@ -76,6 +76,8 @@ class Commands:
         # Set once the commit log is written by somebody; None while everything is in memory only.
         self.durability: Durability | None = None
         self.needs = NO_NEEDS
+        # Called before requests run: what was put aside of those before them runs first (``turn.py``).
+        self.before_others: Callable[[], None] = _nothing
         self._reading = reading = Reading(database, self._checks, self.snapshots)
         self._writing = writing = Writing(database, self._checks)
         self._handlers: dict[type, Callable[[Any, Peer], Reply]] = {
@@ -128,6 +130,7 @@ class Commands:
         ``frame_bytes`` is the size of the frame they came in: no key or value in it can be larger. Afterwards ``needs``
         says what the replies have to wait for.
         """
+        self.before_others()
         replies = self._run(requests, peer, frame_bytes)
         if self.durability is not None and replies is not None:
             self.needs = self.durability.needs_of(requests)
@@ -165,6 +168,20 @@ class Commands:
             versions = None  # for all of them together; some may fit
         return [self.run_one(request, peer) for request in requests] if versions is None else versions
 
+    def set_together(self, requests: list[messages.Set], peer: Peer) -> tuple[list[int], Needs] | None:
+        """Sets out of several small frames of one author; their versions, and what all the replies have to wait for.
+
+        None, with nothing done, if they need a closer look, each frame by itself.
+        """
+        self.database.settle()
+        try:
+            versions = self._writing.set_each(requests, peer)
+        except NoSpace:
+            return None
+        if versions is None:
+            return None
+        return versions, NO_NEEDS if self.durability is None else self.durability.needs_of(requests)
+
     def too_many(self, count: int) -> dict[str, object]:
         """The map that refuses a frame of too many requests."""
         return error_reply(
@@ -192,6 +209,7 @@ class Commands:
 
         Afterwards ``needs`` says what the replies have to wait for.
         """
+        self.before_others()
         self.database.settle()
         replies, room_bytes = self._run_counting(requests, peer, room_bytes)
         if self.durability is not None:
@@ -278,3 +296,7 @@ def is_costly(request: AnyRequest) -> bool:
     """Whether a request may take a millisecond or more."""
     kind = type(request)
     return kind in _COSTLY and (kind is not messages.Commit or bool(request.ranges))  # type: ignore[union-attr]
+
+
+def _nothing() -> None:
+    """Nothing was put aside."""

@@ -17,6 +17,7 @@ from kvd.server.durability import Durability
 from kvd.server.peers import Peer, tcp_peer, unix_peer
 from kvd.server.refusals import error_reply
 from kvd.server.session import Session
+from kvd.server.turn import Turn
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +34,7 @@ class Server:
     def __init__(self, commands: Commands, loop: asyncio.AbstractEventLoop) -> None:
         self.commands = commands
         self.loop = loop
+        self.turn = Turn(commands, loop)
         self.sessions: set[Session] = set()
         self._listeners: list[asyncio.Server] = []
         self._backlogs: list[socket.socket] = []
@@ -180,6 +182,7 @@ class Server:
             listener.close()
         for backlog in self._backlogs:
             _dismiss(backlog)
+        self.turn.make()
         for session in list(self.sessions):
             session.finish()
         try:

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, cast
 
 from kvd.protocol.frames import HEADER_BYTES, frame
-from kvd.protocol.messages import DECODE_ERRORS, decode_batch, encode_replies
+from kvd.protocol.messages import DECODE_ERRORS, AnyRequest, decode_batch, encode_replies
 from kvd.server.durability import NO_NEEDS, Needs
 from kvd.server.large_frames import replies_in_slices, run_in_slices
 from kvd.server.peers import Peer
@@ -60,6 +60,7 @@ class Session(asyncio.BufferedProtocol):
         "_server",
         "_slices",
         "_stalled",
+        "_turn",
         "_wanted",
         "active",
         "peer",
@@ -72,6 +73,7 @@ class Session(asyncio.BufferedProtocol):
     def __init__(self, server: "Server") -> None:
         self._server = server
         self._commands = server.commands
+        self._turn = server.turn
         self._left = bytearray()  # input not taken yet
         self._wanted = HEADER_BYTES  # how much of it there has to be before it is worth another look
         self._slices: Iterator[list[bytes] | None] | None = None  # the large frame in work
@@ -168,6 +170,7 @@ class Session(asyncio.BufferedProtocol):
 
     def leave(self, last: dict[str, object]) -> None:
         """Send ``last`` as the last frame, behind all that still waits for the disk, and close."""
+        self._commands.before_others()
         if self._leaving:
             return
         if self._held:
@@ -226,6 +229,23 @@ class Session(asyncio.BufferedProtocol):
         elif before > WRITE_HIGH_WATER_BYTES or self._finishing:
             self._server.loop.call_soon(self._continue)
 
+    # ------------------------------------------------------------------ called for what was put aside
+
+    def run(self, requests: list[AnyRequest], frame_bytes: int) -> None:
+        """Run a small frame's requests, and answer."""
+        try:
+            reply = self._answer(requests, frame_bytes)
+        except Exception:
+            self.break_down()
+            return
+        if reply is not None:
+            self.reply(reply, self._commands.needs)
+
+    def reply(self, data: bytes, needs: Needs) -> None:
+        """Send the answer to a frame that was put aside; nobody may be there any more."""
+        if not self._leaving:
+            self._send(data, needs)
+
     # ------------------------------------------------------------------ frames
 
     def _take(self, data: memoryview, size: int) -> int:
@@ -250,11 +270,23 @@ class Session(asyncio.BufferedProtocol):
                 break
             greeted = self.peer.greeted
             try:
-                reply = self._answer(payload)
-            except Exception:
-                self._send(replies, needs)
-                self._break_down()
-                return size
+                requests = decode_batch(payload)
+            except DECODE_ERRORS as error:
+                reply: bytes | None = self._refuse(str(error))
+            else:
+                if greeted and self._turn.takes(requests):
+                    if replies:
+                        self._send(replies, needs)
+                        replies, needs = b"", NO_NEEDS
+                    self._turn.put_aside(self, requests, length)
+                    frames += 1
+                    continue
+                try:
+                    reply = self._answer(requests, length)
+                except Exception:
+                    self._send(replies, needs)
+                    self.break_down()
+                    return size
             if reply is None:
                 break
             replies = replies + reply if replies else reply
@@ -285,14 +317,15 @@ class Session(asyncio.BufferedProtocol):
     def _most_frame_bytes(self) -> int:
         return self._commands.limits.max_frame_bytes if self.peer.greeted else GREETING_BYTES
 
-    def _answer(self, payload: memoryview) -> bytes | None:
-        """The reply to one frame: one decode, one run, one encode. None if it is done in slices."""
-        try:
-            requests = decode_batch(payload)
-        except DECODE_ERRORS as error:
-            self._commands.needs = NO_NEEDS
-            return frame(encode_replies(error_reply("bad_request", str(error))))
-        replies = self._commands.run(requests, self.peer, len(payload))
+    def _refuse(self, why: str) -> bytes:
+        """The reply to a frame that is none, behind those before it."""
+        self._commands.before_others()
+        self._commands.needs = NO_NEEDS
+        return frame(encode_replies(error_reply("bad_request", why)))
+
+    def _answer(self, requests: list[AnyRequest], frame_bytes: int) -> bytes | None:
+        """The reply to one frame: one run, one encode. None if it is done in slices."""
+        replies = self._commands.run(requests, self.peer, frame_bytes)
         if replies is None:
             self._begin_work(run_in_slices(self._commands, [requests], len(requests), self.peer))
             return None
@@ -312,7 +345,7 @@ class Session(asyncio.BufferedProtocol):
             pieces = next(self._slices)
         except Exception:
             self._slices = None
-            self._break_down()
+            self.break_down()
             return
         if pieces is None:
             self._server.loop.call_soon(self._work)
@@ -323,7 +356,7 @@ class Session(asyncio.BufferedProtocol):
             self._begin_feed(self.peer.feed)
         self._continue()
 
-    def _break_down(self) -> None:
+    def break_down(self) -> None:
         """A fault of ours: what has run of the frame is not known, so nothing more can be answered."""
         logger.exception("internal error in a frame of %s", self.peer.name)
         self.leave(error_reply("internal", "a fault in the server; its logging says more"))
@@ -403,7 +436,7 @@ class Session(asyncio.BufferedProtocol):
             if events:
                 self._send(frame(encode_replies(events)), NO_NEEDS)
         except Exception:
-            self._break_down()
+            self.break_down()
             return
         if not self._feed.caught_up:
             self._wake_pump()

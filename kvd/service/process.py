@@ -83,6 +83,7 @@ class Daemon(Administration):
         self._server = Server(self.commands, loop)
         if self._storage is not None:
             self.commands.durability = await self._storage.start(self._fail)
+            self.commands.durability.before_write = self._server.turn.make
         for _, listening in self._sockets:
             await self._server.listen(listening, own=not self._activated)
         raise_descriptor_limit(self.config.limits)

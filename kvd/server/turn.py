@@ -1,0 +1,100 @@
+"""Sets out of many connections, made together at the end of a turn of the loop.
+
+One set a frame costs mostly what is around it: the clock, the history to be dropped, room in the commit log, a record
+and a group of its own. When many connections send one each, the loop reads all of them in one turn, and so they are
+put aside and made in one go, as if they had come in one frame:
+
+        read  s1 [set] ─┐  read s2 [set] ─┐  read s3 [set] ─┐           s1 ◀─ version 7
+              put aside ┴─────────────────┴─────────────────┴─▶ made ─▶ s2 ◀─ version 8
+                                                                        s3 ◀─ version 9
+
+Each stays a commit of its own, in the order in which they came. Before any other request runs, what was put aside is
+made; so the order of everything is that in which it was read, on each connection and among them.
+"""
+
+import asyncio
+from itertools import chain, groupby
+from typing import TYPE_CHECKING
+
+from kvd.protocol.frames import frame
+from kvd.protocol.messages import AnyRequest, Set, encode_replies
+from kvd.server.durability import Needs
+from kvd.store.authors import Author
+
+if TYPE_CHECKING:
+    from kvd.server.commands import Commands
+    from kvd.server.session import Session
+
+# No more requests are put aside than this: as many as one turn of the loop may take.
+MOST_REQUESTS = 1024
+
+Waiting = tuple["Session", list[Set], int]  # the frame's bytes
+
+
+class Turn:
+    """What was put aside during this turn of the loop."""
+
+    def __init__(self, commands: "Commands", loop: asyncio.AbstractEventLoop) -> None:
+        self._commands = commands
+        self._loop = loop
+        self._waiting: list[Waiting] = []
+        self._requests = 0
+        self._is_due = False
+        commands.before_others = self.make
+
+    @staticmethod
+    def takes(requests: list[AnyRequest]) -> bool:
+        """Whether these may be put aside: sets only, as durable as all are, and not many."""
+        if len(requests) == 1:
+            return type(request := requests[0]) is Set and (request.how is None or request.how.sync is None)
+        if len(requests) > MOST_REQUESTS or set(map(type, requests)) != {Set}:
+            return False
+        return all(request.how is None or request.how.sync is None for request in requests)  # type: ignore[union-attr]
+
+    def put_aside(self, session: "Session", requests: list[Set], frame_bytes: int) -> None:
+        """Make these sets of ``session`` at the end of this turn; it is sent its reply then, or once it may leave."""
+        durability = self._commands.durability
+        self._waiting.append((session, requests, frame_bytes))
+        self._requests += len(requests)
+        if self._requests >= MOST_REQUESTS:
+            self.make()
+        elif durability is not None and durability.is_occupied:
+            # What is made now has to wait for the next sync anyway, and that makes it first.
+            durability.expect(self._requests)
+        elif not self._is_due:
+            self._is_due = True
+            self._loop.call_soon(self.make)
+
+    def make(self) -> None:
+        """Make all that was put aside, and answer."""
+        waiting, self._waiting, self._requests, self._is_due = self._waiting, [], 0, False
+        for _, frames in groupby(waiting, _author):
+            self._make(list(frames))
+
+    def _make(self, frames: list[Waiting]) -> None:
+        """Of one author."""
+        if len(frames) > 1:
+            requests = list(chain.from_iterable(requests for _, requests, _ in frames))
+            try:
+                done = self._commands.set_together(requests, frames[0][0].peer)
+            except Exception:
+                for session, _, _ in frames:
+                    session.break_down()
+                return
+            if done is not None:
+                _answer(frames, *done)
+                return
+        for session, requests, frame_bytes in frames:
+            session.run(requests, frame_bytes)
+
+
+def _author(waiting: Waiting) -> Author:
+    return waiting[0].peer.author
+
+
+def _answer(frames: list[Waiting], versions: list[int], needs: Needs) -> None:
+    at = 0
+    for session, requests, _ in frames:
+        end = at + len(requests)
+        session.reply(frame(encode_replies(versions[at:end])), needs)
+        at = end
