@@ -15,7 +15,7 @@ import asyncio
 import logging
 import struct
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, cast
 
 from kvd.protocol.frames import HEADER_BYTES, frame
@@ -231,7 +231,7 @@ class Session(asyncio.BufferedProtocol):
 
     # ------------------------------------------------------------------ called for what was put aside
 
-    def run(self, requests: list[AnyRequest], frame_bytes: int) -> None:
+    def run(self, requests: Sequence[AnyRequest], frame_bytes: int) -> None:
         """Run a small frame's requests, and answer."""
         try:
             reply = self._answer(requests, frame_bytes)
@@ -323,7 +323,7 @@ class Session(asyncio.BufferedProtocol):
         self._commands.needs = NO_NEEDS
         return frame(encode_replies(error_reply("bad_request", why)))
 
-    def _answer(self, requests: list[AnyRequest], frame_bytes: int) -> bytes | None:
+    def _answer(self, requests: Sequence[AnyRequest], frame_bytes: int) -> bytes | None:
         """The reply to one frame: one run, one encode. None if it is done in slices."""
         replies = self._commands.run(requests, self.peer, frame_bytes)
         if replies is None:
