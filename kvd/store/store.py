@@ -16,7 +16,7 @@ caller and are made never to go back.
 """
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
-from itertools import chain, repeat
+from itertools import chain, count, repeat
 
 import msgspec
 
@@ -248,41 +248,56 @@ class Store:
     def set_each(self, batch: list[dict[str, bytes]], author: Author = NOBODY) -> list[int]:
         """Store each mapping of ``batch`` in a commit of its own, in order; return their versions."""
         keys = list(chain.from_iterable(batch))
-        if 0 < len(keys) == len(batch) == len(set(keys)) and all(batch):
+        if not len(keys) == len(batch) > 1 or not all(batch):
+            return [self.set(entries, author) for entries in batch]
+        values = list(chain.from_iterable(map(dict.values, batch)))
+        if len(set(keys)) == len(keys):
             previous = list(map(self._keyspace.first.get, keys))
             if all(previous):  # as heads are always true: none of them is missing
                 replaced = [head.value for head in previous]  # type: ignore[union-attr]
                 if all(replaced) or None not in replaced:
-                    return self._replace_each(batch, keys, previous, replaced, author)  # type: ignore[arg-type]
-        return [self.set(entries, author) for entries in batch]
+                    return self._replace_each(keys, values, previous, replaced, author)  # type: ignore[arg-type]
+        return self._link_each(keys, values, author)
+
+    def _link_each(self, keys: list[str], values: list[bytes], author: Author) -> list[int]:
+        """Give each of ``keys`` a value in a commit of its own, whether it is new, or among them several times."""
+        self.lifetimes.ended(keys)
+        first, latest, heads = self.version + 1, dict[str, Head](), list[Head]()
+        for version, key, value in zip(count(first), keys, values):
+            old = latest.get(key) or self.find(key)
+            head = latest[key] = Head(key if old is None else old.key, value, version, old)
+            heads.append(head)
+        self._put(heads)
+        superseded = [len(old.value) for head in heads if (old := head.previous) is not None and old.value is not None]
+        self._note_each(tuple(heads), list(map(len, values)), len(superseded), sum(superseded), author)
+        return list(range(first, self.version + 1))
 
     def _replace_each(
-        self,
-        batch: list[dict[str, bytes]],
-        keys: list[str],
-        previous: list[Head],
-        replaced: list[bytes],
-        author: Author,
+        self, keys: list[str], values: list[bytes], previous: list[Head], replaced: list[bytes], author: Author
     ) -> list[int]:
         """Give each of ``keys``, all different and in ``first``, a new value in a commit of its own.
 
         What most commits do, done for many at a time: column by column, so that the loops run in C.
         """
         self.lifetimes.ended(keys)
-        values = list(chain.from_iterable(map(dict.values, batch)))
         versions = list(range(self.version + 1, self.version + 1 + len(keys)))
         # The keys as the keyspace has them: those that came with the requests need not outlive them.
         heads = tuple(map(Head, [head.key for head in previous], values, versions, previous))
         self._keyspace.first.update(zip(keys, heads, strict=True))
-        stored = list(map(len, values))
-        superseded_bytes = sum(map(len, replaced))
-        size = GROUP_BYTES + (PLACE_BYTES + SUPERSEDED_BYTES) * len(heads) + superseded_bytes
+        self._note_each(heads, list(map(len, values)), len(heads), sum(map(len, replaced)), author)
+        return versions
+
+    def _note_each(
+        self, heads: tuple[Head, ...], stored: list[int], superseded: int, superseded_bytes: int, author: Author
+    ) -> None:
+        """``heads`` were set, each in a commit of its own; so many had a value before, of so many bytes together."""
+        size = GROUP_BYTES + PLACE_BYTES * len(heads) + SUPERSEDED_BYTES * superseded + superseded_bytes
         self.window.append(Group(self.time, author, heads, len(heads), size, False))
-        self.counters.set_operations += len(keys)
+        self.counters.set_operations += len(heads)
+        self.counters.keys += len(heads) - superseded
         self.counters.value_bytes += sum(stored) - superseded_bytes
         self.largest_value_bytes = max(self.largest_value_bytes, *stored)
-        self.version = versions[-1]
-        return versions
+        self.version = heads[-1].version
 
     def delete(self, keys: Iterable[str], author: Author = NOBODY, *, missing_ok: bool = False) -> tuple[int, int]:
         """Delete all ``keys`` in one commit; return the version and how many there were.
