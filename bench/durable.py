@@ -8,6 +8,7 @@ from pathlib import Path
 
 from bench.context import THROUGHPUT_KEYS, Context
 from bench.data import batches, chosen
+from bench.peers import etcd
 from bench.peers.base import Peer
 from bench.peers.redis import Redis
 from bench.rows import Row, Samples, Target
@@ -39,8 +40,23 @@ def durable_sets(context: Context) -> Iterator[Row]:
     with ExitStack() as stack:
         always = _durable(context, stack, "always")
         yield from _compare(context, stack, always, DurableRedis(), "durable set, sync always", 60_000, 1.0)
+        if etcd.missing() is None:
+            yield _beside_etcd(context, stack, always, 20_000)
         never = _durable(context, stack, "never")
         yield from _compare(context, stack, never, context.kvd, "set, sync never | in memory", 60_000, 0.7)
+
+
+def _beside_etcd(context: Context, stack: ExitStack, ours: Server, count: int) -> Row:
+    """The same beside one node of etcd, which syncs its log before it answers; over TCP, as it has no other way."""
+    load, items = context.program("load"), chosen(1, THROUGHPUT_KEYS)
+    theirs = stack.enter_context(etcd.Etcd(context.new_directory()))
+    encoded = {key.encode(): value for key, value in items.items()}
+    figures: dict[str, list[float]] = {"ours": [], "theirs": []}
+    for _ in range(context.rounds):
+        figures["ours"].append(operations_a_second(load, ours, ours.peer.sets(items), CONNECTIONS, context.work(count)))
+        figures["theirs"].append(theirs.sets_a_second(encoded, CONNECTIONS, context.work(count)))
+    beside = Samples("etcd, one node", tuple(figures["theirs"]))
+    return Row("durable set, sync always", "/s", Samples("kvd", tuple(figures["ours"])), beside, Target(">=", 3.0))
 
 
 def _durable(context: Context, stack: ExitStack, sync: str) -> Server:

@@ -206,6 +206,11 @@ class Durability:
         self._expected = count
         self._wake()
 
+    def write_at_once(self) -> None:
+        """Begin to write what was added, if nothing is under way and nobody is given time to come back."""
+        if self._is_due and self._gathering is None:
+            self._start()
+
     def _start(self) -> None:
         self._stop_gathering()
         if self.before_write is not None and self._expected and not self._busy:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from kvd.protocol.frames import frame
 from kvd.protocol.messages import AnyRequest, Set, encode_replies
-from kvd.server.durability import Needs
+from kvd.server.durability import NO_NEEDS, Needs
 from kvd.store.authors import Author
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 MOST_REQUESTS = 1024
 
 Waiting = tuple["Session", list[Set], int]  # the frame's bytes
+Made = tuple[list[Waiting], list[int], Needs]
 
 
 class Turn:
@@ -68,33 +69,42 @@ class Turn:
     def make(self) -> None:
         """Make all that was put aside, and answer."""
         waiting, self._waiting, self._requests, self._is_due = self._waiting, [], 0, False
-        for _, frames in groupby(waiting, _author):
-            self._make(list(frames))
-
-    def _make(self, frames: list[Waiting]) -> None:
-        """Of one author."""
-        if len(frames) > 1:
-            requests = list(chain.from_iterable(requests for _, requests, _ in frames))
-            try:
-                done = self._commands.set_together(requests, frames[0][0].peer)
-            except Exception:
-                for session, _, _ in frames:
-                    session.break_down()
-                return
+        made: list[Made] = []
+        for _, group in groupby(waiting, _author):
+            frames = list(group)
+            done = self._made_together(frames)
             if done is not None:
-                _answer(frames, *done)
-                return
-        for session, requests, frame_bytes in frames:
-            session.run(requests, frame_bytes)
+                made.append((frames, *done))
+            else:
+                self._answer(made)
+                made = []
+                for session, requests, frame_bytes in frames:
+                    session.run(requests, frame_bytes)
+        self._answer(made)
+
+    def _made_together(self, frames: list[Waiting]) -> tuple[list[int], Needs] | None:
+        """Frames of one author; their versions and what the replies have to wait for, None if nothing was done."""
+        requests = list(chain.from_iterable(requests for _, requests, _ in frames))
+        try:
+            return self._commands.set_together(requests, frames[0][0].peer)
+        except Exception:
+            for session, _, _ in frames:
+                session.break_down()
+            frames.clear()
+            return [], NO_NEEDS
+
+    def _answer(self, made: "list[Made]") -> None:
+        """Send the replies, or have them held; what can be written to the log at once need not hold any."""
+        durability = self._commands.durability
+        if made and durability is not None:
+            durability.write_at_once()
+        for frames, versions, needs in made:
+            at = 0
+            for session, requests, _ in frames:
+                end = at + len(requests)
+                session.reply(frame(encode_replies(versions[at:end])), needs)
+                at = end
 
 
 def _author(waiting: Waiting) -> Author:
     return waiting[0].peer.author
-
-
-def _answer(frames: list[Waiting], versions: list[int], needs: Needs) -> None:
-    at = 0
-    for session, requests, _ in frames:
-        end = at + len(requests)
-        session.reply(frame(encode_replies(versions[at:end])), needs)
-        at = end

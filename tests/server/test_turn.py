@@ -279,6 +279,32 @@ def test_who_sends_too_much_is_answered_for_what_came_before() -> None:
     asyncio.run(play())
 
 
+def test_a_fault_of_ours_is_told_to_all_that_it_concerns(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(requests: object, peer: object) -> None:
+        raise ZeroDivisionError
+
+    async def play() -> None:
+        house = House("always")
+        for number in range(4):
+            house.send(number, framed(msgspec.msgpack.encode([["set", {f"key{number}": b"x"}]])))
+        house.send(3, framed(msgspec.msgpack.encode([["ping"]])))  # so that the first four are made
+        await house.rest([1, 1, 1, 2])
+        monkeypatch.setattr(house.commands, "set_together", fail)
+        for number in (0, 1):
+            house.send(number, framed(msgspec.msgpack.encode([["set", {"key": b"x"}]])))
+        await house.rest([2, 2, 1, 2])
+        for number in (0, 1):
+            assert house.wires[number].replies()[1]["error"] == "internal"
+            assert house.wires[number].is_closed
+        house.send(2, framed(msgspec.msgpack.encode([["get", "key2"]])))
+        await house.rest([2, 2, 2, 2])
+        assert house.wires[2].replies()[1] == [b"x"]
+        assert house.commands.durability is not None
+        await house.commands.durability.close()
+
+    asyncio.run(play())
+
+
 def test_a_write_that_asks_for_less_is_not_put_aside() -> None:
     requests = [msgspec.convert(["set", {"a": b""}, {"sync": False}], session_module.AnyRequest)]
     assert not Turn.takes(requests)
