@@ -95,9 +95,11 @@ class AsyncClient(Api, Asynchronous):
         """As Client.transaction, with ``async with``."""
         return AsyncTransaction(self, ttl=ttl, keep_ttl=keep_ttl, ephemeral=ephemeral, sync=sync)
 
-    async def run(self, function: Callable[[AsyncTransaction], Awaitable[T]], *, attempts: int = 20) -> T:
+    async def run(
+        self, function: Callable[[AsyncTransaction], Awaitable[T]], *, attempts: int = 20, sync: bool | None = None
+    ) -> T:
         """As Client.run; ``function`` is awaited."""
-        result: T = await self._drive(run(lambda: AsyncTransaction(self), function, attempts))
+        result: T = await self._drive(run(lambda: AsyncTransaction(self, sync=sync), function, attempts))
         return result
 
     def watch(self, prefix: str = "", since: int | None = None) -> AsyncWatch:

@@ -132,7 +132,7 @@ class Client(Api, Blocking):
 
         return Transaction(self, ttl=ttl, keep_ttl=keep_ttl, ephemeral=ephemeral, sync=sync)
 
-    def run(self, function: Callable[[Transaction], T], *, attempts: int = 20) -> T:
+    def run(self, function: Callable[[Transaction], T], *, attempts: int = 20, sync: bool | None = None) -> T:
         """What ``function`` returns, called with a transaction that is committed afterwards.
 
         Called again after each conflict, ``attempts`` times in all, with longer and longer pauses of random length; it
@@ -140,7 +140,7 @@ class Client(Api, Blocking):
         """
         from kv.transactions import Transaction, run
 
-        result: T = self._drive(run(lambda: Transaction(self), function, attempts))
+        result: T = self._drive(run(lambda: Transaction(self, sync=sync), function, attempts))
         return result
 
     def watch(self, prefix: str = "", since: int | None = None) -> Watch:

@@ -16,7 +16,7 @@ from kv import operations
 from kv.calls import Blocking, pages, procedure
 from kv.delivery import Delivery
 from kv.errors import Conflict, KvdError, SnapshotGone
-from kv.operations import BEGUN, binary, how_to
+from kv.operations import BEGUN, binary, how_to, milliseconds
 from kv.procedures import Apply, Emit, Pause, bounds, send
 from kv.scopes import Scope, WithBlock
 from kv.snapshots import give_back
@@ -64,6 +64,7 @@ class TransactionCalls(Scope):
         self._reads: dict[str, Versioned] = {}
         self._ranges: list[Range] = []
         self._writes: dict[str, bytes | None] = {}
+        self._ttls: dict[str, int] = {}
         self._channel: Channel | None = None
         self._store_id: str | None = None
         self._over = False
@@ -153,15 +154,20 @@ class TransactionCalls(Scope):
 
     # ------------------------------------------------------------------ writing
 
-    def set(self, key: str, value: bytes) -> None:
-        """Store ``value`` under ``key`` when the transaction commits."""
+    def set(self, key: str, value: bytes, *, ttl: float | timedelta | None = None) -> None:
+        """Store ``value`` under ``key`` when the transaction commits; ``ttl``: for this key instead of the others'."""
         self._check_open()
         self._writes[key] = binary(value)
+        self._ttls.pop(key, None)
+        if ttl is not None:
+            self._ttls[key] = milliseconds(ttl)
 
     def delete(self, *keys: str) -> None:
         """Delete ``keys``, as far as there are any, when the transaction commits."""
         self._check_open()
         self._writes.update(dict.fromkeys(keys))
+        for key in keys:
+            self._ttls.pop(key, None)
 
     def _check_open(self) -> None:
         self._check_process()
@@ -185,6 +191,8 @@ class TransactionCalls(Scope):
 
     def _commit(self) -> Procedure[None]:
         self._over = True
+        if self._ttls:
+            self._how["ttls"] = self._ttls
         if self.snapshot is None:
             sent = [operations.commit(self._writes, None, (), None, self._how)]
         else:

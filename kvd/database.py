@@ -193,9 +193,13 @@ class Database:
             self._remember(scope, id_, answer, answer)
         return versions
 
-    def life(self, ttl_us: int | None, *, keep: bool, owner: Hashable) -> Life:
-        """What a write says about its keys' lives, from now on."""
-        return Life(deadline=None if ttl_us is None else self.timer() + ttl_us, keep=keep, owner=owner)
+    def life(
+        self, ttl_us: int | None, *, keep: bool, owner: Hashable, ttls_us: Mapping[str, int] | None = None
+    ) -> Life:
+        """What a write says about its keys' lives, from now on; ``ttls_us`` of keys with one of their own."""
+        now = self.timer()
+        deadlines = {key: now + ttl for key, ttl in (ttls_us or {}).items()}
+        return Life(deadline=None if ttl_us is None else now + ttl_us, deadlines=deadlines, keep=keep, owner=owner)
 
     def bury(self, owner: Hashable, author: Author) -> None:
         """Delete the keys that die with ``owner``."""

@@ -70,6 +70,13 @@ class Replacing:
         return CommandFailed(f"cannot write {self._path}: {error.strerror}", exits.IO_ERROR)
 
 
+def write_all(descriptor: int, data: bytes) -> None:
+    """Write all of ``data``. Raises OSError."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
 def _sync_directory(directory: str) -> None:
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

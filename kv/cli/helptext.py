@@ -25,7 +25,7 @@ _SECTIONS = {
     "Keys": ("set", "get", "del", "ls", "incr", "ttl", "touch", "txn"),
     "Working together": ("watch", "wait", "lock"),
     "Looking back": ("history", "log", "diff", "rollback", "revert"),
-    "Data on the disk": ("checkpoint", "backup", "restore", "check"),
+    "Data on the disk": ("checkpoint", "backup", "restore", "check", "export", "import"),
     "The daemon": ("serve", "status", "metrics", "ping", "reload", "shutdown"),
     "This command": ("help", "completion", "version"),
 }

@@ -117,6 +117,11 @@ def _pair_of_json(line: bytes) -> tuple[str, bytes]:
         pair = json.loads(line)
     except (ValueError, RecursionError):
         raise ValueError("not JSON") from None
+    return pair_of(pair)
+
+
+def pair_of(pair: object) -> tuple[str, bytes]:
+    """What was JSON as a pair. Raises ValueError."""
     if not isinstance(pair, dict) or pair.keys() != {"key", "value"}:
         raise ValueError('not an object of the form {"key": ..., "value": ...}')
     key = pair["key"]

@@ -47,6 +47,8 @@ COMMANDS = (
     Command("checkpoint", (), "checkpoint", "Have the daemon write its values to one file now."),
     Command("backup", (), "backup", "Write everything to one file, while the daemon serves on."),
     Command("restore", (), "restore", "Make a data directory out of a backup, or of an earlier point."),
+    Command("export", (), "export", "Print all keys as lines of JSON, sorted, of one instant."),
+    Command("import", (), "importing", "Set keys out of lines of JSON, in one commit."),
     Command("check", (), "check", "Look for damage in a data directory or a backup, and save what can be saved."),
     Command("metrics", ("m",), "metrics", "Print how much is stored and how often it was used."),
     Command("ping", (), "ping", "Ask whether the daemon answers."),

@@ -31,7 +31,7 @@ class Request(msgspec.Struct, array_like=True, tag=True, forbid_unknown_fields=T
 
 
 class How(msgspec.Struct, forbid_unknown_fields=True, eq=False, gc=False, frozen=True):
-    """How a write is to be done; ``ttl`` in ms. See docs/protocol.md."""
+    """How a write is to be done; ``ttl`` in ms, ``ttls`` too, by key. See docs/protocol.md."""
 
     ttl: int | None = None
     keep_ttl: bool = False
@@ -39,6 +39,7 @@ class How(msgspec.Struct, forbid_unknown_fields=True, eq=False, gc=False, frozen
     id: Id | None = None
     since: int | None = None
     sync: bool | None = None
+    ttls: dict[str, int] | None = None
 
 
 class Hello(Request, tag="hello"):

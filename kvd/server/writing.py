@@ -1,6 +1,6 @@
 """What writes: each request one commit, done once if it carries an id."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from itertools import chain
 from typing import TypeVar
 
@@ -28,6 +28,7 @@ class Writing:
         self._checks.entries(request.entries)
         if request.how is None:
             return self._database.set(request.entries, peer.author)
+        self._check_ttls(request.how, request.entries)
         life = self._life(request.how, peer, len(request.entries))
         return self._once(request.how, peer, lambda: self._database.set(request.entries, peer.author, life))
 
@@ -66,7 +67,8 @@ class Writing:
         if not -_BY_LESS_THAN <= request.by < _BY_LESS_THAN:
             raise Refusal("bad_request", "an increment is a number of 64 bits")
         how = request.how
-        life = KEPT if how is None else self._life(how, peer, 1, keeps=how.ttl is None)
+        self._check_ttls(how, (request.key,))
+        life = KEPT if how is None else self._life(how, peer, 1, keeps=how.ttl is None and not how.ttls)
         return self._once(how, peer, lambda: self._database.increment(request.key, request.by, peer.author, life))
 
     def touch(self, request: messages.Touch, peer: Peer) -> list[bool]:
@@ -86,11 +88,18 @@ class Writing:
         if ranges and snapshot is None:
             raise Refusal("bad_request", "ranges need the snapshot that they were read at")
         life = ENDLESS if request.how is None else self._life(request.how, peer, len(request.writes))
+        self._check_ttls(request.how, request.writes)
 
         def write() -> int:
             return self._database.commit(request.writes, reads, ranges, snapshot or 0, peer.author, life)
 
         return self._once(request.how, peer, write)
+
+    def _check_ttls(self, how: How | None, keys: Container[str]) -> None:
+        """Whoever says how long a key lives has to write it."""
+        for key in (how.ttls or ()) if how is not None else ():
+            if key not in keys:
+                raise Refusal("bad_request", "ttls has a key that is not written")
 
     def _once(self, how: How | None, peer: Peer, write: Callable[[], Answer]) -> Answer:
         if how is None or how.id is None:
@@ -99,18 +108,29 @@ class Writing:
 
     def _life(self, how: How, peer: Peer, count: int, *, keeps: bool = False) -> Life:
         """What ``how`` says about the lives of ``count`` keys."""
-        if how.ttl is None and not how.keep_ttl and not how.ephemeral:
+        if how.ttl is None and not how.ttls and not how.keep_ttl and not how.ephemeral:
             return KEPT if keeps else ENDLESS
         if how.ttl is not None:
             self._checks.ttl(how.ttl)
+        for ttl in (how.ttls or {}).values():
+            self._checks.ttl(ttl)
         if how.ephemeral:
             most = self._checks.limits.max_ephemeral_keys_per_connection
             if self._database.count_owned(peer) + count > most:
                 raise Refusal("too_large", f"a connection has at most {most} ephemeral keys")
         ttl_us = None if how.ttl is None else how.ttl * 1000
-        return self._database.life(ttl_us, keep=how.keep_ttl or keeps, owner=peer if how.ephemeral else None)
+        ttls_us = {key: ttl * 1000 for key, ttl in how.ttls.items()} if how.ttls else None
+        owner = peer if how.ephemeral else None
+        return self._database.life(ttl_us, ttls_us=ttls_us, keep=how.keep_ttl or keeps, owner=owner)
 
 
 def _only_identified(how: How | None) -> bool:
     """Whether it asks for nothing but to be done once."""
-    return how is not None and how.id is not None and how.ttl is None and not how.keep_ttl and not how.ephemeral
+    return (
+        how is not None
+        and how.id is not None
+        and not how.ttls
+        and how.ttl is None
+        and not how.keep_ttl
+        and not how.ephemeral
+    )

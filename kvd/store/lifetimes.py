@@ -11,7 +11,7 @@ thousand times costs one entry.
 Times here are of a clock that runs evenly (CLOCK_BOOTTIME), in microseconds: setting the wall clock moves no deadline.
 """
 
-from collections.abc import Collection, Hashable, Iterable
+from collections.abc import Collection, Hashable, Iterable, Mapping
 from heapq import heapify, heappop, heappush
 
 import msgspec
@@ -23,11 +23,12 @@ _MOST_STALE = 65_536
 class Life(msgspec.Struct, frozen=True, kw_only=True):
     """What a write says about the lives of its keys.
 
-    ``keep``: keys that exist keep the life they have, and ``deadline`` counts for new ones only. ``owner``: the keys
-    are deleted when this owner is gone.
+    ``keep``: keys that exist keep the life they have, and deadlines count for new ones only. ``deadlines``: those of
+    keys with one of their own. ``owner``: the keys are deleted when this owner is gone.
     """
 
     deadline: int | None = None
+    deadlines: Mapping[str, int] = {}
     keep: bool = False
     owner: Hashable = None
 
@@ -58,7 +59,7 @@ class Lifetimes:
         for key in keys:
             kept = life.keep and key in existing
             if not kept:
-                self._set_deadline(key, life.deadline)
+                self._set_deadline(key, life.deadlines.get(key, life.deadline))
             if life.owner is not None or not kept:
                 self._set_owner(key, life.owner)
 

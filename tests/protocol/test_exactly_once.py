@@ -190,12 +190,12 @@ def test_an_empty_set_in_a_run_is_no_commit(ends: "Ends") -> None:
     assert ends.batch(*run) == [2, 3, 3], "what changed nothing is not remembered"
 
 
-@pytest.mark.parametrize("more", [{"ephemeral": True}, {"ttl": 5}, {"keep_ttl": True}])
+@pytest.mark.parametrize("more", [{"ephemeral": True}, {"ttl": 5}, {"ttls": {}, "ttl": 5}, {"keep_ttl": True}])
 def test_a_run_of_sets_with_ids_does_what_else_they_ask_for(ends: "Ends", more: dict[str, Any]) -> None:
     ends.ask("set", {"a": b"", "b": b""}, {"ttl": 9})
     run = [["set", {key: b"x"}, {"id": id_(ord(key)), **more}] for key in "ab"]
     assert ends.batch(*run) == ends.batch(*run) == [3, 4]
-    assert ends.ask("ttl", ["a", "b"]) == [{"ephemeral": -1, "ttl": 5, "keep_ttl": 9}[next(iter(more))]] * 2
+    assert ends.ask("ttl", ["a", "b"]) == [{"ephemeral": -1, "ttl": 5, "ttls": 5, "keep_ttl": 9}[next(iter(more))]] * 2
     ends.disconnect()
     assert ends.another().ask("get_many", ["a", "b"]) == ([None, None] if "ephemeral" in more else [b"x", b"x"])
 

@@ -17,7 +17,7 @@ encode = msgspec.msgpack.encode
 many = settings(max_examples=max(50, int(1_000 * SCALE)), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 ID = bytes(range(16))
-HOW = {"ttl": 1, "keep_ttl": True, "ephemeral": True, "id": ID, "since": 7, "sync": False}
+HOW = {"ttl": 1, "keep_ttl": True, "ephemeral": True, "id": ID, "since": 7, "sync": False, "ttls": {"a": 5}}
 
 FORMS: list[tuple[list[Any], messages.AnyRequest]] = [
     (["hello", 1, "me"], messages.Hello(1, "me")),
@@ -36,7 +36,7 @@ FORMS: list[tuple[list[Any], messages.AnyRequest]] = [
     (["set", {"a": b"\0\xff", "b": b""}], messages.Set({"a": b"\0\xff", "b": b""})),
     (["set", {"a": b""}, None], messages.Set({"a": b""})),
     (["set", {"a": b""}, {}], messages.Set({"a": b""}, messages.How())),
-    (["set", {"a": b""}, HOW], messages.Set({"a": b""}, messages.How(1, True, True, ID, 7, False))),
+    (["set", {"a": b""}, HOW], messages.Set({"a": b""}, messages.How(1, True, True, ID, 7, False, {"a": 5}))),
     (["set", {"a": b""}, {"ttl": None}], messages.Set({"a": b""}, messages.How())),
     (["delete", ["a"]], messages.Delete(["a"])),
     (["delete", ["a"], True], messages.Delete(["a"], True)),

@@ -285,6 +285,29 @@ def test_how_decides_how_long_a_key_lives(
     assert (value_of(ends.another(), "key") is None) == (owner in ("another's", "ours"))
 
 
+@pytest.mark.parametrize("write", WRITES)
+@pytest.mark.parametrize(("ttl", "expected"), [(None, 7), (5, 7)])
+def test_a_key_may_have_a_ttl_of_its_own(ends: "Ends", write: str, ttl: int | None, expected: int) -> None:
+    how = {"ttls": {"key": 7}, **({} if ttl is None else {"ttl": ttl})}
+    prepare(ends, ends, "endless")
+    assert ends.code(*WRITES[write](how)) == ""
+    assert ends.ask("ttl", ["key"]) == [expected]
+
+
+def test_ttls_are_for_some_keys_and_ttl_for_the_others(ends: "Ends") -> None:
+    ends.ask("commit", {"a": b"", "b": b"", "c": b""}, {}, [], None, {"ttl": 100, "ttls": {"a": 200, "b": 300}})
+    assert ends.ask("ttl", ["a", "b", "c"]) == [200, 300, 100]
+    ends.ask("set", {"a": b"", "new": b""}, {"keep_ttl": True, "ttls": {"a": 5, "new": 6}})
+    assert ends.ask("ttl", ["a", "new"]) == [200, 6], "a key that exists keeps its own"
+
+
+@pytest.mark.parametrize("ttls", [{"nobody": 5}, {"key": 0}, {"key": -1}, {"key": 2**62}])
+@pytest.mark.parametrize("write", WRITES)
+def test_ttls_that_cannot_be_are_refused(ends: "Ends", write: str, ttls: dict[str, int]) -> None:
+    assert ends.code(*WRITES[write]({"ttls": ttls})) == "bad_request"
+    assert ends.metric("version") == 0
+
+
 @pytest.mark.parametrize("how", [None, {}, {"sync": True}, {"sync": False}, {"sync": None}])
 @pytest.mark.parametrize("write", ["set", "commit"])
 def test_a_write_that_says_nothing_of_lives_gives_life_without_end(ends: "Ends", write: str, how: Any) -> None:  # noqa: ANN401

@@ -5,6 +5,7 @@ import os
 from kv.cli import exits
 from kv.cli.context import Context
 from kv.cli.failures import CommandFailed, OutputFailed, UsageError
+from kv.cli.files import Replacing, write_all
 from kv.cli.parser import Parser
 
 TYPE_CHECKING = False
@@ -61,23 +62,15 @@ def _check_no_terminal() -> None:
 
 def _write_out(data: bytes) -> None:
     try:
-        _write_all(1, data)
+        write_all(1, data)
     except OSError as error:
         raise OutputFailed(error) from None
 
 
-def _write_all(descriptor: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(descriptor, view) :]
-
-
 def _into_file(context: Context, path: str) -> "Piece":
     """Write beside ``path``, and give it the name when all is on the disk. Raises CommandFailed."""
-    from kv.cli.files import Replacing
-
     with Replacing(path) as descriptor:
-        return _take(context, lambda data: _write_all(descriptor, data))
+        return _take(context, lambda data: write_all(descriptor, data))
 
 
 def _take(context: Context, write: "Callable[[bytes], None]") -> "Piece":

@@ -1,0 +1,114 @@
+"""``kv export``: all keys of one instant as text, sorted, one JSON object a line."""
+
+import time
+
+from kv.cli import exits
+from kv.cli.context import Context
+from kv.cli.failures import UsageError
+from kv.cli.parser import Parser, completed
+from kv.cli.records import Record, line_of
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from kv.client import Client
+    from kv.results import Item
+
+USAGE = "kv export [OPTION]... [PREFIX]"
+EXAMPLES = """
+kv export > all.jsonl               every key, one JSON object a line
+kv export -o all.jsonl              the same; the file appears when it is whole
+kv export user/ | kv -s OTHER import -   some keys, into another daemon
+diff <(kv export) all.jsonl         what has changed since?
+"""
+DETAILS = """
+Keys come in the order of their bytes, all of one instant, whatever is written meanwhile. A value that is no text is
+{"base64": "..."}. A key that expires has "expires", to the second, as it stands when its line is written. Keys that
+live as long as a connection are keys like any other here. 'kv import' reads it. For everything as it is, quickly, with
+the exact lifetimes: 'kv backup'.
+"""
+_PAGE_KEYS = 500
+
+
+def arguments(parser: Parser) -> None:
+    """The options of ``kv export``."""
+    parser.operands("PREFIX", "only keys that begin with it", "prefixes")
+    completed(
+        parser.add_argument("-o", "--output", metavar="FILE", help="write to a file, all of it or nothing"), "files"
+    )
+
+
+def run(context: Context) -> int:
+    """Print the keys, or write them to a file."""
+    if len(context.options.operands) > 1:
+        raise UsageError("kv export takes one prefix")
+    prefix = "".join(context.options.operands)
+    path: str | None = getattr(context.options, "output", None)
+    if path is None:
+        count = _export(context, prefix, lambda text: context.output.write(text.encode()))
+    else:
+        count = _into_file(context, prefix, path)
+    context.note(f"{count} keys")
+    return exits.OK
+
+
+def _into_file(context: Context, prefix: str, path: str) -> int:
+    from kv.cli.files import Replacing, write_all
+
+    with Replacing(path) as descriptor:
+        return _export(context, prefix, lambda text: write_all(descriptor, text.encode()))
+
+
+def _export(context: Context, prefix: str, write: "Callable[[str], None]") -> int:
+    """Hand a page of lines after the other to ``write``; how many keys there were."""
+    from kv.cli.progress import bar
+
+    count = 0
+    with context.connect() as client, bar(" keys", "export", quiet=context.options.quiet) as shown:
+        total = 0 if prefix else client.metrics()["keys_stored"]
+        for lines in _pages(client, prefix):
+            write("".join(f"{line}\n" for line in lines))
+            count += len(lines)
+            shown.reach(count, total)
+    return count
+
+
+def _pages(client: "Client", prefix: str) -> "Iterator[list[str]]":
+    expiring = client.metrics()["keys_with_deadline"] > 0
+    # Those of keys that are gone before their line is written: the snapshot still has them.
+    known = _all_expiries(client, prefix) if expiring else {}
+    with client.snapshot() as snapshot:
+        page: list[Item] = []
+        for item in snapshot.scan(prefix):
+            page.append(item)
+            if len(page) == _PAGE_KEYS:
+                yield _lines(client, page, known, expiring=expiring)
+                page = []
+        yield _lines(client, page, known, expiring=expiring)
+
+
+def _lines(client: "Client", page: "list[Item]", known: dict[str, int], *, expiring: bool) -> list[str]:
+    now = _expiries(client, [item.key for item in page]) if expiring and page else {}
+    return [line_of(Record(item.key, item.value or b"", now.get(item.key, known.get(item.key)))) for item in page]
+
+
+def _all_expiries(client: "Client", prefix: str) -> dict[str, int]:
+    found: dict[str, int] = {}
+    keys: list[str] = []
+    for item in client.scan(prefix, keys_only=True):
+        keys.append(item.key)
+        if len(keys) == _PAGE_KEYS:
+            found.update({key: expiry for key, expiry in _expiries(client, keys).items() if expiry is not None})
+            keys = []
+    found.update({key: expiry for key, expiry in _expiries(client, keys).items() if expiry is not None})
+    return found
+
+
+def _expiries(client: "Client", keys: list[str]) -> dict[str, int | None]:
+    """When each of ``keys`` that exist expires, in µs since the epoch; None without an end."""
+    if not keys:
+        return {}
+    now_us = time.time_ns() // 1000
+    left = zip(keys, client.ttl(*keys), strict=True)
+    return {key: None if s == float("inf") else now_us + int(s * 1e6) for key, s in left if s is not None}
