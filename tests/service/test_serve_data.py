@@ -111,6 +111,58 @@ def test_everything_comes_back_after_a_stop(kvd: "RealDaemon", data: str) -> Non
     kvd.stop(process)
 
 
+def test_kills_while_it_recovers_and_writes_checkpoints_lose_nothing(kvd: "RealDaemon", data: str) -> None:
+    """Killed when it has read this much of its log, again and again, and at last left alone; then again while it writes
+    the checkpoint of all that."""
+    config = kvd.configure("data.segment_bytes = 65536\nhistory.max_versions = 100\n")
+    process = kvd.serve("--data-dir", data, "--config", config)
+    itself = bytes_read(process.pid)  # its own modules
+    with kvd.connect() as peer:
+        for number in range(0, 20_000, 50):
+            peer.ask(*(["set", {f"key{each}": b"%d" % each}] for each in range(number, number + 50)))
+    expected = {f"key{each}": b"%d" % each for each in range(20_000)}
+    process.kill()
+    process.wait(30)
+    size = sum(path.stat().st_size for path in pathlib.Path(data).iterdir())
+    chance = random.Random(4)  # noqa: S311 - the moments of the kills
+    stopped_early = 0
+    for _ in range(KILLS):
+        process = kvd.start("--data-dir", data, "--config", config)
+        wanted = itself + chance.randrange(size)
+        while bytes_read(process.pid) < wanted and process.poll() is None:
+            pass
+        process.kill()
+        said, _ = process.communicate(timeout=30)
+        stopped_early += b"Kvd started" not in said
+    assert stopped_early > KILLS // 2
+    for _ in range(KILLS):
+        process = kvd.serve("--data-dir", data, "--config", config)
+        kvd.ask(["checkpoint"])
+        wanted = chance.randrange(1_000_000)
+        kvd.eventually(lambda wanted=wanted: unfinished_bytes(data) >= wanted or has_checkpoint(data))
+        process.kill()
+        process.wait(30)
+    process = kvd.serve("--data-dir", data, "--config", config)
+    assert everything(kvd) == expected
+    assert kvd.stop(process) == 0
+
+
+def bytes_read(pid: int) -> int:
+    """How much a process has read so far; nothing more once it has gone."""
+    try:
+        return int(pathlib.Path(f"/proc/{pid}/io").read_text().split()[1])
+    except (OSError, IndexError):
+        return 1 << 62
+
+
+def unfinished_bytes(data: str) -> int:
+    return max((path.stat().st_size for path in pathlib.Path(data).glob("*.checkpoint.tmp")), default=0)
+
+
+def has_checkpoint(data: str) -> bool:
+    return any(pathlib.Path(data).glob("*.checkpoint"))
+
+
 def test_ephemeral_keys_do_not_outlive_the_daemon(kvd: "RealDaemon", data: str) -> None:
     process = kvd.serve("--data-dir", data)
     with kvd.connect() as peer:

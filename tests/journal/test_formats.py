@@ -1,0 +1,101 @@
+"""What earlier versions have written is read, and means what it meant: the fixtures of every format there was.
+
+What each holds stands beside it in ``expected.json``, written by hand when it was made (``fixtures/make.py``).
+"""
+
+import io
+import json
+import pathlib
+from typing import Any
+
+import msgspec
+import pytest
+
+from kvd.database import Database
+from kvd.journal.backup import BackupReader, load_backup
+from kvd.journal.records import FORMAT
+from kvd.journal.recovery import prepare_tail, recover
+from kvd.store.history import commits_from
+from kvd.store.window import WindowLimits
+from tests.journal.disks import MemoryDisk
+from tests.journal.running import WALL_US, Running
+
+FOLDERS = sorted(path.parent for path in pathlib.Path(__file__).parent.glob("fixtures/format-*/*/expected.json"))
+DIRECTORIES = [folder for folder in FOLDERS if folder.name != "backup"]
+BACKUPS = [folder for folder in FOLDERS if folder.name == "backup"]
+LIMITS = WindowLimits(max_commits=2)
+
+
+def name(folder: pathlib.Path) -> str:
+    return f"{folder.parent.name}/{folder.name}"
+
+
+def expected_of(folder: pathlib.Path) -> Any:  # noqa: ANN401 - JSON
+    return json.loads((folder / "expected.json").read_text())
+
+
+def files(folder: pathlib.Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "expected.json"}
+
+
+def empty(limits: WindowLimits | None = None) -> Database:
+    return Database(limits, clock=lambda: WALL_US, timer=lambda: 10**9)
+
+
+def values(database: Database) -> dict[str, list[object]]:
+    return {item.key: [list(item.value or b""), item.version] for item in database.store.scan("", None, 99).items}
+
+
+def deadlines(database: Database) -> dict[str, int]:
+    left = {key: database.time_to_live_us(key) for key in values(database)}
+    return {key: WALL_US + us for key, us in left.items() if us is not None}
+
+
+def test_there_are_fixtures_of_the_present_format() -> None:
+    kinds = {folder.name for folder in FOLDERS if folder.parent.name == f"format-{FORMAT}"}
+    assert kinds == {"stopped", "torn", "checkpointed", "backup"}
+
+
+@pytest.mark.parametrize("folder", DIRECTORIES, ids=name)
+def test_a_directory_is_read(folder: pathlib.Path) -> None:
+    expected = expected_of(folder)
+    database = empty(LIMITS if folder.name == "checkpointed" else None)
+    found = recover(MemoryDisk(files(folder)), database)
+    database.store.drop_history(100)
+    assert (found.version, found.clean) == (expected["version"], expected["clean"])
+    assert (found.torn is not None) == expected["torn"]
+    assert found.store_id == b"a store!"
+    assert values(database) == expected["values"]
+    assert deadlines(database) == expected["deadlines"]
+    oldest = database.store.window.oldest_readable
+    assert oldest == expected["oldest"]
+    commits = commits_from(database.store, oldest + 1, 99, 1 << 20)
+    shown = [[each.version, msgspec.to_builtins(each.author), sorted(each.keys)] for each in commits]
+    assert shown == expected["commits"]
+    for scope, id_, answer in expected["ids"]:
+        assert database.outcomes.find(scope, bytes.fromhex(id_), None, found.version) == answer
+
+
+@pytest.mark.parametrize("folder", DIRECTORIES, ids=name)
+def test_a_directory_is_gone_on_with(folder: pathlib.Path) -> None:
+    """Started, written to, and started again; keys that lived with a connection end with the first start."""
+    expected = expected_of(folder)
+    disk = MemoryDisk(files(folder))
+    running = Running(disk)
+    new = running.set({"new": b"1"})
+    running.write()
+    assert new > expected["version"]
+    again = empty()
+    prepare_tail(disk, recover(MemoryDisk(disk.contents()), again))
+    kept = {key: value for key, value in expected["values"].items() if key not in expected["ephemeral"]}
+    assert values(again) == {**kept, "new": [[49], new]}
+
+
+@pytest.mark.parametrize("folder", BACKUPS, ids=name)
+def test_a_backup_is_read(folder: pathlib.Path) -> None:
+    expected = expected_of(folder)
+    database = empty()
+    load_backup(BackupReader(io.BytesIO(files(folder)["kvd.backup"]), "x"), database, lambda done: None)
+    assert database.store.version == expected["version"]
+    assert values(database) == expected["values"]
+    assert deadlines(database) == expected["deadlines"]
