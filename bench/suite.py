@@ -14,7 +14,7 @@ from bench.memory import memory
 from bench.rows import Row
 from bench.stall import stall
 from bench.store_commit import commit1000
-from bench.throughput import get1, get64, get_many, set64, set100
+from bench.throughput import get1, get64, get_many, set1, set64, set100
 
 Benchmark = Callable[[Context], Iterator[Row]]
 
@@ -25,6 +25,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "get_many": get_many,
     "floors": floors,
     "kv_get": kv_get,
+    "set1": set1,
     "set64": set64,
     "set100": set100,
     "asyncio": asyncio_clients,
