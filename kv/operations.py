@@ -11,8 +11,8 @@ TYPE_CHECKING = False  # importing typing to ask it would cost the short-lived c
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from datetime import timedelta
+    from typing import Any, TypeVar
     from typing import Generic as Generic
-    from typing import TypeVar
 
     from kv.results import Commit, Version, Versioned
     from kv.results import Item as Item
@@ -174,6 +174,7 @@ def version() -> Operation[int]:
 
 
 PING = ("ping",)
+ATTACH = ("attach",)
 
 
 def ping() -> Operation[bool]:
@@ -231,6 +232,22 @@ def fetch(keys: list[str], at: int | None) -> Operation[dict[str, Versioned]]:
         return {key: Versioned(_value(entry[0]), _integer(entry[1])) for key, entry in entries}
 
     return Operation(("fetch", keys) if at is None else ("fetch", keys, at), read)
+
+
+def fetch_entries(keys: list[str]) -> Operation[list[list[Any]]]:
+    """What a near cache keeps of each key: value, version, slot, generation, deadline."""
+
+    def read(reply: object) -> list[list[Any]]:
+        entries = [_list(entry) for entry in _list(reply)]
+        if len(entries) != len(keys) or any(len(entry) != 5 for entry in entries):
+            raise _unexpected(reply)
+        for value, *numbers in entries:
+            _value(value)
+            if not all(number is None or type(number) is int for number in numbers):
+                raise _unexpected(reply)
+        return entries
+
+    return Operation(("fetch", keys), read)
 
 
 def set_many(entries: dict[str, bytes], how: dict[str, object]) -> Operation[int]:
