@@ -3,8 +3,8 @@
 Clients with a near cache answer reads themselves for as long as their lease lasts (``kvd/protocol/near_cache.py``). If
 their daemon is killed, they cannot know it before the lease has run out. So whoever hands out leases leaves a file
 beside the socket's lock, before the first client is answered, and removes it when it stops in order. Who finds one
-serves nothing until the longest lease is over, counted from when it took the lock: reads neither, for its recovery may
-show a commit that the dead daemon never told anybody of.
+serves nothing until the longest lease is over, counted from when it took the lock: reads neither, for they may show
+what the dead daemon's table tells nobody of. Without a data directory all keys have gone, with one the ephemeral ones.
 
         attach:  write the file ─▶ make the table ─▶ answer
         stop:    last reply ─▶ lease = 0 ─▶ remove the file ─▶ release the lock

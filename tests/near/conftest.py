@@ -30,8 +30,12 @@ class Daemon:
         self.address = str(folder / "s")
         self.logging = folder / "log"
         self._command = ["tests.near.special_daemon", str(slots), bug, "serve", "--socket", self.address, *flags]
-        self._spare = self.load()
-        self.start()
+        self._spare = self.process = self.load()
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
 
     def load(self) -> Process:
         """The next one, up to where it would begin."""
@@ -106,15 +110,18 @@ def eventually(condition: Callable[[], object]) -> None:
 
 @pytest.fixture
 def start() -> Iterator[Callable[..., Daemon]]:
-    """Starts daemons of the test's own. ``DATA`` in a flag stands for a folder for data."""
+    """Starts daemons of the test's own, in memory or (``durable``) with a data directory of small files."""
     daemons: list[Daemon] = []
     with tempfile.TemporaryDirectory() as folder:
 
-        def begin(*flags: str, slots: int = SLOTS, bug: str = "") -> Daemon:
+        def begin(*, durable: bool = False, slots: int = SLOTS, bug: str = "") -> Daemon:
             place = pathlib.Path(folder, str(len(daemons)))
             place.mkdir()
-            words = [flag.replace("DATA", str(place / "data")) for flag in flags]
-            daemons.append(Daemon(place, *words, slots=slots, bug=bug))
+            config = place / "kvd.toml"
+            # The smaller its files, the sooner a daemon is there again.
+            config.write_text(f'[data]\ndir = "{place / "data"}"\nsegment_bytes = 1048576\n' if durable else "")
+            config.chmod(0o600)
+            daemons.append(Daemon(place, "--config", str(config), slots=slots, bug=bug))
             return daemons[-1]
 
         yield begin
