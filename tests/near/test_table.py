@@ -35,8 +35,13 @@ def table() -> GenerationTable:
     return GenerationTable(SLOTS)
 
 
+def mapped_words(descriptor: int, slots: int) -> memoryview:
+    """The words as a client sees them."""
+    return memoryview(mmap.mmap(descriptor, table_bytes(slots), mmap.MAP_SHARED, mmap.PROT_READ)).cast("Q")
+
+
 def mapped(descriptor: int) -> memoryview:
-    return memoryview(mmap.mmap(descriptor, SIZE, mmap.MAP_SHARED, mmap.PROT_READ)).cast("Q")
+    return mapped_words(descriptor, SLOTS)
 
 
 def test_a_client_sees_what_the_server_writes(table: GenerationTable) -> None:
