@@ -313,7 +313,7 @@ class AsyncLink:
     def _detach(self, channel: Channel) -> None:
         """Nobody renews what the near cache has of this connection, if it has anything."""
         if self._near_cache is not None:
-            self._near_cache.detach(channel.table)
+            self._near_cache.detach(channel)
 
 
 class Session(asyncio.Protocol):

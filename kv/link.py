@@ -203,7 +203,7 @@ class Link:
     def _detach(self) -> None:
         """Nobody renews what the near cache has of this connection, if it has anything."""
         if self._near_cache is not None:
-            self._near_cache.detach(self._channel.table)
+            self._near_cache.detach(self._channel)
 
     def _drop(self) -> None:
         connection, self._connection = self._connection, None

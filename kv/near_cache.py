@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Any
 
+    from kv.channel import Channel
     from kv.procedures import Procedure
 
     Entry = tuple[bytes | None, int, int, int | None]
@@ -185,8 +186,9 @@ class NearCache:
         self.table = table
         self.reason = None
 
-    def detach(self, table: Table | None) -> None:
-        """The connection that ``table`` came by is over: if it is the one in use, forget everything."""
+    def detach(self, channel: Channel) -> None:
+        """A connection is over: give back its words, and forget everything if they are those in use."""
+        table, channel.table = channel.table, None
         if table is self.table:
             self.table = self._nothing
 
