@@ -298,6 +298,8 @@ class AsyncLink:
             raise session.channel.refusal or session.failure or AssertionError
         if session.channel.store_id is None or session.transport.is_closing():
             raise Unavailable(f"{address} closed the connection", [address])
+        if self._near_cache is not None:
+            self._near_cache.attach(channel)
         return session
 
     def _open_connection(self, channel: Channel) -> Connection:

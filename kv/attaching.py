@@ -29,10 +29,11 @@ def refuse_tcp(address: str | None) -> None:
 
 
 def attach(near_cache: NearCache, connection: Connection, channel: Channel, deadline: Deadline) -> None:
-    """Greet on a new connection, and give ``near_cache`` the table of its server. Closes the connection if it raises.
+    """Greet on a new connection, and give ``channel`` the table of its server. Closes the connection if it raises.
 
     It goes without if the server has no table to spare, or its clocks are others: ``near_cache.reason`` says so. Raises
     KvdError where there cannot be any (TCP, an older server), ProtocolError for what is no table of kvd's, Unavailable.
+    The caller attaches ``near_cache`` to the table once the connection is in use.
     """
     descriptor = None
     try:
@@ -43,7 +44,6 @@ def attach(near_cache: NearCache, connection: Connection, channel: Channel, dead
         reason = _reason_against(channel.attached, connection, began_ns // 1_000)
         if reason is None:
             channel.table = _table(descriptor, channel.attached, near_cache.limits)
-            near_cache.attach(channel.table)
         else:
             near_cache.reason = reason
     except BaseException:

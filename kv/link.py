@@ -143,6 +143,8 @@ class Link:
 
             attach(self._near_cache, connection, self._channel, deadline)
         self._connection = connection
+        if self._near_cache is not None:
+            self._near_cache.attach(self._channel)
         if connection.address.startswith("tcp://"):
             self._greet(connection, deadline)  # nothing else is let in before
         return connection, True

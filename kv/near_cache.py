@@ -181,10 +181,11 @@ class NearCache:
         reason = None if attached else self.reason
         return NearCacheStats(self.hits, self.misses, self.refetches, len(entries), held_bytes, attached, reason)
 
-    def attach(self, table: Table) -> None:
-        """From now on the words are these, and there are no entries."""
-        self.table = table
-        self.reason = None
+    def attach(self, channel: Channel) -> None:
+        """From now on ``channel`` is in use: its words count, if it has any, and there are no entries."""
+        if channel.table is not None:
+            self.table = channel.table
+            self.reason = None
 
     def detach(self, channel: Channel) -> None:
         """A connection is over: give back its words, and forget everything if they are those in use."""

@@ -53,8 +53,8 @@ class GenerationTable:
         """``keys`` are about to change. All get the same new generation: it is only ever compared with older ones."""
         self._raised = raised = self._raised + 1
         generations, mask = self._generations, self._mask
-        for key in keys:
-            generations[hash(key) & mask] = raised
+        for hashed in map(hash, keys):
+            generations[hashed & mask] = raised
 
     def slot_and_generation(self, key: str) -> tuple[int, int]:
         """The slot of ``key`` and its generation now: what belongs to the value that it has now."""

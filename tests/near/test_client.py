@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import kv
+from kv.codecs import light
 from kv.delivery import Delivery
 from kv.near_cache import ENTRY_BYTES
 from kv.procedures import drive
@@ -324,6 +325,13 @@ def test_a_forked_child_has_a_near_cache_of_its_own(near: kv.NearClient, other: 
     os.waitpid(child, 0)
     assert near.get("a") == near.get("a") == b"2"
     assert near.near_cache.stats().attached
+
+
+def test_it_needs_no_particular_codec(shared: "Daemon", other: kv.Client) -> None:
+    other.set("a", b"1", ttl=3600)
+    with kv.connect(shared.address, near_cache=True, codec=light()) as db:
+        assert [db.get("a"), db.get("a"), db.get("no"), db.get("no")] == [b"1", b"1", None, None]
+        assert counts(db) == (2, 2, 0)
 
 
 def test_threads_may_share_it(near: kv.NearClient, other: kv.Client) -> None:

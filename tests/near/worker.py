@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 import kv
+from kv.channel import Channel
 from kv.near_cache import NearCache, Table
 from kv.near_client import NearClient
 from kvd.protocol.near_cache import FIRST_GENERATION, LEASE
@@ -169,9 +170,10 @@ def trusts_a_lease_for_too_long() -> None:
 
     right = NearCache.attach
 
-    def broken(self: NearCache, table: Table) -> None:
-        table.words = Trusting(table.words)  # type: ignore[assignment]
-        right(self, table)
+    def broken(self: NearCache, channel: Channel) -> None:
+        assert channel.table is not None
+        channel.table.words = Trusting(channel.table.words)  # type: ignore[assignment]
+        right(self, channel)
 
     NearCache.attach = broken  # type: ignore[method-assign]
 
