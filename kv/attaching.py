@@ -13,7 +13,17 @@ from time import monotonic_ns
 
 from kv.errors import KvdError, ProtocolError, Unavailable
 from kv.near_cache import Table
-from kvd.protocol.near_cache import MAGIC, MAGIC_WORD, MOST_SLOTS, SEALS, SLOTS_WORD, clock_id, table_bytes
+from kvd.protocol.near_cache import (
+    FIRST_GENERATION,
+    MAGIC,
+    MAGIC_WORD,
+    MOST_SLOTS,
+    SEALS,
+    SLOTS_WORD,
+    WORD_BYTES,
+    clock_id,
+    table_bytes,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -120,12 +130,13 @@ def _table(descriptor: int | None, attached: object, limits: NearCacheLimits) ->
     if not 0 < slots <= MOST_SLOTS or os.fstat(descriptor).st_size != table_bytes(slots):
         raise ProtocolError("the daemon's table has another size than it says", "bad_reply")
     try:
-        words = memoryview(mmap.mmap(descriptor, table_bytes(slots), mmap.MAP_SHARED, mmap.PROT_READ)).cast("Q")
-    except (OSError, ValueError) as error:
+        first = memoryview(os.pread(descriptor, FIRST_GENERATION * WORD_BYTES, 0)).cast("Q")
+        if (first[MAGIC_WORD], first[SLOTS_WORD]) != (MAGIC, slots):
+            raise ProtocolError("the daemon's table is no table of generations", "bad_reply")
+        mapped = mmap.mmap(descriptor, table_bytes(slots), mmap.MAP_SHARED, mmap.PROT_READ)
+    except OSError as error:
         raise ProtocolError(f"the daemon's table cannot be mapped: {error}", "bad_reply") from error
-    if (words[MAGIC_WORD], words[SLOTS_WORD]) != (MAGIC, slots):
-        raise ProtocolError("the daemon's table is no table of generations", "bad_reply")
-    return Table(words, slots, limits)
+    return Table(memoryview(mapped).cast("Q"), slots, limits)
 
 
 def _never(connection: Connection, reason: str) -> KvdError:

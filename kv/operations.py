@@ -159,6 +159,9 @@ def _commits(reply: object) -> list[Commit]:
     return commits
 
 
+_NUMBER_OR_NONE = {int, type(None)}
+
+
 # ---------------------------------------------------------------------- operations
 
 
@@ -238,12 +241,13 @@ def fetch_entries(keys: list[str]) -> Operation[list[list[Any]]]:
     """What a near cache keeps of each key: value, version, slot, generation, deadline."""
 
     def read(reply: object) -> list[list[Any]]:
-        entries = [_list(entry) for entry in _list(reply)]
-        if len(entries) != len(keys) or any(len(entry) != 5 for entry in entries):
+        entries: list[list[Any]] = _list(reply)  # type: ignore[assignment]  # looked at below
+        if len(entries) != len(keys):
             raise _unexpected(reply)
-        for value, *numbers in entries:
-            _value(value)
-            if not all(number is None or type(number) is int for number in numbers):
+        for value, version, slot, generation, deadline in entries:
+            if value is not None and type(value) is not bytes:
+                raise _unexpected(value)
+            if type(version) is not int or {type(slot), type(generation), type(deadline)} - _NUMBER_OR_NONE:
                 raise _unexpected(reply)
         return entries
 

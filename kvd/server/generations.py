@@ -56,10 +56,10 @@ class GenerationTable:
         for hashed in map(hash, keys):
             generations[hashed & mask] = raised
 
-    def slot_and_generation(self, key: str) -> tuple[int, int]:
-        """The slot of ``key`` and its generation now: what belongs to the value that it has now."""
-        slot = hash(key) & self._mask
-        return slot, self._generations[slot]
+    def slots_and_generations(self, keys: Iterable[str]) -> list[tuple[int, int]]:
+        """The slots of ``keys`` and their generations now: what belongs to the values that they have now."""
+        generations, mask = self._generations, self._mask
+        return [(slot := hashed & mask, generations[slot]) for hashed in map(hash, keys)]
 
     def extend_lease(self) -> None:
         """Clients may trust the table for another LEASE_MS."""

@@ -60,7 +60,7 @@ class Reading:
         table = self._near_caches.table
         if table is None or request.at is not None:
             return [(value, version, None, None, deadline) for value, version, deadline in found]
-        slots = map(table.slot_and_generation, request.keys)
+        slots = table.slots_and_generations(request.keys)
         return [
             (value, version, *slot, deadline) for (value, version, deadline), slot in zip(found, slots, strict=True)
         ]

@@ -26,14 +26,16 @@ class Watched:
         self.now = 1_000
         self.database = Database(clock=lambda: self.now, timer=lambda: self.now)
         self.table = GenerationTable(1 << 16)
-        assert len({self.table.slot_and_generation(key)[0] for key in KEYS}) == len(KEYS)
+        assert len({self.table.slots_and_generations([key])[0][0] for key in KEYS}) == len(KEYS)
         self.database.on_change = self.table.raise_generations
 
     def seen(self) -> dict[str, tuple[int, object]]:
         """Each key's generation, and all that a fetch tells of it."""
         self.database.settle()
         told = self.database.store.fetch(KEYS)
-        return {key: (self.table.slot_and_generation(key)[1], each) for key, each in zip(KEYS, told, strict=True)}
+        return {
+            key: (self.table.slots_and_generations([key])[0][1], each) for key, each in zip(KEYS, told, strict=True)
+        }
 
 
 Change = Callable[[Database], object]

@@ -47,10 +47,10 @@ def mapped(descriptor: int) -> memoryview:
 def test_a_client_sees_what_the_server_writes(table: GenerationTable) -> None:
     words = mapped(table.open_read_only())
     assert (words[LEASE], words[MAGIC_WORD], words[SLOTS_WORD]) == (0, MAGIC, SLOTS)
-    slot, generation = table.slot_and_generation("a")
+    slot, generation = table.slots_and_generations(["a"])[0]
     assert words[FIRST_GENERATION + slot] == generation
     table.raise_generations(["a", "b"])
-    assert words[FIRST_GENERATION + slot] == table.slot_and_generation("a")[1] > generation
+    assert words[FIRST_GENERATION + slot] == table.slots_and_generations(["a"])[0][1] > generation
     before = time.monotonic_ns()
     table.extend_lease()
     assert before + LEASE_MS * 10**6 <= words[LEASE] <= time.monotonic_ns() + LEASE_MS * 10**6
@@ -60,13 +60,13 @@ def test_a_client_sees_what_the_server_writes(table: GenerationTable) -> None:
 
 def test_only_the_slots_of_the_keys_are_raised_and_never_lowered(table: GenerationTable) -> None:
     keys = [f"key {number}" for number in range(200)]
-    before = [table.slot_and_generation(key) for key in keys]
+    before = table.slots_and_generations(keys)
     for key, (slot, generation) in zip(keys, before, strict=True):
-        others = [other for other in keys if table.slot_and_generation(other)[0] != slot]
-        told = [table.slot_and_generation(other) for other in others]
+        others = [other for other in keys if table.slots_and_generations([other])[0][0] != slot]
+        told = table.slots_and_generations(others)
         table.raise_generations([key])
-        assert table.slot_and_generation(key)[1] > generation
-        assert [table.slot_and_generation(other) for other in others] == told
+        assert table.slots_and_generations([key])[0][1] > generation
+        assert table.slots_and_generations(others) == told
     assert len({slot for slot, _ in before}) > SLOTS // 2, "keys are spread over the slots"
 
 
@@ -142,7 +142,7 @@ def test_a_client_can_change_nothing(table: GenerationTable, attempt: str) -> No
     assert len(before) == SIZE
     assert fcntl.fcntl(descriptor, fcntl.F_GET_SEALS) == SEALS
     table.raise_generations(["a"])
-    slot, generation = table.slot_and_generation("a")
+    slot, generation = table.slots_and_generations(["a"])[0]
     assert mapped(descriptor)[FIRST_GENERATION + slot] == generation, "the server writes on"
 
 
