@@ -15,7 +15,7 @@ TESTARGS =
 SCALE = 10
 MINUTES = 30
 FAULT_TESTS = $(wildcard tests/store tests/database tests/protocol tests/server tests/client tests/live tests/histories tests/isolation \
-	tests/journal tests/service tests/system)
+	tests/journal tests/near tests/service tests/system)
 # For `make bench`: see bench/README.md.
 BENCHARGS =
 

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
         TimedOut,
         Unavailable,
     )
+    from kv.near_aio import AsyncNearClient
+    from kv.near_cache import NearCache, NearCacheLimits, NearCacheStats
+    from kv.near_client import NearClient
     from kv.results import Author, Change, Commit, ConflictEntry, Item, Version, Versioned
     from kv.snapshots import Snapshot
     from kv.transactions import Transaction
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AsyncClient",
+    "AsyncNearClient",
     "AsyncTransaction",
     "Author",
     "Busy",
@@ -48,6 +52,10 @@ __all__ = [
     "Item",
     "KvdError",
     "LockLost",
+    "NearCache",
+    "NearCacheLimits",
+    "NearCacheStats",
+    "NearClient",
     "NotANumber",
     "NotFound",
     "ProtocolError",
@@ -70,6 +78,9 @@ _HOMES = {
     "connect_async": "kv.aio",
     "AsyncClient": "kv.aio",
     "AsyncTransaction": "kv.aio",
+    "AsyncNearClient": "kv.near_aio",
+    "NearClient": "kv.near_client",
+    **dict.fromkeys(("NearCache", "NearCacheLimits", "NearCacheStats"), "kv.near_cache"),
     "Snapshot": "kv.snapshots",
     "Transaction": "kv.transactions",
     "Watch": "kv.watches",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
 
 from kv.async_link import AsyncLink, Call, SingleCall
 from kv.calls import Api, Asynchronous
@@ -30,10 +30,34 @@ if TYPE_CHECKING:
     from kv.async_watch import AsyncWatch
     from kv.channel import Channel
     from kv.codecs import Codec
+    from kv.near_aio import AsyncNearClient
+    from kv.near_cache import NearCache, NearCacheLimits
     from kv.operations import Operation
     from kv.procedures import Pages, Procedure
 
 T = TypeVar("T")
+
+
+@overload
+def connect(
+    address: str | None = None,
+    *,
+    timeout: float | None = DEFAULT_TIMEOUT_S,
+    token_file: str | None = None,
+    codec: Codec | None = None,
+    near_cache: Literal[True] | NearCacheLimits,
+) -> AsyncNearClient: ...
+
+
+@overload
+def connect(
+    address: str | None = None,
+    *,
+    timeout: float | None = DEFAULT_TIMEOUT_S,
+    token_file: str | None = None,
+    codec: Codec | None = None,
+    near_cache: bool | NearCacheLimits = False,
+) -> AsyncClient: ...
 
 
 def connect(
@@ -42,8 +66,14 @@ def connect(
     timeout: float | None = DEFAULT_TIMEOUT_S,
     token_file: str | None = None,
     codec: Codec | None = None,
+    near_cache: bool | NearCacheLimits = False,
 ) -> AsyncClient:
     """A client of the daemon at ``address``; as kv.connect. Nothing is opened before the first call."""
+    if near_cache:
+        from kv.near_aio import AsyncNearClient
+
+        limits = None if near_cache is True else near_cache
+        return AsyncNearClient(address, timeout=timeout, token_file=token_file, codec=codec, limits=limits)
     return AsyncClient(address, timeout=timeout, token_file=token_file, codec=codec)
 
 
@@ -53,6 +83,8 @@ class AsyncClient(Api, Asynchronous):
     Any number of tasks may share it. A call may be cancelled at any time; a write that was cancelled may be made all
     the same. Raises what Client raises.
     """
+
+    near_cache: NearCache | None = None
 
     def __init__(
         self,
@@ -214,7 +246,7 @@ class AsyncClient(Api, Asynchronous):
         """This process's and this loop's."""
         link = self._link
         if link is None or link.loop is not asyncio.get_running_loop():
-            link = self._link = AsyncLink(self._address, self._token_for, self._codec, self._timeout)
+            link = self._link = AsyncLink(self._address, self._token_for, self._codec, self._timeout, self.near_cache)
         return link
 
 

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
     from kv.channel import Frame
     from kv.codecs import Codec
+    from kv.connection import Connection
+    from kv.near_cache import NearCache
 
 # However many the daemon would take: with fewer in a frame the first replies come sooner.
 MOST_REQUESTS = 4_096
@@ -63,13 +65,19 @@ class AsyncLink:
     """One loop's connection, opened when it is needed."""
 
     def __init__(
-        self, address: str | None, token_for: Callable[[str], str | None], codec: Codec, timeout: float | None
+        self,
+        address: str | None,
+        token_for: Callable[[str], str | None],
+        codec: Codec,
+        timeout: float | None,
+        near_cache: NearCache | None = None,
     ) -> None:
         self.loop = asyncio.get_running_loop()
         self._address = address
         self._token_for = token_for
         self._codec = codec
         self._timeout = timeout
+        self._near_cache = near_cache
         self._knowledge = Knowledge()
         self._queue: list[Call] = []
         self._flush_due = False
@@ -106,6 +114,7 @@ class AsyncLink:
             self._timer = None
         session, self._session = self._session, None
         if session is not None:
+            self._detach(session.channel)
             session.transport.close()
             await session.ended.wait()
 
@@ -194,6 +203,7 @@ class AsyncLink:
         """The connection has ended, for better or worse. What waits there is sent again, or ends."""
         if self._session is session:
             self._session = None
+        self._detach(session.channel)
         again: list[Call] = []
         for frame in session.channel.waiting:
             for call in frame:
@@ -261,16 +271,20 @@ class AsyncLink:
     async def _connect(self) -> Session:
         """A session that has been greeted. Raises Unavailable and its like."""
         # Found and connected to as by the blocking client; in a thread, as a name server may have to be asked.
-        found = await self.loop.run_in_executor(None, open_connection, self._address, Deadline(self._timeout))
+        channel = Channel(self._codec, self._knowledge)
+        found = await self.loop.run_in_executor(None, self._open_connection, channel)
         address = found.address
         descriptor, unix = found.detach()
         connected = socket.socket(fileno=descriptor)
         connected.setblocking(False)
-        session = Session(self, Channel(self._codec, self._knowledge), address)
+        session = Session(self, channel, address)
         create: Any = self.loop.create_unix_connection if unix else self.loop.create_connection
         await create(lambda: session, sock=connected)
         try:
-            session.transport.write(session.channel.hello(self._token_for(address)))
+            if not channel.said_hello:
+                session.transport.write(channel.hello(self._token_for(address)))
+            elif channel.store_id is not None:
+                session.greeted.set()
             async with asyncio.timeout(self._timeout):
                 await session.greeted.wait()
         except TimeoutError:
@@ -284,7 +298,24 @@ class AsyncLink:
             raise session.channel.refusal or session.failure or AssertionError
         if session.channel.store_id is None or session.transport.is_closing():
             raise Unavailable(f"{address} closed the connection", [address])
+        if self._near_cache is not None:
+            self._near_cache.attach(channel)
         return session
+
+    def _open_connection(self, channel: Channel) -> Connection:
+        """Connect, and attach the near cache, if there is to be one. Raises Unavailable and its like."""
+        deadline = Deadline(self._timeout)
+        connection = open_connection(self._address, deadline)
+        if self._near_cache is not None:
+            from kv.attaching import attach
+
+            attach(self._near_cache, connection, channel, deadline)
+        return connection
+
+    def _detach(self, channel: Channel) -> None:
+        """Nobody renews what the near cache has of this connection, if it has anything."""
+        if self._near_cache is not None:
+            self._near_cache.detach(channel)
 
 
 class Session(asyncio.Protocol):

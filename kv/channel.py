@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from kv.codecs import Codec
     from kv.delivery import Delivery, Knowledge
+    from kv.near_cache import Table
 
     Frame = Sequence[Delivery]
 
@@ -41,9 +42,11 @@ class Channel:
     """What is under way on one connection, and what the daemon has told about itself there."""
 
     __slots__ = (
+        "_attaching",
         "_codec",
         "_left",
         "_wanted",
+        "attached",
         "events",
         "finished",
         "knowledge",
@@ -51,6 +54,7 @@ class Channel:
         "refusal",
         "said_hello",
         "store_id",
+        "table",
         "waiting",
     )
 
@@ -64,15 +68,19 @@ class Channel:
         self.said_hello = False
         self.store_id: str | None = None  # known once hello was answered
         self.limits: dict[str, int] = {}
+        self._attaching = False  # whether attach was sent with hello, and what was answered to it
+        self.attached: object = None
+        self.table: Table | None = None  # of the near cache, for what is read on this connection
         self.finished = False  # the daemon has said goodbye: what still waits did not run
         self.refusal: KvdError | None = None  # why the daemon does not want this connection
 
     # ------------------------------------------------------------------ sending
 
-    def hello(self, token: str | None) -> bytes:
-        """The frame that greets; its answer is this channel's own business."""
-        data = framed(self._codec.encode([operations.hello("kv", token).request]))
-        self.said_hello = True
+    def hello(self, token: str | None, *, attach: bool = False) -> bytes:
+        """The frame that greets; its answer is this channel's own business. ``attach``: and asks for a near cache."""
+        requests = [operations.hello("kv", token).request, *([operations.ATTACH] if attach else [])]
+        data = framed(self._codec.encode(requests))
+        self.said_hello, self._attaching = True, attach
         self.waiting.append(_HELLO)
         return data
 
@@ -139,6 +147,8 @@ class Channel:
             raise ProtocolError("the daemon's reply is not one of kvd's protocol", "bad_reply")
         frame = self.waiting[0]
         if frame is _HELLO:
+            if self._attaching and type(reply) is list and len(reply) == 2:
+                self.attached = reply.pop()
             self._greeted(reply[0] if type(reply) is list and len(reply) == 1 else reply)
         elif type(reply) is list and len(reply) != _size(frame):
             raise ProtocolError("the daemon's reply is not one of kvd's protocol", "bad_reply")

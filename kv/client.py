@@ -17,11 +17,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from datetime import timedelta
     from types import TracebackType
-    from typing import Any, Self, TypeVar
+    from typing import Any, Literal, Self, TypeVar, overload
 
     from kv.channel import Channel
     from kv.codecs import Codec
     from kv.locks import Lock
+    from kv.near_cache import NearCache, NearCacheLimits
+    from kv.near_client import NearClient
     from kv.operations import Operation
     from kv.pipeline import Pipeline
     from kv.procedures import Pages, Procedure
@@ -35,19 +37,49 @@ DEFAULT_TIMEOUT_S = 5.0
 LONGEST_TIMEOUT_S = 1_000_000_000  # the system's calls take about nine times that
 
 
+if TYPE_CHECKING:
+
+    @overload
+    def connect(
+        address: str | None = None,
+        *,
+        timeout: float | None = DEFAULT_TIMEOUT_S,
+        token_file: str | None = None,
+        codec: Codec | None = None,
+        near_cache: Literal[True] | NearCacheLimits,
+    ) -> NearClient: ...
+
+    @overload
+    def connect(
+        address: str | None = None,
+        *,
+        timeout: float | None = DEFAULT_TIMEOUT_S,
+        token_file: str | None = None,
+        codec: Codec | None = None,
+        near_cache: bool | NearCacheLimits = False,
+    ) -> Client: ...
+
+
 def connect(
     address: str | None = None,
     *,
     timeout: float | None = DEFAULT_TIMEOUT_S,
     token_file: str | None = None,
     codec: Codec | None = None,
+    near_cache: bool | NearCacheLimits = False,
 ) -> Client:
     """A client of the daemon at ``address``: a socket's path or ``tcp://HOST:PORT``.
 
     None means ``$KVD_SOCKET``, else the user's own daemon, else the system's. ``timeout`` is in seconds for each
-    call (None: wait for ever). ``token_file`` holds what a TCP listener asks for. Nothing is opened before the first
+    call (None: wait for ever). ``token_file`` holds what a TCP listener asks for. ``near_cache``: keep what is read,
+    and answer from it for as long as it is certainly current (Unix sockets only). Nothing is opened before the first
     call. Raises ValueError for an address or a timeout that cannot be one.
     """
+    if near_cache:
+        from kv.near_client import NearClient
+
+        limits = None if near_cache is True else near_cache
+        return NearClient(address, timeout=timeout, token_file=token_file, codec=codec, limits=limits)
     return Client(address, timeout=timeout, token_file=token_file, codec=codec)
 
 
@@ -79,6 +111,8 @@ class Client(Api, Blocking):
     not be found out whether that was made, TimedOut if there was no answer in time. ``retryable`` and
     ``maybe_committed`` tell what may be concluded.
     """
+
+    near_cache: NearCache | None = None
 
     def __init__(
         self,
@@ -246,7 +280,8 @@ class Client(Api, Blocking):
         pid = os.getpid()
         link = self._links.get(pid)
         if link is None:
-            link = self._links.setdefault(pid, Link(self._address, self._token_for, self._codec))
+            made = Link(self._address, self._token_for, self._codec, self.near_cache)
+            link = self._links.setdefault(pid, made)
             for other in [other for other in self._links if other != pid]:
                 self._links.pop(other, None)  # the parent's; its descriptor was given back at the fork
         return link

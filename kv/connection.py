@@ -7,6 +7,7 @@ command a quarter of its time.
 import errno
 import os
 import struct
+import sys
 import time
 from _weakref import ref
 
@@ -18,10 +19,15 @@ except ImportError:  # another Python implementation
 from kv.errors import Forbidden, ProtocolError, Unavailable
 from kvd.protocol.address import MAX_UNIX_PATH_BYTES, candidate_sockets, parse_tcp
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 HEADER_BYTES = 4
 # More than any server sends by default; a length above it is somebody else's protocol.
 MAX_REPLY_BYTES = 1 << 30
 _READ_SIZES = (256 * 1024,)
+_ONE_DESCRIPTOR = (socket.CMSG_LEN(4),)
 _QUEUE_FULL_PAUSE_S = 0.002
 _UCRED = struct.Struct("3i")
 # All connections of this process. A forked child gives its copies of their descriptors back at once: with one open, the
@@ -51,12 +57,13 @@ class Deadline:
 class Connection:
     """A connected stream socket that carries frames."""
 
-    __slots__ = ("__weakref__", "_early", "_inbox", "_socket", "address")
+    __slots__ = ("__weakref__", "_early", "_inbox", "_messages", "_socket", "address")
 
     def __init__(self, connected: "socket.socket", address: str) -> None:
         self._socket = connected
         self._early = b""  # what came behind the last frame: the server's goodbye
         self._inbox: list[bytes] = []
+        self._messages: list[Any] = []
         self.address = address
         _open.append(ref(self, _open.remove))
 
@@ -98,6 +105,19 @@ class Connection:
         if not self._inbox:
             self._socket.settimeout(deadline.left())
             self._inbox.extend(map(self._socket.recv, _READ_SIZES))
+
+    def receive_descriptor(self, deadline: Deadline) -> int | None:
+        """As wait_for_data; and the descriptor that came with it, for the caller to close, if one did."""
+        self._socket.settimeout(deadline.left())
+        # A buffer for one: of any more the kernel keeps us from ever having them.
+        flags = (socket.MSG_CMSG_CLOEXEC,)
+        self._messages.extend(map(self._socket.recvmsg, _READ_SIZES, _ONE_DESCRIPTOR, flags))
+        data, ancillary, _, _ = self._messages.pop()
+        self._inbox.append(data)
+        for level, kind, passed in ancillary:
+            if (level, kind, len(passed)) == (socket.SOL_SOCKET, socket.SCM_RIGHTS, 4):
+                return int.from_bytes(passed, sys.byteorder)
+        return None
 
     def take(self) -> bytes:
         """What has come. Raises EOFError if that is the end."""

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from kv.channel import Frame
     from kv.codecs import Codec
     from kv.connection import Connection
+    from kv.near_cache import NearCache
 
 _LONGEST_WAIT_S = 4_000_000.0  # what a lock takes
 
@@ -29,10 +30,17 @@ _LONGEST_WAIT_S = 4_000_000.0  # what a lock takes
 class Link:
     """One process's connection, opened when it is needed."""
 
-    def __init__(self, address: str | None, token_for: Callable[[str], str | None], codec: Codec) -> None:
+    def __init__(
+        self,
+        address: str | None,
+        token_for: Callable[[str], str | None],
+        codec: Codec,
+        near_cache: NearCache | None = None,
+    ) -> None:
         self._address = address
         self._token_for = token_for
         self._codec = codec
+        self._near_cache = near_cache
         self._lock = allocate_lock()
         self._knowledge = Knowledge()
         self._connection: Connection | None = None
@@ -72,6 +80,7 @@ class Link:
         """The connection, which is not this link's any more; None if there is none."""
         with self._lock:
             connection, self._connection = self._connection, None
+            self._detach()
             return connection
 
     def close(self) -> None:
@@ -129,7 +138,13 @@ class Link:
         connection = open_connection(self._address, deadline)
         self._channel = Channel(self._codec, self._knowledge)
         self._silent = self._torn = False
+        if self._near_cache is not None:
+            from kv.attaching import attach
+
+            attach(self._near_cache, connection, self._channel, deadline)
         self._connection = connection
+        if self._near_cache is not None:
+            self._near_cache.attach(self._channel)
         if connection.address.startswith("tcp://"):
             self._greet(connection, deadline)  # nothing else is let in before
         return connection, True
@@ -187,9 +202,15 @@ class Link:
             self._drop()
         self._silent = True
 
+    def _detach(self) -> None:
+        """Nobody renews what the near cache has of this connection, if it has anything."""
+        if self._near_cache is not None:
+            self._near_cache.detach(self._channel)
+
     def _drop(self) -> None:
         connection, self._connection = self._connection, None
         self._torn = False
+        self._detach()
         if connection is not None:
             connection.close()
 

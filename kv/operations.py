@@ -11,8 +11,8 @@ TYPE_CHECKING = False  # importing typing to ask it would cost the short-lived c
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from datetime import timedelta
+    from typing import Any, TypeVar
     from typing import Generic as Generic
-    from typing import TypeVar
 
     from kv.results import Commit, Version, Versioned
     from kv.results import Item as Item
@@ -159,6 +159,9 @@ def _commits(reply: object) -> list[Commit]:
     return commits
 
 
+_NUMBER_OR_NONE = {int, type(None)}
+
+
 # ---------------------------------------------------------------------- operations
 
 
@@ -174,6 +177,7 @@ def version() -> Operation[int]:
 
 
 PING = ("ping",)
+ATTACH = ("attach",)
 
 
 def ping() -> Operation[bool]:
@@ -231,6 +235,23 @@ def fetch(keys: list[str], at: int | None) -> Operation[dict[str, Versioned]]:
         return {key: Versioned(_value(entry[0]), _integer(entry[1])) for key, entry in entries}
 
     return Operation(("fetch", keys) if at is None else ("fetch", keys, at), read)
+
+
+def fetch_entries(keys: list[str]) -> Operation[list[list[Any]]]:
+    """What a near cache keeps of each key: value, version, slot, generation, deadline."""
+
+    def read(reply: object) -> list[list[Any]]:
+        entries: list[list[Any]] = _list(reply)  # type: ignore[assignment]  # looked at below
+        if len(entries) != len(keys):
+            raise _unexpected(reply)
+        for value, version, slot, generation, deadline in entries:
+            if value is not None and type(value) is not bytes:
+                raise _unexpected(value)
+            if type(version) is not int or {type(slot), type(generation), type(deadline)} - _NUMBER_OR_NONE:
+                raise _unexpected(reply)
+        return entries
+
+    return Operation(("fetch", keys), read)
 
 
 def set_many(entries: dict[str, bytes], how: dict[str, object]) -> Operation[int]:

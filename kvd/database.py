@@ -6,13 +6,21 @@ The one place that says what happens around a commit, and in which order:
 2. a write whose id has committed before gets its first answer;
 3. what a transaction read is validated;
 4. room for it is reserved in the commit log, if there is one;
-5. the change is made in memory, at the time of its batch, and added to the commit log in the same step;
-6. its answer is remembered under its id, in memory and in the log;
-7. whoever watches is told, and the answer leaves, when what they show is as durable as was promised
+5. near caches are told that the keys change: the generations of their slots are raised;
+6. the change is made in memory, at the time of its batch, and added to the commit log in the same step;
+7. its answer is remembered under its id, in memory and in the log;
+8. whoever watches is told, and the answer leaves, when what they show is as durable as was promised
    (``kvd/server/durability.py``).
 
 Reads run step 1 too, through ``settle``. Expiry and the end of ephemeral keys do not stop at step 4: on a full disk
 they act in memory, and reach the log when there is room.
+
+Step 5 comes before 6 so that whatever goes wrong between them costs a fetch and no more. Both happen in one step of
+the loop, so nobody ever reads the new value with the old generation, or the old one with the new. With a commit log a
+change is in memory before it may be shown. A near cache notices nothing of that: its entries are void from step 5 on,
+earlier than necessary; and who fetches the new value meanwhile gets it, and with it the generation that makes it an
+entry, in an answer that is held back by step 8. An answer that was computed before step 5 and arrives behind it brings
+a generation that is not the slot's any more, and makes no entry.
 """
 
 import os
@@ -93,6 +101,8 @@ class Database:
         # Called when there are commits that may be shown, while somebody watches.
         self.on_commit: Callable[[], None] | None = None
         self.log: CommitLog | None = None
+        # Called with the keys that are about to change, while there may be near caches that have them.
+        self.on_change: Callable[[Iterable[str]], None] | None = None
         # Called when something was added to the commit log.
         self.on_logged: Callable[[], None] | None = None
         # The newest version that may be shown, if there is a commit log; whoever writes the log moves it.
@@ -108,7 +118,7 @@ class Database:
     def set(self, entries: Mapping[str, bytes], author: Author, life: Life = ENDLESS) -> int:
         """Store all entries in one commit; its version."""
         self._reserve(entries, entries.values())
-        self._advance()
+        self._begin(entries)
         version = self.store.set(entries, author, life)
         self._committed(life)
         return version
@@ -118,7 +128,7 @@ class Database:
         if self.log is not None:
             keys = list(chain.from_iterable(batch))
             self._reserve(keys, chain.from_iterable(map(dict.values, batch)), len(batch))
-        self._advance()
+        self._begin(chain.from_iterable(batch))
         versions = self.store.set_each(batch, author)
         self._committed(ENDLESS)
         return versions
@@ -127,7 +137,7 @@ class Database:
         """Delete all keys in one commit; its version and how many there were. Raises KeysNotFound."""
         keys = list(keys)
         self._reserve(keys)
-        self._advance()
+        self._begin(keys)
         answer = self.store.delete(keys, author, missing_ok=missing_ok)
         self._committed(ENDLESS)
         return answer
@@ -135,7 +145,7 @@ class Database:
     def increment(self, key: str, by: int, author: Author, life: Life = KEPT) -> tuple[int, int]:
         """Add to a number; the sum and the version. Raises NotANumber."""
         self._reserve([key])
-        self._advance()
+        self._begin([key])
         answer = self.store.increment(key, by, author, life)
         self._committed(life)
         return answer
@@ -143,7 +153,7 @@ class Database:
     def touch(self, keys: list[str], ttl_us: int | None, author: Author) -> list[bool]:
         """Give keys ``ttl_us`` from now, or life without end, in one commit; whether each exists."""
         self._reserve(keys, (head.value for key in keys if (head := self.store.find(key)) is not None))
-        self._advance()
+        self._begin(keys)
         found = self.store.touch(keys, None if ttl_us is None else self.timer() + ttl_us, author)
         self._committed(KEPT)
         return found
@@ -160,7 +170,7 @@ class Database:
         """Make the writes if nothing that was read has changed; the version. Raises Conflict, SnapshotGone."""
         validate(self.store, reads, ranges, snapshot)
         self._reserve(writes, writes.values())
-        self._advance()
+        self._begin(writes)
         version = self.store.write(writes, author, life)
         self._committed(life)
         return version
@@ -205,8 +215,9 @@ class Database:
         """Delete the keys that die with ``owner``."""
         if self._lifetimes.count_owned(owner):
             self.settle()
-            self._reserve_if_possible(self._lifetimes.owned(owner))
-            self._advance()
+            owned = self._lifetimes.owned(owner)
+            self._reserve_if_possible(owned)
+            self._begin(owned)
             self.store.bury(owner, author)
             self._committed(ENDLESS)
 
@@ -214,7 +225,10 @@ class Database:
         """How many keys die with ``owner``."""
         return self._lifetimes.count_owned(owner)
 
-    def _advance(self) -> None:
+    def _begin(self, keys: Iterable[str]) -> None:
+        """What comes before any change: ``keys`` are those that change, or some more."""
+        if self.on_change is not None:
+            self.on_change(keys)
         self.store.advance(self._clock())
         if self.on_history is not None:
             call, self.on_history = self.on_history, None
@@ -352,7 +366,7 @@ class Database:
         self._lives = RecoveredLives()
         if orphans:
             self._reserve_if_possible(orphans)
-            self._advance()
+            self._begin(orphans)
             self.store.delete(orphans, RESTARTED, missing_ok=True)
             self._committed(ENDLESS)
 
@@ -366,7 +380,7 @@ class Database:
             due = self._lifetimes.take_due(now, EXPIRED_KEYS)
             if due:
                 self._reserve_if_possible(due)
-                self._advance()
+                self._begin(due)
                 self.store.expire(due)
                 self._committed(ENDLESS)
         self._next_look = None

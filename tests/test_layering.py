@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "kv": ["kvd.protocol"],
 }
 # Short-lived clients import these of the protocol, and no more: the rest needs msgspec.
-LIGHT = {"kvd.protocol", "kvd.protocol.address", "kvd.protocol.errors"}
+LIGHT = {"kvd.protocol", "kvd.protocol.address", "kvd.protocol.errors", "kvd.protocol.near_cache"}
 # The commands that run the daemon's own code; inside functions only.
 RUNS_THE_DAEMON = {
     "kv/cli/commands/serve.py": {"kvd.service.serve"},
@@ -40,6 +40,7 @@ FORBIDDEN_IN_THE_CENTRE = {
 CENTRE = ("kvd/store/", "kvd/protocol/")
 MAY_ALL_THE_SAME = {
     ("kvd/protocol/address.py", "os"),
+    ("kvd/protocol/near_cache.py", "os"),  # whose clock this is
     ("kvd/service/options.py", "re"),  # over the administrator's configuration
     ("kvd/journal/records.py", "re"),  # two constant beginnings, in linear time, over a damaged file
 }

@@ -50,6 +50,10 @@ class Hello(Request, tag="hello"):
     token: str | None = None
 
 
+class Attach(Request, tag="attach"):
+    """Hands over the table of generations, in a connection's first frame; answers ``[slots, lease_ms, now, clock]``."""
+
+
 class Ping(Request, tag="ping"):
     """Answers true."""
 
@@ -195,6 +199,7 @@ class Shutdown(Request, tag="shutdown"):
 
 AnyRequest = (
     Hello
+    | Attach
     | Ping
     | Get
     | GetMany

@@ -21,6 +21,7 @@ from kvd.server.backups import Backup
 from kvd.server.checks import Checks
 from kvd.server.durability import NO_NEEDS, Durability, Needs
 from kvd.server.feeds import Feeds
+from kvd.server.near_caches import NearCaches
 from kvd.server.peers import Peer
 from kvd.server.reading import Reading
 from kvd.server.refusals import Refusal, error_reply, refusal_for
@@ -73,15 +74,17 @@ class Commands:
         self._token = token
         self.snapshots = Snapshots(database.store, database.timer)
         self.feeds = Feeds(database)
+        self.near_caches = NearCaches(database)
         # Set once the commit log is written by somebody; None while everything is in memory only.
         self.durability: Durability | None = None
         self.needs = NO_NEEDS
         # Called before requests run: what was put aside of those before them runs first (``turn.py``).
         self.before_others: Callable[[], None] = _nothing
-        self._reading = reading = Reading(database, self._checks, self.snapshots)
+        self._reading = reading = Reading(database, self._checks, self.snapshots, self.near_caches)
         self._writing = writing = Writing(database, self._checks)
         self._handlers: dict[type, Callable[[Any, Peer], Reply]] = {
             messages.Hello: self._hello,
+            messages.Attach: self._attach,
             messages.Ping: self._ping,
             messages.Get: reading.get,
             messages.GetMany: reading.get_many,
@@ -121,6 +124,7 @@ class Commands:
         """A connection has ended: give back what hung on it."""
         self.feeds.close(peer)
         self.snapshots.release(peer)
+        self.near_caches.detach(peer)
         self.database.bury(peer, peer.author)
 
     def run(self, requests: Sequence[AnyRequest], peer: Peer, frame_bytes: int) -> list[Reply] | Refused | None:
@@ -263,6 +267,10 @@ class Commands:
             peer.greeted = True
         database = self.database
         return [messages.PROTOCOL, __version__, database.store_id, database.store.version, self.limits]
+
+    def _attach(self, request: messages.Attach, peer: Peer) -> tuple[int, int, int, int]:
+        """The session sends the table with the reply."""
+        return self.near_caches.attach(peer)
 
     def _ping(self, request: messages.Ping, peer: Peer) -> bool:
         return True

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 # What a request shows: nothing, or the versions of its keys; the others show the current version.
-_SHOWS_NOTHING = frozenset((messages.Ping,))
+_SHOWS_NOTHING = frozenset((messages.Ping, messages.Attach))
 _SHOWS_KEYS = frozenset((messages.Get, messages.GetMany, messages.Fetch))
 # The ceiling is raised by so many versions, when half of them are used.
 CEILING_STEP = 1 << 20

@@ -3,6 +3,8 @@
 import os
 import socket
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from kvd.store.authors import Author
@@ -19,10 +21,11 @@ class Peer:
     """One client. ``uid`` is the kernel's word (SO_PEERCRED at connect), None on TCP.
 
     ``greeted``: whether the peer may send anything but hello. On a Unix socket its mode has already decided that.
-    ``begun``: the snapshot that it began last. ``feed``: what it is told, once it only listens.
+    ``begun``: the snapshot that it began last. ``feed``: what it is told, once it only listens. ``fresh``: whether it
+    has sent no frame before. ``descriptor``: what goes out to it with the next bytes.
     """
 
-    __slots__ = ("administrator", "author", "begun", "feed", "greeted", "name", "uid")
+    __slots__ = ("administrator", "author", "begun", "descriptor", "feed", "fresh", "greeted", "name", "uid")
 
     def __init__(self, name: str, uid: int | None, pid: int | None = None, process: str | None = None) -> None:
         self.name = name
@@ -32,16 +35,31 @@ class Peer:
         self.greeted = uid is not None
         self.begun: int | None = None
         self.feed: Telling | None = None
+        self.fresh = True
+        self.descriptor: int | None = None
 
 
 def unix_peer(descriptor: int) -> Peer:
     """The peer of an accepted Unix connection. Raises OSError."""
+    with _borrowed(descriptor) as connection:
+        pid, uid, _ = _UCRED.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+    return Peer(f"uid {uid} pid {pid}", uid, pid, process_name(pid))
+
+
+def send_with_descriptor(descriptor: int, data: bytes, passed: int) -> int:
+    """Send to the peer of a Unix connection, and ``passed`` with the first byte; how many bytes. Raises OSError."""
+    with _borrowed(descriptor) as connection:
+        return socket.send_fds(connection, [data], [passed])
+
+
+@contextmanager
+def _borrowed(descriptor: int) -> Iterator[socket.socket]:
+    """A socket object for a connection that belongs to the loop."""
     borrowed = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fileno=descriptor)
     try:
-        pid, uid, _ = _UCRED.unpack(borrowed.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+        yield borrowed
     finally:
         borrowed.detach()
-    return Peer(f"uid {uid} pid {pid}", uid, pid, process_name(pid))
 
 
 def tcp_peer(address: tuple[str, int] | None) -> Peer:

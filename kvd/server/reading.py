@@ -5,6 +5,7 @@ from typing import Any
 from kvd.database import Database
 from kvd.protocol import messages
 from kvd.server.checks import Checks
+from kvd.server.near_caches import NearCaches
 from kvd.server.peers import Peer
 from kvd.server.refusals import Refusal
 from kvd.server.snapshots import Snapshots
@@ -19,11 +20,12 @@ WITHOUT_END = -1
 class Reading:
     """The requests that change nothing."""
 
-    def __init__(self, database: Database, checks: Checks, snapshots: Snapshots) -> None:
+    def __init__(self, database: Database, checks: Checks, snapshots: Snapshots, near_caches: NearCaches) -> None:
         self._database = database
         self._store = database.store
         self._checks = checks
         self._snapshots = snapshots
+        self._near_caches = near_caches
 
     # ------------------------------------------------------------------ values
 
@@ -55,7 +57,13 @@ class Reading:
         refused = None if all(version for _, version, _ in found) else self._refused(request.keys)
         if refused is not None:
             return refused
-        return [(value, version, None, None, deadline) for value, version, deadline in found]
+        table = self._near_caches.table
+        if table is None or request.at is not None:
+            return [(value, version, None, None, deadline) for value, version, deadline in found]
+        slots = table.slots_and_generations(request.keys)
+        return [
+            (value, version, *slot, deadline) for (value, version, deadline), slot in zip(found, slots, strict=True)
+        ]
 
     def ttl(self, request: messages.Ttl, _: Peer) -> list[int | None]:
         """How long keys have still to live, in ms, rounded up."""

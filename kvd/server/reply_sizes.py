@@ -7,8 +7,9 @@ from kvd.protocol.messages import AnyRequest, encode_replies
 from kvd.server.reading import PAGE_BYTES
 
 VALUE_HEAD_BYTES = ARRAY_BYTES = 5  # MessagePack's longest
-VERSION_BYTES = 27  # what fetch tells beside each value, at most; an error takes less for each byte of its request
-FETCHED_BYTES = VALUE_HEAD_BYTES + VERSION_BYTES
+VERSION_BYTES = 33  # what fetch tells beside each value, at most; an error takes less for each byte of its request
+SLOT_BYTES = 12  # of which so many are for near caches, if there are any
+FETCHED_BYTES = VALUE_HEAD_BYTES + VERSION_BYTES - SLOT_BYTES
 ABSENT_BYTES = 6  # of a key that fetch did not find
 # A page counts keys and values; with their versions and heads an item of one byte takes some twenty.
 PAGE_OVERHEAD = 20
@@ -41,5 +42,11 @@ def reply_bytes(request: AnyRequest, reply: Any) -> int:  # noqa: ANN401 - a rep
     if type(request) is messages.GetMany and type(reply) is list:
         return sum(len(value or b"") + VALUE_HEAD_BYTES for value in reply) + ARRAY_BYTES
     if type(request) is messages.Fetch and type(reply) is list:
-        return sum(ABSENT_BYTES if item[0] is None else len(item[0]) + FETCHED_BYTES for item in reply) + ARRAY_BYTES
+        return sum(map(_fetched_bytes, reply)) + ARRAY_BYTES
     return len(encode_replies(reply))  # small, or a page
+
+
+def _fetched_bytes(item: tuple[bytes | None, int, int | None, int | None, int | None]) -> int:
+    value, slot = item[0], item[2]
+    size = ABSENT_BYTES if value is None else len(value) + FETCHED_BYTES
+    return size if slot is None else size + SLOT_BYTES

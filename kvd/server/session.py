@@ -13,6 +13,7 @@ While it works or is stalled a session does not read. So a peer costs at most it
 
 import asyncio
 import logging
+import os
 import struct
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -22,7 +23,7 @@ from kvd.protocol.frames import HEADER_BYTES, frame
 from kvd.protocol.messages import DECODE_ERRORS, AnyRequest, decode_batch, encode_replies
 from kvd.server.durability import NO_NEEDS, Needs
 from kvd.server.large_frames import replies_in_slices, run_in_slices
-from kvd.server.peers import Peer
+from kvd.server.peers import Peer, send_with_descriptor
 from kvd.server.refusals import error_reply
 
 if TYPE_CHECKING:
@@ -101,6 +102,7 @@ class Session(asyncio.BufferedProtocol):
         self._feed = None
         self._left = bytearray()
         self._held.clear()
+        self._close_descriptor()
         self._server.forget(self)
 
     def get_buffer(self, sizehint: int) -> memoryview:
@@ -202,7 +204,10 @@ class Session(asyncio.BufferedProtocol):
         """Write a reply, or hold it until what it shows is on the disk: never before one that is held already."""
         durability = self._server.durability
         if durability is None or (not self._held and durability.covers(needs)):
-            self.transport.write(data)
+            if self.peer.descriptor is not None:
+                self._write_with_descriptor(data)
+            else:
+                self.transport.write(data)
             return
         self._held.append((needs, data))
         self._held_bytes += len(data)
@@ -220,6 +225,8 @@ class Session(asyncio.BufferedProtocol):
         while self._held and durability.covers(self._held[0][0]):
             ready.append(self._held.popleft()[1])
         self._held_bytes -= sum(map(len, ready))
+        if self.peer.descriptor is not None and ready:
+            self._write_with_descriptor(ready.pop(0))
         self.transport.writelines(ready)
         if self._held:
             durability.wait(self, self._held[0][0])
@@ -246,6 +253,26 @@ class Session(asyncio.BufferedProtocol):
         if not self._leaving:
             self._send(data, needs)
 
+    def _write_with_descriptor(self, data: bytes) -> None:
+        """Send a descriptor with the reply: the connection's first, so nothing can be on its way before it."""
+        descriptor = self.peer.descriptor
+        assert descriptor is not None
+        try:
+            connection: int = self.transport.get_extra_info("socket").fileno()
+            sent = send_with_descriptor(connection, data, descriptor)
+        except OSError:
+            self.abort()  # it has gone
+            return
+        finally:
+            self._close_descriptor()
+        if sent < len(data):
+            self.transport.write(data[sent:])
+
+    def _close_descriptor(self) -> None:
+        descriptor, self.peer.descriptor = self.peer.descriptor, None
+        if descriptor is not None:
+            os.close(descriptor)
+
     # ------------------------------------------------------------------ frames
 
     def _take(self, data: memoryview, size: int) -> int:
@@ -266,6 +293,7 @@ class Session(asyncio.BufferedProtocol):
             payload = data[at + HEADER_BYTES : end]
             at = end
             if length > SLICE_BYTES:
+                self.peer.fresh = False
                 self._begin_work(replies_in_slices(self._commands, payload, self.peer))
                 break
             greeted = self.peer.greeted
@@ -278,6 +306,7 @@ class Session(asyncio.BufferedProtocol):
                     if replies:
                         self._send(replies, needs)
                         replies, needs = b"", NO_NEEDS
+                    self.peer.fresh = False
                     self._turn.put_aside(self, requests, length)
                     frames += 1
                     continue
@@ -287,6 +316,7 @@ class Session(asyncio.BufferedProtocol):
                     self._send(replies, needs)
                     self.break_down()
                     return size
+            self.peer.fresh = False
             if reply is None:
                 break
             replies = replies + reply if replies else reply

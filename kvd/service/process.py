@@ -1,8 +1,8 @@
 """The running daemon: one event loop, the server in it, and what the outside world does to a process.
 
-        start: bind → collect garbage once and freeze → READY
+        start: bind → wait out the leases of one who died → collect garbage once and freeze → READY
         run:   signals, watchdog, reload, upkeep of what changes with time alone
-        stop:  STOPPING → drain the sessions → remove the socket → (the caller releases the lock)
+        stop:  STOPPING → drain the sessions → end the lease → remove the socket → (the caller releases the lock)
 
 Signals only ever set something that the loop acts upon; none interrupts the store.
 """
@@ -25,6 +25,7 @@ from kvd.server.refusals import Refusal
 from kvd.server.server import Server
 from kvd.service import logs, systemd
 from kvd.service.config import Config, ConfigError, History, changes
+from kvd.service.restart_fence import RestartFence
 from kvd.service.storage import Storage
 from kvd.store.window import WindowLimits
 
@@ -51,10 +52,12 @@ class Daemon(Administration):
         token: str | None,
         read_config: Callable[[], Config],
         database: Database,
+        fence: RestartFence,
         storage: Storage | None = None,
     ) -> None:
         self.config = config
         self._storage = storage
+        self._fence = fence
         # Why the daemon had to end, if something failed.
         self.failure: BaseException | None = None
         self._sockets = sockets
@@ -69,6 +72,7 @@ class Daemon(Administration):
         self._expiry_timer: asyncio.TimerHandle | None = None
         self.commands = Commands(self.database, config.limits, self, token)
         self.commands.snapshots.on_first = self._schedule_letting_go
+        self.commands.near_caches.before_first = fence.write
         self._stop = asyncio.Event()
         self._server: Server | None = None
 
@@ -84,6 +88,7 @@ class Daemon(Administration):
         if self._storage is not None:
             self.commands.durability = await self._storage.start(self._fail)
             self.commands.durability.before_write = self._server.turn.make
+        await self._fence.wait()
         for _, listening in self._sockets:
             await self._server.listen(listening, own=not self._activated)
         raise_descriptor_limit(self.config.limits)
@@ -100,6 +105,9 @@ class Daemon(Administration):
             await self._server.stop()
         if self._storage is not None and self.failure is None:
             await self._storage.stop()
+        self.commands.near_caches.close()
+        if self.failure is None:
+            self._fence.remove()
         logger.info("stopped: pid %d", os.getpid())
         # The loop goes, and its handlers with it; who asks once more shall not kill us while we clean up.
         signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT, signal.SIGHUP))

@@ -24,6 +24,7 @@ from kvd.service.daemon import daemonize, standard_fds
 from kvd.service.errors import EXIT_CONFIGURATION, EXIT_FAILURE, EXIT_IO_ERROR, StartError
 from kvd.service.locks import LockFile
 from kvd.service.process import Daemon, window_limits
+from kvd.service.restart_fence import RestartFence
 from kvd.service.storage import Bar, NoBar, Storage
 from kvd.service.unix_socket import BACKLOG, bind_unix_socket, make_directory, remove_socket, socket_inode
 
@@ -118,6 +119,7 @@ class _Start:
         make_directory(self._socket_path, self._directory_mode())
         lock = LockFile(self._socket_path + LOCK_SUFFIX)
         lock.acquire()
+        self._fence = RestartFence(self._socket_path)
         try:
             self._lock_data()
             if self._is_daemon:
@@ -179,6 +181,7 @@ class _Start:
             token=self._token,
             read_config=self._read_config,
             database=self._database,
+            fence=self._fence,
             storage=self._storage,
         )
         await daemon.run(ready)

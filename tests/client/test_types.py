@@ -19,6 +19,12 @@ from kv.transactions import Transaction
 
 def blocking(db: kv.Client) -> None:
     assert_type(kv.connect("/x"), kv.Client)
+    near = kv.connect("/x", near_cache=True)
+    assert_type(near, kv.NearClient)
+    assert_type(kv.connect("/x", near_cache=kv.NearCacheLimits(entries=10)), kv.NearClient)
+    assert_type(near.get("a"), bytes | None)
+    assert_type(near.get_many(["a"]), dict[str, bytes | None])
+    assert_type(near.near_cache.stats(), kv.NearCacheStats)
     assert_type(db.get("a"), bytes | None)
     assert_type(db.get_many(["a"], at=3), dict[str, bytes | None])
     assert_type(db.fetch(["a"]), dict[str, kv.Versioned])
@@ -53,6 +59,10 @@ def blocking(db: kv.Client) -> None:
 
 async def asynchronous(db: AsyncClient) -> None:
     assert_type(kv.connect_async("/x"), AsyncClient)
+    near = kv.connect_async("/x", near_cache=True)
+    assert_type(near, kv.AsyncNearClient)
+    assert_type(await near.get("a"), bytes | None)
+    assert_type(await near.get_many(["a"]), dict[str, bytes | None])
     assert_type(db.get("a"), Awaitable[bytes | None])
     assert_type(await db.get_many(["a"]), dict[str, bytes | None])
     assert_type(await db.increment("a"), int)

@@ -23,6 +23,7 @@ FORMS: list[tuple[list[Any], messages.AnyRequest]] = [
     (["hello", 1, "me"], messages.Hello(1, "me")),
     (["hello", 1, "me", None], messages.Hello(1, "me")),
     (["hello", 1, "me", "token"], messages.Hello(1, "me", "token")),
+    (["attach"], messages.Attach()),
     (["ping"], messages.Ping()),
     (["get", "🎂"], messages.Get("🎂")),
     (["get", ""], messages.Get("")),  # an error of the request, not of the frame

@@ -10,6 +10,7 @@ from msgspec.msgpack import decode, encode
 
 from kvd.protocol.limits import Limits
 from kvd.protocol.messages import decode_batch
+from kvd.server.generations import GenerationTable
 from kvd.server.peers import Peer
 from kvd.server.reply_sizes import may_exceed, reply_bytes
 
@@ -153,13 +154,18 @@ frames = st.lists(requests, min_size=1, max_size=12).flatmap(
 
 
 @settings(max_examples=400, suppress_health_check=[HealthCheck.too_slow], deadline=None)
-@example(some=[["hello", 1, ""]] * 60, room=ROOM)
-@example(some=[["metrics"]] * 60, room=ROOM)
-@example(some=[["fetch", [], 0]] * 60, room=ROOM)
-@given(some=frames, room=st.sampled_from([ROOM, 2 * ROOM, 10 * ROOM, 1_000 * ROOM]))
-def test_replies_that_need_not_be_counted_fit(make_ends: MakeEnds, some: list[list[Any]], room: int) -> None:
+@example(some=[["hello", 1, ""]] * 60, room=ROOM, near=False)
+@example(some=[["metrics"]] * 60, room=ROOM, near=False)
+@example(some=[["fetch", [], 0]] * 60, room=ROOM, near=False)
+@example(some=[["fetch", ["absent", "\x01" * 24] * 4]] * 20, room=ROOM, near=True)
+@given(some=frames, room=st.sampled_from([ROOM, 2 * ROOM, 10 * ROOM, 1_000 * ROOM]), near=st.booleans())
+def test_replies_that_need_not_be_counted_fit(
+    make_ends: MakeEnds, some: list[list[Any]], room: int, near: bool
+) -> None:
     limits = Limits(max_key_bytes=24, max_value_bytes=200, max_snapshots_per_connection=3)
     ends = make_ends(limits, max_commits=30)
+    if near:
+        tell_generations(ends)
     for number in range(20):
         ends.ask("set", {key: bytes([number]) * number * 10 for key in KEYS[:5]}, {"ttl": 1_000_000})
     payload = encode(some)
@@ -170,16 +176,28 @@ def test_replies_that_need_not_be_counted_fit(make_ends: MakeEnds, some: list[li
     assert is_to_be_counted or size <= room + 5
     # And where they are counted, they are counted right.
     ends = make_ends(Limits(max_key_bytes=24, max_value_bytes=200, max_reply_bytes=room), max_commits=30)
+    if near:
+        tell_generations(ends)
     replies = ends.frame(payload)
     kept = [reply for reply in replies if not isinstance(reply, dict) or reply["error"] != "reply_too_large"]
     assert len(encode(kept)) <= room + 5
     assert len(encode(replies)) <= room + len(replies) * REPLACED_BYTES
 
 
+def tell_generations(ends: "Ends") -> None:
+    """As if somebody had a near cache: fetch tells slots and generations, the widest there are."""
+    table = GenerationTable(1 << 17)
+    table._raised = 1 << 60
+    table.raise_generations([*KEYS, "a", "b"])
+    ends.commands.near_caches.table = table
+
+
 @settings(max_examples=200, deadline=None)
-@given(some=frames)
-def test_no_reply_is_larger_than_it_is_counted(make_ends: MakeEnds, some: list[list[Any]]) -> None:
+@given(some=frames, near=st.booleans())
+def test_no_reply_is_larger_than_it_is_counted(make_ends: MakeEnds, some: list[list[Any]], near: bool) -> None:
     ends = make_ends(max_commits=30)
+    if near:
+        tell_generations(ends)
     ends.ask("set", dict.fromkeys(KEYS[:4], b"x" * 300), {"ttl": 1_000_000})
     for request in decode_batch(encode(some)):
         reply = ends.commands.run_one(request, ends.peer)

@@ -1,0 +1,76 @@
+"""`kv serve` with few slots, or with a planted bug: `python -m tests.near.special_daemon SLOTS BUG serve …`.
+
+It loads everything first, says so, and begins when it is told to on stdin: so a daemon can take another's place within
+milliseconds. Nothing of this is in the daemon itself: each function here replaces a part of it in this process.
+"""
+
+import asyncio
+import sys
+from collections.abc import Callable, Iterable
+
+import uvloop  # noqa: F401  # loaded ahead
+
+from kv.cli.main import main
+from kvd.server import generations, near_caches
+from kvd.server.generations import GenerationTable
+from kvd.server.near_caches import NearCaches
+from kvd.service import serve  # noqa: F401  # loaded ahead
+from kvd.service.restart_fence import RestartFence
+
+LATE_S = 0.002
+BUGS: dict[str, Callable[[], None]] = {"": lambda: None}
+right_raise = GenerationTable.raise_generations
+
+
+def bug(plant: Callable[[], None]) -> Callable[[], None]:
+    """Its name is the function's, with spaces."""
+    BUGS[plant.__name__.replace("_", " ")] = plant
+    return plant
+
+
+@bug
+def raises_behind_the_answer() -> None:
+    def broken(self: GenerationTable, keys: Iterable[str]) -> None:
+        asyncio.get_running_loop().call_later(LATE_S, right_raise, self, list(keys))
+
+    GenerationTable.raise_generations = broken  # type: ignore[method-assign]
+
+
+@bug
+def overlooks_every_fiftieth_change() -> None:
+    def broken(self: GenerationTable, keys: Iterable[str]) -> None:
+        if self._raised % 50 == 49:
+            self._raised += 1
+        else:
+            right_raise(self, keys)
+
+    GenerationTable.raise_generations = broken  # type: ignore[method-assign]
+
+
+@bug
+def has_no_fence() -> None:
+    RestartFence.left_s = 0.0  # type: ignore[assignment, method-assign]
+
+
+@bug
+def leaves_no_file() -> None:
+    RestartFence.write = lambda self: None  # type: ignore[method-assign]
+
+
+@bug
+def stops_without_ending_the_lease() -> None:
+    GenerationTable.end_lease = lambda self: None  # type: ignore[method-assign]
+
+
+@bug
+def gives_longer_leases_than_its_successor_thinks() -> None:
+    generations._LEASE_NS = 2 * 10**9
+
+
+if __name__ == "__main__":
+    near_caches.SLOTS = int(sys.argv[1])
+    NearCaches.__init__.__defaults__ = (int(sys.argv[1]),)
+    BUGS[sys.argv[2]]()
+    sys.argv[1:] = sys.argv[3:]
+    print("loaded", flush=True)
+    sys.exit(main() if sys.stdin.readline() else 0)

@@ -1,0 +1,88 @@
+"""Reads through near caches and writes, by several processes at once, are linearizable; and pairs are never torn.
+
+There are fewer slots than keys, so keys disturb each other's. KVD_TEST_SCALE multiplies the number of reads.
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import msgspec
+import pytest
+
+from tests.near.conftest import DEADLINE_S, SCALE, play
+from tests.near.register import violations
+from tests.near.worker import Plan, Recorded
+
+if TYPE_CHECKING:
+    from tests.near.conftest import Daemon, Process
+
+Start = Callable[..., "Daemon"]
+PAIRS = 8
+SLOTS = 8
+READS = 200_000 * SCALE
+WRITERS = 2
+READERS = 4
+PLAYING_S = 120 * SCALE
+LEAST_HITS = 0.5
+
+
+def recorded(process: "Process") -> Recorded:
+    """What it recorded, once it has ended."""
+    told, _ = process.communicate(timeout=PLAYING_S)
+    assert process.returncode == 0
+    return msgspec.msgpack.decode(told.partition(b"recorded\n")[2], type=Recorded)
+
+
+def everything(plans: list[Plan]) -> list[Recorded]:
+    """What processes recorded that played at the same time."""
+    processes = [play(plan) for plan in plans]
+    try:
+        return [recorded(process) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait(DEADLINE_S)
+
+
+def plans(daemon: "Daemon", reads: int, bug: str = "") -> list[Plan]:
+    """Two that write now and then; one with threads, one with tasks, and two more that only read."""
+    share = reads // (READERS + WRITERS)
+    writers = [Plan(daemon.address, number, share, PAIRS, write_after=20, bug=bug) for number in range(WRITERS)]
+    readers = [Plan(daemon.address, number, share, PAIRS, bug=bug) for number in range(WRITERS, WRITERS + READERS)]
+    for several in readers[:2]:
+        several.threads, several.reads = 2, share // 2
+    readers[1].asynchronous = True
+    return writers + readers
+
+
+def problems(history: list[Recorded]) -> tuple[list[str], list[tuple[str | None, str | None]]]:
+    """What is wrong with the registers, and the pairs that were torn."""
+    writes = [write for each in history for write in each.writes]
+    reads = [read for each in history for read in each.reads]
+    return violations(writes, reads), [pair for each in history for pair in each.torn]
+
+
+@pytest.mark.parametrize("durable", [False, True], ids=["in memory", "durable"])
+def test_recorded_reads_are_linearizable_though_slots_collide(start: Start, durable: bool) -> None:
+    history = everything(plans(start(durable=durable, slots=SLOTS), READS))
+    hits, asked = sum(each.hits for each in history), sum(each.asked for each in history)
+    writes = sum(len(each.writes) for each in history) // 2
+    print(f"{asked} reads, {hits / asked:.0%} of them hits, {writes} writes")
+    assert problems(history) == ([], [])
+    assert asked >= READS * 0.9
+    assert hits >= LEAST_HITS * asked
+    assert writes >= READS / 100
+
+
+@pytest.mark.parametrize("bug", ["raises behind the answer", "overlooks every fiftieth change"])
+def test_the_bug_of_a_daemon_is_found(start: Start, bug: str) -> None:
+    found, _ = problems(everything(plans(start(slots=SLOTS, bug=bug), 60_000)))
+    print(len(found), found[:2])
+    assert found
+
+
+def test_a_client_that_samples_the_generation_is_found(start: Start) -> None:
+    bug = "samples the generation when the answer has come"
+    found, _ = problems(everything(plans(start(slots=SLOTS), 100_000, bug)))
+    print(len(found), found[:2])
+    assert found
