@@ -18,7 +18,8 @@ DETAILS = """
 DIR has to be empty or missing. SOURCE is only read; if it is a data directory, no daemon may be using it. --to needs a
 data directory, and reaches back as far as its log does: history, and which transactions have committed, come along.
 What is restored is a store of its own: programs that have watched the old one are told everything anew. If it is
-interrupted, no daemon starts on DIR, and it can be done again. Keys that lived with a connection have ended.
+interrupted, no daemon starts on DIR, and it can be done again. Keys that lived with a connection have ended. DIR will
+belong to whoever runs this, and a daemon only uses a directory of its own user (systemd sees to that for its own).
 'kv help times' explains what --to takes.
 """
 
