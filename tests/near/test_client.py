@@ -18,6 +18,7 @@ from kv.codecs import light
 from kv.delivery import Delivery
 from kv.near_cache import ENTRY_BYTES
 from kv.procedures import drive
+from kvd.protocol.near_cache import LEASE
 from tests.near.conftest import DEADLINE_S, ROOT, eventually
 
 if TYPE_CHECKING:
@@ -302,6 +303,31 @@ def test_after_a_restart_the_new_daemon_is_asked(connect: Connect, start: Start)
     assert db.get("a") is None
     assert db.get("a") is None
     assert db.near_cache.stats().attached
+
+
+def test_when_the_lease_is_over_nothing_is_answered_from_here(connect: Connect, start: Start) -> None:
+    """However the keys are asked for, and in whichever half they stand: the daemon is dead, and that is the answer."""
+    daemon = start()
+    read: list[Callable[[Any], object]] = [
+        lambda db: db.get("c"),
+        lambda db: db.get("a"),
+        lambda db: db.get_many(["c"]),
+        lambda db: db.get_many(["a", "c"]),
+        lambda db: db.get_many(["a", "new"]),
+    ]
+    clients = [connect(kv.NearCacheLimits(entries=4), daemon.address) for _ in read]
+    for db in clients:
+        for key in ("a", "b", "c"):  # and now a and b are in the older half
+            db.get(key)
+        assert {*db.near_cache.table.older} == {"a", "b"}
+    daemon.kill()
+    # Closed connections would say so first: what is left is what was read, and the words.
+    tables = [db.near_cache.table for db in clients]
+    eventually(lambda: all(table.words[LEASE] < time.monotonic_ns() for table in tables))
+    for db, table, ask in zip(clients, tables, read, strict=True):
+        db.near_cache.table = table
+        with pytest.raises((kv.Unavailable, kv.ConnectionLost)):
+            ask(db)
 
 
 def test_a_forked_child_has_a_near_cache_of_its_own(near: kv.NearClient, other: kv.Client) -> None:
