@@ -11,6 +11,7 @@ from bench.durable import durable_sets, recovery
 from bench.floors import floors
 from bench.history import history
 from bench.memory import memory
+from bench.near import near_cache
 from bench.rows import Row
 from bench.stall import stall
 from bench.store_commit import commit1000
@@ -30,6 +31,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "set100": set100,
     "asyncio": asyncio_clients,
     "transactions": transactions,
+    "near": near_cache,
     "commit1000": commit1000,
     "history": history,
     "durable": durable_sets,

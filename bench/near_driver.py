@@ -1,0 +1,96 @@
+"""How long a repeated read of one key takes in one process, in nanoseconds, by one library.
+
+`python -m bench.near_driver LIBRARY PLACE COUNT`: PLACE is a socket, or a directory for lmdb. `method` is the floor: a
+dict lookup through a method.
+"""
+
+import sys
+import time
+from collections.abc import Callable
+
+KEY, VALUE = "key:000000000001", b"x" * 64
+WARM_UP = 1_000
+
+
+def timed_ns(get: Callable[[str], bytes | None], count: int) -> float:
+    """Nanoseconds a call, the loop's own time taken off."""
+    for _ in range(WARM_UP):
+        assert get(KEY) == VALUE
+    turns = range(count)
+    begin = time.perf_counter_ns()
+    for _ in turns:
+        pass
+    empty = time.perf_counter_ns() - begin
+    key = KEY
+    begin = time.perf_counter_ns()
+    for _ in turns:
+        get(key)
+    return (time.perf_counter_ns() - begin - empty) / count
+
+
+def near(path: str, count: int) -> float:
+    """kv.connect(near_cache=True)."""
+    import kv
+
+    with kv.connect(path, near_cache=True) as db:
+        db.set(KEY, VALUE)
+        return timed_ns(db.get, count)
+
+
+def asking(path: str, count: int) -> float:
+    """kv.connect(): every read asks the daemon."""
+    import kv
+
+    with kv.connect(path) as db:
+        db.set(KEY, VALUE)
+        return timed_ns(db.get, count)
+
+
+def redis_py(path: str, count: int) -> float:
+    """redis-py, which uses hiredis where that is installed."""
+    import redis
+
+    client = redis.Redis(unix_socket_path=path)
+    client.set(KEY, VALUE)
+    return timed_ns(client.get, count)  # type: ignore[arg-type]
+
+
+def lmdb_(path: str, count: int) -> float:
+    """py-lmdb: a read transaction begun for each get, so that it is never stale."""
+    import lmdb
+
+    with lmdb.open(path, max_dbs=0) as env:
+        with env.begin(write=True) as txn:
+            txn.put(KEY.encode(), VALUE)
+        encoded = KEY.encode()
+
+        def get(_: str) -> bytes | None:
+            with env.begin() as txn:
+                found: bytes | None = txn.get(encoded)
+                return found
+
+        return timed_ns(get, count)
+
+
+class _Held:
+    """A dict behind a method."""
+
+    def __init__(self) -> None:
+        self._values = {KEY: VALUE}
+
+    def get(self, key: str) -> bytes | None:
+        """The value."""
+        return self._values.get(key)
+
+
+def method(_: str, count: int) -> float:
+    """The least that a get in Python can cost."""
+    return timed_ns(_Held().get, count)
+
+
+LIBRARIES: dict[str, Callable[[str, int], float]] = {
+    "near": near, "kvd": asking, "redis": redis_py, "lmdb": lmdb_, "method": method
+}  # fmt: skip
+
+if __name__ == "__main__":
+    print(LIBRARIES[sys.argv[1]](sys.argv[2], int(sys.argv[3])))
