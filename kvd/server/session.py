@@ -236,23 +236,6 @@ class Session(asyncio.BufferedProtocol):
         elif before > WRITE_HIGH_WATER_BYTES or self._finishing:
             self._server.loop.call_soon(self._continue)
 
-    # ------------------------------------------------------------------ called for what was put aside
-
-    def run(self, requests: Sequence[AnyRequest], frame_bytes: int) -> None:
-        """Run a small frame's requests, and answer."""
-        try:
-            reply = self._answer(requests, frame_bytes)
-        except Exception:
-            self.break_down()
-            return
-        if reply is not None:
-            self.reply(reply, self._commands.needs)
-
-    def reply(self, data: bytes, needs: Needs) -> None:
-        """Send the answer to a frame that was put aside; nobody may be there any more."""
-        if not self._leaving:
-            self._send(data, needs)
-
     def _write_with_descriptor(self, data: bytes) -> None:
         """Send a descriptor with the reply: the connection's first, so nothing can be on its way before it."""
         descriptor = self.peer.descriptor
@@ -272,6 +255,23 @@ class Session(asyncio.BufferedProtocol):
         descriptor, self.peer.descriptor = self.peer.descriptor, None
         if descriptor is not None:
             os.close(descriptor)
+
+    # ------------------------------------------------------------------ called for what was put aside
+
+    def run(self, requests: Sequence[AnyRequest], frame_bytes: int) -> None:
+        """Run a small frame's requests, and answer."""
+        try:
+            reply = self._answer(requests, frame_bytes)
+        except Exception:
+            self.break_down()
+            return
+        if reply is not None:
+            self.reply(reply, self._commands.needs)
+
+    def reply(self, data: bytes, needs: Needs) -> None:
+        """Send the answer to a frame that was put aside; nobody may be there any more."""
+        if not self._leaving:
+            self._send(data, needs)
 
     # ------------------------------------------------------------------ frames
 

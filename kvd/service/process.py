@@ -203,6 +203,7 @@ class Daemon(Administration):
             ("oldest_readable_version", store.window.oldest_readable),
             ("keys", store.counters.keys),
             ("connections", len(self._server.sessions)),
+            ("near_caches", self.commands.near_caches.clients),
             ("memory_rss_bytes", resident_bytes()),
         ]
 

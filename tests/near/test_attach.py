@@ -95,7 +95,20 @@ def test_it_comes_without_hello_too_and_ahead_of_what_was_sent_behind_it(raw: Ra
     assert len(raw.passed) == 1
 
 
-@pytest.mark.parametrize("frames", [[[PING], [ATTACH]], [[PING, *[["get", "a"]] * 30_000], [ATTACH]]])
+def test_sets_behind_it_that_are_made_together_are_answered_behind_it(raw: Raw) -> None:
+    raw.send([HELLO, ATTACH], *[[["set", {"a": b"%d" % number}]] for number in range(20)], [["get", "a"]])
+    assert raw.receive()[1][:2] == [SLOTS, LEASE_MS]
+    assert len(raw.passed) == 1
+    versions = [raw.receive()[0] for _ in range(20)]
+    assert versions == sorted(versions)
+    assert raw.receive() == [b"19"]
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [[[PING], [ATTACH]], [[["set", {"a": b""}]], [ATTACH]], [[PING, *[["get", "a"]] * 30_000], [ATTACH]]],
+    ids=["of few", "put aside", "large"],
+)
 def test_only_the_first_frame_can_ask_for_it(raw: Raw, frames: list[list[Any]]) -> None:
     raw.send(*frames)
     raw.receive()
@@ -173,6 +186,7 @@ def test_the_lease_is_kept_up_while_somebody_is_attached_and_rests_otherwise(sta
     first, second = Raw(daemon.address), Raw(daemon.address)
     first.ask(ATTACH)
     second.ask(ATTACH)
+    assert dict(second.ask(["status"])[0])["near_caches"] == 2
     words = mapped_words(first.passed[0], SLOTS)
     lease = words[LEASE]
     eventually(lambda: words[LEASE] > lease + LEASE_MS * 10**6)
@@ -183,6 +197,7 @@ def test_the_lease_is_kept_up_while_somebody_is_attached_and_rests_otherwise(sta
     eventually(lambda: words[LEASE] < time.monotonic_ns())
     # Nobody is attached: generations are raised all the same.
     plain = Raw(daemon.address)
+    assert dict(plain.ask(["status"])[0])["near_caches"] == 0
     generation, slot = plain.ask(["fetch", ["a"]])[0][0][3], plain.ask(["fetch", ["a"]])[0][0][2]
     plain.ask(["set", {"a": b""}])
     assert words[8 + slot] > generation
