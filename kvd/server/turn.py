@@ -9,7 +9,8 @@ put aside and made in one go, as if they had come in one frame:
                                                                         s3 ◀─ version 9
 
 Each stays a commit of its own, in the order in which they came. Before any other request runs, what was put aside is
-made; so the order of everything is that in which it was read, on each connection and among them.
+made; so the order of everything is that in which it was read, on each connection and among them. Who is alone, the one
+that also sent the last set, is not kept waiting.
 """
 
 import asyncio
@@ -41,6 +42,7 @@ class Turn:
         self._waiting: list[Waiting] = []
         self._requests = 0
         self._is_due = False
+        self._last: Session | None = None  # who sent the last set
         commands.before_others = self.make
 
     @staticmethod
@@ -55,11 +57,16 @@ class Turn:
     def put_aside(self, session: "Session", requests: list[Set], frame_bytes: int) -> None:
         """Make these sets of ``session`` at the end of this turn; it is sent its reply then, or once it may leave."""
         durability = self._commands.durability
+        is_occupied = durability is not None and durability.is_occupied
+        if session is self._last and not self._waiting and not is_occupied:
+            session.run(requests, frame_bytes)
+            return
+        self._last = session
         self._waiting.append((session, requests, frame_bytes))
         self._requests += len(requests)
         if self._requests >= MOST_REQUESTS:
             self.make()
-        elif durability is not None and durability.is_occupied:
+        elif durability is not None and is_occupied:
             # What is made now has to wait for the next sync anyway, and that makes it first.
             durability.expect(self._requests)
         elif not self._is_due:

@@ -235,9 +235,22 @@ def test_no_more_than_a_turns_worth_is_put_aside() -> None:
     async def play() -> None:
         house = House(None)
         request = ["set", {"key": b"x"}]
-        for _ in range(MOST_REQUESTS // 16):
-            house.send(0, framed(msgspec.msgpack.encode([request] * 16)))
+        for number in range(MOST_REQUESTS // 16):
+            assert house.database.store.version == 0
+            house.send(number % 2, framed(msgspec.msgpack.encode([request] * 16)))
         assert house.database.store.version == MOST_REQUESTS
+
+    asyncio.run(play())
+
+
+def test_who_is_alone_is_not_kept_waiting() -> None:
+    async def play() -> None:
+        house = House(None)
+        house.send(0, framed(msgspec.msgpack.encode([["set", {"a": b"x"}]])))
+        assert house.database.store.version == 0, "others may come"
+        await house.rest([1, 0, 0, 0])
+        house.send(0, framed(msgspec.msgpack.encode([["set", {"a": b"x"}]])))
+        assert house.wires[0].replies() == [[1], [2]]
 
     asyncio.run(play())
 
