@@ -14,7 +14,9 @@ from kv.calls import Api, Asynchronous
 from kv.client import DEFAULT_TIMEOUT_S, check_address, read_token
 from kv.codecs import full
 from kv.delivery import Delivery
-from kv.locks import LockCalls
+from kv.errors import LockLost
+from kv.locks import MAKING, LockCalls, name_for
+from kv.operations import binary
 from kv.pipeline import PipelineCalls
 from kv.procedures import Apply, Emit, Next, Pause
 from kv.scopes import Scope
@@ -150,6 +152,28 @@ class AsyncClient(Api, Asynchronous):
     ) -> AsyncLock:
         """As Client.lock, with ``async with``."""
         return AsyncLock(self, name, ttl=ttl, timeout=timeout, prefix=prefix)
+
+    async def cached(
+        self,
+        key: str,
+        make: Callable[[], Awaitable[bytes]],
+        *,
+        ttl: float | timedelta | None = None,
+        timeout: float | None = None,
+    ) -> bytes:
+        """As Client.cached; ``make`` is awaited."""
+        value = await self.get(key)
+        try:
+            if value is None:
+                async with self.lock(name_for(key), timeout=timeout, prefix=MAKING):
+                    value = await self.get(key)
+                    if value is None:
+                        value = binary(await make())
+                        await self.set(key, value, ttl=ttl)
+        except LockLost:
+            if value is None:
+                raise  # lost before anything was made
+        return value
 
     # ------------------------------------------------------------------ the connection
 

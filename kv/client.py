@@ -8,8 +8,9 @@ from kv.calls import Api, Blocking
 from kv.codecs import full
 from kv.connection import Deadline
 from kv.delivery import Delivery
-from kv.errors import KvdError
+from kv.errors import KvdError, LockLost
 from kv.link import Link
+from kv.operations import binary
 from kvd.protocol.address import parse_tcp
 
 TYPE_CHECKING = False  # importing typing to ask it would cost the short-lived command 7 ms
@@ -202,6 +203,34 @@ class Client(Api, Blocking):
         from kv.locks import Lock
 
         return Lock(self, name, ttl=ttl, timeout=timeout, prefix=prefix)
+
+    def cached(
+        self,
+        key: str,
+        make: Callable[[], bytes],
+        *,
+        ttl: float | timedelta | None = None,
+        timeout: float | None = None,
+    ) -> bytes:
+        """The value of ``key``; where there is none, what ``make`` returns, which is then stored for ``ttl``.
+
+        Of all that ask for it, in whatever process, one makes it and the others wait; if that one fails or dies, the
+        next takes over. Raises what ``make`` raises, and TimedOut if there is no value within ``timeout`` seconds.
+        """
+        from kv.locks import MAKING, name_for
+
+        value = self.get(key)
+        try:
+            if value is None:
+                with self.lock(name_for(key), timeout=timeout, prefix=MAKING):
+                    value = self.get(key)
+                    if value is None:
+                        value = binary(make())
+                        self.set(key, value, ttl=ttl)
+        except LockLost:
+            if value is None:
+                raise  # lost before anything was made
+        return value
 
     # ------------------------------------------------------------------ the connection
 

@@ -35,6 +35,15 @@ if TYPE_CHECKING:
     from kv.results import Change, Item
 
 _MOST_ATTEMPTS = 5
+# Below it stand those who make a value that others wait for (``Client.cached``).
+MAKING = "making/"
+
+
+def name_for(key: str) -> str:
+    """The name of a lock for ``key``, which may be of any length and have any characters."""
+    from hashlib import blake2b
+
+    return blake2b(key.encode(), digest_size=16).hexdigest()
 
 
 class LockCalls(Scope):

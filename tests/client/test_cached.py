@@ -1,0 +1,147 @@
+"""A value that is not there is made by one caller, whoever else asks for it meanwhile."""
+
+import asyncio
+import subprocess
+import sys
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+
+import kv
+import kv.aio
+from kv.locks import MAKING
+from tests.client.conftest import DEADLINE_S, ROOT
+
+if TYPE_CHECKING:
+    from tests.client.conftest import Daemon
+
+CALLERS = 8
+
+# Begins to make a value, says so, and never ends.
+MAKER = """
+import sys, time
+import kv
+
+def make():
+    print("making", flush=True)
+    time.sleep(1000)
+
+kv.connect(sys.argv[1]).cached("key", make)
+"""
+
+
+def queue(db: kv.Client) -> list[str]:
+    """Who makes a value, or waits to."""
+    return [item.key for item in db.scan(MAKING, keys_only=True)]
+
+
+def wait_for_queue(db: kv.Client, length: int) -> None:
+    with db.watch(MAKING) as watch:
+        while len(queue(db)) < length:
+            assert watch.wait(DEADLINE_S) is not None
+
+
+def test_what_is_there_is_not_made(db: kv.Client) -> None:
+    db.set("key", b"there")
+    assert db.cached("key", lambda: pytest.fail("made")) == b"there"  # type: ignore[arg-type, return-value]
+
+
+def test_what_is_made_is_kept_for_its_ttl(db: kv.Client) -> None:
+    assert db.cached("key", lambda: b"made", ttl=1000) == b"made"
+    assert db.get("key") == b"made"
+    [left] = db.ttl("key")
+    assert left is not None
+    assert 900 < left <= 1000
+    assert queue(db) == []
+
+
+@pytest.mark.parametrize("key", ["a/b", "\n\x00", "é" * 1000])
+def test_any_key(db: kv.Client, key: str) -> None:
+    assert db.cached(key, lambda: b"") == b""
+    assert db.get(key) == b""
+
+
+def test_one_makes_it_and_the_others_wait(db: kv.Client, shared_daemon: "Daemon") -> None:
+    """Half of them on one client, the others on a client each."""
+    made: list[int] = []
+    found: list[bytes] = []
+    may_end = threading.Event()
+
+    def make() -> bytes:
+        made.append(1)
+        assert may_end.wait(DEADLINE_S)
+        return b"made"
+
+    def ask(client: kv.Client) -> None:
+        found.append(client.cached("key", make))
+
+    others = [kv.connect(shared_daemon.address, timeout=DEADLINE_S) for _ in range(CALLERS // 2)]
+    clients = [db] * (CALLERS // 2) + others
+    threads = [threading.Thread(target=ask, args=(client,)) for client in clients]
+    for thread in threads:
+        thread.start()
+    wait_for_queue(db, CALLERS)
+    may_end.set()
+    for thread in threads:
+        thread.join(DEADLINE_S)
+    for client in others:
+        client.close()
+    assert (len(made), found) == (1, [b"made"] * CALLERS)
+
+
+def test_if_making_fails_the_next_one_tries(db: kv.Client) -> None:
+    with pytest.raises(ZeroDivisionError):
+        db.cached("key", lambda: 1 // 0)  # type: ignore[arg-type, return-value]
+    assert db.get("key") is None
+    assert db.cached("key", lambda: b"made") == b"made"
+
+
+def test_what_is_no_value_is_refused(db: kv.Client) -> None:
+    with pytest.raises(TypeError, match="a value is bytes"):
+        db.cached("key", lambda: "text")  # type: ignore[arg-type, return-value]
+    assert queue(db) == []
+
+
+def test_if_its_maker_dies_the_next_takes_over(db: kv.Client, shared_daemon: "Daemon") -> None:
+    command = [sys.executable, "-c", MAKER, shared_daemon.address]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT) as maker:  # noqa: S603 - ourselves
+        assert maker.stdout is not None
+        assert maker.stdout.readline() == b"making\n"
+        found: list[bytes] = []
+        thread = threading.Thread(target=lambda: found.append(db.cached("key", lambda: b"mine")))
+        thread.start()
+        wait_for_queue(db, 2)
+        assert found == []
+        maker.kill()
+        thread.join(DEADLINE_S)
+    assert found == [b"mine"]
+
+
+def test_there_may_be_no_value_in_time(db: kv.Client, shared_daemon: "Daemon") -> None:
+    command = [sys.executable, "-c", MAKER, shared_daemon.address]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT) as maker:  # noqa: S603 - ourselves
+        assert maker.stdout is not None
+        assert maker.stdout.readline() == b"making\n"
+        with pytest.raises(kv.TimedOut):
+            db.cached("key", lambda: b"mine", timeout=0.05)
+        maker.kill()
+
+
+def test_with_asyncio(db: kv.Client, shared_daemon: "Daemon") -> None:
+    made: list[int] = []
+
+    async def make() -> bytes:
+        made.append(1)
+        await asyncio.sleep(0)
+        return b"made"
+
+    async def ask() -> list[bytes]:
+        async with kv.aio.connect(shared_daemon.address, timeout=DEADLINE_S) as client:
+            return await asyncio.gather(*(client.cached("key", make, ttl=1000) for _ in range(CALLERS)))
+
+    assert asyncio.run(ask()) == [b"made"] * CALLERS
+    assert len(made) == 1
+    [left] = db.ttl("key")
+    assert left is not None
+    assert left <= 1000
