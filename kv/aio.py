@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from datetime import timedelta
     from types import TracebackType
 
+    from kv.async_mirror import AsyncMirror
     from kv.async_watch import AsyncWatch
     from kv.channel import Channel
     from kv.codecs import Codec
@@ -141,6 +142,12 @@ class AsyncClient(Api, Asynchronous):
         from kv.async_watch import AsyncWatch
 
         return AsyncWatch(self, prefix, since)
+
+    def mirror(self, prefix: str = "") -> AsyncMirror:
+        """As Client.mirror, with ``async with``."""
+        from kv.async_mirror import AsyncMirror
+
+        return AsyncMirror(self, prefix)
 
     def lock(
         self,

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from kv.channel import Channel
     from kv.codecs import Codec
     from kv.locks import Lock
+    from kv.mirrors import Mirror
     from kv.near_cache import NearCache, NearCacheLimits
     from kv.near_client import NearClient
     from kv.operations import Operation
@@ -186,6 +187,16 @@ class Client(Api, Blocking):
         from kv.watches import Watch
 
         return Watch(self, prefix, since)
+
+    def mirror(self, prefix: str = "") -> Mirror:
+        """The keys that begin with ``prefix`` as a read-only mapping in this process, kept current by a watch.
+
+        Reads cost no round trip, and may be a little behind; ``wait_for(version)`` waits until they are not. For what
+        is read much more often than it changes, and is small enough to hold: configuration, membership.
+        """
+        from kv.mirrors import Mirror
+
+        return Mirror(self, prefix)
 
     def lock(
         self,

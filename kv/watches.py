@@ -21,7 +21,7 @@ from kv.scopes import Scope
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable, Generator
     from types import TracebackType
     from typing import Any, Self
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from kv.connection import Connection
 
 # A version that no store has: a feed from there begins with a resynchronisation.
-_ELSEWHERE = 1 << 62
+ELSEWHERE = 1 << 62
 FIRST_PAUSE_S = 0.02
 LONGEST_PAUSE_S = 0.5
 
@@ -45,6 +45,8 @@ class Feed:
         self._queue: deque[tuple[int, Change | None]] = deque()
         self._snapshot: dict[str, bytes | None] | None = None  # what a resynchronisation has brought so far
         self._snapshot_version = 0
+        # Called with each change before ``version`` says that it has been handed out.
+        self.apply: Callable[[Change], None] | None = None
 
     def opening(self, channel: Channel, token: str | None) -> Generator[bytes, bytes, None]:
         """Begin, or go on, on a new connection: yields what to send, or nothing where something is to be received.
@@ -81,7 +83,7 @@ class Feed:
         self._store_id = channel.store_id
         if self.version is None:
             self.version = channel.knowledge.version
-        return Delivery((operations.watch(self._prefix, self.version if known else _ELSEWHERE),))
+        return Delivery((operations.watch(self._prefix, self.version if known else ELSEWHERE),))
 
     def take(self, events: list[Any]) -> None:
         """Events as they came. Raises ProtocolError."""
@@ -109,7 +111,10 @@ class Feed:
     def hand_out(self) -> Change | None:
         """The next change, if one has come."""
         while self._queue:
-            self.version, change = self._queue.popleft()
+            version, change = self._queue.popleft()
+            if change is not None and self.apply is not None:
+                self.apply(change)
+            self.version = version
             if change is not None:
                 return change
         return None
@@ -120,9 +125,16 @@ class WatchState(Scope):
 
     _what = "a watch"
 
-    def __init__(self, client: Any, prefix: str, since: int | None) -> None:  # noqa: ANN401
+    def __init__(
+        self,
+        client: Any,  # noqa: ANN401
+        prefix: str,
+        since: int | None,
+        apply: Callable[[Change], None] | None = None,
+    ) -> None:
         super().__init__(client)
         self._feed = Feed(prefix, since)
+        self._feed.apply = apply
         self._closed = False
 
     @property
@@ -137,8 +149,14 @@ class Watch(WatchState, Blocking):
     Reconnects by itself. Raises Unavailable if there is no daemon for as long as the client's timeout.
     """
 
-    def __init__(self, client: Client, prefix: str = "", since: int | None = None) -> None:
-        super().__init__(client, prefix, since)
+    def __init__(
+        self,
+        client: Client,
+        prefix: str = "",
+        since: int | None = None,
+        apply: Callable[[Change], None] | None = None,
+    ) -> None:
+        super().__init__(client, prefix, since, apply)
         self._connection: Connection | None = None
         self._channel: Channel | None = None
         self._torn = False
@@ -189,11 +207,12 @@ class Watch(WatchState, Blocking):
     # ------------------------------------------------------------------ the connection
 
     def _receive(self, deadline: Deadline) -> None:
-        if self._connection is None or self._channel is None or self._torn:
+        connection = self._connection  # another thread may close the watch meanwhile
+        if connection is None or self._channel is None or self._torn:
             raise EOFError
-        self._connection.wait_for_data(deadline)
+        connection.wait_for_data(deadline)
         self._torn = True  # until what has come is where it belongs: an interrupt in between costs the connection
-        self._feed.receive(self._channel, self._connection.take())
+        self._feed.receive(self._channel, connection.take())
         self._torn = False
 
     def _reopen(self, deadline: Deadline) -> None:
