@@ -308,6 +308,8 @@ class Session(asyncio.BufferedProtocol):
                         replies, needs = b"", NO_NEEDS
                     self.peer.fresh = False
                     self._turn.put_aside(self, requests, length)
+                    if self._leaving:  # a fault of ours
+                        return size
                     frames += 1
                     continue
                 try:
@@ -317,6 +319,8 @@ class Session(asyncio.BufferedProtocol):
                     self.break_down()
                     return size
             self.peer.fresh = False
+            if self._leaving:  # for a fault in what was put aside before
+                return size
             if reply is None:
                 break
             replies = replies + reply if replies else reply

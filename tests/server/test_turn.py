@@ -318,6 +318,30 @@ def test_a_fault_of_ours_is_told_to_all_that_it_concerns(monkeypatch: pytest.Mon
     asyncio.run(play())
 
 
+@pytest.mark.parametrize(("fault", "before"), [("_run", 0), ("set_together", 1)])
+def test_behind_a_fault_of_ours_nothing_is_answered(fault: str, before: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether the sender was alone, since it sent the set before too, or its set was put aside."""
+
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError
+
+    async def play() -> None:
+        house = House(None)
+        house.send(before, framed(msgspec.msgpack.encode([["set", {"a": b"1"}]])))
+        await house.turn()
+        answered = len(house.wires[0].replies())
+        with monkeypatch.context() as patch:
+            patch.setattr(house.commands, fault, fail)
+            requests = ["set", {"a": b"2"}], ["ping"], ["set", {"a": b"2"}]
+            house.send(0, b"".join(framed(msgspec.msgpack.encode([request])) for request in requests))
+            await house.turn()
+        [reply] = house.wires[0].replies()[answered:]
+        assert reply["error"] == "internal"
+        assert house.wires[0].is_closed
+
+    asyncio.run(play())
+
+
 def test_a_write_that_asks_for_less_is_not_put_aside() -> None:
     requests = [msgspec.convert(["set", {"a": b""}, {"sync": False}], session_module.AnyRequest)]
     assert not Turn.takes(requests)
