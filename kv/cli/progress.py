@@ -36,7 +36,9 @@ class _Shown(Bar):
     def __init__(self, unit: str, label: str) -> None:
         from tqdm import tqdm
 
-        self._bar = tqdm(desc=label, unit=unit, unit_scale=True, unit_divisor=1000, delay=_DELAY_S, leave=False)
+        # tqdm's own variable, which an argument would override.
+        delay_s = float(os.environ.get("TQDM_DELAY", _DELAY_S))
+        self._bar = tqdm(desc=label, unit=unit, unit_scale=True, unit_divisor=1000, delay=delay_s, leave=False)
 
     def reach(self, done: int, total: int) -> None:
         self._bar.total = max(total, done) or None

@@ -329,12 +329,16 @@ def test_a_bar_on_a_terminal(kv: Kv, alone: Kv, tmp_path: pathlib.Path, file: st
             db.set_many({f"key{number}": bytes(100) for number in range(begin, begin + 20_000)})
     kv.ok("backup", file)
     command = ["-m", "kv", "restore", file, str(tmp_path / "new")]
-    child = pexpect.spawn(sys.executable, command, env=environment(None), timeout=DEADLINE_S, dimensions=(24, 100))  # type: ignore[arg-type]
+    child = pexpect.spawn(
+        sys.executable, command, env=environment(None, TQDM_DELAY="0"), timeout=DEADLINE_S, dimensions=(24, 100)
+    )  # type: ignore[arg-type]
     child.expect(r"restoring: +\d+%")
     child.expect("Restored: version")
     child.expect(pexpect.EOF)
     command = ["-m", "kv", "serve", "-d", "-s", str(tmp_path / "s"), "--data-dir", str(tmp_path / "new")]
-    child = pexpect.spawn(sys.executable, command, env=environment(None), timeout=DEADLINE_S, dimensions=(24, 100))  # type: ignore[arg-type]
+    child = pexpect.spawn(
+        sys.executable, command, env=environment(None, TQDM_DELAY="0"), timeout=DEADLINE_S, dimensions=(24, 100)
+    )  # type: ignore[arg-type]
     child.expect(r"recovering: +\d+%")
     child.expect(pexpect.EOF)
     assert Kv(str(tmp_path / "s")).ok("shutdown") == "Kvd stopped.\n"

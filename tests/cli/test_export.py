@@ -236,7 +236,9 @@ def test_a_bar_on_a_terminal_and_none_in_a_pipe(kv: Kv, tmp_path: pathlib.Path) 
         for begin in range(0, 300_000, 50_000):
             db.set_many({f"m{number:06}": bytes(100) for number in range(begin, begin + 50_000)})
     command = ["-m", "kv", "export", "-o", str(tmp_path / "x")]
-    child = pexpect.spawn(sys.executable, command, env=kv.environment(), timeout=DEADLINE_S, dimensions=(24, 100))  # type: ignore[arg-type]
+    child = pexpect.spawn(
+        sys.executable, command, env=kv.environment() | {"TQDM_DELAY": "0"}, timeout=DEADLINE_S, dimensions=(24, 100)
+    )  # type: ignore[arg-type]
     child.expect(r"export: +\d+%")
     child.expect(pexpect.EOF)
     assert kv.ok("export", "-o", str(tmp_path / "y")) == ""
