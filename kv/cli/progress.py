@@ -36,8 +36,8 @@ class _Shown(Bar):
     def __init__(self, unit: str, label: str) -> None:
         from tqdm import tqdm
 
-        # tqdm's own variable, which an argument would override.
-        delay_s = float(os.environ.get("TQDM_DELAY", _DELAY_S))
+        # An argument would override tqdm's own variable, which a test sets to see the bar at once.
+        delay_s = 0.0 if os.environ.get("TQDM_DELAY") == "0" else _DELAY_S
         self._bar = tqdm(desc=label, unit=unit, unit_scale=True, unit_divisor=1000, delay=delay_s, leave=False)
 
     def reach(self, done: int, total: int) -> None:
