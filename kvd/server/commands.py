@@ -135,19 +135,25 @@ class Commands:
         says what the replies have to wait for.
         """
         self.before_others()
-        replies = self._run(requests, peer, frame_bytes)
+        self.database.settle()
+        replies: list[Reply] | Refused | None
+        if (
+            type(request := requests[0]) is messages.Get
+            and len(requests) == 1
+            and peer.greeted
+            and self._store.largest_value_bytes <= self._checks.limits.max_reply_bytes
+        ):
+            # The commonest frame of all, without the detour through the table.
+            replies = [self._reading.get(request, peer)]
+        else:
+            replies = self._run(requests, peer, frame_bytes)
         if self.durability is not None and replies is not None:
             self.needs = self.durability.needs_of(requests)
         return replies
 
     def _run(self, requests: Sequence[AnyRequest], peer: Peer, frame_bytes: int) -> list[Reply] | Refused | None:
-        self.database.settle()
         limits, largest_bytes = self._checks.limits, self._store.largest_value_bytes
-        if len(requests) == 1 and type(request := requests[0]) is messages.Get and peer.greeted:
-            if largest_bytes <= limits.max_reply_bytes:
-                # The commonest frame of all, without the detour through the table.
-                return [self._reading.get(request, peer)]
-        elif len(requests) > limits.max_requests_per_frame:
+        if len(requests) > limits.max_requests_per_frame:
             return self.too_many(len(requests))
         kinds = set(map(type, requests))
         if not kinds.isdisjoint(_COSTLY) and peer.greeted and sum(map(is_costly, requests)) > 1:
@@ -155,17 +161,23 @@ class Commands:
         room_bytes, largest_bytes = limits.max_reply_bytes, max(largest_bytes, frame_bytes)
         if not peer.greeted or may_exceed(room_bytes, kinds, len(requests), frame_bytes, largest_bytes):
             return self._run_counting(requests, peer, room_bytes)[0]
+        if len(kinds) == 1:
+            return self._run_alike(requests, peer, frame_bytes)
         replies: list[Reply] = []
-        for kind, group in groupby(requests, type):
-            if kind is messages.Get:
-                replies += self._reading.get_each([request.key for request in group])  # type: ignore[union-attr]
-            elif kind is messages.Set and frame_bytes <= limits.max_value_bytes:
-                replies += self._set_each(list(group), peer)  # type: ignore[arg-type]
-            else:
-                replies += [self.run_one(request, peer) for request in group]
+        for _, group in groupby(requests, type):
+            replies += self._run_alike(list(group), peer, frame_bytes)
         return replies
 
-    def _set_each(self, requests: list[messages.Set], peer: Peer) -> list[Reply]:
+    def _run_alike(self, requests: Sequence[Any], peer: Peer, frame_bytes: int) -> list[Reply]:
+        """Run requests of one kind."""
+        kind = type(requests[0])
+        if kind is messages.Get:
+            return self._reading.get_each(requests)
+        if kind is messages.Set and frame_bytes <= self._checks.limits.max_value_bytes:
+            return self._set_each(requests, peer)
+        return [self.run_one(request, peer) for request in requests]
+
+    def _set_each(self, requests: Sequence[messages.Set], peer: Peer) -> list[Reply]:
         try:
             versions: list[Reply] | None = self._writing.set_each(requests, peer)
         except NoSpace:

@@ -1,5 +1,6 @@
 """What reads: current values, a snapshot's, and the past."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from kvd.database import Database
@@ -34,13 +35,20 @@ class Reading:
         value = self._store.get(request.key)
         return self._refused([request.key]) if value is None else value
 
-    def get_each(self, keys: list[str]) -> list[Reply]:
+    def get_each(self, requests: Sequence[messages.Get]) -> list[Reply]:
         """The replies to a run of gets."""
-        values: list[Reply] = self._store.get_many(keys)
+        store = self._store
+        first = store.first
+        try:
+            values: list[Reply] = [first[request.key].value for request in requests]
+        except KeyError:
+            values = store.get_many([request.key for request in requests])
+        else:
+            store.counters.get_operations += len(values)
         if not all(values):  # quicker than `None in`, and an empty value does no harm
-            for number, key in enumerate(keys):
+            for number, request in enumerate(requests):
                 if values[number] is None:
-                    values[number] = self._refused([key])
+                    values[number] = self._refused([request.key])
         return values
 
     def get_many(self, request: messages.GetMany, peer: Peer) -> Reply:

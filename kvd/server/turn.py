@@ -75,7 +75,10 @@ class Turn:
 
     def make(self) -> None:
         """Make all that was put aside, and answer."""
-        waiting, self._waiting, self._requests, self._is_due = self._waiting, [], 0, False
+        self._is_due = False
+        if not self._waiting:
+            return
+        waiting, self._waiting, self._requests = self._waiting, [], 0
         made: list[Made] = []
         for _, group in groupby(waiting, _author):
             frames = list(group)

@@ -1,6 +1,6 @@
 """What writes: each request one commit, done once if it carries an id."""
 
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Sequence
 from itertools import chain
 from typing import TypeVar
 
@@ -32,7 +32,7 @@ class Writing:
         life = self._life(request.how, peer, len(request.entries))
         return self._once(request.how, peer, lambda: self._database.set(request.entries, peer.author, life))
 
-    def set_each(self, requests: list[messages.Set], peer: Peer) -> list[int] | None:
+    def set_each(self, requests: Sequence[messages.Set], peer: Peer) -> list[int] | None:
         """A run of sets out of a frame so small that no value can be too large; None if they need a closer look."""
         batch = [request.entries for request in requests]
         # A code point is at most four bytes of UTF-8.
