@@ -47,12 +47,13 @@ class Turn:
 
     @staticmethod
     def takes(requests: list[AnyRequest]) -> bool:
-        """Whether these may be put aside: sets only, as durable as all are, and not many."""
+        """Whether these may be put aside: sets only, as durable as all are, and few."""
         if len(requests) == 1:
             return type(request := requests[0]) is Set and (request.how is None or request.how.sync is None)
         if len(requests) > MOST_REQUESTS or set(map(type, requests)) != {Set}:
             return False
-        return all(request.how is None or request.how.sync is None for request in requests)  # type: ignore[union-attr]
+        hows = [request.how for request in requests]  # type: ignore[union-attr]
+        return not any(hows) or all(how is None or how.sync is None for how in hows)
 
     def put_aside(self, session: "Session", requests: list[Set], frame_bytes: int) -> None:
         """Make these sets of ``session`` at the end of this turn; it is sent its reply then, or once it may leave."""

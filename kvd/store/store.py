@@ -262,15 +262,20 @@ class Store:
     def _link_each(self, keys: list[str], values: list[bytes], author: Author) -> list[int]:
         """Give each of ``keys`` a value in a commit of its own, whether it is new, or among them several times."""
         self.lifetimes.ended(keys)
-        first, latest, heads = self.version + 1, dict[str, Head](), list[Head]()
-        for version, key, value in zip(count(first), keys, values):
-            old = latest.get(key) or self.find(key)
-            head = latest[key] = Head(key if old is None else old.key, value, version, old)
+        begin, heads, first = self.version + 1, list[Head](), self._keyspace.first
+        latest = dict(zip(keys, map(first.get, keys), strict=True))
+        elsewhere = [key for key, head in latest.items() if head is None]
+        latest.update((key, self.find(key)) for key in elsewhere)
+        new = [key for key in elsewhere if latest[key] is None]
+        for version, key, value in zip(count(begin), keys, values):
+            old = latest[key]
+            latest[key] = head = Head(key if old is None else old.key, value, version, old)
             heads.append(head)
-        self._put(heads)
+        self._put([head for key in elsewhere if (head := latest.pop(key)) is not None], new)
+        first.update(latest)  # type: ignore[arg-type]
         superseded = [len(old.value) for head in heads if (old := head.previous) is not None and old.value is not None]
         self._note_each(tuple(heads), list(map(len, values)), len(superseded), sum(superseded), author)
-        return list(range(first, self.version + 1))
+        return list(range(begin, self.version + 1))
 
     def _replace_each(
         self, keys: list[str], values: list[bytes], previous: list[Head], replaced: list[bytes], author: Author
@@ -342,7 +347,7 @@ class Store:
             previous = list(map(self.find, writes))
             keys = [key if old is None else old.key for key, old in zip(writes, previous, strict=True)]
             heads = tuple(map(Head, keys, writes.values(), repeat(version), previous))
-            self._put(heads)
+            self._put(heads, [head.key for head in heads if head.previous is None])
         superseded = [len(value) for old in previous if old is not None and (value := old.value) is not None]
         superseded_bytes = sum(superseded)
         self.counters.keys += len(stored) - len(superseded)
@@ -352,12 +357,13 @@ class Store:
         self.window.append(Group(self.time, author, heads, 1, size, len(stored) < len(heads)))
         return version
 
-    def _put(self, heads: Iterable[Head]) -> None:
-        """Make ``heads`` current, some of whose keys are new or outside ``first``."""
+    def _put(self, heads: Iterable[Head], new: Iterable[str]) -> None:
+        """Make ``heads`` current, some of whose keys are ``new`` or outside ``first``."""
+        place = self._keyspace.place
         for head in heads:
-            self._keyspace.place(head.key)[head.key] = head
-            if head.previous is None:
-                self._index.add(head.key)
+            place(head.key)[head.key] = head
+        for key in new:
+            self._index.add(key)
         self._bring_in_order()
 
     def _bring_in_order(self) -> None:
@@ -380,7 +386,7 @@ class Store:
             for key, value, version in zip(keys, values, versions, strict=True):
                 self.catch_up(version, [(key, value)], 0)
             return
-        self._put(tuple(map(Head, keys, values, versions, repeat(None))))
+        self._put(map(Head, keys, values, versions, repeat(None)), keys)
         self.counters.keys += len(keys)
         self.counters.value_bytes += sum(map(len, values))
         self.largest_value_bytes = max(self.largest_value_bytes, max(map(len, values), default=0))
