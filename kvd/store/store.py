@@ -271,7 +271,7 @@ class Store:
             old = latest[key]
             latest[key] = head = Head(key if old is None else old.key, value, version, old)
             heads.append(head)
-        self._put([head for key in elsewhere if (head := latest.pop(key)) is not None], new)
+        self._put([last for key in elsewhere if (last := latest.pop(key)) is not None], new)
         first.update(latest)  # type: ignore[arg-type]
         superseded = [len(old.value) for head in heads if (old := head.previous) is not None and old.value is not None]
         self._note_each(tuple(heads), list(map(len, values)), len(superseded), sum(superseded), author)
