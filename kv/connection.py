@@ -10,6 +10,7 @@ import struct
 import sys
 import time
 from _weakref import ref
+from select import POLLIN, POLLOUT, poll
 
 try:
     import _socket as socket
@@ -26,7 +27,9 @@ if TYPE_CHECKING:
 HEADER_BYTES = 4
 # More than any server sends by default; a length above it is somebody else's protocol.
 MAX_REPLY_BYTES = 1 << 30
-_READ_SIZES = (256 * 1024,)
+# Twice as much would be mapped and unmapped by the allocator for each read.
+_READ_SIZES = (64 * 1024,)
+_LONGEST_POLL_MS = 2**31 - 1
 _ONE_DESCRIPTOR = (socket.CMSG_LEN(4),)
 _QUEUE_FULL_PAUSE_S = 0.002
 _UCRED = struct.Struct("3i")
@@ -57,10 +60,13 @@ class Deadline:
 class Connection:
     """A connected stream socket that carries frames."""
 
-    __slots__ = ("__weakref__", "_early", "_inbox", "_messages", "_socket", "address")
+    __slots__ = ("__weakref__", "_early", "_inbox", "_input", "_messages", "_socket", "address")
 
     def __init__(self, connected: "socket.socket", address: str) -> None:
+        connected.settimeout(0)
         self._socket = connected
+        self._input = poll()
+        self._input.register(connected.fileno(), POLLIN)
         self._early = b""  # what came behind the last frame: the server's goodbye
         self._inbox: list[bytes] = []
         self._messages: list[Any] = []
@@ -72,12 +78,23 @@ class Connection:
 
         What it said before that, goodbye or the reason, can then still be received. Raises OSError, TimeoutError.
         """
-        self._socket.settimeout(deadline.left())
+        deadline.left()
         try:
-            self._socket.sendall(data)
+            sent = self._send_some(data)
+            while sent < len(data):
+                output = poll()
+                output.register(self._socket.fileno(), POLLOUT)
+                _wait_for(output, deadline)
+                sent += self._send_some(memoryview(data)[sent:])
         except (BrokenPipeError, ConnectionResetError):
             return False
         return True
+
+    def _send_some(self, data: "bytes | memoryview") -> int:
+        try:
+            return self._socket.send(data)
+        except BlockingIOError:
+            return 0
 
     def receive(self, deadline: Deadline) -> bytes:
         """The payload of the next frame. Raises OSError, TimeoutError, EOFError, ProtocolError."""
@@ -102,16 +119,23 @@ class Connection:
         Interrupted by a signal at whatever moment, nothing is lost: recv is called from within list.extend, so
         what it returns is in the list before Python looks for signals again.
         """
-        if not self._inbox:
-            self._socket.settimeout(deadline.left())
-            self._inbox.extend(map(self._socket.recv, _READ_SIZES))
+        while not self._inbox:
+            _wait_for(self._input, deadline)
+            try:
+                self._inbox.extend(map(self._socket.recv, _READ_SIZES))
+            except BlockingIOError:
+                pass
 
     def receive_descriptor(self, deadline: Deadline) -> int | None:
         """As wait_for_data; and the descriptor that came with it, for the caller to close, if one did."""
-        self._socket.settimeout(deadline.left())
         # A buffer for one: of any more the kernel keeps us from ever having them.
         flags = (socket.MSG_CMSG_CLOEXEC,)
-        self._messages.extend(map(self._socket.recvmsg, _READ_SIZES, _ONE_DESCRIPTOR, flags))
+        while not self._messages:
+            _wait_for(self._input, deadline)
+            try:
+                self._messages.extend(map(self._socket.recvmsg, _READ_SIZES, _ONE_DESCRIPTOR, flags))
+            except BlockingIOError:
+                pass
         data, ancillary, _, _ = self._messages.pop()
         self._inbox.append(data)
         for level, kind, passed in ancillary:
@@ -132,7 +156,7 @@ class Connection:
 
     def ended(self) -> bool:
         """Whether the other end is known to have closed; waits for nothing, and may be asked by any thread."""
-        from select import POLLRDHUP, poll
+        from select import POLLRDHUP
 
         descriptor = self._socket.fileno()
         if descriptor < 0:
@@ -175,6 +199,14 @@ class Connection:
     def close(self) -> None:
         """Give the descriptor back. In a forked child this does not disturb the parent's use of the stream."""
         self._socket.close()
+
+
+def _wait_for(asked: poll, deadline: Deadline) -> None:
+    """Return when what is asked for has come. Raises TimeoutError."""
+    while True:
+        left = deadline.left()
+        if asked.poll(None if left is None else min(left * 1000, _LONGEST_POLL_MS)):
+            return
 
 
 def open_connection(address: str | None, deadline: Deadline) -> Connection:
