@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 
+from bench.busy_poll import busy_poll
 from bench.checkpoint import checkpoint
 from bench.clients import asyncio_clients, transactions
 from bench.command import kv_get
@@ -32,6 +33,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "asyncio": asyncio_clients,
     "transactions": transactions,
     "near": near_cache,
+    "busy_poll": busy_poll,
     "commit1000": commit1000,
     "history": history,
     "durable": durable_sets,

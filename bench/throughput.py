@@ -32,12 +32,12 @@ class Workload:
     target_beside_redis: float | None
 
 
-GET_64 = Workload("64 gets a frame | pipeline of 64", 64, lambda p, i: p.gets(i), 40_000, 1.0)
-GET_1 = Workload("1 get a frame | 1 get", 1, lambda p, i: p.gets(i), 150_000, 0.55)
-GET_MANY = Workload("get_many of 100 | MGET 100", 100, lambda p, i: p.get_many(i), 40_000, 0.8)
+GET_64 = Workload("64 gets a frame | pipeline of 64", 64, lambda p, i: p.gets(i), 40_000, 1.15)
+GET_1 = Workload("1 get a frame | 1 get", 1, lambda p, i: p.gets(i), 150_000, 0.65)
+GET_MANY = Workload("get_many of 100 | MGET 100", 100, lambda p, i: p.get_many(i), 40_000, 1.0)
 SET_1 = Workload("1 set a frame | 1 set", 1, lambda p, i: p.sets(i), 150_000, None)
-SET_64 = Workload("64 sets a frame | pipeline of 64", 64, lambda p, i: p.sets(i), 12_000, 0.45)
-SET_100 = Workload("set of 100 keys | MSET 100", 100, lambda p, i: p.set_many(i), 10_000, 0.5)
+SET_64 = Workload("64 sets a frame | pipeline of 64", 64, lambda p, i: p.sets(i), 12_000, 0.6)
+SET_100 = Workload("set of 100 keys | MSET 100", 100, lambda p, i: p.set_many(i), 10_000, 0.65)
 
 
 def operations_a_second(load: Path, server: Server, exchange: Exchange, connections: int, rounds: int) -> float:

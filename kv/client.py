@@ -6,7 +6,7 @@ import os
 
 from kv.calls import Api, Blocking
 from kv.codecs import full
-from kv.connection import Deadline
+from kv.connection import LONGEST_BUSY_POLL_US, Deadline
 from kv.delivery import Delivery
 from kv.errors import KvdError, LockLost
 from kv.link import Link
@@ -49,6 +49,7 @@ if TYPE_CHECKING:
         token_file: str | None = None,
         codec: Codec | None = None,
         near_cache: Literal[True] | NearCacheLimits,
+        busy_poll_us: int = 0,
     ) -> NearClient: ...
 
     @overload
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
         token_file: str | None = None,
         codec: Codec | None = None,
         near_cache: bool | NearCacheLimits = False,
+        busy_poll_us: int = 0,
     ) -> Client: ...
 
 
@@ -69,20 +71,25 @@ def connect(
     token_file: str | None = None,
     codec: Codec | None = None,
     near_cache: bool | NearCacheLimits = False,
+    busy_poll_us: int = 0,
 ) -> Client:
     """A client of the daemon at ``address``: a socket's path or ``tcp://HOST:PORT``.
 
     None means ``$KVD_SOCKET``, else the user's own daemon, else the system's. ``timeout`` is in seconds for each
     call (None: wait for ever). ``token_file`` holds what a TCP listener asks for. ``near_cache``: keep what is read,
-    and answer from it for as long as it is certainly current (Unix sockets only). Nothing is opened before the first
-    call. Raises ValueError for an address or a timeout that cannot be one.
+    and answer from it for as long as it is certainly current (Unix sockets only). ``busy_poll_us``: look for a reply
+    so long before sleeping until it comes, which takes a processor and saves being woken (the daemon has an option of
+    the same name). Nothing is opened before the first call. Raises ValueError for what cannot be an address, a timeout
+    or a time to poll.
     """
     if near_cache:
         from kv.near_client import NearClient
 
         limits = None if near_cache is True else near_cache
-        return NearClient(address, timeout=timeout, token_file=token_file, codec=codec, limits=limits)
-    return Client(address, timeout=timeout, token_file=token_file, codec=codec)
+        return NearClient(
+            address, timeout=timeout, token_file=token_file, codec=codec, busy_poll_us=busy_poll_us, limits=limits
+        )
+    return Client(address, timeout=timeout, token_file=token_file, codec=codec, busy_poll_us=busy_poll_us)
 
 
 def check_address(address: str | None, timeout: float | None) -> None:
@@ -123,12 +130,16 @@ class Client(Api, Blocking):
         timeout: float | None = DEFAULT_TIMEOUT_S,
         token_file: str | None = None,
         codec: Codec | None = None,
+        busy_poll_us: int = 0,
     ) -> None:
         check_address(address, timeout)
+        if not 0 <= busy_poll_us <= LONGEST_BUSY_POLL_US:
+            raise ValueError(f"busy_poll_us is 0 to {LONGEST_BUSY_POLL_US}, not {busy_poll_us}")
         self._address = address
         self._timeout = timeout
         self._token_file = token_file
         self._codec = codec or full()
+        self._busy_poll_us = busy_poll_us
         # By process id: a forked child finds none of its own, whatever a thread of its parent was doing.
         self._links: dict[int, Link] = {}
 
@@ -320,7 +331,7 @@ class Client(Api, Blocking):
         pid = os.getpid()
         link = self._links.get(pid)
         if link is None:
-            made = Link(self._address, self._token_for, self._codec, self.near_cache)
+            made = Link(self._address, self._token_for, self._codec, self.near_cache, self._busy_poll_us)
             link = self._links.setdefault(pid, made)
             for other in [other for other in self._links if other != pid]:
                 self._links.pop(other, None)  # the parent's; its descriptor was given back at the fork

@@ -30,6 +30,7 @@ MAX_REPLY_BYTES = 1 << 30
 # Twice as much would be mapped and unmapped by the allocator for each read.
 _READ_SIZES = (64 * 1024,)
 _LONGEST_POLL_MS = 2**31 - 1
+LONGEST_BUSY_POLL_US = 1_000_000
 _ONE_DESCRIPTOR = (socket.CMSG_LEN(4),)
 _QUEUE_FULL_PAUSE_S = 0.002
 _UCRED = struct.Struct("3i")
@@ -60,7 +61,7 @@ class Deadline:
 class Connection:
     """A connected stream socket that carries frames."""
 
-    __slots__ = ("__weakref__", "_early", "_inbox", "_input", "_messages", "_socket", "address")
+    __slots__ = ("__weakref__", "_early", "_inbox", "_input", "_messages", "_socket", "address", "busy_poll_us")
 
     def __init__(self, connected: "socket.socket", address: str) -> None:
         connected.settimeout(0)
@@ -71,6 +72,7 @@ class Connection:
         self._inbox: list[bytes] = []
         self._messages: list[Any] = []
         self.address = address
+        self.busy_poll_us = 0  # how long to look for input before waiting for it
         _open.append(ref(self, _open.remove))
 
     def send(self, data: bytes, deadline: Deadline) -> bool:
@@ -119,6 +121,11 @@ class Connection:
         Interrupted by a signal at whatever moment, nothing is lost: recv is called from within list.extend, so
         what it returns is in the list before Python looks for signals again.
         """
+        if self.busy_poll_us and not self._inbox:
+            left, until = deadline.left(), time.monotonic() + self.busy_poll_us / 1_000_000
+            until = until if left is None else min(until, time.monotonic() + left)
+            while not self._input.poll(0) and time.monotonic() < until:
+                pass
         while not self._inbox:
             _wait_for(self._input, deadline)
             try:

@@ -36,11 +36,13 @@ class Link:
         token_for: Callable[[str], str | None],
         codec: Codec,
         near_cache: NearCache | None = None,
+        busy_poll_us: int = 0,
     ) -> None:
         self._address = address
         self._token_for = token_for
         self._codec = codec
         self._near_cache = near_cache
+        self._busy_poll_us = busy_poll_us
         self._lock = allocate_lock()
         self._knowledge = Knowledge()
         self._connection: Connection | None = None
@@ -136,6 +138,7 @@ class Link:
         if self._connection is not None:
             return self._connection, False
         connection = open_connection(self._address, deadline)
+        connection.busy_poll_us = self._busy_poll_us
         self._channel = Channel(self._codec, self._knowledge)
         self._silent = self._torn = False
         if self._near_cache is not None:

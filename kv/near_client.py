@@ -35,9 +35,10 @@ class NearClient(Client):
         timeout: float | None = DEFAULT_TIMEOUT_S,
         token_file: str | None = None,
         codec: Codec | None = None,
+        busy_poll_us: int = 0,
         limits: NearCacheLimits | None = None,
     ) -> None:
-        super().__init__(address, timeout=timeout, token_file=token_file, codec=codec)
+        super().__init__(address, timeout=timeout, token_file=token_file, codec=codec, busy_poll_us=busy_poll_us)
         refuse_tcp(address)
         self.near_cache = NearCache(limits or NearCacheLimits())
 

@@ -37,6 +37,10 @@ class Kvd(Peer):
         """The same, started with more options."""
         return Kvd((*self._serve, *words))
 
+    def with_variables(self, **variables: str) -> "Kvd":
+        """The same, with these in its environment."""
+        return Kvd(("env", *(f"{name}={value}" for name, value in variables.items()), *self._serve))
+
     def missing(self) -> str | None:
         return None  # it is this checkout: if it does not start, that is an error and is reported as one
 

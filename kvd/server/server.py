@@ -12,6 +12,7 @@ from typing import Any
 from kvd.protocol.frames import frame
 from kvd.protocol.limits import Limits
 from kvd.protocol.messages import encode_replies
+from kvd.server.busy_poll import BusyPoll
 from kvd.server.commands import Commands
 from kvd.server.durability import Durability
 from kvd.server.peers import Peer, tcp_peer, unix_peer
@@ -31,9 +32,10 @@ _FRAME_BYTES_A_SECOND = 64 * 1024
 class Server:
     """The listeners and their sessions."""
 
-    def __init__(self, commands: Commands, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, commands: Commands, loop: asyncio.AbstractEventLoop, busy_poll_us: int = 0) -> None:
         self.commands = commands
         self.loop = loop
+        self.busy_poll = BusyPoll(loop, busy_poll_us) if busy_poll_us else None
         self.turn = Turn(commands, loop)
         self.sessions: set[Session] = set()
         self._listeners: list[asyncio.Server] = []

@@ -49,6 +49,7 @@ class Session(asyncio.BufferedProtocol):
     """The server's end of one connection."""
 
     __slots__ = (
+        "_busy_poll",
         "_commands",
         "_feed",
         "_finishing",
@@ -75,6 +76,7 @@ class Session(asyncio.BufferedProtocol):
         self._server = server
         self._commands = server.commands
         self._turn = server.turn
+        self._busy_poll = server.busy_poll
         self._left = bytearray()  # input not taken yet
         self._wanted = HEADER_BYTES  # how much of it there has to be before it is worth another look
         self._slices: Iterator[list[bytes] | None] | None = None  # the large frame in work
@@ -110,6 +112,8 @@ class Session(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         self.active = True
+        if self._busy_poll is not None:
+            self._busy_poll.note_input()
         if self._leaving:
             return
         if self._feed is not None:

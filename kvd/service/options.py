@@ -34,6 +34,7 @@ class Listen(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     socket_group: str = ""
     tcp: tuple[str, ...] = ()
     token_file: str = ""
+    busy_poll_us: int = 0
 
 
 class History(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -83,6 +84,7 @@ RELOADABLE_KEYS = ("log.level",)
 
 # Least and most, both allowed.
 BOUNDS: dict[str, tuple[int, int]] = {
+    "listen.busy_poll_us": (0, 100_000),
     "limits.max_connections": (1, 1_000_000),
     "limits.max_connections_per_uid": (1, 1_000_000),
     "limits.max_frame_bytes": (4 * KIB, 256 * MIB),

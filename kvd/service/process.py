@@ -84,7 +84,7 @@ class Daemon(Administration):
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop_for, number)
         loop.add_signal_handler(signal.SIGHUP, self._reload_for_signal)
-        self._server = Server(self.commands, loop)
+        self._server = Server(self.commands, loop, self.config.listen.busy_poll_us)
         if self._storage is not None:
             self.commands.durability = await self._storage.start(self._fail)
             self.commands.durability.before_write = self._server.turn.make

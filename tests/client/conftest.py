@@ -28,12 +28,12 @@ DEADLINE_S = 30
 class Daemon:
     """A daemon in the foreground, ready when this returns."""
 
-    def __init__(self, folder: str, *flags: str) -> None:
+    def __init__(self, folder: str, *flags: str, **variables: str) -> None:
         self.address = f"{folder}/kvd.sock"
         clean = {name: value for name, value in os.environ.items() if not name.startswith("KVD_")}
         self.process = subprocess.Popen(  # noqa: S603 (the command under test)
             [sys.executable, "-m", "kv", "serve", "--socket", self.address, *flags],
-            env=clean | {"PYTHONPATH": str(ROOT), "HOME": folder, "XDG_CONFIG_HOME": folder},
+            env=clean | {"PYTHONPATH": str(ROOT), "HOME": folder, "XDG_CONFIG_HOME": folder} | variables,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
         )
@@ -66,8 +66,8 @@ def start_daemon() -> Iterator[Callable[..., Daemon]]:
     started: list[Daemon] = []
     with tempfile.TemporaryDirectory() as folder:
 
-        def start(*flags: str) -> Daemon:
-            started.append(Daemon(folder, *flags))
+        def start(*flags: str, **variables: str) -> Daemon:
+            started.append(Daemon(folder, *flags, **variables))
             return started[-1]
 
         yield start

@@ -1,0 +1,81 @@
+"""Looking for input for a while before sleeping: the answers are the same, and it ends."""
+
+import pathlib
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import pytest
+
+import kv
+
+if TYPE_CHECKING:
+    from tests.client.conftest import Daemon, Line, ScriptedServer
+
+DEADLINE_S = 30
+LOOKS = 50
+
+
+def is_asleep(pid: int) -> bool:
+    """Whether the process waits, by the kernel's word (proc(5))."""
+    return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "S"
+
+
+def sleeps(pid: int) -> bool:
+    """Whether it is asleep whenever one looks, for a while, before the time is over."""
+    end, seen = time.monotonic() + DEADLINE_S, 0
+    while seen < LOOKS and time.monotonic() < end:
+        seen = seen + 1 if is_asleep(pid) else 0
+    return seen == LOOKS
+
+
+@pytest.mark.parametrize("daemon_us", ["0", "2000"])
+@pytest.mark.parametrize("client_us", [0, 2000])
+def test_answers_are_the_same(start_daemon: "Callable[..., Daemon]", daemon_us: str, client_us: int) -> None:
+    daemon = start_daemon(KVD_BUSY_POLL_US=daemon_us)
+    with kv.connect(daemon.address, busy_poll_us=client_us) as db:
+        for number in range(200):
+            db.set("n", b"%d" % number)
+            assert db.get("n") == b"%d" % number
+        assert db.get_many(["n", "none"]) == {"n": b"199", "none": None}
+        large = bytes(1_000_000)
+        db.set("large", large)
+        assert db.get("large") == large
+
+
+def test_a_daemon_stays_awake_for_a_while_only(start_daemon: "Callable[..., Daemon]") -> None:
+    daemon = start_daemon(KVD_BUSY_POLL_US="100000")
+    with kv.connect(daemon.address) as db:
+        db.ping()
+        assert not sleeps_at_once(daemon.process.pid), "it looks for more"
+        assert sleeps(daemon.process.pid)
+
+
+def sleeps_at_once(pid: int) -> bool:
+    return all(is_asleep(pid) for _ in range(LOOKS))
+
+
+def test_a_daemon_sleeps_at_once_unless_told_otherwise(start_daemon: "Callable[..., Daemon]") -> None:
+    daemon = start_daemon()
+    with kv.connect(daemon.address) as db:
+        db.ping()
+        assert sleeps(daemon.process.pid)
+
+
+def test_a_timeout_ends_a_busy_poll(scripted: "Callable[..., ScriptedServer]", monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kv.client.LONGEST_BUSY_POLL_US", 10**12)
+
+    def silent(line: "Line") -> None:
+        line.request()
+        server.release.wait(DEADLINE_S)
+
+    server = scripted(silent)
+    with kv.connect(server.address, timeout=0.05, busy_poll_us=10**12) as db, pytest.raises(kv.TimedOut):
+        db.get("a")
+    server.release.set()
+
+
+@pytest.mark.parametrize("busy_poll_us", [-1, 1_000_001])
+def test_what_cannot_be_is_a_value_error(busy_poll_us: int) -> None:
+    with pytest.raises(ValueError, match="busy_poll_us is 0 to 1000000"):
+        kv.connect("/nonexistent", busy_poll_us=busy_poll_us)
