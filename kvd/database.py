@@ -3,7 +3,8 @@
 The one place that says what happens around a commit, and in which order:
 
 1. whatever is due expires, so that nobody reads or validates a key after its time;
-2. a write whose id has committed before gets its first answer;
+2. a write whose id has committed before gets its first answer; room is found for it in memory, and if that means to
+   evict keys, these go in a commit before it;
 3. what a transaction read is validated;
 4. room for it is reserved in the commit log, if there is one;
 5. near caches are told that the keys change: the generations of their slots are raised;
@@ -38,6 +39,7 @@ from kvd.store.errors import OutcomeUnknown
 from kvd.store.isolation import Range, validate
 from kvd.store.lifetimes import ENDLESS, KEPT, Life
 from kvd.store.outcomes import Outcomes
+from kvd.store.room import Room
 from kvd.store.store import Store
 from kvd.store.window import WindowLimits
 
@@ -51,6 +53,7 @@ EXPIRED_KEYS = 1_024
 # After replaying so many keys it is time to drop history.
 REPLAYED_KEYS = 1_024
 REMEMBERED_WRITES = 65_536
+_LONGEST_NUMBER = b"%d" % -(2**63)
 
 Answer = TypeVar("Answer")
 
@@ -75,7 +78,9 @@ class Database:
         timer: Callable[[], int] = boot_clock_us,
     ) -> None:
         self.store = Store(limits)
+        self.room = Room(self.store, self._evict, lambda: self.visible)
         self.outcomes = Outcomes(REMEMBERED_WRITES)
+        self.room.remembered_writes = self.outcomes.__len__
         # Tells clients that what they remember of versions belongs to another store: memory starts anew each time.
         self.store_id = os.urandom(8).hex()
         self._clock = clock
@@ -101,6 +106,7 @@ class Database:
         # Called when there are commits that may be shown, while somebody watches.
         self.on_commit: Callable[[], None] | None = None
         self.log: CommitLog | None = None
+        self._before = 0  # the version before the commits that are being made
         # Called with the keys that are about to change, while there may be near caches that have them.
         self.on_change: Callable[[Iterable[str]], None] | None = None
         # Called when something was added to the commit log.
@@ -117,6 +123,8 @@ class Database:
 
     def set(self, entries: Mapping[str, bytes], author: Author, life: Life = ENDLESS) -> int:
         """Store all entries in one commit; its version."""
+        if self.room.is_tight:
+            self.room.admit(entries, entries.values())
         self._reserve(entries, entries.values())
         self._begin(entries)
         version = self.store.set(entries, author, life)
@@ -125,6 +133,8 @@ class Database:
 
     def set_each(self, batch: list[dict[str, bytes]], author: Author) -> list[int]:
         """Store each mapping in a commit of its own; their versions."""
+        if self.room.is_tight:
+            self.room.admit(list(chain.from_iterable(batch)), chain.from_iterable(map(dict.values, batch)))
         if self.log is not None:
             keys = list(chain.from_iterable(batch))
             self._reserve(keys, chain.from_iterable(map(dict.values, batch)), len(batch))
@@ -144,6 +154,8 @@ class Database:
 
     def increment(self, key: str, by: int, author: Author, life: Life = KEPT) -> tuple[int, int]:
         """Add to a number; the sum and the version. Raises NotANumber."""
+        if self.room.is_tight:
+            self.room.admit([key], [_LONGEST_NUMBER])
         self._reserve([key])
         self._begin([key])
         answer = self.store.increment(key, by, author, life)
@@ -168,6 +180,9 @@ class Database:
         life: Life = ENDLESS,
     ) -> int:
         """Make the writes if nothing that was read has changed; the version. Raises Conflict, SnapshotGone."""
+        # Before it is validated: an eviction may be of what it read.
+        if self.room.is_tight:
+            self.room.admit(writes, writes.values())
         validate(self.store, reads, ranges, snapshot)
         self._reserve(writes, writes.values())
         self._begin(writes)
@@ -221,6 +236,13 @@ class Database:
             self.store.bury(owner, author)
             self._committed(ENDLESS)
 
+    def _evict(self, keys: list[str]) -> None:
+        """Delete keys, as nobody needs them enough."""
+        self._reserve_if_possible(keys)
+        self._begin(keys)
+        self.store.evict(keys)
+        self._committed(ENDLESS)
+
     def count_owned(self, owner: Hashable) -> int:
         """How many keys die with ``owner``."""
         return self._lifetimes.count_owned(owner)
@@ -230,6 +252,7 @@ class Database:
         if self.on_change is not None:
             self.on_change(keys)
         self.store.advance(self._clock())
+        self._before = self.store.version
         if self.on_history is not None:
             call, self.on_history = self.on_history, None
             call()
@@ -240,6 +263,8 @@ class Database:
     def _committed(self, life: Life) -> None:
         if life is not ENDLESS:
             self._note_deadline()
+        if self.room.takes_notes:
+            self.room.committed(self.store.window.behind(self._before))
         if self.log is not None:
             self._add_to_log(self.log)
         elif self.on_commit is not None:
@@ -431,6 +456,10 @@ class Database:
             ("history_commits", window.commits),
             ("history_bytes", window.bytes),
             ("keys_with_deadline", len(self._lifetimes.deadlines)),
+            ("memory_bytes", self.room.used_bytes()),
+            ("memory_bytes_max", self.room.max_bytes),
+            ("expired_keys", counters.expired_keys),
+            ("evicted_keys", counters.evicted_keys),
         ]
 
 

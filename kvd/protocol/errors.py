@@ -37,6 +37,7 @@ CODES: dict[str, ErrorCode] = {
         ErrorCode("snapshot_gone", "the version asked for has left the history window"),
         ErrorCode("too_large", "a key, a value, a count or a frame is over its limit; nothing was changed"),
         ErrorCode("reply_too_large", "the request ran, its reply did not fit into the frame", maybe_applied=True),
+        ErrorCode("out_of_memory", "there is no room in memory for the write; nothing was changed", retryable=True),
         ErrorCode("no_space", "there is no room on the disk for the commit; nothing was changed", retryable=True),
         ErrorCode("busy", "the server has as many connections as it may have", retryable=True),
         ErrorCode("shutting_down", "the server is stopping; the request did not run", retryable=True),

@@ -28,7 +28,7 @@ from kvd.server.refusals import Refusal, error_reply, refusal_for
 from kvd.server.reply_sizes import may_exceed, reply_bytes
 from kvd.server.snapshots import Snapshots
 from kvd.server.writing import Writing
-from kvd.store.errors import StoreError
+from kvd.store.errors import OutOfMemory, StoreError
 
 logger = logging.getLogger(__name__)
 
@@ -180,7 +180,7 @@ class Commands:
     def _set_each(self, requests: Sequence[messages.Set], peer: Peer) -> list[Reply]:
         try:
             versions: list[Reply] | None = self._writing.set_each(requests, peer)
-        except NoSpace:
+        except (NoSpace, OutOfMemory):
             versions = None  # for all of them together; some may fit
         return [self.run_one(request, peer) for request in requests] if versions is None else versions
 
@@ -192,7 +192,7 @@ class Commands:
         self.database.settle()
         try:
             versions = self._writing.set_each(requests, peer)
-        except NoSpace:
+        except (NoSpace, OutOfMemory):
             return None
         if versions is None:
             return None

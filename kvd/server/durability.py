@@ -19,7 +19,7 @@ Applications Recover from fsync Failures?*, USENIX ATC 2020).
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
 
@@ -132,10 +132,20 @@ class Durability:
             return
         shown = min(self._version_of(request), version) if kind in _SHOWS_KEYS else version
         how = getattr(request, "how", None)
-        sync = self._always if how is None or how.sync is None else how.sync
+        sync = self._sync_of(request) if how is None or how.sync is None else how.sync
         needs.written = max(needs.written, shown)
         if sync or shown > self._ceiling_for(shown):
             needs.synced = max(needs.synced, shown)
+
+    def _sync_of(self, request: AnyRequest) -> bool:
+        """Whether a request that does not say it itself waits for the disk."""
+        rules = self._database.room.rules
+        keys = _written_keys(request) if rules.have_syncs else ()
+        if not keys:
+            return self._always
+        # What several keys have to wait for is what the strictest of them has to.
+        said = [None if (rule := rules.rule_of(key)) is None else rule.sync for key in keys]
+        return any(self._always if sync is None else sync for sync in said)
 
     def _version_of(self, request: AnyRequest) -> int:
         """The newest version that a read of keys shows; the current one if it shows that a key is not there."""
@@ -396,3 +406,16 @@ class Durability:
             await self.flush()
             await self.in_worker(self._log.close)
         self._worker.shutdown(wait=True)
+
+
+def _written_keys(request: AnyRequest) -> Collection[str]:
+    match request:
+        case messages.Set():
+            return request.entries
+        case messages.Commit():
+            return request.writes
+        case messages.Delete() | messages.Touch():
+            return request.keys
+        case messages.Increment():
+            return (request.key,)
+    return ()

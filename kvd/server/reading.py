@@ -16,6 +16,8 @@ from kvd.store.store import Page
 Reply = Any
 PAGE_BYTES = 256 * 1024
 WITHOUT_END = -1
+# After this long a near cache asks again for what may be evicted, so that the server sees that it is in use.
+NEAR_CACHED_US = 10_000_000
 
 
 class Reading:
@@ -27,12 +29,15 @@ class Reading:
         self._checks = checks
         self._snapshots = snapshots
         self._near_caches = near_caches
+        self._room = database.room
 
     # ------------------------------------------------------------------ values
 
     def get(self, request: messages.Get, _: Peer) -> Reply:
         """The value or nil."""
         value = self._store.get(request.key)
+        if (marks := self._room.marks) is not None:
+            marks.places[hash(request.key) & marks.mask] = 1
         return self._refused([request.key]) if value is None else value
 
     def get_each(self, requests: Sequence[messages.Get]) -> list[Reply]:
@@ -45,6 +50,8 @@ class Reading:
             values = store.get_many([request.key for request in requests])
         else:
             store.counters.get_operations += len(values)
+        if self._room.marks is not None:
+            self._room.marks.set_all([request.key for request in requests])
         if not all(values):  # quicker than `None in`, and an empty value does no harm
             for number, request in enumerate(requests):
                 if values[number] is None:
@@ -55,6 +62,8 @@ class Reading:
         """The values or nils."""
         self._checks.count(len(request.keys))
         values = self._store.get_many(request.keys, self._version(request.at, peer))
+        if self._room.marks is not None:
+            self._room.marks.set_all(request.keys)
         refused = None if all(values) else self._refused(request.keys)
         return values if refused is None else refused
 
@@ -62,6 +71,8 @@ class Reading:
         """Values with their versions, and what a cache in the client needs."""
         self._checks.count(len(request.keys))
         found = self._store.fetch(request.keys, self._version(request.at, peer))
+        if self._room.marks is not None:
+            self._room.marks.set_all(request.keys)
         refused = None if all(version for _, version, _ in found) else self._refused(request.keys)
         if refused is not None:
             return refused
@@ -69,8 +80,23 @@ class Reading:
         if table is None or request.at is not None:
             return [(value, version, None, None, deadline) for value, version, deadline in found]
         slots = table.slots_and_generations(request.keys)
+        if self._room.marks is not None:
+            found = self._to_be_asked_again(request.keys, found)
         return [
             (value, version, *slot, deadline) for (value, version, deadline), slot in zip(found, slots, strict=True)
+        ]
+
+    def _to_be_asked_again(
+        self, keys: list[str], found: list[tuple[bytes | None, int, int | None]]
+    ) -> list[tuple[bytes | None, int, int | None]]:
+        """As found, but near caches keep nothing for long that may be evicted: it would go though it is in use."""
+        latest = self._database.timer() + NEAR_CACHED_US
+        rules = self._room.rules
+        return [
+            (value, version, latest if deadline is None else min(deadline, latest))
+            if (rule := rules.rule_of(key)) is not None and rule.evict
+            else (value, version, deadline)
+            for key, (value, version, deadline) in zip(keys, found, strict=True)
         ]
 
     def ttl(self, request: messages.Ttl, _: Peer) -> list[int | None]:

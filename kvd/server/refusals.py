@@ -7,6 +7,7 @@ from kvd.store.errors import (
     KeysNotFound,
     NotANumber,
     OutcomeUnknown,
+    OutOfMemory,
     SnapshotGone,
     StoreError,
     VersionAhead,
@@ -54,6 +55,8 @@ def refusal_for(error: StoreError) -> Refusal:
             return Refusal("conflict", _conflict_text(error), conflicts=error.changes)
         case NotANumber():
             return Refusal("not_a_number", f"{error.key!r}: {error.reason}; nothing was changed")
+        case OutOfMemory():
+            return Refusal("out_of_memory", f"{error}; nothing was changed")
         case OutcomeUnknown():
             text = "whether a write with this id has taken effect is not remembered; this one has not"
             return Refusal("outcome_unknown", text, version=error.version)

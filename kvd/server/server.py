@@ -26,6 +26,8 @@ BACKLOG = 4096
 SWEEP_S = 1.0
 # A session that was sent its last frame is listened to for so long, that its input does not reset the connection.
 LINGER_S = 1.0
+# How old the sum of what the connections hold may be.
+BUFFERS_S = 0.1
 _FRAME_BYTES_A_SECOND = 64 * 1024
 
 
@@ -38,6 +40,9 @@ class Server:
         self.busy_poll = BusyPoll(loop, busy_poll_us) if busy_poll_us else None
         self.turn = Turn(commands, loop)
         self.sessions: set[Session] = set()
+        self._buffer_bytes = 0
+        self._measure_at = 0.0
+        commands.database.room.buffer_bytes = self.buffer_bytes
         self._listeners: list[asyncio.Server] = []
         self._backlogs: list[socket.socket] = []
         self._of_uid: Counter[int] = Counter()
@@ -59,6 +64,14 @@ class Server:
     def limits(self) -> Limits:
         """The limits in force; a reload replaces them."""
         return self.commands.limits
+
+    def buffer_bytes(self) -> int:
+        """What the connections hold: input that is no whole frame yet, and replies. Not older than BUFFERS_S."""
+        now = self.loop.time()
+        if now >= self._measure_at:
+            self._measure_at = now + BUFFERS_S
+            self._buffer_bytes = sum(session.buffer_bytes for session in self.sessions)
+        return self._buffer_bytes
 
     async def listen(self, listening: socket.socket, *, own: bool) -> None:
         """Serve connections of a listening socket. ``own``: nobody will serve its backlog after us."""

@@ -158,6 +158,11 @@ class Session(asyncio.BufferedProtocol):
             or self._held_bytes > WRITE_HIGH_WATER_BYTES
         )
 
+    @property
+    def buffer_bytes(self) -> int:
+        """What it holds of its peer's."""
+        return len(self._left) + self._held_bytes + self.transport.get_write_buffer_size()
+
     def finish(self) -> None:
         """Answer every frame already read, then say goodbye."""
         self._finishing = True

@@ -1,6 +1,6 @@
 """What writes: each request one commit, done once if it carries an id."""
 
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Collection, Container, Sequence
 from itertools import chain
 from typing import TypeVar
 
@@ -22,14 +22,15 @@ class Writing:
     def __init__(self, database: Database, checks: Checks) -> None:
         self._database = database
         self._checks = checks
+        self._room = database.room
 
     def set(self, request: messages.Set, peer: Peer) -> int:
         """Store values."""
         self._checks.entries(request.entries)
-        if request.how is None:
+        if request.how is None and not self._room.rules.have_lives:
             return self._database.set(request.entries, peer.author)
         self._check_ttls(request.how, request.entries)
-        life = self._life(request.how, peer, len(request.entries))
+        life = self._life(request.how, peer, request.entries)
         return self._once(request.how, peer, lambda: self._database.set(request.entries, peer.author, life))
 
     def set_each(self, requests: Sequence[messages.Set], peer: Peer) -> list[int] | None:
@@ -41,6 +42,8 @@ class Writing:
         if max(map(len, batch)) > limits.max_keys_per_request:
             return None
         if lengths and (min(lengths) == 0 or max(lengths) * 4 > limits.max_key_bytes):
+            return None
+        if self._room.rules.have_lives:
             return None
         hows = [request.how for request in requests]
         if not any(hows):
@@ -68,7 +71,8 @@ class Writing:
             raise Refusal("bad_request", "an increment is a number of 64 bits")
         how = request.how
         self._check_ttls(how, (request.key,))
-        life = KEPT if how is None else self._life(how, peer, 1, keeps=how.ttl is None and not how.ttls)
+        keeps = how is None or (how.ttl is None and not how.ttls)
+        life = self._life(how, peer, (request.key,), keeps=keeps)
         return self._once(how, peer, lambda: self._database.increment(request.key, request.by, peer.author, life))
 
     def touch(self, request: messages.Touch, peer: Peer) -> list[bool]:
@@ -76,6 +80,9 @@ class Writing:
         self._checks.keys(request.keys, len(request.keys))
         if request.ttl is not None:
             self._checks.ttl(request.ttl)
+        if self._room.rules.have_lives:
+            for key in request.keys:
+                self._check_longest(key, request.ttl)
         ttl_us = None if request.ttl is None else request.ttl * 1000
         return self._once(request.how, peer, lambda: self._database.touch(request.keys, ttl_us, peer.author))
 
@@ -87,7 +94,7 @@ class Writing:
         self._checks.count(len(ranges))
         if ranges and snapshot is None:
             raise Refusal("bad_request", "ranges need the snapshot that they were read at")
-        life = ENDLESS if request.how is None else self._life(request.how, peer, len(request.writes))
+        life = self._life(request.how, peer, [key for key, value in request.writes.items() if value is not None])
         self._check_ttls(request.how, request.writes)
 
         def write() -> int:
@@ -106,10 +113,44 @@ class Writing:
             return write()
         return self._database.once(peer.uid, how.id, how.since, write)
 
-    def _life(self, how: How, peer: Peer, count: int, *, keeps: bool = False) -> Life:
-        """What ``how`` says about the lives of ``count`` keys."""
-        if how.ttl is None and not how.ttls and not how.keep_ttl and not how.ephemeral:
+    def _life(self, how: How | None, peer: Peer, keys: Collection[str], *, keeps: bool = False) -> Life:
+        """How long ``keys`` are to live, by what ``how`` says and what holds below their prefixes."""
+        if self._room.rules.have_lives:
+            return self._life_by_rules(how, peer, keys, keeps=keeps)
+        if how is None or (how.ttl is None and not how.ttls and not how.keep_ttl and not how.ephemeral):
             return KEPT if keeps else ENDLESS
+        self._check_how(how, peer, len(keys))
+        ttl_us = None if how.ttl is None else how.ttl * 1000
+        ttls_us = {key: ttl * 1000 for key, ttl in how.ttls.items()} if how.ttls else None
+        owner = peer if how.ephemeral else None
+        return self._database.life(ttl_us, ttls_us=ttls_us, keep=how.keep_ttl or keeps, owner=owner)
+
+    def _life_by_rules(self, how: How | None, peer: Peer, keys: Collection[str], *, keeps: bool) -> Life:
+        how = How() if how is None else how
+        self._check_how(how, peer, len(keys))
+        keep = how.keep_ttl or keeps
+        ttls_us: dict[str, int] = {}
+        for key in keys:
+            ttl = (how.ttls or {}).get(key, how.ttl)
+            rule = self._room.rules.rule_of(key)
+            if ttl is not None:
+                self._check_longest(key, ttl)
+            elif rule is not None and not how.ephemeral:
+                ttl = rule.default_ttl_ms or None
+            if ttl is not None:
+                ttls_us[key] = ttl * 1000
+        if not ttls_us and not keep and not how.ephemeral:
+            return ENDLESS
+        return self._database.life(None, ttls_us=ttls_us, keep=keep, owner=peer if how.ephemeral else None)
+
+    def _check_longest(self, key: str, ttl_ms: int | None) -> None:
+        rule = self._room.rules.rule_of(key)
+        most = 0 if rule is None else rule.max_ttl_ms
+        if most and (ttl_ms is None or ttl_ms > most):
+            text = f"a key under {rule.prefix!r} lives {most} ms at most"  # type: ignore[union-attr]
+            raise Refusal("bad_request", text)
+
+    def _check_how(self, how: How, peer: Peer, count: int) -> None:
         if how.ttl is not None:
             self._checks.ttl(how.ttl)
         for ttl in (how.ttls or {}).values():
@@ -118,10 +159,6 @@ class Writing:
             most = self._checks.limits.max_ephemeral_keys_per_connection
             if self._database.count_owned(peer) + count > most:
                 raise Refusal("too_large", f"a connection has at most {most} ephemeral keys")
-        ttl_us = None if how.ttl is None else how.ttl * 1000
-        ttls_us = {key: ttl * 1000 for key, ttl in how.ttls.items()} if how.ttls else None
-        owner = peer if how.ephemeral else None
-        return self._database.life(ttl_us, ttls_us=ttls_us, keep=how.keep_ttl or keeps, owner=owner)
 
 
 def _only_identified(how: How | None) -> bool:

@@ -17,19 +17,23 @@ import msgspec
 from kvd.protocol.address import default_socket
 from kvd.service.options import (
     OPTIONS,
+    PREFIX_BOUNDS,
     RELOADABLE_KEYS,
     RELOADABLE_SECTIONS,
     SECTIONS,
+    TABLES,
     Config,
     History,
     Listen,
     Log,
+    Memory,
     Option,
     Value,
     suggestion,
 )
+from kvd.store.prefixes import PrefixRule
 
-__all__ = ["Config", "ConfigError", "History", "Listen", "Log", "changes", "load", "standard_places"]
+__all__ = ["Config", "ConfigError", "History", "Listen", "Log", "Memory", "changes", "load", "standard_places"]
 
 SYSTEM_FILE = "/etc/kvd/kvd.toml"
 MAX_FILE_BYTES = 1024 * 1024
@@ -71,7 +75,8 @@ def load(
     Relative paths start from ``directory`` (empty: the current one), those in a file from the file's directory. Whoever
     loads again after a change of directory must pass the first one.
     """
-    settings = _from_file(_find_file(environ, config_file, directory))
+    file = _find_file(environ, config_file, directory)
+    settings = _from_file(file)
     given = {key: value for key, value in flags.items() if value is not None}
     settings |= _from_environment(environ, given, directory)
     settings |= _from_flags(given, directory)
@@ -80,7 +85,7 @@ def load(
     for key, setting in settings.items():
         section, _, name = key.partition(".")
         sections[section][name] = setting.value
-    config = msgspec.convert(sections, Config)
+    config = msgspec.structs.replace(msgspec.convert(sections, Config), prefix=_prefix_rules(file))
     data = config.data
     if data.dir:
         setting = settings["data.dir"]
@@ -98,7 +103,13 @@ def changes(old: Config, new: Config) -> tuple[list[str], list[str]]:
             is_reloadable = key.partition(".")[0] in RELOADABLE_SECTIONS or key in RELOADABLE_KEYS
             lines = reloadable if is_reloadable else restart
             lines.append(f"{key}: {_words(before)} → {_words(after)}")
+    if old.prefix != new.prefix:
+        reloadable.append(f"prefix: {_prefixes(old)} → {_prefixes(new)}")
     return reloadable, restart
+
+
+def _prefixes(config: Config) -> str:
+    return ", ".join(repr(rule.prefix) for rule in config.prefix) or "(none)"
 
 
 def _get(config: Config, key: str) -> Value:
@@ -214,6 +225,8 @@ def _from_file(found: tuple[str, str] | None) -> _Settings:
     path, text = found
     settings: _Settings = {}
     for section, options in _parse(path, text).items():
+        if section in TABLES:
+            continue
         if section not in SECTIONS:
             raise ConfigError(f"{path}: {section}: {_unknown_section(section)}")
         if not isinstance(options, dict):
@@ -225,6 +238,42 @@ def _from_file(found: tuple[str, str] | None) -> _Settings:
                 raise ConfigError(f"{path}: {key}: no such option{suggestion(name, names) or _all(names)}")
             settings[key] = _from_toml(OPTIONS[key], given, path)
     return settings
+
+
+def _prefix_rules(found: tuple[str, str] | None) -> tuple[PrefixRule, ...]:
+    """The file's [[prefix]] tables. Raises ConfigError."""
+    if found is None:
+        return ()
+    path, text = found
+    tables = _parse(path, text).get("prefix", [])
+    if not isinstance(tables, list):
+        raise ConfigError(f"{path}: prefix: write [[prefix]], in two brackets, once for each prefix")
+    rules: dict[str, PrefixRule] = {}
+    for number, table in enumerate(tables, 1):
+        origin = f"{path}: [[prefix]] {number}"
+        rule = _prefix_rule(origin, table)
+        if rule.prefix in rules:
+            raise ConfigError(f"{origin}: there is one for {rule.prefix!r} already")
+        rules[rule.prefix] = rule
+    return tuple(rules.values())
+
+
+def _prefix_rule(origin: str, table: object) -> PrefixRule:
+    names = [field.name for field in msgspec.structs.fields(PrefixRule)]
+    for name in table if isinstance(table, dict) else ():
+        if name not in names:
+            raise ConfigError(f"{origin}: {name}: no such option{suggestion(name, names) or _all(names)}")
+    try:
+        rule = msgspec.convert(table, PrefixRule)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{origin}: {error}") from None
+    for name, (least, most) in PREFIX_BOUNDS.items():
+        value = getattr(rule, name)
+        if not least <= value <= most:
+            raise ConfigError(f"{origin}: {name}: {value} is out of bounds; allowed: {least} to {most}")
+    if rule.ttl_ms > rule.max_ttl_ms > 0:
+        raise ConfigError(f"{origin}: ttl_ms ({rule.ttl_ms}) may not be more than max_ttl_ms ({rule.max_ttl_ms})")
+    return rule
 
 
 def _from_toml(option: Option, given: object, path: str) -> _Setting:

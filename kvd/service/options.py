@@ -16,6 +16,7 @@ import msgspec
 from kvd.protocol.address import MAX_UNIX_PATH_BYTES, parse_host_port
 from kvd.protocol.limits import KIB, MIB, Limits
 from kvd.protocol.messages import MOST_KEYS, MOST_REQUESTS
+from kvd.store.prefixes import PrefixRule
 
 Value = int | str | tuple[str, ...]
 
@@ -55,6 +56,13 @@ class Data(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     checkpoint_bytes: int = 64 * MIB
 
 
+class Memory(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How much may be in memory."""
+
+    max_bytes: int = 0
+    max_keys: int = 0
+
+
 class Log(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What is written to the logging, and where that goes."""
 
@@ -69,6 +77,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     limits: Limits = msgspec.field(default_factory=Limits)
     history: History = msgspec.field(default_factory=History)
     data: Data = msgspec.field(default_factory=Data)
+    memory: Memory = msgspec.field(default_factory=Memory)
+    prefix: tuple[PrefixRule, ...] = ()
     log: Log = msgspec.field(default_factory=Log)
 
 
@@ -77,9 +87,12 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
     "limits": Limits,
     "history": History,
     "data": Data,
+    "memory": Memory,
     "log": Log,
 }
-RELOADABLE_SECTIONS = ("limits", "history")
+# Those that may come several times, each [[like this]]: they are no options with a value each.
+TABLES = ("prefix",)
+RELOADABLE_SECTIONS = ("limits", "history", "memory")
 RELOADABLE_KEYS = ("log.level",)
 
 # Least and most, both allowed.
@@ -103,12 +116,23 @@ BOUNDS: dict[str, tuple[int, int]] = {
     "limits.stalled_peer_timeout_ms": (10, 3_600_000),
     "limits.tcp_idle_timeout_ms": (10, DAY_MS),
     "limits.drain_timeout_ms": (0, 600_000),
+    "memory.max_bytes": (0, 1024 * GIB),
+    "memory.max_keys": (0, 1_000_000_000),
     "data.interval_ms": (1, 3_600_000),
     "data.segment_bytes": (64 * KIB, GIB),
     "data.checkpoint_bytes": (64 * KIB, 1024 * GIB),
     "history.max_age_ms": (0, 365 * DAY_MS),
     "history.max_bytes": (0, 1024 * GIB),
     "history.max_versions": (0, 1_000_000_000),
+}
+
+
+# Of the numbers in a [[prefix]]: least and most.
+PREFIX_BOUNDS: dict[str, tuple[int, int]] = {
+    "max_bytes": (0, 1024 * GIB),
+    "max_keys": (0, 1_000_000_000),
+    "ttl_ms": (0, 100 * 365 * DAY_MS),
+    "max_ttl_ms": (0, 100 * 365 * DAY_MS),
 }
 
 

@@ -24,9 +24,10 @@ from kvd.server.commands import Administration, Commands
 from kvd.server.refusals import Refusal
 from kvd.server.server import Server
 from kvd.service import logs, systemd
-from kvd.service.config import Config, ConfigError, History, changes
+from kvd.service.config import Config, ConfigError, History, Memory, changes
 from kvd.service.restart_fence import RestartFence
 from kvd.service.storage import Storage
+from kvd.store.prefixes import PrefixRules
 from kvd.store.window import WindowLimits
 
 logger = logging.getLogger(__name__)
@@ -65,6 +66,7 @@ class Daemon(Administration):
         self._read_config = read_config
         self._started = time.monotonic()
         self.database = database
+        self._allow(config)
         self.database.on_history = self._schedule_upkeep
         self.database.on_growth = freeze_garbage_collector
         self.database.on_deadline = self._schedule_expiry
@@ -239,11 +241,19 @@ class Daemon(Administration):
         self.config = new
         logs.apply_level(new)
         self.commands.limits = new.limits
+        self._allow(new)
         self.database.store.window.limits = window_limits(new.history)
         raise_descriptor_limit(new.limits)
         self._schedule_upkeep()
         logger.info("reloaded: %s", "; ".join(reloadable) or "nothing has changed")
         return reloadable
+
+    def _allow(self, config: Config) -> None:
+        """How much may be in memory, and what holds below prefixes."""
+        room = self.database.room
+        room.configure(memory_limit(config.memory), config.memory.max_keys, config.limits.max_frame_bytes)
+        if room.rules.rules != config.prefix:
+            room.set_rules(PrefixRules(config.prefix))
 
     def _reload_for_signal(self) -> None:
         if self._stop.is_set():
@@ -280,6 +290,21 @@ def window_limits(history: History) -> WindowLimits:
         max_commits=history.max_versions,
         max_pinned_bytes=4 * history.max_bytes,
     )
+
+
+def memory_limit(memory: Memory) -> int:
+    """How many bytes may be in memory: what is configured, or half of what the machine or its cgroup allows us."""
+    if memory.max_bytes:
+        return memory.max_bytes
+    most = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    try:
+        with open("/proc/self/cgroup", encoding="ascii") as file:
+            place = next(line for line in file if line.startswith("0::"))[3:].strip()
+        with open(f"/sys/fs/cgroup{place}/memory.max", encoding="ascii") as file:
+            most = min(most, int(file.read()))
+    except (OSError, ValueError, StopIteration):
+        pass  # no cgroup (version 2) of ours, or it says "max"
+    return most // 2
 
 
 def raise_descriptor_limit(limits: Limits) -> None:

@@ -16,4 +16,5 @@ class Author(msgspec.Struct, array_like=True, gc=False, frozen=True):
 
 NOBODY = Author(None, None, "")
 EXPIRED = Author(None, None, "expired")
+EVICTED = Author(None, None, "evicted")
 RESTARTED = Author(None, None, "restarted")

@@ -53,6 +53,10 @@ class NotANumber(StoreError):
         self.reason = reason
 
 
+class OutOfMemory(StoreError):
+    """There is no room for what was to be written; the text says what is full."""
+
+
 class OutcomeUnknown(StoreError):
     """Whether a write with this id has committed is not remembered any more."""
 

@@ -12,23 +12,26 @@ are both:
         key ──▶ first (up to 131,072 keys) ──miss──▶ shards[hash(key) & 63]
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from kvd.store.heads import Head
 
 # Below the 174,762 at which CPython grows a dict of 2**18 slots (about 4 ms); deletions cannot push it past that.
 FIRST_KEYS = 131_072
 SHARDS = 64
+# What a key takes besides its characters and its value: head, headers, its places in a dict and in the index; measured.
+KEY_BYTES = 200
 _MASK = SHARDS - 1
 
 
 class Keyspace:
     """The current head of every key, tombstones included."""
 
-    __slots__ = ("_shards", "first")
+    __slots__ = ("_shards", "bytes", "first")
 
     def __init__(self) -> None:
         self.first: dict[str, Head] = {}
+        self.bytes = 0  # of all keys, without their values
         self._shards: list[dict[str, Head]] = [{} for _ in range(SHARDS)]
 
     def find(self, key: str) -> Head | None:
@@ -46,9 +49,14 @@ class Keyspace:
         shard = self._shards[hash(key) & _MASK]
         return first if len(first) < FIRST_KEYS and key not in shard else shard
 
+    def note_new(self, keys: Collection[str]) -> None:
+        """Count keys that were put where ``place`` said."""
+        self.bytes += KEY_BYTES * len(keys) + sum(map(len, keys))
+
     def remove(self, key: str) -> None:
         """Forget ``key``, which must be there."""
         del self.place(key)[key]
+        self.bytes -= KEY_BYTES + len(key)
 
     def parts(self) -> list[dict[str, Head]]:
         """All the dicts, for work that goes part by part."""

@@ -49,6 +49,10 @@ class Lifetimes:
         self._owners: dict[str, Hashable] = {}
         self._of_owner: dict[Hashable, set[str]] = {}
 
+    def __len__(self) -> int:
+        """How many keys do not simply live on."""
+        return len(self._scheduled) + len(self._owners)
+
     @property
     def next_look(self) -> int | None:
         """When a key may be due; None while none can be."""

@@ -15,12 +15,12 @@ How far back one may read is the history window's matter (``window.py``), whethe
 caller and are made never to go back.
 """
 
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping
 from itertools import chain, count, repeat
 
 import msgspec
 
-from kvd.store.authors import EXPIRED, NOBODY, Author
+from kvd.store.authors import EVICTED, EXPIRED, NOBODY, Author
 from kvd.store.errors import KeysNotFound, NotANumber, SnapshotGone, VersionAhead
 from kvd.store.heads import Head
 from kvd.store.index import PENDING_KEYS, OrderedIndex
@@ -39,7 +39,15 @@ DROP_BUDGET_KEYS = 8
 class Counters:
     """What the metrics report, exact after every operation; operations are counted per key."""
 
-    __slots__ = ("delete_operations", "get_operations", "keys", "set_operations", "value_bytes")
+    __slots__ = (
+        "delete_operations",
+        "evicted_keys",
+        "expired_keys",
+        "get_operations",
+        "keys",
+        "set_operations",
+        "value_bytes",
+    )
 
     def __init__(self) -> None:
         self.keys = 0
@@ -47,6 +55,8 @@ class Counters:
         self.set_operations = 0
         self.get_operations = 0
         self.delete_operations = 0
+        self.expired_keys = 0
+        self.evicted_keys = 0
 
 
 class Item(msgspec.Struct, array_like=True, gc=False, frozen=True):
@@ -324,7 +334,15 @@ class Store:
     def expire(self, due: list[str]) -> int:
         """Delete keys whose deadline has come, in one commit; its version."""
         self.lifetimes.ended(due)
-        return self._commit(dict.fromkeys(key for key in due if self.exists(key)), EXPIRED, [])
+        gone = dict.fromkeys(key for key in due if self.exists(key))
+        self.counters.expired_keys += len(gone)
+        return self._commit(gone, EXPIRED, [])
+
+    def evict(self, keys: Collection[str]) -> int:
+        """Delete ``keys``, which exist, in one commit; its version."""
+        self.lifetimes.ended(keys)
+        self.counters.evicted_keys += len(keys)
+        return self._commit(dict.fromkeys(keys), EVICTED, [])
 
     def bury(self, owner: Hashable, author: Author = NOBODY) -> int:
         """Delete the keys that die with ``owner``, in one commit; how many there were."""
@@ -357,13 +375,14 @@ class Store:
         self.window.append(Group(self.time, author, heads, 1, size, len(stored) < len(heads)))
         return version
 
-    def _put(self, heads: Iterable[Head], new: Iterable[str]) -> None:
+    def _put(self, heads: Iterable[Head], new: Collection[str]) -> None:
         """Make ``heads`` current, some of whose keys are ``new`` or outside ``first``."""
         place = self._keyspace.place
         for head in heads:
             place(head.key)[head.key] = head
         for key in new:
             self._index.add(key)
+        self._keyspace.note_new(new)
         self._bring_in_order()
 
     def _bring_in_order(self) -> None:
@@ -418,6 +437,7 @@ class Store:
         self._keyspace.place(head.key)[head.key] = head
         if old is None:
             self._index.add(key)
+            self._keyspace.note_new((key,))
             self._bring_in_order()
         superseded = None if old is None else old.value
         size = GROUP_BYTES + PLACE_BYTES
@@ -466,13 +486,27 @@ class Store:
 
     def drop_history(self, budget_keys: int) -> int:
         """Drop history over the limits, about ``budget_keys`` keys of it; return how many groups of commits went."""
-        dropped = self.window.drop(self.time, budget_keys)
+        return self._cut(self.window.drop(self.time, budget_keys))
+
+    def squeeze_history(self, size: int, shown: int, *, even_pinned: bool) -> None:
+        """Drop history until ``size`` bytes of it are gone, or all up to the commit of version ``shown``.
+
+        What is pinned stays, unless ``even_pinned``.
+        """
+        self._cut(self.window.squeeze(size, shown, even_pinned=even_pinned))
+
+    def _cut(self, dropped: list[Group]) -> int:
         for group in dropped:
             for head in group.heads:
                 head.previous = None
             if group.has_tombstones:
                 self._forget_deleted(group)
         return len(dropped)
+
+    @property
+    def memory_bytes(self) -> int:
+        """What keys, values and history take."""
+        return self._keyspace.bytes + self.counters.value_bytes + self.window.bytes
 
     def _forget_deleted(self, group: Group) -> None:
         """Nobody can see anything before these tombstones any more: forget the keys that were not set again."""

@@ -201,6 +201,17 @@ class Window:
         self._kept_bytes = self.bytes
         return dropped
 
+    def squeeze(self, size: int, shown: int, *, even_pinned: bool) -> list[Group]:
+        """Take out the oldest commits, at or before version ``shown``, until ``size`` bytes of them are gone."""
+        last = shown if even_pinned else min(shown, next(iter(self._pins), self.NOTHING_PINNED))
+        dropped: list[Group] = []
+        enough = self.bytes - size
+        while self.bytes > enough and (oldest := self.oldest) is not None and _last_version(oldest) <= last:
+            dropped.append(oldest)
+            self._drop_oldest(oldest)
+        self._kept_bytes = self.bytes
+        return dropped
+
     def _drop_oldest(self, oldest: Group) -> None:
         self._queue[self._begin] = None
         self._begin += 1

@@ -19,6 +19,7 @@ PROMISED = [
     ("snapshot_gone", False, False),
     ("too_large", False, False),
     ("reply_too_large", False, True),
+    ("out_of_memory", True, False),
     ("no_space", True, False),
     ("busy", True, False),
     ("shutting_down", True, False),

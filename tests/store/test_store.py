@@ -88,6 +88,7 @@ def test_the_counters_count_keys_and_the_bytes_of_values() -> None:
     store.get_many(["cake", "horns", "smiley"])
     assert counters(store) == {
         "keys": 3, "value_bytes": 12, "set_operations": 3, "get_operations": 3, "delete_operations": 0,
+            "expired_keys": 0, "evicted_keys": 0,
     }  # fmt: skip
     store.delete(["horns"])
     store.set({"cake": b"", "horns": b"x"})
@@ -95,6 +96,7 @@ def test_the_counters_count_keys_and_the_bytes_of_values() -> None:
     store.get("cake")
     assert counters(store) == {
         "keys": 3, "value_bytes": 4 + 7 + 4, "set_operations": 7, "get_operations": 4, "delete_operations": 1,
+            "expired_keys": 0, "evicted_keys": 0,
     }  # fmt: skip
 
 

@@ -39,6 +39,7 @@ def test_a_write_stores_and_deletes_in_one_commit() -> None:
     store.counters.get_operations = 0
     assert counters(store) == {
         "keys": 2, "value_bytes": 4, "set_operations": 4, "get_operations": 0, "delete_operations": 1,
+            "expired_keys": 0, "evicted_keys": 0,
     }  # fmt: skip
 
 

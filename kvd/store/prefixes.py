@@ -1,0 +1,55 @@
+"""What holds for the keys below a prefix: how much room they have, how long they live, whether they may be evicted.
+
+The rule with the longest prefix that a key begins with is the key's; rules do not add up.
+"""
+
+from collections.abc import Iterable
+
+import msgspec
+
+
+class PrefixRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One ``[[prefix]]`` of the configuration. 0 means no limit, for lifetimes no end; sizes are bytes.
+
+    ``ttl_ms``: the life of keys that are written without one. ``max_ttl_ms``: no key may be given a longer one.
+    ``evict``: these keys are a cache, and may go when memory is short. ``sync``: whether a write is acknowledged only
+    once it is on the disk; None: as [data] says.
+    """
+
+    prefix: str
+    max_bytes: int = 0
+    max_keys: int = 0
+    ttl_ms: int = 0
+    max_ttl_ms: int = 0
+    evict: bool = False
+    sync: bool | None = None
+
+    @property
+    def default_ttl_ms(self) -> int:
+        """The life of a key that is written without one; 0 for no end."""
+        return self.ttl_ms or self.max_ttl_ms
+
+
+class PrefixRules:
+    """All the rules, by key."""
+
+    def __init__(self, rules: Iterable[PrefixRule] = ()) -> None:
+        self.rules = tuple(rules)
+        self._by_prefix = {rule.prefix: rule for rule in self.rules}
+        self._lengths = sorted({len(rule.prefix) for rule in self.rules}, reverse=True)
+        self.have_lives = any(rule.default_ttl_ms for rule in self.rules)
+        self.have_syncs = any(rule.sync is not None for rule in self.rules)
+
+    def rule_of(self, key: str) -> PrefixRule | None:
+        """The rule of ``key``."""
+        for length in self._lengths:
+            rule = self._by_prefix.get(key[:length])
+            if rule is not None:
+                return rule
+        return None
+
+    def __bool__(self) -> bool:
+        return bool(self.rules)
+
+
+NO_RULES = PrefixRules()

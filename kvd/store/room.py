@@ -1,0 +1,259 @@
+"""How much may be in memory, and what goes when it is full.
+
+Counted are keys, values, history and what the connections hold, in bytes of CPython objects. A write that would not fit
+finds room in this order, and is refused before anything of it is made if there is none:
+
+        1. history that no snapshot needs        oldest first
+        2. keys that may be evicted              as SIEVE says (``store/sieve.py``), in a commit of their own
+        3. history that snapshots need           they end: snapshot_gone
+
+So an evicted value is gone at once, and whoever asks for it at an older version is told that this has left the history.
+Commits that nobody may be shown yet stay, whatever happens. Deletions and reads need no room.
+"""
+
+from collections.abc import Callable, Collection, Iterable
+
+from kvd.store.errors import OutOfMemory
+from kvd.store.heads import Head
+from kvd.store.keyspace import KEY_BYTES
+from kvd.store.prefixes import NO_RULES, PrefixRule, PrefixRules
+from kvd.store.sieve import KEY_BYTES as QUEUE_BYTES
+from kvd.store.sieve import Marks, Sieve
+from kvd.store.store import Store
+from kvd.store.window import SUPERSEDED_BYTES, Group
+
+# Eviction makes room for a little more than is needed, so that not each write needs a commit of evictions.
+_MOST_SPARE_BYTES = 256 * 1024
+_SPARE_PART = 1_024
+_SPARE_KEYS = 64
+# One commit of evictions takes no more keys than this.
+EVICTED_KEYS = 256
+# What a key costs that expires or is ephemeral, and a remembered write.
+_DEADLINE_BYTES = 300
+_OUTCOME_BYTES = 250
+
+
+class Quota:
+    """What the keys of one rule take: keys with a value, their bytes, and the queue in which they wait to go."""
+
+    def __init__(self, rule: PrefixRule, sieve: Sieve | None) -> None:
+        self.rule = rule
+        self.sieve = sieve
+        self.keys = 0
+        self.bytes = 0
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether what they take has to be counted."""
+        return bool(self.rule.max_bytes or self.rule.max_keys)
+
+    def lacks(self, keys: int, size: int) -> bool:
+        """Whether so much more is too much."""
+        rule = self.rule
+        return bool(
+            (rule.max_bytes and size > 0 and self.bytes + size > rule.max_bytes)
+            or (rule.max_keys and keys > 0 and self.keys + keys > rule.max_keys)
+        )
+
+
+class Room:
+    """Sees to it that there is room for what is written. ``evict`` deletes keys in a commit of its own."""
+
+    def __init__(self, store: Store, evict: Callable[[list[str]], None], shown: Callable[[], int]) -> None:
+        self._store = store
+        self._evict = evict
+        self._shown = shown
+        self.max_bytes = 0
+        self.max_keys = 0
+        self._careful_from = 2**64  # below this any write fits
+        self.rules: PrefixRules = NO_RULES
+        self._quotas: dict[PrefixRule, Quota] = {}
+        self._limited: list[Quota] = []
+        # What was read or written lately, for the hot path to note; None while nothing may be evicted.
+        self.marks: Marks | None = None
+        # What the connections hold; whoever serves them says it.
+        self.buffer_bytes: Callable[[], int] = lambda: 0
+        self.remembered_writes: Callable[[], int] = lambda: 0
+
+    # ------------------------------------------------------------------ what is allowed
+
+    def configure(self, max_bytes: int, max_keys: int, largest_write_bytes: int) -> None:
+        """Set the limits, 0 for none. ``largest_write_bytes``: of one frame."""
+        self.max_bytes = max_bytes
+        self.max_keys = max_keys
+        # Connections may hold a tenth of it, and a write take more in memory than on the wire.
+        self._careful_from = max_bytes * 9 // 10 - 4 * largest_write_bytes if max_bytes else 2**64
+
+    def set_rules(self, rules: PrefixRules) -> None:
+        """Let these rules hold, also for what is there already."""
+        self.rules = rules
+        evicting = any(rule.evict for rule in rules.rules)
+        self.marks = marks = Marks() if evicting else None
+        find = self._store.find
+        self._quotas = {
+            rule: Quota(rule, Sieve(find, marks) if rule.evict and marks is not None else None)
+            for rule in rules.rules
+            if rule.evict or rule.max_bytes or rule.max_keys
+        }
+        self._limited = [quota for quota in self._quotas.values() if quota.is_limited]
+        if self._quotas:
+            for part in self._store.parts():
+                self._take_in(part.values())
+
+    def _take_in(self, heads: Iterable[Head]) -> None:
+        for head in heads:
+            quota = self._quota_of(head.key)
+            if quota is not None:
+                if quota.sieve is not None:
+                    quota.sieve.add(head.key)
+                if head.value is not None:
+                    quota.keys += 1
+                    quota.bytes += _size(head.key, head.value)
+
+    def _quota_of(self, key: str) -> Quota | None:
+        rule = self.rules.rule_of(key)
+        return None if rule is None else self._quotas.get(rule)
+
+    # ------------------------------------------------------------------ what there is
+
+    def used_bytes(self) -> int:
+        """What is in memory."""
+        return self._store_bytes() + self.buffer_bytes()
+
+    def _store_bytes(self) -> int:
+        store = self._store
+        queued = 0 if self.marks is None else sum(len(quota.sieve or ()) for quota in self._quotas.values())
+        return (
+            store.memory_bytes
+            + _DEADLINE_BYTES * len(store.lifetimes)
+            + _OUTCOME_BYTES * self.remembered_writes()
+            + QUEUE_BYTES * queued
+        )
+
+    def quotas(self) -> list[tuple[str, int, int]]:
+        """Prefix, keys and bytes of each rule that limits them."""
+        return [(quota.rule.prefix, quota.keys, quota.bytes) for quota in self._limited]
+
+    @property
+    def takes_notes(self) -> bool:
+        """Whether ``committed`` wants to know of commits."""
+        return bool(self._quotas)
+
+    def committed(self, groups: Iterable[Group]) -> None:
+        """Take note of commits that were made."""
+        for group in groups:
+            if self._limited:
+                self._count(group.heads)
+            if self.marks is not None:
+                self._queue(group.heads, self.marks)
+
+    def _count(self, heads: Iterable[Head]) -> None:
+        for head in heads:
+            quota = self._quota_of(head.key)
+            if quota is not None:
+                old = head.previous
+                before = None if old is None else old.value
+                if before is not None:
+                    quota.keys -= 1
+                    quota.bytes -= _size(head.key, before)
+                if head.value is not None:
+                    quota.keys += 1
+                    quota.bytes += _size(head.key, head.value)
+
+    def _queue(self, heads: Iterable[Head], marks: Marks) -> None:
+        """New keys begin at the end of their queues; others have been visited."""
+        for head in heads:
+            if head.previous is not None:
+                marks.places[hash(head.key) & marks.mask] = 1
+            else:
+                quota = self._quota_of(head.key)
+                if quota is not None and quota.sieve is not None:
+                    quota.sieve.add(head.key)
+
+    # ------------------------------------------------------------------ before a write
+
+    @property
+    def is_tight(self) -> bool:
+        """Whether there may be no room for a write, so that ``admit`` has to be asked."""
+        return bool(self._limited or self.max_keys) or self._store.memory_bytes >= self._careful_from
+
+    def admit(self, keys: Collection[str], values: Iterable[bytes | None]) -> None:
+        """See that there is room for ``values`` under ``keys``. Raises OutOfMemory."""
+        entries = [(key, value) for key, value in zip(keys, values, strict=True) if value is not None]
+        if self._limited:
+            self._admit_to_quotas(entries)
+        if self.max_keys:
+            self._admit_keys(sum(not self._store.exists(key) for key, _ in entries))
+        if self.max_bytes:
+            self._admit_bytes(sum(_size(key, value) for key, value in entries) + SUPERSEDED_BYTES * len(entries))
+
+    def _admit_to_quotas(self, entries: list[tuple[str, bytes]]) -> None:
+        wanted: dict[Quota, list[int]] = {}
+        for key, value in entries:
+            quota = self._quota_of(key)
+            if quota is not None and quota.is_limited:
+                head = self._store.find(key)
+                before = None if head is None else head.value
+                more = wanted.setdefault(quota, [0, 0])
+                more[0] += before is None
+                more[1] += _size(key, value) - (0 if before is None else _size(key, before))
+        for quota, (more_keys, more_bytes) in wanted.items():
+            prefix, limit = quota.rule.prefix, quota.rule.max_bytes
+            if limit and more_bytes > limit:
+                raise OutOfMemory(f"the keys under {prefix!r} may take {limit} bytes, and this alone is {more_bytes}")
+            while quota.lacks(more_keys, more_bytes):
+                if not self._evict_some([quota], _SPARE_KEYS, limit // _SPARE_PART):
+                    raise OutOfMemory(_full(quota))
+
+    def _admit_keys(self, new: int) -> None:
+        if new > self.max_keys:
+            raise OutOfMemory(f"there may be {self.max_keys} keys, and these alone are {new}")
+        while new and (over := self._store.counters.keys + new - self.max_keys) > 0:
+            if not self._evict_some(list(self._quotas.values()), min(over + _SPARE_KEYS, EVICTED_KEYS), 0):
+                raise OutOfMemory(f"there are {self._store.counters.keys} keys, and there may be {self.max_keys}")
+
+    def _admit_bytes(self, size: int) -> None:
+        if size > self.max_bytes:
+            raise OutOfMemory(f"this would take {size} bytes of memory, and all may take {self.max_bytes}")
+        over = self.used_bytes() + size - self.max_bytes
+        if over <= 0:
+            return
+        self._store.squeeze_history(over, self._shown(), even_pinned=False)
+        while (over := self.used_bytes() + size - self.max_bytes) > 0:
+            spare = min(self.max_bytes // _SPARE_PART, _MOST_SPARE_BYTES)
+            if not self._evict_some(list(self._quotas.values()), 0, over + spare):
+                break
+            self._store.squeeze_history(over, self._shown(), even_pinned=True)
+        if over > 0:
+            self._store.squeeze_history(over, self._shown(), even_pinned=True)
+            used = self.used_bytes()
+            if used + size > self.max_bytes:
+                raise OutOfMemory(f"{used} bytes of memory are taken of {self.max_bytes}, and this needs {size}")
+
+    def _evict_some(self, quotas: Iterable[Quota], keys: int, size: int) -> bool:
+        """Evict at least so many keys, and bytes; whether any could be."""
+        victims: dict[str, None] = {}
+        sieves = [quota.sieve for quota in quotas if quota.sieve is not None and len(quota.sieve)]
+        # From the longest queue first, so that no small prefix pays for a large one.
+        for sieve in sorted(sieves, key=len, reverse=True):
+            while len(victims) < EVICTED_KEYS and (len(victims) < max(keys, 1) or size > 0):
+                key = sieve.next_victim()
+                if key is None or key in victims:  # once around
+                    break
+                head = self._store.find(key)
+                size -= 0 if head is None else _size(key, head.value or b"")
+                victims[key] = None
+        if victims:
+            self._evict(list(victims))
+        return bool(victims)
+
+
+def _size(key: str, value: bytes) -> int:
+    return KEY_BYTES + len(key) + len(value)
+
+
+def _full(quota: Quota) -> str:
+    rule = quota.rule
+    if rule.max_keys and quota.keys >= rule.max_keys:
+        return f"there are {quota.keys} keys under {rule.prefix!r}, and there may be {rule.max_keys}"
+    return f"the keys under {rule.prefix!r} take {quota.bytes} bytes, and may take {rule.max_bytes}"
