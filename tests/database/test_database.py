@@ -276,8 +276,10 @@ def test_the_metrics_are_exact_and_the_first_five_are_those_of_old(database: Dat
     ]  # fmt: skip
     assert dict(metrics[5:]) == {
         "version": 4, "oldest_readable_version": 0, "history_commits": 4, "keys_with_deadline": 1,
-        "history_bytes": database.store.window.bytes,
+        "history_bytes": database.store.window.bytes, "memory_bytes": database.room.used_bytes(), "memory_bytes_max": 0,
+        "expired_keys": 0, "evicted_keys": 0,
     }  # fmt: skip
     clocks.pass_(10)
     database.settle()
     assert dict(database.metrics())["keys_with_deadline"] == 0
+    assert dict(database.metrics())["expired_keys"] == 1
