@@ -50,8 +50,8 @@ class Reading:
             values = store.get_many([request.key for request in requests])
         else:
             store.counters.get_operations += len(values)
-        if self._room.marks is not None:
-            self._room.marks.set_all([request.key for request in requests])
+        if (marks := self._room.marks) is not None:
+            marks.set_all([request.key for request in marks.sample(requests)])
         if not all(values):  # quicker than `None in`, and an empty value does no harm
             for number, request in enumerate(requests):
                 if values[number] is None:
@@ -62,8 +62,8 @@ class Reading:
         """The values or nils."""
         self._checks.count(len(request.keys))
         values = self._store.get_many(request.keys, self._version(request.at, peer))
-        if self._room.marks is not None:
-            self._room.marks.set_all(request.keys)
+        if (marks := self._room.marks) is not None:
+            marks.set_all(marks.sample(request.keys))
         refused = None if all(values) else self._refused(request.keys)
         return values if refused is None else refused
 
@@ -71,8 +71,8 @@ class Reading:
         """Values with their versions, and what a cache in the client needs."""
         self._checks.count(len(request.keys))
         found = self._store.fetch(request.keys, self._version(request.at, peer))
-        if self._room.marks is not None:
-            self._room.marks.set_all(request.keys)
+        if (marks := self._room.marks) is not None:
+            marks.set_all(marks.sample(request.keys))
         refused = None if all(version for _, version, _ in found) else self._refused(request.keys)
         if refused is not None:
             return refused

@@ -160,15 +160,13 @@ class Room:
                     quota.keys += 1
                     quota.bytes += _size(head.key, head.value)
 
-    def _queue(self, heads: Iterable[Head], marks: Marks) -> None:
+    def _queue(self, heads: tuple[Head, ...], marks: Marks) -> None:
         """New keys begin at the end of their queues; others have been visited."""
-        for head in heads:
-            if head.previous is not None:
-                marks.places[hash(head.key) & marks.mask] = 1
-            else:
-                quota = self._quota_of(head.key)
-                if quota is not None and quota.sieve is not None:
-                    quota.sieve.add(head.key)
+        for key in [head.key for head in heads if head.previous is None]:
+            quota = self._quota_of(key)
+            if quota is not None and quota.sieve is not None:
+                quota.sieve.add(key)
+        marks.set_all([head.key for head in marks.sample(heads) if head.previous is not None])
 
     # ------------------------------------------------------------------ before a write
 
