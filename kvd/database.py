@@ -13,8 +13,8 @@ The one place that says what happens around a commit, and in which order:
 8. whoever watches is told, and the answer leaves, when what they show is as durable as was promised
    (``kvd/server/durability.py``).
 
-Reads run step 1 too, through ``settle``. Expiry and the end of ephemeral keys do not stop at step 4: on a full disk
-they act in memory, and reach the log when there is room.
+Reads run step 1 too, through ``settle_soon``. Expiry and the end of ephemeral keys do not stop at step 4: on a full
+disk they act in memory, and reach the log when there is room.
 
 Step 5 comes before 6 so that whatever goes wrong between them costs a fetch and no more. Both happen in one step of
 the loop, so nobody ever reads the new value with the old generation, or the old one with the new. With a commit log a
@@ -94,6 +94,7 @@ class Database:
         # Called when a deadline comes earlier than all that were known, with the µs until then.
         self.on_deadline: Callable[[int], None] | None = None
         self._next_look: int | None = None
+        self._is_behind = False  # whether more is due than can expire in one step
         self._lives = RecoveredLives()
         self._loaded = 0, 0
         self._authors: dict[tuple[int | None, int | None, str], Author] = {}
@@ -229,7 +230,7 @@ class Database:
     def bury(self, owner: Hashable, author: Author) -> None:
         """Delete the keys that die with ``owner``."""
         if self._lifetimes.count_owned(owner):
-            self.settle()
+            self.expire_named(self._lifetimes.owned(owner))
             owned = self._lifetimes.owned(owner)
             self._reserve_if_possible(owned)
             self._begin(owned)
@@ -398,18 +399,50 @@ class Database:
     # ------------------------------------------------------------------ time
 
     def settle(self) -> None:
-        """Let everything expire that is due. To be called before a batch of requests."""
+        """Let everything expire that is due."""
+        while not self.expire_some():
+            pass
+
+    def settle_soon(self) -> bool:
+        """Let expire what is due, if it is not much; whether that was all. To be called before a batch of requests.
+
+        If it is much, whoever was told by ``on_deadline`` goes on with ``expire_some``, piece by piece. Until then a
+        key that is due may still be there: ``expire_named`` goes before whatever reads or writes it.
+        """
+        if self._next_look is None or self.timer() < self._next_look:
+            return True
+        if not self._is_behind:
+            if self.expire_some():
+                return True
+            self._is_behind = True
+            if self.on_deadline is not None:
+                self.on_deadline(0)
+        return False
+
+    def expire_some(self) -> bool:
+        """Let up to EXPIRED_KEYS keys expire that are due; whether these were all."""
         if self._next_look is None or (now := self.timer()) < self._next_look:
-            return
-        while self._lifetimes.next_look is not None and self._lifetimes.next_look <= now:
-            due = self._lifetimes.take_due(now, EXPIRED_KEYS)
-            if due:
-                self._reserve_if_possible(due)
-                self._begin(due)
-                self.store.expire(due)
-                self._committed(ENDLESS)
+            return True
+        self._expire(self._lifetimes.take_due(now, EXPIRED_KEYS))
+        look = self._lifetimes.next_look
+        if look is not None and look <= now:
+            return False
+        self._is_behind = False
         self._next_look = None
         self._note_deadline()
+        return True
+
+    def expire_named(self, keys: Iterable[str]) -> None:
+        """Let those of ``keys`` expire that are due."""
+        now, deadlines = self.timer(), self._lifetimes.deadlines
+        self._expire([key for key in dict.fromkeys(keys) if key in deadlines and deadlines[key] <= now])
+
+    def _expire(self, due: list[str]) -> None:
+        if due:
+            self._reserve_if_possible(due)
+            self._begin(due)
+            self.store.expire(due)
+            self._committed(ENDLESS)
 
     def time_to_live_us(self, key: str) -> int | None:
         """How long ``key`` has still to live; None without an end."""

@@ -8,7 +8,7 @@ import hmac
 import logging
 import secrets
 from collections.abc import Callable, Sequence
-from itertools import groupby
+from itertools import chain, groupby
 from typing import Any
 
 from kvd import __version__
@@ -21,6 +21,7 @@ from kvd.server.backups import Backup
 from kvd.server.checks import Checks
 from kvd.server.durability import NO_NEEDS, Durability, Needs
 from kvd.server.feeds import Feeds
+from kvd.server.named_keys import named_keys
 from kvd.server.near_caches import NearCaches
 from kvd.server.peers import Peer
 from kvd.server.reading import Reading
@@ -36,6 +37,7 @@ Reply = Any
 Refused = dict[str, object]
 # These may take a millisecond each, or more: together they do not run in one turn of the loop.
 _COSTLY = frozenset((messages.Scan, messages.History, messages.Log, messages.Commit))
+_SEES_ALL = frozenset((messages.Scan, messages.Begin))
 
 
 class Administration:
@@ -135,7 +137,8 @@ class Commands:
         says what the replies have to wait for.
         """
         self.before_others()
-        self.database.settle()
+        if not self.database.settle_soon() and peer.greeted and not self.may_run(requests):
+            return None
         replies: list[Reply] | Refused | None
         if (
             type(request := requests[0]) is messages.Get
@@ -189,7 +192,7 @@ class Commands:
 
         None, with nothing done, if they need a closer look, each frame by itself.
         """
-        self.database.settle()
+        self.may_run(requests)
         try:
             versions = self._writing.set_each(requests, peer)
         except (NoSpace, OutOfMemory):
@@ -197,6 +200,15 @@ class Commands:
         if versions is None:
             return None
         return versions, NO_NEEDS if self.durability is None else self.durability.needs_of(requests)
+
+    def may_run(self, requests: Sequence[AnyRequest]) -> bool:
+        """Let expire what these could see; False if they could see all, and that takes longer than one step."""
+        if self.database.settle_soon():
+            return True
+        if any(map(_sees_all, requests)):
+            return False
+        self.database.expire_named(chain.from_iterable(map(named_keys, requests)))
+        return True
 
     def too_many(self, count: int) -> dict[str, object]:
         """The map that refuses a frame of too many requests."""
@@ -223,10 +235,9 @@ class Commands:
     def run_counting(self, requests: Sequence[AnyRequest], peer: Peer, room_bytes: int) -> tuple[list[Reply], int]:
         """Run requests one by one, replacing each reply that does not fit into ``room_bytes``; and what is left.
 
-        Afterwards ``needs`` says what the replies have to wait for.
+        They must be such that ``may_run`` says so. Afterwards ``needs`` says what the replies have to wait for.
         """
         self.before_others()
-        self.database.settle()
         replies, room_bytes = self._run_counting(requests, peer, room_bytes)
         if self.durability is not None:
             self.needs = self.durability.needs_of(requests)
@@ -316,6 +327,12 @@ def is_costly(request: AnyRequest) -> bool:
     """Whether a request may take a millisecond or more."""
     kind = type(request)
     return kind in _COSTLY and (kind is not messages.Commit or bool(request.ranges))  # type: ignore[union-attr]
+
+
+def _sees_all(request: AnyRequest) -> bool:
+    """Whether it may show keys that it does not name."""
+    kind = type(request)
+    return kind in _SEES_ALL or (kind is messages.Commit and bool(request.ranges))  # type: ignore[union-attr]
 
 
 def _nothing() -> None:

@@ -19,7 +19,7 @@ Applications Recover from fsync Failures?*, USENIX ATC 2020).
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
 
@@ -28,6 +28,7 @@ from kvd.journal.commit_log import Batch, CommitLog
 from kvd.journal.errors import NoSpace
 from kvd.protocol import messages
 from kvd.protocol.messages import AnyRequest
+from kvd.server.named_keys import written_keys
 
 if TYPE_CHECKING:
     from kvd.server.session import Session
@@ -140,7 +141,7 @@ class Durability:
     def _sync_of(self, request: AnyRequest) -> bool:
         """Whether a request that does not say it itself waits for the disk."""
         rules = self._database.room.rules
-        keys = _written_keys(request) if rules.have_syncs else ()
+        keys = written_keys(request) if rules.have_syncs else ()
         if not keys:
             return self._always
         # What several keys have to wait for is what the strictest of them has to.
@@ -406,16 +407,3 @@ class Durability:
             await self.flush()
             await self.in_worker(self._log.close)
         self._worker.shutdown(wait=True)
-
-
-def _written_keys(request: AnyRequest) -> Collection[str]:
-    match request:
-        case messages.Set():
-            return request.entries
-        case messages.Commit():
-            return request.writes
-        case messages.Delete() | messages.Touch():
-            return request.keys
-        case messages.Increment():
-            return (request.key,)
-    return ()

@@ -63,6 +63,9 @@ def run_in_slices(
             if spent_us >= SLICE_US:
                 yield None
                 spent_us = 0
+            while not commands.may_run(requests):
+                commands.database.expire_some()
+                yield None
             began_us = commands.database.timer()
             replies, room_bytes = commands.run_counting(requests, peer, room_bytes)
             pieces.append(b"".join(map(encode_replies, replies)))

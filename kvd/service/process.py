@@ -170,7 +170,9 @@ class Daemon(Administration):
 
     def _expire(self) -> None:
         self._expiry_timer = None
-        self.database.settle()
+        if not self.database.expire_some():
+            asyncio.get_running_loop().call_soon(self._expire)  # the others' turn first
+            return
         due_us = self.database.next_look_us()
         if due_us is not None and self._expiry_timer is None:
             self._schedule_expiry(due_us)
