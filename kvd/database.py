@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
 GROWTH_KEYS = 65_536
 # One commit of expiries deletes no more keys than this.
-EXPIRED_KEYS = 1_024
+EXPIRED_KEYS = 256
 # After replaying so many keys it is time to drop history.
 REPLAYED_KEYS = 1_024
 REMEMBERED_WRITES = 65_536
