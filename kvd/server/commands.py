@@ -17,10 +17,12 @@ from kvd.journal.errors import NoSpace
 from kvd.protocol import messages
 from kvd.protocol.limits import Limits
 from kvd.protocol.messages import AnyRequest
+from kvd.server import permissions
+from kvd.server.access import WATCH, Access, Grant
 from kvd.server.backups import Backup
 from kvd.server.checks import Checks
 from kvd.server.durability import NO_NEEDS, Durability, Needs
-from kvd.server.feeds import Feeds
+from kvd.server.feeds import Feed, Feeds
 from kvd.server.named_keys import named_keys
 from kvd.server.near_caches import NearCaches
 from kvd.server.peers import Peer
@@ -72,6 +74,7 @@ class Commands:
         self._store = database.store
         self._checks = Checks(limits)
         self.limits = limits
+        self.access = Access()
         self._administration = administration
         self._token = token
         self.snapshots = Snapshots(database.store, database.timer)
@@ -140,7 +143,9 @@ class Commands:
         if not self.database.settle_soon() and peer.greeted and not self.may_run(requests):
             return None
         replies: list[Reply] | Refused | None
-        if (
+        if peer.grant is not None and not self.allows(requests, peer.grant):
+            replies = self._run_allowed(requests, peer)
+        elif (
             type(request := requests[0]) is messages.Get
             and len(requests) == 1
             and peer.greeted
@@ -210,6 +215,22 @@ class Commands:
         self.database.expire_named(chain.from_iterable(map(named_keys, requests)))
         return True
 
+    def allows(self, requests: Sequence[AnyRequest], grant: Grant) -> bool:
+        """Whether all of ``requests`` may run."""
+        return all(permissions.may_run(request, grant) for request in requests)
+
+    def _run_allowed(self, requests: Sequence[AnyRequest], peer: Peer) -> list[Reply] | Refused:
+        """Run those that may run, and refuse each of the others."""
+        if len(requests) > self.limits.max_requests_per_frame:
+            return self.too_many(len(requests))
+        return self._run_counting(requests, peer, self.limits.max_reply_bytes)[0]
+
+    def may_go_on(self, peer: Peer) -> bool:
+        """Whether what ``peer`` is being told may still be told to it."""
+        if isinstance(peer.feed, Feed):
+            return peer.grant is None or peer.grant.may_prefix(WATCH, peer.feed.prefix)
+        return peer.administrator
+
     def too_many(self, count: int) -> dict[str, object]:
         """The map that refuses a frame of too many requests."""
         return error_reply(
@@ -221,6 +242,7 @@ class Commands:
         try:
             if not peer.greeted and type(request) is not messages.Hello:
                 raise Refusal("unauthenticated", "say hello with a token first")
+            permissions.check(request, peer.grant)
             return self._handlers[type(request)](request, peer)
         except Refusal as refusal:
             return refusal.reply()

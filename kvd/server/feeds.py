@@ -62,7 +62,7 @@ class Feed:
     ) -> None:
         self._store = store
         self._visible = visible or (lambda: store.version)
-        self._prefix = prefix
+        self.prefix = prefix
         # A version that this store never had is another store's: everything has to be told.
         known = from_version is not None and from_version <= store.version
         self._position: int = store.version if from_version is None else from_version if known else -1
@@ -109,7 +109,7 @@ class Feed:
                     return events
                 self._position = version
                 room_keys -= len(heads)
-                mine = [head for head in heads if head.key.startswith(self._prefix)]
+                mine = [head for head in heads if head.key.startswith(self.prefix)]
                 if mine:
                     events.append(_change(group, version, mine))
                     room_bytes -= sum(len(head.value or b"") + len(head.key) for head in mine) + _EVENT_BYTES
@@ -131,7 +131,7 @@ class Feed:
 
     def _reset(self) -> None:
         self._snapshot = self._store.pin()
-        self._next_item = self._prefix
+        self._next_item = self.prefix
         self._is_reset_told = False
 
     def _items(self, snapshot: int) -> list[Event]:
@@ -145,11 +145,11 @@ class Feed:
         events: list[Event] = [] if self._is_reset_told else [("reset", snapshot)]
         self._is_reset_told = True
         for item in page.items:
-            if not item.key.startswith(self._prefix):
+            if not item.key.startswith(self.prefix):
                 return [*events, self._end_of_items(snapshot)]
             events.append(("item", item.key, item.value, item.version))
         self._next_item = page.next
-        done = page.next is None or not page.next.startswith(self._prefix)
+        done = page.next is None or not page.next.startswith(self.prefix)
         return [*events, self._end_of_items(snapshot)] if done else events
 
     def _end_of_items(self, snapshot: int) -> Event:

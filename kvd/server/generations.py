@@ -61,6 +61,12 @@ class GenerationTable:
         generations, mask = self._generations, self._mask
         return [(slot := hashed & mask, generations[slot]) for hashed in map(hash, keys)]
 
+    def raise_all(self) -> None:
+        """Nothing that any client keeps is current any more."""
+        self._raised = raised = self._raised + 1
+        for slot in range(self.slots):
+            self._generations[slot] = raised
+
     def extend_lease(self) -> None:
         """Clients may trust the table for another LEASE_MS."""
         self._words[LEASE] = time.monotonic_ns() + _LEASE_NS

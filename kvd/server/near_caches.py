@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from kvd.database import Database
 from kvd.protocol.near_cache import HEARTBEAT_MS, LEASE_MS, clock_id
+from kvd.server.access import CACHE
 from kvd.server.generations import SLOTS, GenerationTable
 from kvd.server.peers import Peer
 from kvd.server.refusals import Refusal
@@ -43,6 +44,8 @@ class NearCaches:
             raise Refusal("bad_request", "a near cache needs a Unix socket: over TCP nothing can be shared")
         if not peer.fresh or peer.descriptor is not None:
             raise Refusal("bad_request", "attach belongs into the first frame of a connection, once")
+        if peer.grant is not None and not peer.grant.may_anywhere(CACHE):
+            raise Refusal("forbidden", "no right to a near cache")
         if self.before_first is None or self._closed:
             raise Refusal("shutting_down" if self._closed else "bad_request", "there is no near cache here")
         try:
@@ -55,6 +58,11 @@ class NearCaches:
         if self._beat is None:
             self._keep_lease()
         return table.slots, LEASE_MS, time.monotonic_ns() // 1000, clock_id()
+
+    def void(self) -> None:
+        """Have every client ask again for everything."""
+        if self.table is not None:
+            self.table.raise_all()
 
     def detach(self, peer: Peer) -> None:
         """The connection of ``peer`` has ended."""

@@ -1,5 +1,6 @@
 """Who is at the other end of a connection, and what that makes them."""
 
+import errno
 import os
 import socket
 import struct
@@ -7,14 +8,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from kvd.server.access import ADMINISTER, OVERFLOW_ID, Access, Grant, Identity
 from kvd.store.authors import Author
 
 if TYPE_CHECKING:
     from kvd.server.feeds import Telling
 
 _UCRED = struct.Struct("3i")  # struct ucred of unix(7): pid, uid, gid
-# What a uid reads as that the kernel cannot express in our user namespace; it never stands for anybody.
-OVERFLOW_UID = 65_534
+_SO_PEERGROUPS = 59  # of the kernel's asm-generic/socket.h; Python has no name for it
+_GROUPS_BYTES = 1_024  # as much as Python takes: 256 groups
 
 
 class Peer:
@@ -22,28 +24,72 @@ class Peer:
 
     ``greeted``: whether the peer may send anything but hello. On a Unix socket its mode has already decided that.
     ``begun``: the snapshot that it began last. ``feed``: what it is told, once it only listens. ``fresh``: whether it
-    has sent no frame before. ``descriptor``: what goes out to it with the next bytes.
+    has sent no frame before. ``descriptor``: what goes out to it with the next bytes. ``grant``: what it may do; None:
+    everything but administer.
     """
 
-    __slots__ = ("administrator", "author", "begun", "descriptor", "feed", "fresh", "greeted", "name", "uid")
+    __slots__ = (
+        "administrator",
+        "author",
+        "begun",
+        "descriptor",
+        "feed",
+        "fresh",
+        "grant",
+        "greeted",
+        "identity",
+        "name",
+        "uid",
+    )
 
-    def __init__(self, name: str, uid: int | None, pid: int | None = None, process: str | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        uid: int | None,
+        pid: int | None = None,
+        process: str | None = None,
+        gids: frozenset[int] = frozenset(),
+    ) -> None:
         self.name = name
         self.uid = uid
+        self.identity = Identity(uid=uid, gids=gids)
+        self.grant: Grant | None = None
         self.author = Author(uid, pid, name if process is None else process)
-        self.administrator = uid is not None and uid in (0, os.geteuid()) and uid != OVERFLOW_UID
+        self.administrator = self.is_trusted
         self.greeted = uid is not None
         self.begun: int | None = None
         self.feed: Telling | None = None
         self.fresh = True
         self.descriptor: int | None = None
 
+    @property
+    def is_trusted(self) -> bool:
+        """Whether it may do everything whatever the rules say: root, and the daemon's own user."""
+        return self.uid is not None and self.uid in (0, os.geteuid()) and self.uid != OVERFLOW_ID
+
+    def allow(self, access: Access) -> None:
+        """From now on these rules hold."""
+        self.grant = None if self.is_trusted or not access else access.grant(self.identity)
+        self.administrator = self.is_trusted or (self.grant is not None and bool(self.grant.rights("") & ADMINISTER))
+
 
 def unix_peer(descriptor: int) -> Peer:
     """The peer of an accepted Unix connection. Raises OSError."""
     with _borrowed(descriptor) as connection:
-        pid, uid, _ = _UCRED.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
-    return Peer(f"uid {uid} pid {pid}", uid, pid, process_name(pid))
+        pid, uid, gid = _UCRED.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+        gids = _groups(connection)
+    return Peer(f"uid {uid} pid {pid}", uid, pid, process_name(pid), frozenset((gid, *gids)))
+
+
+def _groups(connection: socket.socket) -> tuple[int, ...]:
+    """The peer's supplementary groups; none of somebody with more than fit: who has fewer has fewer rights."""
+    try:
+        groups = connection.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _GROUPS_BYTES)
+    except OSError as error:
+        if error.errno in (errno.ERANGE, errno.ENOPROTOOPT):
+            return ()
+        raise
+    return struct.unpack(f"{len(groups) // 4}I", groups)
 
 
 def send_with_descriptor(descriptor: int, data: bytes, passed: int) -> int:

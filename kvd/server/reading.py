@@ -5,6 +5,7 @@ from typing import Any
 
 from kvd.database import Database
 from kvd.protocol import messages
+from kvd.server import permissions
 from kvd.server.checks import Checks
 from kvd.server.near_caches import NearCaches
 from kvd.server.peers import Peer
@@ -79,7 +80,10 @@ class Reading:
         table = self._near_caches.table
         if table is None or request.at is not None:
             return [(value, version, None, None, deadline) for value, version, deadline in found]
-        slots = table.slots_and_generations(request.keys)
+        slots: list[tuple[int | None, int | None]] = list(table.slots_and_generations(request.keys))
+        if peer.grant is not None:
+            may_keep = permissions.may_keep(peer.grant, request.keys)
+            slots = [slot if may else (None, None) for slot, may in zip(slots, may_keep, strict=True)]
         if self._room.marks is not None:
             found = self._to_be_asked_again(request.keys, found)
         return [

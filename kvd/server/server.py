@@ -12,6 +12,7 @@ from typing import Any
 from kvd.protocol.frames import frame
 from kvd.protocol.limits import Limits
 from kvd.protocol.messages import encode_replies
+from kvd.server.access import Access
 from kvd.server.busy_poll import BusyPoll
 from kvd.server.commands import Commands
 from kvd.server.durability import Durability
@@ -93,6 +94,7 @@ class Server:
             session.abort()
             return
         peer, limits = session.peer, self.limits
+        peer.allow(self.commands.access)
         if peer.uid is not None:
             self._of_uid[peer.uid] += 1  # also if it is sent away: forget() takes it off again
         if self._stopping:
@@ -105,6 +107,17 @@ class Server:
             self._watch(session, limits.hello_timeout_ms / 1000)
         elif self._of_uid[peer.uid] > limits.max_connections_per_uid and not peer.administrator:
             self._send_away(session, f"uid {peer.uid} has {limits.max_connections_per_uid} connections open")
+
+    def allow(self, access: Access) -> None:
+        """Other rules hold from now on, for open connections too."""
+        self.turn.make()
+        self.commands.access = access
+        for session in self.sessions:
+            session.peer.allow(access)
+        self.commands.near_caches.void()
+        for session in list(self.sessions):
+            if session.feeding and not self.commands.may_go_on(session.peer):
+                session.leave(error_reply("forbidden", "the rules have changed: no right to what this was told"))
 
     def forget(self, session: Session) -> None:
         """A connection has ended."""

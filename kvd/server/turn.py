@@ -59,6 +59,10 @@ class Turn:
         """Make these sets of ``session`` at the end of this turn; it is sent its reply then, or once it may leave."""
         durability = self._commands.durability
         is_occupied = durability is not None and durability.is_occupied
+        grant = session.peer.grant
+        if grant is not None and not self._commands.allows(requests, grant):
+            session.run(requests, frame_bytes)
+            return
         if session is self._last and not self._waiting and not is_occupied:
             session.run(requests, frame_bytes)
             return

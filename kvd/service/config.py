@@ -15,6 +15,8 @@ from typing import Any
 import msgspec
 
 from kvd.protocol.address import default_socket
+from kvd.server.access import AccessRule
+from kvd.service.access_rules import access_rule
 from kvd.service.options import (
     OPTIONS,
     PREFIX_BOUNDS,
@@ -85,7 +87,8 @@ def load(
     for key, setting in settings.items():
         section, _, name = key.partition(".")
         sections[section][name] = setting.value
-    config = msgspec.structs.replace(msgspec.convert(sections, Config), prefix=_prefix_rules(file))
+    config = msgspec.convert(sections, Config)
+    config = msgspec.structs.replace(config, prefix=_prefix_rules(file), access=_access_rules(file))
     data = config.data
     if data.dir:
         setting = settings["data.dir"]
@@ -105,6 +108,8 @@ def changes(old: Config, new: Config) -> tuple[list[str], list[str]]:
             lines.append(f"{key}: {_words(before)} → {_words(after)}")
     if old.prefix != new.prefix:
         reloadable.append(f"prefix: {_prefixes(old)} → {_prefixes(new)}")
+    if old.access != new.access:
+        reloadable.append(f"access: {len(old.access)} rules → {len(new.access)} rules")
     return reloadable, restart
 
 
@@ -240,22 +245,35 @@ def _from_file(found: tuple[str, str] | None) -> _Settings:
     return settings
 
 
-def _prefix_rules(found: tuple[str, str] | None) -> tuple[PrefixRule, ...]:
-    """The file's [[prefix]] tables. Raises ConfigError."""
+def _tables(found: tuple[str, str] | None, name: str) -> list[tuple[str, object]]:
+    """The file's [[name]] tables, each with its place in words. Raises ConfigError."""
     if found is None:
-        return ()
+        return []
     path, text = found
-    tables = _parse(path, text).get("prefix", [])
+    tables = _parse(path, text).get(name, [])
     if not isinstance(tables, list):
-        raise ConfigError(f"{path}: prefix: write [[prefix]], in two brackets, once for each prefix")
+        raise ConfigError(f"{path}: {name}: write [[{name}]], in two brackets, once for each")
+    return [(f"{path}: [[{name}]] {number}", table) for number, table in enumerate(tables, 1)]
+
+
+def _prefix_rules(found: tuple[str, str] | None) -> tuple[PrefixRule, ...]:
     rules: dict[str, PrefixRule] = {}
-    for number, table in enumerate(tables, 1):
-        origin = f"{path}: [[prefix]] {number}"
+    for origin, table in _tables(found, "prefix"):
         rule = _prefix_rule(origin, table)
         if rule.prefix in rules:
             raise ConfigError(f"{origin}: there is one for {rule.prefix!r} already")
         rules[rule.prefix] = rule
     return tuple(rules.values())
+
+
+def _access_rules(found: tuple[str, str] | None) -> tuple[AccessRule, ...]:
+    rules = []
+    for origin, table in _tables(found, "access"):
+        try:
+            rules.append(access_rule(table))
+        except ValueError as error:
+            raise ConfigError(f"{origin}: {error}") from None
+    return tuple(rules)
 
 
 def _prefix_rule(origin: str, table: object) -> PrefixRule:

@@ -16,6 +16,7 @@ import msgspec
 from kvd.protocol.address import MAX_UNIX_PATH_BYTES, parse_host_port
 from kvd.protocol.limits import KIB, MIB, Limits
 from kvd.protocol.messages import MOST_KEYS, MOST_REQUESTS
+from kvd.server.access import AccessRule
 from kvd.store.prefixes import PrefixRule
 
 Value = int | str | tuple[str, ...]
@@ -79,6 +80,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     data: Data = msgspec.field(default_factory=Data)
     memory: Memory = msgspec.field(default_factory=Memory)
     prefix: tuple[PrefixRule, ...] = ()
+    access: tuple[AccessRule, ...] = ()
     log: Log = msgspec.field(default_factory=Log)
 
 
@@ -91,7 +93,7 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
     "log": Log,
 }
 # Those that may come several times, each [[like this]]: they are no options with a value each.
-TABLES = ("prefix",)
+TABLES = ("prefix", "access")
 RELOADABLE_SECTIONS = ("limits", "history", "memory")
 RELOADABLE_KEYS = ("log.level",)
 

@@ -20,6 +20,7 @@ from collections.abc import Callable
 from kvd import __version__
 from kvd.database import Database
 from kvd.protocol.limits import Limits
+from kvd.server.access import Access
 from kvd.server.commands import Administration, Commands
 from kvd.server.refusals import Refusal
 from kvd.server.server import Server
@@ -75,6 +76,7 @@ class Daemon(Administration):
         self.commands = Commands(self.database, config.limits, self, token)
         self.commands.snapshots.on_first = self._schedule_letting_go
         self.commands.near_caches.before_first = fence.write
+        self.commands.access = Access(config.access)
         self._stop = asyncio.Event()
         self._server: Server | None = None
 
@@ -244,6 +246,9 @@ class Daemon(Administration):
         logs.apply_level(new)
         self.commands.limits = new.limits
         self._allow(new)
+        assert self._server is not None
+        if self._server.commands.access.rules != new.access:
+            self._server.allow(Access(new.access))
         self.database.store.window.limits = window_limits(new.history)
         raise_descriptor_limit(new.limits)
         self._schedule_upkeep()

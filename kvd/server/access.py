@@ -1,0 +1,166 @@
+"""Who may do what with which keys.
+
+A rule gives rights to somebody below a prefix. For a key the rules with the longest prefix that it begins with decide,
+all of them together, and no others: so a rule for a longer prefix also closes what lies below it for everybody whom it
+does not name.
+
+        ""         everyone   read                        "a"          read for everyone
+        "team/"    group dev  read, write                 "team/x"     read and write for dev, nothing for the others
+        "team/x/"  user ann   read, write                 "team/x/1"   nothing for dev
+
+Who is what the kernel said when the connection was made (SO_PEERCRED, SO_PEERGROUPS: unix(7)), the name in a client's
+certificate, or that of its token. Without any rule everybody who can connect may do all but administer. With rules,
+what is not allowed is denied. The daemon's own user and root may always do everything.
+"""
+
+from collections.abc import Iterable
+
+import msgspec
+
+READ, WRITE, WATCH, CACHE, ADMINISTER = 1, 2, 4, 8, 16
+RIGHTS = {"read": READ, "write": WRITE, "watch": WATCH, "cache": CACHE, "administer": ADMINISTER}
+# What a uid or gid reads as that the kernel cannot express in our user namespace; it never stands for anybody.
+OVERFLOW_ID = 65_534
+# So many keys that were allowed are remembered for each right of somebody.
+REMEMBERED_KEYS = 16_384
+
+
+class Identity(msgspec.Struct, frozen=True, kw_only=True):
+    """Who somebody is, as far as rules ask."""
+
+    uid: int | None = None
+    gids: frozenset[int] = frozenset()
+    certificate: str | None = None
+    token: str | None = None
+
+
+class AccessRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One ``[[access]]``: to one of ``uid``, ``gid``, ``certificate``, ``token`` or ``everyone``; rights by name."""
+
+    prefix: str = ""
+    rights: tuple[str, ...] = ()
+    uid: int | None = None
+    gid: int | None = None
+    certificate: str | None = None
+    token: str | None = None
+    everyone: bool = False
+
+    def is_for(self, who: Identity) -> bool:
+        """Whether it gives anything to ``who``."""
+        if self.everyone:
+            return True
+        if self.uid is not None:
+            return who.uid == self.uid != OVERFLOW_ID
+        if self.gid is not None:
+            return self.gid in who.gids and self.gid != OVERFLOW_ID
+        if self.certificate is not None:
+            return who.certificate == self.certificate
+        return self.token is not None and who.token == self.token
+
+    @property
+    def bits(self) -> int:
+        """Its rights as one number."""
+        return sum(RIGHTS[name] for name in set(self.rights))
+
+
+class Grant:
+    """What one identity may do. A decision costs a look at each length of prefix, remembered ones nearly nothing."""
+
+    def __init__(self, by_prefix: dict[str, int]) -> None:
+        self._by_prefix = by_prefix
+        self._lengths = sorted({len(prefix) for prefix in by_prefix}, reverse=True)
+        self._known: dict[int, set[str]] = {right: set() for right in RIGHTS.values()}
+
+    def deciding_prefix(self, key: str) -> str | None:
+        """The prefix whose rules decide about ``key``."""
+        return next((key[:length] for length in self._lengths if key[:length] in self._by_prefix), None)
+
+    def rights(self, key: str) -> int:
+        """The rights to ``key``, as one number."""
+        prefix = self.deciding_prefix(key)
+        return 0 if prefix is None else self._by_prefix[prefix]
+
+    def may(self, right: int, keys: Iterable[str]) -> bool:
+        """Whether all of ``keys`` are allowed."""
+        known = self._known[right]
+        if known.issuperset(keys):
+            return True
+        if not all(self.rights(key) & right for key in keys):
+            return False
+        if len(known) >= REMEMBERED_KEYS:
+            known.clear()
+        known.update(keys)
+        return True
+
+    def may_range(self, right: int, start: str, end: str | None) -> bool:
+        """Whether every key there may be from ``start`` up to but without ``end`` (None: to the last) is allowed."""
+        if end is not None and end <= start:
+            return True
+        around = self._around(start, end)
+        if not (self._by_prefix.get(around, 0) if around is not None else 0) & right:
+            return False
+        return all(
+            bits & right
+            for prefix, bits in self._by_prefix.items()
+            if prefix.startswith(around or "") and _meet(prefix, start, end)
+        )
+
+    def may_prefix(self, right: int, prefix: str) -> bool:
+        """Whether every key there may be below ``prefix`` is allowed."""
+        return self.may_range(right, prefix, _behind(prefix) if prefix else None)
+
+    def may_anywhere(self, right: int) -> bool:
+        """Whether there is any prefix at all where this is allowed."""
+        return any(bits & right for bits in self._by_prefix.values())
+
+    def _around(self, start: str, end: str | None) -> str | None:
+        """The longest prefix that all keys of the range begin with."""
+        prefixes = (start[:length] for length in self._lengths)
+        return next((prefix for prefix in prefixes if prefix in self._by_prefix and _holds(prefix, end)), None)
+
+
+def _holds(prefix: str, end: str | None) -> bool:
+    """Whether a range that begins with ``prefix`` and ends at ``end`` has no key without it."""
+    if not prefix:
+        return True
+    behind = _behind(prefix)
+    return behind is None or (end is not None and end <= behind)
+
+
+def _meet(prefix: str, start: str, end: str | None) -> bool:
+    """Whether some key of the range may begin with ``prefix``."""
+    behind = _behind(prefix)
+    return (behind is None or behind > start) and (end is None or prefix < end)
+
+
+def _behind(prefix: str) -> str | None:
+    """The first string behind all that begin with ``prefix``; None if there is none."""
+    cut = prefix.rstrip(chr(0x10FFFF))
+    if not cut:
+        return None
+    last = ord(cut[-1]) + 1
+    return cut[:-1] + chr(0xE000 if last == 0xD800 else last)  # there are no surrogates in keys
+
+
+class Access:
+    """All rules."""
+
+    def __init__(self, rules: Iterable[AccessRule] = ()) -> None:
+        self.rules = tuple(rules)
+        self._grants: dict[Identity, Grant] = {}
+
+    def __bool__(self) -> bool:
+        """Whether there is any rule."""
+        return bool(self.rules)
+
+    def grant(self, who: Identity) -> Grant:
+        """What ``who`` may do by the rules."""
+        grant = self._grants.get(who)
+        if grant is None:
+            by_prefix: dict[str, int] = {}
+            for rule in self.rules:
+                by_prefix[rule.prefix] = by_prefix.get(rule.prefix, 0) | (rule.bits if rule.is_for(who) else 0)
+            if len(self._grants) >= 4 * REMEMBERED_KEYS:
+                self._grants.clear()
+            grant = self._grants[who] = Grant(by_prefix)
+        return grant

@@ -1,0 +1,49 @@
+"""What each request needs the right to. The one place that decides whether somebody may have it run."""
+
+from kvd.protocol import messages
+from kvd.protocol.messages import AnyRequest
+from kvd.server.access import CACHE, READ, WATCH, WRITE, Grant
+from kvd.server.named_keys import written_keys
+from kvd.server.refusals import Refusal
+
+_OF_ALL_KEYS = "", None
+
+
+def may_run(request: AnyRequest, grant: Grant) -> bool:
+    """Whether every key that ``request`` reads, writes or tells of is allowed to whom ``grant`` is for.
+
+    Administrators' requests and attaching are checked where they run, as they concern no keys.
+    """
+    match request:
+        case messages.Get() | messages.History():
+            return grant.may(READ, (request.key,))
+        case messages.GetMany() | messages.Fetch() | messages.Ttl():
+            return grant.may(READ, request.keys)
+        case messages.Set() | messages.Delete() | messages.Touch():
+            return grant.may(WRITE, written_keys(request))
+        case messages.Increment():  # its answer is what was there, and more
+            return grant.may(WRITE, (request.key,)) and grant.may(READ, (request.key,))
+        case messages.Commit():
+            return (
+                grant.may(WRITE, request.writes)
+                and grant.may(READ, request.reads or ())
+                and all(grant.may_range(READ, *span) for span in request.ranges or ())
+            )
+        case messages.Scan():
+            return grant.may_range(READ, request.start, request.end)
+        case messages.Log():
+            return grant.may_range(READ, *_OF_ALL_KEYS)
+        case messages.Watch():
+            return grant.may_prefix(WATCH, request.prefix)
+    return True
+
+
+def check(request: AnyRequest, grant: Grant | None) -> None:
+    """Raise Refusal unless ``request`` may run. None: everything may. What is denied is never told to exist or not."""
+    if grant is not None and not may_run(request, grant):
+        raise Refusal("forbidden", f"no right to what {type(request).__name__.lower()} asks for; it did not run")
+
+
+def may_keep(grant: Grant | None, keys: list[str]) -> list[bool]:
+    """Which of ``keys`` a near cache may keep."""
+    return [grant is None or bool(grant.rights(key) & CACHE) for key in keys]
