@@ -200,6 +200,18 @@ def reload() -> Operation[list[str]]:
     return Operation(("reload",), lambda reply: [str(line) for line in _list(reply)])
 
 
+def access(
+    key: str, uid: int | None, gids: list[int], certificate: str | None, token: str | None
+) -> Operation[dict[str, Any]]:
+    """What somebody may do with a key: rights, reason and rules, in words."""
+    return Operation(("access", key, uid, gids, certificate, token), _access)
+
+
+def _access(reply: object) -> dict[str, Any]:
+    rights, reason, rules = _list(reply)
+    return {"rights": [*map(str, _list(rights))], "reason": str(reason), "rules": [*map(str, _list(rules))]}
+
+
 def checkpoint() -> Operation[int]:
     """Have a checkpoint begun; the version that it will cover."""
     return Operation(("checkpoint",), _integer)

@@ -54,6 +54,7 @@ COMMANDS = (
     Command("ping", (), "ping", "Ask whether the daemon answers."),
     Command("status", (), "status", "Print what the daemon says about itself."),
     Command("serve", ("srv",), "serve", "Run the daemon."),
+    Command("access", (), "access", "Explain what somebody may do with a key."),
     Command("reload", (), "reload", "Make the daemon read its configuration again."),
     Command("shutdown", (), "shutdown", "Stop the daemon and wait until it is gone."),
     Command("version", (), "version", "Print the version."),

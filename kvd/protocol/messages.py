@@ -185,6 +185,16 @@ class Reload(Request, tag="reload"):
     """Reads the configuration again; answers what changed. Administrators only."""
 
 
+class Access(Request, tag="access"):
+    """Answers ``[rights, reason, rules]``: what somebody may do with a key, in words. Administrators only."""
+
+    key: str
+    uid: int | None = None
+    gids: Annotated[list[int], msgspec.Meta(max_length=MOST_KEYS)] = []
+    certificate: str | None = None
+    token: str | None = None
+
+
 class Checkpoint(Request, tag="checkpoint"):
     """Begins a checkpoint; answers a version that it will cover. Administrators only."""
 
@@ -220,6 +230,7 @@ AnyRequest = (
     | Metrics
     | Status
     | Reload
+    | Access
     | Checkpoint
     | Backup
     | Shutdown

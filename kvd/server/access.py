@@ -13,6 +13,7 @@ certificate, or that of its token. Without any rule everybody who can connect ma
 what is not allowed is denied. The daemon's own user and root may always do everything.
 """
 
+import os
 from collections.abc import Iterable
 
 import msgspec
@@ -56,6 +57,15 @@ class AccessRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         if self.certificate is not None:
             return who.certificate == self.certificate
         return self.token is not None and who.token == self.token
+
+    @property
+    def in_words(self) -> str:
+        """For people."""
+        named = {"uid": self.uid, "gid": self.gid, "certificate": self.certificate, "token": self.token}
+        who = (
+            "everyone" if self.everyone else next(f"{kind} {name}" for kind, name in named.items() if name is not None)
+        )
+        return f"{who} may {', '.join(self.rights) or 'nothing'}"
 
     @property
     def bits(self) -> int:
@@ -164,3 +174,24 @@ class Access:
                 self._grants.clear()
             grant = self._grants[who] = Grant(by_prefix)
         return grant
+
+    def explain(self, who: Identity, key: str) -> tuple[list[str], str, list[str]]:
+        """The rights that ``who`` has to ``key``, why in words, and the rules that decide."""
+        if is_trusted(who.uid):
+            return list(RIGHTS), "root and the daemon's own user may do everything", []
+        if not self.rules:
+            rights = [name for name in RIGHTS if name != "administer"]
+            return rights, "there are no rules: whoever can connect may do all but administer", []
+        grant = self.grant(who)
+        prefix, bits = grant.deciding_prefix(key), grant.rights(key)
+        rights = [name for name, bit in RIGHTS.items() if bits & bit]
+        if prefix is None:
+            return rights, "no rule is for a prefix of this key, and what is not allowed is denied", []
+        deciding = [rule for rule in self.rules if rule.prefix == prefix]
+        reason = f"the longest prefix with rules is {prefix!r}"
+        return rights, reason, [f"{rule.in_words}{'' if rule.is_for(who) else ' (somebody else)'}" for rule in deciding]
+
+
+def is_trusted(uid: int | None) -> bool:
+    """Whether this is root or the daemon's own user."""
+    return uid is not None and uid in (0, os.geteuid()) and uid != OVERFLOW_ID

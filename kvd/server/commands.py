@@ -18,7 +18,7 @@ from kvd.protocol import messages
 from kvd.protocol.limits import Limits
 from kvd.protocol.messages import AnyRequest
 from kvd.server import permissions
-from kvd.server.access import WATCH, Access, Grant
+from kvd.server.access import WATCH, Access, Grant, Identity
 from kvd.server.backups import Backup
 from kvd.server.checks import Checks
 from kvd.server.durability import NO_NEEDS, Durability, Needs
@@ -110,6 +110,7 @@ class Commands:
             messages.Metrics: self._metrics,
             messages.Status: self._status,
             messages.Reload: self._reload,
+            messages.Access: self._explain_access,
             messages.Checkpoint: self._checkpoint,
             messages.Backup: self._backup,
             messages.Shutdown: self._shutdown,
@@ -329,6 +330,14 @@ class Commands:
     def _reload(self, request: messages.Reload, peer: Peer) -> list[str]:
         self._check_administrator(peer, "reload")
         return self._administration.reload()
+
+    def _explain_access(self, request: messages.Access, peer: Peer) -> tuple[list[str], str, list[str]]:
+        self._check_administrator(peer, "access")
+        self._checks.key(request.key)
+        who = Identity(
+            uid=request.uid, gids=frozenset(request.gids), certificate=request.certificate, token=request.token
+        )
+        return self.access.explain(who, request.key)
 
     def _checkpoint(self, request: messages.Checkpoint, peer: Peer) -> int:
         self._check_administrator(peer, "checkpoint")

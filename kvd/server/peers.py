@@ -1,14 +1,13 @@
 """Who is at the other end of a connection, and what that makes them."""
 
 import errno
-import os
 import socket
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from kvd.server.access import ADMINISTER, OVERFLOW_ID, Access, Grant, Identity
+from kvd.server.access import ADMINISTER, Access, Grant, Identity, is_trusted
 from kvd.store.authors import Author
 
 if TYPE_CHECKING:
@@ -65,7 +64,7 @@ class Peer:
     @property
     def is_trusted(self) -> bool:
         """Whether it may do everything whatever the rules say: root, and the daemon's own user."""
-        return self.uid is not None and self.uid in (0, os.geteuid()) and self.uid != OVERFLOW_ID
+        return is_trusted(self.uid)
 
     def allow(self, access: Access) -> None:
         """From now on these rules hold."""

@@ -56,15 +56,3 @@ def _check(rule: AccessRule, table: dict[str, Any]) -> None:
         raise ValueError(f"{OVERFLOW_ID} stands for those whom the kernel cannot name here; it never matches")
     if "everyone" in table and not rule.everyone:
         raise ValueError("everyone: true, or leave it out")
-
-
-def described(rule: AccessRule) -> str:
-    """A rule in words, for people."""
-    who = (
-        "everyone" if rule.everyone
-        else f"uid {rule.uid}" if rule.uid is not None
-        else f"gid {rule.gid}" if rule.gid is not None
-        else f"certificate {rule.certificate!r}" if rule.certificate is not None
-        else f"token {rule.token!r}"
-    )  # fmt: skip
-    return f"{rule.prefix!r}: {who} may {', '.join(rule.rights) or 'nothing'}"

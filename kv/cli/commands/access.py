@@ -1,0 +1,68 @@
+"""``kv access``: what somebody may do with a key, and which rules say so."""
+
+import grp
+import pwd
+
+from kv import operations
+from kv.cli import exits
+from kv.cli.context import Context
+from kv.cli.escape import show
+from kv.cli.failures import UsageError
+from kv.cli.parser import Parser
+
+USAGE = "kv access [OPTION]... USER KEY"
+EXAMPLES = """
+kv access www-data app/theme        what www-data may do with it, and why
+kv access 33 app/theme              the same, by number
+kv access token:ci app/theme        somebody with this token, on TCP
+kv access certificate:web app/x     somebody with this certificate
+kv access --json www-data app/x     one JSON object
+"""
+DETAILS = """
+USER is a user's name or number on this host, token:NAME or certificate:NAME. A user has the groups that it would log in
+with. The daemon answers by the rules that hold now ([[access]] in its configuration). For administrators only.
+
+The exit code is 0 if USER may read KEY, else 1.
+"""
+
+
+def arguments(parser: Parser) -> None:
+    """The options of ``kv access``."""
+    parser.add_argument("user", metavar="USER", help="who: a name, a number, token:NAME or certificate:NAME")
+    parser.add_argument("key", metavar="KEY", help="which key")
+    parser.add_argument("--json", action="store_true", help="one JSON object")
+
+
+def run(context: Context) -> int:
+    """Print the decision and the rules that it rests on."""
+    options = context.options
+    uid, gids, certificate, token = _identity(options.user)
+    with context.connect() as client:
+        told = client._call(operations.access(options.key, uid, gids, certificate, token))
+    may_read = "read" in told["rights"]
+    if options.json:
+        context.print_json(told)
+    else:
+        rights = ", ".join(told["rights"]) or "nothing"
+        context.print(f"{show(options.user)} may with {show(options.key)}: {rights}")
+        context.print(f"because: {show(told['reason'])}")
+        for rule in told["rules"]:
+            context.print(f"  {show(rule)}")
+    return exits.OK if may_read else exits.NOT_FOUND
+
+
+def _identity(user: str) -> tuple[int | None, list[int], str | None, str | None]:
+    """uid, gids, certificate and token of who is meant. Raises UsageError."""
+    kind, colon, name = user.partition(":")
+    if colon and kind == "token":
+        return None, [], None, name
+    if colon and kind == "certificate":
+        return None, [], name, None
+    try:
+        entry = pwd.getpwuid(int(user)) if user.isdecimal() else pwd.getpwnam(user)
+    except (KeyError, OverflowError):
+        if user.isdecimal() and int(user) < 2**32:
+            return int(user), [], None, None
+        raise UsageError(f"there is no user {user!r} on this host") from None
+    groups = {entry.pw_gid, *(group.gr_gid for group in grp.getgrall() if entry.pw_name in group.gr_mem)}
+    return entry.pw_uid, sorted(groups), None, None

@@ -1,0 +1,235 @@
+"""Who may do what: every request of every identity under random rules, against an oracle of a few lines.
+
+The oracle knows nothing of how rules are looked up: it asks of each single key, and of ranges by asking of all keys
+that there are in a small world.
+"""
+
+import itertools
+import os
+import random
+from typing import Any
+
+import pytest
+
+from kvd.server.access import ADMINISTER, CACHE, OVERFLOW_ID, READ, RIGHTS, WATCH, WRITE, Access, AccessRule, Identity
+from kvd.server.peers import Peer
+from tests.protocol.conftest import Ends
+
+SCALE = float(os.environ.get("KVD_TEST_SCALE", "1"))
+ROUNDS = max(300, int(300 * SCALE))
+LETTERS = "ab"
+PREFIXES = ["", "a", "b", "ab", "aba", "b" + "b"]
+# All keys of up to four letters: whatever a rule or a range of these tests can tell apart.
+WORLD = ["".join(key) for size in range(1, 5) for key in itertools.product(LETTERS, repeat=size)]
+PEOPLE = [
+    Identity(uid=5001, gids=frozenset((7001,))),
+    Identity(uid=5002, gids=frozenset((7001, 7002))),
+    Identity(uid=5003),
+    Identity(token="ci"),  # noqa: S106  # a name
+    Identity(certificate="web"),
+    Identity(uid=OVERFLOW_ID, gids=frozenset((OVERFLOW_ID,))),
+]
+
+
+def oracle(rules: list[AccessRule], who: Identity, key: str) -> int:
+    """The rights of ``who`` to ``key``: all the rules of the longest prefix together."""
+    matching = [rule for rule in rules if key.startswith(rule.prefix)]
+    longest = max((len(rule.prefix) for rule in matching), default=-1)
+    rights = 0
+    for rule in matching:
+        mine = (
+            rule.everyone
+            or (rule.uid is not None and rule.uid == who.uid and who.uid != OVERFLOW_ID)
+            or (rule.gid is not None and rule.gid in who.gids and rule.gid != OVERFLOW_ID)
+            or (rule.token is not None and rule.token == who.token)
+            or (rule.certificate is not None and rule.certificate == who.certificate)
+        )
+        if len(rule.prefix) == longest and mine:
+            rights |= sum(RIGHTS[name] for name in rule.rights)
+    return rights
+
+
+def random_rules(chosen: random.Random) -> list[AccessRule]:
+    def rule() -> AccessRule:
+        rights = tuple(name for name in RIGHTS if chosen.random() < 0.6)
+        who: dict[str, Any] = chosen.choice(
+            [{"everyone": True}, {"uid": 5001}, {"uid": 5002}, {"gid": 7001}, {"gid": 7002}, {"token": "ci"},
+             {"certificate": "web"}, {"uid": OVERFLOW_ID}, {"gid": OVERFLOW_ID}]
+        )  # fmt: skip
+        return AccessRule(prefix=chosen.choice(PREFIXES), rights=rights, **who)
+
+    return [rule() for _ in range(chosen.randrange(1, 8))]
+
+
+class House:
+    """A database with keys all over the world, and a connection for somebody."""
+
+    def __init__(self, rules: list[AccessRule], who: Identity) -> None:
+        owner = Ends()
+        owner.ask("set", dict.fromkeys(WORLD, b"1"))
+        self.ends = owner.another(uid=who.uid)
+        self.ends.peer = Peer("somebody", who.uid, gids=who.gids)
+        self.ends.peer.identity = who
+        self.ends.peer.greeted = True
+        self.ends.commands.access = Access(rules)
+        self.ends.peer.allow(self.ends.commands.access)
+
+    def state(self) -> dict[str, bytes | None]:
+        return dict(zip(WORLD, self.ends.database.store.get_many(WORLD), strict=True))
+
+
+def keys_below(prefix: str) -> list[str]:
+    return [key for key in WORLD if key.startswith(prefix)]
+
+
+def keys_between(start: str, end: str | None) -> list[str]:
+    return [key for key in WORLD if key >= start and (end is None or key < end)]
+
+
+def asked(chosen: random.Random) -> tuple[list[Any], list[tuple[int, list[str]]]]:
+    """A request, and the rights that it needs to which keys."""
+    key, other = chosen.choice(WORLD), chosen.choice(WORLD)
+    prefix = chosen.choice(PREFIXES)
+    start, end = chosen.choice(["", *WORLD]), chosen.choice([None, *WORLD])
+    return chosen.choice(
+        [
+            (["get", key], [(READ, [key])]),
+            (["get_many", [key, other]], [(READ, [key, other])]),
+            (["fetch", [key, other]], [(READ, [key, other])]),
+            (["ttl", [key, other]], [(READ, [key, other])]),
+            (["history", key, 10], [(READ, [key])]),
+            (["set", {key: b"2", other: b"2"}], [(WRITE, [key, other])]),
+            (["delete", [key, other], True], [(WRITE, [key, other])]),
+            (["touch", [key, other], 1000], [(WRITE, [key, other])]),
+            (["increment", key, 1], [(READ, [key]), (WRITE, [key])]),
+            (["commit", {key: b"2", other: None}, {}], [(WRITE, [key, other])]),
+            (["commit", {key: b"2"}, {other: 1}], [(WRITE, [key]), (READ, [other])]),
+            (["commit", {key: b"2"}, {}, [[start, end]], 1], [(WRITE, [key]), (READ, keys_between(start, end))]),
+            (["scan", start, end, 100], [(READ, keys_between(start, end))]),
+            (["scan", prefix, prefix + "c", 100, None, True], [(READ, keys_below(prefix))]),
+            (["log", None, 10], [(READ, WORLD)]),
+            (["watch", prefix], [(WATCH, keys_below(prefix))]),
+        ]
+    )
+
+
+def test_every_request_is_decided_as_the_oracle_says() -> None:
+    chosen = random.Random(6)  # noqa: S311  # to be repeatable
+    allowed = denied = strict = 0
+    for _ in range(ROUNDS):
+        rules, who = random_rules(chosen), chosen.choice(PEOPLE)
+        house = House(rules, who)
+        for _ in range(10):
+            request, needed = asked(chosen)
+            before, version = house.state(), house.ends.database.store.version
+            code = house.ends.code(*request)
+            may = all(oracle(rules, who, key) & right for right, keys in needed for key in keys)
+            if code == "forbidden":
+                denied += 1
+                # Ranges are refused also where only keys that nobody could have made here are denied.
+                if may:
+                    assert request[0] in ("scan", "commit", "log", "watch"), (rules, who, request)
+                    strict += 1
+                assert (house.state(), house.ends.database.store.version) == (before, version), "it has no effect"
+            else:
+                assert may, (rules, who, request)
+                allowed += code == ""
+            house.ends.peer.feed = None
+    assert allowed > ROUNDS
+    assert denied > ROUNDS
+    assert strict < denied / 20, "almost never more than has to be"
+
+
+def test_each_denied_request_of_a_frame_is_refused_and_the_others_run() -> None:
+    house = House([AccessRule(prefix="a", everyone=True, rights=("read", "write"))], PEOPLE[0])
+    replies = house.ends.batch(
+        ["get", "a"], ["get", "b"], ["set", {"aa": b"3"}], ["set", {"aa": b"4", "b": b"4"}], ["get", "aa"]
+    )
+    assert [replies[0], replies[4]] == [b"1", b"3"]
+    assert [replies[number]["error"] for number in (1, 3)] == ["forbidden", "forbidden"]
+
+
+def test_a_denial_is_the_same_whether_the_key_exists_or_not() -> None:
+    house = House([AccessRule(prefix="a", everyone=True, rights=("read", "write"))], PEOPLE[0])
+    for request in (
+        ["get", "KEY"], ["ttl", ["KEY"]], ["history", "KEY", 5], ["delete", ["KEY"]], ["increment", "KEY", 1],
+        ["commit", {"a": b"x"}, {"KEY": 0}],
+    ):  # fmt: skip
+        there, away = (house.ends.ask(*[_with(key, part) for part in request]) for key in ("b", "b-is-not-there"))
+        assert there == away
+        assert there["error"] == "forbidden"
+
+
+def _with(key: str, part: Any) -> Any:  # noqa: ANN401
+    if isinstance(part, list):
+        return [_with(key, each) for each in part]
+    if isinstance(part, dict):
+        return {_with(key, name): value for name, value in part.items()}
+    return key if part == "KEY" else part
+
+
+def test_without_rules_all_but_administering_is_allowed() -> None:
+    house = House([], PEOPLE[0])
+    assert house.ends.peer.grant is None
+    assert house.ends.ask("get", "a") == b"1"
+    assert house.ends.code("shutdown") == "forbidden"
+
+
+@pytest.mark.parametrize("uid", [0, os.geteuid()])
+def test_root_and_the_daemons_own_user_may_always(uid: int) -> None:
+    house = House([AccessRule(prefix="", uid=5001, rights=())], Identity(uid=uid))
+    assert house.ends.ask("get", "a") == b"1"
+    assert house.ends.ask("access", "a", 5001)[0] == []
+
+
+def test_who_administers_by_rule_and_who_does_not() -> None:
+    rules = [AccessRule(uid=5001, rights=("administer",)), AccessRule(prefix="a", uid=5002, rights=("administer",))]
+    assert House(rules, PEOPLE[0]).ends.ask("access", "a", 5002)[0] == ["administer"]
+    assert House(rules, PEOPLE[1]).ends.code("access", "a", 5002) == "forbidden", "below a prefix it means nothing"
+    assert House(rules, PEOPLE[0]).ends.code("get", "a") == "forbidden"
+
+
+def test_a_near_cache_gets_slots_only_for_what_it_may_keep() -> None:
+    rules = [
+        AccessRule(everyone=True, rights=("read",)),
+        AccessRule(prefix="a", everyone=True, rights=("read", "cache")),
+    ]
+    house = House(rules, PEOPLE[0])
+    house.ends.commands.near_caches.before_first = lambda: None
+    house.ends.commands.near_caches._make_table(lambda: None)
+    kept, not_kept = house.ends.ask("fetch", ["a", "b"])
+    assert isinstance(kept[2], int)
+    assert not_kept[2:4] == [None, None]
+    assert not_kept[0] == b"1"
+
+
+def test_without_the_right_to_cache_there_is_no_table() -> None:
+    house = House([AccessRule(everyone=True, rights=("read", "write", "watch"))], PEOPLE[0])
+    assert house.ends.code("attach") == "forbidden"
+
+
+def test_other_rules_void_what_near_caches_keep() -> None:
+    house = House([], PEOPLE[0])
+    table = house.ends.commands.near_caches._make_table(lambda: None)
+    before = [generation for _, generation in table.slots_and_generations(WORLD)]
+    house.ends.commands.near_caches.void()
+    after = [generation for _, generation in table.slots_and_generations(WORLD)]
+    assert all(now > then for then, now in zip(before, after, strict=True))
+
+
+def test_an_explanation_names_the_rules_that_decide() -> None:
+    rules = [AccessRule(everyone=True, rights=("read",)), AccessRule(prefix="a", gid=7002, rights=("read", "write")),
+             AccessRule(prefix="a", uid=5001, rights=())]  # fmt: skip
+    access = Access(rules)
+    assert access.explain(PEOPLE[1], "abc") == (
+        ["read", "write"], "the longest prefix with rules is 'a'",
+        ["gid 7002 may read, write", "uid 5001 may nothing (somebody else)"],
+    )  # fmt: skip
+    assert access.explain(PEOPLE[2], "abc")[0] == []
+    assert access.explain(PEOPLE[2], "b")[0] == ["read"]
+    assert Access(rules[1:]).explain(PEOPLE[2], "b")[:2] == (
+        [], "no rule is for a prefix of this key, and what is not allowed is denied",
+    )  # fmt: skip
+    assert Access().explain(PEOPLE[2], "b")[0] == ["read", "write", "watch", "cache"]
+    assert CACHE
+    assert ADMINISTER
