@@ -167,7 +167,8 @@ class AsyncClient(Api, Asynchronous):
         *,
         ttl: float | timedelta | None = None,
         timeout: float | None = None,
-    ) -> bytes:
+        decode: Callable[[bytes], Any] | None = None,
+    ) -> Any:  # noqa: ANN401  # bytes, or what decode returns
         """As Client.cached; ``make`` is awaited."""
         value = await self.get(key)
         try:
@@ -180,7 +181,10 @@ class AsyncClient(Api, Asynchronous):
         except LockLost:
             if value is None:
                 raise  # lost before anything was made
-        return value
+        return value if decode is None else self._decoded(key, value, decode)
+
+    def _decoded(self, key: str, value: bytes, decode: Callable[[bytes], T]) -> T:
+        return decode(value)
 
     # ------------------------------------------------------------------ the connection
 

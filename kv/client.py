@@ -233,11 +233,15 @@ class Client(Api, Blocking):
         *,
         ttl: float | timedelta | None = None,
         timeout: float | None = None,
-    ) -> bytes:
+        decode: Callable[[bytes], Any] | None = None,
+    ) -> Any:  # noqa: ANN401  # bytes, or what decode returns
         """The value of ``key``; where there is none, what ``make`` returns, which is then stored for ``ttl``.
 
         Of all that ask for it, in whatever process, one makes it and the others wait; if that one fails or dies, the
         next takes over. Raises what ``make`` raises, and TimedOut if there is no value within ``timeout`` seconds.
+
+        ``decode``: return what it makes of the value. With a near cache that object is kept beside the value and handed
+        out again for as long as the value is current: do not change it.
         """
         from kv.locks import MAKING, name_for
 
@@ -252,7 +256,10 @@ class Client(Api, Blocking):
         except LockLost:
             if value is None:
                 raise  # lost before anything was made
-        return value
+        return value if decode is None else self._decoded(key, value, decode)
+
+    def _decoded(self, key: str, value: bytes, decode: Callable[[bytes], T]) -> T:
+        return decode(value)
 
     # ------------------------------------------------------------------ the connection
 

@@ -10,13 +10,16 @@ from kv.aio import AsyncClient
 from kv.async_link import SingleCall
 from kv.attaching import refuse_tcp
 from kv.client import DEFAULT_TIMEOUT_S
-from kv.near_cache import NearCache, NearCacheLimits
+from kv.near_cache import DecodedObjects, NearCache, NearCacheLimits
 from kvd.protocol.near_cache import LEASE
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Generator, Iterable
+    from collections.abc import Awaitable, Callable, Generator, Iterable
+    from typing import TypeVar
 
     from kv.codecs import Codec
+
+    T = TypeVar("T")
 
 
 class _Answered:
@@ -69,6 +72,7 @@ class AsyncNearClient(AsyncClient):
         super().__init__(address, timeout=timeout, token_file=token_file, codec=codec)
         refuse_tcp(address)
         self.near_cache = NearCache(limits or NearCacheLimits())
+        self._objects = DecodedObjects(self.near_cache.limits.entries)
 
     def get(self, key: str) -> Awaitable[bytes | None]:
         """The value of ``key``, or None if there is no such key."""
@@ -92,6 +96,9 @@ class AsyncNearClient(AsyncClient):
     def _get(self, key: str) -> Awaitable[bytes | None]:
         entry = self.near_cache.answer(key)
         return self._link_now().call(_Fetch(key, self.near_cache)) if entry is None else _Answered(entry[0])
+
+    def _decoded(self, key: str, value: bytes, decode: Callable[[bytes], T]) -> T:
+        return self._objects.of(key, value, decode)
 
     def get_many(self, keys: Iterable[str], *, at: int | None = None) -> Awaitable[dict[str, bytes | None]]:
         """The values of ``keys``, all of one instant, None for absent ones; of version ``at`` if given.

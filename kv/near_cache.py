@@ -25,13 +25,14 @@ from kvd.protocol.near_cache import FIRST_GENERATION, LEASE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from typing import Any
+    from collections.abc import Callable, Iterable
+    from typing import Any, TypeVar
 
     from kv.channel import Channel
     from kv.procedures import Procedure
 
     Entry = tuple[bytes | None, int, int, int | None]
+    T = TypeVar("T")
 
 DEFAULT_ENTRIES = 65_536
 DEFAULT_BYTES = 64 * 1024 * 1024
@@ -156,6 +157,28 @@ class Table:
 
 def _bytes_of(key: str, entry: Entry) -> int:
     return ENTRY_BYTES + len(key) + len(entry[0] or b"")
+
+
+class DecodedObjects:
+    """What was made of values, each for as long as the near cache answers with that very value."""
+
+    __slots__ = ("_made", "_most")
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._made: dict[str, tuple[bytes, object, object]] = {}
+
+    def of(self, key: str, value: bytes, decode: Callable[[bytes], T]) -> T:
+        """What ``decode`` makes of ``value``, or made of it before."""
+        known = self._made.get(key)
+        # Not equal: the same object. A value that was fetched again may be another one that looks alike.
+        if known is not None and known[0] is value and known[1] is decode:
+            return known[2]  # type: ignore[return-value]  # decode made it
+        made = decode(value)
+        if len(self._made) >= self._most:
+            self._made.clear()
+        self._made[key] = value, decode, made
+        return made
 
 
 class NearCache:

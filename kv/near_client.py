@@ -9,14 +9,17 @@ from kv.attaching import refuse_tcp
 from kv.client import DEFAULT_TIMEOUT_S, Client
 from kv.connection import Deadline
 from kv.delivery import Delivery
-from kv.near_cache import NearCache, NearCacheLimits
+from kv.near_cache import DecodedObjects, NearCache, NearCacheLimits
 from kvd.protocol.near_cache import LEASE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
+    from typing import TypeVar
 
     from kv.codecs import Codec
+
+    T = TypeVar("T")
 
 
 class NearClient(Client):
@@ -41,6 +44,7 @@ class NearClient(Client):
         super().__init__(address, timeout=timeout, token_file=token_file, codec=codec, busy_poll_us=busy_poll_us)
         refuse_tcp(address)
         self.near_cache = NearCache(limits or NearCacheLimits())
+        self._objects = DecodedObjects(self.near_cache.limits.entries)
 
     def get(self, key: str) -> bytes | None:
         """The value of ``key``, or None if there is no such key."""
@@ -71,6 +75,9 @@ class NearClient(Client):
         self.near_cache.fill([key], told, delivery)
         value: bytes | None = told[0][0]
         return value
+
+    def _decoded(self, key: str, value: bytes, decode: Callable[[bytes], T]) -> T:
+        return self._objects.of(key, value, decode)
 
     def get_many(self, keys: Iterable[str], *, at: int | None = None) -> dict[str, bytes | None]:
         """The values of ``keys``, all of one instant, None for absent ones; of version ``at`` if given.

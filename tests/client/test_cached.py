@@ -1,6 +1,7 @@
 """A value that is not there is made by one caller, whoever else asks for it meanwhile."""
 
 import asyncio
+import json
 import subprocess
 import sys
 import threading
@@ -11,6 +12,7 @@ import pytest
 import kv
 import kv.aio
 from kv.locks import MAKING
+from kv.near_cache import DecodedObjects
 from tests.client.conftest import DEADLINE_S, ROOT
 
 if TYPE_CHECKING:
@@ -145,3 +147,48 @@ def test_with_asyncio(db: kv.Client, shared_daemon: "Daemon") -> None:
     [left] = db.ttl("key")
     assert left is not None
     assert left <= 1000
+
+
+def test_what_is_made_of_a_value_is_kept_for_as_long_as_it_is_current(shared_daemon: "Daemon") -> None:
+    decoded: list[bytes] = []
+
+    def decode(value: bytes) -> list[bytes]:
+        decoded.append(value)
+        return [value]
+
+    with kv.connect(shared_daemon.address, near_cache=True) as near, kv.connect(shared_daemon.address) as db:
+        db.set("key", b"one")
+        first = near.cached("key", pytest.fail, decode=decode)  # type: ignore[arg-type]
+        assert first == [b"one"]
+        assert near.cached("key", pytest.fail, decode=decode) is first  # type: ignore[arg-type]
+        db.set("key", b"two")
+        second = near.cached("key", pytest.fail, decode=decode)  # type: ignore[arg-type]
+        assert second == [b"two"]
+        assert near.cached("key", pytest.fail, decode=decode) is second  # type: ignore[arg-type]
+        assert near.cached("key", pytest.fail, decode=bytes.upper) == b"TWO"  # type: ignore[arg-type]
+        assert decoded == [b"one", b"two"]
+        assert db.cached("key", pytest.fail, decode=decode) == [b"two"]  # type: ignore[arg-type]
+
+
+def test_made_objects_are_bounded() -> None:
+    objects = DecodedObjects(2)
+    values = [b"%d" % number for number in range(5)]
+    for number, value in enumerate(values):
+        assert objects.of(str(number), value, int) == number
+    assert len(objects._made) <= 2
+
+
+def test_decoding_with_asyncio(shared_daemon: "Daemon") -> None:
+    async def run() -> None:
+        async def never() -> bytes:
+            pytest.fail("made")
+
+        async with kv.aio.connect(shared_daemon.address, near_cache=True) as near:
+            await near.set("key", b"[1]")
+            first = await near.cached("key", never, decode=json.loads)
+            assert first == [1]
+            assert await near.cached("key", never, decode=json.loads) is first
+        async with kv.aio.connect(shared_daemon.address) as db:
+            assert await db.cached("key", never, decode=json.loads) == [1]
+
+    asyncio.run(run())
