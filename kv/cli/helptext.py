@@ -26,7 +26,7 @@ _SECTIONS = {
     "Working together": ("watch", "wait", "lock"),
     "Looking back": ("history", "log", "diff", "rollback", "revert"),
     "Data on the disk": ("checkpoint", "backup", "restore", "check", "export", "import"),
-    "The daemon": ("serve", "status", "metrics", "ping", "reload", "shutdown"),
+    "The daemon": ("serve", "status", "metrics", "bench", "ping", "reload", "shutdown"),
     "This command": ("help", "completion", "version"),
 }
 
