@@ -50,6 +50,7 @@ def counted(kv: Kv) -> Iterator[dict[str, int]]:
         ["--requests", "5001", "--processes", "3"],
         ["--requests", "5001", "--pipeline", "64", "--connections", "5", "--processes", "2"],
         ["--requests", "999", "--reads", "0", "--value-size", "100000", "--connections", "2"],
+        ["--requests", "99", "--reads", "50", "--value-size", "1000000", "--pipeline", "4", "--connections", "2"],
         ["--requests", "999", "--value-size", "0", "--distribution", "zipf"],
         ["--duration", "200ms", "--pipeline", "7"],
         ["--requests", "5001", "--near-cache", "--processes", "2", "--mix", "get=1,set=1"],
@@ -161,8 +162,13 @@ def workers_of(process: "subprocess.Popen[bytes]") -> list[int]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-@pytest.mark.parametrize("options", [[], ["--near-cache"]], ids=["wire", "near"])
+@pytest.mark.parametrize(
+    "options",
+    [[], ["--pipeline", "3000", "--connections", "8"], ["--near-cache"]],
+    ids=["wire", "frames under way", "near"],
+)
 def test_an_interrupted_benchmark_leaves_nothing(kv: Kv, number: int, options: list[str]) -> None:
+    """Ctrl-c reaches its workers too; what they had sent by then has run before the keys are removed."""
     with running(kv, *options) as process:
         os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
         out, error = process.communicate(timeout=DEADLINE_S)

@@ -37,6 +37,7 @@ class Line:
 
     def __init__(self, connection: "Connection") -> None:
         self.descriptor, _ = connection.detach()
+        os.set_blocking(self.descriptor, True)  # a frame may be larger than the socket's buffer
         self._received = bytearray()
         self.operations: list[str] = []  # of the frame that is under way
         self.began_ns = 0
