@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from bench import report
+from bench import charts, report
 from bench.context import Context
 from bench.errors import BenchError
 from bench.machine import describe
@@ -31,6 +31,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--rounds", type=_positive, metavar="N", help="rounds of each workload (7; quick: 3)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="where the result goes (bench/results/TIME.json)")
     parser.add_argument("--quick", action="store_true", help="less work: shows that it runs, not how fast kvd is")
+    parser.add_argument(
+        "--charts", type=Path, metavar="RESULTS", help="measure nothing; draw docs/charts/ of this JSON"
+    )
     parser.add_argument("--serve", default=shlex.join(SERVE), metavar="COMMAND", help="what starts kvd on {socket}")
     return parser.parse_args(argv)
 
@@ -66,9 +69,22 @@ def run(context: Context, names: Sequence[str]) -> tuple[list[Row], list[str]]:
     return rows, failures
 
 
+def draw(result: Path) -> int:
+    """The charts of a result, into docs/charts/. Returns 2 for what is no result."""
+    try:
+        for path in charts.write(result):
+            print(f"drawn: {path}")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        print(f"{result} is no result of the benchmarks: {error!r}", file=sys.stderr)
+        return 2
+    return 0
+
+
 def main(argv: Sequence[str]) -> int:
     """Run, print, keep. Returns 1 if something could not be measured; a missed target is a result, not a failure."""
     args = parse(argv)
+    if args.charts:
+        return draw(args.charts)
     kvd = Kvd(shlex.split(args.serve))
     peers = available([Redis(), Memcached()])
     machine = describe([kvd, *peers])
@@ -87,6 +103,8 @@ def main(argv: Sequence[str]) -> int:
     path = args.json or _RESULTS / f"{started:%Y%m%dT%H%M%SZ}.json"
     report.write_json(path, machine, facts, rows)
     print(f"\nkept in {path}")
+    if not args.only and not args.quick:
+        draw(path)
     return 1 if failures else 0
 
 

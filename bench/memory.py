@@ -16,7 +16,7 @@ def memory(context: Context) -> Iterator[Row]:
         ours = Samples("kvd", (figures.pop(context.kvd),))
         how = "1 key" if one_key_a_commit else "100 keys"
         for peer, figure in figures.items():
-            target = Target("<=", 2.0) if peer.name == "redis" and not one_key_a_commit else None
+            target = Target("<=", 1.75) if peer.name == "redis" and not one_key_a_commit else None
             title = f"memory a key, {context.many_keys:,} keys, {how} a commit"
             yield Row(title, "B", ours, Samples(peer.name, (figure,)), target)
         if not figures:

@@ -8,6 +8,8 @@ import sys
 import time
 from collections.abc import Callable
 
+from bench.libraries import LIBRARIES as OPENERS
+
 KEY, VALUE = "key:000000000001", b"x" * 64
 WARM_UP = 1_000
 
@@ -72,6 +74,17 @@ def lmdb_(path: str, count: int) -> float:
         return timed_ns(get, count)
 
 
+def by_library(name: str) -> Callable[[str, int], float]:
+    """One of bench/libraries.py."""
+
+    def timed(place: str, count: int) -> float:
+        get, put = OPENERS[name](place)
+        put(KEY, VALUE)
+        return timed_ns(get, count)
+
+    return timed
+
+
 class _Held:
     """A dict behind a method."""
 
@@ -89,7 +102,8 @@ def method(_: str, count: int) -> float:
 
 
 LIBRARIES: dict[str, Callable[[str, int], float]] = {
-    "near": near, "kvd": asking, "redis": redis_py, "lmdb": lmdb_, "method": method
+    "near": near, "kvd": asking, "redis": redis_py, "lmdb": lmdb_, "method": method,
+    **{name: by_library(name) for name in ("redis_cached", "memcached", "diskcache")},
 }  # fmt: skip
 
 if __name__ == "__main__":

@@ -77,6 +77,38 @@ def output(argv: Sequence[str], env: Mapping[str, str] | None = None, timeout_s:
     return done.stdout
 
 
+def together(commands: Sequence[Sequence[str]], env: Mapping[str, str], timeout_s: float = 120) -> list[str]:
+    """Start programs, one when the one before it is ready, and let all begin at once; what each printed then.
+
+    Each says `ready`, waits for a line, works, and prints its result. Raises BenchError if one fails.
+    """
+    started: list[subprocess.Popen[str]] = []
+    try:
+        for argv in commands:
+            process = subprocess.Popen(  # noqa: S603 (only programs named in this package)
+                argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env
+            )
+            started.append(process)
+            assert process.stdout is not None
+            if process.stdout.readline() != "ready\n":
+                raise BenchError(f"{' '.join(argv)}: {process.communicate(timeout=timeout_s)[1].strip()[-800:]}")
+        for process in started:
+            assert process.stdin is not None
+            process.stdin.write("go\n")
+            process.stdin.flush()
+        results = [process.communicate(timeout=timeout_s) for process in started]
+    except subprocess.TimeoutExpired as error:
+        raise BenchError(f"no result: {error}") from error
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+    for process, (_, errors) in zip(started, results, strict=True):
+        if process.returncode != 0:
+            raise BenchError(f"status {process.returncode}: {errors.strip()[-800:]}")
+    return [said for said, _ in results]
+
+
 def whole_process_ms(argv: Sequence[str], env: Mapping[str, str], outputs: Mapping[int, Path]) -> float:
     """The time from start to end of a program, whose descriptors in `outputs` go to files and which must succeed.
 

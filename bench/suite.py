@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 
 from bench.busy_poll import busy_poll
 from bench.checkpoint import checkpoint
+from bench.client_cost import importing, miss
 from bench.clients import asyncio_clients, transactions
 from bench.command import kv_get
 from bench.completion import tab
@@ -14,8 +15,11 @@ from bench.history import history
 from bench.memory import memory
 from bench.near import near_cache
 from bench.rows import Row
+from bench.sharing import hot, mixed
 from bench.stall import stall
+from bench.stall_more import stalls
 from bench.store_commit import commit1000
+from bench.tail import many_connections, tail_latency
 from bench.throughput import get1, get64, get_many, set1, set64, set100
 
 Benchmark = Callable[[Context], Iterator[Row]]
@@ -26,13 +30,19 @@ BENCHMARKS: dict[str, Benchmark] = {
     "get1": get1,
     "get_many": get_many,
     "floors": floors,
+    "tail": tail_latency,
+    "connections": many_connections,
     "kv_get": kv_get,
+    "import": importing,
+    "miss": miss,
     "set1": set1,
     "set64": set64,
     "set100": set100,
     "asyncio": asyncio_clients,
     "transactions": transactions,
     "near": near_cache,
+    "mixed": mixed,
+    "hot": hot,
     "busy_poll": busy_poll,
     "commit1000": commit1000,
     "history": history,
@@ -41,5 +51,6 @@ BENCHMARKS: dict[str, Benchmark] = {
     "tab": tab,
     "memory": memory,
     "stall": stall,
+    "stalls": stalls,
     "checkpoint": checkpoint,
 }

@@ -281,6 +281,7 @@ _COMPLETERS: "dict[str, Callable[[str, argparse.Namespace], list[str] | dict[str
     "files": _files,
     "shells": _shells,
     "topics": _topics,
+    "distributions": _choices("uniform", "zipf"),
     "log-levels": _choices("debug", "info", "warning", "error"),
     "syncs": _choices("always", "interval", "never"),
     "log-targets": lambda prefix, options: (

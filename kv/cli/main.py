@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from kv.cli.parser import Options
 
 # Looking for garbage would cost a short command one and a half of its twenty milliseconds; these live longer.
-_COLLECTS_GARBAGE = ("serve", "watch", "wait", "lock", "backup", "restore", "check", "export", "import")
+_COLLECTS_GARBAGE = ("serve", "watch", "wait", "lock", "backup", "restore", "check", "export", "import", "bench")
 
 
 def main() -> int:

@@ -50,6 +50,7 @@ COMMANDS = (
     Command("export", (), "export", "Print all keys as lines of JSON, sorted, of one instant."),
     Command("import", (), "importing", "Set keys out of lines of JSON, in one commit."),
     Command("check", (), "check", "Look for damage in a data directory or a backup, and save what can be saved."),
+    Command("bench", (), "bench", "Measure how much the daemon does, and how quickly it answers."),
     Command("metrics", ("m",), "metrics", "Print how much is stored and how often it was used."),
     Command("ping", (), "ping", "Ask whether the daemon answers."),
     Command("status", (), "status", "Print what the daemon says about itself."),

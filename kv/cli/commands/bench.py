@@ -1,0 +1,180 @@
+"""``kv bench``: how much the running daemon does, and how quickly it answers, from this machine."""
+
+import time
+
+from kv.cli import exits
+from kv.cli.context import Context
+from kv.cli.failures import UsageError
+from kv.cli.parser import Parser, completed
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from kv.cli.bench.plan import Plan
+    from kv.cli.bench.report import Findings
+    from kv.cli.bench.tally import Tally
+    from kv.cli.bench.workers import Workers
+    from kv.cli.progress import Bar
+    from kv.client import Client
+
+USAGE = "kv bench [OPTION]..."
+EXAMPLES = """
+kv bench                            5 seconds: 95 % gets, 5 % sets, 16 connections
+kv bench --mix get=50,set=40,incr=10 --duration 30
+kv bench --pipeline 64 --processes 2   many requests a frame, from two processes
+kv bench --reads 99 --near-cache    reads that programs answer in their own memory
+kv bench --keys 1000000 --value-size 1000 --distribution zipf
+kv bench --requests 100000 --json   for programs
+"""
+DETAILS = """
+It loads --keys keys below a prefix of its own, kv-bench/ and a random name, and deletes them at the end, also after
+Ctrl-C; after a 'kill -9' use 'kv del --prefix kv-bench/'. Nobody else's keys are read or written, but a daemon at work
+has less time for others, and the history keeps what is overwritten, as ever. Writes are as durable as the daemon is
+configured.
+
+Each connection sends a frame, waits for its answer and sends the next; a request's latency is that of its frame. It is
+known to 1.6 %, and with --near-cache of every 16th operation. Mind the last line: these clients are written in Python,
+and often they are the limit, not the daemon. Exit code 5 if there were errors.
+"""
+
+
+def arguments(parser: Parser) -> None:
+    """The options of ``kv bench``."""
+    work = parser.add_argument_group("the work")
+    mix = work.add_mutually_exclusive_group()
+    mix.add_argument("--mix", metavar="NAME=SHARE,...", type=_mix, help="get, set, del, incr (default: get=95,set=5)")
+    mix.add_argument("--reads", metavar="PERCENT", type=_reads, help="that many gets, the rest sets")
+    _number(work, "--keys", "N", "different keys (default: 10000)")
+    _number(work, "--value-size", "BYTES", "of each value (default: 64)", least=0)
+    completed(
+        work.add_argument("--distribution", metavar="NAME", type=_distribution,
+                          help="uniform, or zipf: few keys get most requests (default: uniform)"),
+        "distributions",
+    )  # fmt: skip
+    _number(work, "--seed", "N", "other choices of operations and keys (default: 1)", least=0)
+    end = work.add_mutually_exclusive_group()
+    completed(
+        end.add_argument("--duration", metavar="DURATION", type=_duration, help="for how long (default: 5s)"),
+        "durations",
+    )
+    _number(end, "--requests", "N", "end after so many requests")
+    clients = parser.add_argument_group("the clients")
+    _number(clients, "--connections", "N", "in all (default: 16)")
+    _number(clients, "--pipeline", "N", "requests a frame (default: 1)")
+    _number(clients, "--processes", "N", "worker processes (default: 1)")
+    clients.add_argument(
+        "--near-cache", action="store_true", help="with a near cache in each process, one connection each"
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON object")
+
+
+def _number(group: "object", option: str, metavar: str, text: str, least: int = 1) -> None:
+    def read(given: str) -> int:
+        from kv.cli.numbers import whole
+
+        return whole(option, least)(given)
+
+    group.add_argument(option, metavar=metavar, type=read, help=text)  # type: ignore[attr-defined]
+
+
+def _mix(text: str) -> str:
+    from kv.cli.bench.plan import check_mix
+
+    return check_mix(text)
+
+
+def _reads(text: str) -> float:
+    from kv.cli.bench.plan import check_reads
+
+    return check_reads(text)
+
+
+def _distribution(text: str) -> str:
+    from kv.cli.bench.plan import DISTRIBUTIONS
+
+    if text not in DISTRIBUTIONS:
+        raise UsageError(f"--distribution is one of {', '.join(DISTRIBUTIONS)}, not {text!r}")
+    return text
+
+
+def _duration(text: str) -> float:
+    from kv.cli.durations import duration_s
+
+    return duration_s(text, "--duration")
+
+
+def run(context: Context) -> int:
+    """Measure, print. The keys are gone afterwards, however it ends."""
+    from kv.cli.bench import signals
+    from kv.cli.bench.plan import Plan
+    from kv.cli.bench.report import as_json, as_text
+
+    plan = Plan(context.options)
+    with signals.ending():
+        found = _measure(context, plan)
+    if context.options.json:
+        context.print_json(as_json(found))
+    else:
+        for line in as_text(found):
+            context.print(line)
+    return exits.SERVER_ERROR if found.tally.errors else exits.OK
+
+
+def _measure(context: Context, plan: "Plan") -> "Findings":
+    from kv.cli.bench.keys import new_prefix
+    from kv.cli.bench.workers import Workers
+
+    prefix = new_prefix()
+    with context.connect() as client:
+        client.ping()  # so that a daemon that is not there is found before anything is started
+        try:
+            with Workers(plan, prefix) as workers:
+                workers.start()
+                return _work(context, client, plan, prefix, workers)
+        finally:
+            _remove(context, client, prefix)
+
+
+def _work(context: Context, client: "Client", plan: "Plan", prefix: str, workers: "Workers") -> "Findings":
+    from kv.cli.bench import keys
+    from kv.cli.bench.processor import daemon_pid, used_s
+    from kv.cli.bench.report import Findings
+    from kv.cli.progress import bar
+
+    quiet = context.options.quiet
+    pid = daemon_pid(client.status().get("pid"), client.server_pid())
+    began = time.monotonic()
+    with bar(" keys", "loading", quiet=quiet) as shown:
+        keys.load(client, plan, prefix, shown)
+    loaded_s = time.monotonic() - began
+    before_s = None if pid is None else used_s(pid)
+    with bar(" requests" if plan.requests else "s", "measuring", quiet=quiet) as shown:
+        tally = _with_bar(workers, plan, shown)
+    after_s = None if pid is None else used_s(pid)
+    daemon_s = None if before_s is None or after_s is None else after_s - before_s
+    return Findings(plan, tally, daemon_s, loaded_s)
+
+
+def _with_bar(workers: "Workers", plan: "Plan", shown: "Bar") -> "Tally":
+    began = time.monotonic()
+
+    def progress(done: int) -> None:
+        if plan.requests is not None:
+            shown.reach(done, plan.requests)
+        else:
+            total_s = int(plan.duration_s or 0)
+            shown.reach(min(int(time.monotonic() - began), total_s), total_s)
+
+    return workers.work(progress)
+
+
+def _remove(context: Context, client: "Client", prefix: str) -> None:
+    """Delete the keys, undisturbed by another Ctrl-C; say so if it cannot be done."""
+    from kv.cli.bench import keys, signals
+    from kv.cli.progress import bar
+    from kv.errors import KvdError
+
+    with signals.deferred(), bar(" keys", "removing", quiet=context.options.quiet) as shown:
+        try:
+            keys.remove(client, prefix, shown)
+        except KvdError as error:
+            context.complain(f"warning: keys below {prefix} may be left: {error.message}")
