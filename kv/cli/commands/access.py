@@ -14,8 +14,8 @@ USAGE = "kv access [OPTION]... USER KEY"
 EXAMPLES = """
 kv access www-data app/theme        what www-data may do with it, and why
 kv access 33 app/theme              the same, by number
-kv access token:ci app/theme        somebody with this token, on TCP
-kv access certificate:web app/x     somebody with this certificate
+kv access token:ci app/theme        with this token, on TCP
+kv access certificate:web app/x     with this certificate
 kv access --json www-data app/x     one JSON object
 """
 DETAILS = """
@@ -28,14 +28,18 @@ The exit code is 0 if USER may read KEY, else 1.
 
 def arguments(parser: Parser) -> None:
     """The options of ``kv access``."""
-    parser.add_argument("user", metavar="USER", help="who: a name, a number, token:NAME or certificate:NAME")
-    parser.add_argument("key", metavar="KEY", help="which key")
+    parser.add_argument(
+        "user", metavar="USER", nargs="?", default=None, help="who: a name, a number, token:NAME or certificate:NAME"
+    )
+    parser.add_argument("key", metavar="KEY", nargs="?", default=None, help="which key")
     parser.add_argument("--json", action="store_true", help="one JSON object")
 
 
 def run(context: Context) -> int:
     """Print the decision and the rules that it rests on."""
     options = context.options
+    if options.user is None or options.key is None:
+        raise UsageError("who, and which key? kv access USER KEY")
     uid, gids, certificate, token = _identity(options.user)
     with context.connect() as client:
         told = client._call(operations.access(options.key, uid, gids, certificate, token))

@@ -1,0 +1,71 @@
+"""kv access: what somebody may do with a key, and why."""
+
+import json
+import pathlib
+import subprocess
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.cli.conftest import Kv
+
+RULES = """
+[[access]]
+everyone = true
+rights = ["read"]
+
+[[access]]
+prefix = "app/"
+user = "daemon"
+rights = ["read", "write", "watch"]
+"""
+
+
+@pytest.fixture
+def kv_with_rules(serving: "Callable[..., tuple[Kv, subprocess.Popen[bytes]]]", tmp_path: pathlib.Path) -> "Kv":
+    config = tmp_path / "kvd.toml"
+    config.write_text(RULES)
+    config.chmod(0o600)
+    return serving("--config", str(config))[0]
+
+
+def test_a_decision_is_explained(kv_with_rules: "Kv") -> None:
+    assert kv_with_rules.ok("access", "daemon", "app/x") == (
+        "daemon may with app/x: read, write, watch\n"
+        "because: the longest prefix with rules is 'app/'\n"
+        "  uid 1 may read, write, watch\n"
+    )
+    assert kv_with_rules.ok("access", "2", "other").splitlines()[0] == "2 may with other: read"
+
+
+def test_who_may_not_read_is_a_no(kv_with_rules: "Kv") -> None:
+    done = kv_with_rules("access", "token:ci", "app/x")
+    assert done.returncode == 1
+    assert done.stdout.decode() == (
+        "token:ci may with app/x: nothing\n"
+        "because: the longest prefix with rules is 'app/'\n"
+        "  uid 1 may read, write, watch (somebody else)\n"
+    )
+    assert done.stderr == b""
+
+
+def test_as_json(kv_with_rules: "Kv") -> None:
+    assert json.loads(kv_with_rules.ok("access", "--json", "certificate:web", "x")) == {
+        "rights": ["read"],
+        "reason": "the longest prefix with rules is ''",
+        "rules": ["everyone may read"],
+    }
+
+
+def test_without_rules(shared_kv: "Kv") -> None:
+    assert "there are no rules" in shared_kv.ok("access", "daemon", "x")
+    assert "root" in shared_kv.ok("access", "root", "x")
+
+
+@pytest.mark.parametrize(
+    "words", [[], ["daemon"], ["no-such-user", "x"], ["daemon", "x", "y"], ["-1", "x"], ["99999999999999", "x"]]
+)
+def test_wrong_usage(shared_kv: "Kv", words: list[str]) -> None:
+    shared_kv.fails(2, "access", *words)

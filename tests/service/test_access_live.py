@@ -1,0 +1,167 @@
+"""Rules on a running daemon: for real users, and changed by SIGHUP while they are connected."""
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+
+import pytest
+
+import kv
+from tests.client.conftest import DEADLINE_S, ROOT, Daemon
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become other users")
+
+READERS = '[listen]\nsocket_mode = "0666"\n[[access]]\neveryone = true\nrights = ["read"]\n'
+OWN = '[[access]]\nprefix = "own/"\nuid = 5001\nrights = ["read", "write", "watch", "cache"]\n'
+BY_GROUP = '[[access]]\nprefix = "group/"\ngid = 7001\nrights = ["read", "write"]\n'
+
+# Does what it is told on stdin, a Python expression a line, as somebody else; prints what came of it.
+SOMEBODY = """
+import os, sys
+uid, groups, address = int(sys.argv[1]), [int(gid) for gid in sys.argv[2].split(",") if gid], sys.argv[3]
+import kv, kv.near_client, kv.watches, kv.procedures, kv.transactions, msgspec, select
+os.setgroups(groups); os.setgid(uid); os.setuid(uid)
+db, near, watch = kv.connect(address), kv.connect(address, near_cache=True), None
+for line in sys.stdin:
+    try:
+        exec(line)
+        answer = "ok"
+    except kv.KvdError as error:
+        answer = error.code
+    print(answer, flush=True)
+"""
+
+
+class Somebody:
+    """A process of another user."""
+
+    def __init__(self, address: str, uid: int, *groups: int) -> None:
+        self.process = subprocess.Popen(  # noqa: S603
+            [sys.executable, "-c", SOMEBODY, str(uid), ",".join(map(str, groups)), address],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={"PYTHONPATH": str(ROOT)},
+        )  # fmt: skip
+
+    def does(self, statement: str) -> str:
+        """Run a statement; "ok", or the code of the error."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(statement + "\n")
+        self.process.stdin.flush()
+        return self.process.stdout.readline().strip()
+
+    def end(self) -> None:
+        self.process.communicate(timeout=DEADLINE_S)
+
+
+class House:
+    """A daemon whose rules can be changed."""
+
+    def __init__(self, folder: str) -> None:
+        os.chmod(folder, 0o755)  # noqa: S103  # others have to get to the socket
+        self.config = pathlib.Path(folder, "kvd.toml")
+        self.write(READERS + OWN + BY_GROUP)
+        self.daemon = Daemon(folder, "--config", str(self.config))
+        self.db = kv.connect(self.daemon.address)
+        self.people: list[Somebody] = []
+
+    def write(self, rules: str) -> None:
+        self.config.write_text(rules)
+        self.config.chmod(0o600)
+
+    def reload(self, rules: str) -> None:
+        """By SIGHUP; returns when it has been read, by the daemon's own word."""
+        self.write(rules)
+        self.daemon.process.send_signal(signal.SIGHUP)
+
+    def somebody(self, uid: int, *groups: int) -> Somebody:
+        self.people.append(Somebody(self.daemon.address, uid, *groups))
+        return self.people[-1]
+
+    def end(self) -> None:
+        for person in self.people:
+            person.end()
+        self.db.close()
+        self.daemon.end()
+
+
+@pytest.fixture
+def house() -> Iterator[House]:
+    with tempfile.TemporaryDirectory() as folder:
+        made = House(folder)
+        yield made
+        made.end()
+
+
+def becomes(somebody: Somebody, statement: str, wanted: str) -> bool:
+    """Whether the statement comes to ``wanted`` before the time is over."""
+    end = time.monotonic() + DEADLINE_S
+    while (answer := somebody.does(statement)) != wanted:
+        if time.monotonic() > end:
+            return answer == wanted
+    return True
+
+
+def test_the_kernel_says_who_it_is(house: House) -> None:
+    owner, other, member = house.somebody(5001), house.somebody(5002), house.somebody(5002, 7001)
+    keys = ("own/a", "a", "group/a")
+    assert [owner.does(f"db.set('{key}', b'1')") for key in keys] == ["ok", "forbidden", "forbidden"]
+    assert [other.does(f"db.set('{key}', b'1')") for key in keys] == ["forbidden"] * 3
+    assert member.does("db.set('group/a', b'1')") == "ok", "a supplementary group counts"
+    assert [other.does(f"db.get('{key}')") for key in keys] == ["forbidden", "ok", "forbidden"]
+    house.db.set("a", b"by root")
+
+
+def test_root_is_not_asked(house: House) -> None:
+    house.db.set_many({"own/a": b"1", "a": b"1", "group/a": b"1"})
+    assert len(list(house.db.scan())) == 3
+
+
+def test_one_who_cannot_be_named_matches_no_rule(house: House) -> None:
+    house.reload(READERS.replace("everyone = true", "uid = 5002"))
+    nobody = house.somebody(65534)
+    assert becomes(nobody, "db.get('a')", "forbidden")
+
+
+def test_a_right_that_is_taken_away_is_gone_for_open_connections(house: House) -> None:
+    owner = house.somebody(5001)
+    assert owner.does("db.set('own/a', b'1')") == "ok"
+    house.reload(READERS)
+    assert becomes(owner, "db.set('own/a', b'2')", "forbidden")
+    assert owner.does("db.get('own/a')") == "ok", "everyone may still read"
+    house.reload(READERS + OWN)
+    assert becomes(owner, "db.set('own/a', b'3')", "ok")
+
+
+def test_a_near_cache_forgets_what_may_not_be_read_any_more(house: House) -> None:
+    owner = house.somebody(5001)
+    house.db.set("own/a", b"1")
+    for _ in range(3):
+        assert owner.does("assert near.get('own/a') == b'1'") == "ok"
+    assert owner.does("assert near.near_cache.stats().hits == 2") == "ok"
+    house.reload(READERS.replace("everyone = true", "uid = 5002"))
+    assert becomes(owner, "near.get('own/a')", "forbidden")
+
+
+def test_a_watch_that_is_not_allowed_any_more_ends(house: House) -> None:
+    owner = house.somebody(5001)
+    assert owner.does("watch = db.watch('own/'); house = watch.wait(0)") == "ok"
+    house.db.set("own/a", b"1")
+    assert owner.does(f"assert watch.wait({DEADLINE_S}) is not None") == "ok"
+    house.reload(READERS)
+    assert becomes(owner, f"watch.wait({DEADLINE_S})", "forbidden")
+    house.db.set("own/a", b"2")
+    assert owner.does("db.watch('own/').wait(0)") == "forbidden", "nor does another begin"
+
+
+@pytest.mark.parametrize("mistake", ["rights = ['read']\n", "everyone = true\nrights = ['reed']\n"])
+def test_a_reload_of_wrong_rules_changes_nothing(house: House, mistake: str) -> None:
+    owner = house.somebody(5001)
+    house.reload(READERS + "[[access]]\n" + mistake)
+    with pytest.raises(kv.KvdError, match="nothing was changed"):
+        house.db.reload()
+    assert owner.does("db.set('own/a', b'1')") == "ok"
