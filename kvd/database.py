@@ -151,6 +151,8 @@ class Database:
         self._begin(keys)
         answer = self.store.delete(keys, author, missing_ok=missing_ok)
         self._committed(ENDLESS)
+        if self.room.is_tight:
+            self.room.relax()
         return answer
 
     def increment(self, key: str, by: int, author: Author, life: Life = KEPT) -> tuple[int, int]:
@@ -443,6 +445,8 @@ class Database:
             self._begin(due)
             self.store.expire(due)
             self._committed(ENDLESS)
+            if self.room.is_tight:
+                self.room.relax()
 
     def time_to_live_us(self, key: str) -> int | None:
         """How long ``key`` has still to live; None without an end."""

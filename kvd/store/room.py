@@ -20,12 +20,11 @@ from kvd.store.prefixes import NO_RULES, PrefixRule, PrefixRules
 from kvd.store.sieve import KEY_BYTES as QUEUE_BYTES
 from kvd.store.sieve import Marks, Sieve
 from kvd.store.store import Store
-from kvd.store.window import SUPERSEDED_BYTES, Group
+from kvd.store.window import GROUP_BYTES, PLACE_BYTES, SUPERSEDED_BYTES, Group
 
 # Eviction makes room for a little more than is needed, so that not each write needs a commit of evictions.
 _MOST_SPARE_BYTES = 256 * 1024
 _SPARE_PART = 1_024
-_SPARE_KEYS = 64
 # One commit of evictions takes no more keys than this.
 EVICTED_KEYS = 256
 # What a key costs that expires or is ephemeral, and a remembered write.
@@ -47,13 +46,12 @@ class Quota:
         """Whether what they take has to be counted."""
         return bool(self.rule.max_bytes or self.rule.max_keys)
 
-    def lacks(self, keys: int, size: int) -> bool:
-        """Whether so much more is too much."""
+    def over(self, keys: int, size: int) -> tuple[int, int]:
+        """How many keys and bytes there would be too many, if there were so many more."""
         rule = self.rule
-        return bool(
-            (rule.max_bytes and size > 0 and self.bytes + size > rule.max_bytes)
-            or (rule.max_keys and keys > 0 and self.keys + keys > rule.max_keys)
-        )
+        keys_over = self.keys + keys - rule.max_keys if rule.max_keys and keys > 0 else 0
+        bytes_over = self.bytes + size - rule.max_bytes if rule.max_bytes and size > 0 else 0
+        return max(keys_over, 0), max(bytes_over, 0)
 
 
 class Room:
@@ -183,7 +181,13 @@ class Room:
         if self.max_keys:
             self._admit_keys(sum(not self._store.exists(key) for key, _ in entries))
         if self.max_bytes:
-            self._admit_bytes(sum(_size(key, value) for key, value in entries) + SUPERSEDED_BYTES * len(entries))
+            size = GROUP_BYTES + (PLACE_BYTES + SUPERSEDED_BYTES) * len(entries)
+            self._admit_bytes(size + sum(_size(key, value) for key, value in entries))
+
+    def relax(self) -> None:
+        """Drop history that is too much; for what needs no room, as deletions do, and takes some all the same."""
+        if self.max_bytes and (over := self.used_bytes() - self.max_bytes) > 0:
+            self._store.squeeze_history(over, self._shown(), even_pinned=False)
 
     def _admit_to_quotas(self, entries: list[tuple[str, bytes]]) -> None:
         wanted: dict[Quota, list[int]] = {}
@@ -199,15 +203,15 @@ class Room:
             prefix, limit = quota.rule.prefix, quota.rule.max_bytes
             if limit and more_bytes > limit:
                 raise OutOfMemory(f"the keys under {prefix!r} may take {limit} bytes, and this alone is {more_bytes}")
-            while quota.lacks(more_keys, more_bytes):
-                if not self._evict_some([quota], _SPARE_KEYS, limit // _SPARE_PART):
+            while any(over := quota.over(more_keys, more_bytes)):
+                if not self._evict_some([quota], *over):
                     raise OutOfMemory(_full(quota))
 
     def _admit_keys(self, new: int) -> None:
         if new > self.max_keys:
             raise OutOfMemory(f"there may be {self.max_keys} keys, and these alone are {new}")
         while new and (over := self._store.counters.keys + new - self.max_keys) > 0:
-            if not self._evict_some(list(self._quotas.values()), min(over + _SPARE_KEYS, EVICTED_KEYS), 0):
+            if not self._evict_some(list(self._quotas.values()), over + self.max_keys // _SPARE_PART, 0):
                 raise OutOfMemory(f"there are {self._store.counters.keys} keys, and there may be {self.max_keys}")
 
     def _admit_bytes(self, size: int) -> None:
@@ -234,7 +238,7 @@ class Room:
         sieves = [quota.sieve for quota in quotas if quota.sieve is not None and len(quota.sieve)]
         # From the longest queue first, so that no small prefix pays for a large one.
         for sieve in sorted(sieves, key=len, reverse=True):
-            while len(victims) < EVICTED_KEYS and (len(victims) < max(keys, 1) or size > 0):
+            while len(victims) < min(keys, EVICTED_KEYS) or (size > 0 and len(victims) < EVICTED_KEYS):
                 key = sieve.next_victim()
                 if key is None or key in victims:  # once around
                     break

@@ -1,0 +1,239 @@
+"""Memory, keys and quotas: never more than allowed, and a write that does not fit changes nothing."""
+
+import random
+from typing import TYPE_CHECKING
+
+import pytest
+
+from kvd.database import Database
+from kvd.store.authors import EVICTED, Author
+from kvd.store.errors import Conflict, OutOfMemory, SnapshotGone
+from kvd.store.history import commits_from
+from kvd.store.keyspace import KEY_BYTES
+from kvd.store.prefixes import PrefixRule, PrefixRules
+from kvd.store.window import WindowLimits
+
+if TYPE_CHECKING:
+    from tests.database.conftest import Clocks
+
+ME = Author(1, 2, "me")
+CACHE = PrefixRule(prefix="c/", evict=True)
+MAX_BYTES = 200_000
+
+
+@pytest.fixture
+def full(database: Database) -> Database:
+    """A database with little memory, and a prefix whose keys may go."""
+    database.room.configure(MAX_BYTES, 0, MAX_BYTES)
+    database.room.set_rules(PrefixRules([CACHE, PrefixRule(prefix="q/", max_bytes=20_000, max_keys=20)]))
+    return database
+
+
+def state(database: Database) -> tuple[object, ...]:
+    store = database.store
+    keys = [key for part in store.parts() for key in part]
+    return (
+        {key: (head.value, head.version) for key in keys if (head := store.find(key)) is not None and head.value},
+        store.version, store.window.bytes, store.counters.keys, store.counters.value_bytes, database.room.quotas(),
+    )  # fmt: skip
+
+
+def recount(database: Database) -> list[tuple[str, int, int]]:
+    """The quotas from scratch."""
+    counted = []
+    for rule in database.room.rules.rules:
+        if rule.max_bytes or rule.max_keys:
+            heads = [head for part in database.store.parts() for head in part.values() if head.value is not None]
+            mine = [head for head in heads if database.room.rules.rule_of(head.key) == rule]
+            size = sum(KEY_BYTES + len(head.key) + len(head.value or b"") for head in mine)
+            counted.append((rule.prefix, len(mine), size))
+    return counted
+
+
+def actual_bytes(database: Database) -> int:
+    """Keys and values, counted one by one, and the history's own count."""
+    heads = [head for part in database.store.parts() for head in part.values()]
+    return sum(KEY_BYTES + len(head.key) + len(head.value or b"") for head in heads) + database.store.window.bytes
+
+
+@pytest.mark.parametrize("seed", range(15))
+def test_random_writes_stay_below_all_limits(full: Database, clocks: "Clocks", seed: int) -> None:
+    chosen = random.Random(seed)  # noqa: S311  # to be repeatable
+    kept: dict[str, bytes] = {}
+    refused = 0
+    for step in range(600):
+        clocks.pass_(chosen.randrange(1000))
+        prefix = chosen.choice(["c/", "c/", "c/", "kept/", "q/"])
+        entries = {
+            f"{prefix}{chosen.randrange(400)}": bytes(chosen.randrange(1, 3_000)) for _ in range(chosen.randrange(1, 5))
+        }
+        before = state(full)
+        act = chosen.random()
+        try:
+            if act < 0.6:
+                full.set(entries, ME)
+            elif act < 0.7:
+                full.set_each([{key: value} for key, value in entries.items()], ME)
+            elif act < 0.8:
+                full.commit(entries, {}, [], full.store.version, ME)
+            else:
+                full.delete(list(entries), ME, missing_ok=True)
+                entries = dict.fromkeys(entries)  # type: ignore[arg-type]
+        except OutOfMemory:
+            refused += 1
+            if prefix != "c/":
+                after = state(full)
+                gone = {key for key in before[0] if key not in after[0]}  # type: ignore[attr-defined, operator]
+                assert all(key.startswith("c/") for key in gone), "room was made, and nothing else happened"
+        else:
+            if prefix != "c/":
+                kept.update(entries)
+        assert full.room.used_bytes() <= MAX_BYTES, step
+        assert full.store.memory_bytes == actual_bytes(full), step
+        assert full.room.quotas() == recount(full), step
+        assert full.room.quotas()[0][1] <= 20
+        assert full.room.quotas()[0][2] <= 20_000
+        values = full.store.get_many(list(kept))
+        assert values == list(kept.values()), "what may not be evicted never goes"
+    assert full.store.counters.evicted_keys > 100
+    assert refused > 5
+
+
+def test_without_anything_to_evict_a_write_is_refused_and_changes_nothing(full: Database) -> None:
+    number = 0
+    while full.room.used_bytes() < MAX_BYTES - 1_500:
+        full.set({f"kept/{number}": bytes(1_000)}, ME)
+        number += 1
+    before = state(full)
+    with pytest.raises(OutOfMemory, match="of memory are taken"):
+        full.set({"kept/more": bytes(60_000)}, ME)
+    after = state(full)
+    assert before[:2] + before[3:] == after[:2] + after[3:], "only history has gone for it"
+    full.delete([f"kept/{n}" for n in range(10)], ME, missing_ok=False)
+    full.set({"kept/again": bytes(1_000)}, ME)
+
+
+def test_one_write_larger_than_everything_evicts_nothing(full: Database) -> None:
+    full.set({"c/1": b"x"}, ME)
+    with pytest.raises(OutOfMemory, match="this would take"):
+        full.set({"big": bytes(MAX_BYTES)}, ME)
+    assert full.store.get("c/1") == b"x"
+
+
+def test_history_goes_before_any_key(full: Database) -> None:
+    full.set({"c/1": b"x"}, ME)
+    for _ in range(1_000):
+        full.set({"kept/1": bytes(1_000)}, ME)
+    assert full.store.get("c/1") == b"x"
+    assert full.room.used_bytes() <= MAX_BYTES
+
+
+def test_evictions_are_commits_of_their_own(full: Database) -> None:
+    version = full.store.version
+    for number in range(300):
+        full.set({f"c/{number}": bytes(1_000)}, ME)
+    assert full.store.counters.evicted_keys > 0
+    assert full.store.version > version + 300
+    with pytest.raises(SnapshotGone):
+        full.store.get_many(["c/0"], version + 1)
+    newest = commits_from(full.store, full.store.window.oldest_readable + 1, 1_000, 10**6)
+    assert {commit.author for commit in newest} <= {ME, EVICTED}
+
+
+def test_an_old_version_of_an_evicted_key_is_gone_and_never_shown_as_absent(full: Database) -> None:
+    full.set({"c/first": b"x"}, ME)
+    snapshot = full.store.pin()
+    for number in range(400):
+        full.set({f"c/{number}": bytes(1_000)}, ME)
+    assert full.store.get("c/first") is None
+    with pytest.raises(SnapshotGone):
+        full.store.get_many(["c/first"], snapshot)
+    full.store.unpin(snapshot)
+
+
+def test_commits_that_are_not_shown_yet_stay(full: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(type(full), "visible", property(lambda self: 5))
+    for number in range(150):
+        full.set({f"kept/{number}": b"x", "kept/again": bytes(100)}, ME)
+    for number in range(8):
+        full.set({f"kept/large{number}": bytes(10_000)}, ME)
+    with pytest.raises(OutOfMemory):
+        full.set({"kept/again": bytes(80_000)}, ME)
+    assert full.store.window.oldest_readable <= 5
+
+
+def test_a_transaction_whose_own_eviction_takes_what_it_read_conflicts(full: Database) -> None:
+    number = 0
+    while full.store.counters.evicted_keys == 0:
+        full.set({f"c/{number}": bytes(1_000)}, ME)
+        number += 1
+    oldest = min((head.version, key) for part in full.store.parts() for key, head in part.items() if head.value)
+    version, key = oldest
+    others = {f"c/new{n}": bytes(1_000) for n in range(100)}
+    with pytest.raises(Conflict):
+        full.commit(others, {key: version}, [], full.store.version, ME)
+    assert full.store.get("c/new0") is None
+
+
+@pytest.mark.parametrize("evict", [True, False])
+def test_a_quota_holds(database: Database, evict: bool) -> None:
+    database.room.set_rules(PrefixRules([PrefixRule(prefix="q/", max_keys=3, evict=evict)]))
+    database.set({"q/1": b"", "q/2": b"", "q/3": b"", "other": b""}, ME)
+    database.set({"q/1": b"again"}, ME)
+    if evict:
+        database.set({"q/4": b""}, ME)
+        assert database.store.get("q/1") == b"again", "it was visited"
+    else:
+        with pytest.raises(OutOfMemory, match="there are 3 keys under 'q/', and there may be 3"):
+            database.set({"q/4": b""}, ME)
+        database.delete(["q/2"], ME, missing_ok=False)
+        database.set({"q/4": b""}, ME)
+    assert database.room.quotas()[0][1] <= 3
+    assert database.store.get("other") == b""
+
+
+def test_a_limit_of_keys_holds(database: Database) -> None:
+    database.room.configure(0, 3, 0)
+    database.set({"a": b"", "b": b"", "c": b""}, ME)
+    with pytest.raises(OutOfMemory, match="there are 3 keys, and there may be 3"):
+        database.set({"a": b"", "d": b""}, ME)
+    database.set({"a": b"new"}, ME)
+    with pytest.raises(OutOfMemory):
+        database.set_each([{"e": b""}, {"f": b""}], ME)
+    with pytest.raises(OutOfMemory):
+        database.increment("g", 1, ME)
+    assert database.store.counters.keys == 3
+
+
+def test_rules_that_come_later_take_in_what_is_there(database: Database) -> None:
+    database.set({f"c/{number}": bytes(100) for number in range(10)}, ME)
+    database.room.set_rules(PrefixRules([PrefixRule(prefix="c/", max_keys=5, evict=True)]))
+    assert database.room.quotas() == recount(database)
+    database.set({"c/new": b""}, ME)
+    assert database.room.quotas()[0][1] <= 5
+
+
+def test_the_longest_prefix_decides_alone() -> None:
+    outer, inner = PrefixRule(prefix="a", max_keys=1), PrefixRule(prefix="a/b", evict=True)
+    rules = PrefixRules([outer, inner])
+    assert [rules.rule_of(key) for key in ("a/b/c", "a/bc", "a/c", "a", "b", "")] == [
+        inner,
+        inner,
+        outer,
+        outer,
+        None,
+        None,
+    ]
+
+
+def test_what_is_used_is_counted_whatever_happens(clocks: "Clocks") -> None:
+    """With a window that drops all the time, tombstones that are forgotten, and keys outside the first dict."""
+    chosen = random.Random(3)  # noqa: S311  # to be repeatable
+    database = clocks.database(WindowLimits(max_commits=20))
+    for _ in range(2_000):
+        keys = [f"ключ{chosen.randrange(60)}" for _ in range(3)]
+        if chosen.random() < 0.4:
+            database.delete(keys, ME, missing_ok=True)
+        else:
+            database.set(dict.fromkeys(keys, bytes(chosen.randrange(50))), ME)
+    assert database.store.memory_bytes == actual_bytes(database)
