@@ -60,7 +60,8 @@ class RedisOnTcp(Redis):
     name = "redis over TCP"
 
     def command(self, socket: Path) -> Sequence[str]:
-        return [word if word != "0" else str(self.port_of(socket)) for word in super().command(socket)]
+        words = [word if word != "0" else str(self.port_of(socket)) for word in super().command(socket)]
+        return [*words, "--bind", "127.0.0.1"]
 
     @staticmethod
     def port_of(socket: Path) -> int:
