@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from kv.near_client import NearClient
     from kv.results import Author, Change, Commit, ConflictEntry, Item, Version, Versioned
     from kv.snapshots import Snapshot
+    from kv.tls import TlsFiles
     from kv.transactions import Transaction
     from kv.watches import Watch
 
@@ -63,6 +64,7 @@ __all__ = [
     "Snapshot",
     "SnapshotGone",
     "TimedOut",
+    "TlsFiles",
     "Transaction",
     "Unavailable",
     "Version",
@@ -82,6 +84,7 @@ _HOMES = {
     "NearClient": "kv.near_client",
     **dict.fromkeys(("NearCache", "NearCacheLimits", "NearCacheStats"), "kv.near_cache"),
     "Snapshot": "kv.snapshots",
+    "TlsFiles": "kv.tls",
     "Transaction": "kv.transactions",
     "Watch": "kv.watches",
     **dict.fromkeys(("Author", "Change", "Commit", "ConflictEntry", "Item", "Version", "Versioned"), "kv.results"),

@@ -22,6 +22,7 @@ from kv.procedures import Apply, Emit, Next, Pause
 from kv.scopes import Scope
 from kv.snapshots import SnapshotCalls
 from kv.transactions import TransactionCalls, run
+from kvd.protocol.address import is_network
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from kv.near_cache import NearCache, NearCacheLimits
     from kv.operations import Operation
     from kv.procedures import Pages, Procedure
+    from kv.tls import TlsFiles
 
 T = TypeVar("T")
 
@@ -49,6 +51,7 @@ def connect(
     token_file: str | None = None,
     codec: Codec | None = None,
     near_cache: Literal[True] | NearCacheLimits,
+    tls: TlsFiles | None = None,
 ) -> AsyncNearClient: ...
 
 
@@ -60,6 +63,7 @@ def connect(
     token_file: str | None = None,
     codec: Codec | None = None,
     near_cache: bool | NearCacheLimits = False,
+    tls: TlsFiles | None = None,
 ) -> AsyncClient: ...
 
 
@@ -70,6 +74,7 @@ def connect(
     token_file: str | None = None,
     codec: Codec | None = None,
     near_cache: bool | NearCacheLimits = False,
+    tls: TlsFiles | None = None,
 ) -> AsyncClient:
     """A client of the daemon at ``address``; as kv.connect. Nothing is opened before the first call."""
     if near_cache:
@@ -77,7 +82,7 @@ def connect(
 
         limits = None if near_cache is True else near_cache
         return AsyncNearClient(address, timeout=timeout, token_file=token_file, codec=codec, limits=limits)
-    return AsyncClient(address, timeout=timeout, token_file=token_file, codec=codec)
+    return AsyncClient(address, timeout=timeout, token_file=token_file, codec=codec, tls=tls)
 
 
 class AsyncClient(Api, Asynchronous):
@@ -96,8 +101,10 @@ class AsyncClient(Api, Asynchronous):
         timeout: float | None = DEFAULT_TIMEOUT_S,
         token_file: str | None = None,
         codec: Codec | None = None,
+        tls: TlsFiles | None = None,
     ) -> None:
         check_address(address, timeout)
+        self._tls = tls
         self._address = address
         self._timeout = timeout
         self._token_file = token_file
@@ -275,13 +282,15 @@ class AsyncClient(Api, Asynchronous):
         return self._link_now().channel
 
     def _token_for(self, address: str) -> str | None:
-        return read_token(self._token_file) if address.startswith("tcp://") else None
+        return read_token(self._token_file) if is_network(address) else None
 
     def _link_now(self) -> AsyncLink:
         """This process's and this loop's."""
         link = self._link
         if link is None or link.loop is not asyncio.get_running_loop():
-            link = self._link = AsyncLink(self._address, self._token_for, self._codec, self._timeout, self.near_cache)
+            link = self._link = AsyncLink(
+                self._address, self._token_for, self._codec, self._timeout, self.near_cache, self._tls
+            )
         return link
 
 

@@ -20,6 +20,7 @@ from kv.channel import Channel, settle
 from kv.connection import Deadline, open_connection
 from kv.delivery import Delivery, Knowledge
 from kv.errors import KvdError, ProtocolError, Unavailable
+from kvd.protocol.address import is_network, parse_tcp
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from kv.codecs import Codec
     from kv.connection import Connection
     from kv.near_cache import NearCache
+    from kv.tls import TlsFiles
 
 # However many the daemon would take: with fewer in a frame the first replies come sooner.
 MOST_REQUESTS = 4_096
@@ -71,6 +73,7 @@ class AsyncLink:
         codec: Codec,
         timeout: float | None,
         near_cache: NearCache | None = None,
+        tls: TlsFiles | None = None,
     ) -> None:
         self.loop = asyncio.get_running_loop()
         self._address = address
@@ -78,6 +81,7 @@ class AsyncLink:
         self._codec = codec
         self._timeout = timeout
         self._near_cache = near_cache
+        self._tls = tls
         self._knowledge = Knowledge()
         self._queue: list[Call] = []
         self._flush_due = False
@@ -279,7 +283,13 @@ class AsyncLink:
         connected.setblocking(False)
         session = Session(self, channel, address)
         create: Any = self.loop.create_unix_connection if unix else self.loop.create_connection
-        await create(lambda: session, sock=connected)
+        try:
+            async with asyncio.timeout(self._timeout):
+                await create(lambda: session, sock=connected, **tls_options(address, self._tls))
+        except TimeoutError:
+            raise Unavailable(f"no answer from {address} in time", [address]) from None
+        except OSError as error:  # of TLS
+            raise Unavailable(f"no daemon at {address} ({error.strerror or error})", [address]) from None
         try:
             if not channel.said_hello:
                 session.transport.write(channel.hello(self._token_for(address)))
@@ -305,7 +315,7 @@ class AsyncLink:
     def _open_connection(self, channel: Channel) -> Connection:
         """Connect, and attach the near cache, if there is to be one. Raises Unavailable and its like."""
         deadline = Deadline(self._timeout)
-        connection = open_connection(self._address, deadline)
+        connection = open_connection(self._address, deadline, shake_hands=False)
         if self._near_cache is not None:
             from kv.attaching import attach
 
@@ -316,6 +326,16 @@ class AsyncLink:
         """Nobody renews what the near cache has of this connection, if it has anything."""
         if self._near_cache is not None:
             self._near_cache.detach(channel)
+
+
+def tls_options(address: str, tls: TlsFiles | None) -> dict[str, Any]:
+    """What asyncio has to be told to shake hands. Raises KvdError."""
+    if not address.startswith("tls://"):
+        return {}
+    from kv.tls import context
+
+    host, _ = parse_tcp(address) or ("", 0)
+    return {"ssl": context(tls), "server_hostname": host}
 
 
 class Session(asyncio.Protocol):
@@ -368,7 +388,7 @@ class Session(asyncio.Protocol):
 
     def timed_out(self) -> None:
         """Calls have timed out. A Unix socket cannot be dead without saying so; on TCP the way may be gone."""
-        if self._silent and self.address.startswith("tcp://"):
+        if self._silent and is_network(self.address):
             self.transport.abort()
         self._silent = True
 

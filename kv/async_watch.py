@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from functools import partial
 from typing import TYPE_CHECKING, Self
 
+from kv.async_link import tls_options
 from kv.calls import Asynchronous
 from kv.channel import Channel
 from kv.connection import Deadline, open_connection
@@ -109,11 +111,18 @@ class AsyncWatch(WatchState, Asynchronous):
         loop = asyncio.get_running_loop()
         if self._writer is not None:
             self._writer.transport.abort()
-        found = await loop.run_in_executor(None, open_connection, client._address, Deadline(client._timeout))
+        opened = partial(open_connection, client._address, Deadline(client._timeout), shake_hands=False)
+        found = await loop.run_in_executor(None, opened)
         address = found.address
         descriptor, unix = found.detach()
         connect = asyncio.open_unix_connection if unix else asyncio.open_connection
-        reader, self._writer = await connect(sock=socket.socket(fileno=descriptor))
+        connected = socket.socket(fileno=descriptor)
+        try:
+            async with asyncio.timeout(client._timeout):
+                options = tls_options(address, client._tls)
+                reader, self._writer = await connect(sock=connected, **options)
+        except OSError as error:  # of TLS, or the time was over
+            raise Unavailable(f"no daemon at {address} ({error.strerror or error})", [address]) from None
         channel = self._channel = Channel(client._codec, Knowledge())
         try:
             async with asyncio.timeout(client._timeout):

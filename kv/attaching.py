@@ -13,6 +13,7 @@ from time import monotonic_ns
 
 from kv.errors import KvdError, ProtocolError, Unavailable
 from kv.near_cache import Table
+from kvd.protocol.address import is_network
 from kvd.protocol.near_cache import (
     FIRST_GENERATION,
     MAGIC,
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 def refuse_tcp(address: str | None) -> None:
     """Raise ValueError if there can be no near cache at ``address``."""
-    if address is not None and address.startswith("tcp://"):
+    if address is not None and is_network(address):
         raise ValueError(f"a near cache needs a Unix socket, not {address}: connect without near_cache")
 
 
@@ -47,7 +48,7 @@ def attach(near_cache: NearCache, connection: Connection, channel: Channel, dead
     """
     descriptor = None
     try:
-        if connection.address.startswith("tcp://"):
+        if is_network(connection.address):
             raise _never(connection, "it needs a Unix socket")
         began_ns = monotonic_ns()
         descriptor = _greet(connection, channel, deadline)

@@ -63,7 +63,7 @@ class BackupStream:
         self._feed = _Told()
         self._is_whole = False
         self._failure: KvdError | None = None
-        self._connection = open_connection(client._address, Deadline(client._timeout))
+        self._connection = open_connection(client._address, Deadline(client._timeout), client._tls)
         self._channel = Channel(client._codec, Knowledge())
         try:
             token = client._token_for(self._connection.address)

@@ -11,7 +11,7 @@ from kv.delivery import Delivery
 from kv.errors import KvdError, LockLost
 from kv.link import Link
 from kv.operations import binary
-from kvd.protocol.address import parse_tcp
+from kvd.protocol.address import is_network, parse_tcp
 
 TYPE_CHECKING = False  # importing typing to ask it would cost the short-lived command 7 ms
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from kv.pipeline import Pipeline
     from kv.procedures import Pages, Procedure
     from kv.snapshots import Snapshot
+    from kv.tls import TlsFiles
     from kv.transactions import Transaction
     from kv.watches import Watch
 
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
         codec: Codec | None = None,
         near_cache: Literal[True] | NearCacheLimits,
         busy_poll_us: int = 0,
+        tls: TlsFiles | None = None,
     ) -> NearClient: ...
 
     @overload
@@ -61,6 +63,7 @@ if TYPE_CHECKING:
         codec: Codec | None = None,
         near_cache: bool | NearCacheLimits = False,
         busy_poll_us: int = 0,
+        tls: TlsFiles | None = None,
     ) -> Client: ...
 
 
@@ -72,15 +75,16 @@ def connect(
     codec: Codec | None = None,
     near_cache: bool | NearCacheLimits = False,
     busy_poll_us: int = 0,
+    tls: TlsFiles | None = None,
 ) -> Client:
-    """A client of the daemon at ``address``: a socket's path or ``tcp://HOST:PORT``.
+    """A client of the daemon at ``address``: a socket's path, ``tcp://HOST:PORT`` or ``tls://HOST:PORT``.
 
     None means ``$KVD_SOCKET``, else the user's own daemon, else the system's. ``timeout`` is in seconds for each
-    call (None: wait for ever). ``token_file`` holds what a TCP listener asks for. ``near_cache``: keep what is read,
-    and answer from it for as long as it is certainly current (Unix sockets only). ``busy_poll_us``: look for a reply
-    so long before sleeping until it comes, which takes a processor and saves being woken (the daemon has an option of
-    the same name). Nothing is opened before the first call. Raises ValueError for what cannot be an address, a timeout
-    or a time to poll.
+    call (None: wait for ever). ``token_file`` holds what a TCP listener asks for, ``tls`` whom to believe and who we
+    are. ``near_cache``: keep what is read, and answer from it for as long as it is certainly current (Unix sockets
+    only). ``busy_poll_us``: look for a reply so long before sleeping until it comes, which takes a processor and saves
+    being woken (the daemon has an option of the same name). Nothing is opened before the first call. Raises ValueError
+    for what cannot be an address, a timeout or a time to poll.
     """
     if near_cache:
         from kv.near_client import NearClient
@@ -89,7 +93,7 @@ def connect(
         return NearClient(
             address, timeout=timeout, token_file=token_file, codec=codec, busy_poll_us=busy_poll_us, limits=limits
         )
-    return Client(address, timeout=timeout, token_file=token_file, codec=codec, busy_poll_us=busy_poll_us)
+    return Client(address, timeout=timeout, token_file=token_file, codec=codec, busy_poll_us=busy_poll_us, tls=tls)
 
 
 def check_address(address: str | None, timeout: float | None) -> None:
@@ -131,6 +135,7 @@ class Client(Api, Blocking):
         token_file: str | None = None,
         codec: Codec | None = None,
         busy_poll_us: int = 0,
+        tls: TlsFiles | None = None,
     ) -> None:
         check_address(address, timeout)
         if not 0 <= busy_poll_us <= LONGEST_BUSY_POLL_US:
@@ -140,6 +145,7 @@ class Client(Api, Blocking):
         self._token_file = token_file
         self._codec = codec or full()
         self._busy_poll_us = busy_poll_us
+        self._tls = tls
         # By process id: a forked child finds none of its own, whatever a thread of its parent was doing.
         self._links: dict[int, Link] = {}
 
@@ -331,14 +337,14 @@ class Client(Api, Blocking):
         return self._link().channel
 
     def _token_for(self, address: str) -> str | None:
-        return read_token(self._token_file) if address.startswith("tcp://") else None
+        return read_token(self._token_file) if is_network(address) else None
 
     def _link(self) -> Link:
         """This process's."""
         pid = os.getpid()
         link = self._links.get(pid)
         if link is None:
-            made = Link(self._address, self._token_for, self._codec, self.near_cache, self._busy_poll_us)
+            made = Link(self._address, self._token_for, self._codec, self.near_cache, self._busy_poll_us, self._tls)
             link = self._links.setdefault(pid, made)
             for other in [other for other in self._links if other != pid]:
                 self._links.pop(other, None)  # the parent's; its descriptor was given back at the fork

@@ -18,11 +18,13 @@ except ImportError:  # another Python implementation
     import socket  # type: ignore[no-redef]
 
 from kv.errors import Forbidden, ProtocolError, Unavailable
-from kvd.protocol.address import MAX_UNIX_PATH_BYTES, candidate_sockets, parse_tcp
+from kvd.protocol.address import MAX_UNIX_PATH_BYTES, candidate_sockets, is_network, parse_tcp
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
+
+    from kv.tls import TlsFiles
 
 HEADER_BYTES = 4
 # More than any server sends by default; a length above it is somebody else's protocol.
@@ -216,18 +218,23 @@ def _wait_for(asked: poll, deadline: Deadline) -> None:
             return
 
 
-def open_connection(address: str | None, deadline: Deadline) -> Connection:
+def open_connection(
+    address: str | None, deadline: Deadline, tls: "TlsFiles | None" = None, *, shake_hands: bool = True
+) -> Connection:
     """Connect to ``address`` (a path or tcp://HOST:PORT), or to the first daemon found where one listens by default.
 
-    Raises Unavailable, naming all that was tried, Forbidden if a socket may not be opened, ValueError for an address
-    that cannot be one.
+    ``tls``: for a tls:// address; ``shake_hands``: False leaves that to the caller. Raises Unavailable, naming all that
+    was tried, Forbidden if a socket may not be opened, ValueError for an address that cannot be one.
     """
     addresses = [address] if address is not None else _default_addresses()
     problems: list[str] = []
     denied: list[str] = []
     for candidate in addresses:
         try:
-            return Connection(_connect(candidate, deadline), candidate)
+            connected = _connect(candidate, deadline)
+            if shake_hands and candidate.startswith("tls://"):
+                connected = _shake_hands(connected, candidate, deadline, tls)
+            return Connection(connected, candidate)
         except PermissionError:
             denied.append(candidate)
         except OSError as error:
@@ -235,8 +242,16 @@ def open_connection(address: str | None, deadline: Deadline) -> Connection:
     if denied:
         text = f"permission denied: {', '.join(denied)}; the socket's owner and mode decide who may use the daemon"
         raise Forbidden(text, "forbidden")
-    hint = "" if address is not None and address.startswith("tcp://") else "; start one with: kv serve --daemon"
+    hint = "" if address is not None and is_network(address) else "; start one with: kv serve --daemon"
     raise Unavailable(f"no daemon at {', '.join(problems)}{hint}", addresses)
+
+
+def _shake_hands(connected: "socket.socket", address: str, deadline: Deadline, tls: "TlsFiles | None") -> "Any":  # noqa: ANN401
+    """A socket that speaks TLS over this one. Raises OSError."""
+    from kv.tls import connect
+
+    host, _ = parse_tcp(address)  # type: ignore[misc]
+    return connect(connected, host, tls, deadline.left())
 
 
 def _default_addresses() -> list[str]:

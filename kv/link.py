@@ -13,6 +13,7 @@ from kv.channel import Channel, settle
 from kv.connection import Deadline, open_connection
 from kv.delivery import Delivery, Knowledge
 from kv.errors import KvdError, ProtocolError, Unavailable
+from kvd.protocol.address import is_network
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from kv.codecs import Codec
     from kv.connection import Connection
     from kv.near_cache import NearCache
+    from kv.tls import TlsFiles
 
 _LONGEST_WAIT_S = 4_000_000.0  # what a lock takes
 
@@ -37,12 +39,14 @@ class Link:
         codec: Codec,
         near_cache: NearCache | None = None,
         busy_poll_us: int = 0,
+        tls: TlsFiles | None = None,
     ) -> None:
         self._address = address
         self._token_for = token_for
         self._codec = codec
         self._near_cache = near_cache
         self._busy_poll_us = busy_poll_us
+        self._tls = tls
         self._lock = allocate_lock()
         self._knowledge = Knowledge()
         self._connection: Connection | None = None
@@ -137,7 +141,7 @@ class Link:
             self._drop()
         if self._connection is not None:
             return self._connection, False
-        connection = open_connection(self._address, deadline)
+        connection = open_connection(self._address, deadline, self._tls)
         connection.busy_poll_us = self._busy_poll_us
         self._channel = Channel(self._codec, self._knowledge)
         self._silent = self._torn = False
@@ -148,7 +152,7 @@ class Link:
         self._connection = connection
         if self._near_cache is not None:
             self._near_cache.attach(self._channel)
-        if connection.address.startswith("tcp://"):
+        if is_network(connection.address):
             self._greet(connection, deadline)  # nothing else is let in before
         return connection, True
 
@@ -187,7 +191,13 @@ class Link:
 
     def _receive(self, connection: Connection, deadline: Deadline) -> None:
         """Wait for more, and tell those whom it concerns."""
-        connection.wait_for_data(deadline)
+        # TLS keeps what it has taken in halves, and an interrupt may lose some of it.
+        self._torn = connection.address.startswith("tls://")
+        try:
+            connection.wait_for_data(deadline)
+        except TimeoutError:
+            self._torn = False
+            raise
         self._torn = True
         self._silent = False
         answered: list[tuple[Frame, Any]] = []
@@ -201,7 +211,7 @@ class Link:
 
         A Unix socket cannot be dead without saying so; on TCP the way to the other host may be gone.
         """
-        if not sent or (self._silent and connection.address.startswith("tcp://")):
+        if not sent or (self._silent and is_network(connection.address)):
             self._drop()
         self._silent = True
 

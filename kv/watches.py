@@ -237,7 +237,7 @@ class Watch(WatchState, Blocking):
         if self._connection is not None:
             self._connection.close()
         self._torn = False
-        connection = self._connection = open_connection(self._client._address, deadline)
+        connection = self._connection = open_connection(self._client._address, deadline, self._client._tls)
         channel = self._channel = Channel(self._client._codec, Knowledge())
         begin_feed(self._feed, connection, channel, self._client._token_for(connection.address), deadline)
 

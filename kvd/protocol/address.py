@@ -29,14 +29,17 @@ def candidate_sockets() -> list[str]:
     return [user_socket(), SYSTEM_SOCKET]
 
 
-def parse_tcp(address: str) -> tuple[str, int] | None:
-    """``tcp://HOST:PORT`` (IPv6 in brackets) as host and port; None for the path of a Unix socket.
+def is_network(address: str) -> bool:
+    """Whether ``address`` is ``tcp://…`` or ``tls://…`` rather than the path of a Unix socket."""
+    return address.startswith(("tcp://", "tls://"))
 
-    Raises ValueError for a malformed tcp:// address.
+
+def parse_tcp(address: str) -> tuple[str, int] | None:
+    """``tcp://HOST:PORT`` or ``tls://`` (IPv6 in brackets) as host and port; None for the path of a Unix socket.
+
+    Raises ValueError for a malformed address of these kinds.
     """
-    if not address.startswith("tcp://"):
-        return None
-    return parse_host_port(address[len("tcp://") :])
+    return parse_host_port(address[len("tcp://") :]) if is_network(address) else None
 
 
 def parse_host_port(text: str) -> tuple[str, int]:

@@ -7,7 +7,7 @@ with most of what Python costs for each.
 import hmac
 import logging
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain, groupby
 from typing import Any
 
@@ -69,14 +69,16 @@ class Administration:
 class Commands:
     """Runs requests against the database."""
 
-    def __init__(self, database: Database, limits: Limits, administration: Administration, token: str | None) -> None:
+    def __init__(
+        self, database: Database, limits: Limits, administration: Administration, tokens: Mapping[str, str | None]
+    ) -> None:
         self.database = database
         self._store = database.store
         self._checks = Checks(limits)
         self.limits = limits
         self.access = Access()
         self._administration = administration
-        self._token = token
+        self._tokens = tokens  # and whose they are, where they have names
         self.snapshots = Snapshots(database.store, database.timer)
         self.feeds = Feeds(database)
         self.near_caches = NearCaches(database)
@@ -307,10 +309,14 @@ class Commands:
             text = f"this server speaks protocol {messages.PROTOCOL}, not {request.protocol}"
             raise Refusal("unsupported_protocol", text, protocols=[messages.PROTOCOL])
         if not peer.greeted:
-            if self._token is None or not hmac.compare_digest((request.token or "").encode(), self._token.encode()):
+            given = (request.token or "").encode()
+            # All of them are compared, whichever it is.
+            known = [name for token, name in self._tokens.items() if hmac.compare_digest(given, token.encode())]
+            if not known:
                 logger.warning("refused %s: wrong or missing token", peer.name)
                 raise Refusal("unauthenticated", "wrong or missing token")
-            peer.greeted = True
+            peer.known_as(Identity(token=known[0]))
+            peer.allow(self.access)
         database = self.database
         return [messages.PROTOCOL, __version__, database.store_id, database.store.version, self.limits]
 

@@ -5,7 +5,7 @@ import socket
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kvd.server.access import ADMINISTER, Access, Grant, Identity, is_trusted
 from kvd.store.authors import Author
@@ -61,6 +61,15 @@ class Peer:
         self.fresh = True
         self.descriptor: int | None = None
 
+    def known_as(self, who: Identity) -> None:
+        """Somebody on TCP has shown who it is: its commits are by that name."""
+        self.identity = who
+        self.greeted = True
+        name = who.certificate or who.token
+        if name:
+            self.name = f"{self.name} ({name})"
+            self.author = Author(None, None, name)
+
     @property
     def is_trusted(self) -> bool:
         """Whether it may do everything whatever the rules say: root, and the daemon's own user."""
@@ -107,11 +116,23 @@ def _borrowed(descriptor: int) -> Iterator[socket.socket]:
         borrowed.detach()
 
 
-def tcp_peer(address: tuple[str, int] | None) -> Peer:
-    """The peer of an accepted TCP connection, unknown until its token is checked. Raises OSError if it has gone."""
+def tcp_peer(address: tuple[str, int] | None, certificate: dict[str, Any] | None = None) -> Peer:
+    """The peer of an accepted TCP connection, unknown until its token is checked. Raises OSError if it has gone.
+
+    ``certificate``, which TLS has verified against the CA for clients, as ``ssl.SSLSocket.getpeercert`` gives it: then
+    its common name is who it is.
+    """
     if address is None:
         raise ConnectionResetError
-    return Peer(f"tcp {address[0]}:{address[1]}", None)
+    peer = Peer(f"tcp {address[0]}:{address[1]}", None)
+    if certificate is not None:
+        peer.known_as(Identity(certificate=_common_name(certificate)))
+    return peer
+
+
+def _common_name(certificate: dict[str, Any]) -> str:
+    fields = (field for names in certificate.get("subject", ()) for field in names)
+    return next((str(value) for kind, value in fields if kind == "commonName"), "")
 
 
 def process_name(pid: int) -> str:

@@ -6,6 +6,7 @@ Deadlines are kept by one sweep a second over the few sessions that have one; wi
 import asyncio
 import logging
 import socket
+import ssl
 from collections import Counter
 from typing import Any
 
@@ -25,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 BACKLOG = 4096
 SWEEP_S = 1.0
+HANDSHAKE_S = 5.0
 # A session that was sent its last frame is listened to for so long, that its input does not reset the connection.
 LINGER_S = 1.0
 # How old the sum of what the connections hold may be.
@@ -74,12 +76,16 @@ class Server:
             self._buffer_bytes = sum(session.buffer_bytes for session in self.sessions)
         return self._buffer_bytes
 
-    async def listen(self, listening: socket.socket, *, own: bool) -> None:
-        """Serve connections of a listening socket. ``own``: nobody will serve its backlog after us."""
+    async def listen(self, listening: socket.socket, *, own: bool, tls: ssl.SSLContext | None = None) -> None:
+        """Serve connections of a listening socket. ``own``: nobody will serve its backlog after us. ``tls``: on TCP."""
         if own:
             self._backlogs.append(listening.dup())
-        create: Any = self.loop.create_unix_server if listening.family == socket.AF_UNIX else self.loop.create_server
-        self._listeners.append(await create(lambda: Session(self), sock=listening, backlog=BACKLOG))
+        create: Any = self.loop.create_unix_server
+        options: dict[str, Any] = {}
+        if listening.family != socket.AF_UNIX:
+            create = self.loop.create_server
+            options = {} if tls is None else {"ssl": tls, "ssl_handshake_timeout": HANDSHAKE_S}
+        self._listeners.append(await create(lambda: Session(self), sock=listening, backlog=BACKLOG, **options))
 
     # ------------------------------------------------------------------ called by sessions
 
@@ -102,6 +108,9 @@ class Server:
             return
         if len(self.sessions) > limits.max_connections:
             self._send_away(session, f"{limits.max_connections} connections are open, as many as may be")
+        elif peer.uid is None and peer.greeted:
+            self._tcp[session] = self.loop.time()
+            self._watch_idle()
         elif peer.uid is None:
             self._tcp[session] = self.loop.time()
             self._watch(session, limits.hello_timeout_ms / 1000)
@@ -159,7 +168,9 @@ class Server:
         connection = session.transport.get_extra_info("socket")
         if connection.family == socket.AF_UNIX:
             return unix_peer(connection.fileno())
-        return tcp_peer(session.transport.get_extra_info("peername"))
+        return tcp_peer(
+            session.transport.get_extra_info("peername"), session.transport.get_extra_info("peercert") or None
+        )
 
     def _send_away(self, session: Session, reason: str) -> None:
         logger.warning("refused %s: %s", session.peer.name, reason)
@@ -169,6 +180,10 @@ class Server:
 
     def _watch(self, session: Session, timeout_s: float) -> None:
         self._deadlines[session] = self.loop.time() + timeout_s
+        if self._sweep is None:
+            self._sweep = self.loop.call_later(SWEEP_S, self._sweep_deadlines)
+
+    def _watch_idle(self) -> None:
         if self._sweep is None:
             self._sweep = self.loop.call_later(SWEEP_S, self._sweep_deadlines)
 

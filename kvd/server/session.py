@@ -195,8 +195,9 @@ class Session(asyncio.BufferedProtocol):
         self._left = bytearray()
         self.transport.write(frame(encode_replies(last)))
         self._server.watch_leaving(self)
-        if self.peer.uid is not None:
-            # What the peer has sent meanwhile cannot make it lose this frame: a Unix socket delivers it first.
+        if self.peer.uid is not None or not self.transport.can_write_eof():
+            # What the peer has sent meanwhile cannot make it lose this frame: a Unix socket delivers it first. (TLS
+            # cannot be closed by halves.)
             self.transport.close()
         else:
             # Closing TCP with unread input resets the connection, and the frame may be lost. So: half-close, and

@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from kvd.protocol.address import default_socket
+from kvd.protocol.address import default_socket, parse_host_port
 from kvd.server.access import AccessRule
 from kvd.service.access_rules import access_rule
 from kvd.service.options import (
@@ -31,6 +31,7 @@ from kvd.service.options import (
     Memory,
     Option,
     Value,
+    is_loopback,
     suggestion,
 )
 from kvd.store.prefixes import PrefixRule
@@ -40,7 +41,7 @@ __all__ = ["Config", "ConfigError", "History", "Listen", "Log", "Memory", "chang
 SYSTEM_FILE = "/etc/kvd/kvd.toml"
 MAX_FILE_BYTES = 1024 * 1024
 # Variables that kv reads elsewhere; no options of the daemon, no mistakes either.
-OTHER_VARIABLES = ("KVD_CONFIG", "KVD_DEBUG", "KVD_TIMEOUT")
+OTHER_VARIABLES = ("KVD_CONFIG", "KVD_DEBUG", "KVD_TIMEOUT", "KVD_CA_FILE", "KVD_CERTIFICATE_FILE", "KVD_KEY_FILE")
 # An option that may not be more than another: what could be set could not be sent.
 _NOT_MORE_THAN = (
     ("limits.max_key_bytes", "limits.max_frame_bytes"),
@@ -337,9 +338,26 @@ def _check_together(settings: _Settings) -> None:
         if value > most:
             origin = (settings.get(small) or settings[big]).origin
             raise ConfigError(f"{origin}: {small} ({value}) may not be more than {big} ({most}); change one of them")
-    tcp, token_file = settings.get("listen.tcp"), settings.get("listen.token_file")
-    if tcp and tcp.value and not (token_file and token_file.value):
-        raise ConfigError(f"{tcp.origin}: TCP needs listen.token_file, a file with the token that clients must show")
+    _check_tcp(settings)
+
+
+def _check_tcp(settings: _Settings) -> None:
+    """TCP lets nobody in whom it does not know, and shows nothing to a network. Raises ConfigError."""
+    given = {key: setting.value for key, setting in settings.items()}
+    certificate, client_ca = given.get("listen.tls_certificate"), given.get("listen.tls_client_ca")
+    for key in ("listen.tls_key", "listen.tls_client_ca"):
+        if given.get(key) and not certificate:
+            raise ConfigError(f"{settings[key].origin}: {key} without listen.tls_certificate is of no use")
+    if not given.get("listen.tcp"):
+        return
+    tcp = settings["listen.tcp"]
+    if not given.get("listen.token_file") and not client_ca:
+        text = "TCP needs listen.token_file, a file with the token that clients must show, or listen.tls_client_ca"
+        raise ConfigError(f"{tcp.origin}: {text}")
+    assert isinstance(tcp.value, tuple)
+    for address in tcp.value:
+        if not certificate and not is_loopback(parse_host_port(address)[0]):
+            raise ConfigError(f"{tcp.origin}: {address!r}: beyond loopback only with TLS: set listen.tls_certificate")
 
 
 def _number(settings: _Settings, key: str) -> int:
@@ -349,13 +367,12 @@ def _number(settings: _Settings, key: str) -> int:
 
 
 def _with_absolute_paths(listen: Listen, settings: _Settings) -> Listen:
-    socket, token_file = listen.socket or default_socket(), listen.token_file
-    if listen.socket:
-        socket = _absolute(socket, settings["listen.socket"].directory, settings["listen.socket"].origin)
-    if token_file:
-        setting = settings["listen.token_file"]
-        token_file = _absolute(token_file, setting.directory, setting.origin)
-    return msgspec.structs.replace(listen, socket=os.path.abspath(socket), token_file=token_file)
+    paths = {} if listen.socket else {"socket": os.path.abspath(default_socket())}
+    for name in ("socket", "token_file", "tls_certificate", "tls_key", "tls_client_ca"):
+        if given := getattr(listen, name):
+            setting = settings[f"listen.{name}"]
+            paths[name] = _absolute(given, setting.directory, setting.origin)
+    return msgspec.structs.replace(listen, **paths)
 
 
 def _absolute(path: str, directory: str, origin: str) -> str:

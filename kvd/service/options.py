@@ -37,6 +37,9 @@ class Listen(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     tcp: tuple[str, ...] = ()
     token_file: str = ""
     busy_poll_us: int = 0
+    tls_certificate: str = ""
+    tls_key: str = ""
+    tls_client_ca: str = ""
 
 
 class History(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -241,12 +244,10 @@ def _check_mode(mode: str) -> None:
 
 def _check_tcp(addresses: tuple[str, ...]) -> None:
     for address in addresses:
-        host, _ = parse_host_port(address)
-        if not _is_loopback(host):
-            raise ValueError(f"{address!r}: only loopback until TLS exists")
+        parse_host_port(address)
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
     if host == "localhost":
         return True
     try:
@@ -272,8 +273,11 @@ _TEXTS: dict[str, tuple[str, Callable[[Any], None]]] = {
     "listen.socket": ("a path; empty for the default place", _check_socket),
     "listen.socket_mode": ('four octal digits in quotes, "0000" to "0777"', _check_mode),
     "listen.socket_group": ("the name or number of a group; empty for the daemon's own", _check_nothing),
-    "listen.tcp": ("HOST:PORT with a HOST in 127.0.0.0/8, [::1] or localhost", _check_tcp),
+    "listen.tcp": ("HOST:PORT; without tls_certificate a HOST in 127.0.0.0/8, [::1] or localhost", _check_tcp),
     "listen.token_file": ("a path; empty for none", _check_path),
+    "listen.tls_certificate": ("a path; empty for no TLS", _check_path),
+    "listen.tls_key": ("a path; empty if the certificate's file has it", _check_path),
+    "listen.tls_client_ca": ("a path; empty: clients need no certificate", _check_path),
     "data.dir": ("a path; empty: in memory only", _check_path),
     "data.sync": (", ".join(SYNCS), _check_choice(*SYNCS)),
     "log.level": (", ".join(LOG_LEVELS), _check_choice(*LOG_LEVELS)),

@@ -14,8 +14,9 @@ import os
 import resource
 import signal
 import socket
+import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from kvd import __version__
 from kvd.database import Database
@@ -28,6 +29,7 @@ from kvd.service import logs, systemd
 from kvd.service.config import Config, ConfigError, History, Memory, changes
 from kvd.service.restart_fence import RestartFence
 from kvd.service.storage import Storage
+from kvd.service.tls import load, server_context
 from kvd.store.prefixes import PrefixRules
 from kvd.store.window import WindowLimits
 
@@ -51,7 +53,8 @@ class Daemon(Administration):
         sockets: list[tuple[str, socket.socket]],
         *,
         activated: bool,
-        token: str | None,
+        tokens: Mapping[str, str | None],
+        tls: ssl.SSLContext | None = None,
         read_config: Callable[[], Config],
         database: Database,
         fence: RestartFence,
@@ -59,6 +62,7 @@ class Daemon(Administration):
     ) -> None:
         self.config = config
         self._storage = storage
+        self._tls = tls
         self._fence = fence
         # Why the daemon had to end, if something failed.
         self.failure: BaseException | None = None
@@ -73,7 +77,7 @@ class Daemon(Administration):
         self.database.on_deadline = self._schedule_expiry
         self._upkeep_timer: asyncio.TimerHandle | None = None
         self._expiry_timer: asyncio.TimerHandle | None = None
-        self.commands = Commands(self.database, config.limits, self, token)
+        self.commands = Commands(self.database, config.limits, self, tokens)
         self.commands.snapshots.on_first = self._schedule_letting_go
         self.commands.near_caches.before_first = fence.write
         self.commands.access = Access(config.access)
@@ -94,7 +98,7 @@ class Daemon(Administration):
             self.commands.durability.before_write = self._server.turn.make
         await self._fence.wait()
         for _, listening in self._sockets:
-            await self._server.listen(listening, own=not self._activated)
+            await self._server.listen(listening, own=not self._activated, tls=self._tls)
         raise_descriptor_limit(self.config.limits)
         self._feed_watchdog()
         freeze_garbage_collector()
@@ -237,6 +241,9 @@ class Daemon(Administration):
             reloadable, restart = changes(self.config, new)
             if restart:
                 raise ConfigError("these need a restart: " + "; ".join(restart))
+            if self._tls is not None:
+                load(server_context(new.listen) or self._tls, new.listen)  # whether they can be used
+                load(self._tls, new.listen)
         except ConfigError as error:
             logger.error("reload refused, nothing was changed: %s", error)
             raise Refusal("bad_request", f"nothing was changed: {error}") from error

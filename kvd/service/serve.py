@@ -26,9 +26,11 @@ from kvd.service.locks import LockFile
 from kvd.service.process import Daemon, window_limits
 from kvd.service.restart_fence import RestartFence
 from kvd.service.storage import Bar, NoBar, Storage
+from kvd.service.tls import server_context
 from kvd.service.unix_socket import BACKLOG, bind_unix_socket, make_directory, remove_socket, socket_inode
 
 MAX_TOKEN_BYTES = 4096
+MAX_TOKENS_BYTES = 1024 * 1024
 LOCK_SUFFIX = ".lock"
 PING_TIMEOUT_S = 5.0
 
@@ -51,7 +53,8 @@ def check_config(flags: Mapping[str, object], config_file: str | None) -> int:
     """Say whether a daemon could start with this configuration, as far as the configuration decides it."""
     try:
         config = load(flags, os.environ, config_file)
-        _read_token(config)
+        _read_tokens(config)
+        server_context(config.listen)
     except ConfigError as error:
         return _complain(str(error), EXIT_CONFIGURATION)
     print("The configuration is valid.")
@@ -63,18 +66,27 @@ def _complain(text: str, exit_code: int) -> int:
     return exit_code
 
 
-def _read_token(config: Config) -> str | None:
+def _read_tokens(config: Config) -> dict[str, str | None]:
+    """The tokens of the token file, and whose each is: lines of NAME TOKEN, or one token alone. Raises ConfigError."""
     path = config.listen.token_file
     if not path:
-        return None
+        return {}
     try:
         with open(path, encoding="utf-8") as file:
-            token = file.read(MAX_TOKEN_BYTES + 1).strip()
+            lines = [line.split() for line in file.read(MAX_TOKENS_BYTES + 1).splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"listen.token_file: cannot read {path}: {error}") from None
-    if not 16 <= len(token) <= MAX_TOKEN_BYTES:
-        raise ConfigError(f"listen.token_file: {path} has to hold a token of 16 to {MAX_TOKEN_BYTES} characters")
-    return token
+    tokens: dict[str, str | None] = {}
+    for words in lines:
+        name, token = (None, words[0]) if len(words) == 1 else (words[0], words[1])
+        if len(words) > 2 or (name is None and len(lines) > 1) or not 16 <= len(token) <= MAX_TOKEN_BYTES:
+            tokens = {}
+            break
+        tokens[token] = name
+    if not tokens or len(tokens) < len(lines):
+        text = f"a token of 16 to {MAX_TOKEN_BYTES} characters, or lines of a name and such a token, all different"
+        raise ConfigError(f"listen.token_file: {path} has to hold {text}")
+    return tokens
 
 
 class _Start:
@@ -93,7 +105,8 @@ class _Start:
         self.config = self._read_config()
         self._database = Database(window_limits(self.config.history))
         self._storage: Storage | None = None
-        self._token = _read_token(self.config)
+        self._tokens = _read_tokens(self.config)
+        self._tls = server_context(self.config.listen)
         self._activated = [listening for _, listening in systemd.listen_fds()]
         self._socket_path = self._choose_socket_path()
 
@@ -171,14 +184,16 @@ class _Start:
         if listening.family == socket.AF_UNIX:
             return _path_of(listening) if self._activated else self._socket_path
         host, port = listening.getsockname()[:2]
-        return f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
+        scheme = "tls" if self.config.listen.tls_certificate else "tcp"
+        return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
     async def _serve(self, sockets: list[tuple[str, socket.socket]], ready: Callable[[], None]) -> BaseException | None:
         daemon = Daemon(
             self.config,
             sockets,
             activated=bool(self._activated),
-            token=self._token,
+            tokens=self._tokens,
+            tls=self._tls,
             read_config=self._read_config,
             database=self._database,
             fence=self._fence,
@@ -192,15 +207,16 @@ class _Start:
         return bind_unix_socket(self._socket_path, int(listen.socket_mode, 8), listen.socket_group)
 
     def _refuse_open_tcp(self, sockets: list[socket.socket]) -> None:
-        """No TCP socket without a token, and none but loopback, whoever opened it."""
+        """No TCP socket that lets in whom it does not know, and none beyond loopback without TLS, whoever opened it."""
         for listening in sockets:
             if listening.family == socket.AF_UNIX:
                 continue
             address = listening.getsockname()[0]
-            if self._token is None:
+            listen = self.config.listen
+            if not self._tokens and not listen.tls_client_ca:
                 raise StartError(EXIT_CONFIGURATION, f"listening on tcp {address} needs listen.token_file")
-            if not ipaddress.ip_address(address).is_loopback:
-                text = f"tcp {address}: only loopback addresses may be listened on until TLS exists"
+            if not listen.tls_certificate and not ipaddress.ip_address(address).is_loopback:
+                text = f"listening on tcp {address}: beyond loopback only with TLS: set listen.tls_certificate"
                 raise StartError(EXIT_CONFIGURATION, text)
 
 

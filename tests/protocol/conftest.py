@@ -60,7 +60,7 @@ class Ends:
         self.timer = Clock()
         self.database = Database(WindowLimits(**window), clock=lambda: next(ticks), timer=self.timer)
         self.process = Process()
-        self.commands = Commands(self.database, limits or Limits(), self.process, token)
+        self.commands = Commands(self.database, limits or Limits(), self.process, {token: None} if token else {})
         self.peer = Peer("test", uid)
 
     def another(self, uid: int | None = os.geteuid()) -> "Ends":

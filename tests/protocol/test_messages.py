@@ -65,6 +65,10 @@ FORMS: list[tuple[list[Any], messages.AnyRequest]] = [
     (["metrics"], messages.Metrics()),
     (["status"], messages.Status()),
     (["reload"], messages.Reload()),
+    (["access", "a"], messages.Access("a")),
+    (["access", "a", 1000, [4, 27]], messages.Access("a", 1000, [4, 27])),
+    (["access", "a", None, [], "web"], messages.Access("a", certificate="web")),
+    (["access", "a", None, [], None, "ci"], messages.Access("a", token="ci")),  # noqa: S106 - a name
     (["checkpoint"], messages.Checkpoint()),
     (["backup"], messages.Backup()),
     (["shutdown"], messages.Shutdown()),

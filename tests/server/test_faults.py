@@ -56,7 +56,7 @@ def with_server(path: str, work: Callable[[Connect], Awaitable[Result]]) -> Resu
     async def run() -> Result:
         listening = socket.socket(socket.AF_UNIX)
         listening.bind(path)
-        server = Server(Commands(Database(), Limits(), Faulty(), None), asyncio.get_running_loop())
+        server = Server(Commands(Database(), Limits(), Faulty(), {}), asyncio.get_running_loop())
         await server.listen(listening, own=True)
 
         async def connect() -> Client:

@@ -91,7 +91,7 @@ class House:
     def __init__(self, sync: str | None) -> None:
         self.loop = asyncio.get_running_loop()
         self.database = Database(clock=lambda: WALL_US, timer=lambda: WALL_US)
-        self.commands = Commands(self.database, LIMITS, None, None)  # type: ignore[arg-type] # nobody administers
+        self.commands = Commands(self.database, LIMITS, None, {})  # type: ignore[arg-type] # nobody administers
         self.server = Server(self.commands, self.loop)
         if sync is not None:
             self._write_log(sync)

@@ -56,6 +56,9 @@ EXAMPLES: Mapping[str, tuple[str, str, object]] = {
     "listen.socket_group": ('"file"', "variable", "flag"),
     "listen.tcp": ('["127.0.0.1:1"]', "127.0.0.1:2", ["127.0.0.1:3"]),
     "listen.token_file": ('"/a/file"', "/a/variable", "/a/flag"),
+    "listen.tls_certificate": ('"/a/file"', "/a/variable", "/a/flag"),
+    "listen.tls_key": ('"/a/file"', "/a/variable", "/a/flag"),
+    "listen.tls_client_ca": ('"/a/file"', "/a/variable", "/a/flag"),
     "data.dir": ('"/a/file"', "/a/variable", "/a/flag"),
     "data.sync": ('"always"', "interval", "never"),
     "log.level": ('"debug"', "warning", "error"),
@@ -63,6 +66,8 @@ EXAMPLES: Mapping[str, tuple[str, str, object]] = {
 } | {key: (str(least + 1), str(least + 2), str(least + 3)) for key, (least, _) in BOUNDS.items()}
 # What an example needs beside it to be valid.
 COMPANIONS: dict[str, dict[str, str]] = {
+    "listen.tls_key": {"KVD_TLS_CERTIFICATE": "/certificate"},
+    "listen.tls_client_ca": {"KVD_TLS_CERTIFICATE": "/certificate"},
     "listen.tcp": {"KVD_TOKEN_FILE": "/token"},
     "limits.max_frame_bytes": {"KVD_LIMITS_MAX_KEY_BYTES": "1", "KVD_LIMITS_MAX_VALUE_BYTES": "1"},
     "limits.max_reply_bytes": {"KVD_LIMITS_MAX_VALUE_BYTES": "1"},
@@ -100,7 +105,14 @@ def test_a_flag_that_was_not_given_and_an_empty_variable_decide_nothing(write: W
 
 
 def test_variables_of_the_client_and_of_others_are_no_mistakes(empty: str) -> None:
-    environ = {"KVD_TIMEOUT": "3", "KVD_DEBUG": "1", "KVD_CONFIG": empty, "HOME": "/root", "KVDX": "1"}
+    environ = {
+        "KVD_TIMEOUT": "3",
+        "KVD_CA_FILE": "/ca",
+        "KVD_DEBUG": "1",
+        "KVD_CONFIG": empty,
+        "HOME": "/root",
+        "KVDX": "1",
+    }
     assert load({}, environ, empty).log == Log()
 
 
@@ -210,9 +222,9 @@ def test_a_huge_file_is_refused(write: Write) -> None:
         ('[listen]\nsocket_mode = "600"', "listen.socket_mode: '600' is not four octal digits; allowed: four octal"),
         ('[listen]\nsocket_mode = "0800"', "listen.socket_mode: '0800' is not four octal digits"),
         ('[listen]\nsocket_mode = "1777"', "listen.socket_mode: '1777' is more than 0777"),
-        ('[listen]\ntcp = "127.0.0.1:1"', "listen.tcp: expected list of str, got str; allowed: HOST:PORT with"),
-        ("[listen]\ntcp = [1]", "listen.tcp: expected list of str, got list of int; allowed: HOST:PORT with"),
-        ('[listen]\ntcp = ["127.0.0.1"]', "listen.tcp: not HOST:PORT: '127.0.0.1'; allowed: HOST:PORT with"),
+        ('[listen]\ntcp = "127.0.0.1:1"', "listen.tcp: expected list of str, got str; allowed: HOST:PORT; without"),
+        ("[listen]\ntcp = [1]", "listen.tcp: expected list of str, got list of int; allowed: HOST:PORT; without"),
+        ('[listen]\ntcp = ["127.0.0.1"]', "listen.tcp: not HOST:PORT: '127.0.0.1'; allowed: HOST:PORT; without"),
         ('[listen]\ntcp = ["127.0.0.1:1"]', "listen.tcp: TCP needs listen.token_file, a file with the token that"),
         ('[listen]\nsocket = "tcp://h:1"', "listen.socket: tcp://h:1 is an address for clients; kv serve needs a path"),
         ('[listen]\nsocket = "~/kvd.sock"', "listen.socket: '~/kvd.sock': ~ is not expanded, write the whole path"),
@@ -259,7 +271,10 @@ def test_a_mistake_in_the_environment_names_the_variable(environ: dict[str, str]
     ("flags", "text"),
     [
         ({"listen.socket_mode": "abc"}, "--socket-mode: 'abc' is not four octal digits; allowed: four octal digits"),
-        ({"listen.tcp": ["0.0.0.0:1"]}, "--tcp: '0.0.0.0:1': only loopback until TLS exists; allowed: HOST:PORT"),
+        (
+            {"listen.tcp": ["0.0.0.0:1"], "listen.token_file": "/t"},
+            "--tcp: '0.0.0.0:1': beyond loopback only with TLS: set listen.tls_certificate",
+        ),
         ({"listen.tcp": ["127.0.0.1:1"]}, "--tcp: TCP needs listen.token_file"),
         ({"log.level": "loud"}, "--log-level: 'loud' is none of them; allowed: debug, info, warning, error"),
         (

@@ -4,7 +4,8 @@ import datetime
 
 import pytest
 
-from kvd.service.options import BOUNDS, OPTIONS
+from kvd.protocol.address import parse_host_port
+from kvd.service.options import BOUNDS, OPTIONS, is_loopback
 
 
 @pytest.mark.parametrize(
@@ -94,13 +95,13 @@ NOT_LOOPBACK = [
 
 @pytest.mark.parametrize("host", LOOPBACK)
 def test_loopback_may_be_listened_on(host: str) -> None:
+    assert is_loopback(parse_host_port(f"{host}:7070")[0])
     assert OPTIONS["listen.tcp"].value([f"{host}:7070"]) == (f"{host}:7070",)
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", *NOT_LOOPBACK])  # noqa: S104 - it is refused
-def test_nothing_but_loopback_may_be_listened_on(host: str) -> None:
-    with pytest.raises(ValueError, match="only loopback until TLS exists"):
-        OPTIONS["listen.tcp"].value(["127.0.0.1:1", f"{host}:7070"])
+@pytest.mark.parametrize("host", ["0.0.0.0", *NOT_LOOPBACK])  # noqa: S104 - it is no loopback
+def test_nothing_but_loopback_is_taken_for_it(host: str) -> None:
+    assert not is_loopback(parse_host_port(f"{host}:7070")[0])
 
 
 @pytest.mark.parametrize("port", ["", ":", ":x", ":-1", ":65536", ":1:"])

@@ -69,7 +69,7 @@ def test_the_second_of_two_tcp_ports_is_in_use(kvd: "RealDaemon", taken_port: st
 def test_tcp_on_more_than_the_loopback(kvd: "RealDaemon", how: list[str], token_file: str) -> None:
     for address in ("0.0.0.0:0", "[::]:0", "192.0.2.1:7070"):
         said = kvd.refused(78, *how, "--tcp", address, "--token-file", token_file)
-        assert f"{address!r}: only loopback until TLS exists" in said
+        assert f"{address!r}: beyond loopback only with TLS" in said
 
 
 def test_tcp_without_a_token(kvd: "RealDaemon", how: list[str]) -> None:

@@ -295,7 +295,10 @@ def test_a_passed_tcp_socket_beyond_the_loopback_is_refused(kvd: "RealDaemon", u
     token = kvd.write_token()
     with socket.create_server(("0.0.0.0", 0)) as everywhere:  # noqa: S104 - that is the point
         exit_code, error = refusal(activate(kvd, unix, everywhere, flags=("--token-file", token)))
-    assert (exit_code, error) == (78, "tcp 0.0.0.0: only loopback addresses may be listened on until TLS exists")
+    assert (exit_code, error) == (
+        78,
+        "listening on tcp 0.0.0.0: beyond loopback only with TLS: set listen.tls_certificate",
+    )
     assert kvd.files() == ["s"]
 
 

@@ -16,6 +16,7 @@ from kv.codecs import full
 from kv.connection import HEADER_BYTES, Deadline, open_connection
 from kv.errors import Unavailable, from_reply
 from kv.operations import hello
+from kvd.protocol.address import is_network
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -168,7 +169,7 @@ def _connected(plan: "Plan", codec: "Codec") -> "Connection":
     """A connection that has said hello. Raises KvdError."""
     deadline = Deadline(plan.timeout_s)
     connection = open_connection(plan.address, deadline)
-    token = read_token(plan.token_file) if connection.address.startswith("tcp://") else None
+    token = read_token(plan.token_file) if is_network(connection.address) else None
     try:
         connection.send(framed(codec.encode([hello("kv bench", token).request])), deadline)
         payload = connection.receive(deadline)

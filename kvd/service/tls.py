@@ -1,0 +1,29 @@
+"""The daemon's side of TLS: its certificate, and whether clients need one of their own."""
+
+import ssl
+
+from kvd.service.config import ConfigError, Listen
+
+
+def server_context(listen: Listen) -> ssl.SSLContext | None:
+    """What TCP listeners speak: TLS 1.3, or None for none. Raises ConfigError for files that cannot be used."""
+    if not listen.tls_certificate:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    load(context, listen)
+    return context
+
+
+def load(context: ssl.SSLContext, listen: Listen) -> None:
+    """Use the certificates as they are now in the files, for connections to come. Raises ConfigError."""
+    try:
+        context.load_cert_chain(listen.tls_certificate, listen.tls_key or None)
+    except (OSError, ValueError) as error:  # SSLError is an OSError
+        raise ConfigError(f"listen.tls_certificate: cannot use {listen.tls_certificate}: {error}") from None
+    if listen.tls_client_ca:
+        try:
+            context.load_verify_locations(listen.tls_client_ca)
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"listen.tls_client_ca: cannot use {listen.tls_client_ca}: {error}") from None
+        context.verify_mode = ssl.CERT_REQUIRED

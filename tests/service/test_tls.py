@@ -1,0 +1,286 @@
+"""TLS on TCP: who is let in, who is not, and what is told to those who are not."""
+
+import asyncio
+import pathlib
+import signal
+import socket
+import ssl
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+
+import kv
+import kv.aio
+from tests.client.conftest import DEADLINE_S, Daemon
+
+NEW_KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
+TOKEN = "a-token-of-some-length"  # noqa: S105
+
+
+@dataclass
+class Papers:
+    """Certificates of two authorities, made by openssl."""
+
+    folder: pathlib.Path
+
+    def __post_init__(self) -> None:
+        for ca in ("ca", "other"):
+            self._openssl("req", "-x509", *NEW_KEY, "-days", "2", "-subj", f"/CN={ca}", "-keyout", f"{ca}.key",
+                          "-out", f"{ca}.pem")  # fmt: skip
+        self.make("server", "ca", "127.0.0.1")
+        self.make("elsewhere", "ca", "127.0.0.2")
+        self.make("web", "ca")
+        self.make("stranger", "other")
+        self.make("expired", "ca", days="-1")
+
+    def make(self, name: str, ca: str, address: str = "", days: str = "2") -> None:
+        """A certificate for ``name``, of ``ca``."""
+        self._openssl("req", *NEW_KEY, "-subj", f"/CN={name}", "-keyout", f"{name}.key", "-out", f"{name}.csr")
+        extensions = self.folder / f"{name}.ext"
+        extensions.write_text(f"subjectAltName=IP:{address}\n" if address else "basicConstraints=CA:FALSE\n")
+        self._openssl("x509", "-req", "-in", f"{name}.csr", "-CA", f"{ca}.pem", "-CAkey", f"{ca}.key",
+                      "-CAcreateserial", "-days", days, "-extfile", str(extensions), "-out", f"{name}.pem")  # fmt: skip
+
+    def of(self, name: str | None, ca: str = "ca") -> kv.TlsFiles:
+        """What a client called ``name`` connects with."""
+        own = {} if name is None else {"certificate": self.path(f"{name}.pem"), "key": self.path(f"{name}.key")}
+        return kv.TlsFiles(ca=self.path(f"{ca}.pem"), **own)
+
+    def path(self, name: str) -> str:
+        return str(self.folder / name)
+
+    def _openssl(self, *words: str) -> None:
+        subprocess.run(["openssl", *words], check=True, capture_output=True, cwd=self.folder)  # noqa: S603, S607
+
+
+class House:
+    """A daemon that speaks TLS on a port of its own, with a configuration."""
+
+    def __init__(self, folder: pathlib.Path, papers: Papers, configuration: str) -> None:
+        self.config = folder / "kvd.toml"
+        self.config.write_text(f'[listen]\ntcp = ["127.0.0.1:0"]\n{configuration}')
+        self.config.chmod(0o600)
+        self.token = folder / "token"
+        self.token.write_text(TOKEN)
+        self.token.chmod(0o600)
+        self.daemon = Daemon(str(folder), "--config", str(self.config))
+        with kv.connect(self.daemon.address) as db:
+            listening = str(db.status()["listening"])
+        self.address = next(word for word in listening.split() if word.startswith("tls://"))
+
+    def port(self) -> int:
+        return int(self.address.rpartition(":")[2])
+
+
+@pytest.fixture(scope="module")
+def papers(tmp_path_factory: pytest.TempPathFactory) -> Papers:
+    return Papers(tmp_path_factory.mktemp("papers"))
+
+
+@pytest.fixture(scope="module")
+def by_token(tmp_path_factory: pytest.TempPathFactory, papers: Papers) -> Iterator[House]:
+    folder = tmp_path_factory.mktemp("house")
+    config = (
+        f'token_file = "token"\ntls_certificate = "{papers.path("server.pem")}"\n'
+        f'tls_key = "{papers.path("server.key")}"\n'
+    )
+    house = House(folder, papers, config)
+    yield house
+    house.daemon.end()
+
+
+@pytest.fixture(scope="module")
+def by_certificate(tmp_path_factory: pytest.TempPathFactory, papers: Papers) -> Iterator[House]:
+    folder = tmp_path_factory.mktemp("strict")
+    rules = '[[access]]\ncertificate = "web"\nprefix = "web/"\nrights = ["read", "write"]\n'
+    config = (
+        f'tls_certificate = "{papers.path("server.pem")}"\ntls_key = "{papers.path("server.key")}"\n'
+        f'tls_client_ca = "{papers.path("ca.pem")}"\n{rules}'
+    )
+    house = House(folder, papers, config)
+    yield house
+    house.daemon.end()
+
+
+def test_a_client_with_the_token_is_served(by_token: House, papers: Papers) -> None:
+    with kv.connect(by_token.address, token_file=str(by_token.token), tls=papers.of(None)) as db:
+        db.set("a", b"1")
+        assert db.get("a") == b"1"
+        large = bytes(range(256)) * 16_000
+        db.set("large", large)
+        assert db.get("large") == large
+        assert len(db.get_many([f"k{number}" for number in range(1_000)])) == 1_000
+        with db.watch("w") as watch:
+            watch.wait(0)
+            db.set("w", b"1")
+            change = watch.wait(DEADLINE_S)
+            assert change is not None
+            assert dict(change.writes) == {"w": b"1"}
+
+
+def test_an_asyncio_client_with_the_token_is_served(by_token: House, papers: Papers) -> None:
+    async def run() -> None:
+        async with kv.aio.connect(by_token.address, token_file=str(by_token.token), tls=papers.of(None)) as db:
+            await db.set("b", b"1")
+            assert await db.get("b") == b"1"
+            async with db.watch("w") as watch:
+                await watch.wait(0)
+                await db.set("w", b"2")
+                change = await watch.wait(DEADLINE_S)
+                assert change is not None
+                assert dict(change.writes) == {"w": b"2"}
+
+    asyncio.run(run())
+
+
+def test_without_the_token_nothing_is_told(by_token: House, papers: Papers) -> None:
+    with kv.connect(by_token.address, tls=papers.of(None)) as db, pytest.raises(kv.KvdError) as refused:
+        db.get("a")
+    assert refused.value.code == "unauthenticated"
+
+
+def test_the_command_line_connects_by_variables(by_token: House, papers: Papers) -> None:
+    from tests.cli.conftest import Kv
+
+    kv_command = Kv(by_token.address)
+    files = {"KVD_CA_FILE": papers.path("ca.pem"), "KVD_TOKEN_FILE": str(by_token.token)}
+    assert kv_command.ok("set", "c=1", **files) == "Keys set\n"
+    assert "certificate" in kv_command.fails(69, "get", "c", KVD_TOKEN_FILE=str(by_token.token))
+
+
+def test_a_daemon_that_somebody_else_vouches_for_is_not_believed(by_token: House, papers: Papers) -> None:
+    for client in (kv.connect(by_token.address, tls=papers.of(None, "other")),):
+        with client as db, pytest.raises(kv.Unavailable, match="certificate"):
+            db.get("a")
+
+    async def run() -> None:
+        async with kv.aio.connect(by_token.address, tls=papers.of(None, "other")) as db:
+            with pytest.raises(kv.Unavailable, match="certificate"):
+                await db.get("a")
+
+    asyncio.run(run())
+
+
+def test_the_name_that_was_asked_for_has_to_be_the_daemons(by_token: House, papers: Papers) -> None:
+    address = by_token.address.replace("127.0.0.1", "localhost")
+    with kv.connect(address, tls=papers.of(None)) as db, pytest.raises(kv.Unavailable, match="certificate"):
+        db.get("a")
+
+
+def test_a_certificate_lets_in_and_its_name_is_the_author(by_certificate: House, papers: Papers) -> None:
+    with kv.connect(by_certificate.address, tls=papers.of("web")) as db:
+        db.set("web/a", b"1")
+        with pytest.raises(kv.Forbidden):
+            db.set("other", b"1")
+        assert next(iter(db.history("web/a"))).author.name == "web"
+
+
+@pytest.mark.parametrize("name", [None, "stranger", "expired"])
+def test_who_has_no_right_certificate_is_not_let_in(by_certificate: House, papers: Papers, name: str | None) -> None:
+    with kv.connect(by_certificate.address, tls=papers.of(name)) as db, pytest.raises(kv.KvdError) as refused:
+        db.get("web/a")
+    assert isinstance(refused.value, kv.Unavailable | kv.ConnectionLost)
+
+
+def test_what_speaks_no_tls_or_an_old_one_gets_no_answer(by_token: House) -> None:
+    for send in (b"\0\0\0\x08\x91\x91\xa4ping", b"GET / HTTP/1.1\r\n\r\n", bytes(100)):
+        with socket.create_connection(("127.0.0.1", by_token.port()), DEADLINE_S) as plain:
+            plain.settimeout(DEADLINE_S)
+            plain.sendall(send)
+            try:
+                answer = plain.recv(1000)
+            except ConnectionResetError:
+                answer = b""
+            assert b"pong" not in answer
+            assert not answer.startswith(b"\0\0")
+    old = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    old.check_hostname, old.verify_mode = False, ssl.CERT_NONE
+    old.maximum_version = ssl.TLSVersion.TLSv1_2
+    with socket.create_connection(("127.0.0.1", by_token.port()), DEADLINE_S) as plain, pytest.raises(OSError):
+        old.wrap_socket(plain)
+
+
+def test_a_reload_takes_up_a_new_certificate(tmp_path: pathlib.Path, papers: Papers) -> None:
+    for kind in ("pem", "key"):
+        (tmp_path / f"now.{kind}").write_bytes(pathlib.Path(papers.path(f"elsewhere.{kind}")).read_bytes())
+    house = House(tmp_path, papers, 'token_file = "token"\ntls_certificate = "now.pem"\ntls_key = "now.key"\n')
+    try:
+        with kv.connect(house.address, token_file=str(house.token), tls=papers.of(None)) as db:
+            with pytest.raises(kv.Unavailable, match="certificate"):
+                db.get("a")
+            for kind in ("pem", "key"):
+                (tmp_path / f"now.{kind}").write_bytes(pathlib.Path(papers.path(f"server.{kind}")).read_bytes())
+            house.daemon.process.send_signal(signal.SIGHUP)
+            end = time.monotonic() + DEADLINE_S
+            while time.monotonic() < end:
+                try:
+                    assert db.get("a") is None
+                    return
+                except kv.Unavailable:
+                    pass
+            raise AssertionError("the new certificate was not taken up")
+    finally:
+        house.daemon.end()
+
+
+@pytest.mark.parametrize(
+    ("configuration", "why"),
+    [
+        ('tcp = ["0.0.0.0:0"]\ntoken_file = "token"\n', "beyond loopback only with TLS"),
+        ('tcp = ["127.0.0.1:0"]\ntls_certificate = "server.pem"\ntls_key = "server.key"\n', "needs listen.token_file"),
+        ('tcp = ["127.0.0.1:0"]\ntoken_file = "token"\ntls_certificate = "none.pem"\n', "cannot use"),
+        (
+            'tcp = ["127.0.0.1:0"]\ntoken_file = "token"\ntls_certificate = "server.pem"\ntls_key = "web.key"\n',
+            "cannot use",
+        ),
+        ('tls_client_ca = "ca.pem"\n', "of no use"),
+        ('tls_key = "server.key"\n', "of no use"),
+    ],
+)  # fmt: skip
+def test_what_would_be_open_or_cannot_work_does_not_start(papers: Papers, configuration: str, why: str) -> None:
+    (papers.folder / "token").write_text(TOKEN)
+    (papers.folder / "token").chmod(0o600)
+    config = papers.folder / "kvd.toml"
+    config.write_text(f"[listen]\n{configuration}")
+    config.chmod(0o600)
+    with pytest.raises(AssertionError, match=why):
+        Daemon(str(papers.folder), "--config", str(config))
+
+
+def test_tokens_with_names_tell_who_it_is(tmp_path: pathlib.Path, papers: Papers) -> None:
+    rules = '[[access]]\ntoken = "ci"\nprefix = "ci/"\nrights = ["read", "write"]\n'
+    config = (
+        f'token_file = "tokens"\ntls_certificate = "{papers.path("server.pem")}"\n'
+        f'tls_key = "{papers.path("server.key")}"\n{rules}'
+    )
+    tokens = tmp_path / "tokens"
+    tokens.write_text("ci  first-token-0123456789\n\nweb other-token-0123456789\n")
+    tokens.chmod(0o600)
+    house = House(tmp_path, papers, config)
+    try:
+        for name, token in (("ci", "first-token-0123456789"), ("web", "other-token-0123456789")):
+            (tmp_path / name).write_text(token)
+        with kv.connect(house.address, token_file=str(tmp_path / "ci"), tls=papers.of(None)) as db:
+            db.set("ci/a", b"1")
+            assert next(iter(db.history("ci/a"))).author.name == "ci"
+        web = kv.connect(house.address, token_file=str(tmp_path / "web"), tls=papers.of(None))
+        with web as db, pytest.raises(kv.Forbidden):
+            db.get("ci/a")
+    finally:
+        house.daemon.end()
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "short", "ci first-token-0123456789 more", "a-token-of-some-length\nanother-token-of-some-length\n",
+     "ci short\n", "a same-token-0123456789\nb same-token-0123456789\n", "x" * 5_000],
+)  # fmt: skip
+def test_a_token_file_that_cannot_be_one_is_refused(tmp_path: pathlib.Path, content: str) -> None:
+    (tmp_path / "tokens").write_text(content)
+    (tmp_path / "kvd.toml").write_text('[listen]\ntcp = ["127.0.0.1:0"]\ntoken_file = "tokens"\n')
+    (tmp_path / "kvd.toml").chmod(0o600)
+    with pytest.raises(AssertionError, match="has to hold"):
+        Daemon(str(tmp_path), "--config", str(tmp_path / "kvd.toml"))
