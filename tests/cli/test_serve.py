@@ -34,7 +34,7 @@ def free_port() -> int:
 @pytest.fixture
 def token(tmp_path: pathlib.Path) -> str:
     """A file with a token."""
-    (tmp_path / "token").write_text("not a secret, but long enough for one\n")
+    (tmp_path / "token").write_text("not-a-secret-but-long-enough-for-one\n")
     (tmp_path / "token").chmod(0o600)
     return str(tmp_path / "token")
 
@@ -99,7 +99,7 @@ def test_tcp_with_the_token(tcp: "tuple[Kv, subprocess.Popen[bytes]]", token: st
 
 def test_tcp_without_the_token_ends_with_4(tcp: "tuple[Kv, subprocess.Popen[bytes]]", tmp_path: pathlib.Path) -> None:
     kv, _ = tcp
-    (tmp_path / "wrong").write_text("a wrong token, though as long as any other")
+    (tmp_path / "wrong").write_text("a-wrong-token-though-as-long-as-any-other")
     kv.fails(4, "get", "a")
     kv.fails(4, "get", "a", "--token-file", str(tmp_path / "wrong"))
 

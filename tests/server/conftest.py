@@ -23,7 +23,7 @@ SCALE = int(os.environ.get("KVD_TEST_SCALE", "1"))
 DEADLINE_S = 30
 KIB = 1024
 MIB = 1024 * KIB
-TOKEN = "a token that nobody would guess"  # noqa: S105 - of no real daemon
+TOKEN = "a-token-that-nobody-would-guess"  # noqa: S105 - of no real daemon
 
 encode = msgspec.msgpack.encode
 Configuration = str

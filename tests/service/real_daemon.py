@@ -97,7 +97,7 @@ class Peer:
 class RealDaemon:
     """A place for one daemon at a time."""
 
-    token = "a token of thirty-two characters"  # noqa: S105 - of no real daemon
+    token = "a-token-of-thirty-two-characters"  # noqa: S105 - of no real daemon
 
     def __init__(self, folder: str) -> None:
         self.folder = folder

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from tests.service.real_daemon import RealDaemon
 
 MOST = 107
-TOKEN = "long enough for a token"  # noqa: S105 - of no real daemon
+TOKEN = "long-enough-for-a-token"  # noqa: S105 - of no real daemon
 
 
 @pytest.fixture(params=["foreground", "daemon"])
