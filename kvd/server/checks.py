@@ -48,7 +48,8 @@ class Checks:
         if "" in entries or max(map(len, entries)) * 4 > self.limits.max_key_bytes:
             for key in entries:
                 self.key(key)
-        if max(len(value or b"") for value in entries.values()) > self.limits.max_value_bytes:
+        # filter() passes over deletions; empty values, too, are no matter.
+        if max(map(len, filter(None, entries.values())), default=0) > self.limits.max_value_bytes:
             raise Refusal("too_large", f"a value has at most {self.limits.max_value_bytes} bytes")
 
     def page(self, limit: int, what: str) -> None:

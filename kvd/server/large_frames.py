@@ -24,11 +24,10 @@ SLICE_US = 1_000
 
 
 def replies_in_slices(commands: Commands, payload: memoryview, peer: Peer) -> Iterator[list[bytes] | None]:
-    """Run a frame; yields None after each slice, at last the reply frame in pieces to be written in this order."""
-    return _run(commands, bytes(payload), peer)
+    """Run a frame; yields None after each slice, at last the reply frame in pieces to be written in this order.
 
-
-def _run(commands: Commands, payload: bytes, peer: Peer) -> Iterator[list[bytes] | None]:
+    Nobody may change ``payload`` meanwhile.
+    """
     yield None
     try:
         raws = split_batch(payload)
@@ -42,7 +41,9 @@ def _run(commands: Commands, payload: bytes, peer: Peer) -> Iterator[list[bytes]
                     decode_request(raw)
                 yield None
         elif len(raws) == 1:
+            yield None
             decoded = [decode_request(raws[0])]
+            yield None
     except DECODE_ERRORS as error:
         commands.needs = NO_NEEDS
         yield _reply_frame([encode_replies(error_reply("bad_request", str(error)))])

@@ -333,7 +333,7 @@ class Session(asyncio.BufferedProtocol):
             at = end
             if length > SLICE_BYTES:
                 self.peer.fresh = False
-                self._begin_work(replies_in_slices(self._commands, payload, self.peer))
+                self._begin_work(replies_in_slices(self._commands, memoryview(bytes(payload)), self.peer))
                 break
             greeted = self.peer.greeted
             try:
@@ -405,6 +405,20 @@ class Session(asyncio.BufferedProtocol):
         encoded = encode_replies(replies)
         return len(encoded).to_bytes(HEADER_BYTES, "big") + encoded
 
+    def _take_large(self) -> bool:
+        """Begin with the frame that ``_left`` starts with, if that is a large one; whether it was.
+
+        Where it is: to copy 16 MiB would keep everybody waiting for some milliseconds.
+        """
+        size = HEADER_BYTES + (_header(self._left)[0] if len(self._left) >= HEADER_BYTES else 0)
+        if not HEADER_BYTES + SLICE_BYTES < size <= min(len(self._left), HEADER_BYTES + self._most_frame_bytes()):
+            return False
+        input_, self._left = self._left, self._left[size:]
+        self._server.unwatch(self)
+        self.peer.fresh = False
+        self._begin_work(replies_in_slices(self._commands, memoryview(input_)[HEADER_BYTES:size], self.peer))
+        return True
+
     def _begin_work(self, slices: Iterator[list[bytes] | None]) -> None:
         self._slices = slices
         self.transport.pause_reading()
@@ -438,7 +452,7 @@ class Session(asyncio.BufferedProtocol):
         """Take what is left over, then decide what comes next."""
         if self.busy:
             return
-        if self._left and self._feed is None:
+        if self._left and self._feed is None and not self._take_large():
             with memoryview(self._left) as view:
                 taken = self._take(view, len(view))
             del self._left[:taken]

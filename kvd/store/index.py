@@ -8,7 +8,7 @@ Python's order of ``str`` is by code point, which is also the order of the UTF-8
 """
 
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 BLOCK_KEYS = 1024
 # Flushing this many notes takes about a millisecond; so much may wait before a writer has to bring them in.
@@ -25,7 +25,8 @@ class OrderedIndex:
     def __init__(self) -> None:
         self._blocks: list[list[str]] = []
         self._lasts: list[str] = []  # the greatest key of each block
-        self._added: set[str] = set()
+        # In the order in which they came, which sorts quickly if they came in order.
+        self._added: dict[str, None] = {}
         self._discarded: set[str] = set()
 
     def __len__(self) -> int:
@@ -41,12 +42,20 @@ class OrderedIndex:
         if key in self._discarded:
             self._discarded.remove(key)
         else:
-            self._added.add(key)
+            self._added[key] = None
+
+    def add_all(self, keys: Collection[str]) -> None:
+        """Note keys that are not in the index."""
+        if self._discarded:
+            for key in keys:
+                self.add(key)
+        else:
+            self._added.update(dict.fromkeys(keys))
 
     def discard(self, key: str) -> None:
         """Note that a key of the index is to go."""
         if key in self._added:
-            self._added.remove(key)
+            del self._added[key]
         else:
             self._discarded.add(key)
 

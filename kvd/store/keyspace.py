@@ -12,7 +12,8 @@ are both:
         key ──▶ first (up to 131,072 keys) ──miss──▶ shards[hash(key) & 63]
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
+from itertools import repeat
 
 from kvd.store.heads import Head
 
@@ -48,6 +49,42 @@ class Keyspace:
             return first
         shard = self._shards[hash(key) & _MASK]
         return first if len(first) < FIRST_KEYS and key not in shard else shard
+
+    def supersede(self, writes: Mapping[str, bytes | None], version: int) -> tuple[list[Head | None], tuple[Head, ...]]:
+        """Give each key its value of ``version``; the heads that were current (None: a new key), and those that are."""
+        # Column by column rather than key by key: each line is one loop in C, or nearly so.
+        first = self.first
+        previous = list(map(first.get, writes))
+        # The keys as the keyspace has them: those that came with the request need not outlive it.
+        if all(previous):  # as heads are always true: none of them is missing
+            keys = [old.key for old in previous]  # type: ignore[union-attr]
+        elif len(first) + len(writes) <= FIRST_KEYS and not any(self._shards):
+            keys = [key if old is None else old.key for key, old in zip(writes, previous, strict=True)]
+        else:
+            return self._supersede_each(writes, previous, version)
+        heads = tuple(map(Head, keys, writes.values(), repeat(version), previous))
+        first.update(zip(keys, heads, strict=True))
+        return previous, heads
+
+    def _supersede_each(
+        self, writes: Mapping[str, bytes | None], previous: list[Head | None], version: int
+    ) -> tuple[list[Head | None], tuple[Head, ...]]:
+        """The same where shards are concerned; ``previous`` is what there is in ``first``.
+
+        Key by key: of a large dict each look is a cache miss, so a key's shard is looked at once, and changed at once.
+        """
+        first, shards, heads = self.first, self._shards, list[Head]()
+        for number, (key, value) in enumerate(writes.items()):
+            old, place = previous[number], first
+            if old is None:
+                shard = shards[hash(key) & _MASK]
+                old = previous[number] = shard.get(key)
+                if old is not None or len(first) >= FIRST_KEYS:
+                    place = shard
+            head = Head(key if old is None else old.key, value, version, old)
+            place[head.key] = head
+            heads.append(head)
+        return previous, tuple(heads)
 
     def note_new(self, keys: Collection[str]) -> None:
         """Count keys that were put where ``place`` said."""

@@ -353,19 +353,9 @@ class Store:
         if not writes:
             return self.version
         self.version = version = self.version + 1
-        # Column by column rather than key by key: each line is one loop in C, or nearly so.
-        first = self._keyspace.first
-        previous = list(map(first.get, writes))
-        # The keys as the keyspace has them: those that came with the request need not outlive it.
-        if all(previous):  # as heads are always true: none of them is missing
-            keys = [old.key for old in previous]  # type: ignore[union-attr]
-            heads = tuple(map(Head, keys, writes.values(), repeat(version), previous))
-            first.update(zip(keys, heads, strict=True))
-        else:
-            previous = list(map(self.find, writes))
-            keys = [key if old is None else old.key for key, old in zip(writes, previous, strict=True)]
-            heads = tuple(map(Head, keys, writes.values(), repeat(version), previous))
-            self._put(heads, [head.key for head in heads if head.previous is None])
+        previous, heads = self._keyspace.supersede(writes, version)
+        if not all(previous):
+            self._note_new([head.key for head in heads if head.previous is None])
         superseded = [len(value) for old in previous if old is not None and (value := old.value) is not None]
         superseded_bytes = sum(superseded)
         self.counters.keys += len(stored) - len(superseded)
@@ -380,9 +370,12 @@ class Store:
         place = self._keyspace.place
         for head in heads:
             place(head.key)[head.key] = head
-        for key in new:
-            self._index.add(key)
-        self._keyspace.note_new(new)
+        self._note_new(new)
+
+    def _note_new(self, keys: Collection[str]) -> None:
+        """``keys`` were not there before."""
+        self._keyspace.note_new(keys)
+        self._index.add_all(keys)
         self._bring_in_order()
 
     def _bring_in_order(self) -> None:

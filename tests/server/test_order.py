@@ -136,3 +136,21 @@ def test_scans_are_answered_in_order_with_what_surrounds_them(daemon: "Daemon", 
             page = [[["a", b"1", first]], None]
             assert peer.receive() == [first, page, b"1", [first + 1, 1], [[], None]]
         assert peer.read(len(PONG)) == PONG
+
+
+def test_large_frames_of_several_connections_do_not_mix(both: "Daemon") -> None:
+    """They come through one buffer, and are worked on in slices while the next ones come."""
+    sizes = (70 * KIB, 150 * KIB, 300 * KIB)
+    with both.connect() as first, both.connect() as second:
+        for size in sizes * 5 * SCALE:
+            peers = {first: b"a" * size, second: b"b" * size}
+            for peer, value in peers.items():
+                name = value[:1].decode()
+                data = frame(*[["set", {f"{name}{number}": value[:100]}] for number in range(size // 120)])
+                peer.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MIB)
+                peer.send(data + frame(["get", f"{name}7"]))
+            for peer, value in peers.items():
+                versions = peer.receive()
+                assert all(type(version) is int for version in versions)
+                assert len(versions) == size // 120
+                assert peer.receive() == [value[:100]]
