@@ -17,6 +17,8 @@ PAGE_OVERHEAD = 20
 # key overshooting.
 CONFLICT_BYTES = 112 * 1024
 _PAGES = frozenset((messages.Scan, messages.History))
+# No reply of these has a value in it.
+_VALUELESS = frozenset((messages.Set, messages.Delete, messages.Touch, messages.Ttl, messages.Ping))
 # These reply what has nothing to do with what they cost.
 _UNPREDICTABLE = frozenset((messages.Hello, messages.Log, messages.Metrics, messages.Status, messages.Reload))
 
@@ -27,6 +29,8 @@ def may_exceed(room_bytes: int, kinds: set[type], count: int, frame_bytes: int, 
     Each value in them costs its request at least one byte of ``frame_bytes``, and none is larger than
     ``largest_bytes``: the largest ever stored, or the frame. The last value of a page may overshoot it.
     """
+    if kinds <= _VALUELESS:
+        largest_bytes = 0
     most = frame_bytes * (largest_bytes + VERSION_BYTES)
     if messages.Commit in kinds:
         most += count * CONFLICT_BYTES

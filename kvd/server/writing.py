@@ -37,11 +37,11 @@ class Writing:
         """A run of sets out of a frame so small that no value can be too large; None if they need a closer look."""
         batch = [request.entries for request in requests]
         # A code point is at most four bytes of UTF-8.
-        lengths = set(map(len, chain.from_iterable(batch)))
         limits = self._checks.limits
         if max(map(len, batch)) > limits.max_keys_per_request:
             return None
-        if lengths and (min(lengths) == 0 or max(lengths) * 4 > limits.max_key_bytes):
+        longest = max(map(len, chain.from_iterable(batch)), default=0)
+        if longest * 4 > limits.max_key_bytes or any("" in entries for entries in batch):
             return None
         if self._room.rules.have_lives:
             return None

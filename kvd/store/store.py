@@ -257,9 +257,9 @@ class Store:
 
     def set_each(self, batch: list[dict[str, bytes]], author: Author = NOBODY) -> list[int]:
         """Store each mapping of ``batch`` in a commit of its own, in order; return their versions."""
-        keys = list(chain.from_iterable(batch))
-        if not len(keys) == len(batch) > 1 or not all(batch):
+        if len(batch) == 1 or set(map(len, batch)) != {1}:
             return [self.set(entries, author) for entries in batch]
+        keys = list(chain.from_iterable(batch))
         values = list(chain.from_iterable(map(dict.values, batch)))
         if len(set(keys)) == len(keys):
             previous = list(map(self._keyspace.first.get, keys))
