@@ -30,7 +30,7 @@ class Context:
         try:
             return connect(self.options.socket, timeout=timeout_s, token_file=self.options.token_file, codec=light())
         except ValueError as error:
-            raise UsageError(f"{error}; write a socket's path or tcp://HOST:PORT") from None
+            raise UsageError(f"{error}; write a socket's path, tcp://HOST:PORT or tls://HOST:PORT") from None
 
     def point(self, option: str) -> "Point | None":
         """The point in the history that an option names, if it was given. Raises UsageError."""

@@ -22,6 +22,9 @@ _ENVIRONMENT = {
     "KVD_SOCKET": "the daemon's address, if --socket is not given",
     "KVD_TIMEOUT": "how many seconds to wait for the daemon, if --timeout is not given",
     "KVD_TOKEN_FILE": "file with the token, if --token-file is not given",
+    "KVD_CA_FILE": "for tls://: the certificates of whom to believe, else the system's (PEM)",
+    "KVD_CERTIFICATE_FILE": "for tls://: our own certificate, where the daemon asks for one (PEM)",
+    "KVD_KEY_FILE": "its key, if it is not in the same file",
     "KVD_DEBUG": "1: show where in kv an error came from",
 }
 

@@ -67,7 +67,7 @@ class Plan:
         try:
             over_tcp = self.address is not None and parse_tcp(self.address) is not None
         except ValueError as error:
-            raise UsageError(f"{error}; write a socket's path or tcp://HOST:PORT") from None
+            raise UsageError(f"{error}; write a socket's path, tcp://HOST:PORT or tls://HOST:PORT") from None
         if over_tcp:
             raise UsageError("--near-cache needs a Unix socket")
 

@@ -61,7 +61,7 @@ def arguments(parser: Parser) -> None:
 def run(context: Context) -> int:
     """Run the daemon until it ends; its exit code."""
     options = context.options
-    if options.socket and options.socket.startswith("tcp://"):
+    if options.socket and options.socket.startswith(("tcp://", "tls://")):
         raise UsageError("--socket is the path of a socket here; to listen on TCP write --tcp HOST:PORT")
     given = {setting: getattr(options, name, None) for name, setting in _SETTINGS.items()}
     flags: dict[str, object] = {setting: value for setting, value in given.items() if value is not None}
