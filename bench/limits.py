@@ -1,7 +1,7 @@
 """What limits and rules cost: eviction, and a hundred access rules, each beside the same daemon without them."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -66,11 +66,12 @@ def rules(context: Context) -> Iterator[Row]:
 
 def _many_rules() -> str:
     """Rules of prefixes of many lengths and for many users; one of them allows what is measured."""
+    rest = 'rights = ["read", "write"]\n'
     tables = [
-        f'[[access]]\nprefix = "{"app" + "s" * (number % 10)}/{number}/"\nuid = {60_000 + number}\nrights = ["read", "write"]\n'
+        f'[[access]]\nprefix = "{"app" + "s" * (number % 10)}/{number}/"\nuid = {60_000 + number}\n{rest}'
         for number in range(_RULES - 1)
     ]
-    tables.append(f'[[access]]\nprefix = "key:"\nuid = {_STRANGER}\nrights = ["read", "write"]\n')
+    tables.append(f'[[access]]\nprefix = "key:"\nuid = {_STRANGER}\n{rest}')
     return "".join(tables)
 
 

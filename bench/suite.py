@@ -23,8 +23,8 @@ from bench.stall import stall
 from bench.stall_more import stalls
 from bench.store_commit import commit1000
 from bench.tail import many_connections, tail_latency
-from bench.tls import tls
 from bench.throughput import get1, get64, get_many, set1, set64, set100
+from bench.tls import tls
 
 Benchmark = Callable[[Context], Iterator[Row]]
 

@@ -47,7 +47,7 @@ def operations_a_second(
     return rate(load, str(server.socket), server.socket.with_name("request"), exchange, connections, rounds, user)
 
 
-def rate(  # noqa: PLR0913 - what the program is told
+def rate(
     load: Path,
     address: str,
     file: Path,
