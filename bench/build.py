@@ -1,6 +1,7 @@
 """The C programs of this folder, compiled into the run's temporary directory."""
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from bench.errors import BenchError
@@ -9,13 +10,16 @@ from bench.process import output
 _SOURCES = Path(__file__).parent
 
 
-def compile_c(name: str, directory: Path) -> Path:
+TLS = ("-DWITH_TLS", "-lssl", "-lcrypto")
+
+
+def compile_c(name: str, directory: Path, flags: Sequence[str] = ()) -> Path:
     """Compile NAME.c and return the program's path; compiled once a run. Raises BenchError without gcc."""
-    program = directory / name
+    program = directory / "".join((name, *flags))
     if program.exists():
         return program
     gcc = shutil.which("gcc")
     if gcc is None:
         raise BenchError("gcc is not installed, and the load generator is a C program: apt-get install gcc libc6-dev")
-    output([gcc, "-O2", "-Wall", "-o", str(program), str(_SOURCES / f"{name}.c")])
+    output([gcc, "-O2", "-Wall", "-o", str(program), str(_SOURCES / f"{name}.c"), *flags])
     return program

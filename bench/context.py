@@ -31,9 +31,9 @@ class Context:
         """An amount of work, less of it in a quick run."""
         return max(1, amount // 5) if self.quick else amount
 
-    def program(self, name: str) -> Path:
+    def program(self, name: str, flags: Sequence[str] = ()) -> Path:
         """A C program of this folder, compiled."""
-        return compile_c(name, self._directory)
+        return compile_c(name, self._directory, flags)
 
     def new_directory(self) -> Path:
         """An empty directory that goes when the run ends."""

@@ -10,9 +10,12 @@ from bench.command import kv_get
 from bench.completion import tab
 from bench.context import Context
 from bench.durable import durable_sets, recovery
+from bench.expiry import expiry
 from bench.floors import floors
 from bench.history import history
+from bench.limits import eviction, rules
 from bench.memory import memory
+from bench.miss_ratio import miss_ratio
 from bench.near import near_cache
 from bench.rows import Row
 from bench.sharing import hot, mixed
@@ -21,6 +24,7 @@ from bench.stall_more import stalls
 from bench.store_commit import commit1000
 from bench.tail import many_connections, tail_latency
 from bench.throughput import get1, get64, get_many, set1, set64, set100
+from bench.tls import tls
 
 Benchmark = Callable[[Context], Iterator[Row]]
 
@@ -46,11 +50,16 @@ BENCHMARKS: dict[str, Benchmark] = {
     "busy_poll": busy_poll,
     "commit1000": commit1000,
     "history": history,
+    "eviction": eviction,
+    "rules": rules,
+    "tls": tls,
+    "miss_ratio": miss_ratio,
     "durable": durable_sets,
     "recovery": recovery,
     "tab": tab,
     "memory": memory,
     "stall": stall,
     "stalls": stalls,
+    "expiry": expiry,
     "checkpoint": checkpoint,
 }

@@ -1,7 +1,7 @@
 """How much work a second: the workloads of get and set, each server in turn, round after round."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,12 +40,27 @@ SET_64 = Workload("64 sets a frame | pipeline of 64", 64, lambda p, i: p.sets(i)
 SET_100 = Workload("set of 100 keys | MSET 100", 100, lambda p, i: p.set_many(i), 10_000, 0.65)
 
 
-def operations_a_second(load: Path, server: Server, exchange: Exchange, connections: int, rounds: int) -> float:
-    """One run of the load generator; gets or sets a second, each key counted."""
-    file = server.socket.with_name("request")
+def operations_a_second(
+    load: Path, server: Server, exchange: Exchange, connections: int, rounds: int, user: Sequence[str] = ()
+) -> float:
+    """One run of the load generator; gets or sets a second, each key counted. ``user``: a command to become another."""
+    return rate(load, str(server.socket), server.socket.with_name("request"), exchange, connections, rounds, user)
+
+
+def rate(
+    load: Path,
+    address: str,
+    file: Path,
+    exchange: Exchange,
+    connections: int,
+    rounds: int,
+    user: Sequence[str] = (),
+    greeting: Sequence[str] = (),
+) -> float:
+    """As operations_a_second, to any address that load.c knows; ``file`` is for the request."""
     file.write_bytes(exchange.request)
     reply = "frames" if exchange.reply_bytes is None else str(exchange.reply_bytes)
-    said = output([str(load), str(server.socket), str(file), reply, str(connections), "1", str(rounds)])
+    said = output([*user, str(load), address, str(file), reply, str(connections), "1", str(rounds), *greeting])
     found = _PRINTED.match(said)
     if found is None:
         raise BenchError(f"the load generator printed {said!r}")

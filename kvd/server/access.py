@@ -14,7 +14,8 @@ what is not allowed is denied. The daemon's own user and root may always do ever
 """
 
 import os
-from collections.abc import Iterable
+from bisect import bisect_right
+from collections.abc import Collection, Iterable
 
 import msgspec
 
@@ -24,6 +25,8 @@ RIGHTS = {"read": READ, "write": WRITE, "watch": WATCH, "cache": CACHE, "adminis
 OVERFLOW_ID = 65_534
 # So many keys that were allowed are remembered for each right of somebody.
 REMEMBERED_KEYS = 16_384
+# So many keys are looked at one by one.
+_FEW_KEYS = 4
 
 
 class Identity(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,33 +77,59 @@ class AccessRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
 
 class Grant:
-    """What one identity may do. A decision costs a look at each length of prefix, remembered ones nearly nothing."""
+    """What one identity may do. A decision costs a search by halves among the prefixes, remembered ones less.
+
+    Whatever stands in order between a prefix of a key and the key begins with that prefix. So the last prefix that is
+    not behind the key is the longest one of the key, or else begins with it: then it is among the shorter ones of that.
+    """
 
     def __init__(self, by_prefix: dict[str, int]) -> None:
         self._by_prefix = by_prefix
         self._lengths = sorted({len(prefix) for prefix in by_prefix}, reverse=True)
+        self._ordered = sorted(by_prefix)
+        self._shorter = {prefix: self._longest_of(prefix[:-1]) if prefix else None for prefix in by_prefix}
         self._known: dict[int, set[str]] = {right: set() for right in RIGHTS.values()}
 
     def deciding_prefix(self, key: str) -> str | None:
         """The prefix whose rules decide about ``key``."""
-        return next((key[:length] for length in self._lengths if key[:length] in self._by_prefix), None)
+        place = bisect_right(self._ordered, key)
+        prefix = self._ordered[place - 1] if place else None
+        while prefix is not None and not key.startswith(prefix):
+            prefix = self._shorter[prefix]
+        return prefix
 
     def rights(self, key: str) -> int:
         """The rights to ``key``, as one number."""
         prefix = self.deciding_prefix(key)
         return 0 if prefix is None else self._by_prefix[prefix]
 
-    def may(self, right: int, keys: Iterable[str]) -> bool:
+    def may(self, right: int, keys: Collection[str]) -> bool:
         """Whether all of ``keys`` are allowed."""
         known = self._known[right]
         if known.issuperset(keys):
             return True
-        if not all(self.rights(key) & right for key in keys):
-            return False
-        if len(known) >= REMEMBERED_KEYS:
-            known.clear()
-        known.update(keys)
-        return True
+        prefix = self._prefix_of_all(keys) if len(keys) > _FEW_KEYS else None
+        if prefix is not None:
+            allowed = bool(self._by_prefix[prefix] & right)
+        else:
+            allowed = all(self.rights(key) & right for key in keys)
+        if allowed and right != WRITE:  # what is written is mostly something else each time
+            if len(known) >= REMEMBERED_KEYS:
+                known.clear()
+            known.update(keys)
+        return allowed
+
+    def _prefix_of_all(self, keys: Collection[str]) -> str | None:
+        """The prefix that decides about each of ``keys``, if there is one and that is easily seen.
+
+        If no prefix stands between the least and the greatest, and one decides about these two, so it does about those
+        in between: they begin with it as well, and a longer one of theirs would be one of the least key's too.
+        """
+        least, greatest = min(keys), max(keys)
+        if bisect_right(self._ordered, least) != bisect_right(self._ordered, greatest):
+            return None
+        prefix = self.deciding_prefix(least)
+        return prefix if prefix == self.deciding_prefix(greatest) else None
 
     def may_range(self, right: int, start: str, end: str | None) -> bool:
         """Whether every key there may be from ``start`` up to but without ``end`` (None: to the last) is allowed."""
@@ -122,6 +151,10 @@ class Grant:
     def may_anywhere(self, right: int) -> bool:
         """Whether there is any prefix at all where this is allowed."""
         return any(bits & right for bits in self._by_prefix.values())
+
+    def _longest_of(self, key: str) -> str | None:
+        """The longest prefix of ``key``, found by trying each length."""
+        return next((key[:length] for length in self._lengths if key[:length] in self._by_prefix), None)
 
     def _around(self, start: str, end: str | None) -> str | None:
         """The longest prefix that all keys of the range begin with."""

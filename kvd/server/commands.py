@@ -220,7 +220,7 @@ class Commands:
 
     def allows(self, requests: Sequence[AnyRequest], grant: Grant) -> bool:
         """Whether all of ``requests`` may run."""
-        return all(permissions.may_run(request, grant) for request in requests)
+        return permissions.may_run_all(requests, grant)
 
     def _run_allowed(self, requests: Sequence[AnyRequest], peer: Peer) -> list[Reply] | Refused:
         """Run those that may run, and refuse each of the others."""

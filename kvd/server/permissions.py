@@ -1,5 +1,9 @@
 """What each request needs the right to. The one place that decides whether somebody may have it run."""
 
+from collections.abc import Sequence
+from itertools import chain
+from operator import attrgetter
+
 from kvd.protocol import messages
 from kvd.protocol.messages import AnyRequest
 from kvd.server.access import CACHE, READ, WATCH, WRITE, Grant
@@ -7,6 +11,22 @@ from kvd.server.named_keys import written_keys
 from kvd.server.refusals import Refusal
 
 _OF_ALL_KEYS = "", None
+_GETS, _SETS = {messages.Get}, {messages.Set}
+_key = attrgetter("key")
+_entries = attrgetter("entries")
+
+
+def may_run_all(requests: Sequence[AnyRequest], grant: Grant) -> bool:
+    """Whether all of ``requests`` may run: as ``may_run`` of each, but quick for many gets, or many sets."""
+    if len(requests) == 1:
+        return may_run(requests[0], grant)
+    if requests:
+        kinds = set(map(type, requests))
+        if kinds == _GETS:
+            return grant.may(READ, list(map(_key, requests)))
+        if kinds == _SETS:
+            return grant.may(WRITE, list(chain.from_iterable(map(_entries, requests))))
+    return all(may_run(request, grant) for request in requests)
 
 
 def may_run(request: AnyRequest, grant: Grant) -> bool:
@@ -14,12 +34,16 @@ def may_run(request: AnyRequest, grant: Grant) -> bool:
 
     Administrators' requests and attaching are checked where they run, as they concern no keys.
     """
+    if type(request) is messages.Get:  # the commonest first: a match looks at one pattern after the other
+        return grant.may(READ, (request.key,))
+    if type(request) is messages.Set:
+        return grant.may(WRITE, request.entries)
     match request:
-        case messages.Get() | messages.History():
+        case messages.History():
             return grant.may(READ, (request.key,))
         case messages.GetMany() | messages.Fetch() | messages.Ttl():
             return grant.may(READ, request.keys)
-        case messages.Set() | messages.Delete() | messages.Touch():
+        case messages.Delete() | messages.Touch():
             return grant.may(WRITE, written_keys(request))
         case messages.Increment():  # its answer is what was there, and more
             return grant.may(WRITE, (request.key,)) and grant.may(READ, (request.key,))

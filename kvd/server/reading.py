@@ -37,9 +37,11 @@ class Reading:
     def get(self, request: messages.Get, _: Peer) -> Reply:
         """The value or nil."""
         value = self._store.get(request.key)
+        if value is None:
+            return self._refused([request.key])
         if (marks := self._room.marks) is not None:
             marks.places[hash(request.key) & marks.mask] = 1
-        return self._refused([request.key]) if value is None else value
+        return value
 
     def get_each(self, requests: Sequence[messages.Get]) -> list[Reply]:
         """The replies to a run of gets."""
@@ -51,9 +53,12 @@ class Reading:
             values = store.get_many([request.key for request in requests])
         else:
             store.counters.get_operations += len(values)
-        if (marks := self._room.marks) is not None:
+        marks, complete = self._room.marks, all(values)  # quicker than `None in`, and an empty value does no harm
+        if marks is not None and complete:
             marks.set_all([request.key for request in marks.sample(requests)])
-        if not all(values):  # quicker than `None in`, and an empty value does no harm
+        elif marks is not None:
+            marks.set_found([request.key for request in requests], values)
+        if not complete:
             for number, request in enumerate(requests):
                 if values[number] is None:
                     values[number] = self._refused([request.key])
@@ -64,7 +69,7 @@ class Reading:
         self._checks.count(len(request.keys))
         values = self._store.get_many(request.keys, self._version(request.at, peer))
         if (marks := self._room.marks) is not None:
-            marks.set_all(marks.sample(request.keys))
+            marks.set_found(request.keys, values)
         refused = None if all(values) else self._refused(request.keys)
         return values if refused is None else refused
 
@@ -73,7 +78,7 @@ class Reading:
         self._checks.count(len(request.keys))
         found = self._store.fetch(request.keys, self._version(request.at, peer))
         if (marks := self._room.marks) is not None:
-            marks.set_all(marks.sample(request.keys))
+            marks.set_found(request.keys, [value for value, _, _ in found])
         refused = None if all(version for _, version, _ in found) else self._refused(request.keys)
         if refused is not None:
             return refused

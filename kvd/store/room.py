@@ -13,6 +13,7 @@ Commits that nobody may be shown yet stay, whatever happens. Deletions and reads
 
 from collections.abc import Callable, Collection, Iterable
 
+from kvd.store.authors import EVICTED
 from kvd.store.errors import OutOfMemory
 from kvd.store.heads import Head
 from kvd.store.keyspace import KEY_BYTES
@@ -159,12 +160,21 @@ class Room:
                     quota.bytes += _size(head.key, head.value)
 
     def _queue(self, heads: tuple[Head, ...], marks: Marks) -> None:
-        """New keys begin at the end of their queues; others have been visited."""
-        for key in [head.key for head in heads if head.previous is None]:
+        """New keys, and evicted ones that come again, begin at the end of their queues; others have been visited."""
+        for key in [head.key for head in heads if (old := head.previous) is None or self._was_evicted(old)]:
             quota = self._quota_of(key)
             if quota is not None and quota.sieve is not None:
                 quota.sieve.add(key)
-        marks.set_all([head.key for head in marks.sample(heads) if head.previous is not None])
+        again = [head for head in marks.sample(heads) if (old := head.previous) is not None and old.value is not None]
+        if again:
+            marks.set_all([head.key for head in again if head.value is not None])
+
+    def _was_evicted(self, head: Head) -> bool:
+        """Whether this is the end of a key that left its queue thereby; what was deleted still stands in it."""
+        if head.value is not None:
+            return False
+        group = self._store.window.group_of(head.version)
+        return group is None or group.author == EVICTED
 
     # ------------------------------------------------------------------ before a write
 

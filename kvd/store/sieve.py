@@ -10,6 +10,9 @@ its mark and stays, any other one goes.
 
 A hit only sets a mark, so it costs next to nothing; and what is read once only (a scan) goes before what is read again.
 
+A key is marked by each later write of it, and by a read that finds it; what is asked for in vain and then put in begins
+unmarked, and so does what was evicted and comes again.
+
 Two liberties. The marks are a table of bytes by the hash of the key instead of a bit for each key: two keys in a place
 share a mark, so that now and then one stays that might have gone. And the queue is in pieces, so that what it has of
 keys that went by other ways (deleted, expired) is swept out piece by piece.
@@ -64,6 +67,14 @@ class Marks:
         for key in keys:
             places[hash(key) & mask] = 1
 
+    def set_found(self, keys: Sequence[str], values: Sequence[object]) -> None:
+        """These keys were read, many at a time; None stands for what was not there."""
+        if all(values):  # quicker than to look for None
+            self.set_all(self.sample(keys))
+        else:
+            found = self.sample(list(zip(keys, values, strict=True)))
+            self.set_all([key for key, value in found if value is not None])
+
     def take(self, key: str) -> bool:
         """Whether ``key`` was visited since it was asked last."""
         place = hash(key) & self.mask
@@ -79,7 +90,7 @@ class Sieve:
     def __init__(self, find: Callable[[str], Head | None], marks: Marks) -> None:
         self._find = find
         self._marks = marks
-        self._pieces: list[list[str]] = [[]]
+        self._pieces: list[list[str | None]] = [[]]  # None: it was evicted
         self._hand = 0, 0  # the piece, and the place in it
         self._broom = 0
         self._keys = 0
@@ -112,8 +123,11 @@ class Sieve:
                 key = piece[place]
                 place += 1
                 looks -= 1
+                if key is None:
+                    continue
                 head = self._find(key)
                 if head is not None and head.key is key and head.value is not None and not self._marks.take(key):
+                    piece[place - 1] = None  # should it come again, it begins at the end
                     self._hand = number, place
                     return key
             self._hand = number + 1, 0
@@ -139,7 +153,7 @@ class Sieve:
             if self._hand[0] > number:
                 self._hand = self._hand[0] - 1, self._hand[1]
 
-    def _is_known(self, key: str) -> bool:
-        head = self._find(key)
+    def _is_known(self, key: str | None) -> bool:
+        head = None if key is None else self._find(key)
         # The same key may have been forgotten and have come anew: then it stands further behind.
         return head is not None and head.key is key

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from tests.live.conftest import Daemon
 
 IDLE = 10_000
+MOST_DESCRIPTORS = 253  # in one message: SCM_MAX_FD of the kernel
 MIB = 1024 * 1024
 
 
@@ -128,8 +129,8 @@ def test_descriptors_that_a_peer_sends_along_are_not_kept(daemon: "Daemon") -> N
     assert peer.ask(["ping"]) == [True]
     before = daemon.descriptors()
     with open(os.devnull, "rb") as null:
-        for _ in range(50):
-            socket.send_fds(peer.socket, [frame([["ping"]])], [null.fileno()] * 10)
+        for _ in range(1_000 * SCALE):
+            socket.send_fds(peer.socket, [frame([["ping"]])], [null.fileno()] * MOST_DESCRIPTORS)
             assert peer.receive() == [True]
     assert daemon.descriptors() == before
 

@@ -158,6 +158,33 @@ def test_a_watch_that_is_not_allowed_any_more_ends(house: House) -> None:
     assert owner.does("db.watch('own/').wait(0)") == "forbidden", "nor does another begin"
 
 
+def test_what_one_may_not_read_is_not_offered_for_completion(house: House) -> None:
+    house.db.set_many({"own/a": b"1", "own/b": b"1"})
+    offered = "from kv.cli.live_keys import live_keys, live_commits; offered = live_keys('own/', address, None)"
+    owner, other = house.somebody(5001), house.somebody(5002)
+    assert owner.does(f"{offered}; assert offered == ['own/a', 'own/b'], offered") == "ok"
+    for prefix in ("own/", "ow", "o", ""):
+        assert other.does(f"{offered.replace('own/', prefix)}; assert offered == [], offered") == "ok"
+    assert other.does("assert live_commits(10, address, None) == []") == "ok"
+    assert other.does("list(db.scan('own/'))") == "forbidden"
+
+
+def test_a_connection_keeps_the_rights_of_whoever_made_it(house: House) -> None:
+    """As docs/access.md says of sockets that are passed on, and of processes that become somebody else."""
+    packed = b"\x91\x92\xa3set\x81\xa5own/a\xc4\x01x"
+    passed = f"""if True:
+        import os, socket, sys
+        connected = socket.socket(socket.AF_UNIX); connected.connect({house.daemon.address!r})
+        os.setgroups([]); os.setgid(5002); os.setuid(5002)
+        connected.sendall({(len(packed).to_bytes(4, "big") + packed)!r})
+        sys.exit(b"forbidden" in connected.recv(1000))
+    """
+    done = subprocess.run([sys.executable, "-c", passed], timeout=DEADLINE_S, check=False)  # noqa: S603
+    assert done.returncode == 0
+    assert house.db.get("own/a") == b"x"
+    assert house.somebody(5002).does("db.set('own/a', b'y')") == "forbidden"
+
+
 @pytest.mark.parametrize("mistake", ["rights = ['read']\n", "everyone = true\nrights = ['reed']\n"])
 def test_a_reload_of_wrong_rules_changes_nothing(house: House, mistake: str) -> None:
     owner = house.somebody(5001)

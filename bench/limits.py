@@ -1,0 +1,120 @@
+"""What limits and rules cost: eviction, and a hundred access rules, each beside the same daemon without them."""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from bench.context import THROUGHPUT_KEYS, Context
+from bench.data import Items, chosen, value
+from bench.errors import BenchError
+from bench.exchange import Exchange
+from bench.peers.kvd import exchange
+from bench.rows import Row, Samples, Target
+from bench.servers import Server
+from bench.throughput import CONNECTIONS, operations_a_second
+
+# Somebody who is neither root nor the daemon's own user: these two are not asked for rights.
+_STRANGER = 54_321
+_RULES = 100
+# load.c makes it another key each time it is sent: each set brings a new one.
+_NEW_KEY = "key:############"
+_MAX_BYTES = 64 * 1024 * 1024
+_LOADED_KEYS = 3 * THROUGHPUT_KEYS  # more than there is room for in that
+
+_ROOMY = "memory.max_bytes = 68719476736\n"
+_EVICTING = f'memory.max_bytes = {_MAX_BYTES}\n[[prefix]]\nprefix = ""\nevict = true\n'
+_OPEN = 'listen.socket_mode = "0666"\n'
+
+
+@dataclass(frozen=True)
+class Work:
+    """What every connection sends, over and over; `rounds_sent` of it in all."""
+
+    title: str
+    exchange: Exchange
+    rounds_sent: int
+
+
+def gets(count: int, rounds_sent: int) -> Work:
+    """So many gets a frame, the same keys each time."""
+    keys = chosen(count, THROUGHPUT_KEYS)
+    return Work(f"{count} get{'s' * (count > 1)} a frame", exchange(*(["get", key] for key in keys)), rounds_sent)
+
+
+def sets(count: int, rounds_sent: int) -> Work:
+    """So many sets a frame, each of a key that is new."""
+    requests = [["set", {_NEW_KEY: value(1)}]] * count
+    return Work(f"{count} set{'s' * (count > 1)} of new keys a frame", exchange(*requests), rounds_sent)
+
+
+WORKS = (gets(64, 20_000), gets(1, 100_000), sets(64, 3_000), sets(1, 60_000))
+
+
+def eviction(context: Context) -> Iterator[Row]:
+    """Memory full and everything evictable, beside a daemon with room. A set evicts a key there, and adds one here."""
+    yield from _compared(context, _EVICTING, _ROOMY, "eviction on", "off", 0.85, ())
+
+
+def rules(context: Context) -> Iterator[Row]:
+    """A hundred access rules beside none, for somebody to whom they apply."""
+    if os.geteuid() != 0:
+        raise BenchError("needs root: the load has to come from another user than the daemon's")
+    user = ("setpriv", f"--reuid={_STRANGER}", f"--regid={_STRANGER}", "--clear-groups")
+    yield from _compared(context, _OPEN + _ROOMY + _many_rules(), _OPEN + _ROOMY, "100 rules", "none", 0.9, user)
+
+
+def _many_rules() -> str:
+    """Rules of prefixes of many lengths and for many users; one of them allows what is measured."""
+    rest = 'rights = ["read", "write"]\n'
+    tables = [
+        f'[[access]]\nprefix = "{"app" + "s" * (number % 10)}/{number}/"\nuid = {60_000 + number}\n{rest}'
+        for number in range(_RULES - 1)
+    ]
+    tables.append(f'[[access]]\nprefix = "key:"\nuid = {_STRANGER}\n{rest}')
+    return "".join(tables)
+
+
+def _compared(
+    context: Context, on: str, off: str, title: str, name: str, least: float, user: Sequence[str]
+) -> Iterator[Row]:
+    """Each work by two daemons in turn, round after round."""
+    with ExitStack() as stack:
+        ours, theirs = (_Case(context, stack, config, user) for config in (on, off))
+        for work in WORKS:
+            figures = [(ours.measure(work), theirs.measure(work)) for _ in range(context.rounds)]
+            with_it, without = zip(*figures, strict=True)
+            target = Target(">=", least)
+            yield Row(f"{work.title}, {title}", "/s", Samples("kvd", with_it), Samples(name, without), target)
+
+
+class _Case:
+    """One daemon with a configuration, loaded."""
+
+    def __init__(self, context: Context, stack: ExitStack, config: str, user: Sequence[str]) -> None:
+        self._context = context
+        self._user = user
+        directory = context.new_directory()
+        if user:
+            for folder in (directory, directory.parent):
+                folder.chmod(0o711)
+        file = directory / "kvd.toml"
+        file.write_text(config)
+        file.chmod(0o600)
+        self._server = stack.enter_context(Server(context.kvd.with_options("--config", str(file)), directory))
+        with self._server.connect() as connection:
+            for first in range(0, _LOADED_KEYS, 100):
+                items = {f"load:{number:011d}": value(number) for number in range(first, first + 100)}
+                self._server.peer.check(connection.call(exchange(["set", items])))
+
+    def measure(self, work: Work) -> float:
+        """One round. What is read is there when it begins, and, by the check after it, when it ends."""
+        self._server.load(THROUGHPUT_KEYS)
+        read: Items = chosen(64, THROUGHPUT_KEYS)
+        load, sent = self._context.program("load"), self._context.work(work.rounds_sent)
+        rate = operations_a_second(load, self._server, work.exchange, CONNECTIONS, sent, self._user)
+        if "get" in work.title:
+            self._server.try_once(self._server.peer.gets(read))
+        else:
+            self._server.try_once(work.exchange)
+        return rate

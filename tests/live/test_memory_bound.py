@@ -1,0 +1,106 @@
+"""The memory of a real daemon that is filled to its limit: what it promises, measured as the kernel counts it."""
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.live.conftest import Daemon, Peer
+
+MIB = 1024 * 1024
+MAX_BYTES = 64 * MIB
+# What docs/memory.md says of the process.
+BOUND_BYTES = MAX_BYTES * 3 // 2 + 64 * MIB
+LIMIT = f"memory.max_bytes = {MAX_BYTES}\n"
+EVICTING = LIMIT + '[[prefix]]\nprefix = "c/"\nevict = true\n'
+# The size of a value, and how many are set in one request.
+SIZES = [(64, 1_000), (1024, 1_000), (MIB, 8)]
+sized = pytest.mark.parametrize(("size", "count"), SIZES, ids=["64B", "1KiB", "1MiB"])
+
+
+def most_resident(daemon: "Daemon") -> int:
+    """The most that has been resident, by the kernel's count."""
+    with open(f"/proc/{daemon.process.pid}/status", encoding="ascii") as file:
+        line = next(line for line in file if line.startswith("VmHWM:"))
+    return int(line.split()[1]) * 1024
+
+
+def batches(prefix: str, size: int, count: int) -> Iterator[dict[str, bytes]]:
+    """New keys without end; no two values are the same object or the same bytes."""
+    number = 0
+    while True:
+        yield {f"{prefix}{n:08d}": n.to_bytes(8, "big") * (size // 8) for n in range(number, number + count)}
+        number += count
+
+
+def is_full(reply: Any) -> bool:  # noqa: ANN401 - whatever the server says
+    return isinstance(reply, dict) and reply["error"] == "out_of_memory"
+
+
+def metrics(peer: "Peer") -> dict[str, int]:
+    return dict(peer.ask(["metrics"])[0])
+
+
+@sized
+def test_without_eviction_a_write_too_many_is_refused_and_nothing_of_it_made(
+    start: "Callable[..., Daemon]", size: int, count: int
+) -> None:
+    daemon = start(LIMIT)
+    peer = daemon.connect()
+    for entries in batches("k", size, count):
+        before = metrics(peer)
+        [reply] = peer.ask(["set", entries])
+        if is_full(reply):
+            break
+    after = metrics(peer)
+    same = ("keys_stored", "value_bytes_stored", "version")
+    assert [after[name] for name in same] == [before[name] for name in same]
+    assert before["memory_bytes"] > MAX_BYTES - 2 * count * (size + 1_000), "it was full, and not long before"
+    assert after["memory_bytes"] <= MAX_BYTES
+    assert peer.ask(["get_many", list(entries)]) == [[None] * count], "nothing of it was made"
+    assert peer.ask(["get", "k00000000"]) == [bytes(size // 8 * 8)], "reads go on"
+    assert is_full(peer.ask(["set", entries])[0])
+    gone = [f"k{n:08d}" for n in range(2 * count)]
+    assert peer.ask(["delete", gone])[0][1] == 2 * count, "and so do deletions"
+    assert isinstance(peer.ask(["set", entries])[0], int), "then there is room again"
+    assert most_resident(daemon) <= BOUND_BYTES
+
+
+@sized
+def test_what_may_be_evicted_goes_and_nothing_else(start: "Callable[..., Daemon]", size: int, count: int) -> None:
+    daemon = start(EVICTING)
+    peer = daemon.connect()
+    kept = next(batches("kept/", size, count))
+    peer.ask(["set", kept])
+    written = 0
+    for entries in batches("c/", size, count):
+        [version] = peer.ask(["set", entries])
+        assert isinstance(version, int), version
+        written += count * (size + 200)
+        if written > 2 * MAX_BYTES:
+            break
+    after = metrics(peer)
+    assert after["evicted_keys"] > 0
+    assert after["memory_bytes"] <= MAX_BYTES
+    assert peer.ask(["get_many", list(kept)]) == [list(kept.values())]
+    assert peer.ask(["get_many", list(entries)]) == [list(entries.values())], "what came last is there"
+    assert most_resident(daemon) <= BOUND_BYTES
+
+
+@sized
+def test_history_alone_makes_room_for_what_supersedes_it(start: "Callable[..., Daemon]", size: int, count: int) -> None:
+    daemon = start(LIMIT + "history.max_bytes = 1099511627776\n")
+    peer = daemon.connect()
+    keys = list(next(batches("k", size, count)))
+    written = 0
+    while written < 3 * MAX_BYTES:
+        value = written.to_bytes(8, "big") * (size // 8)
+        [version] = peer.ask(["set", dict.fromkeys(keys, value)])
+        assert isinstance(version, int), version
+        written += count * (size + 112)
+    after = metrics(peer)
+    assert after["memory_bytes"] <= MAX_BYTES
+    assert after["keys_stored"] == count
+    assert peer.ask(["get_many", keys]) == [[value] * count]
+    assert most_resident(daemon) <= BOUND_BYTES

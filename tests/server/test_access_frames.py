@@ -1,0 +1,160 @@
+"""Access rules beyond single requests: frames of many, what administers, near caches, and how prefixes are found.
+
+The oracle is that of ``test_access.py``.
+"""
+
+import random
+from typing import Any
+
+import msgspec
+import pytest
+
+from kvd.server.access import ADMINISTER, CACHE, READ, RIGHTS, WRITE, Access, AccessRule
+from tests.protocol.conftest import Process
+from tests.server.test_access import PEOPLE, ROUNDS, WORLD, House, oracle, random_rules
+
+ADMINISTRATORS = [["shutdown"], ["reload"], ["checkpoint"], ["backup"], ["access", "a", 5002]]
+
+
+class Willing(Process):
+    """Does whatever it is asked for, and counts it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.done: list[str] = []
+
+    def reload(self) -> list[str]:
+        self.done.append("reload")
+        return []
+
+    def checkpoint(self) -> int:
+        self.done.append("checkpoint")
+        return 1
+
+    def shutdown(self) -> int:
+        self.done.append("shutdown")
+        return 1
+
+
+def many(chosen: random.Random) -> list[list[Any]]:
+    """A frame of gets, of sets, or of both; mostly of keys that are alike, as frames are."""
+    keys = [key for key in WORLD if key.startswith(chosen.choice(["", "a", "ab", "b"]))]
+    kinds = chosen.choice(["get", "set", "both"])
+    frame: list[list[Any]] = []
+    for _ in range(chosen.randrange(1, 20)):
+        if kinds == "get" or (kinds == "both" and chosen.random() < 0.5):
+            frame.append(["get", chosen.choice(keys)])
+        else:
+            frame.append(["set", {chosen.choice(keys): b"2" for _ in range(chosen.choice([1, 1, 1, 7]))}])
+    return frame
+
+
+@pytest.mark.parametrize("sliced", [False, True])
+def test_each_request_of_a_frame_is_decided_as_the_oracle_says(sliced: bool) -> None:
+    chosen = random.Random(28)  # noqa: S311  # to be repeatable
+    allowed = denied = 0
+    for _ in range(ROUNDS):
+        rules, who = random_rules(chosen), chosen.choice(PEOPLE)
+        house = House(rules, who)
+        for _ in range(5):
+            frame, before = many(chosen), house.state()
+            replies = house.ends.sliced(msgspec.msgpack.encode(frame)) if sliced else house.ends.batch(*frame)
+            expected = dict(before)
+            for request, reply in zip(frame, replies, strict=True):
+                right, keys = (READ, [request[1]]) if request[0] == "get" else (WRITE, list(request[1]))
+                may = all(oracle(rules, who, key) & right for key in keys)
+                assert (isinstance(reply, dict) and reply["error"] == "forbidden") == (not may), (rules, who, request)
+                allowed, denied = allowed + may, denied + (not may)
+                if may and right == WRITE:
+                    expected |= request[1]
+                elif may:
+                    assert reply == expected[request[1]]
+            assert house.state() == expected, "what was denied has no effect, and the others have theirs"
+    assert min(allowed, denied) > ROUNDS
+
+
+def test_the_deciding_prefix_is_found_among_many() -> None:
+    chosen = random.Random(100)  # noqa: S311  # to be repeatable
+    for _ in range(ROUNDS // 3):
+        rules = [
+            AccessRule(prefix=chosen.choice(["", *WORLD]), everyone=chosen.random() < 0.5, uid=5003,
+                       rights=tuple(name for name in RIGHTS if chosen.random() < 0.5))
+            for _ in range(chosen.randrange(1, 40))
+        ]  # fmt: skip
+        rules = [msgspec.structs.replace(rule, uid=None) if rule.everyone else rule for rule in rules]
+        who = chosen.choice(PEOPLE)
+        grant = Access(rules).grant(who)
+        keys = ["", *WORLD, "A", "c", "\U0010ffff", "a\U0010ffff", "ab\U0010ffffb"]
+        for key in keys:
+            assert grant.rights(key) == oracle(rules, who, key), (rules, who, key)
+        for right in RIGHTS.values():
+            some = chosen.sample(keys, chosen.randrange(1, 20))
+            may = all(oracle(rules, who, key) & right for key in some)
+            for _ in range(2):  # decided, and then remembered
+                assert grant.may(right, some) == may, (rules, who, some)
+
+
+@pytest.mark.parametrize("request_", ADMINISTRATORS, ids=lambda request: request[0])
+def test_who_may_administer_is_decided_as_the_oracle_says(request_: list[Any]) -> None:
+    chosen = random.Random(5)  # noqa: S311  # to be repeatable
+    allowed = denied = 0
+    for _ in range(ROUNDS // 3):
+        rules, who = random_rules(chosen), chosen.choice(PEOPLE)
+        house = House(rules, who)
+        house.ends.commands._administration = process = Willing()
+        may = any(rule.prefix == "" for rule in rules) and bool(oracle(rules, who, "") & ADMINISTER)
+        assert house.ends.code(*request_) == ("" if may else "forbidden"), (rules, who)
+        assert len(process.done) == (may and hasattr(Willing, request_[0]) and request_[0] not in ("status",))
+        assert (house.ends.peer.feed is not None) == (may and request_[0] == "backup")
+        allowed, denied = allowed + may, denied + (not may)
+    assert min(allowed, denied) > 0
+
+
+def test_near_caches_get_slots_as_the_oracle_says() -> None:
+    chosen = random.Random(11)  # noqa: S311  # to be repeatable
+    kept = refused = not_kept = 0
+    for _ in range(ROUNDS):
+        rules, who = random_rules(chosen), chosen.choice(PEOPLE)
+        house = House(rules, who)
+        house.ends.commands.near_caches._make_table(lambda: None)
+        keys = chosen.sample(WORLD, 3)
+        reply = house.ends.ask("fetch", keys)
+        rights = [oracle(rules, who, key) for key in keys]
+        if not all(right & READ for right in rights):
+            assert isinstance(reply, dict)
+            assert reply["error"] == "forbidden"
+            refused += 1
+            continue
+        for right, (_, _, slot, *_) in zip(rights, reply, strict=True):
+            assert (slot is not None) == bool(right & CACHE), (rules, who, keys)
+            kept, not_kept = kept + bool(right & CACHE), not_kept + (not right & CACHE)
+    assert min(kept, not_kept, refused) > 20
+
+
+def test_attaching_needs_the_right_to_cache_somewhere() -> None:
+    chosen = random.Random(12)  # noqa: S311  # to be repeatable
+    for _ in range(ROUNDS // 3):
+        rules, who = random_rules(chosen), chosen.choice([one for one in PEOPLE if one.uid is not None])
+        house = House(rules, who)
+        prefixes = {rule.prefix for rule in rules}
+        may = any(oracle(rules, who, prefix) & CACHE for prefix in prefixes)
+        # Here is nothing to attach to, which is what those are told who may.
+        assert house.ends.code("attach") == ("bad_request" if may else "forbidden"), (rules, who)
+
+
+def test_what_says_nothing_of_keys_is_open_to_whoever_may_connect() -> None:
+    house = House([AccessRule(prefix="x", uid=1, rights=())], PEOPLE[0])
+    for request in (["ping"], ["status"], ["metrics"], ["begin"]):
+        assert house.ends.code(*request) == ""
+
+
+def test_a_half_allowed_transaction_neither_reads_nor_writes() -> None:
+    house = House([AccessRule(prefix="a", everyone=True, rights=("read", "write"))], PEOPLE[0])
+    before, version = house.state(), house.ends.database.store.version
+    for writes, reads, ranges in (
+        ({"a": b"2", "b": b"2"}, {}, []), ({"a": b"2", "b": None}, {}, []), ({"a": b"2"}, {"aa": 1, "b": 1}, []),
+        ({"a": b"2"}, {}, [["a", "b"], ["b", "c"]]), ({"a": b"2"}, {}, [["a", None]]), ({"a": b"2"}, {"b": 0}, []),
+    ):  # fmt: skip
+        assert house.ends.code("commit", writes, reads, ranges, version) == "forbidden"
+    assert (house.state(), house.ends.database.store.version) == (before, version)
+    assert house.ends.code("commit", {"a": b"2"}, {"aa": 1}, [["a", "b"]], version) == ""
