@@ -303,6 +303,18 @@ class Calls:
 class Api(Calls):
     """What takes more than one request."""
 
+    @procedure
+    def get_and_touch(self, *keys: str, ttl: Ttl) -> Procedure[dict[str, bytes | None]]:
+        """The values of ``keys``, None for absent ones, which live for ``ttl`` from now on (None: without end).
+
+        For what lives for as long as it is used, such as sessions. Always asks the daemon, also with a near cache. With
+        access rules it takes the rights to read and to write. (Of more keys than go into a frame of 64 KiB, all are
+        prolonged before the first is read.)
+        """
+        from kv.procedures import get_and_touch
+
+        return get_and_touch(list(keys), ttl)
+
     @pages
     def scan(
         self,

@@ -212,6 +212,50 @@ def _access(reply: object) -> dict[str, Any]:
     return {"rights": [*map(str, _list(rights))], "reason": str(reason), "rules": [*map(str, _list(rules))]}
 
 
+def slow_log(limit: int, reset: bool) -> Operation[list[dict[str, Any]]]:
+    """The last frames that held the daemon, the newest first."""
+    return Operation(("slowlog", limit, reset), lambda reply: [_slow(entry) for entry in _list(reply)], writing=reset)
+
+
+def _slow(entry: object) -> dict[str, Any]:
+    from kv.results import author
+
+    time, held_us, who, kinds, keys, more = _list(entry)
+    requests = {str(name): _integer(count) for name, count in map(_list, _list(kinds))}
+    return {
+        "time": _integer(time),
+        "held_us": _integer(held_us),
+        "author": author(who),
+        "requests": requests,
+        "keys": [*map(str, _list(keys))],
+        "more_keys": bool(more),
+    }
+
+
+def largest(start: str, limit: int) -> Operation[tuple[dict[str, int], str | None]]:
+    """The largest values of the next keys from ``start`` on, and where to go on."""
+
+    def read(reply: object) -> tuple[dict[str, int], str | None]:
+        sizes, following = _list(reply)
+        return _numbers(sizes), None if following is None else str(following)
+
+    return Operation(("largest", start, limit), read)
+
+
+def hottest(by: str, limit: int) -> Operation[tuple[int, dict[str, int]]]:
+    """For how many ms back it is, and the keys most often in "reads" or "writes", with about how often."""
+
+    def read(reply: object) -> tuple[int, dict[str, int]]:
+        covered_ms, keys = _list(reply)
+        return _integer(covered_ms), _numbers(keys)
+
+    return Operation(("hottest", by, limit), read)
+
+
+def _numbers(pairs: object) -> dict[str, int]:
+    return {str(key): _integer(number) for key, number in map(_list, _list(pairs))}
+
+
 def checkpoint() -> Operation[int]:
     """Have a checkpoint begun; the version that it will cover."""
     return Operation(("checkpoint",), _integer)

@@ -19,6 +19,7 @@ from kv.operations import Generic, T, prefix_end
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Sequence
+    from datetime import timedelta
     from typing import Any
 
     from kv.operations import Operation
@@ -105,6 +106,20 @@ def iterate(steps: Pages[T], do: Callable[[Any], Any]) -> Iterator[T]:
         return
     finally:
         steps.close()
+
+
+# ---------------------------------------------------------------------- reading that prolongs
+
+
+def get_and_touch(keys: list[str], ttl: float | timedelta | None) -> Procedure[dict[str, bytes | None]]:
+    """The values of ``keys``, which live for ``ttl`` from now on: a touch and a read in one frame.
+
+    The frame runs in one step of the daemon, so no value is told of a key that was not prolonged. Both have to succeed.
+    """
+    delivery = yield from send(operations.touch(keys, ttl), operations.get_many(keys, None))
+    delivery.result(0)
+    values: dict[str, bytes | None] = delivery.result(1)
+    return values
 
 
 # ---------------------------------------------------------------------- scanning

@@ -309,10 +309,10 @@ class Database:
         """Commits of the window as the log has them, with the lives that their keys have now."""
         heads, author = group.heads, group.author
         keys = [head.key for head in heads]
-        deadlines, ephemeral = self.lives_of(keys) if self._lifetimes else (None, None)
+        deadlines, ephemeral, wall = self.lives_of(keys) if self._lifetimes else (None, None, None)
         who = (author.uid, author.pid, author.name)
         values = [head.value for head in heads]
-        return Group(heads[0].version, group.time, who, group.commits, keys, values, deadlines, ephemeral)
+        return Group(heads[0].version, group.time, who, group.commits, keys, values, deadlines, ephemeral, wall=wall)
 
     def _remember(self, scope: Hashable, id_: bytes, version: int, answer: object) -> None:
         self.outcomes.remember(scope, id_, version, answer)
@@ -321,13 +321,19 @@ class Database:
             group.ids = group.ids or []
             group.ids.append((scope, id_, version, answer))  # type: ignore[arg-type]  # scopes are uids
 
-    def lives_of(self, keys: list[str]) -> tuple[dict[str, int] | None, list[str] | None]:
-        """The deadlines of ``keys`` as wall-clock times, and which die with a connection; None where none does."""
+    def lives_of(self, keys: list[str]) -> tuple[dict[str, int] | None, list[str] | None, int | None]:
+        """The deadlines of ``keys`` as wall-clock times, which die with a connection, and what the wall clock says.
+
+        None instead of the first and the last if there are no deadlines, and of the second if none dies.
+        """
         lifetimes = self._lifetimes
         due = lifetimes.deadlines.keys() & keys if lifetimes.deadlines else ()
-        offset = self._clock() - self.timer() if due else 0
-        deadlines = {key: lifetimes.deadlines[key] + offset for key in due}
-        return deadlines or None, [key for key in keys if lifetimes.is_owned(key)] if lifetimes.has_owners else None
+        ephemeral = [key for key in keys if lifetimes.is_owned(key)] if lifetimes.has_owners else None
+        if not due:
+            return None, ephemeral, None
+        wall = self._clock()
+        offset = wall - self.timer()
+        return {key: lifetimes.deadlines[key] + offset for key in due}, ephemeral, wall
 
     # ------------------------------------------------------------------ recovery
 
@@ -341,10 +347,11 @@ class Database:
         versions: list[int],
         deadlines: dict[str, int] | None,
         ephemeral: list[str] | None,
+        wall: int | None = None,
     ) -> None:
         """Take in a piece of a checkpoint."""
         self.store.load(keys, values, versions)
-        self._lives.written(keys, deadlines, ephemeral, None)
+        self._lives.written(keys, deadlines, ephemeral, wall)
 
     def end_of_load(self, version: int, time: int) -> None:
         """The checkpoint ended at ``version``; up to there, the log only tells what is newer than what was loaded."""
@@ -373,7 +380,9 @@ class Database:
                 self.store.drop_history(2 * self._replayed_keys)
                 self._replayed_keys = 0
         if self._lives or group.deadlines or group.ephemeral:
-            self._lives.written(group.keys, group.deadlines, group.ephemeral, group.time)
+            self._lives.written(
+                group.keys, group.deadlines, group.ephemeral, group.time if group.wall is None else group.wall
+            )
         for scope, id_, version, answer in group.ids or ():
             self.outcomes.remember(scope, id_, version, answer)
 

@@ -26,7 +26,18 @@ _SECTIONS = {
     "Working together": ("watch", "wait", "lock"),
     "Looking back": ("history", "log", "diff", "rollback", "revert"),
     "Data on the disk": ("checkpoint", "backup", "restore", "check", "export", "import"),
-    "The daemon": ("serve", "status", "metrics", "ping", "bench", "access", "reload", "shutdown"),
+    "The daemon": (
+        "serve",
+        "status",
+        "metrics",
+        "ping",
+        "bench",
+        "slowlog",
+        "top-keys",
+        "access",
+        "reload",
+        "shutdown",
+    ),
     "This command": ("help", "completion", "version"),
 }
 

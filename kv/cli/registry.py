@@ -56,6 +56,8 @@ COMMANDS = (
     Command("status", (), "status", "Print what the daemon says about itself."),
     Command("serve", ("srv",), "serve", "Run the daemon."),
     Command("access", (), "access", "Explain what somebody may do with a key."),
+    Command("slowlog", (), "slowlog", "Print what held the daemon for long."),
+    Command("top-keys", (), "top_keys", "Print the largest keys, or those read or written most."),
     Command("reload", (), "reload", "Make the daemon read its configuration again."),
     Command("shutdown", (), "shutdown", "Stop the daemon and wait until it is gone."),
     Command("version", (), "version", "Print the version."),

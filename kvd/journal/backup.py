@@ -101,7 +101,7 @@ def load_backup(reader: BackupReader, database: "Database", progress: Callable[[
     database.end_of_load(_NEVER, 0)
     for piece in reader:
         if isinstance(piece, Heads):
-            database.load(piece.keys, piece.values, piece.versions, piece.deadlines, piece.ephemeral)
+            database.load(piece.keys, piece.values, piece.versions, piece.deadlines, piece.ephemeral, piece.wall)
         else:
             for group in piece.groups:
                 database.replay(group)

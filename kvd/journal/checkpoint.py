@@ -45,9 +45,8 @@ def slices(database: "Database") -> Iterator[Heads]:
 def _record(database: "Database", heads: "list[Head]") -> Heads:
     there = [head for head in heads if head.value is not None]
     keys = [head.key for head in there]
-    deadlines, ephemeral = database.lives_of(keys)
     values: list[bytes] = [head.value for head in there]  # type: ignore[misc]
-    return Heads(keys, values, [head.version for head in there], deadlines, ephemeral)
+    return Heads(keys, values, [head.version for head in there], *database.lives_of(keys))
 
 
 class CheckpointFile:

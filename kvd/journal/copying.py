@@ -125,9 +125,10 @@ class _Copy:
         versions: list[int],
         deadlines: dict[str, int] | None,
         ephemeral: list[str] | None,
+        wall: int | None,
     ) -> None:
         assert self._checkpoint is not None
-        self._checkpoint.write(Heads(keys, values, versions, deadlines, ephemeral))
+        self._checkpoint.write(Heads(keys, values, versions, deadlines, ephemeral, wall))
 
     def end_of_load(self, version: int, time: int) -> None:
         self.version, self.time = self._ended = version, time
@@ -185,7 +186,7 @@ def _up_to(group: Group, point: Point) -> Group | None:
         group.version, group.time, group.author, wanted, keys, group.values[:wanted],
         {key: deadline for key, deadline in (group.deadlines or {}).items() if key in keys} or None,
         [key for key in group.ephemeral or () if key in keys] or None,
-        [each for each in group.ids or () if each[2] <= point.version] or None,
+        [each for each in group.ids or () if each[2] <= point.version] or None, group.wall,
     )  # fmt: skip
 
 

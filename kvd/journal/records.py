@@ -44,7 +44,8 @@ class Group(msgspec.Struct, array_like=True, gc=False, eq=False):
 
     ``commits`` is 1 (all keys under ``version``), or as many as keys, each under the next version. A value of None is a
     deletion. ``deadlines`` are wall-clock µs since the epoch; ``ephemeral`` keys die with a connection, and so with the
-    server. ``ids`` are ``[scope, id, version, answer]`` of the commits that carried one.
+    server. ``ids`` are ``[scope, id, version, answer]`` of the commits that carried one. ``wall``: what the wall clock
+    said then, if there are deadlines; ``time``, which never goes back, may be ahead of it once it was set back.
     """
 
     version: int
@@ -56,6 +57,7 @@ class Group(msgspec.Struct, array_like=True, gc=False, eq=False):
     deadlines: dict[str, int] | None = None
     ephemeral: list[str] | None = None
     ids: list[tuple[int | None, bytes, int, Any]] | None = None
+    wall: int | None = None
 
 
 class Commits(Record, tag="c"):
@@ -74,13 +76,14 @@ class Mark(Record, tag="m"):
 
 
 class Heads(Record, tag="h"):
-    """A piece of a checkpoint: current values with their versions."""
+    """A piece of a checkpoint: current values with their versions. ``wall`` as in a Group."""
 
     keys: list[str]
     values: list[bytes]
     versions: list[int]
     deadlines: dict[str, int] | None = None
     ephemeral: list[str] | None = None
+    wall: int | None = None
 
 
 class End(Record, tag="e"):

@@ -43,6 +43,7 @@ class Target(Protocol):
         versions: list[int],
         deadlines: dict[str, int] | None,
         ephemeral: list[str] | None,
+        wall: int | None,
     ) -> None:
         """A piece of the checkpoint."""
 
@@ -161,7 +162,7 @@ def _check_complete(disk: Disk, base: int, needed: list[int], has_checkpoint: bo
 def _load(reader: CheckpointReader, target: Target, recovered: Recovered, meter: _Meter) -> None:
     target.begin_load(reader.header)
     for piece in reader:
-        target.load(piece.keys, piece.values, piece.versions, piece.deadlines, piece.ephemeral)
+        target.load(piece.keys, piece.values, piece.versions, piece.deadlines, piece.ephemeral, piece.wall)
         if reader.at >= meter.due:
             meter.tell(reader.at)
     meter.done(reader.size)

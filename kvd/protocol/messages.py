@@ -4,7 +4,7 @@ Typed decoding is a limit in itself: the depth is fixed by the schema, map keys 
 bytes. (Decoded without types, 16 MiB of empty arrays became 1.1 GiB and froze a server for 7 s.)
 """
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -195,6 +195,30 @@ class Access(Request, tag="access"):
     token: str | None = None
 
 
+class SlowLog(Request, tag="slowlog"):
+    """Answers ``[[time, held_us, author, [[request, count]…], [key…], more]…]``, newest first. Administrators only.
+
+    ``reset``: they are forgotten behind the answer.
+    """
+
+    limit: int
+    reset: bool = False
+
+
+class Largest(Request, tag="largest"):
+    """Answers ``[[[key, bytes]…], next or nil]``: the largest values of the next keys. Administrators only."""
+
+    start: str
+    limit: int
+
+
+class Hottest(Request, tag="hottest"):
+    """Answers ``[covered_ms, [[key, operations]…]]``, of "reads" or "writes", estimated. Administrators only."""
+
+    by: Literal["reads", "writes"]
+    limit: int
+
+
 class Checkpoint(Request, tag="checkpoint"):
     """Begins a checkpoint; answers a version that it will cover. Administrators only."""
 
@@ -231,6 +255,9 @@ AnyRequest = (
     | Status
     | Reload
     | Access
+    | SlowLog
+    | Largest
+    | Hottest
     | Checkpoint
     | Backup
     | Shutdown

@@ -7,8 +7,10 @@ with most of what Python costs for each.
 import hmac
 import logging
 import secrets
+import time
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain, groupby
+from time import perf_counter_ns
 from typing import Any
 
 from kvd import __version__
@@ -23,23 +25,28 @@ from kvd.server.backups import Backup
 from kvd.server.checks import Checks
 from kvd.server.durability import NO_NEEDS, Durability, Needs
 from kvd.server.feeds import Feed, Feeds
+from kvd.server.hot_keys import ONE_IN, HotKeys
 from kvd.server.named_keys import named_keys
 from kvd.server.near_caches import NearCaches
 from kvd.server.peers import Peer
 from kvd.server.reading import Reading
 from kvd.server.refusals import Refusal, error_reply, refusal_for
 from kvd.server.reply_sizes import may_exceed, reply_bytes
+from kvd.server.slow_log import LARGE_VALUE_BYTES, Entry, SlowLog
 from kvd.server.snapshots import Snapshots
 from kvd.server.writing import Writing
 from kvd.store.errors import OutOfMemory, StoreError
+from kvd.store.largest import largest
 
 logger = logging.getLogger(__name__)
 
 Reply = Any
 Refused = dict[str, object]
 # These may take a millisecond each, or more: together they do not run in one turn of the loop.
-_COSTLY = frozenset((messages.Scan, messages.History, messages.Log, messages.Commit))
-_SEES_ALL = frozenset((messages.Scan, messages.Begin))
+_COSTLY = frozenset((messages.Scan, messages.History, messages.Log, messages.Commit, messages.Largest))
+_SEES_ALL = frozenset((messages.Scan, messages.Begin, messages.Largest))
+# So many keys, or slow frames, are told at once.
+MOST_TOLD = 1_000
 
 
 class Administration:
@@ -85,6 +92,11 @@ class Commands:
         # Set once the commit log is written by somebody; None while everything is in memory only.
         self.durability: Durability | None = None
         self.needs = NO_NEEDS
+        self.slow_log = SlowLog()
+        self.hot_keys = HotKeys()
+        self._gets_to_pass = ONE_IN  # until one is looked at
+        # When the frame that runs began, if it is measured (else 0): until its replies are encoded.
+        self.began_ns = 0
         # Called before requests run: what was put aside of those before them runs first (``turn.py``).
         self.before_others: Callable[[], None] = _nothing
         self._reading = reading = Reading(database, self._checks, self.snapshots, self.near_caches)
@@ -113,6 +125,9 @@ class Commands:
             messages.Status: self._status,
             messages.Reload: self._reload,
             messages.Access: self._explain_access,
+            messages.SlowLog: self._slow_log,
+            messages.Largest: self._largest,
+            messages.Hottest: self._hottest,
             messages.Checkpoint: self._checkpoint,
             messages.Backup: self._backup,
             messages.Shutdown: self._shutdown,
@@ -147,20 +162,32 @@ class Commands:
             return None
         replies: list[Reply] | Refused | None
         if peer.grant is not None and not self.allows(requests, peer.grant):
+            self.began_ns = perf_counter_ns()
             replies = self._run_allowed(requests, peer)
         elif (
             type(request := requests[0]) is messages.Get
             and len(requests) == 1
             and peer.greeted
-            and self._store.largest_value_bytes <= self._checks.limits.max_reply_bytes
+            and (largest_bytes := self._store.largest_value_bytes) <= self._checks.limits.max_reply_bytes
         ):
             # The commonest frame of all, without the detour through the table.
+            self.began_ns = perf_counter_ns() if largest_bytes >= LARGE_VALUE_BYTES else 0
             replies = [self._reading.get(request, peer)]
+            self._gets_to_pass -= 1
+            if not self._gets_to_pass:
+                self._gets_to_pass = self.hot_keys.look_at_get(request.key)
         else:
+            self.began_ns = perf_counter_ns()
             replies = self._run(requests, peer, frame_bytes)
+            if not self.began_ns % ONE_IN and replies is not None:
+                self.hot_keys.look(requests)
         if self.durability is not None and replies is not None:
             self.needs = self.durability.needs_of(requests)
         return replies
+
+    def note_slow(self, requests: Sequence[AnyRequest], peer: Peer, held_ns: int) -> None:
+        """These held the loop for long."""
+        self.slow_log.note(requests, peer.author, held_ns // 1_000, time.time_ns() // 1_000)
 
     def _run(self, requests: Sequence[AnyRequest], peer: Peer, frame_bytes: int) -> list[Reply] | Refused | None:
         limits, largest_bytes = self._checks.limits, self._store.largest_value_bytes
@@ -200,6 +227,7 @@ class Commands:
 
         None, with nothing done, if they need a closer look, each frame by itself.
         """
+        self.began_ns = perf_counter_ns()
         self.may_run(requests)
         try:
             versions = self._writing.set_each(requests, peer)
@@ -207,6 +235,11 @@ class Commands:
             return None
         if versions is None:
             return None
+        if not self.began_ns % ONE_IN:
+            self.hot_keys.look(requests)
+        took_ns = perf_counter_ns() - self.began_ns
+        if took_ns >= self.slow_log.threshold_ns:
+            self.note_slow(requests, peer, took_ns)
         return versions, NO_NEEDS if self.durability is None else self.durability.needs_of(requests)
 
     def may_run(self, requests: Sequence[AnyRequest]) -> bool:
@@ -264,6 +297,8 @@ class Commands:
         """
         self.before_others()
         replies, room_bytes = self._run_counting(requests, peer, room_bytes)
+        if not perf_counter_ns() % ONE_IN:
+            self.hot_keys.look(requests)
         if self.durability is not None:
             self.needs = self.durability.needs_of(requests)
         return replies, room_bytes
@@ -345,6 +380,26 @@ class Commands:
         )
         return self.access.explain(who, request.key)
 
+    def _slow_log(self, request: messages.SlowLog, peer: Peer) -> list[Entry]:
+        self._check_administrator(peer, "slowlog")
+        _check_told(request.limit)
+        entries = self.slow_log.newest(request.limit)
+        if request.reset:
+            self.slow_log.reset()
+        return entries
+
+    def _largest(self, request: messages.Largest, peer: Peer) -> tuple[list[tuple[str, int]], str | None]:
+        self._check_administrator(peer, "the largest keys")
+        self._checks.prefix(request.start)
+        _check_told(request.limit)
+        return largest(self._store, request.start, request.limit)
+
+    def _hottest(self, request: messages.Hottest, peer: Peer) -> tuple[int, list[tuple[str, int]]]:
+        self._check_administrator(peer, "the hottest keys")
+        _check_told(request.limit)
+        sampled = self.hot_keys.reads if request.by == "reads" else self.hot_keys.writes
+        return sampled.most(request.limit)
+
     def _checkpoint(self, request: messages.Checkpoint, peer: Peer) -> int:
         self._check_administrator(peer, "checkpoint")
         return self._administration.checkpoint()
@@ -358,6 +413,11 @@ class Commands:
         if not peer.administrator:
             logger.warning("refused %s: may not ask for %s", peer.name, what)
             raise Refusal("forbidden", f"only root and the daemon's own user may ask for {what}, over the Unix socket")
+
+
+def _check_told(limit: int) -> None:
+    if not 1 <= limit <= MOST_TOLD:
+        raise Refusal("bad_request", f"a limit is 1 to {MOST_TOLD}")
 
 
 def is_costly(request: AnyRequest) -> bool:

@@ -71,7 +71,10 @@ def run_in_slices(
             replies, room_bytes = commands.run_counting(requests, peer, room_bytes)
             pieces.append(b"".join(map(encode_replies, replies)))
             needs = needs.add(commands.needs)
-            spent_us += commands.database.timer() - began_us
+            took_us = commands.database.timer() - began_us
+            if took_us * 1_000 >= commands.slow_log.threshold_ns:
+                commands.note_slow(requests, peer, took_us * 1_000)
+            spent_us += took_us
         yield None
     commands.needs = needs  # others have run in between
     yield _reply_frame(pieces)

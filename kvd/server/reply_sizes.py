@@ -20,7 +20,12 @@ _PAGES = frozenset((messages.Scan, messages.History))
 # No reply of these has a value in it.
 _VALUELESS = frozenset((messages.Set, messages.Delete, messages.Touch, messages.Ttl, messages.Ping))
 # These reply what has nothing to do with what they cost.
-_UNPREDICTABLE = frozenset((messages.Hello, messages.Log, messages.Metrics, messages.Status, messages.Reload))
+_UNPREDICTABLE = frozenset(
+    (
+        *(messages.Hello, messages.Log, messages.Metrics, messages.Status, messages.Reload),
+        *(messages.SlowLog, messages.Largest, messages.Hottest),
+    )
+)
 
 
 def may_exceed(room_bytes: int, kinds: set[type], count: int, frame_bytes: int, largest_bytes: int) -> bool:

@@ -17,6 +17,7 @@ import os
 import struct
 from collections import deque
 from collections.abc import Iterator, Sequence
+from time import perf_counter_ns
 from typing import TYPE_CHECKING, cast
 
 from kvd.protocol.frames import HEADER_BYTES, frame
@@ -403,6 +404,11 @@ class Session(asyncio.BufferedProtocol):
             self._begin_work(run_in_slices(self._commands, [requests], len(requests), self.peer))
             return None
         encoded = encode_replies(replies)
+        commands = self._commands
+        if commands.began_ns:
+            took_ns = perf_counter_ns() - commands.began_ns
+            if took_ns >= commands.slow_log.threshold_ns:
+                commands.note_slow(requests, self.peer, took_ns)
         return len(encoded).to_bytes(HEADER_BYTES, "big") + encoded
 
     def _take_large(self) -> bool:

@@ -17,6 +17,7 @@ from kvd.protocol.address import MAX_UNIX_PATH_BYTES, parse_host_port
 from kvd.protocol.limits import KIB, MIB, Limits
 from kvd.protocol.messages import MOST_KEYS, MOST_REQUESTS
 from kvd.server.access import AccessRule
+from kvd.server.slow_log import DEFAULT_ENTRIES, DEFAULT_THRESHOLD_US
 from kvd.store.prefixes import PrefixRule
 
 Value = int | str | tuple[str, ...]
@@ -67,6 +68,13 @@ class Memory(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     max_keys: int = 0
 
 
+class SlowLog(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Which frames ``kv slowlog`` shows."""
+
+    threshold_us: int = DEFAULT_THRESHOLD_US
+    max_entries: int = DEFAULT_ENTRIES
+
+
 class Log(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What is written to the logging, and where that goes."""
 
@@ -84,6 +92,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     memory: Memory = msgspec.field(default_factory=Memory)
     prefix: tuple[PrefixRule, ...] = ()
     access: tuple[AccessRule, ...] = ()
+    slowlog: SlowLog = msgspec.field(default_factory=SlowLog)
     log: Log = msgspec.field(default_factory=Log)
 
 
@@ -93,11 +102,12 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
     "history": History,
     "data": Data,
     "memory": Memory,
+    "slowlog": SlowLog,
     "log": Log,
 }
 # Those that may come several times, each [[like this]]: they are no options with a value each.
 TABLES = ("prefix", "access")
-RELOADABLE_SECTIONS = ("limits", "history", "memory")
+RELOADABLE_SECTIONS = ("limits", "history", "memory", "slowlog")
 RELOADABLE_KEYS = ("log.level",)
 
 # Least and most, both allowed.
@@ -123,6 +133,8 @@ BOUNDS: dict[str, tuple[int, int]] = {
     "limits.drain_timeout_ms": (0, 600_000),
     "memory.max_bytes": (0, 1024 * GIB),
     "memory.max_keys": (0, 1_000_000_000),
+    "slowlog.threshold_us": (0, 3_600_000_000),
+    "slowlog.max_entries": (0, 100_000),
     "data.interval_ms": (1, 3_600_000),
     "data.segment_bytes": (64 * KIB, GIB),
     "data.checkpoint_bytes": (64 * KIB, 1024 * GIB),

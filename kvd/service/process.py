@@ -81,6 +81,7 @@ class Daemon(Administration):
         self.commands.snapshots.on_first = self._schedule_letting_go
         self.commands.near_caches.before_first = fence.write
         self.commands.access = Access(config.access)
+        self.commands.slow_log.configure(config.slowlog.threshold_us, config.slowlog.max_entries)
         self._stop = asyncio.Event()
         self._server: Server | None = None
 
@@ -252,6 +253,7 @@ class Daemon(Administration):
         self.config = new
         logs.apply_level(new)
         self.commands.limits = new.limits
+        self.commands.slow_log.configure(new.slowlog.threshold_us, new.slowlog.max_entries)
         self._allow(new)
         assert self._server is not None
         if self._server.commands.access.rules != new.access:

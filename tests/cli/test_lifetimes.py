@@ -1,13 +1,32 @@
 """kv set --ttl, kv ttl, kv touch and kv incr, with the real daemon."""
 
 import json
+import pathlib
 import re
+import subprocess
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import pytest
 
 if TYPE_CHECKING:
     from tests.cli.conftest import Kv
+
+
+LIVES = """
+[[prefix]]
+prefix = "s/"
+ttl_ms = 600000
+max_ttl_ms = 3600000
+"""
+
+
+@pytest.fixture
+def kv_with_lives(serving: "Callable[..., tuple[Kv, subprocess.Popen[bytes]]]", tmp_path: pathlib.Path) -> "Kv":
+    config = tmp_path / "kvd.toml"
+    config.write_text(LIVES)
+    config.chmod(0o600)
+    return serving("--config", str(config))[0]
 
 
 def gone(kv: "Kv", key: str) -> bool:
@@ -72,6 +91,39 @@ def test_touch_names_missing_keys(kv: "Kv") -> None:
     assert (done.returncode, done.stderr) == (1, b"kv: error: no such key: nothing\n")
     assert kv.fails(1, "touch", "--ttl", "1h", "nothing")
     assert "--ttl" in kv.fails(2, "touch", "a")
+
+
+def test_touch_in_json_says_which_keys_are_there(kv: "Kv") -> None:
+    kv.ok("set", "a=1")
+    done = kv("touch", "--json", "--ttl", "1h", "nothing", "a", "a")
+    assert (done.returncode, json.loads(done.stdout)) == (1, {"nothing": False, "a": True})
+    assert json.loads(kv.ok("touch", "-n", "--json", "--ttl", "none", "a")) == {"a": True}
+    assert re.fullmatch(r"a: (59m5\ds|1h)\n", kv.ok("ttl", "a"))
+
+
+def test_get_with_touch_prolongs_what_it_prints(kv: "Kv") -> None:
+    kv.ok("set", "--ttl", "10m", "a=1", "b=2")
+    assert kv.ok("get", "--touch", "1h", "a") == "a: 1\n"
+    assert re.fullmatch(r"a: (59m5\ds|1h)\nb: (9m5\ds|10m)\n", kv.ok("ttl", "a", "b"))
+    done = kv("get", "--touch", "none", "--json", "b", "nothing")
+    assert (done.returncode, json.loads(done.stdout)) == (1, {"b": "2"})
+    assert kv.ok("ttl", "b") == "b: no expiry\n"
+    assert kv.ok("get", "--raw", "--touch", "2h", "b") == "2"
+    for wrong in (["--touch", "soon"], ["--touch", "0"], ["--touch", "1h", "--at", "1"]):
+        kv.fails(2, "get", *wrong, "a")
+    assert re.fullmatch(r"a: (59m5\ds|1h)\n", kv.ok("ttl", "a"))
+
+
+def test_no_life_is_longer_than_the_prefix_allows(kv_with_lives: "Kv") -> None:
+    kv = kv_with_lives
+    kv.ok("set", "s/a=1", "a=1")
+    assert re.fullmatch(r"s/a: (9m5\ds|10m)\n", kv.ok("ttl", "s/a"))
+    for ttl in ("2h", "none"):
+        assert "'s/'" in kv.fails(5, "touch", "--ttl", ttl, "a", "s/a")
+        assert "'s/'" in kv.fails(5, "get", "--touch", ttl, "a", "s/a")
+    assert kv.ok("ttl", "a") == "a: no expiry\n"
+    assert kv.ok("get", "--touch", "1h", "s/a") == "s/a: 1\n"
+    assert re.fullmatch(r"s/a: (59m5\ds|1h)\n", kv.ok("ttl", "s/a"))
 
 
 def test_a_dry_touch_changes_nothing(kv: "Kv") -> None:

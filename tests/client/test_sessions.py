@@ -71,6 +71,22 @@ def test_lives_are_told_in_seconds(either: kv.Client) -> None:
     assert either.ttl("a") == [float("inf")]
 
 
+def test_a_read_that_touches_prolongs_what_it_reads(either: kv.Client, other: kv.Client) -> None:
+    either.set_many({"a": b"1", "b": b"2"}, ttl=50)
+    either.set("c", b"3")
+    before = either.version()
+    assert either.get_and_touch("a", "no", "c", "a", ttl=timedelta(hours=1)) == {"a": b"1", "no": None, "c": b"3"}
+    left = dict(zip("abc", other.ttl("a", "b", "c"), strict=True))
+    assert [(left[key] or 0) > 3000 for key in "abc"] == [True, False, True]
+    assert left["c"] != float("inf")
+    assert [commit.keys for commit in other.log(since=before)] == [["a", "c"]], "one commit"
+    assert either.get_and_touch("a", ttl=None) == {"a": b"1"}
+    assert other.ttl("a", "no") == [float("inf"), None]
+    with pytest.raises(kv.KvdError):
+        either.get_and_touch("a", "", ttl=1)
+    assert other.ttl("a") == [float("inf")], "all or nothing"
+
+
 def test_ephemeral_keys_go_with_their_connection(either: kv.Client, other: kv.Client) -> None:
     with other.watch("e") as watch:
         either.set("e", b"1", ephemeral=True)

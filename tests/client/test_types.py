@@ -33,6 +33,7 @@ def blocking(db: kv.Client) -> None:
     assert_type(db.increment("a", 2), int)
     assert_type(db.compare_and_set("a", None, 3), int)
     assert_type(db.touch("a", ttl=None), list[bool])
+    assert_type(db.get_and_touch("a", ttl=None), dict[str, bytes | None])
     assert_type(db.ttl("a"), list[float | None])
     assert_type(db.scan("a", limit=3), Iterator[kv.Item])
     assert_type(db.history("a"), Iterator[kv.Version])

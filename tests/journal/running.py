@@ -30,12 +30,13 @@ class Running:
         segment_bytes: int = SEGMENT_BYTES,
         seed: int = 1,
         now: Callable[[], int] = lambda: 0,
+        wall: Callable[[], int] | None = None,
         log_type: type[CommitLog] = CommitLog,
         prepare: Callable[[Disk, Recovered], None] = prepare_tail,
     ) -> None:
         self.disk = disk
         self.random = random.Random(seed)  # noqa: S311 - a test that can be repeated
-        self.database = Database(limits, lambda: WALL_US + now(), lambda: BOOT_US + now())
+        self.database = Database(limits, wall or (lambda: WALL_US + now()), lambda: BOOT_US + now())
         self.found = recover(disk, self.database)
         prepare(disk, self.found)
         self.store_id = self.found.store_id or b"a store!"

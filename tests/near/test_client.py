@@ -230,6 +230,20 @@ def test_a_deadline_that_comes_earlier_is_learnt_of(connect: Connect, other: kv.
     assert db.get_many(["a"]) == {"a": None}
 
 
+def test_a_read_that_touches_is_seen_by_every_near_cache(connect: Connect, other: kv.Client) -> None:
+    db, reader = connect(), connect()
+    other.set("a", b"1", ttl=3600)
+    assert db.get("a") == reader.get("a") == b"1"
+    assert db.get_and_touch("a", ttl=0.001) == {"a": b"1"}
+    eventually(lambda: reader.get("a") is None)
+    other.set("a", b"2", ttl=0.2)
+    assert reader.get("a") == b"2"
+    assert db.get_and_touch("a", ttl=3600) == {"a": b"2"}
+    until = now_us() + 250_000
+    while now_us() < until:
+        assert reader.get("a") == b"2", "the end that it had first is not its end any more"
+
+
 def test_what_dies_with_a_connection_is_gone_with_it(connect: Connect, shared: "Daemon") -> None:
     db = connect()
     with shared.connect() as owner:

@@ -209,7 +209,7 @@ def test_a_huge_file_is_refused(write: Write) -> None:
         ("a = " + "9" * 5000, "Exceeds the limit"),
         ("a = " + "[" * 5000, "maximum recursion depth exceeded"),
         ("[limit]", "limit: no such section; did you mean limits?"),
-        ("[xyz]", "xyz: no such section; there are listen, limits, history, data, memory, log"),
+        ("[xyz]", "xyz: no such section; there are listen, limits, history, data, memory, slowlog, log"),
         ('socket = "/a"', "socket: options stand in a section; write it under [listen]"),
         ("limits = 3", "limits: expected a table, got int; write [limits]"),
         ("[limits]\nmax_conections = 1", "limits.max_conections: no such option; did you mean max_connections?"),
@@ -371,11 +371,11 @@ def test_changes_of_equal_configurations_are_none() -> None:
 
 
 @pytest.mark.parametrize("key", OPTIONS)
-def test_limits_history_memory_and_the_log_level_are_reloadable_all_else_needs_a_restart(key: str) -> None:
+def test_limits_history_memory_slowlog_and_the_log_level_are_reloadable_all_else_needs_a_restart(key: str) -> None:
     section, _, name = key.partition(".")
     replaced = msgspec.structs.replace(getattr(Config(), section), **{name: as_value(key, EXAMPLES[key][2])})
     reloadable, restart = changes(Config(), msgspec.structs.replace(Config(), **{section: replaced}))
-    can_reload = section in ("limits", "history", "memory") or key == "log.level"
+    can_reload = section in ("limits", "history", "memory", "slowlog") or key == "log.level"
     lines, others = (reloadable, restart) if can_reload else (restart, reloadable)
     assert [line.partition(":")[0] for line in lines] == [key]
     assert others == []

@@ -18,11 +18,15 @@ kv get --json cake photo            one JSON object
 kv get -q cake && echo there        only the exit code
 kv get --at 5m cake                 what it was five minutes ago
 kv get --at 1234 cake horns         what they were at version 1234
+kv get --touch 30m session          the value, which lives for 30 minutes from now on
 """
 DETAILS = """
 A key that is missing is named on standard error, the others are printed, and the exit code is 1. What does not print
 is escaped (\\n, \\x1b, \\u202e), so that one record is one line; --raw, --json and -0 are for programs. In JSON a value
 that is no text is {"base64": "..."}. 'kv help times' explains what --at takes.
+
+--touch prolongs and reads in one step, for what lives for as long as it is used. It is a commit, as 'kv touch' is, and
+with access rules it takes the right to write, too. A key that is missing stays missing.
 """
 
 
@@ -30,6 +34,10 @@ def arguments(parser: Parser) -> None:
     """The options of ``kv get``."""
     parser.operands("KEY", "what to read", "keys")
     completed(parser.add_argument("--at", metavar="VERSION|TIME", help="read what was there then"), "points")
+    completed(
+        parser.add_argument("--touch", metavar="DURATION", help="have the keys live so long from now on; or none"),
+        "durations",
+    )
     add_forms(parser)
 
 
@@ -47,12 +55,28 @@ def run(context: Context) -> int:
     if getattr(context.options, "raw", False) and len(keys) != 1:
         raise UsageError(f"--raw prints exactly one value, {len(keys)} keys were given; use -0 or --json for several")
     point = context.point("at")
+    touch = getattr(context.options, "touch", None)
+    if touch is not None and point is not None:
+        raise UsageError("--touch prolongs what is there now, and --at reads what was there then: one of them")
+    ttl_s = _ttl(touch)
     with context.connect() as client:
-        found = _read(client, keys, None if point is None else point.version(client))
+        if touch is not None:
+            values = client.get_and_touch(*dict.fromkeys(keys), ttl=ttl_s)
+            found = [(key, values[key]) for key in keys]
+        else:
+            found = _read(client, keys, None if point is None else point.version(client))
     print_found(context, {key: value for key, value in found if value is not None}, keys)
     missing = list(dict.fromkeys(key for key, value in found if value is None))
     context.not_found(missing)
     return exits.NOT_FOUND if missing else exits.OK
+
+
+def _ttl(text: str | None) -> float | None:
+    if text is None or text == "none":
+        return None
+    from kv.cli.durations import duration_s
+
+    return duration_s(text, "--touch")
 
 
 def _read(client: "Client", keys: list[str], at: int | None) -> list[tuple[str, bytes | None]]:

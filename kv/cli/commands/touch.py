@@ -10,11 +10,13 @@ USAGE = "kv touch [OPTION]... --ttl DURATION|none KEY..."
 EXAMPLES = """
 kv touch --ttl 10m session          ten minutes from now
 kv touch --ttl none session         without end
+kv touch --ttl 10m --json a b       {"a": true, "b": false}: a lives on, and there is no b
 kv touch -n --ttl 10m session       would it work?
 """
 DETAILS = """
 Values stay as they are. A key that is missing is named, the others are changed all the same, in one commit, and the
-exit code is 1.
+exit code is 1. Below a prefix with a longest life ([[prefix]] in the daemon's configuration) a longer one, or none, is
+refused, and nothing is changed. 'kv get --touch' reads at the same time.
 """
 
 
@@ -25,6 +27,7 @@ def arguments(parser: Parser) -> None:
         parser.add_argument("--ttl", metavar="DURATION", help="how long from now on, as in 'kv set'; or none"),
         "durations",
     )
+    parser.add_argument("--json", action="store_true", help="one JSON object of keys and whether each is there")
     parser.add_argument("-n", "--dry-run", action="store_true", help="show what would be done; change nothing")
 
 
@@ -39,7 +42,9 @@ def run(context: Context) -> int:
     with context.connect() as client:
         there = [left is not None for left in client.ttl(*keys)] if dry else client.touch(*keys, ttl=ttl_s)
     touched = [key for key, found in zip(keys, there, strict=True) if found]
-    if dry:
+    if getattr(context.options, "json", False):
+        context.print_json(dict(zip(keys, there, strict=True)))
+    elif dry:
         for key in touched:
             context.print(f"would touch {show(key)}")
     elif touched:

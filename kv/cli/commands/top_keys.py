@@ -1,0 +1,68 @@
+"""``kv top-keys``: which keys are the largest, or are read or written most."""
+
+from kv import operations
+from kv.cli import exits
+from kv.cli.commands.history import add_limit
+from kv.cli.context import Context
+from kv.cli.escape import show
+from kv.cli.parser import Parser
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from kv.client import Client
+
+_DEFAULT_LIMIT = 10
+_ORDERS = ("size", "reads", "writes")
+
+USAGE = "kv top-keys [OPTION]..."
+EXAMPLES = """
+kv top-keys                         the ten keys with the largest values, and their bytes
+kv top-keys --by reads              those that were read most in the last minute or two, and about how often
+kv top-keys --by writes --limit 3   the three that were written most
+kv top-keys --json --by reads       one JSON object
+"""
+DETAILS = """
+The largest are found by a look at every key, in steps of a few milliseconds, between which the daemon serves others;
+what changes meanwhile may be seen or not.
+
+What is read and written most is estimated: of all frames, which is what a client sends at once, about one in 61 is
+looked at, and chance decides which. So a number is good if it is in the thousands, and a key that was read a few times
+may be missing. Reads that near caches answer do not reach the daemon, and pages of 'kv ls' are not counted. For
+administrators only.
+"""
+
+
+def arguments(parser: Parser) -> None:
+    """The options of ``kv top-keys``."""
+    parser.add_argument("--by", choices=_ORDERS, default="size", help="size (the default), reads or writes")
+    add_limit(parser, "so many keys at most, up to 1000 (default: 10)")
+    parser.add_argument("--json", action="store_true", help="one JSON object of keys and numbers, the greatest first")
+
+
+def run(context: Context) -> int:
+    """Print the keys; ``key: number``."""
+    limit = getattr(context.options, "limit", None) or _DEFAULT_LIMIT
+    order = getattr(context.options, "by", "size")
+    with context.connect() as client:
+        if order == "size":
+            found = _largest(client, limit)
+        else:
+            covered_ms, found = client._call(operations.hottest(order, limit))
+            context.note(f"{order} of the last {covered_ms / 1000:.0f} s, estimated")
+    if context.options.json:
+        context.print_json(found)
+        return exits.OK
+    for key, number in found.items():
+        context.print(f"{show(key)}: {number}")
+    return exits.OK
+
+
+def _largest(client: "Client", limit: int) -> dict[str, int]:
+    """Page by page, of all keys."""
+    sizes: dict[str, int] = {}
+    following: str | None = ""
+    while following is not None:
+        page, following = client._call(operations.largest(following, limit))
+        sizes.update(page)
+        sizes = dict(sorted(sizes.items(), key=lambda item: item[1], reverse=True)[:limit])
+    return sizes

@@ -1,0 +1,137 @@
+"""Which keys are read and written most, and which are the largest."""
+
+import random
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kvd.protocol import messages
+from kvd.server.hot_keys import LONGEST_KEY, ONE_IN, PERIOD_S, HotKeys, Summary
+from kvd.store.largest import largest
+from kvd.store.store import SCAN_VISITS, Store
+from tests.protocol.conftest import Ends
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def ends() -> Ends:
+    """A connection of the daemon's own user."""
+    return Ends()
+
+
+@given(st.lists(st.sampled_from("abcdefghijklmnopqrstuvwxyz"), max_size=400), st.integers(1, 8))
+def test_a_summary_keeps_what_came_often(keys: list[str], most: int) -> None:
+    summary = Summary(most)
+    for key in keys:
+        summary.add([key])
+    true = Counter(keys)
+    assert len(summary.counts) <= 2 * most
+    for key, count in true.items():
+        told = summary.counts.get(key, 0)
+        assert count - len(keys) / most <= told <= count
+
+
+def test_gets_alone_are_looked_at_once_in_so_many_and_without_rhythm() -> None:
+    hot = HotKeys(seed=1)
+    gaps = [hot.look_at_get("a") for _ in range(20_000)]
+    assert min(gaps) == 1
+    assert max(gaps) == 2 * ONE_IN - 1
+    assert sum(gaps) / len(gaps) == pytest.approx(ONE_IN, rel=0.03)
+
+
+def test_the_estimates_are_near_the_truth() -> None:
+    """Frames of all kinds, each looked at with the same chance, as the daemon does."""
+    chosen = random.Random(2)  # noqa: S311  # to be repeatable
+    hot = HotKeys(seed=3)
+    reads: Counter[str] = Counter()
+    writes: Counter[str] = Counter()
+    for _ in range(200_000):
+        several = [f"k{min(int(chosen.paretovariate(0.7)), 10_000)}" for _ in range(chosen.choice((1, 1, 3, 40)))]
+        if chosen.random() < 0.5:
+            reads.update(several)
+            one_by_one: list[messages.AnyRequest] = [messages.Get(key) for key in several]
+            frame = one_by_one if chosen.random() < 0.5 else [messages.GetMany(several)]
+        else:
+            writes.update(set(several))
+            frame = [messages.Set(dict.fromkeys(several, b""))]
+        if chosen.randrange(ONE_IN) == 0:
+            hot.look(frame)
+    for true, sampled in ((reads, hot.reads), (writes, hot.writes)):
+        _, told = sampled.most(5)
+        assert {key for key, _ in told} <= {key for key, _ in true.most_common(8)}
+        for key, operations in told[:2]:
+            assert operations == pytest.approx(true[key], rel=0.15)
+
+
+def test_what_is_told_is_of_the_last_minute_or_two() -> None:
+    clock = Clock()
+    hot = HotKeys(clock)
+    hot.look([messages.Get("old")])
+    clock.now += PERIOD_S
+    hot.look([messages.Get("new")])
+    covered_ms, told = hot.reads.most(10)
+    assert (covered_ms, dict(told)) == (int(PERIOD_S * 1000), {"old": ONE_IN, "new": ONE_IN})
+    clock.now += PERIOD_S
+    assert hot.reads.most(10) == (int(PERIOD_S * 1000), [("new", ONE_IN)])
+    clock.now += 5 * PERIOD_S
+    assert hot.reads.most(10)[1] == []
+
+
+def test_a_very_long_key_is_not_kept() -> None:
+    hot = HotKeys()
+    hot.look([messages.Get("x" * (LONGEST_KEY + 1)), messages.Get("y" * LONGEST_KEY)])
+    hot.look_at_get("x" * (LONGEST_KEY + 1))
+    assert [key for key, _ in hot.reads.most(10)[1]] == ["y" * LONGEST_KEY]
+
+
+def test_gets_alone_in_their_frames_are_counted(ends: Ends) -> None:
+    ends.ask("set", {"a": b"1", "b": b"2"})
+    for number in range(4_000):
+        ends.ask("get", "b" if number % 4 == 0 else "a")
+    told = dict(ends.ask("hottest", "reads", 10)[1])
+    assert set(told) == {"a", "b"}
+    assert 2_000 < told["a"] < 4_500
+    assert told["b"] < told["a"]
+
+
+def test_the_largest_keys_page_by_page() -> None:
+    store = Store()
+    sizes = {f"{number:05}": number * 7919 % 10_007 for number in range(2 * SCAN_VISITS + 10)}
+    store.set({key: bytes(size) for key, size in sizes.items()})
+    store.write({"00001": None})
+    del sizes["00001"]
+    found: list[tuple[str, int]] = []
+    following: str | None = ""
+    pages = 0
+    while following is not None:
+        page, following = largest(store, following, 5)
+        found += page
+        pages += 1
+    assert pages == 3
+    assert sorted(found, key=lambda item: -item[1])[:5] == sorted(sizes.items(), key=lambda item: -item[1])[:5]
+
+
+def test_what_has_expired_is_not_among_the_largest(ends: Ends) -> None:
+    ends.ask("set", {"a": b"long"}, {"ttl": 5})
+    ends.ask("set", {"b": b"x"})
+    assert ends.ask("largest", "", 10) == [[["a", 4], ["b", 1]], None]
+    ends.timer.now += 5_000
+    assert ends.ask("largest", "", 10) == [[["b", 1]], None]
+
+
+def test_only_administrators_are_told(ends: Ends) -> None:
+    other = ends.another(uid=54321)
+    for request in (["largest", "", 10], ["hottest", "reads", 10], ["hottest", "writes", 10]):
+        assert other.code(*request) == "forbidden"
+        assert ends.code(*request) == ""
+        for limit in (0, 1_001):
+            assert ends.code(*request[:-1], limit) == "bad_request"

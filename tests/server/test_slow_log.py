@@ -1,0 +1,91 @@
+"""The slow log: what is kept of a frame, how many, and who may see it."""
+
+import pytest
+
+from kvd.protocol import messages
+from kvd.server.slow_log import SHOWN_CHARACTERS, SlowLog
+from kvd.store.authors import Author
+from tests.protocol.conftest import Ends
+
+ANN = Author(1000, 7, "ann")
+
+
+@pytest.fixture
+def ends() -> Ends:
+    """A connection of the daemon's own user."""
+    return Ends()
+
+
+def test_an_entry_says_when_for_how_long_for_whom_and_what() -> None:
+    log = SlowLog()
+    frame = [messages.Get("a"), messages.Set({"b": b"", "c": b""}), messages.Get("d")]
+    log.note(frame, ANN, 12_345, 10**15)
+    (entry,) = log.newest(10)
+    assert (entry.time, entry.held_us, entry.author) == (10**15, 12_345, ANN)
+    assert entry.kinds == [("get", 2), ("set", 1)]
+    assert (entry.keys, entry.more) == (["a", "b", "c", "d"], False)
+
+
+def test_keys_are_few_and_short() -> None:
+    log = SlowLog()
+    log.note([messages.GetMany(["x" * 4096, *"abcdef"])], ANN, 1, 1)
+    (entry,) = log.newest(1)
+    assert (len(entry.keys), entry.more) == (4, True)
+    assert entry.keys[0] == "x" * (SHOWN_CHARACTERS - 1) + "…"
+
+
+@pytest.mark.parametrize(
+    ("request_", "shown"),
+    [
+        (messages.Scan("user:", None, 10), ["user:"]),
+        (messages.Scan("", None, 10), []),
+        (messages.Watch("user:"), ["user:"]),
+        (messages.Begin(), []),
+        (messages.Commit({"w": b""}, {"r": 1}), ["w", "r"]),
+    ],
+)
+def test_what_a_request_names_is_shown(request_: messages.AnyRequest, shown: list[str]) -> None:
+    log = SlowLog()
+    log.note([request_], ANN, 1, 1)
+    assert log.newest(1)[0].keys == shown
+
+
+def test_the_last_ones_are_kept_the_newest_first() -> None:
+    log = SlowLog()
+    log.configure(5, 3)
+    for number in range(10):
+        log.note([messages.Ping()], ANN, number, number)
+    assert [entry.held_us for entry in log.newest(10)] == [9, 8, 7]
+    assert [entry.held_us for entry in log.newest(1)] == [9]
+    log.configure(5, 2)
+    assert [entry.held_us for entry in log.newest(10)] == [9, 8]
+    log.reset()
+    assert log.newest(10) == []
+
+
+def test_with_no_entries_nothing_is_slow() -> None:
+    log = SlowLog()
+    assert log.threshold_ns == 10_000_000
+    log.configure(0, 0)
+    assert log.threshold_ns > 10**18
+    log.configure(0, 1)
+    assert log.threshold_ns == 0
+
+
+def test_slices_are_measured_each_by_itself(ends: Ends) -> None:
+    ends.commands.slow_log.configure(0, 100)
+    ends.batch(*[["scan", "", None, 10]] * 3)  # costly: not in one turn
+    entries = ends.commands.slow_log.newest(100)
+    assert [entry.kinds for entry in entries] == [[("scan", 1)]] * 3
+
+
+def test_administrators_see_it_and_can_reset_it(ends: Ends) -> None:
+    ends.commands.slow_log.note([messages.Get("a")], ANN, 20_000, 5)
+    told = [[5, 20_000, [1000, 7, "ann"], [["get", 1]], ["a"], False]]
+    assert ends.ask("slowlog", 10) == told
+    assert ends.ask("slowlog", 10, True) == told
+    assert ends.ask("slowlog", 10) == []
+    for limit in (0, -1, 1_001, 2**40):
+        assert ends.code("slowlog", limit) == "bad_request"
+    other = ends.another(uid=54321)
+    assert other.code("slowlog", 10) == "forbidden"
