@@ -20,7 +20,7 @@ from weakref import WeakSet
 
 from kv import operations
 from kv.delivery import Delivery
-from kv.near_demand import MOST_A_REQUEST, MOST_BYTES, Demand
+from kv.near_demand import FIRST_RIDES, FREE_RIDES, MOST_A_REQUEST, MOST_BYTES, Demand
 from kv.results import Record
 from kvd.protocol.near_cache import FIRST_GENERATION, LEASE
 
@@ -142,6 +142,27 @@ class Table:
         if type(slot) is int and 0 <= slot < self.slots:
             due_ns = None if deadline is None else deadline * 1_000
             self._keep(key, (value, FIRST_GENERATION + slot, generation, due_ns))
+
+    def refill(self, keys: list[str], told: list[list[Any]]) -> None:
+        """As fill, of several keys; the short way for what is held and has kept its size."""
+        younger, slots = self.younger, self.slots
+        for key, each in zip(keys, told, strict=True):
+            value, _, slot, generation, deadline = each
+            held = younger.get(key)
+            if (
+                held is None
+                or value is None
+                or held[0] is None
+                or len(value) != len(held[0])
+                or slot is None
+                or not 0 <= slot < slots
+            ):
+                self.fill(key, each)
+                if value is not None and slot is not None and len(value) > MOST_BYTES:
+                    self.demand.drop(FIRST_GENERATION + slot)
+            else:
+                due_ns = None if deadline is None else deadline * 1_000
+                younger[key] = (value, FIRST_GENERATION + slot, generation, due_ns)
 
     def _keep(self, key: str, entry: Entry) -> None:
         size = _bytes_of(key, entry)
@@ -294,9 +315,10 @@ class NearCache:
         key, value, slot = keys[0], told[0][0], told[0][2]
         table = channel.table if channel is not None else None
         if table is not None:
-            if key in table.younger and slot is not None:
-                table.demand.add(key, value, FIRST_GENERATION + slot)
-            self._refresh(keys, told, table)
+            if slot is not None:
+                rides = FREE_RIDES if key in table.younger else FIRST_RIDES
+                table.demand.add(key, value, FIRST_GENERATION + slot, rides)
+            table.refill(keys, told)
             self.refreshed += len(keys) - 1
         found: bytes | None = value
         return found
@@ -321,16 +343,10 @@ class NearCache:
         """What was fetched behind a write, or the error that this came to."""
         table = channel.table if channel is not None else None
         if type(told) is list and table is not None:
-            self._refresh(keys, told, table)
+            table.refill(keys, told)
             self.refreshed += len(keys)
         else:
             self.give_up(keys)
-
-    def _refresh(self, keys: list[str], told: list[list[Any]], table: Table) -> None:
-        for key, each in zip(keys, told, strict=True):
-            table.fill(key, each)
-            if each[0] is not None and len(each[0]) > MOST_BYTES and each[2] is not None:
-                table.demand.drop(FIRST_GENERATION + each[2])
 
     def give_up(self, keys: Iterable[str]) -> None:
         """These could not be fetched along: for all that is known, because of one of them."""

@@ -23,10 +23,11 @@ if TYPE_CHECKING:
 
     from kv.near_cache import Table
 
-# How often a key is fetched again between two reads that find it changed.
+# How often a key is fetched again between two reads that find it changed, and behind a read that did not know it.
 FREE_RIDES = 64
+FIRST_RIDES = 4
 # So many keys are in demand at most; those that came first make room.
-MOST_KEYS = 8_192
+MOST_KEYS = 16_384
 # So many ride along at most, and none that is larger: together 64 KiB.
 MOST_A_REQUEST = 32
 MOST_BYTES = 2_048
@@ -47,15 +48,15 @@ class Demand:
     def __len__(self) -> int:
         return len(self._keys)
 
-    def add(self, key: str, value: bytes | None, word: int) -> None:
-        """A read has found ``key`` changed, and fetched this."""
+    def add(self, key: str, value: bytes | None, word: int, rides: int) -> None:
+        """A read has fetched this of ``key``, which may be fetched again so often."""
         if len(key) + len(value or b"") > MOST_BYTES:
             self.drop(word)
             return
         if len(self._keys) >= MOST_KEYS and word not in self._keys:
-            self.drop(next(iter(self._keys.copy()), word))
+            self.drop(next(iter(self._keys), word))
+        self._rides[word] = rides
         self._keys[word] = key
-        self._rides[word] = FREE_RIDES
 
     def drop(self, word: int) -> None:
         """Its key rides no more until a read finds it changed again."""
@@ -72,17 +73,19 @@ class Demand:
             return []
         self._look(table.words)
         words, younger = table.words, table.younger
+        due, keys, rides = self._due, self._keys, self._rides
         taken: list[str] = []
-        while self._due and len(taken) < MOST_A_REQUEST:
+        while due and len(taken) < MOST_A_REQUEST:
             try:
-                word, _ = self._due.popitem()
-                key = self._keys[word]
-                entry = younger[key]
+                word, _ = due.popitem()
+                key = keys[word]
+                if words[word] != younger[key][2] and key not in besides:
+                    taken.append(key)
+                    rides[word] -= 1
+                    if not rides[word]:
+                        self.drop(word)
             except KeyError:  # taken by another thread, or not held any more
-                continue
-            if words[word] != entry[2] and key not in besides:
-                self._ride(word)
-                taken.append(key)
+                pass
         return taken
 
     def _look(self, words: memoryview) -> None:
@@ -100,10 +103,3 @@ class Demand:
             word = slot + FIRST_GENERATION
             if word in self._keys:
                 self._due[word] = None
-
-    def _ride(self, word: int) -> None:
-        left = self._rides.get(word, 0) - 1
-        if left > 0:
-            self._rides[word] = left
-        else:
-            self.drop(word)
