@@ -33,6 +33,21 @@ MAX_REPLY_BYTES = 1 << 30
 _HELLO: Frame = ()
 
 
+class _Unattended:
+    """In the place of a delivery, for a frame that was given up before its reply came."""
+
+    size = 1
+
+    def answered(self, replies: Sequence[object]) -> None:
+        """Nobody waits."""
+
+    def refused(self, error: KvdError) -> None:
+        """Nobody waits."""
+
+
+_UNATTENDED: Frame = (_Unattended(),)  # type: ignore[assignment]  # as much of a delivery as is asked of one here
+
+
 def framed(payload: bytes) -> bytes:
     """A payload with its length in front."""
     return len(payload).to_bytes(HEADER_BYTES, "big") + payload
@@ -100,7 +115,35 @@ class Channel:
             raise Refused(text, "too_large")
         return framed(payload)
 
+    def encode_unattended(self, request: tuple[object, ...]) -> bytes:
+        """The bytes of a frame with one request, whose reply nobody needs who does not take it with ``only_reply``.
+
+        To be sent whole or not at all. Raises as ``encode`` does.
+        """
+        data = framed(self._codec.encode((request,)))
+        self.waiting.append(_UNATTENDED)
+        return data
+
     # ------------------------------------------------------------------ receiving
+
+    def only_reply(self, data: bytes) -> Any:  # noqa: ANN401  # whatever was asked for
+        """The reply to the unattended request, if ``data`` is that, and nothing else is under way.
+
+        None otherwise, and for an error; what came has been taken note of. Raises ProtocolError.
+        """
+        if len(self.waiting) == 1 and not self._left and int.from_bytes(data[:HEADER_BYTES], "big") == len(data) - 4:
+            try:
+                reply = self._codec.decode(memoryview(data)[HEADER_BYTES:])
+            except self._codec.errors as error:
+                raise ProtocolError("the daemon's reply is not MessagePack", "bad_reply") from error
+            if type(reply) is list and len(reply) == 1 and self.waiting[0] is _UNATTENDED:
+                self.waiting.popleft()
+                return None if type(reply[0]) is dict else reply[0]
+        answered: list[tuple[Frame, Any]] = []
+        self.receive(data, answered)
+        for frame, found in answered:
+            settle(frame, found)
+        return None
 
     def receive(self, data: bytes, answered: list[tuple[Frame, Any]]) -> None:
         """Take what came. To ``answered`` go frames with their replies: a list, or the map that refuses the frame.

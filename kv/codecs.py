@@ -19,7 +19,7 @@ class Codec:
     def __init__(
         self,
         encode: Callable[[object], bytes],
-        decode: Callable[[bytes], object],
+        decode: Callable[[bytes | memoryview], object],
         errors: tuple[type[Exception], ...],
     ) -> None:
         self.encode = encode
@@ -39,7 +39,7 @@ def light() -> Codec:
     """msgpack: for a process that ends after one request."""
     import msgpack
 
-    def decode(data: bytes) -> object:
+    def decode(data: bytes | memoryview) -> object:
         return msgpack.unpackb(data, raw=False, strict_map_key=True)
 
     # Everything that unpackb raises for malformed input is one of these.

@@ -35,6 +35,9 @@ _LONGEST_POLL_MS = 2**31 - 1
 LONGEST_BUSY_POLL_US = 1_000_000
 _ONE_DESCRIPTOR = (socket.CMSG_LEN(4),)
 _QUEUE_FULL_PAUSE_S = 0.002
+# recv waits by itself for so long at most, which saves a poll each time; whoever waits longer polls then.
+_PATIENCE_S = 0.05
+_PATIENCE = struct.pack("@ll", 0, int(_PATIENCE_S * 1_000_000))
 _UCRED = struct.Struct("3i")
 # All connections of this process. A forked child gives its copies of their descriptors back at once: with one open, the
 # daemon would not see the parent's end, and would keep its ephemeral keys and locks.
@@ -63,10 +66,26 @@ class Deadline:
 class Connection:
     """A connected stream socket that carries frames."""
 
-    __slots__ = ("__weakref__", "_early", "_inbox", "_input", "_messages", "_socket", "address", "busy_poll_us")
+    __slots__ = (
+        "__weakref__",
+        "_at_once",
+        "_early",
+        "_inbox",
+        "_input",
+        "_messages",
+        "_socket",
+        "address",
+        "busy_poll_us",
+    )
 
     def __init__(self, connected: "socket.socket", address: str) -> None:
-        connected.settimeout(0)
+        if address.startswith("tls://"):
+            connected.settimeout(0)
+            self._at_once: tuple[int, ...] = ()  # OpenSSL takes no flags
+        else:
+            connected.settimeout(None)
+            connected.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _PATIENCE)
+            self._at_once = (socket.MSG_DONTWAIT,)
         self._socket = connected
         self._input = poll()
         self._input.register(connected.fileno(), POLLIN)
@@ -96,7 +115,7 @@ class Connection:
 
     def _send_some(self, data: "bytes | memoryview") -> int:
         try:
-            return self._socket.send(data)
+            return self._socket.send(data, *self._at_once)
         except BlockingIOError:
             return 0
 
@@ -128,12 +147,30 @@ class Connection:
             until = until if left is None else min(until, time.monotonic() + left)
             while not self._input.poll(0) and time.monotonic() < until:
                 pass
+        left = deadline.left()
+        # TLS does not wait by itself, nor may recv wait for longer than there is time.
+        polls = not self._at_once or (left is not None and left <= _PATIENCE_S)
         while not self._inbox:
-            _wait_for(self._input, deadline)
+            if polls:
+                _wait_for(self._input, deadline)
             try:
                 self._inbox.extend(map(self._socket.recv, _READ_SIZES))
             except BlockingIOError:
-                pass
+                polls = True
+
+    def wait_briefly(self) -> bool:
+        """As wait_for_data, for no longer than recv waits by itself; whether something has come. Raises OSError."""
+        if not self._inbox:
+            try:
+                self._inbox.extend(map(self._socket.recv, _READ_SIZES))
+            except BlockingIOError:
+                return False
+        return True
+
+    @property
+    def waits_by_itself(self) -> bool:
+        """Whether wait_briefly waits at all, and for as long as it should."""
+        return bool(self._at_once) and not self.busy_poll_us
 
     def receive_descriptor(self, deadline: Deadline) -> int | None:
         """As wait_for_data; and the descriptor that came with it, for the caller to close, if one did."""
@@ -177,6 +214,7 @@ class Connection:
     def detach(self) -> tuple[int, bool]:
         """The descriptor, for somebody else to use and close, and whether it is of a Unix socket."""
         family = self._socket.family
+        self._socket.setblocking(False)
         return self._socket.detach(), family == socket.AF_UNIX
 
     def server_pid(self) -> int | None:

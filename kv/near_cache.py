@@ -20,6 +20,7 @@ from weakref import WeakSet
 
 from kv import operations
 from kv.delivery import Delivery
+from kv.near_demand import FIRST_RIDES, FREE_RIDES, MOST_A_REQUEST, MOST_BYTES, Demand
 from kv.results import Record
 from kvd.protocol.near_cache import FIRST_GENERATION, LEASE
 
@@ -38,6 +39,8 @@ DEFAULT_ENTRIES = 65_536
 DEFAULT_BYTES = 64 * 1024 * 1024
 # What an entry takes besides its key's characters and its value.
 ENTRY_BYTES = 400
+# Nothing rides along with a write of more than so much.
+MOST_WRITTEN_BYTES = 64 * 1024
 
 
 class NearCacheLimits(Record):
@@ -56,16 +59,18 @@ class NearCacheStats(Record):
     """What a near cache has done since the client was made, in keys, and what it holds.
 
     ``hits``: answered here. ``misses``: not known here. ``refetches``: known, but it might have been changed, or the
-    server could not be heard of. ``attached``: whether it works now; if it cannot, ``reason`` says why.
+    server could not be heard of. ``refreshed``: changed, and fetched again along with something else, by nobody's read.
+    ``attached``: whether it works now; if it cannot, ``reason`` says why.
     """
 
-    __match_args__ = __slots__ = ("hits", "misses", "refetches", "entries", "bytes", "attached", "reason")
+    __match_args__ = __slots__ = ("hits", "misses", "refetches", "refreshed", "entries", "bytes", "attached", "reason")
 
     def __init__(
         self,
         hits: int,
         misses: int,
         refetches: int,
+        refreshed: int,
         entries: int,
         bytes: int,  # noqa: A002
         attached: bool,
@@ -74,6 +79,7 @@ class NearCacheStats(Record):
         self.hits = hits
         self.misses = misses
         self.refetches = refetches
+        self.refreshed = refreshed
         self.entries = entries
         self.bytes = bytes
         self.attached = attached
@@ -86,7 +92,7 @@ class Table:
     ``words`` is read word by word: one load each (CPython copies eight aligned bytes), so none is ever torn.
     """
 
-    __slots__ = ("_half_bytes", "_half_entries", "older", "slots", "words", "younger", "younger_bytes")
+    __slots__ = ("_half_bytes", "_half_entries", "demand", "older", "slots", "words", "younger", "younger_bytes")
 
     def __init__(self, words: memoryview, slots: int, limits: NearCacheLimits) -> None:
         self.words = words
@@ -96,6 +102,7 @@ class Table:
         self.younger_bytes = 0
         self._half_entries = limits.entries // 2
         self._half_bytes = limits.bytes // 2
+        self.demand = Demand(slots)
 
     def find(self, key: str) -> Entry | None:
         """What there is of ``key``, proved or not."""
@@ -136,6 +143,27 @@ class Table:
             due_ns = None if deadline is None else deadline * 1_000
             self._keep(key, (value, FIRST_GENERATION + slot, generation, due_ns))
 
+    def refill(self, keys: list[str], told: list[list[Any]]) -> None:
+        """As fill, of several keys; the short way for what is held and has kept its size."""
+        younger, slots = self.younger, self.slots
+        for key, each in zip(keys, told, strict=True):
+            value, _, slot, generation, deadline = each
+            held = younger.get(key)
+            if (
+                held is None
+                or value is None
+                or held[0] is None
+                or len(value) != len(held[0])
+                or slot is None
+                or not 0 <= slot < slots
+            ):
+                self.fill(key, each)
+                if value is not None and slot is not None and len(value) > MOST_BYTES:
+                    self.demand.drop(FIRST_GENERATION + slot)
+            else:
+                due_ns = None if deadline is None else deadline * 1_000
+                younger[key] = (value, FIRST_GENERATION + slot, generation, due_ns)
+
     def _keep(self, key: str, entry: Entry) -> None:
         size = _bytes_of(key, entry)
         if size > self._half_bytes:
@@ -153,6 +181,11 @@ class Table:
 
     def _turn_over(self) -> None:
         self.older, self.younger, self.younger_bytes = self.younger, {}, 0
+
+
+def _size_of(written: object) -> int:
+    """How many bytes of values a write names."""
+    return sum(len(value or b"") for value in written.values()) if isinstance(written, dict) else 0
 
 
 def _bytes_of(key: str, entry: Entry) -> int:
@@ -184,11 +217,11 @@ class DecodedObjects:
 class NearCache:
     """A client's near cache, over all its connections: ``stats()`` tells how it does."""
 
-    __slots__ = ("__weakref__", "_nothing", "hits", "limits", "misses", "reason", "refetches", "table")
+    __slots__ = ("__weakref__", "_nothing", "hits", "limits", "misses", "reason", "refetches", "refreshed", "table")
 
     def __init__(self, limits: NearCacheLimits) -> None:
         self.limits = limits
-        self.hits = self.misses = self.refetches = 0
+        self.hits = self.misses = self.refetches = self.refreshed = 0
         self.reason: str | None = None
         self._nothing = Table(memoryview(bytes(8 * (FIRST_GENERATION + 1))).cast("Q"), 0, limits)
         # Whose words and entries belong together: who answers takes it once. Nothing is ever in it while detached.
@@ -202,7 +235,8 @@ class NearCache:
         held_bytes = sum(_bytes_of(key, entry) for key, entry in entries.items())
         attached = table is not self._nothing
         reason = None if attached else self.reason
-        return NearCacheStats(self.hits, self.misses, self.refetches, len(entries), held_bytes, attached, reason)
+        counted = self.hits, self.misses, self.refetches, self.refreshed
+        return NearCacheStats(*counted, len(entries), held_bytes, attached, reason)
 
     def attach(self, channel: Channel) -> None:
         """From now on ``channel`` is in use: its words count, if it has any, and there are no entries."""
@@ -273,6 +307,54 @@ class NearCache:
         if table is not None:
             for key, each in zip(keys, told, strict=True):
                 table.fill(key, each)
+
+    # ------------------------------------------------------------------ fetching along
+
+    def fetched(self, keys: list[str], told: list[list[Any]], channel: Channel | None) -> bytes | None:
+        """The value of the first of ``keys``, which a read did not find current. All are kept; the rest rode along."""
+        key, value, slot = keys[0], told[0][0], told[0][2]
+        table = channel.table if channel is not None else None
+        if table is not None:
+            if slot is not None:
+                rides = FREE_RIDES if key in table.younger else FIRST_RIDES
+                table.demand.add(key, value, FIRST_GENERATION + slot, rides)
+            table.refill(keys, told)
+            self.refreshed += len(keys) - 1
+        found: bytes | None = value
+        return found
+
+    def riders_of_write(self, request: tuple[Any, ...]) -> list[str]:
+        """What to fetch behind a write: of what it writes, and of what else has changed, the keys in demand."""
+        table = self.table
+        if not table.demand:
+            return []
+        named = request[1]
+        keys = (named,) if type(named) is str else named
+        if len(keys) > MOST_A_REQUEST or _size_of(named) > MOST_WRITTEN_BYTES:
+            return []
+        own = []
+        for key in keys:
+            entry = table.younger.get(key)
+            if entry is not None and table.demand.has(key, entry[1]):
+                own.append(key)
+        return [*own, *table.demand.take(table, own)]
+
+    def rode_along(self, keys: list[str], told: object, channel: Channel | None) -> None:
+        """What was fetched behind a write, or the error that this came to."""
+        table = channel.table if channel is not None else None
+        if type(told) is list and table is not None:
+            table.refill(keys, told)
+            self.refreshed += len(keys)
+        else:
+            self.give_up(keys)
+
+    def give_up(self, keys: Iterable[str]) -> None:
+        """These could not be fetched along: for all that is known, because of one of them."""
+        table = self.table
+        for key in keys:
+            entry = table.younger.get(key)
+            if entry is not None:
+                table.demand.drop(entry[1])
 
     def _count(self, found: dict[str, Entry | None], entries: dict[str, Entry]) -> None:
         misses = sum(entry is None for entry in found.values())

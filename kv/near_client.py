@@ -9,6 +9,7 @@ from kv.attaching import refuse_tcp
 from kv.client import DEFAULT_TIMEOUT_S, Client
 from kv.connection import Deadline
 from kv.delivery import Delivery
+from kv.errors import Refused
 from kv.near_cache import DecodedObjects, NearCache, NearCacheLimits
 from kvd.protocol.near_cache import LEASE
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from typing import TypeVar
 
     from kv.codecs import Codec
+    from kv.operations import Operation
 
     T = TypeVar("T")
 
@@ -66,15 +68,41 @@ class NearClient(Client):
         return self._get(key)
 
     def _get(self, key: str) -> bytes | None:
-        entry = self.near_cache.answer(key)
+        near_cache = self.near_cache
+        entry = near_cache.answer(key)
         if entry is not None:
             return entry[0]
+        table = near_cache.table
+        riders = table.demand.take(table, (key,))
+        keys = [key, *riders]
+        deadline = Deadline(self._timeout)
+        link = self._link()
+        asked = link.ask(("fetch", keys), deadline)
+        if asked is not None:
+            reply, channel = asked
+            try:
+                return near_cache.fetched(keys, operations.entries_of(keys, reply), channel)
+            except (ValueError, TypeError):
+                pass  # delivered once more, it says what is wrong
+        near_cache.give_up(riders)
         delivery = Delivery((operations.fetch_entries([key]),))
+        link.deliver(delivery, deadline)
+        return near_cache.fetched([key], delivery.result(), delivery.channel)
+
+    def _call(self, operation: Operation[T]) -> T:
+        """A write brings along what it has made stale here, and what others have."""
+        riders = self.near_cache.riders_of_write(operation.request) if operation.how is not None else ()
+        if not riders:
+            return super()._call(operation)
+        delivery = Delivery((operation, operations.fetch_entries(riders)))
         self._link().deliver(delivery, Deadline(self._timeout))
-        told = delivery.result()
-        self.near_cache.fill([key], told, delivery)
-        value: bytes | None = told[0][0]
-        return value
+        if isinstance(delivery.failure, Refused) and delivery.failure.code == "too_large":
+            # For both in one frame; nothing has run.
+            self.near_cache.give_up(riders)
+            return super()._call(operation)
+        self.near_cache.rode_along(riders, delivery.results[1], delivery.channel)
+        result: T = delivery.result()
+        return result
 
     def _decoded(self, key: str, value: bytes, decode: Callable[[bytes], T]) -> T:
         return self._objects.of(key, value, decode)

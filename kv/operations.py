@@ -159,9 +159,6 @@ def _commits(reply: object) -> list[Commit]:
     return commits
 
 
-_NUMBER_OR_NONE = {int, type(None)}
-
-
 # ---------------------------------------------------------------------- operations
 
 
@@ -295,19 +292,25 @@ def fetch(keys: list[str], at: int | None) -> Operation[dict[str, Versioned]]:
 
 def fetch_entries(keys: list[str]) -> Operation[list[list[Any]]]:
     """What a near cache keeps of each key: value, version, slot, generation, deadline."""
+    return Operation(("fetch", keys), lambda reply: entries_of(keys, reply))
 
-    def read(reply: object) -> list[list[Any]]:
-        entries: list[list[Any]] = _list(reply)  # type: ignore[assignment]  # looked at below
-        if len(entries) != len(keys):
+
+def entries_of(keys: list[str], reply: object) -> list[list[Any]]:
+    """The reply to a fetch of ``keys``, looked through. Raises ProtocolError, ValueError, TypeError."""
+    entries: list[list[Any]] = _list(reply)  # type: ignore[assignment]  # looked at below
+    if len(entries) != len(keys):
+        raise _unexpected(reply)
+    for value, version, slot, generation, deadline in entries:
+        if value is not None and type(value) is not bytes:
+            raise _unexpected(value)
+        if (
+            type(version) is not int
+            or (type(slot) is not int and slot is not None)
+            or (type(generation) is not int and generation is not None)
+            or (type(deadline) is not int and deadline is not None)
+        ):
             raise _unexpected(reply)
-        for value, version, slot, generation, deadline in entries:
-            if value is not None and type(value) is not bytes:
-                raise _unexpected(value)
-            if type(version) is not int or {type(slot), type(generation), type(deadline)} - _NUMBER_OR_NONE:
-                raise _unexpected(reply)
-        return entries
-
-    return Operation(("fetch", keys), read)
+    return entries
 
 
 def set_many(entries: dict[str, bytes], how: dict[str, object]) -> Operation[int]:

@@ -4,7 +4,9 @@ The server keeps a table of 64-bit words in memory that it shares with its clien
 
     word    0       the lease: a time of CLOCK_MONOTONIC, in ns, that the server keeps moving ahead
             1, 2    MAGIC, and the number of slots (a power of two)
+            3       how many changes have been noted
             8…      a generation for each slot; many keys share a slot
+            then    NOTES words: the slots of the changes noted last, a ring
 
         server                                     client
         commit:  raise the slots' generations      fetch answers value, slot, generation: it keeps all three
@@ -29,6 +31,10 @@ lease: while it does nothing, nothing changes.
 raises before it sends, the client compares after it has received; whoever learns of a change learns it through the
 kernel, which orders what came before a send before what comes behind the receive, on every processor.
 
+**The notes** are a hint and no more: they tell which slots have been raised lately, so that a client who asks the
+server for something anyway can ask at once for what else it has lost, instead of finding out read by read. Whatever
+they say, an answer needs what stands above. Who looks too late, or while they are written, learns less than there was.
+
 A client has to tell time as the server does; ``clock_id`` says whether it does. Imported by short-lived clients too,
 so it imports nothing heavy.
 """
@@ -38,7 +44,9 @@ import os
 LEASE = 0
 MAGIC_WORD = 1
 SLOTS_WORD = 2
+NOTED = 3
 FIRST_GENERATION = 8
+NOTES = 4096  # a power of two
 WORD_BYTES = 8
 MAGIC = int.from_bytes(b"kvd-gen1", "little")
 # fcntl(2): SEAL, SHRINK, GROW and FUTURE_WRITE. Nobody but the server can write, and nobody can take away what clients
@@ -54,7 +62,12 @@ CLOCK_TICK_MS = 10
 
 def table_bytes(slots: int) -> int:
     """The size of a table."""
-    return (FIRST_GENERATION + slots) * WORD_BYTES
+    return (FIRST_GENERATION + slots + NOTES) * WORD_BYTES
+
+
+def first_note(slots: int) -> int:
+    """The word where the notes begin."""
+    return FIRST_GENERATION + slots
 
 
 def clock_id() -> int:

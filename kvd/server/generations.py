@@ -8,6 +8,7 @@ import fcntl
 import mmap
 import os
 import time
+from array import array
 from collections.abc import Iterable
 
 from kvd.protocol.near_cache import (
@@ -16,14 +17,20 @@ from kvd.protocol.near_cache import (
     LEASE_MS,
     MAGIC,
     MAGIC_WORD,
+    NOTED,
+    NOTES,
     SEALS,
     SLOTS_WORD,
+    first_note,
     table_bytes,
 )
 
 # A megabyte. With 20,000 writes a second to as many keys, a slot is hit by somebody else's key every 6 s or so.
 SLOTS = 1 << 17
+# A commit of more keys is not noted: nobody would fetch all that anew on the chance that it is read.
+MOST_NOTED_KEYS = 64
 _LEASE_NS = LEASE_MS * 1_000_000
+_LAST_NOTE = NOTES - 1
 
 
 class GenerationTable:
@@ -47,14 +54,31 @@ class GenerationTable:
         words[MAGIC_WORD] = MAGIC
         words[SLOTS_WORD] = slots
         self._words = words
-        self._generations = words[FIRST_GENERATION:]
+        self._generations = words[FIRST_GENERATION : first_note(slots)]
+        self._notes = words[first_note(slots) :]
+        self._noted = 0
+        # Whether to note what changes.
+        self.notes_changes = True
 
     def raise_generations(self, keys: Iterable[str]) -> None:
         """``keys`` are about to change. All get the same new generation: it is only ever compared with older ones."""
         self._raised = raised = self._raised + 1
         generations, mask = self._generations, self._mask
-        for hashed in map(hash, keys):
-            generations[hashed & mask] = raised
+        slots = [hashed & mask for hashed in map(hash, keys)]
+        for slot in slots:
+            generations[slot] = raised
+        if self.notes_changes and len(slots) <= MOST_NOTED_KEYS:
+            self._note(slots)
+
+    def _note(self, slots: list[int]) -> None:
+        at = self._noted & _LAST_NOTE
+        if len(slots) > 1 and at + len(slots) <= NOTES:
+            self._notes[at : at + len(slots)] = array("Q", slots)
+        else:
+            for number, slot in enumerate(slots, at):
+                self._notes[number & _LAST_NOTE] = slot
+        # Counted behind: who sees the number sees the notes.
+        self._noted = self._words[NOTED] = self._noted + len(slots)
 
     def slots_and_generations(self, keys: Iterable[str]) -> list[tuple[int, int]]:
         """The slots of ``keys`` and their generations now: what belongs to the values that they have now."""
