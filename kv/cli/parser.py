@@ -104,12 +104,12 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     """The options that every command has."""
     group = parser.add_argument_group("common options")
     completed(
-        group.add_argument("-s", "--socket", metavar="ADDRESS", help="the daemon: a socket's path, tls://HOST:PORT or tcp://…"),
+        group.add_argument(
+            "-s", "--socket", metavar="ADDRESS", help="the daemon: a socket's path, tls://HOST:PORT or tcp://…"
+        ),
         "files",
     )
-    completed(
-        group.add_argument("--token-file", metavar="FILE", help="file with the token, which TCP needs"), "files"
-    )
+    completed(group.add_argument("--token-file", metavar="FILE", help="file with the token, which TCP needs"), "files")
     group.add_argument(
         "--timeout", metavar="SECONDS", type=_timeout, help="how long to wait for the daemon (default: 5; 0: for ever)"
     )
