@@ -20,13 +20,13 @@ from kvd.server.durability import Durability
 from kvd.server.peers import Peer, tcp_peer, unix_peer
 from kvd.server.refusals import error_reply
 from kvd.server.session import Session
+from kvd.server.tls_listener import TlsListener
 from kvd.server.turn import Turn
 
 logger = logging.getLogger(__name__)
 
 BACKLOG = 4096
 SWEEP_S = 1.0
-HANDSHAKE_S = 5.0
 # A session that was sent its last frame is listened to for so long, that its input does not reset the connection.
 LINGER_S = 1.0
 # How old the sum of what the connections hold may be.
@@ -47,6 +47,7 @@ class Server:
         self._measure_at = 0.0
         commands.database.room.buffer_bytes = self.buffer_bytes
         self._listeners: list[asyncio.Server] = []
+        self._tls: list[TlsListener] = []
         self._backlogs: list[socket.socket] = []
         self._of_uid: Counter[int] = Counter()
         self._tcp: dict[Session, float] = {}  # when each last sent something, as the sweep saw it
@@ -80,12 +81,17 @@ class Server:
         """Serve connections of a listening socket. ``own``: nobody will serve its backlog after us. ``tls``: on TCP."""
         if own:
             self._backlogs.append(listening.dup())
-        create: Any = self.loop.create_unix_server
-        options: dict[str, Any] = {}
-        if listening.family != socket.AF_UNIX:
-            create = self.loop.create_server
-            options = {} if tls is None else {"ssl": tls, "ssl_handshake_timeout": HANDSHAKE_S}
-        self._listeners.append(await create(lambda: Session(self), sock=listening, backlog=BACKLOG, **options))
+        if tls is not None and listening.family != socket.AF_UNIX:
+            listening.listen(BACKLOG)
+            self._tls.append(TlsListener(self, listening, tls))
+            return
+        create: Any = self.loop.create_unix_server if listening.family == socket.AF_UNIX else self.loop.create_server
+        self._listeners.append(await create(lambda: Session(self), sock=listening, backlog=BACKLOG))
+
+    @property
+    def connections(self) -> int:
+        """How many there are, with those that have not ended their TLS handshake yet."""
+        return len(self.sessions) + sum(map(len, self._tls))
 
     # ------------------------------------------------------------------ called by sessions
 
@@ -106,7 +112,8 @@ class Server:
         if self._stopping:
             session.leave(error_reply("shutting_down", "the server is stopping"))
             return
-        if len(self.sessions) > limits.max_connections:
+        is_counted = session.transport.get_extra_info("ssl_object") is not None  # when it was accepted
+        if not is_counted and self.connections > limits.max_connections:
             self._send_away(session, f"{limits.max_connections} connections are open, as many as may be")
         elif peer.uid is None and peer.greeted:
             self._tcp[session] = self.loop.time()
@@ -223,6 +230,8 @@ class Server:
         self._stopping = True
         for listener in self._listeners:
             listener.close()
+        for tls in self._tls:
+            tls.close()
         for backlog in self._backlogs:
             _dismiss(backlog)
         self.turn.make()

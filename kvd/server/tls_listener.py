@@ -1,0 +1,102 @@
+"""Connections that speak TLS, until they have done so: each counts as a connection from the moment it is accepted.
+
+A connection whose handshake is not over is nobody's session yet, and whoever never ends it would cost descriptors that
+no limit knows of. So they are accepted here, at most as many as there may be connections, and each has as long as a
+peer on TCP has for its hello.
+"""
+
+import asyncio
+import logging
+import socket
+import ssl
+from typing import TYPE_CHECKING
+
+from kvd.server.session import Session
+
+if TYPE_CHECKING:
+    from kvd.server.server import Server
+
+logger = logging.getLogger(__name__)
+
+# So many are accepted in one turn of the loop.
+_A_TURN = 64
+# How long nobody is accepted when the process has no more descriptors.
+_PAUSE_S = 1.0
+# Failures are written to the logging once in this time at most: anybody can bring them about.
+_LOG_S = 1.0
+
+
+class TlsListener:
+    """A listening TCP socket of a server."""
+
+    def __init__(self, server: "Server", listening: socket.socket, context: ssl.SSLContext) -> None:
+        self._server = server
+        self._loop = server.loop
+        self._listening = listening
+        self._context = context
+        self._under_way: set[asyncio.Task[None]] = set()
+        self._logged_at = -_LOG_S
+        self._not_logged = 0
+        self._closed = False
+        listening.setblocking(False)
+        self._listen()
+
+    def __len__(self) -> int:
+        """How many handshakes are under way."""
+        return len(self._under_way)
+
+    def close(self) -> None:
+        """Accept nobody any more, and end the handshakes that are under way."""
+        self._closed = True
+        self._loop.remove_reader(self._listening.fileno())
+        self._listening.close()
+        for task in self._under_way:
+            task.cancel()
+
+    def _listen(self) -> None:
+        if not self._closed:
+            self._loop.add_reader(self._listening.fileno(), self._accept)
+
+    def _accept(self) -> None:
+        for _ in range(_A_TURN):
+            try:
+                connection, address = self._listening.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as error:  # no more descriptors
+                logger.error("cannot accept a connection: %s", error.strerror)
+                self._loop.remove_reader(self._listening.fileno())
+                self._loop.call_later(_PAUSE_S, self._listen)
+                return
+            where = f"tcp {address[0]}:{address[1]}"
+            if self._server.connections >= self._server.limits.max_connections:
+                connection.close()  # without TLS there is nothing that it would understand
+                self._note(where, "as many connections are open as may be")
+                continue
+            task = self._loop.create_task(self._shake_hands(connection, where))
+            self._under_way.add(task)
+            task.add_done_callback(self._under_way.discard)
+
+    async def _shake_hands(self, connection: socket.socket, where: str) -> None:
+        """Afterwards it is a session's, or closed."""
+        try:
+            connection.setblocking(False)
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            await self._loop.connect_accepted_socket(
+                lambda: Session(self._server),
+                connection,
+                ssl=self._context,
+                ssl_handshake_timeout=self._server.limits.hello_timeout_ms / 1000,
+            )
+        except (OSError, EOFError) as error:  # SSLError is an OSError, and so is what a time-out raises
+            connection.close()
+            self._note(where, f"no TLS: {error}")
+
+    def _note(self, where: str, why: str) -> None:
+        now = self._loop.time()
+        if now - self._logged_at < _LOG_S:
+            self._not_logged += 1
+            return
+        more = f" (and {self._not_logged} others since the last such line)" if self._not_logged else ""
+        logger.info("refused %s: %s%s", where, why, more)
+        self._logged_at, self._not_logged = now, 0
