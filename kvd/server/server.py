@@ -8,6 +8,7 @@ import logging
 import socket
 import ssl
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 from kvd.protocol.frames import frame
@@ -127,6 +128,15 @@ class Server:
         for session in list(self.sessions):
             if session.feeding and not self.commands.may_go_on(session.peer):
                 session.leave(error_reply("forbidden", "the rules have changed: no right to what this was told"))
+
+    def know(self, tokens: Mapping[str, str | None]) -> None:
+        """Other tokens hold from now on: whoever has shown one that does not, or not under that name, has to leave."""
+        self.turn.make()
+        self.commands.tokens = tokens
+        for session in list(self.sessions):
+            shown, name = session.peer.token, session.peer.identity.token
+            if shown is not None and (shown not in tokens or tokens[shown] != name):
+                session.leave(error_reply("unauthenticated", "the token that was shown is not valid any more"))
 
     def forget(self, session: Session) -> None:
         """A connection has ended."""
