@@ -92,6 +92,8 @@ class Commands:
         # Set once the commit log is written by somebody; None while everything is in memory only.
         self.durability: Durability | None = None
         self.needs = NO_NEEDS
+        # What the frames that run in slices hold: their input, and their replies so far.
+        self.sliced_bytes = 0
         self.slow_log = SlowLog()
         self.hot_keys = HotKeys()
         self._gets_to_pass = ONE_IN  # until one is looked at
