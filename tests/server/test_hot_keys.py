@@ -3,6 +3,7 @@
 import random
 from collections import Counter
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -135,3 +136,17 @@ def test_only_administrators_are_told(ends: Ends) -> None:
         assert ends.code(*request) == ""
         for limit in (0, 1_001):
             assert ends.code(*request[:-1], limit) == "bad_request"
+
+
+def test_every_way_of_a_frame_is_sampled(ends: Ends) -> None:
+    """Sets of many connections together, several requests in a frame, and frames in slices."""
+    commands = ends.commands
+    payload = msgspec.msgpack.encode([["get", "in slices"]])
+    for _ in range(40 * ONE_IN):
+        commands.set_together([messages.Set({"together": b""}), messages.Set({"together": b""})], ends.peer)
+        commands.run([messages.Get("several"), messages.Get("several")], ends.peer, 40)
+        ends.sliced(payload)
+    assert ends.ask("hottest", "writes", 10)[1][0][0] == "together"
+    assert {key for key, _ in ends.ask("hottest", "reads", 10)[1]} == {"several", "in slices"}
+    for key, operations in dict(ends.ask("hottest", "reads", 10)[1]).items():
+        assert operations > 10 * ONE_IN, key
