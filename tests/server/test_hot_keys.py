@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from kvd.protocol import messages
 from kvd.server.hot_keys import LONGEST_KEY, ONE_IN, PERIOD_S, HotKeys, Summary
-from kvd.store.largest import largest
-from kvd.store.store import SCAN_VISITS, Store
+from kvd.store.largest import PAGE_KEYS, largest
+from kvd.store.store import Store
 from tests.protocol.conftest import Ends
 
 
@@ -106,7 +106,7 @@ def test_gets_alone_in_their_frames_are_counted(ends: Ends) -> None:
 
 def test_the_largest_keys_page_by_page() -> None:
     store = Store()
-    sizes = {f"{number:05}": number * 7919 % 10_007 for number in range(2 * SCAN_VISITS + 10)}
+    sizes = {f"{number:05}": number * 7919 % 10_007 for number in range(2 * PAGE_KEYS + 10)}
     store.set({key: bytes(size) for key, size in sizes.items()})
     store.write({"00001": None})
     del sizes["00001"]
