@@ -85,13 +85,15 @@ class Commands:
         self.limits = limits
         self.access = Access()
         self._administration = administration
-        self._tokens = tokens  # and whose they are, where they have names
+        self.tokens = tokens  # and whose they are, where they have names
         self.snapshots = Snapshots(database.store, database.timer)
         self.feeds = Feeds(database)
         self.near_caches = NearCaches(database)
         # Set once the commit log is written by somebody; None while everything is in memory only.
         self.durability: Durability | None = None
         self.needs = NO_NEEDS
+        # What the frames that run in slices hold: their input, and their replies so far.
+        self.sliced_bytes = 0
         self.slow_log = SlowLog()
         self.hot_keys = HotKeys()
         self._gets_to_pass = ONE_IN  # until one is looked at
@@ -346,11 +348,12 @@ class Commands:
         if not peer.greeted:
             given = (request.token or "").encode()
             # All of them are compared, whichever it is.
-            known = [name for token, name in self._tokens.items() if hmac.compare_digest(given, token.encode())]
+            known = [token for token in self.tokens if hmac.compare_digest(given, token.encode())]
             if not known:
                 logger.warning("refused %s: wrong or missing token", peer.name)
                 raise Refusal("unauthenticated", "wrong or missing token")
-            peer.known_as(Identity(token=known[0]))
+            peer.token = known[0]
+            peer.known_as(Identity(token=self.tokens[known[0]]))
             peer.allow(self.access)
         database = self.database
         return [messages.PROTOCOL, __version__, database.store_id, database.store.version, self.limits]

@@ -28,6 +28,14 @@ def replies_in_slices(commands: Commands, payload: memoryview, peer: Peer) -> It
 
     Nobody may change ``payload`` meanwhile.
     """
+    commands.sliced_bytes += len(payload)
+    try:
+        yield from _run(commands, payload, peer)
+    finally:  # also if the peer goes, and nobody wants the rest
+        commands.sliced_bytes -= len(payload)
+
+
+def _run(commands: Commands, payload: memoryview, peer: Peer) -> Iterator[list[bytes] | None]:
     yield None
     try:
         raws = split_batch(payload)
@@ -57,6 +65,15 @@ def run_in_slices(
 ) -> Iterator[list[bytes] | None]:
     """Run ``count`` decoded requests that come in slices; yields as ``replies_in_slices`` does."""
     pieces = [_array_header(count)]
+    try:
+        yield from _run_slices(commands, slices, pieces, peer)
+    finally:
+        commands.sliced_bytes -= sum(map(len, pieces[1:]))
+
+
+def _run_slices(
+    commands: Commands, slices: Iterable[Sequence[AnyRequest]], pieces: list[bytes], peer: Peer
+) -> Iterator[list[bytes] | None]:
     room_bytes, needs = commands.limits.max_reply_bytes, NO_NEEDS
     for slice_ in slices:
         spent_us = 0
@@ -70,6 +87,7 @@ def run_in_slices(
             began_us = commands.database.timer()
             replies, room_bytes = commands.run_counting(requests, peer, room_bytes)
             pieces.append(b"".join(map(encode_replies, replies)))
+            commands.sliced_bytes += len(pieces[-1])
             needs = needs.add(commands.needs)
             took_us = commands.database.timer() - began_us
             if took_us * 1_000 >= commands.slow_log.threshold_ns:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 
 from kvd.database import Database
-from kvd.protocol.near_cache import HEARTBEAT_MS, LEASE_MS, clock_id
+from kvd.protocol.near_cache import HEARTBEAT_MS, LEASE_MS, clock_id, table_bytes
 from kvd.server.access import CACHE
 from kvd.server.generations import SLOTS, GenerationTable
 from kvd.server.peers import Peer
@@ -67,6 +67,11 @@ class NearCaches:
     def detach(self, peer: Peer) -> None:
         """The connection of ``peer`` has ended."""
         self._attached.discard(peer)
+
+    @property
+    def table_bytes(self) -> int:
+        """What the table takes, once somebody has attached."""
+        return 0 if self.table is None else table_bytes(self.table.slots)
 
     @property
     def clients(self) -> int:

@@ -38,6 +38,7 @@ class Peer:
         "greeted",
         "identity",
         "name",
+        "token",
         "uid",
     )
 
@@ -52,6 +53,7 @@ class Peer:
         self.name = name
         self.uid = uid
         self.identity = Identity(uid=uid, gids=gids)
+        self.token: str | None = None  # that it has shown
         self.grant: Grant | None = None
         self.author = Author(uid, pid, name if process is None else process)
         self.administrator = self.is_trusted

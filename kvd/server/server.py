@@ -8,6 +8,7 @@ import logging
 import socket
 import ssl
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 from kvd.protocol.frames import frame
@@ -29,6 +30,8 @@ BACKLOG = 4096
 SWEEP_S = 1.0
 # A session that was sent its last frame is listened to for so long, that its input does not reset the connection.
 LINGER_S = 1.0
+# What a connection takes that holds nothing, about.
+SESSION_BYTES = 1024
 # How old the sum of what the connections hold may be.
 BUFFERS_S = 0.1
 _FRAME_BYTES_A_SECOND = 64 * 1024
@@ -70,12 +73,16 @@ class Server:
         return self.commands.limits
 
     def buffer_bytes(self) -> int:
-        """What the connections hold: input that is no whole frame yet, and replies. Not older than BUFFERS_S."""
+        """What the connections hold: themselves, input that has not run yet, replies. Not older than BUFFERS_S.
+
+        And the table of near caches, which is there for them.
+        """
         now = self.loop.time()
         if now >= self._measure_at:
             self._measure_at = now + BUFFERS_S
-            self._buffer_bytes = sum(session.buffer_bytes for session in self.sessions)
-        return self._buffer_bytes
+            held = sum(session.buffer_bytes for session in self.sessions) + SESSION_BYTES * len(self.sessions)
+            self._buffer_bytes = held + self.commands.near_caches.table_bytes
+        return self._buffer_bytes + self.commands.sliced_bytes
 
     async def listen(self, listening: socket.socket, *, own: bool, tls: ssl.SSLContext | None = None) -> None:
         """Serve connections of a listening socket. ``own``: nobody will serve its backlog after us. ``tls``: on TCP."""
@@ -134,6 +141,15 @@ class Server:
         for session in list(self.sessions):
             if session.feeding and not self.commands.may_go_on(session.peer):
                 session.leave(error_reply("forbidden", "the rules have changed: no right to what this was told"))
+
+    def know(self, tokens: Mapping[str, str | None]) -> None:
+        """Other tokens hold from now on: whoever has shown one that does not, or not under that name, has to leave."""
+        self.turn.make()
+        self.commands.tokens = tokens
+        for session in list(self.sessions):
+            shown, name = session.peer.token, session.peer.identity.token
+            if shown is not None and (shown not in tokens or tokens[shown] != name):
+                session.leave(error_reply("unauthenticated", "the token that was shown is not valid any more"))
 
     def forget(self, session: Session) -> None:
         """A connection has ended."""

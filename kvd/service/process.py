@@ -56,6 +56,7 @@ class Daemon(Administration):
         tokens: Mapping[str, str | None],
         tls: ssl.SSLContext | None = None,
         read_config: Callable[[], Config],
+        read_tokens: Callable[[Config], Mapping[str, str | None]],
         database: Database,
         fence: RestartFence,
         storage: Storage | None = None,
@@ -69,6 +70,7 @@ class Daemon(Administration):
         self._sockets = sockets
         self._activated = activated
         self._read_config = read_config
+        self._read_tokens = read_tokens
         self._started = time.monotonic()
         self.database = database
         self._allow(config)
@@ -242,6 +244,7 @@ class Daemon(Administration):
             reloadable, restart = changes(self.config, new)
             if restart:
                 raise ConfigError("these need a restart: " + "; ".join(restart))
+            tokens = self._read_tokens(new)
             if self._tls is not None:
                 load(server_context(new.listen) or self._tls, new.listen)  # whether they can be used
                 load(self._tls, new.listen)
@@ -258,6 +261,9 @@ class Daemon(Administration):
         assert self._server is not None
         if self._server.commands.access.rules != new.access:
             self._server.allow(Access(new.access))
+        if self.commands.tokens != tokens:
+            self._server.know(tokens)
+            reloadable.append("listen.token_file: other tokens")
         self.database.store.window.limits = window_limits(new.history)
         raise_descriptor_limit(new.limits)
         self._schedule_upkeep()

@@ -195,6 +195,7 @@ class _Start:
             tokens=self._tokens,
             tls=self._tls,
             read_config=self._read_config,
+            read_tokens=_read_tokens,
             database=self._database,
             fence=self._fence,
             storage=self._storage,

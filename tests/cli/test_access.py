@@ -11,6 +11,8 @@ import pytest
 if TYPE_CHECKING:
     from tests.cli.conftest import Kv
 
+Serving = Callable[..., "tuple[Kv, subprocess.Popen[bytes]]"]
+
 RULES = """
 [[access]]
 everyone = true
@@ -49,6 +51,17 @@ def test_who_may_not_read_is_a_no(kv_with_rules: "Kv") -> None:
         "  uid 1 may read, write, watch (somebody else)\n"
     )
     assert done.stderr == b""
+
+
+def test_a_group_is_asked_for_by_name_or_number(shared_kv: "Kv", serving: "Serving", tmp_path: pathlib.Path) -> None:
+    config = tmp_path / "kvd.toml"
+    config.write_text('[[access]]\ngroup = "daemon"\nrights = ["read", "watch"]\n')
+    config.chmod(0o600)
+    kv = serving("--config", str(config))[0]
+    for group in ("group:daemon", "group:1"):
+        assert kv.ok("access", group, "x").splitlines()[0] == f"{group} may with x: read, watch"
+    assert kv("access", "group:2", "x").returncode == 1
+    shared_kv.fails(2, "access", "group:no-such-group", "x")
 
 
 def test_as_json(kv_with_rules: "Kv") -> None:

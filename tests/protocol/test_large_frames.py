@@ -106,3 +106,20 @@ def test_the_largest_batch_is_answered(ends: "Ends") -> None:
     replies = ends.sliced(encode([["get", "a"]] * MOST_REQUESTS))
     assert replies == [None] * MOST_REQUESTS
     assert ends.metric("get_operations") == MOST_REQUESTS
+
+
+def test_what_a_frame_in_slices_holds_is_counted_while_it_does(ends: "Ends") -> None:
+    ends.ask("set", {"a": bytes(10_000)})
+    payload = encode([["get", "a"]] * 5_000)
+    held = []
+    for _ in replies_in_slices(ends.commands, memoryview(payload), ends.peer):
+        held.append(ends.commands.sliced_bytes)
+    assert held == sorted(held)
+    assert held[1] == len(payload)
+    assert held[-1] > len(payload) + 5_000 * 10_000
+    assert ends.commands.sliced_bytes == 0
+    given_up = replies_in_slices(ends.commands, memoryview(payload), ends.peer)
+    next(given_up)
+    assert ends.commands.sliced_bytes == len(payload)
+    given_up.close()
+    assert ends.commands.sliced_bytes == 0

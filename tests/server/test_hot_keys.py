@@ -3,14 +3,15 @@
 import random
 from collections import Counter
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from kvd.protocol import messages
 from kvd.server.hot_keys import LONGEST_KEY, ONE_IN, PERIOD_S, HotKeys, Summary
-from kvd.store.largest import largest
-from kvd.store.store import SCAN_VISITS, Store
+from kvd.store.largest import PAGE_KEYS, largest
+from kvd.store.store import Store
 from tests.protocol.conftest import Ends
 
 
@@ -105,7 +106,7 @@ def test_gets_alone_in_their_frames_are_counted(ends: Ends) -> None:
 
 def test_the_largest_keys_page_by_page() -> None:
     store = Store()
-    sizes = {f"{number:05}": number * 7919 % 10_007 for number in range(2 * SCAN_VISITS + 10)}
+    sizes = {f"{number:05}": number * 7919 % 10_007 for number in range(2 * PAGE_KEYS + 10)}
     store.set({key: bytes(size) for key, size in sizes.items()})
     store.write({"00001": None})
     del sizes["00001"]
@@ -135,3 +136,17 @@ def test_only_administrators_are_told(ends: Ends) -> None:
         assert ends.code(*request) == ""
         for limit in (0, 1_001):
             assert ends.code(*request[:-1], limit) == "bad_request"
+
+
+def test_every_way_of_a_frame_is_sampled(ends: Ends) -> None:
+    """Sets of many connections together, several requests in a frame, and frames in slices."""
+    commands = ends.commands
+    payload = msgspec.msgpack.encode([["get", "in slices"]])
+    for _ in range(40 * ONE_IN):
+        commands.set_together([messages.Set({"together": b""}), messages.Set({"together": b""})], ends.peer)
+        commands.run([messages.Get("several"), messages.Get("several")], ends.peer, 40)
+        ends.sliced(payload)
+    assert ends.ask("hottest", "writes", 10)[1][0][0] == "together"
+    assert {key for key, _ in ends.ask("hottest", "reads", 10)[1]} == {"several", "in slices"}
+    for key, operations in dict(ends.ask("hottest", "reads", 10)[1]).items():
+        assert operations > 10 * ONE_IN, key

@@ -89,3 +89,10 @@ def test_administrators_see_it_and_can_reset_it(ends: Ends) -> None:
         assert ends.code("slowlog", limit) == "bad_request"
     other = ends.another(uid=54321)
     assert other.code("slowlog", 10) == "forbidden"
+
+
+def test_sets_that_are_made_together_are_measured_together(ends: Ends) -> None:
+    ends.commands.slow_log.configure(0, 100)
+    ends.commands.set_together([messages.Set({"a": b""}), messages.Set({"b": b""})], ends.peer)
+    (entry,) = ends.commands.slow_log.newest(100)
+    assert (entry.kinds, entry.keys, entry.author) == ([("set", 2)], ["a", "b"], ends.peer.author)

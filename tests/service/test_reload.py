@@ -108,6 +108,31 @@ def test_the_time_of_idle_snapshots_and_the_number_of_watches_change(kvd: "RealD
         assert holding.ask(["end", snapshot]) == [False]
 
 
+def test_a_token_that_is_taken_away_ends_its_connections(kvd: "RealDaemon", how: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = int(probe.getsockname()[1])
+    token_file = pathlib.Path(kvd.write_token())
+    token_file.write_text(f"ann {'a' * 16}\nbob {'b' * 16}\ncid {'c' * 16}\n", encoding="ascii")
+    process = serve(kvd, "", "--tcp", f"127.0.0.1:{port}", "--token-file", str(token_file))
+    with kvd.connect_tcp(port) as ann, kvd.connect_tcp(port) as bob, kvd.connect_tcp(port) as cid:
+        for peer, letter in ((ann, "a"), (bob, "b"), (cid, "c")):
+            peer.ask(["hello", 1, "test", letter * 16])
+        token_file.write_text(f"ann {'a' * 16}\nbeb {'b' * 16}\ndan {'d' * 16}\n", encoding="ascii")
+        assert reload(kvd, process, how) == "INFO reloaded: listen.token_file: other tokens"
+        assert ann.ask(["ping"]) == [True]
+        for peer in (bob, cid):
+            last = peer.receive()
+            assert isinstance(last, dict)
+            assert last["error"] == "unauthenticated"
+        with kvd.connect_tcp(port) as dan, kvd.connect_tcp(port) as other:
+            assert isinstance(dan.ask(["hello", 1, "test", "d" * 16])[0], list)
+            assert other.ask(["hello", 1, "test", "c" * 16])[0]["error"] == "unauthenticated"
+        token_file.write_text("too short\n", encoding="ascii")
+        with kvd.connect() as peer:
+            assert "nothing was changed" in peer.ask(["reload"])[0]["message"]
+        assert ann.ask(["ping"]) == [True]
+
+
 def test_the_history_is_cut_to_its_new_length(kvd: "RealDaemon", how: str) -> None:
     process = serve(kvd, "")
     first = kvd.ask(["set", {"a": b"1"}])[0]

@@ -14,13 +14,15 @@ USAGE = "kv access [OPTION]... USER KEY"
 EXAMPLES = """
 kv access www-data app/theme        what www-data may do with it, and why
 kv access 33 app/theme              the same, by number
+kv access group:deploy app/theme    somebody who is in that group, and nothing else
 kv access token:ci app/theme        with this token, on TCP
 kv access certificate:web app/x     with this certificate
 kv access --json www-data app/x     one JSON object
 """
 DETAILS = """
-USER is a user's name or number on this host, token:NAME or certificate:NAME. A user has the groups that it would log in
-with. The daemon answers by the rules that hold now ([[access]] in its configuration). For administrators only.
+USER is a user's name or number on this host, group:NAME, token:NAME or certificate:NAME. A user has the
+groups that it would log in with. The daemon answers by the rules that hold now ([[access]] in its configuration). For
+administrators only.
 
 The exit code is 0 if USER may read KEY, else 1.
 """
@@ -29,7 +31,11 @@ The exit code is 0 if USER may read KEY, else 1.
 def arguments(parser: Parser) -> None:
     """The options of ``kv access``."""
     parser.add_argument(
-        "user", metavar="USER", nargs="?", default=None, help="who: a name, a number, token:NAME or certificate:NAME"
+        "user",
+        metavar="USER",
+        nargs="?",
+        default=None,
+        help="who: a name, a number, group:, token: or certificate:NAME",
     )
     parser.add_argument("key", metavar="KEY", nargs="?", default=None, help="which key")
     parser.add_argument("--json", action="store_true", help="one JSON object")
@@ -62,6 +68,8 @@ def _identity(user: str) -> tuple[int | None, list[int], str | None, str | None]
         return None, [], None, name
     if colon and kind == "certificate":
         return None, [], name, None
+    if colon and kind == "group":
+        return None, [_gid(name)], None, None
     try:
         entry = pwd.getpwuid(int(user)) if user.isdecimal() else pwd.getpwnam(user)
     except (KeyError, OverflowError):
@@ -70,3 +78,13 @@ def _identity(user: str) -> tuple[int | None, list[int], str | None, str | None]
         raise UsageError(f"there is no user {user!r} on this host") from None
     groups = {entry.pw_gid, *(group.gr_gid for group in grp.getgrall() if entry.pw_name in group.gr_mem)}
     return entry.pw_uid, sorted(groups), None, None
+
+
+def _gid(group: str) -> int:
+    """The number of a group, by its name or its number. Raises UsageError."""
+    if group.isdecimal() and int(group) < 2**32:
+        return int(group)
+    try:
+        return grp.getgrnam(group).gr_gid
+    except KeyError:
+        raise UsageError(f"there is no group {group!r} on this host") from None

@@ -22,7 +22,7 @@ kv top-keys --by writes --limit 3   the three that were written most
 kv top-keys --json --by reads       one JSON object
 """
 DETAILS = """
-The largest are found by a look at every key, in steps of a few milliseconds, between which the daemon serves others;
+The largest are found by a look at every key, in steps of a millisecond or two, between which the daemon serves others;
 what changes meanwhile may be seen or not.
 
 What is read and written most is estimated: of all frames, which is what a client sends at once, about one in 61 is
