@@ -34,18 +34,18 @@ _HELLO: Frame = ()
 
 
 class _Unattended:
-    """In the place of a delivery, for a frame that was given up before its reply came."""
+    """In the place of a delivery: requests whose replies nobody waits for."""
 
-    size = 1
+    __slots__ = ("size",)
+
+    def __init__(self, size: int) -> None:
+        self.size = size
 
     def answered(self, replies: Sequence[object]) -> None:
-        """Nobody waits."""
+        """Thrown away."""
 
     def refused(self, error: KvdError) -> None:
-        """Nobody waits."""
-
-
-_UNATTENDED: Frame = (_Unattended(),)  # type: ignore[assignment]  # as much of a delivery as is asked of one here
+        """Nothing to be told."""
 
 
 def framed(payload: bytes) -> bytes:
@@ -115,30 +115,30 @@ class Channel:
             raise Refused(text, "too_large")
         return framed(payload)
 
-    def encode_unattended(self, request: tuple[object, ...]) -> bytes:
-        """The bytes of a frame with one request, whose reply nobody needs who does not take it with ``only_reply``.
+    def encode_unattended(self, requests: Sequence[tuple[object, ...]]) -> bytes:
+        """The bytes of a frame whose replies go to nobody, unless ``only_replies`` takes them.
 
-        To be sent whole or not at all. Raises as ``encode`` does.
+        It stands in ``waiting`` from now on: to be sent whole, or the connection given up. Raises ValueError.
         """
-        data = framed(self._codec.encode((request,)))
-        self.waiting.append(_UNATTENDED)
+        data = framed(self._codec.encode(requests))
+        self.waiting.append((_Unattended(len(requests)),))  # type: ignore[arg-type]  # all of it that is asked here
         return data
 
     # ------------------------------------------------------------------ receiving
 
-    def only_reply(self, data: bytes) -> Any:  # noqa: ANN401  # whatever was asked for
-        """The reply to the unattended request, if ``data`` is that, and nothing else is under way.
+    def only_replies(self, data: bytes) -> list[Any] | None:
+        """The replies to the unattended frame, if ``data`` is them and nothing else is under way; the first no error.
 
-        None otherwise, and for an error; what came has been taken note of. Raises ProtocolError.
+        None otherwise; what came has been taken note of. Raises ProtocolError.
         """
         if len(self.waiting) == 1 and not self._left and int.from_bytes(data[:HEADER_BYTES], "big") == len(data) - 4:
             try:
-                reply = self._codec.decode(memoryview(data)[HEADER_BYTES:])
+                replies = self._codec.decode(memoryview(data)[HEADER_BYTES:])
             except self._codec.errors as error:
                 raise ProtocolError("the daemon's reply is not MessagePack", "bad_reply") from error
-            if type(reply) is list and len(reply) == 1 and self.waiting[0] is _UNATTENDED:
+            if type(replies) is list and len(replies) == self.waiting[0][0].size:
                 self.waiting.popleft()
-                return None if type(reply[0]) is dict else reply[0]
+                return None if type(replies[0]) is dict else replies
         answered: list[tuple[Frame, Any]] = []
         self.receive(data, answered)
         for frame, found in answered:

@@ -17,7 +17,7 @@ from kvd.protocol.address import is_network
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from typing import Any
 
     from kv.channel import Frame
@@ -71,14 +71,15 @@ class Link:
             if taken:
                 self._lock.release()
 
-    def ask(self, request: tuple[object, ...], deadline: Deadline) -> tuple[Any, Channel] | None:
-        """The reply to a request that changes nothing, and the channel it came by, in as few steps as that takes.
+    def ask(self, requests: Sequence[tuple[object, ...]], deadline: Deadline) -> tuple[list[Any], Channel] | None:
+        """Send requests that change nothing in a frame; the replies and who brought them, in as few steps as it takes.
 
-        None if anything is not as it nearly always is: the connection open and free, the answer there at once, and
-        no error. Then the caller delivers the request again, which tells what is wrong; this answer, should it still
-        come, is thrown away. Raises ValueError for what cannot be sent.
+        Goes that way only if all is as it nearly always is: the connection open and free, the answer there at once, in
+        one piece, and no error first. Otherwise None: the caller delivers them again, which tells what is wrong; the
+        first answer, should it still come, is thrown away. Raises ValueError for what cannot be sent.
         """
         taken = False
+        replies: list[Any] | None = None
         try:
             for taken in map(self._lock.acquire, (False,)):  # as in deliver
                 if not taken:
@@ -86,24 +87,26 @@ class Link:
             connection, channel = self._connection, self._channel
             if connection is None or self._torn or channel.waiting or not connection.waits_by_itself:
                 return None
-            data = channel.encode_unattended(request)
             self._torn = True
+            try:
+                data = channel.encode_unattended(requests)
+            except ValueError:
+                self._torn = False
+                raise
             if not connection.send(data, deadline):
                 return None
             self._torn = False
-            if not connection.wait_briefly():
-                return None
-            self._torn = True
-            reply = channel.only_reply(connection.take())
-            self._torn = channel.finished or channel.refusal is not None
-            self._silent = False
+            if connection.wait_briefly():
+                self._torn = True
+                replies = channel.only_replies(connection.take())
+                self._torn = channel.finished or channel.refusal is not None
+                self._silent = False
         except (OSError, EOFError, ProtocolError):
             self._drop()
-            return None
         finally:
             if taken:
                 self._lock.release()
-        return None if reply is None else (reply, channel)
+        return None if replies is None else (replies, channel)
 
     def connection(self, deadline: Deadline) -> Connection:
         """The connection, opened if it is not. Raises Unavailable and its like."""

@@ -9,7 +9,7 @@ from kv.attaching import refuse_tcp
 from kv.client import DEFAULT_TIMEOUT_S, Client
 from kv.connection import Deadline
 from kv.delivery import Delivery
-from kv.errors import Refused
+from kv.errors import KvdError, Refused
 from kv.near_cache import DecodedObjects, NearCache, NearCacheLimits
 from kvd.protocol.near_cache import LEASE
 
@@ -77,12 +77,12 @@ class NearClient(Client):
         keys = [key, *riders]
         deadline = Deadline(self._timeout)
         link = self._link()
-        asked = link.ask(("fetch", keys), deadline)
+        asked = link.ask((("fetch", keys),), deadline)
         if asked is not None:
-            reply, channel = asked
+            replies, channel = asked
             try:
-                return near_cache.fetched(keys, operations.entries_of(keys, reply), channel)
-            except (ValueError, TypeError):
+                return near_cache.fetched(keys, operations.entries_of(keys, replies[0]), channel)
+            except (KvdError, ValueError, TypeError):
                 pass  # delivered once more, it says what is wrong
         near_cache.give_up(riders)
         delivery = Delivery((operations.fetch_entries([key]),))

@@ -31,6 +31,8 @@ class NearCaches:
         self.table: GenerationTable | None = None
         # Raises OSError if there can be no near caches. Without it there are none.
         self.before_first: Callable[[], None] | None = None
+        # Whether clients are told what has changed lately. Not where a read of that would wait for the disk.
+        self.tells_changes = True
         self._attached: set[Peer] = set()
         self._beat: asyncio.TimerHandle | None = None
         self._closed = False
@@ -89,6 +91,7 @@ class NearCaches:
     def _make_table(self, before_first: Callable[[], None]) -> GenerationTable:
         before_first()
         self.table = table = GenerationTable(self._slots)
+        table.notes_changes = self.tells_changes
         self._database.on_change = table.raise_generations
         return table
 

@@ -46,7 +46,8 @@ class NearLoad:
                 self._left -= count
             progress(self.tally.done)
         stats = self._db.near_cache.stats()
-        self.tally.near_cache = {"hits": stats.hits, "misses": stats.misses, "refetches": stats.refetches}
+        names = ("hits", "misses", "refetches", "refreshed")
+        self.tally.near_cache = {name: getattr(stats, name) for name in names}
 
     def _make(self, count: int) -> None:
         drawn = [self._draw() for _ in range(count)]

@@ -1,0 +1,194 @@
+"""What a near cache has lost is fetched again along with what it asks for anyway: what, how often, and how much."""
+
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import pytest
+
+import kv
+from kv.near_cache import Table
+from kv.near_demand import FIRST_RIDES, FREE_RIDES, MOST_A_REQUEST, MOST_BYTES, MOST_KEYS, Demand
+from kvd.protocol.near_cache import FIRST_GENERATION, NOTED, NOTES, first_note, table_bytes
+
+if TYPE_CHECKING:
+    from tests.near.conftest import Daemon
+
+SLOTS = 1 << 15
+KEYS = [f"{number}" for number in range(MOST_A_REQUEST + 8)]
+
+
+class Server:
+    """The words as a server would write them."""
+
+    def __init__(self) -> None:
+        self.words = memoryview(bytearray(table_bytes(SLOTS))).cast("Q")
+        self.table = Table(self.words, SLOTS, kv.NearCacheLimits())
+
+    def keep(self, key: str, slot: int, value: bytes = b"x", rides: int = FREE_RIDES) -> None:
+        """A read has brought ``key``."""
+        self.table.fill(key, [value, 1, slot, self.words[FIRST_GENERATION + slot], None])
+        self.table.demand.add(key, value, FIRST_GENERATION + slot, rides)
+
+    def change(self, slot: int) -> None:
+        """Raise, and note it."""
+        self.words[FIRST_GENERATION + slot] += 1
+        self.words[first_note(SLOTS) + self.words[NOTED] % NOTES] = slot
+        self.words[NOTED] += 1
+
+    def take(self, *besides: str) -> list[str]:
+        """What would ride along now."""
+        return self.table.demand.take(self.table, besides)
+
+
+@pytest.fixture
+def server() -> Server:
+    made = Server()
+    for slot, key in enumerate(KEYS):
+        made.keep(key, slot)
+    assert made.take() == []
+    return made
+
+
+def test_what_has_changed_rides_once(server: Server) -> None:
+    server.change(3)
+    assert server.take() == ["3"]
+    assert server.take() == []
+
+
+def test_what_is_asked_for_or_was_fetched_since_does_not_ride(server: Server) -> None:
+    server.change(3)
+    server.change(4)
+    server.keep("4", 4)
+    assert server.take("3") == []
+
+
+def test_no_more_ride_than_may_and_the_others_come_next(server: Server) -> None:
+    for slot in range(len(KEYS)):
+        server.change(slot)
+    first = server.take()
+    assert len(first) == MOST_A_REQUEST
+    assert sorted(first + server.take()) == sorted(KEYS)
+
+
+def test_notes_are_read_around_the_end_of_the_ring_and_not_when_overwritten(server: Server) -> None:
+    for _ in range(NOTES - 1):
+        server.change(1_000)
+    server.take()
+    server.change(3)
+    server.change(4)
+    assert sorted(server.take()) == ["3", "4"]
+    server.change(5)
+    for _ in range(NOTES):
+        server.change(1_000)
+    assert server.take() == []
+
+
+@pytest.mark.parametrize("rides", [FIRST_RIDES, FREE_RIDES])
+def test_what_is_not_read_rides_in_vain_only_so_often(server: Server, rides: int) -> None:
+    server.keep("3", 3, rides=rides)
+    taken = 0
+    for _ in range(2 * FREE_RIDES):
+        server.change(3)
+        taken += len(server.take())
+    assert taken == rides
+    assert not server.table.demand.has("3", FIRST_GENERATION + 3)
+
+
+def test_large_values_are_not_in_demand_and_the_keys_are_bounded() -> None:
+    demand = Demand(SLOTS)
+    demand.add("large", b"x" * MOST_BYTES, 8, FREE_RIDES)
+    assert len(demand) == 0
+    for number in range(MOST_KEYS + 100):
+        demand.add(f"{number}", b"", number, FREE_RIDES)
+    assert len(demand) == MOST_KEYS
+    assert not demand.has("99", 99)
+    assert demand.has("100", 100)
+
+
+# ---------------------------------------------------------------------- with a daemon
+
+
+@pytest.fixture
+def filled(near: kv.NearClient, other: kv.Client) -> kv.NearClient:
+    """Has read ``a`` to ``d``."""
+    other.set_many(dict.fromkeys("abcd", b"1"))
+    for key in "abcd":
+        assert near.get(key) == b"1"
+    near.get("other")
+    return near
+
+
+def test_a_miss_brings_along_what_has_changed(filled: kv.NearClient, other: kv.Client) -> None:
+    other.set("a", b"2")
+    other.delete("b")
+    before = filled.near_cache.stats()
+    assert filled.get("new") is None
+    assert (filled.get("a"), filled.get("b"), filled.get("c")) == (b"2", None, b"1")
+    after = filled.near_cache.stats()
+    assert after.refreshed - before.refreshed == 2
+    assert (after.hits - before.hits, after.refetches - before.refetches) == (3, 0)
+
+
+def test_a_write_brings_along_what_it_wrote_and_what_has_changed(filled: kv.NearClient, other: kv.Client) -> None:
+    other.set("b", b"2")
+    before = filled.near_cache.stats()
+    filled.set("a", b"3")
+    assert (filled.get("a"), filled.get("b")) == (b"3", b"2")
+    assert filled.increment("n") == 1
+    filled.delete("a")
+    assert filled.get("a") is None
+    after = filled.near_cache.stats()
+    assert after.refetches == before.refetches
+    assert after.refreshed - before.refreshed == 3
+
+
+def test_a_write_that_is_refused_says_so_and_the_riders_come_all_the_same(
+    filled: kv.NearClient, other: kv.Client
+) -> None:
+    other.set("b", b"2")
+    with pytest.raises(kv.Conflict):
+        filled.compare_and_set("a", b"9", 1 << 40)
+    with pytest.raises(kv.NotFound):
+        filled.delete("a", "nothing")
+    assert (filled.get("a"), filled.get("b")) == (b"1", b"2")
+
+
+def test_what_has_become_large_is_brought_once(filled: kv.NearClient, other: kv.Client) -> None:
+    for number in range(2):
+        other.set("a", b"%d" % number * 10_000)
+        filled.get(f"new {number}")
+    assert filled.near_cache.stats().refreshed == 1
+    assert filled.get("a") == b"1" * 10_000
+
+
+def test_riders_that_are_refused_are_given_up_and_the_read_is_answered(filled: kv.NearClient, other: kv.Client) -> None:
+    """One of them cannot be fetched: here, for it is no key at all."""
+    table = filled.near_cache.table
+    word = FIRST_GENERATION + table.slots - 1
+    table._keep("", (b"", word, -1, None))
+    table.demand._keys[word], table.demand._rides[word], table.demand._due[word] = "", 9, None
+    other.set("a", b"2")
+    assert filled.get("new") is None
+    assert not table.demand.has("", word)
+    assert filled.get("a") == b"2"
+    assert filled.near_cache.stats().refreshed == 0
+
+
+def test_a_forked_child_has_nothing_in_demand(filled: kv.NearClient) -> None:
+    assert len(filled.near_cache.table.demand)
+    child = os.fork()
+    if child == 0:
+        os._exit(len(filled.near_cache.table.demand))
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def test_where_commits_wait_for_the_disk_nothing_rides(start: "Callable[..., Daemon]") -> None:
+    daemon = start(durable=True)
+    with daemon.near() as db, daemon.connect() as writer:
+        db.get("a")
+        writer.set("a", b"1")
+        db.get("b")
+        assert db.get("a") == b"1"
+        stats = db.near_cache.stats()
+        assert (stats.refreshed, stats.refetches) == (0, 1)
