@@ -22,7 +22,9 @@ from kvd.server.access import WATCH, Access, Grant, Identity
 from kvd.server.backups import Backup
 from kvd.server.checks import Checks
 from kvd.server.durability import NO_NEEDS, Durability, Needs
+from kvd.server.exposition import exposition
 from kvd.server.feeds import Feed, Feeds
+from kvd.server.measures import Measures
 from kvd.server.named_keys import named_keys
 from kvd.server.near_caches import NearCaches
 from kvd.server.peers import Peer
@@ -61,6 +63,10 @@ class Administration:
         """Name and value of what the process counts."""
         return []
 
+    def resident_bytes(self) -> int:
+        """Resident memory of the process; 0 if it is not known."""
+        return 0
+
     def shutdown(self) -> int:
         """Begin an orderly stop once the reply is on its way; return the process id."""
         raise NotImplementedError
@@ -74,10 +80,11 @@ class Commands:
     ) -> None:
         self.database = database
         self._store = database.store
+        self.measures = Measures(database.store.version)
         self._checks = Checks(limits)
         self.limits = limits
         self.access = Access()
-        self._administration = administration
+        self.administration = administration
         self._tokens = tokens  # and whose they are, where they have names
         self.snapshots = Snapshots(database.store, database.timer)
         self.feeds = Feeds(database)
@@ -87,7 +94,7 @@ class Commands:
         self.needs = NO_NEEDS
         # Called before requests run: what was put aside of those before them runs first (``turn.py``).
         self.before_others: Callable[[], None] = _nothing
-        self._reading = reading = Reading(database, self._checks, self.snapshots, self.near_caches)
+        self._reading = reading = Reading(database, self._checks, self.snapshots, self.near_caches, self.measures)
         self._writing = writing = Writing(database, self._checks)
         self._handlers: dict[type, Callable[[Any, Peer], Reply]] = {
             messages.Hello: self._hello,
@@ -110,6 +117,7 @@ class Commands:
             messages.VersionAt: reading.version_at,
             messages.Watch: self._watch,
             messages.Metrics: self._metrics,
+            messages.Exposition: self._exposition,
             messages.Status: self._status,
             messages.Reload: self._reload,
             messages.Access: self._explain_access,
@@ -143,6 +151,9 @@ class Commands:
         says what the replies have to wait for.
         """
         self.before_others()
+        measures = self.measures
+        measures.until_timed -= 1
+        began_ns = 0 if measures.until_timed else measures.begin()
         if not self.database.settle_soon() and peer.greeted and not self.may_run(requests):
             return None
         replies: list[Reply] | Refused | None
@@ -160,6 +171,8 @@ class Commands:
             replies = self._run(requests, peer, frame_bytes)
         if self.durability is not None and replies is not None:
             self.needs = self.durability.needs_of(requests)
+        if began_ns and replies is not None:
+            measures.end(requests, began_ns)
         return replies
 
     def _run(self, requests: Sequence[AnyRequest], peer: Peer, frame_bytes: int) -> list[Reply] | Refused | None:
@@ -200,6 +213,9 @@ class Commands:
 
         None, with nothing done, if they need a closer look, each frame by itself.
         """
+        measures = self.measures
+        measures.until_timed -= 1
+        began_ns = 0 if measures.until_timed else measures.begin()
         self.may_run(requests)
         try:
             versions = self._writing.set_each(requests, peer)
@@ -207,6 +223,8 @@ class Commands:
             return None
         if versions is None:
             return None
+        if began_ns:
+            measures.end(requests, began_ns)
         return versions, NO_NEEDS if self.durability is None else self.durability.needs_of(requests)
 
     def may_run(self, requests: Sequence[AnyRequest]) -> bool:
@@ -248,14 +266,16 @@ class Commands:
             permissions.check(request, peer.grant)
             return self._handlers[type(request)](request, peer)
         except Refusal as refusal:
-            return refusal.reply()
+            reply = refusal.reply()
         except StoreError as error:
-            return refusal_for(error).reply()
+            reply = refusal_for(error).reply()
         except NoSpace as error:
-            return error_reply("no_space", str(error))
+            reply = error_reply("no_space", str(error))
         except Exception:
             logger.exception("internal error in %s of %s", type(request).__name__, peer.name)
-            return error_reply("internal", "a fault in the server; its logging says more")
+            reply = error_reply("internal", "a fault in the server; its logging says more")
+        self.measures.errors[str(reply["error"])] += 1
+        return reply
 
     def run_counting(self, requests: Sequence[AnyRequest], peer: Peer, room_bytes: int) -> tuple[list[Reply], int]:
         """Run requests one by one, replacing each reply that does not fit into ``room_bytes``; and what is left.
@@ -328,14 +348,19 @@ class Commands:
         return True
 
     def _metrics(self, request: messages.Metrics, peer: Peer) -> list[tuple[str, int]]:
-        return [*self.database.metrics(), *self._administration.figures()]
+        measures = self.measures
+        counted = [("get_misses", measures.get_misses), ("conflicts", measures.conflicts)]
+        return [*self.database.metrics(), *counted, *self.administration.figures()]
+
+    def _exposition(self, request: messages.Exposition, peer: Peer) -> str:
+        return exposition(self).decode()
 
     def _status(self, request: messages.Status, peer: Peer) -> list[tuple[str, str | int]]:
-        return self._administration.status()
+        return self.administration.status()
 
     def _reload(self, request: messages.Reload, peer: Peer) -> list[str]:
         self._check_administrator(peer, "reload")
-        return self._administration.reload()
+        return self.administration.reload()
 
     def _explain_access(self, request: messages.Access, peer: Peer) -> tuple[list[str], str, list[str]]:
         self._check_administrator(peer, "access")
@@ -347,12 +372,12 @@ class Commands:
 
     def _checkpoint(self, request: messages.Checkpoint, peer: Peer) -> int:
         self._check_administrator(peer, "checkpoint")
-        return self._administration.checkpoint()
+        return self.administration.checkpoint()
 
     def _shutdown(self, request: messages.Shutdown, peer: Peer) -> list[int]:
         self._check_administrator(peer, "shutdown")
         logger.info("shutdown asked for by %s", peer.name)
-        return [self._administration.shutdown()]
+        return [self.administration.shutdown()]
 
     def _check_administrator(self, peer: Peer, what: str) -> None:
         if not peer.administrator:

@@ -8,6 +8,7 @@ What a scan costs is not known before it is done. So a slice ends behind a costl
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from time import perf_counter
 
 import msgspec
 
@@ -57,6 +58,7 @@ def run_in_slices(
     """Run ``count`` decoded requests that come in slices; yields as ``replies_in_slices`` does."""
     pieces = [_array_header(count)]
     room_bytes, needs = commands.limits.max_reply_bytes, NO_NEEDS
+    began = perf_counter()
     for slice_ in slices:
         spent_us = 0
         for requests in _cut_behind_costly(slice_):
@@ -73,6 +75,7 @@ def run_in_slices(
             spent_us += commands.database.timer() - began_us
         yield None
     commands.needs = needs  # others have run in between
+    commands.measures.sliced.observe(perf_counter() - began)
     yield _reply_frame(pieces)
 
 

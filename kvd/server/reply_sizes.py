@@ -18,7 +18,9 @@ PAGE_OVERHEAD = 20
 CONFLICT_BYTES = 112 * 1024
 _PAGES = frozenset((messages.Scan, messages.History))
 # These reply what has nothing to do with what they cost.
-_UNPREDICTABLE = frozenset((messages.Hello, messages.Log, messages.Metrics, messages.Status, messages.Reload))
+_UNPREDICTABLE = frozenset(
+    (messages.Hello, messages.Log, messages.Metrics, messages.Exposition, messages.Status, messages.Reload)
+)
 
 
 def may_exceed(room_bytes: int, kinds: set[type], count: int, frame_bytes: int, largest_bytes: int) -> bool:

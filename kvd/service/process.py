@@ -228,6 +228,10 @@ class Daemon(Administration):
         """What the data directory counts."""
         return [] if self._storage is None else self._storage.figures()
 
+    def resident_bytes(self) -> int:
+        """Resident memory of this process."""
+        return resident_bytes()
+
     def shutdown(self) -> int:
         """Stop once the reply is on its way."""
         asyncio.get_running_loop().call_soon(self._stop.set)

@@ -1,0 +1,126 @@
+"""What the server measures beside the store's own counters: how long frames take, who came, what was refused.
+
+Measuring must not cost what it measures. So one frame in SAMPLED is timed, and all that others pay is a subtraction;
+errors are counted where they arise, and nothing is counted that a difference of what is there already tells.
+"""
+
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Callable, Sequence
+from time import perf_counter, perf_counter_ns, time
+
+from kvd.protocol.messages import AnyRequest
+
+# A prime: frames come in patterns (begin, get, commit, begin, …), and a multiple of their length would see one of them.
+SAMPLED = 17
+MIXED = "mixed"  # a frame of requests of several kinds
+
+# Upper bounds in seconds. Most frames take from 2 to 50 µs; a turn of the loop shall not take more than some ms.
+FRAME_BOUNDS = (
+    2e-6, 5e-6, 1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 0.01, 0.025, 0.1,
+)  # fmt: skip
+# What takes more than a turn: slices of a frame, a sync, a loop that comes late. (Timers go by whole milliseconds.)
+SLICED_BOUNDS = (1e-3, 2.5e-3, 5e-3, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+SYNC_BOUNDS = (1e-4, 2.5e-4, 5e-4, *SLICED_BOUNDS)
+LAG_BOUNDS = SLICED_BOUNDS
+
+
+class Histogram:
+    """How many durations, in seconds, were at or below each of ``bounds``; the last count is of those above all."""
+
+    __slots__ = ("bounds", "counts", "total")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
+
+    def observe(self, seconds: float) -> None:
+        """Take one duration in."""
+        self.counts[bisect_left(self.bounds, seconds)] += 1
+        self.total += seconds
+
+
+class Measures:
+    """Counts since the start."""
+
+    __slots__ = (
+        "accepted",
+        "errors",
+        "first_version",
+        "frames",
+        "get_misses",
+        "loop_lag",
+        "open_connections",
+        "sliced",
+        "started",
+        "turned_away",
+        "until_timed",
+    )
+
+    def __init__(self, version: int) -> None:
+        self.first_version = version  # each commit since then took the next one
+        self.started = time()
+        self.until_timed = SAMPLED
+        self.frames: dict[str, Histogram] = {}  # by the name of their requests
+        self.sliced = Histogram(SLICED_BOUNDS)
+        self.errors: Counter[str] = Counter()  # by code
+        self.get_misses = 0
+        self.accepted = 0
+        self.turned_away = 0
+        # Whoever has the connections says how many.
+        self.open_connections: Callable[[], int] = lambda: 0
+        self.loop_lag: LoopLag | None = None
+
+    @property
+    def conflicts(self) -> int:
+        """Commits refused since what they had read had changed."""
+        return self.errors["conflict"]
+
+    def begin(self) -> int:
+        """The next frame is one to be timed: when it began."""
+        self.until_timed = SAMPLED
+        return perf_counter_ns()
+
+    def end(self, requests: Sequence[AnyRequest], began_ns: int) -> None:
+        """It has run."""
+        seconds = (perf_counter_ns() - began_ns) / 1e9
+        kinds = set(map(type, requests))
+        name = str(requests[0].__struct_config__.tag) if len(kinds) == 1 else MIXED
+        if name not in self.frames:
+            self.frames[name] = Histogram(FRAME_BOUNDS)
+        self.frames[name].observe(seconds)
+
+
+class LoopLag:
+    """How late the loop calls what is due: looked at ten times a second, while somebody asks for the result.
+
+    An idle daemon is not woken for it: WATCHED_S after the last question it stops.
+    """
+
+    WATCHED_S = 90.0  # longer than the usual time between two scrapes
+    INTERVAL_S = 0.1
+
+    def __init__(self, call_later: Callable[[float, Callable[[], None]], object]) -> None:
+        self.times = Histogram(LAG_BOUNDS)
+        self._call_later = call_later
+        self._until = self._due = 0.0
+        self._is_armed = False
+
+    def watch(self) -> None:
+        """Somebody asks: look for a while."""
+        self._until = perf_counter() + self.WATCHED_S
+        if not self._is_armed:
+            self._arm()
+
+    def _arm(self) -> None:
+        self._is_armed = True
+        self._due = perf_counter() + self.INTERVAL_S
+        self._call_later(self.INTERVAL_S, self._look)
+
+    def _look(self) -> None:
+        now = perf_counter()
+        self.times.observe(max(0.0, now - self._due))
+        self._is_armed = False
+        if now < self._until:
+            self._arm()
