@@ -1,4 +1,4 @@
-"""What the tests of containers share: a daemon as the first process of a namespace, with a writable place of its own."""
+"""What the tests of containers share: a daemon as the first process of a namespace, with a writable place."""
 
 import os
 import pathlib

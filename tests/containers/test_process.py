@@ -78,7 +78,7 @@ def test_nothing_but_the_two_directories_has_to_be_writable(contain: "Contain") 
 
 
 def test_it_may_be_a_user_whom_nobody_knows(contain: "Contain") -> None:
-    """Without a line in passwd, a home, groups or capabilities; also with everything read-only, as the first process."""
+    """Without a line in passwd, a home, groups or capabilities; and all is read-only, and it is the first process."""
     require("unshare", "setpriv")
     daemon = contain([*READ_ONLY, *FIRST, *ANYBODY], "--data-dir", "{folder}/data/kvd")
     pid = children(daemon.wrapper.pid)[0]
