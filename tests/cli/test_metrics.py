@@ -1,6 +1,7 @@
 """kv metrics, with the real daemon: names, zero, and counts that are exact."""
 
 import json
+import pathlib
 import random
 from typing import TYPE_CHECKING
 
@@ -56,3 +57,39 @@ def test_metrics_json(kv: "Kv") -> None:
     metrics = json.loads(kv.ok("m", "--json"))
     assert [metrics[name] for name in ("keys_stored", "value_bytes_stored", "set_operations")] == [1, 3, 1]
     assert {"get_operations", "delete_operations"} <= metrics.keys()
+
+
+def test_metrics_for_prometheus(kv: "Kv") -> None:
+    kv.ok("set", "a=123")
+    text = kv.ok("metrics", "--prometheus")
+    assert text.startswith("# HELP kvd_info ")
+    assert "\nkvd_keys 1.0\n" in text
+    assert "\nkvd_set_operations_total 1.0\n" in text
+    assert text.endswith("\n")
+    assert not text.endswith("\n\n")
+
+
+def test_metrics_into_a_text_file(kv: "Kv", tmp_path: pathlib.Path) -> None:
+    """Readable by whoever node-exporter runs as, replaced as a whole, and nothing left beside it."""
+    file = tmp_path / "kvd.prom"
+    assert kv.ok("metrics", "--textfile", str(file)) == ""
+    assert "\nkvd_keys 0.0\n" in file.read_text()
+    file.chmod(0o600)
+    with file.open() as before:
+        kv.ok("set", "a=1")
+        kv.ok("metrics", "--textfile", str(file))
+        assert "\nkvd_keys 0.0\n" in before.read()
+    assert "\nkvd_keys 1.0\n" in file.read_text()
+    assert file.stat().st_mode & 0o7777 == 0o644
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_metrics_that_cannot_be_written_leave_what_was_there(kv: "Kv", alone: "Kv", tmp_path: pathlib.Path) -> None:
+    file = tmp_path / "kvd.prom"
+    file.write_text("before")
+    alone.fails(69, "metrics", "--textfile", str(file))
+    assert file.read_text() == "before"
+    kv.fails(74, "metrics", "--textfile", str(tmp_path / "nowhere/kvd.prom"))
+    assert "end in .prom" in kv.fails(2, "metrics", "--textfile", str(tmp_path / "kvd.txt"))
+    assert "one of" in kv.fails(2, "metrics", "--json", "--prometheus")
+    assert list(tmp_path.iterdir()) == [file]
