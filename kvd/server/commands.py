@@ -9,6 +9,7 @@ import logging
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain, groupby
+from time import perf_counter_ns
 from typing import Any
 
 from kvd import __version__
@@ -24,7 +25,7 @@ from kvd.server.checks import Checks
 from kvd.server.durability import NO_NEEDS, Durability, Needs
 from kvd.server.exposition import exposition
 from kvd.server.feeds import Feed, Feeds
-from kvd.server.measures import Measures
+from kvd.server.measures import SAMPLED, Measures
 from kvd.server.named_keys import named_keys
 from kvd.server.near_caches import NearCaches
 from kvd.server.peers import Peer
@@ -81,6 +82,7 @@ class Commands:
         self.database = database
         self._store = database.store
         self.measures = Measures(database.store.version)
+        self._until_timed = SAMPLED
         self._checks = Checks(limits)
         self.limits = limits
         self.access = Access()
@@ -151,9 +153,8 @@ class Commands:
         says what the replies have to wait for.
         """
         self.before_others()
-        measures = self.measures
-        measures.until_timed -= 1
-        began_ns = 0 if measures.until_timed else measures.begin()
+        self._until_timed = left = self._until_timed - 1
+        began_ns = 0 if left else self._begin_timing()
         if not self.database.settle_soon() and peer.greeted and not self.may_run(requests):
             return None
         replies: list[Reply] | Refused | None
@@ -172,8 +173,12 @@ class Commands:
         if self.durability is not None and replies is not None:
             self.needs = self.durability.needs_of(requests)
         if began_ns and replies is not None:
-            measures.end(requests, began_ns)
+            self.measures.note_frame(requests, began_ns)
         return replies
+
+    def _begin_timing(self) -> int:
+        self._until_timed = SAMPLED
+        return perf_counter_ns()
 
     def _run(self, requests: Sequence[AnyRequest], peer: Peer, frame_bytes: int) -> list[Reply] | Refused | None:
         limits, largest_bytes = self._checks.limits, self._store.largest_value_bytes
@@ -213,9 +218,8 @@ class Commands:
 
         None, with nothing done, if they need a closer look, each frame by itself.
         """
-        measures = self.measures
-        measures.until_timed -= 1
-        began_ns = 0 if measures.until_timed else measures.begin()
+        self._until_timed = left = self._until_timed - 1
+        began_ns = 0 if left else self._begin_timing()
         self.may_run(requests)
         try:
             versions = self._writing.set_each(requests, peer)
@@ -224,7 +228,7 @@ class Commands:
         if versions is None:
             return None
         if began_ns:
-            measures.end(requests, began_ns)
+            self.measures.note_frame(requests, began_ns)
         return versions, NO_NEEDS if self.durability is None else self.durability.needs_of(requests)
 
     def may_run(self, requests: Sequence[AnyRequest]) -> bool:

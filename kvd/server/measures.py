@@ -12,7 +12,7 @@ from time import perf_counter, perf_counter_ns, time
 from kvd.protocol.messages import AnyRequest
 
 # A prime: frames come in patterns (begin, get, commit, begin, …), and a multiple of their length would see one of them.
-SAMPLED = 17
+SAMPLED = 31
 MIXED = "mixed"  # a frame of requests of several kinds
 
 # Upper bounds in seconds. Most frames take from 2 to 50 µs; a turn of the loop shall not take more than some ms.
@@ -45,24 +45,23 @@ class Measures:
     """Counts since the start."""
 
     __slots__ = (
+        "_frames",
         "accepted",
         "errors",
         "first_version",
-        "frames",
         "get_misses",
         "loop_lag",
         "open_connections",
         "sliced",
         "started",
         "turned_away",
-        "until_timed",
     )
 
     def __init__(self, version: int) -> None:
         self.first_version = version  # each commit since then took the next one
         self.started = time()
-        self.until_timed = SAMPLED
-        self.frames: dict[str, Histogram] = {}  # by the name of their requests
+        # By the kind of their requests, None for several.
+        self._frames: dict[type | None, Histogram] = {}
         self.sliced = Histogram(SLICED_BOUNDS)
         self.errors: Counter[str] = Counter()  # by code
         self.get_misses = 0
@@ -77,19 +76,24 @@ class Measures:
         """Commits refused since what they had read had changed."""
         return self.errors["conflict"]
 
-    def begin(self) -> int:
-        """The next frame is one to be timed: when it began."""
-        self.until_timed = SAMPLED
-        return perf_counter_ns()
+    def note_frame(self, requests: Sequence[AnyRequest], began_ns: int) -> None:
+        """A frame has run that began at this time of ``perf_counter_ns``."""
+        seconds = (perf_counter_ns() - began_ns) * 1e-9
+        kind: type | None = type(requests[0])
+        if len(requests) > 1 and len(set(map(type, requests))) > 1:
+            kind = None
+        times = self._frames.get(kind)
+        if times is None:
+            times = self._frames[kind] = Histogram(FRAME_BOUNDS)
+        times.observe(seconds)
 
-    def end(self, requests: Sequence[AnyRequest], began_ns: int) -> None:
-        """It has run."""
-        seconds = (perf_counter_ns() - began_ns) / 1e9
-        kinds = set(map(type, requests))
-        name = str(requests[0].__struct_config__.tag) if len(kinds) == 1 else MIXED
-        if name not in self.frames:
-            self.frames[name] = Histogram(FRAME_BOUNDS)
-        self.frames[name].observe(seconds)
+    def frames(self) -> list[tuple[str, Histogram]]:
+        """The frames that were timed, by the names of their requests, in order."""
+        return sorted((_name(kind), times) for kind, times in self._frames.items())
+
+
+def _name(kind: type | None) -> str:
+    return MIXED if kind is None else str(kind.__struct_config__.tag)  # type: ignore[attr-defined]
 
 
 class LoopLag:

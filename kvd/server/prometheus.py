@@ -111,7 +111,7 @@ class Measured(Collector):
             f"One frame in {SAMPLED} is timed; neighbouring frames of sets count as one."
         )
         frames = HistogramMetricFamily("kvd_command_duration_seconds", text, labels=["command"])
-        for command, times in sorted(measures.frames.items()):
+        for command, times in measures.frames():
             frames.add_metric([command], _buckets(times), times.total)
         yield frames
         text = "How long large or costly frames took, which run in slices with others' turns between; each is timed."
