@@ -17,7 +17,7 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 def exposition(commands: "Commands") -> bytes:
     """All measures in the text format, version 0.0.4. Raises Refusal where prometheus-client is not installed.
 
-    The first call loads the library, which takes some 25 ms.
+    The first call loads the library, which takes some 30 ms.
     """
     try:
         from kvd.server import prometheus

@@ -7,7 +7,7 @@ errors are counted where they arise, and nothing is counted that a difference of
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Sequence
-from time import perf_counter, perf_counter_ns, time
+from time import perf_counter, perf_counter_ns
 
 from kvd.protocol.messages import AnyRequest
 
@@ -53,13 +53,11 @@ class Measures:
         "loop_lag",
         "open_connections",
         "sliced",
-        "started",
         "turned_away",
     )
 
     def __init__(self, version: int) -> None:
         self.first_version = version  # each commit since then took the next one
-        self.started = time()
         # By the kind of their requests, None for several.
         self._frames: dict[type | None, Histogram] = {}
         self.sliced = Histogram(SLICED_BOUNDS)

@@ -5,7 +5,8 @@ Names follow https://prometheus.io/docs/practices/naming/: base units, ``_total`
 
 from collections.abc import Iterator
 from itertools import accumulate
-from time import process_time
+from os import sysconf
+from time import CLOCK_BOOTTIME, clock_gettime, process_time, time
 from typing import TYPE_CHECKING
 
 from prometheus_client.exposition import generate_latest
@@ -23,6 +24,19 @@ from kvd.server.measures import SAMPLED, Histogram
 
 if TYPE_CHECKING:
     from kvd.server.commands import Commands
+
+
+def _started() -> float:
+    """When this process started, in seconds since the epoch; 0 where /proc does not tell. See proc(5)."""
+    try:
+        with open("/proc/self/stat", "rb") as file:
+            ticks = int(file.read().rpartition(b")")[2].split()[19])
+    except (OSError, ValueError, IndexError):
+        return 0.0
+    return time() - (clock_gettime(CLOCK_BOOTTIME) - ticks / sysconf("SC_CLK_TCK"))
+
+
+_STARTED = _started()
 
 
 def generate(commands: "Commands") -> bytes:
@@ -136,8 +150,7 @@ class Measured(Collector):
         resident = self._commands.administration.resident_bytes()
         yield _gauge("process_resident_memory_bytes", "Resident memory of the process.", resident)
         yield _counter("process_cpu_seconds", "Processor time of the process, all threads.", process_time())
-        started = self._commands.measures.started
-        yield _gauge("process_start_time_seconds", "When the process started, since the epoch.", started)
+        yield _gauge("process_start_time_seconds", "When the process started, since the epoch.", _STARTED)
 
 
 def _gauge(name: str, text: str, value: float) -> Metric:

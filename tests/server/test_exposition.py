@@ -4,6 +4,7 @@ import json
 import pathlib
 import re
 import sys
+import time
 from collections.abc import Callable
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -218,6 +219,13 @@ def holds(daemon: "Daemon", name: bytes) -> bool:
             except OSError:
                 continue
     return False
+
+
+def test_it_tells_when_the_process_started(start: "Start") -> None:
+    before = time.time()
+    daemon = start()
+    after = time.time()
+    assert before - 0.02 <= value(daemon, "process_start_time_seconds") <= after  # the kernel counts in 10 ms
 
 
 def test_the_json_counters_have_the_same_misses_and_conflicts(daemon: "Daemon") -> None:
