@@ -28,6 +28,9 @@ ZSHDIR = share/zsh/site-functions
 FISHLINK = $(if $(filter /usr/local,$(PREFIX)),$(DESTDIR)/etc/fish/completions/kv.fish)
 FISHFILE = share/fish/vendor_completions.d/kv.fish
 STAGE = build/stage
+# What else to install of kvd's extras, separated by commas: EXTRAS=prometheus.
+EXTRAS =
+STAGED = $(STAGE)/.made$(if $(EXTRAS),-$(EXTRAS))
 ROOT = $(DESTDIR)$(PREFIX)
 # Where in PREFIX the files are, besides the environment in lib/kvd and the link in bin.
 INSTALLED = lib/systemd/system/kvd.service lib/systemd/system/kvd.socket \
@@ -129,20 +132,20 @@ $(VENV)/.dev: pyproject.toml $(VENV)/.kvd
 
 # The environment as it will be installed, but for the paths in it. It is built aside so that an installed one is only
 # replaced by one that is complete, and so that `make stage && sudo make install` fetches nothing as root.
-stage: $(STAGE)/.made ## Build what `make install` will install, in build/stage.
+stage: $(STAGED) ## Build what `make install` will install, in build/stage.
 
-$(STAGE)/.made: pyproject.toml README.md LICENSE $(SOURCES)
+$(STAGED): pyproject.toml README.md LICENSE $(SOURCES)
 	@$(need_python)
 	rm -rf "$(STAGE)"
 	umask 022 && $(PYTHON) -m venv "$(STAGE)/venv"
-	umask 022 && "$(STAGE)/venv/bin/python" -m pip install --quiet --no-compile .
+	umask 022 && "$(STAGE)/venv/bin/python" -m pip install --quiet --no-compile '.$(if $(EXTRAS),[$(EXTRAS)])'
 	"$(STAGE)/venv/bin/python" -m pip uninstall --quiet --yes pip setuptools
 # Only kv is to be called, and what the wheel has for the prefix goes to the right places below.
 	find "$(STAGE)/venv/bin" -type f ! -name kv -delete
 	cd "$(STAGE)/venv" && rm -rf include share lib/systemd lib/sysusers.d && sed -i '/^command = /d' pyvenv.cfg
 	@touch "$@"
 
-install: $(STAGE)/.made ## Install below PREFIX (/usr/local): kv, systemd units, completions, manual page.
+install: $(STAGED) ## Install below PREFIX (/usr/local): kv, systemd units, completions, manual page.
 	@case '$(PREFIX)' in /*) ;; *) echo 'PREFIX has to be an absolute path' >&2; exit 1;; esac
 	@set -e; umask 022; cd "$(CURDIR)"; \
 	put() { install -D -m 644 "$$1" "$(ROOT)/$$2"; }; \

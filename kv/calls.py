@@ -276,6 +276,11 @@ class Calls:
         return operations.metrics()
 
     @call
+    def exposition(self) -> Operation[str]:
+        """Everything that the daemon measures, in Prometheus' text format. Raises Refused if it cannot."""
+        return operations.exposition()
+
+    @call
     def status(self) -> Operation[dict[str, str | int]]:
         """What the daemon tells about itself, by name."""
         return operations.status()

@@ -119,6 +119,12 @@ def _integer(reply: object) -> int:
     raise _unexpected(reply)
 
 
+def _text(reply: object) -> str:
+    if isinstance(reply, str):
+        return reply
+    raise _unexpected(reply)
+
+
 def _time(reply: object) -> int | None:
     return None if reply is None else _integer(reply)
 
@@ -185,6 +191,11 @@ def ping() -> Operation[bool]:
 def metrics() -> Operation[dict[str, int]]:
     """Counters by name."""
     return Operation(("metrics",), _pairs)  # type: ignore[arg-type]
+
+
+def exposition() -> Operation[str]:
+    """Everything that is measured, as Prometheus reads it."""
+    return Operation(("exposition",), _text)
 
 
 def status() -> Operation[dict[str, str | int]]:

@@ -480,12 +480,21 @@ class Database:
             return None
         return max(0, window.oldest.time + window.limits.max_age_us - self._clock())
 
+    def history_age_us(self) -> int:
+        """How many microseconds ago the oldest commit in the history was made; 0 without any."""
+        oldest = self.store.window.oldest
+        return 0 if oldest is None else max(0, self._clock() - oldest.time)
+
     def tidy(self, budget_keys: int) -> bool:
         """Drop history that has grown too old while nobody wrote; whether there may be more to drop."""
         self.store.advance(self._clock())
         return self.store.drop_history(budget_keys) > 0
 
     # ------------------------------------------------------------------ counters
+
+    def count_deadlines(self) -> int:
+        """How many keys will expire."""
+        return len(self._lifetimes.deadlines)
 
     def metrics(self) -> list[tuple[str, int]]:
         """Name and value, the five that the original had first."""

@@ -18,6 +18,7 @@ import errno
 from collections.abc import Callable, Iterator
 from functools import wraps
 from threading import Lock
+from time import perf_counter
 from typing import Concatenate, ParamSpec, TypeVar
 
 import msgspec
@@ -108,6 +109,8 @@ class CommitLog:
         # Versions up to here may be given away before they are on the disk: after a crash the next goes behind it.
         self.ceiling = 0
         self.error: OSError | None = None
+        # Called with the seconds that a sync took, by whoever made it.
+        self.on_sync: Callable[[float], None] | None = None
         self._spare = self._new_spare(segment_bytes)
         self._segment = self._begin()
         self._make_spare_if_possible()
@@ -199,8 +202,14 @@ class CommitLog:
     def sync(self) -> None:
         """Wait until all that was written is on the disk. Raises OSError."""
         written = self.written
-        self._disk.sync(self._segment.descriptor)
+        self._sync_file(self._segment.descriptor)
         self.synced = written
+
+    def _sync_file(self, descriptor: int) -> None:
+        began = perf_counter()
+        self._disk.sync(descriptor)
+        if self.on_sync is not None:
+            self.on_sync(perf_counter() - began)
 
     @_final
     def raise_ceiling(self, version: int) -> None:
@@ -226,7 +235,7 @@ class CommitLog:
             self._grow_spare(self._segment_bytes)
         old = self._segment
         self._disk.truncate(old.descriptor, old.at)
-        self._disk.sync(old.descriptor)
+        self._sync_file(old.descriptor)
         self.synced = self.written
         self._segment = self._begin()
         self._disk.close_file(old.descriptor)
@@ -257,7 +266,7 @@ class CommitLog:
         codec = Codec(header.salt)
         ceiling = codec.encode(Mark(self.synced, self.ceiling, False)) if self.ceiling else b""
         self._disk.write(descriptor, header.encode(LOG_MAGIC) + ceiling, 0)
-        self._disk.sync(descriptor)
+        self._sync_file(descriptor)
         self._disk.rename(names.unfinished(names.log(number)), names.log(number))
         self._disk.sync_directory()
         return Segment(number, descriptor, codec, HEADER_BYTES + len(ceiling), size)

@@ -10,10 +10,11 @@ SYSTEM_SOCKET = "/run/kvd/kvd.sock"
 
 
 def user_socket() -> str:
-    """The socket of a user's own daemon."""
+    """The socket of a user's own daemon; the system's for one who has no home, as in a container."""
     runtime = os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.getuid()}"
     if not os.path.isdir(runtime):
-        return os.path.join(os.path.expanduser("~"), ".local/state/kvd/kvd.sock")
+        home = os.path.expanduser("~")  # unchanged if nobody knows it
+        return os.path.join(home, ".local/state/kvd/kvd.sock") if os.path.isabs(home) else SYSTEM_SOCKET
     return os.path.join(runtime, "kvd/kvd.sock")
 
 

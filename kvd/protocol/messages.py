@@ -177,6 +177,10 @@ class Metrics(Request, tag="metrics"):
     """Answers ``[[name, value]…]``."""
 
 
+class Exposition(Request, tag="exposition"):
+    """Answers everything that is measured as text in Prometheus' format."""
+
+
 class Status(Request, tag="status"):
     """Answers ``[[name, value]…]``."""
 
@@ -252,6 +256,7 @@ AnyRequest = (
     | VersionAt
     | Watch
     | Metrics
+    | Exposition
     | Status
     | Reload
     | Access

@@ -24,8 +24,10 @@ from kvd.server.access import WATCH, Access, Grant, Identity
 from kvd.server.backups import Backup
 from kvd.server.checks import Checks
 from kvd.server.durability import NO_NEEDS, Durability, Needs
+from kvd.server.exposition import exposition
 from kvd.server.feeds import Feed, Feeds
 from kvd.server.hot_keys import ONE_IN, HotKeys
+from kvd.server.measures import SAMPLED, Measures
 from kvd.server.named_keys import named_keys
 from kvd.server.near_caches import NearCaches
 from kvd.server.peers import Peer
@@ -68,6 +70,10 @@ class Administration:
         """Name and value of what the process counts."""
         return []
 
+    def resident_bytes(self) -> int:
+        """Resident memory of the process; 0 if it is not known."""
+        return 0
+
     def shutdown(self) -> int:
         """Begin an orderly stop once the reply is on its way; return the process id."""
         raise NotImplementedError
@@ -81,10 +87,12 @@ class Commands:
     ) -> None:
         self.database = database
         self._store = database.store
+        self.measures = Measures(database.store.version)
+        self._until_timed = SAMPLED
         self._checks = Checks(limits)
         self.limits = limits
         self.access = Access()
-        self._administration = administration
+        self.administration = administration
         self.tokens = tokens  # and whose they are, where they have names
         self.snapshots = Snapshots(database.store, database.timer)
         self.feeds = Feeds(database)
@@ -101,7 +109,7 @@ class Commands:
         self.began_ns = 0
         # Called before requests run: what was put aside of those before them runs first (``turn.py``).
         self.before_others: Callable[[], None] = _nothing
-        self._reading = reading = Reading(database, self._checks, self.snapshots, self.near_caches)
+        self._reading = reading = Reading(database, self._checks, self.snapshots, self.near_caches, self.measures)
         self._writing = writing = Writing(database, self._checks)
         self._handlers: dict[type, Callable[[Any, Peer], Reply]] = {
             messages.Hello: self._hello,
@@ -124,6 +132,7 @@ class Commands:
             messages.VersionAt: reading.version_at,
             messages.Watch: self._watch,
             messages.Metrics: self._metrics,
+            messages.Exposition: self._exposition,
             messages.Status: self._status,
             messages.Reload: self._reload,
             messages.Access: self._explain_access,
@@ -160,6 +169,8 @@ class Commands:
         says what the replies have to wait for.
         """
         self.before_others()
+        self._until_timed = left = self._until_timed - 1
+        began_ns = 0 if left else self._begin_timing()
         if not self.database.settle_soon() and peer.greeted and not self.may_run(requests):
             return None
         replies: list[Reply] | Refused | None
@@ -185,11 +196,17 @@ class Commands:
                 self.hot_keys.look(requests)
         if self.durability is not None and replies is not None:
             self.needs = self.durability.needs_of(requests)
+        if began_ns and replies is not None:
+            self.measures.note_frame(requests, began_ns)
         return replies
 
     def note_slow(self, requests: Sequence[AnyRequest], peer: Peer, held_ns: int) -> None:
         """These held the loop for long."""
         self.slow_log.note(requests, peer.author, held_ns // 1_000, time.time_ns() // 1_000)
+
+    def _begin_timing(self) -> int:
+        self._until_timed = SAMPLED
+        return perf_counter_ns()
 
     def _run(self, requests: Sequence[AnyRequest], peer: Peer, frame_bytes: int) -> list[Reply] | Refused | None:
         limits, largest_bytes = self._checks.limits, self._store.largest_value_bytes
@@ -230,6 +247,8 @@ class Commands:
         None, with nothing done, if they need a closer look, each frame by itself.
         """
         self.began_ns = perf_counter_ns()
+        self._until_timed = left = self._until_timed - 1
+        began_ns = 0 if left else self._begin_timing()
         self.may_run(requests)
         try:
             versions = self._writing.set_each(requests, peer)
@@ -242,6 +261,8 @@ class Commands:
         took_ns = perf_counter_ns() - self.began_ns
         if took_ns >= self.slow_log.threshold_ns:
             self.note_slow(requests, peer, took_ns)
+        if began_ns:
+            self.measures.note_frame(requests, began_ns)
         return versions, NO_NEEDS if self.durability is None else self.durability.needs_of(requests)
 
     def may_run(self, requests: Sequence[AnyRequest]) -> bool:
@@ -283,14 +304,16 @@ class Commands:
             permissions.check(request, peer.grant)
             return self._handlers[type(request)](request, peer)
         except Refusal as refusal:
-            return refusal.reply()
+            reply = refusal.reply()
         except StoreError as error:
-            return refusal_for(error).reply()
+            reply = refusal_for(error).reply()
         except NoSpace as error:
-            return error_reply("no_space", str(error))
+            reply = error_reply("no_space", str(error))
         except Exception:
             logger.exception("internal error in %s of %s", type(request).__name__, peer.name)
-            return error_reply("internal", "a fault in the server; its logging says more")
+            reply = error_reply("internal", "a fault in the server; its logging says more")
+        self.measures.errors[str(reply["error"])] += 1
+        return reply
 
     def run_counting(self, requests: Sequence[AnyRequest], peer: Peer, room_bytes: int) -> tuple[list[Reply], int]:
         """Run requests one by one, replacing each reply that does not fit into ``room_bytes``; and what is left.
@@ -366,14 +389,19 @@ class Commands:
         return True
 
     def _metrics(self, request: messages.Metrics, peer: Peer) -> list[tuple[str, int]]:
-        return [*self.database.metrics(), *self._administration.figures()]
+        measures = self.measures
+        counted = [("get_misses", measures.get_misses), ("conflicts", measures.conflicts)]
+        return [*self.database.metrics(), *counted, *self.administration.figures()]
+
+    def _exposition(self, request: messages.Exposition, peer: Peer) -> str:
+        return exposition(self).decode()
 
     def _status(self, request: messages.Status, peer: Peer) -> list[tuple[str, str | int]]:
-        return self._administration.status()
+        return self.administration.status()
 
     def _reload(self, request: messages.Reload, peer: Peer) -> list[str]:
         self._check_administrator(peer, "reload")
-        return self._administration.reload()
+        return self.administration.reload()
 
     def _explain_access(self, request: messages.Access, peer: Peer) -> tuple[list[str], str, list[str]]:
         self._check_administrator(peer, "access")
@@ -405,12 +433,12 @@ class Commands:
 
     def _checkpoint(self, request: messages.Checkpoint, peer: Peer) -> int:
         self._check_administrator(peer, "checkpoint")
-        return self._administration.checkpoint()
+        return self.administration.checkpoint()
 
     def _shutdown(self, request: messages.Shutdown, peer: Peer) -> list[int]:
         self._check_administrator(peer, "shutdown")
         logger.info("shutdown asked for by %s", peer.name)
-        return [self._administration.shutdown()]
+        return [self.administration.shutdown()]
 
     def _check_administrator(self, peer: Peer, what: str) -> None:
         if not peer.administrator:

@@ -28,6 +28,7 @@ from kvd.journal.commit_log import Batch, CommitLog
 from kvd.journal.errors import NoSpace
 from kvd.protocol import messages
 from kvd.protocol.messages import AnyRequest
+from kvd.server.measures import SYNC_BOUNDS, Histogram
 from kvd.server.named_keys import written_keys
 
 if TYPE_CHECKING:
@@ -110,6 +111,8 @@ class Durability:
         self.before_write: Callable[[], None] | None = None
         # Called when more has reached the disk.
         self.on_progress: Callable[[], None] | None = None
+        self.sync_times = Histogram(SYNC_BOUNDS)
+        log.on_sync = self.sync_times.observe
         database.on_logged = self._wake
         database.shown = log.synced
         self._written = self._synced = log.synced

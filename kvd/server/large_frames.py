@@ -8,6 +8,7 @@ What a scan costs is not known before it is done. So a slice ends behind a costl
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from time import perf_counter
 
 import msgspec
 
@@ -75,6 +76,7 @@ def _run_slices(
     commands: Commands, slices: Iterable[Sequence[AnyRequest]], pieces: list[bytes], peer: Peer
 ) -> Iterator[list[bytes] | None]:
     room_bytes, needs = commands.limits.max_reply_bytes, NO_NEEDS
+    began = perf_counter()
     for slice_ in slices:
         spent_us = 0
         for requests in _cut_behind_costly(slice_):
@@ -95,6 +97,7 @@ def _run_slices(
             spent_us += took_us
         yield None
     commands.needs = needs  # others have run in between
+    commands.measures.sliced.observe(perf_counter() - began)
     yield _reply_frame(pieces)
 
 

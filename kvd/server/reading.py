@@ -8,6 +8,7 @@ from kvd.protocol import messages
 from kvd.server import permissions
 from kvd.server.checks import Checks
 from kvd.server.generations import GenerationTable
+from kvd.server.measures import Measures
 from kvd.server.near_caches import NearCaches
 from kvd.server.peers import Peer
 from kvd.server.refusals import Refusal
@@ -25,13 +26,16 @@ NEAR_CACHED_US = 10_000_000
 class Reading:
     """The requests that change nothing."""
 
-    def __init__(self, database: Database, checks: Checks, snapshots: Snapshots, near_caches: NearCaches) -> None:
+    def __init__(
+        self, database: Database, checks: Checks, snapshots: Snapshots, near_caches: NearCaches, measures: Measures
+    ) -> None:
         self._database = database
         self._store = database.store
         self._checks = checks
         self._snapshots = snapshots
         self._near_caches = near_caches
         self._room = database.room
+        self._measures = measures
 
     # ------------------------------------------------------------------ values
 
@@ -39,7 +43,7 @@ class Reading:
         """The value or nil."""
         value = self._store.get(request.key)
         if value is None:
-            return self._refused([request.key])
+            return self._missed([request.key], 1)
         if (marks := self._room.marks) is not None:
             marks.places[hash(request.key) & marks.mask] = 1
         return value
@@ -62,7 +66,7 @@ class Reading:
         if not complete:
             for number, request in enumerate(requests):
                 if values[number] is None:
-                    values[number] = self._refused([request.key])
+                    values[number] = self._missed([request.key], 1)
         return values
 
     def get_many(self, request: messages.GetMany, peer: Peer) -> Reply:
@@ -71,7 +75,7 @@ class Reading:
         values = self._store.get_many(request.keys, self._version(request.at, peer))
         if (marks := self._room.marks) is not None:
             marks.set_found(request.keys, values)
-        refused = None if all(values) else self._refused(request.keys)
+        refused = None if all(values) else self._missed(request.keys, values.count(None))
         return values if refused is None else refused
 
     def fetch(self, request: messages.Fetch, peer: Peer) -> Reply:
@@ -85,7 +89,8 @@ class Reading:
         found = self._store.fetch(request.keys, self._version(request.at, peer))
         if (marks := self._room.marks) is not None:
             marks.set_found(request.keys, [value for value, _, _ in found])
-        refused = None if all(version for _, version, _ in found) else self._refused(request.keys)
+        missed = 0 if all(version for _, version, _ in found) else sum(not version for _, version, _ in found)
+        refused = self._missed(request.keys, missed) if missed else None
         if refused is not None:
             return refused
         if table is None or request.at is not None:
@@ -193,12 +198,13 @@ class Reading:
         self._snapshots.used(peer, at)
         return at
 
-    def _refused(self, keys: list[str]) -> dict[str, object] | None:
-        """An error reply if one of ``keys`` cannot be a key; asked after the look-up, as only absent ones need it."""
+    def _missed(self, keys: list[str], count: int) -> dict[str, object] | None:
+        """Of ``keys``, so many have no value: an error reply if one cannot be a key, which only such ones need."""
         try:
             for key in keys:
                 self._checks.key(key)
         except Refusal as refusal:
             self._store.counters.get_operations -= len(keys)
             return refusal.reply()
+        self._measures.get_misses += count
         return None

@@ -22,7 +22,7 @@ _VALUELESS = frozenset((messages.Set, messages.Delete, messages.Touch, messages.
 # These reply what has nothing to do with what they cost.
 _UNPREDICTABLE = frozenset(
     (
-        *(messages.Hello, messages.Log, messages.Metrics, messages.Status, messages.Reload),
+        *(messages.Hello, messages.Log, messages.Metrics, messages.Exposition, messages.Status, messages.Reload),
         *(messages.SlowLog, messages.Largest, messages.Hottest),
     )
 )

@@ -18,6 +18,7 @@ from kvd.server.access import Access
 from kvd.server.busy_poll import BusyPoll
 from kvd.server.commands import Commands
 from kvd.server.durability import Durability
+from kvd.server.measures import LoopLag
 from kvd.server.peers import Peer, tcp_peer, unix_peer
 from kvd.server.refusals import error_reply
 from kvd.server.session import Session
@@ -49,6 +50,8 @@ class Server:
         self._buffer_bytes = 0
         self._measure_at = 0.0
         commands.database.room.buffer_bytes = self.buffer_bytes
+        commands.measures.open_connections = self.sessions.__len__
+        commands.measures.loop_lag = LoopLag(loop.call_later)
         self._listeners: list[asyncio.Server] = []
         self._tls: list[TlsListener] = []
         self._backlogs: list[socket.socket] = []
@@ -105,6 +108,7 @@ class Server:
     def admit(self, session: Session) -> None:
         """Take a new connection in, or send it away."""
         self.sessions.add(session)
+        self.commands.measures.accepted += 1
         self._empty.clear()
         try:
             session.peer = self._identify(session)
@@ -197,6 +201,7 @@ class Server:
 
     def _send_away(self, session: Session, reason: str) -> None:
         logger.warning("refused %s: %s", session.peer.name, reason)
+        self.commands.measures.turned_away += 1
         session.leave(error_reply("busy", f"{reason}; try again later"))
 
     # ------------------------------------------------------------------ deadlines

@@ -95,6 +95,9 @@ class Daemon(Administration):
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop_for, number)
         loop.add_signal_handler(signal.SIGHUP, self._reload_for_signal)
+        if os.getpid() == 1:
+            # Alone in a container: whose parents have gone become our children. We have none of our own to wait for.
+            signal.signal(signal.SIGCHLD, signal.SIG_IGN)
         self._server = Server(self.commands, loop, self.config.listen.busy_poll_us)
         if self._storage is not None:
             self.commands.durability = await self._storage.start(self._fail)
@@ -231,6 +234,10 @@ class Daemon(Administration):
     def figures(self) -> list[tuple[str, int]]:
         """What the data directory counts."""
         return [] if self._storage is None else self._storage.figures()
+
+    def resident_bytes(self) -> int:
+        """Resident memory of this process."""
+        return resident_bytes()
 
     def shutdown(self) -> int:
         """Stop once the reply is on its way."""

@@ -129,6 +129,17 @@ class Room:
             + QUEUE_BYTES * queued
         )
 
+    def by_kind(self) -> dict[str, int]:
+        """What is in memory, by what takes it."""
+        store = self._store
+        return {
+            "keys": store.key_bytes,
+            "values": store.counters.value_bytes,
+            "history": store.window.bytes,
+            "buffers": self.buffer_bytes(),
+            "other": self._store_bytes() - store.memory_bytes,
+        }
+
     def quotas(self) -> list[tuple[str, int, int]]:
         """Prefix, keys and bytes of each rule that limits them."""
         return [(quota.rule.prefix, quota.keys, quota.bytes) for quota in self._limited]

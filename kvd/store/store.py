@@ -497,6 +497,11 @@ class Store:
         return len(dropped)
 
     @property
+    def key_bytes(self) -> int:
+        """What keys take, those of deletions that the history holds among them."""
+        return self._keyspace.bytes
+
+    @property
     def memory_bytes(self) -> int:
         """What keys, values and history take."""
         return self._keyspace.bytes + self.counters.value_bytes + self.window.bytes

@@ -179,6 +179,11 @@ class Window:
         else:
             self._pins[version] -= 1
 
+    @property
+    def pinned(self) -> int:
+        """How many versions are pinned."""
+        return len(self._pins)
+
     def drop(self, now: int, budget_keys: int) -> list[Group]:
         """Take out the oldest commits that are over the limits, about ``budget_keys`` keys of them; return them.
 

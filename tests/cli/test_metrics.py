@@ -1,25 +1,25 @@
 """kv metrics, with the real daemon: names, zero, and counts that are exact."""
 
 import json
+import pathlib
 import random
-from typing import TYPE_CHECKING
+import subprocess
 
-if TYPE_CHECKING:
-    from tests.cli.conftest import Kv
+from tests.cli.conftest import ROOT, Kv
 
 NAMES = ["Keys Stored", "Bytes Stored (Values)", "Set Operations", "Get Operations", "Delete Operations"]
 
 
-def counts(kv: "Kv") -> list[int]:
+def counts(kv: Kv) -> list[int]:
     """The five numbers, in order."""
     return [int(line.rpartition(": ")[2]) for line in kv.ok("metrics").splitlines()]
 
 
-def test_metrics_names_and_zero(kv: "Kv") -> None:
+def test_metrics_names_and_zero(kv: Kv) -> None:
     assert kv.ok("metrics") == "".join(f"{name}: 0\n" for name in NAMES)
 
 
-def test_the_transcript_of_the_original(kv: "Kv") -> None:
+def test_the_transcript_of_the_original(kv: Kv) -> None:
     assert kv.ok("set", "cake=🎂", "horns=😈", "smiley=😁") == "Keys set\n"
     assert kv.ok("get", "cake", "horns", "smiley") == "cake: 🎂\nhorns: 😈\nsmiley: 😁\n"
     assert kv.ok("metrics") == (
@@ -29,7 +29,7 @@ def test_the_transcript_of_the_original(kv: "Kv") -> None:
     assert counts(kv) == [2, 8, 3, 3, 1]
 
 
-def test_metrics_after_mix(kv: "Kv") -> None:
+def test_metrics_after_mix(kv: Kv) -> None:
     """KeysStored is what ls shows, and the bytes are those of the values that are left, whatever happened before."""
     chance = random.Random(2)  # noqa: S311 - a repeatable mix, no secret
     model: dict[str, str] = {}
@@ -45,14 +45,76 @@ def test_metrics_after_mix(kv: "Kv") -> None:
     assert counts(kv)[:2] == [len(model), sum(map(len, model.values()))]
 
 
-def test_what_fails_is_not_counted_as_a_change(kv: "Kv") -> None:
+def test_what_fails_is_not_counted_as_a_change(kv: Kv) -> None:
     kv.ok("set", "a=1")
     kv.fails(1, "del", "a", "nothing")
     assert counts(kv) == [1, 1, 1, 0, 0]
 
 
-def test_metrics_json(kv: "Kv") -> None:
+def test_metrics_json(kv: Kv) -> None:
     kv.ok("set", "a=123")
     metrics = json.loads(kv.ok("m", "--json"))
     assert [metrics[name] for name in ("keys_stored", "value_bytes_stored", "set_operations")] == [1, 3, 1]
     assert {"get_operations", "delete_operations"} <= metrics.keys()
+
+
+def test_metrics_for_prometheus(kv: Kv) -> None:
+    kv.ok("set", "a=123")
+    text = kv.ok("metrics", "--prometheus")
+    assert text.startswith("# HELP kvd_info ")
+    assert "\nkvd_keys 1.0\n" in text
+    assert "\nkvd_set_operations_total 1.0\n" in text
+    assert text.endswith("\n")
+    assert not text.endswith("\n\n")
+
+
+def test_metrics_into_a_text_file(kv: Kv, tmp_path: pathlib.Path) -> None:
+    """Readable by whoever node-exporter runs as, replaced as a whole, and nothing left beside it."""
+    file = tmp_path / "kvd.prom"
+    assert kv.ok("metrics", "--textfile", str(file)) == ""
+    assert "\nkvd_keys 0.0\n" in file.read_text()
+    file.chmod(0o600)
+    with file.open() as before:
+        kv.ok("set", "a=1")
+        kv.ok("metrics", "--textfile", str(file))
+        assert "\nkvd_keys 0.0\n" in before.read()
+    assert "\nkvd_keys 1.0\n" in file.read_text()
+    assert file.stat().st_mode & 0o7777 == 0o644
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_metrics_that_cannot_be_written_leave_what_was_there(kv: Kv, alone: Kv, tmp_path: pathlib.Path) -> None:
+    file = tmp_path / "kvd.prom"
+    file.write_text("before")
+    alone.fails(69, "metrics", "--textfile", str(file))
+    assert file.read_text() == "before"
+    kv.fails(74, "metrics", "--textfile", str(tmp_path / "nowhere/kvd.prom"))
+    assert "end in .prom" in kv.fails(2, "metrics", "--textfile", str(tmp_path / "kvd.txt"))
+    assert "one of" in kv.fails(2, "metrics", "--json", "--prometheus")
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_without_the_library_the_daemon_says_what_to_install(tmp_path: pathlib.Path) -> None:
+    """It serves all the same."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys\n"
+        "class Missing:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'prometheus_client':\n"
+        "            raise ModuleNotFoundError(f'No module named {name!r}', name=name)\n"
+        "sys.meta_path.insert(0, Missing())\n"
+    )
+    one = Kv(str(tmp_path / "s"))
+    daemon = subprocess.Popen(  # noqa: S603 - the daemon under test
+        [*one.command, "serve"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        env=one.environment() | {"PYTHONPATH": f"{tmp_path}:{ROOT}"},
+    )  # fmt: skip
+    try:
+        assert daemon.stdout is not None
+        assert daemon.stdout.readline() == b"Kvd started. Press ctrl-c to stop.\n"
+        assert "install kvd[prometheus]" in one.fails(5, "metrics", "--prometheus")
+        assert one.ok("metrics").startswith("Keys Stored: 0\n")
+    finally:
+        daemon.terminate()
+        assert daemon.wait(30) == 0
+        daemon.communicate()

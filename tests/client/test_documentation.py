@@ -36,7 +36,7 @@ def test_every_public_error_and_method_is_named() -> None:
     ]
     missing = [name for name in errors if name not in page and name not in ("KvdError", "ProtocolError")]
     methods = [name for name in dir(kv.Client) if not name.startswith("_") and callable(getattr(kv.Client, name))]
-    administration = {"metrics", "status", "reload", "checkpoint", "shutdown", "ping"}
+    administration = {"metrics", "exposition", "status", "reload", "checkpoint", "shutdown", "ping"}
     administration |= {"server_pid", "wait_for_end", "version_at"}
     rarely = {"commit", "plan_rollback", "close"}
     missing += [name for name in methods if f"{name}(" not in page and name not in administration | rarely]

@@ -63,6 +63,7 @@ FORMS: list[tuple[list[Any], messages.AnyRequest]] = [
     (["scan", "", None, 10], messages.Scan("", None, 10)),
     (["scan", "a", "b", -1, 3, True], messages.Scan("a", "b", -1, 3, True)),
     (["metrics"], messages.Metrics()),
+    (["exposition"], messages.Exposition()),
     (["status"], messages.Status()),
     (["reload"], messages.Reload()),
     (["access", "a"], messages.Access("a")),

@@ -69,3 +69,11 @@ def test_clean_leaves_what_the_checkout_began_with(checkout: pathlib.Path) -> No
 def test_without_a_python_that_will_do_it_says_what_to_install() -> None:
     with pytest.raises(AssertionError, match=r"apt-get install python3-venv"):
         run("make", "run", "VENV=/nonexistent/venv", "PYTHON=")
+
+
+def test_an_extra_is_installed_if_it_is_asked_for(tmp_path: pathlib.Path) -> None:
+    """Also behind a stage that was made without it: what make would do."""
+    (tmp_path / ".made").touch()
+    stage = ("make", "--dry-run", "stage", f"STAGE={tmp_path}")
+    assert "pip install" not in run(*stage).stdout
+    assert "pip install --quiet --no-compile '.[prometheus]'" in run(*stage, "EXTRAS=prometheus").stdout

@@ -1,16 +1,22 @@
-"""``kv metrics``: five counters, or with --json everything that is counted."""
+"""``kv metrics``: five counters, or everything that is counted: with --json, or as Prometheus reads it."""
 
 from kv.cli import exits
 from kv.cli.context import Context
-from kv.cli.parser import Parser
+from kv.cli.failures import UsageError
+from kv.cli.parser import Parser, completed
 
 USAGE = "kv metrics [OPTION]..."
 EXAMPLES = """
 kv metrics                          five lines for people
 kv metrics --json                   everything that is counted
+kv metrics --prometheus             everything that is measured, for Prometheus
+kv metrics --textfile /var/lib/prometheus/node-exporter/kvd.prom
 """
 DETAILS = """
 Bytes are those of the values. Operations are counted for each key: 'kv get a b' counts two.
+
+--textfile is for node-exporter's textfile collector, from a timer: the file is replaced as a whole, readable by all.
+The daemon needs the library prometheus-client for it and for --prometheus.
 """
 _LABELS = {
     "keys_stored": "Keys Stored",
@@ -19,20 +25,47 @@ _LABELS = {
     "get_operations": "Get Operations",
     "delete_operations": "Delete Operations",
 }
+_MODE = 0o644  # node-exporter runs as somebody else
 
 
 def arguments(parser: Parser) -> None:
     """The options of ``kv metrics``."""
     parser.add_argument("--json", action="store_true", help="one JSON object")
+    parser.add_argument("--prometheus", action="store_true", help="Prometheus' text format")
+    completed(parser.add_argument("--textfile", metavar="FILE", help="the same, into a file"), "files")
 
 
 def run(context: Context) -> int:
-    """Print the counters."""
+    """Print the counters, or write them."""
+    options = context.options
+    textfile: str | None = getattr(options, "textfile", None)
+    prometheus: bool = getattr(options, "prometheus", False)
+    if options.json + prometheus + (textfile is not None) > 1:
+        raise UsageError("give one of --json, --prometheus and --textfile")
+    if textfile is not None and not textfile.endswith(".prom"):
+        raise UsageError(f"node-exporter reads files that end in .prom, which this does not: {textfile}")
     with context.connect() as client:
-        metrics = client.metrics()
-    if context.options.json:
+        if prometheus or textfile is not None:
+            text = client.exposition()
+        else:
+            metrics = client.metrics()
+    if textfile is not None:
+        _write(textfile, text.encode())
+    elif prometheus:
+        context.output.write(text.encode())
+    elif options.json:
         context.print_json(metrics)
-        return exits.OK
-    for name, label in _LABELS.items():
-        context.print(f"{label}: {metrics[name]}")
+    else:
+        for name, label in _LABELS.items():
+            context.print(f"{label}: {metrics[name]}")
     return exits.OK
+
+
+def _write(path: str, data: bytes) -> None:
+    import os
+
+    from kv.cli.files import Replacing, write_all
+
+    with Replacing(path) as descriptor:
+        os.fchmod(descriptor, _MODE)
+        write_all(descriptor, data)

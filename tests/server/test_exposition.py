@@ -1,0 +1,306 @@
+"""What Prometheus is told, by a real daemon, read by Prometheus' own parser: exact counts, histograms that add up."""
+
+import json
+import pathlib
+import re
+import sys
+import time
+from collections.abc import Callable
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from kvd.server.measures import SAMPLED
+from tests.server.conftest import ROOT, eventually
+
+if TYPE_CHECKING:
+    from tests.server.conftest import Daemon, Start
+
+DASHBOARD = json.loads((ROOT / "deploy/grafana/kvd.json").read_text())
+Labels = tuple[tuple[str, str], ...]
+Samples = dict[tuple[str, Labels], float]
+CONFLICTS = "kvd_errors_total", (("code", "conflict"),)
+# What rises by itself.
+BY_TIME = ("kvd_history_oldest_age_seconds", "kvd_loop_lag_seconds")
+
+
+def families(daemon: "Daemon") -> list[Any]:
+    (text,) = daemon.ask(["exposition"])
+    return list(text_string_to_metric_families(text))
+
+
+def samples(daemon: "Daemon") -> Samples:
+    return {(s.name, tuple(sorted(s.labels.items()))): s.value for f in families(daemon) for s in f.samples}
+
+
+def value(daemon: "Daemon", name: str, **labels: str) -> float:
+    return samples(daemon)[name, tuple(sorted(labels.items()))]
+
+
+def risen(daemon: "Daemon", work: Callable[[], object]) -> dict[str, float]:
+    """By how much what has no labels rose, with ``work``; what did not change is left out."""
+    before = samples(daemon)
+    work()
+    return {
+        name: number - before[name, ()]
+        for (name, labels), number in samples(daemon).items()
+        if not labels and name.startswith("kvd_") and number != before[name, ()] and not name.startswith(BY_TIME)
+    }
+
+
+def test_counters_are_exact_after_a_mix(daemon: "Daemon") -> None:
+    """Each kind of read with hits and misses, alone and together with others of its kind."""
+
+    def mix() -> None:
+        with daemon.connect() as peer:
+            peer.ask(["set", {"a": b"1", "b": b"22", "empty": b""}])
+            peer.ask(["set", {"c": b"3"}], ["set", {"d": b"4"}])
+            peer.ask(["get", "a"])
+            peer.ask(["get", "nothing"])
+            peer.ask(["get", "a"], ["get", "empty"], ["get", "nothing"])
+            peer.ask(["get_many", ["a", "b", "nothing", "neither"]])
+            peer.ask(["fetch", ["a", "nothing"]])
+            peer.ask(["get", ""], ["get_many", ["a", ""]], ["get", 5 * "x"])  # "" cannot be a key
+            peer.ask(["delete", ["c", "d"]])
+            peer.ask(["delete", ["nothing"], True])
+            peer.ask(["commit", {"a": b"5"}, {"a": 0}])
+            peer.ask(["commit", {"a": b"5"}, {"nothing": 0}])
+        daemon.counts(0)
+
+    conflicts = samples(daemon).get(CONFLICTS, 0)
+    changed = risen(daemon, mix)
+    assert changed.pop("kvd_history_bytes") > 0
+    assert changed == {
+        "kvd_keys": 3,
+        "kvd_value_bytes": 3,
+        "kvd_set_operations_total": 6,
+        "kvd_get_operations_total": 12,
+        "kvd_get_hits_total": 6,
+        "kvd_get_misses_total": 6,
+        "kvd_delete_operations_total": 2,
+        "kvd_commits_total": 5,
+        "kvd_version": 5,
+        "kvd_history_versions": 5,
+        "kvd_conflicts_total": 1,
+        "kvd_connections_accepted_total": 1,
+    }
+    assert samples(daemon)[CONFLICTS] == conflicts + 1
+
+
+def test_deadlines_and_evictions_are_counted(start: "Start") -> None:
+    daemon = start('[[prefix]]\nprefix = "cache/"\nevict = true\nmax_keys = 3\n')
+
+    def work() -> None:
+        for number in range(5):
+            daemon.ask(["set", {f"cache/{number}": b""}])
+        daemon.ask(["set", {"soon": b""}, {"ttl": 1}])
+        eventually(lambda: daemon.ask(["get", "soon"]) == [None])
+
+    changed = risen(daemon, work)
+    assert changed["kvd_expired_keys_total"] == 1
+    assert changed["kvd_keys"] == 3
+    assert changed["kvd_evicted_keys_total"] == 2
+    assert changed["kvd_commits_total"] == changed["kvd_version"] == 6 + 1 + 2
+    daemon.ask(["set", {"later": b""}, {"ttl": 10**6}])
+    assert value(daemon, "kvd_keys_with_deadline") == 1
+
+
+def test_what_is_held_and_who_is_there(daemon: "Daemon") -> None:
+    names = ("kvd_connections", "kvd_snapshots", "kvd_pinned_versions", "kvd_feeds", "kvd_near_cache_clients")
+
+    def held() -> list[float]:
+        now = samples(daemon)
+        return [now[name, ()] for name in names]
+
+    assert held() == [1, 0, 0, 0, 0]
+    with daemon.connect() as snapshot, daemon.connect() as watch, daemon.connect() as near:
+        snapshot.ask(["begin"], ["begin"])
+        watch.ask(["watch", ""])
+        near.ask(["attach"])
+        assert held() == [4, 2, 1, 1, 1]
+    daemon.counts(0)
+    assert held() == [1, 0, 0, 0, 0]
+
+
+def test_memory_by_kind_adds_up_to_what_is_counted(daemon: "Daemon") -> None:
+    daemon.ask(["set", {f"{number:05}": bytes(100) for number in range(1_000)}])
+    daemon.ask(["set", {f"{number:05}": bytes(50) for number in range(1_000)}])
+    kinds = {
+        dict(labels)["kind"]: size for (name, labels), size in samples(daemon).items() if name == "kvd_memory_bytes"
+    }
+    assert kinds.keys() == {"keys", "values", "history", "buffers", "other"}
+    assert kinds["values"] == 50_000
+    assert kinds["keys"] >= 1_000 * 205
+    assert kinds["history"] >= 1_000 * 100
+    assert sum(kinds.values()) == daemon.metrics()["memory_bytes"]
+    assert value(daemon, "process_resident_memory_bytes") == pytest.approx(daemon.rss(), rel=0.05)
+
+
+def test_one_frame_in_so_many_is_timed_under_the_name_of_its_requests(start: "Start") -> None:
+    daemon = start()
+    rounds = 3
+    for _ in range(rounds * SAMPLED):
+        daemon.ask(["get", "a"])
+        daemon.ask(["set", {"a": b""}])
+        daemon.ask(["get", "a"], ["ping"])
+        daemon.ask(["ttl", ["a"]])
+    counts = {dict(labels)["command"]: count for (name, labels), count in samples(daemon).items()
+              if name == "kvd_command_duration_seconds_count"}  # fmt: skip
+    assert {name: counts.get(name) for name in ("get", "set", "mixed", "ttl")} == dict.fromkeys(
+        ("get", "set", "mixed", "ttl"), rounds
+    )
+
+
+def test_histograms_add_up(start: "Start", tmp_path: pathlib.Path) -> None:
+    daemon = start(f'data.dir = "{tmp_path}/data"\n')
+    for number in range(2 * SAMPLED):
+        daemon.ask(["set", {f"{number}": b""}])
+    daemon.ask(["set", {str(number): b"x" * 100 for number in range(2_000)}])  # in slices
+    histograms = [family for family in families(daemon) if family.type == "histogram"]
+    assert {family.name for family in histograms} == {
+        "kvd_command_duration_seconds",
+        "kvd_sliced_frame_duration_seconds",
+        "kvd_loop_lag_seconds",
+        "kvd_journal_sync_duration_seconds",
+    }
+    for family in histograms:
+        series: dict[str, list[Any]] = {}
+        for sample in family.samples:
+            series.setdefault(sample.labels.get("command", ""), []).append(sample)
+        for these in series.values():
+            buckets = [(float(s.labels["le"]), s.value) for s in these if s.name.endswith("_bucket")]
+            (count,) = (s.value for s in these if s.name.endswith("_count"))
+            (total,) = (s.value for s in these if s.name.endswith("_sum"))
+            assert buckets[-1] == (float("inf"), count)
+            assert all(low < high and few <= more for (low, few), (high, more) in pairwise(buckets))
+            # No less than if each had taken just more than the bound below, no more than if each had taken its own.
+            edges = [(0.0, 0.0), *buckets]
+            assert total >= sum((more - few) * low for (low, few), (_, more) in pairwise(edges))
+            if buckets[-2][1] == count:
+                assert total <= sum((more - few) * high for (_, few), (high, more) in pairwise(edges[:-1]))
+    now = samples(daemon)
+    assert now["kvd_sliced_frame_duration_seconds_count", ()] == 1
+    assert now["kvd_journal_sync_duration_seconds_count", ()] >= 2 * SAMPLED
+    assert now["kvd_journal_synced_version", ()] == now["kvd_version", ()]
+    assert now["kvd_journal_written_bytes_total", ()] >= 200_000
+    size = sum(path.stat().st_size for path in (tmp_path / "data").iterdir())
+    assert size >= now["kvd_journal_written_bytes_total", ()]
+
+
+def test_the_loop_is_looked_at_while_somebody_asks(start: "Start") -> None:
+    daemon = start()
+    assert value(daemon, "kvd_loop_lag_seconds_count") == 0
+    eventually(lambda: value(daemon, "kvd_loop_lag_seconds_count") >= 2)
+    before = value(daemon, "kvd_loop_lag_seconds_sum")
+    held = time.monotonic()
+    with daemon.held_still():
+        eventually(lambda: time.monotonic() - held > 0.3)  # longer than from one look to the next, and 0.1 s
+    eventually(lambda: value(daemon, "kvd_loop_lag_seconds_sum") - before > 0.1)
+
+
+def test_a_daemon_that_nobody_asks_does_not_load_the_library(start: "Start") -> None:
+    daemon = start()
+    daemon.ask(["metrics"], ["set", {"a": b""}], ["get", "a"])
+    assert not holds(daemon, b"prometheus_client.exposition")
+    daemon.ask(["exposition"])
+    assert holds(daemon, b"prometheus_client.exposition")
+
+
+def holds(daemon: "Daemon", name: bytes) -> bool:
+    """Whether the name of a module is anywhere in its memory, as it is once the module was looked for."""
+    memory = []
+    for line in pathlib.Path(f"/proc/{daemon.process.pid}/maps").read_text().splitlines():
+        found = re.match(r"([0-9a-f]+)-([0-9a-f]+) rw-p", line)
+        if found and not line.endswith(("[vvar]", "[stack]")):
+            memory.append((int(found[1], 16), int(found[2], 16)))
+    with open(f"/proc/{daemon.process.pid}/mem", "rb", buffering=0) as file:
+        for begin, end in memory:
+            file.seek(begin)
+            try:
+                if name in file.read(end - begin):
+                    return True
+            except OSError:
+                continue
+    return False
+
+
+def test_it_tells_when_the_process_started(start: "Start") -> None:
+    before = time.time()
+    daemon = start()
+    after = time.time()
+    assert before - 0.02 <= value(daemon, "process_start_time_seconds") <= after  # the kernel counts in 10 ms
+
+
+def test_the_json_counters_have_the_same_misses_and_conflicts(daemon: "Daemon") -> None:
+    daemon.ask(["get", "nothing"], ["commit", {"a": b""}, {"a": 10**9}])
+    counted = daemon.metrics()
+    assert counted["get_misses"] == value(daemon, "kvd_get_misses_total")
+    assert counted["conflicts"] == value(daemon, "kvd_conflicts_total") > 0
+
+
+def test_names_and_texts_follow_the_conventions(start: "Start", tmp_path: pathlib.Path) -> None:
+    daemon = start(f'data.dir = "{tmp_path}/data"\n')
+    found = families(daemon)
+    assert len(found) == len({family.name for family in found}) > 30
+    for family in found:
+        assert re.fullmatch(r"(kvd|process)(_[a-z]+)*", family.name)
+        assert family.documentation.endswith(".")
+        assert family.type in ("counter", "gauge", "histogram")
+        if family.type == "counter":
+            assert all(sample.name == f"{family.name}_total" for sample in family.samples)
+        if family.type == "histogram":
+            assert family.name.endswith("_seconds")
+    page = (ROOT / "docs/metrics.md").read_text()
+    written = set(re.findall(r"^\| `([a-z_]+)", page, re.MULTILINE))
+    assert written == {family.name + "_total" * (family.type == "counter") for family in found}
+
+
+def test_the_dashboard_shows_what_there_is(start: "Start", tmp_path: pathlib.Path) -> None:
+    daemon = start(f'data.dir = "{tmp_path}/data"\n')
+    for _ in range(SAMPLED):
+        daemon.ask(["commit", {}, {"a": 1}])
+    there = {name for name, _ in samples(daemon)}
+    panels = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
+    expressions = [target["expr"] for panel in panels for target in panel["targets"]]
+    shown = set(re.findall(r"\b(?:kvd|process)_[a-z_]+", " ".join(expressions)))
+    assert shown - there == set()
+    # And all that there is, but for how histograms begin and what only names.
+    rest = {name for name in there - shown if not name.endswith(("_count", "_sum"))}
+    assert rest == {"kvd_info", "kvd_oldest_readable_version"}
+    variables = {variable["name"] for variable in DASHBOARD["templating"]["list"]}
+    assert set(re.findall(r"\$\{?([a-z]+)", json.dumps(DASHBOARD))) <= variables
+    places = [(x, y) for panel in DASHBOARD["panels"] for place in [panel["gridPos"]]
+              for x in range(place["x"], place["x"] + place["w"])
+              for y in range(place["y"], place["y"] + place["h"])]  # fmt: skip
+    assert len(places) == len(set(places))
+    assert max(x for x, _ in places) < 24
+    assert len({panel["id"] for panel in DASHBOARD["panels"]}) == len(DASHBOARD["panels"])
+
+
+def test_without_the_library_it_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    from kvd.database import Database
+    from kvd.protocol.limits import Limits
+    from kvd.protocol.messages import decode_batch
+    from kvd.server.commands import Administration, Commands
+    from kvd.server.peers import Peer
+
+    class Missing:
+        """Finds that the library is not installed."""
+
+        def find_spec(self, name: str, *_: object) -> None:
+            if name == "prometheus_client":
+                raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+    commands = Commands(Database(), Limits(), Administration(), {})
+    for name in [name for name in sys.modules if name.startswith("prometheus_client")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delitem(sys.modules, "kvd.server.prometheus", raising=False)
+    monkeypatch.delattr("kvd.server.prometheus", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Missing(), *sys.meta_path])
+    replies = commands.run(decode_batch(msgspec.msgpack.encode([["exposition"]])), Peer("test", 0), 20)
+    assert isinstance(replies, list)
+    assert replies[0]["error"] == "bad_request"
+    assert "install kvd[prometheus]" in replies[0]["message"]

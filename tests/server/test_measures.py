@@ -1,0 +1,56 @@
+"""Histograms and the look at the loop, without a daemon."""
+
+from collections.abc import Callable
+
+import pytest
+
+from kvd.protocol import messages
+from kvd.server.measures import Histogram, LoopLag, Measures
+
+
+@pytest.mark.parametrize(
+    ("seconds", "counts"),
+    [(0.0, [1, 0, 0]), (0.1, [1, 0, 0]), (0.100_1, [0, 1, 0]), (0.5, [0, 1, 0]), (0.6, [0, 0, 1]), (9.0, [0, 0, 1])],
+)
+def test_a_duration_counts_below_the_first_bound_that_it_does_not_exceed(seconds: float, counts: list[int]) -> None:
+    histogram = Histogram((0.1, 0.5))
+    histogram.observe(seconds)
+    assert (histogram.counts, histogram.total) == (counts, seconds)
+
+
+def test_frames_are_named_by_their_requests() -> None:
+    measures = Measures(0)
+    get, ping = messages.Get("a"), messages.Ping()
+    for requests in ([get], [get, get], [ping], [get, ping]):
+        measures.note_frame(requests, 0)
+    assert {name: sum(times.counts) for name, times in measures.frames()} == {"get": 2, "ping": 1, "mixed": 1}
+
+
+class Loop:
+    """Calls what is due when it is told to."""
+
+    def __init__(self) -> None:
+        self.due: list[Callable[[], None]] = []
+
+    def call_later(self, _: float, call: Callable[[], None]) -> None:
+        self.due.append(call)
+
+
+def test_the_loop_is_not_woken_once_nobody_asks_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = Loop()
+    lag = LoopLag(loop.call_later)
+    assert loop.due == []  # before anybody has asked
+    lag.watch()
+    lag.watch()
+    for _ in range(3):
+        (call,) = loop.due
+        loop.due.clear()
+        call()
+    assert len(loop.due) == 1  # there is time left
+    monkeypatch.setattr(LoopLag, "WATCHED_S", 0.0)
+    lag.watch()
+    (call,) = loop.due
+    loop.due.clear()
+    call()
+    assert loop.due == []
+    assert sum(lag.times.counts) == 4
