@@ -309,16 +309,19 @@ class Commands:
             text = f"this server speaks protocol {messages.PROTOCOL}, not {request.protocol}"
             raise Refusal("unsupported_protocol", text, protocols=[messages.PROTOCOL])
         if not peer.greeted:
-            given = (request.token or "").encode()
-            # All of them are compared, whichever it is.
-            known = [name for token, name in self._tokens.items() if hmac.compare_digest(given, token.encode())]
-            if not known:
+            identity = self.holder((request.token or "").encode())
+            if identity is None:
                 logger.warning("refused %s: wrong or missing token", peer.name)
                 raise Refusal("unauthenticated", "wrong or missing token")
-            peer.known_as(Identity(token=known[0]))
+            peer.known_as(identity)
             peer.allow(self.access)
         database = self.database
         return [messages.PROTOCOL, __version__, database.store_id, database.store.version, self.limits]
+
+    def holder(self, given: bytes) -> Identity | None:
+        """Whose token this is; None: nobody's. All of them are compared, whichever it is."""
+        known = [name for token, name in self._tokens.items() if hmac.compare_digest(given, token.encode())]
+        return Identity(token=known[0]) if known else None
 
     def _attach(self, request: messages.Attach, peer: Peer) -> tuple[int, int, int, int]:
         """The session sends the table with the reply."""
