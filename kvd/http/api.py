@@ -229,9 +229,8 @@ def _body(call: Call, kind: type[Body]) -> Body:
     call.request.parameters()
     content_type = call.request.headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
     if content_type != JSON:
-        raise Problem(
-            415, "unsupported_media_type", "the body has to be application/json", b"Accept: application/json\r\n"
-        )
+        accepted = b"Accept: application/json\r\n"
+        raise Problem(415, "unsupported_media_type", "the body has to be application/json", accepted)
     try:
         return msgspec.json.decode(call.request.body, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

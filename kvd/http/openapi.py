@@ -119,9 +119,8 @@ def _watch() -> Json:
 
 def _operation(summary: str, answers: Json, errors: dict[str, str], parameters: list[Json]) -> Json:
     content = {"application/problem+json": {"schema": _ref("ProblemDetails")}}
-    refused = {
-        status: {"description": text, "content": content} for status, text in sorted({**_ERRORS, **errors}.items())
-    }
+    texts = sorted({**_ERRORS, **errors}.items())
+    refused = {status: {"description": text, "content": content} for status, text in texts}
     return {"summary": summary, "parameters": parameters, "responses": {**answers, **refused}}
 
 

@@ -1,7 +1,8 @@
 """The routes of the original, bodies and statuses to the letter, without its faults.
 
-Errors are one line of plain text. Keys are whatever stands behind ``/v1/``, percent-decoded, with any ``/`` in it; there
-is no redirect. What looks like a query is refused: the original's client does not encode ``?``, and would hit another key.
+Errors are one line of plain text. Keys are whatever stands behind ``/v1/``, percent-decoded, with any ``/`` in it;
+there is no redirect. What looks like a query is refused: the original's client does not encode ``?``, and would hit
+another key.
 """
 
 import datetime
@@ -163,11 +164,10 @@ def prometheus_route(call: Call) -> Response:
         raise not_allowed("GET", "HEAD")
     call.ask(messages.Metrics())  # whoever may not, may not this way
     try:
-        from kvd.server.exposition import exposition
+        from kvd.server.exposition import exposition  # type: ignore[import-not-found, unused-ignore]
     except ImportError:
-        raise Problem(
-            501, "not_implemented", "this daemon has no metrics for Prometheus: install kvd[prometheus]"
-        ) from None
+        text = "this daemon has no metrics for Prometheus: install kvd[prometheus]"
+        raise Problem(501, "not_implemented", text) from None
     return Response(200, exposition(call.commands), PROMETHEUS)
 
 

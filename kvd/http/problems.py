@@ -1,6 +1,7 @@
 """What goes wrong, as HTTP says it: which status an error of the daemon has, and problem details (RFC 9457)."""
 
 from http import HTTPStatus
+from typing import Any
 
 import msgspec
 
@@ -49,7 +50,7 @@ class Problem(Exception):
 
 def problem_of(reply: dict[str, object]) -> Problem:
     """What an error reply of the daemon is here."""
-    fields = {name: value for name, value in reply.items() if name not in ("error", "message")}
+    fields: dict[str, Any] = {name: value for name, value in reply.items() if name not in ("error", "message")}
     code = str(reply["error"])
     return Problem(STATUS[code], code, str(reply["message"]), **fields)
 

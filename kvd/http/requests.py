@@ -46,9 +46,8 @@ class Request:
                 continue
             name, _, value = (decoded(part.replace(b"+", b" "), "the query") for part in pair.partition(b"="))
             if name not in known:
-                raise Problem(
-                    400, "bad_request", f"no such parameter: {name!r}; there are {', '.join(known) or 'none'}"
-                )
+                there_are = ", ".join(known) or "none"
+                raise Problem(400, "bad_request", f"no such parameter: {name!r}; there are {there_are}")
             if name in found:
                 raise Problem(400, "bad_request", f"the parameter {name!r} is given twice")
             found[name] = value

@@ -54,7 +54,7 @@ class Dates:
 
 
 def head(response: Response, date: bytes, *, connection: bytes = b"", length: int | None = None) -> bytes:
-    """The answer's head. ``connection``: a line that says what becomes of it; ``length``: of what will come, -1: chunks."""
+    """The answer's head. ``connection``: a line about what becomes of it; ``length``: of what comes, -1: chunks."""
     lines = [_LINES[response.status], date, _ALWAYS, response.headers, connection]
     if response.content_type:
         lines.append(b"Content-Type: %s\r\n" % response.content_type)

@@ -14,7 +14,7 @@ it behind the path, and whose path has only characters that stand for themselves
 
 import asyncio
 from collections import deque
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import httptools
 
@@ -370,7 +370,8 @@ class HttpSession(asyncio.Protocol):
     def _get(self, key: str) -> None:
         """The short way: one plain GET of the original's route."""
         commands, peer = self._listener.commands, self.peer
-        (value,) = commands.run((Get(key),), peer, 0)  # type: ignore[misc]
+        replies: Any = commands.run((Get(key),), peer, 0)
+        value = replies[0]
         if self._leaving:  # for a fault in what was put aside before
             return
         if type(value) is not bytes:

@@ -9,8 +9,6 @@ from kvd.server.peers import Peer
 class Connection(Protocol):
     """The server's end of one connection. ``active``: whether anything came since the server's last sweep."""
 
-    __slots__ = ()
-
     active: bool
     peer: Peer
     transport: asyncio.Transport

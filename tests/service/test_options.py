@@ -45,7 +45,7 @@ def test_numbers_are_accepted_at_their_bounds_and_refused_beyond(key: str) -> No
 
 
 def test_every_number_has_bounds_that_hold_its_default() -> None:
-    numbers = {key: option.default for key, option in OPTIONS.items() if isinstance(option.default, int)}
+    numbers = {key: option.default for key, option in OPTIONS.items() if type(option.default) is int}
     assert numbers.keys() == BOUNDS.keys()
     assert all(BOUNDS[key][0] <= default <= BOUNDS[key][1] for key, default in numbers.items())
 
