@@ -16,7 +16,8 @@ MAY_IMPORT = {
     "kvd.journal": ["kvd.store", "kvd.database"],
     "kvd.database": ["kvd.store", "kvd.journal"],
     "kvd.server": ["kvd.protocol", "kvd.store", "kvd.journal", "kvd.database"],
-    "kvd.service": ["kvd.protocol", "kvd.store", "kvd.journal", "kvd.database", "kvd.server"],
+    "kvd.http": ["kvd.protocol", "kvd.server"],
+    "kvd.service": ["kvd.protocol", "kvd.store", "kvd.journal", "kvd.database", "kvd.server", "kvd.http"],
     "kv": ["kvd.protocol"],
 }
 # Short-lived clients import these of the protocol, and no more: the rest needs msgspec.

@@ -369,17 +369,25 @@ class Commands:
             text = f"this server speaks protocol {messages.PROTOCOL}, not {request.protocol}"
             raise Refusal("unsupported_protocol", text, protocols=[messages.PROTOCOL])
         if not peer.greeted:
-            given = (request.token or "").encode()
-            # All of them are compared, whichever it is.
-            known = [token for token in self.tokens if hmac.compare_digest(given, token.encode())]
-            if not known:
+            token = self._known_token((request.token or "").encode())
+            if token is None:
                 logger.warning("refused %s: wrong or missing token", peer.name)
                 raise Refusal("unauthenticated", "wrong or missing token")
-            peer.token = known[0]
-            peer.known_as(Identity(token=self.tokens[known[0]]))
+            peer.token = token
+            peer.known_as(Identity(token=self.tokens[token]))
             peer.allow(self.access)
         database = self.database
         return [messages.PROTOCOL, __version__, database.store_id, database.store.version, self.limits]
+
+    def holder(self, given: bytes) -> Identity | None:
+        """Whose token this is; None: nobody's."""
+        token = self._known_token(given)
+        return None if token is None else Identity(token=self.tokens[token])
+
+    def _known_token(self, given: bytes) -> str | None:
+        """The token that was given, if there is such a one. All of them are compared, whichever it is."""
+        known = [token for token in self.tokens if hmac.compare_digest(given, token.encode())]
+        return known[0] if known else None
 
     def _attach(self, request: messages.Attach, peer: Peer) -> tuple[int, int, int, int]:
         """The session sends the table with the reply."""

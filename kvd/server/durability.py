@@ -32,7 +32,7 @@ from kvd.server.measures import SYNC_BOUNDS, Histogram
 from kvd.server.named_keys import written_keys
 
 if TYPE_CHECKING:
-    from kvd.server.session import Session
+    from kvd.server.connections import Connection
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +94,7 @@ class Durability:
         self._loop = loop
         self._on_failure = on_failure
         self._worker = ThreadPoolExecutor(1, "commit-log")
-        self._waiting: dict[Session, None] = {}  # in the order they came
+        self._waiting: dict[Connection, None] = {}  # in the order they came
         self._is_due = False
         self._busy = False  # the worker has something to do with the log
         self._syncing = False  # and it is no more than a sync
@@ -188,7 +188,7 @@ class Durability:
         """Whether an answer with these needs may leave."""
         return needs.written <= self._written and needs.synced <= self._synced
 
-    def wait(self, session: "Session", needs: Needs) -> None:
+    def wait(self, session: "Connection", needs: Needs) -> None:
         """``session`` holds an answer; it is told when more has reached the disk."""
         self._waiting[session] = None
         if needs.written > needs.synced:

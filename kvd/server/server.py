@@ -8,7 +8,7 @@ import logging
 import socket
 import ssl
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from kvd.protocol.frames import frame
@@ -17,6 +17,7 @@ from kvd.protocol.messages import encode_replies
 from kvd.server.access import Access
 from kvd.server.busy_poll import BusyPoll
 from kvd.server.commands import Commands
+from kvd.server.connections import Connection
 from kvd.server.durability import Durability
 from kvd.server.measures import LoopLag
 from kvd.server.peers import Peer, tcp_peer, unix_peer
@@ -36,6 +37,7 @@ SESSION_BYTES = 1024
 # How old the sum of what the connections hold may be.
 BUFFERS_S = 0.1
 _FRAME_BYTES_A_SECOND = 64 * 1024
+_GOODBYE = frame(encode_replies(error_reply("shutting_down", "the server is stopping; nothing ran")))
 
 
 class Server:
@@ -46,7 +48,7 @@ class Server:
         self.loop = loop
         self.busy_poll = BusyPoll(loop, busy_poll_us) if busy_poll_us else None
         self.turn = Turn(commands, loop)
-        self.sessions: set[Session] = set()
+        self.sessions: set[Connection] = set()
         self._buffer_bytes = 0
         self._measure_at = 0.0
         commands.database.room.buffer_bytes = self.buffer_bytes
@@ -54,12 +56,12 @@ class Server:
         commands.measures.loop_lag = LoopLag(loop.call_later)
         self._listeners: list[asyncio.Server] = []
         self._tls: list[TlsListener] = []
-        self._backlogs: list[socket.socket] = []
+        self._backlogs: list[tuple[socket.socket, bytes]] = []  # and the last words for who waits in it
         self._of_uid: Counter[int] = Counter()
-        self._tcp: dict[Session, float] = {}  # when each last sent something, as the sweep saw it
+        self._tcp: dict[Connection, float] = {}  # when each last sent something, as the sweep saw it
         # Loop times; and for those that wait for their peer to read, how much it had left to read.
-        self._deadlines: dict[Session, float] = {}
-        self._unread_bytes: dict[Session, int] = {}
+        self._deadlines: dict[Connection, float] = {}
+        self._unread_bytes: dict[Connection, int] = {}
         self._sweep: asyncio.TimerHandle | None = None
         self._stopping = False
         self._empty = asyncio.Event()
@@ -87,16 +89,28 @@ class Server:
             self._buffer_bytes = held + self.commands.near_caches.table_bytes
         return self._buffer_bytes + self.commands.sliced_bytes
 
-    async def listen(self, listening: socket.socket, *, own: bool, tls: ssl.SSLContext | None = None) -> None:
-        """Serve connections of a listening socket. ``own``: nobody will serve its backlog after us. ``tls``: on TCP."""
+    async def listen(
+        self,
+        listening: socket.socket,
+        *,
+        own: bool,
+        tls: ssl.SSLContext | None = None,
+        spoken: Callable[[], asyncio.BaseProtocol] | None = None,
+        goodbye: bytes | None = None,
+    ) -> None:
+        """Serve connections of a listening socket. ``own``: nobody will serve its backlog after us. ``tls``: on TCP.
+
+        ``spoken``: makes the session of each, if it is another protocol than ours; ``goodbye``: that one's last words.
+        """
         if own:
-            self._backlogs.append(listening.dup())
+            self._backlogs.append((listening.dup(), _GOODBYE if goodbye is None else goodbye))
+        session = spoken or (lambda: Session(self))
         if tls is not None and listening.family != socket.AF_UNIX:
             listening.listen(BACKLOG)
-            self._tls.append(TlsListener(self, listening, tls))
+            self._tls.append(TlsListener(self, listening, tls, session))
             return
         create: Any = self.loop.create_unix_server if listening.family == socket.AF_UNIX else self.loop.create_server
-        self._listeners.append(await create(lambda: Session(self), sock=listening, backlog=BACKLOG))
+        self._listeners.append(await create(session, sock=listening, backlog=BACKLOG))
 
     @property
     def connections(self) -> int:
@@ -105,8 +119,8 @@ class Server:
 
     # ------------------------------------------------------------------ called by sessions
 
-    def admit(self, session: Session) -> None:
-        """Take a new connection in, or send it away."""
+    def admit(self, session: Connection, *, is_open: bool = False) -> None:
+        """Take a new connection in, or send it away. ``is_open``: on TCP it need not show who it is."""
         self.sessions.add(session)
         self.commands.measures.accepted += 1
         self._empty.clear()
@@ -117,6 +131,7 @@ class Server:
             session.abort()
             return
         peer, limits = session.peer, self.limits
+        peer.greeted = peer.greeted or is_open
         peer.allow(self.commands.access)
         if peer.uid is not None:
             self._of_uid[peer.uid] += 1  # also if it is sent away: forget() takes it off again
@@ -155,7 +170,7 @@ class Server:
             if shown is not None and (shown not in tokens or tokens[shown] != name):
                 session.leave(error_reply("unauthenticated", "the token that was shown is not valid any more"))
 
-    def forget(self, session: Session) -> None:
+    def forget(self, session: Connection) -> None:
         """A connection has ended."""
         self.commands.forget(session.peer)
         self.sessions.discard(session)
@@ -169,29 +184,29 @@ class Server:
         if not self.sessions:
             self._empty.set()
 
-    def watch_frame(self, session: Session, frame_bytes: int) -> None:
+    def watch_frame(self, session: Connection, frame_bytes: int) -> None:
         """The rest of a frame has to come in time, counted from its first byte (before hello: from the connect)."""
         if session not in self._deadlines:
             self._watch(session, self.limits.frame_timeout_ms / 1000 + frame_bytes / _FRAME_BYTES_A_SECOND)
 
-    def watch_stall(self, session: Session) -> None:
+    def watch_stall(self, session: Connection) -> None:
         """The peer has to take some of its replies in time."""
         self._unread_bytes[session] = session.transport.get_write_buffer_size()
         self._watch(session, self.limits.stalled_peer_timeout_ms / 1000)
 
-    def watch_leaving(self, session: Session) -> None:
+    def watch_leaving(self, session: Connection) -> None:
         """The peer has to take its last frame, and on TCP to close, in time."""
         self._unread_bytes[session] = session.transport.get_write_buffer_size()
         self._watch(session, LINGER_S)
 
-    def unwatch(self, session: Session) -> None:
+    def unwatch(self, session: Connection) -> None:
         """The session has no deadline any more."""
         self._deadlines.pop(session, None)
         self._unread_bytes.pop(session, None)
 
     # ------------------------------------------------------------------ admission
 
-    def _identify(self, session: Session) -> Peer:
+    def _identify(self, session: Connection) -> Peer:
         connection = session.transport.get_extra_info("socket")
         if connection.family == socket.AF_UNIX:
             return unix_peer(connection.fileno())
@@ -199,14 +214,14 @@ class Server:
             session.transport.get_extra_info("peername"), session.transport.get_extra_info("peercert") or None
         )
 
-    def _send_away(self, session: Session, reason: str) -> None:
+    def _send_away(self, session: Connection, reason: str) -> None:
         logger.warning("refused %s: %s", session.peer.name, reason)
         self.commands.measures.turned_away += 1
         session.leave(error_reply("busy", f"{reason}; try again later"))
 
     # ------------------------------------------------------------------ deadlines
 
-    def _watch(self, session: Session, timeout_s: float) -> None:
+    def _watch(self, session: Connection, timeout_s: float) -> None:
         self._deadlines[session] = self.loop.time() + timeout_s
         if self._sweep is None:
             self._sweep = self.loop.call_later(SWEEP_S, self._sweep_deadlines)
@@ -229,7 +244,7 @@ class Server:
         waiting = self._deadlines or self._tcp
         self._sweep = self.loop.call_later(SWEEP_S, self._sweep_deadlines) if waiting else None
 
-    def _has_progressed(self, session: Session, now: float) -> bool:
+    def _has_progressed(self, session: Connection, now: float) -> bool:
         """Whether a peer took some of its replies since it was last looked at; then it gets more time."""
         before = self._unread_bytes.get(session)
         if before is None:
@@ -238,7 +253,7 @@ class Server:
         self._deadlines[session] = now + self.limits.stalled_peer_timeout_ms / 1000
         return 0 < unread < before
 
-    def _expire(self, session: Session, reason: str) -> None:
+    def _expire(self, session: Connection, reason: str) -> None:
         self.unwatch(session)
         if not session.leaving:
             logger.info("closed %s: %s", session.peer.name, reason)
@@ -253,8 +268,8 @@ class Server:
             listener.close()
         for tls in self._tls:
             tls.close()
-        for backlog in self._backlogs:
-            _dismiss(backlog)
+        for backlog, goodbye in self._backlogs:
+            _dismiss(backlog, goodbye)
         self.turn.make()
         for session in list(self.sessions):
             session.finish()
@@ -269,9 +284,8 @@ class Server:
             self._sweep.cancel()
 
 
-def _dismiss(backlog: socket.socket) -> None:
+def _dismiss(backlog: socket.socket, goodbye: bytes) -> None:
     """Say goodbye to connections that nobody will accept any more: what they sent did not run."""
-    goodbye = frame(encode_replies(error_reply("shutting_down", "the server is stopping; nothing ran")))
     backlog.setblocking(False)
     with backlog:
         while True:

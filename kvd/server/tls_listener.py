@@ -9,9 +9,8 @@ import asyncio
 import logging
 import socket
 import ssl
+from collections.abc import Callable
 from typing import TYPE_CHECKING
-
-from kvd.server.session import Session
 
 if TYPE_CHECKING:
     from kvd.server.server import Server
@@ -27,10 +26,17 @@ _LOG_S = 1.0
 
 
 class TlsListener:
-    """A listening TCP socket of a server."""
+    """A listening TCP socket of a server; ``session`` makes what speaks on each connection."""
 
-    def __init__(self, server: "Server", listening: socket.socket, context: ssl.SSLContext) -> None:
+    def __init__(
+        self,
+        server: "Server",
+        listening: socket.socket,
+        context: ssl.SSLContext,
+        session: Callable[[], asyncio.BaseProtocol],
+    ) -> None:
         self._server = server
+        self._session = session
         self._loop = server.loop
         self._listening = listening
         self._context = context
@@ -83,7 +89,7 @@ class TlsListener:
             connection.setblocking(False)
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             await self._loop.connect_accepted_socket(
-                lambda: Session(self._server),
+                self._session,
                 connection,
                 ssl=self._context,
                 ssl_handshake_timeout=self._server.limits.hello_timeout_ms / 1000,

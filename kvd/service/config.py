@@ -26,17 +26,19 @@ from kvd.service.options import (
     TABLES,
     Config,
     History,
+    Http,
     Listen,
     Log,
     Memory,
     Option,
     Value,
     is_loopback,
+    is_path,
     suggestion,
 )
 from kvd.store.prefixes import PrefixRule
 
-__all__ = ["Config", "ConfigError", "History", "Listen", "Log", "Memory", "changes", "load", "standard_places"]
+__all__ = ["Config", "ConfigError", "History", "Http", "Listen", "Log", "Memory", "changes", "load", "standard_places"]
 
 SYSTEM_FILE = "/etc/kvd/kvd.toml"
 MAX_FILE_BYTES = 1024 * 1024
@@ -94,7 +96,8 @@ def load(
     if data.dir:
         setting = settings["data.dir"]
         data = msgspec.structs.replace(data, dir=_absolute(data.dir, setting.directory, setting.origin))
-    return msgspec.structs.replace(config, listen=_with_absolute_paths(config.listen, settings), data=data)
+    listen, http = _with_absolute_paths(config.listen, settings), _with_absolute_http(config.http, settings)
+    return msgspec.structs.replace(config, listen=listen, http=http, data=data)
 
 
 def changes(old: Config, new: Config) -> tuple[list[str], list[str]]:
@@ -339,6 +342,39 @@ def _check_together(settings: _Settings) -> None:
             origin = (settings.get(small) or settings[big]).origin
             raise ConfigError(f"{origin}: {small} ({value}) may not be more than {big} ({most}); change one of them")
     _check_tcp(settings)
+    _check_http(settings)
+
+
+def _check_http(settings: _Settings) -> None:
+    """Nor does HTTP on TCP, unless it is said to be open, and then on loopback alone. Raises ConfigError."""
+    given = {key: setting.value for key, setting in settings.items()}
+    if not given.get("http.listen"):
+        if given.get("http.open"):
+            raise ConfigError(f"{settings['http.open'].origin}: without http.listen it is of no use")
+        return
+    http = settings["http.listen"]
+    assert isinstance(http.value, tuple)
+    for address in http.value:
+        if is_path(address):
+            continue
+        on_loopback = is_loopback(parse_host_port(address)[0])
+        if given.get("http.open"):
+            if not on_loopback:
+                raise ConfigError(f"{http.origin}: {address!r}: http.open is for loopback alone")
+            continue
+        if not given.get("listen.token_file") and not given.get("listen.tls_client_ca"):
+            text = "HTTP on TCP needs listen.token_file, a file with the token that clients must show"
+            raise ConfigError(f"{http.origin}: {text}; or, on loopback, --http-open, which lets any local user in")
+        if not given.get("listen.tls_certificate") and not on_loopback:
+            raise ConfigError(f"{http.origin}: {address!r}: beyond loopback only with TLS: set listen.tls_certificate")
+
+
+def _with_absolute_http(http: Http, settings: _Settings) -> Http:
+    if not http.listen:
+        return http
+    setting = settings["http.listen"]
+    addresses = (_absolute(each, setting.directory, setting.origin) if is_path(each) else each for each in http.listen)
+    return msgspec.structs.replace(http, listen=tuple(addresses))
 
 
 def _check_tcp(settings: _Settings) -> None:

@@ -43,6 +43,15 @@ class Listen(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     tls_client_ca: str = ""
 
 
+class Http(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The optional HTTP listener. ``config.load()`` makes paths absolute."""
+
+    listen: tuple[str, ...] = ()
+    open: bool = False
+    hosts: tuple[str, ...] = ()
+    max_json_bytes: int = MIB
+
+
 class History(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """How much of the past stays readable: whichever limit is reached first."""
 
@@ -86,6 +95,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """The configuration of one daemon, a field for each section of the file."""
 
     listen: Listen = msgspec.field(default_factory=Listen)
+    http: Http = msgspec.field(default_factory=Http)
     limits: Limits = msgspec.field(default_factory=Limits)
     history: History = msgspec.field(default_factory=History)
     data: Data = msgspec.field(default_factory=Data)
@@ -98,6 +108,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 SECTIONS: dict[str, type[msgspec.Struct]] = {
     "listen": Listen,
+    "http": Http,
     "limits": Limits,
     "history": History,
     "data": Data,
@@ -110,9 +121,14 @@ TABLES = ("prefix", "access")
 RELOADABLE_SECTIONS = ("limits", "history", "memory", "slowlog")
 RELOADABLE_KEYS = ("log.level",)
 
+# Options whose flag and variable are named otherwise.
+_SHORT_NAMES = {"http.listen": "http"}
+_TRUTHS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+
 # Least and most, both allowed.
 BOUNDS: dict[str, tuple[int, int]] = {
     "listen.busy_poll_us": (0, 100_000),
+    "http.max_json_bytes": (1_024, 256 * MIB),
     "limits.max_connections": (1, 1_000_000),
     "limits.max_connections_per_uid": (1, 1_000_000),
     "limits.max_frame_bytes": (4 * KIB, 256 * MIB),
@@ -172,7 +188,7 @@ class Option(msgspec.Struct, frozen=True, kw_only=True):
         return "--" + self._short_name().replace("_", "-")
 
     def _short_name(self) -> str:
-        return self.key.removeprefix("listen.").replace(".", "_")
+        return _SHORT_NAMES.get(self.key, self.key.removeprefix("listen.").replace(".", "_"))
 
     def value(self, given: object) -> Value:
         """The value to use for what a file holds. Raises ValueError: what is wrong, and what is allowed."""
@@ -187,6 +203,8 @@ class Option(msgspec.Struct, frozen=True, kw_only=True):
         """The value to use for a flag's or a variable's text; commas separate a list. Raises ValueError."""
         if isinstance(self.default, tuple):
             return self.value([item.strip() for item in text.split(",") if item.strip()])
+        if isinstance(self.default, bool):
+            return self.value(_TRUTHS.get(text.strip().lower(), text))
         if isinstance(self.default, int):
             if not re.fullmatch(r"[+-]?[0-9]{1,30}", text.strip()):
                 raise ValueError(f"expected int, got {text!r}; allowed: {self.allowed}")
@@ -259,6 +277,19 @@ def _check_tcp(addresses: tuple[str, ...]) -> None:
         parse_host_port(address)
 
 
+def _check_http(addresses: tuple[str, ...]) -> None:
+    for address in addresses:
+        if is_path(address):
+            _check_socket(address)
+        else:
+            parse_host_port(address)
+
+
+def is_path(address: str) -> bool:
+    """Whether this is a Unix socket's path, and not HOST:PORT."""
+    return "/" in address
+
+
 def is_loopback(host: str) -> bool:
     if host == "localhost":
         return True
@@ -290,6 +321,9 @@ _TEXTS: dict[str, tuple[str, Callable[[Any], None]]] = {
     "listen.tls_certificate": ("a path; empty for no TLS", _check_path),
     "listen.tls_key": ("a path; empty if the certificate's file has it", _check_path),
     "listen.tls_client_ca": ("a path; empty: clients need no certificate", _check_path),
+    "http.listen": ("HOST:PORT, or the path of a Unix socket, with a / in it", _check_http),
+    "http.open": ("true, false", _check_nothing),
+    "http.hosts": ("names of this host, as clients write them before the port", _check_nothing),
     "data.dir": ("a path; empty: in memory only", _check_path),
     "data.sync": (", ".join(SYNCS), _check_choice(*SYNCS)),
     "log.level": (", ".join(LOG_LEVELS), _check_choice(*LOG_LEVELS)),

@@ -27,6 +27,7 @@ from kvd.server.refusals import Refusal
 from kvd.server.server import Server
 from kvd.service import logs, systemd
 from kvd.service.config import Config, ConfigError, History, Memory, changes
+from kvd.service.http import HttpSockets
 from kvd.service.restart_fence import RestartFence
 from kvd.service.storage import Storage
 from kvd.service.tls import load, server_context
@@ -60,8 +61,10 @@ class Daemon(Administration):
         database: Database,
         fence: RestartFence,
         storage: Storage | None = None,
+        http: HttpSockets | None = None,
     ) -> None:
         self.config = config
+        self._http = http
         self._storage = storage
         self._tls = tls
         self._fence = fence
@@ -106,6 +109,8 @@ class Daemon(Administration):
         await self._fence.wait()
         for _, listening in self._sockets:
             await self._server.listen(listening, own=not self._activated, tls=self._tls)
+        if self._http is not None:
+            await self._http.serve(self._server, self._tls)
         raise_descriptor_limit(self.config.limits)
         self._feed_watchdog()
         freeze_garbage_collector()
@@ -133,8 +138,9 @@ class Daemon(Administration):
         Without it, one that comes between the last accept and the close would end without a word. (On TCP this would
         throw away the queue.)
         """
-        for _, listening in self._sockets:
-            if not self._activated and listening.family == socket.AF_UNIX:
+        own = [] if self._activated else self._sockets
+        for _, listening in (*own, *(() if self._http is None else self._http.sockets)):
+            if listening.family == socket.AF_UNIX:
                 listening.shutdown(socket.SHUT_RD)
 
     def _stop_for(self, number: int) -> None:
@@ -296,7 +302,7 @@ class Daemon(Administration):
     # ------------------------------------------------------------------ words
 
     def _addresses(self) -> list[str]:
-        return [address for address, _ in self._sockets]
+        return [address for address, _ in (*self._sockets, *(() if self._http is None else self._http.sockets))]
 
     def _status_line(self) -> str:
         return f"STATUS=serving on {', '.join(self._addresses())}"

@@ -22,6 +22,7 @@ from kvd.service import logs, systemd
 from kvd.service.config import Config, ConfigError, load
 from kvd.service.daemon import daemonize, standard_fds
 from kvd.service.errors import EXIT_CONFIGURATION, EXIT_FAILURE, EXIT_IO_ERROR, StartError
+from kvd.service.http import HttpSockets, check_installed
 from kvd.service.locks import LockFile
 from kvd.service.process import Daemon, window_limits
 from kvd.service.restart_fence import RestartFence
@@ -55,6 +56,7 @@ def check_config(flags: Mapping[str, object], config_file: str | None) -> int:
         config = load(flags, os.environ, config_file)
         _read_tokens(config)
         server_context(config.listen)
+        check_installed(config)
     except ConfigError as error:
         return _complain(str(error), EXIT_CONFIGURATION)
     print("The configuration is valid.")
@@ -107,6 +109,8 @@ class _Start:
         self._storage: Storage | None = None
         self._tokens = _read_tokens(self.config)
         self._tls = server_context(self.config.listen)
+        check_installed(self.config)
+        self._http = HttpSockets(self.config)
         self._activated = [listening for _, listening in systemd.listen_fds()]
         self._socket_path = self._choose_socket_path()
 
@@ -172,9 +176,11 @@ class _Start:
             tcp = [tcp_socket(address) for address in self.config.listen.tcp]
             sockets = [*self._activated, *own, *tcp]
             self._refuse_open_tcp(sockets)
+            self._http.bind(tcp_socket)
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                 failure = runner.run(self._serve([(self._address(each), each) for each in sockets], ready))
         finally:
+            self._http.close()
             if own and inode is not None:
                 remove_socket(self._socket_path, inode)
         return EXIT_IO_ERROR if failure else 0
@@ -199,6 +205,7 @@ class _Start:
             database=self._database,
             fence=self._fence,
             storage=self._storage,
+            http=self._http,
         )
         await daemon.run(ready)
         return daemon.failure

@@ -11,6 +11,7 @@ kv serve                            in the foreground; ctrl-c stops it
 kv serve --daemon                   in the background; returns when it answers
 kv serve -d --socket /tmp/my.sock   somewhere else
 kv serve -d --data-dir ~/kvd        every commit is on the disk before it is acknowledged
+kv serve --http 127.0.0.1:4000 --http-open   also over HTTP, for any user of this host
 kv serve --check-config             is the configuration right?
 """
 DETAILS = """
@@ -24,6 +25,7 @@ _SETTINGS = {
     "socket_group": "listen.socket_group",
     "tcp": "listen.tcp",
     "token_file": "listen.token_file",
+    "http": "http.listen",
     "data_dir": "data.dir",
     "data_sync": "data.sync",
     "log_level": "log.level",
@@ -39,6 +41,10 @@ def arguments(parser: Parser) -> None:
     parser.add_argument(
         "--tcp", action="append", metavar="HOST:PORT", help="listen there too; may be given more than once"
     )
+    parser.add_argument(
+        "--http", action="append", metavar="WHERE", help="speak HTTP at HOST:PORT or a socket's path (kvd[http])"
+    )
+    parser.add_argument("--http-open", action="store_true", help="HTTP on loopback for any local user, without a token")
     completed(
         parser.add_argument("--data-dir", metavar="DIR", help="keep every commit there (default: in memory only)"),
         "files",
@@ -65,6 +71,8 @@ def run(context: Context) -> int:
         raise UsageError("--socket is the path of a socket here; to listen on TCP write --tcp HOST:PORT")
     given = {setting: getattr(options, name, None) for name, setting in _SETTINGS.items()}
     flags: dict[str, object] = {setting: value for setting, value in given.items() if value is not None}
+    if getattr(options, "http_open", False):
+        flags["http.open"] = True
     config_file: str | None = getattr(options, "config", None)
     try:
         from kvd.service.serve import check_config, serve

@@ -1,0 +1,33 @@
+"""Conditional requests (RFC 9110, 13): a key's entity tag is its version, and the store that this is a version of."""
+
+from kvd.http.requests import Request
+
+
+def tag(version: int, store_id: str) -> bytes:
+    """The header line."""
+    return b'ETag: "%d.%s"\r\n' % (version, store_id.encode())
+
+
+def are_given(request: Request) -> bool:
+    """Whether the request has any."""
+    return b"if-match" in request.headers or b"if-none-match" in request.headers
+
+
+def holds_if_match(request: Request, version: int, store_id: str) -> bool:
+    """Whether If-Match lets the request be done; version 0 is absence. Weak tags match nothing."""
+    given = request.headers.get(b"if-match")
+    return given is None or (bool(version) and _names(given, version, store_id, weak=False))
+
+
+def holds_if_none_match(request: Request, version: int, store_id: str) -> bool:
+    """Whether If-None-Match does."""
+    given = request.headers.get(b"if-none-match")
+    return given is None or not version or not _names(given, version, store_id, weak=True)
+
+
+def _names(given: bytes, version: int, store_id: str, *, weak: bool) -> bool:
+    ours = b'"%d.%s"' % (version, store_id.encode())
+    tags = [each.strip() for each in given.split(b",")]
+    if weak:
+        tags = [each.removeprefix(b"W/") for each in tags]
+    return tags == [b"*"] or ours in tags

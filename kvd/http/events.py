@@ -1,0 +1,60 @@
+"""A feed as server-sent events (the HTML standard, 9.2).
+
+        event: change    {"version", "time", "author", "changes": {key: value or null}}      id: version
+        event: reset     {"version"}    forget all, what there is follows: this reader was too slow, or came too late
+        event: item      {"key", "version", "value"}
+        event: live      {"version"}    up to here all is told                               id: version
+
+Only changes and live have an id: who is cut off between reset and live comes back with an old one, and is reset again.
+"""
+
+from typing import Any
+
+import msgspec
+
+from kvd.http.models import to_json
+from kvd.server.feeds import Telling
+
+# Proxies and browsers close what is silent; a comment says that somebody is there.
+HEARTBEAT_S = 15.0
+HEARTBEAT = b": still here\n\n"
+
+
+class Events:
+    """The answer to a watch."""
+
+    __slots__ = ("feed",)
+
+    def __init__(self, feed: Telling) -> None:
+        self.feed = feed
+
+    def next(self) -> bytes:
+        """The next batch, perhaps empty."""
+        return b"".join(map(encoded, self.feed.next_events()))
+
+
+def encoded(event: tuple[Any, ...]) -> bytes:
+    """One event."""
+    match event:
+        case ("change", version, time, author, changes):
+            who = None if author is None else author.name
+            told = {key: None if value is None else to_json(value) for key, value in changes.items()}
+            return _event("change", {"version": version, "time": time, "author": who, "changes": told}, version)
+        case ("item", key, value, version):
+            return _event("item", {"key": key, "version": version, "value": to_json(value)})
+        case (name, version):
+            return _event(name, {"version": version}, version if name == "live" else None)
+    raise AssertionError(event)
+
+
+def _event(name: str, data: dict[str, object], version: int | None = None) -> bytes:
+    number = b"" if version is None else b"id: %d\n" % version
+    return b"event: %s\n%sdata: %s\n\n" % (name.encode(), number, msgspec.json.encode(data))
+
+
+def chunk(data: bytes) -> bytes:
+    """As a chunk of the chunked coding."""
+    return b"%x\r\n%s\r\n" % (len(data), data)
+
+
+LAST_CHUNK = b"0\r\n\r\n"

@@ -1,0 +1,91 @@
+"""What all HTTP connections share: the routes, who is admitted, and one answer for each request."""
+
+import logging
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+from kvd.http import api, original
+from kvd.http.admission import Admission
+from kvd.http.calls import Call, Later
+from kvd.http.events import Events
+from kvd.http.openapi import document_route
+from kvd.http.problems import Problem
+from kvd.http.requests import Request
+from kvd.http.responses import Dates, Response, error_response
+from kvd.http.session import HttpSession
+from kvd.server.durability import NO_NEEDS, Needs
+from kvd.server.peers import Peer
+
+if TYPE_CHECKING:
+    from kvd.server.server import Server
+
+logger = logging.getLogger(__name__)
+
+Route = Callable[[Call], Response | Events]
+
+ROUTES: dict[bytes, Route] = {
+    b"/v1": original.bulk_route,
+    b"/v1/": original.bulk_route,
+    b"/status": original.status_route,
+    b"/metrics": original.metrics_route,
+    b"/metrics/prometheus": original.prometheus_route,
+    b"/openapi.json": document_route,
+    **api.ROUTES,
+}
+V1, V2 = b"/v1/", b"/v2/"
+
+
+class Listener:
+    """The HTTP side of a server. ``is_open``: on TCP everybody may ask; ``max_json_bytes``: of a body but a value's."""
+
+    def __init__(self, server: "Server", *, hosts: Iterable[str], is_open: bool, max_json_bytes: int) -> None:
+        self.server = server
+        self.commands = server.commands
+        self.is_open = is_open
+        self.dates = Dates()
+        self._max_json_bytes = max_json_bytes
+        self._admission = Admission(server.commands, hosts)
+
+    def session(self) -> HttpSession:
+        """One more connection."""
+        return HttpSession(self)
+
+    def check(self, request: Request, connected: Peer, *, is_local: bool) -> Peer:
+        """Who asks, before any of the body is taken. ``is_local``: over a Unix socket. Raises Problem."""
+        if not is_local:
+            self._admission.check_host(request)
+        return self._admission.peer_of(request, connected)
+
+    def most_body_bytes(self, request: Request) -> int:
+        """How long its body may be."""
+        is_value = request.method == "PUT" and request.path not in (b"/v1", b"/v1/")
+        return self.commands.limits.max_value_bytes if is_value else self._max_json_bytes
+
+    def answer(self, request: Request, peer: Peer) -> tuple[Response | Events, Needs]:
+        """Run a request; its answer, and what that has to wait for. Raises Later."""
+        if request.refusal is not None:
+            return error_response(request, request.refusal), NO_NEEDS
+        call = Call(self.commands, request, peer)
+        try:
+            return _route(request)(call), call.needs
+        except Problem as problem:
+            return error_response(request, problem), call.needs
+        except Later:
+            raise
+        except Exception:
+            logger.exception("internal error in %s of %s", request.method, peer.name)
+            return error_response(request, Problem(500, "internal", "a fault in the server")), call.needs
+
+
+def _route(request: Request) -> Route:
+    path = request.path
+    route = ROUTES.get(path)
+    if route is not None:
+        return route
+    if path.startswith(V1):
+        return original.key_route
+    if path.startswith(api.KEY_PREFIX):
+        return api.key_route
+    if path.startswith(V2):
+        raise Problem(404, "not_found", "there is no such route; /openapi.json has them all")
+    raise Problem(404, "not_found", "404 page not found")

@@ -1,0 +1,131 @@
+"""The JSON bodies of /v2/: what is decoded is checked against these, and the OpenAPI document is made from them."""
+
+import base64
+import binascii
+from typing import Annotated
+
+import msgspec
+
+from kvd.http.problems import Problem
+from kvd.protocol.messages import MOST_KEYS
+
+Key = Annotated[str, msgspec.Meta(min_length=1, description="UTF-8, at most 4096 bytes unless configured")]
+Keys = Annotated[list[Key], msgspec.Meta(max_length=MOST_KEYS)]
+Version = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1, description="0: absent")]
+Ttl = Annotated[int, msgspec.Meta(ge=1, le=100 * 365_25 * 24 * 36_000, description="milliseconds")]
+
+
+class Base64(msgspec.Struct, forbid_unknown_fields=True):
+    """Bytes that are no text."""
+
+    base64: str
+
+
+Value = Annotated[str | Base64, msgspec.Meta(description="text, or any bytes as base64")]
+
+
+class GetBody(msgspec.Struct, forbid_unknown_fields=True):
+    """Keys to read, all at one version."""
+
+    keys: Keys
+    at: Version | None = None
+
+
+class SetBody(msgspec.Struct, forbid_unknown_fields=True):
+    """What to store, all in one commit."""
+
+    entries: dict[str, Value]
+    ttl: Ttl | None = None
+
+
+class DeleteBody(msgspec.Struct, forbid_unknown_fields=True):
+    """Keys to delete, all or (one of them missing, and that not allowed) none."""
+
+    keys: Keys
+    missing_ok: bool = False
+
+
+class TransactionBody(msgspec.Struct, forbid_unknown_fields=True):
+    """If all keys of ``compare`` are at these versions (0: absent), set and delete, in one commit.
+
+    ``store``: only if the versions are of this store; a daemon that keeps nothing on the disk begins a new one.
+    """
+
+    compare: dict[str, Version] = {}
+    set: dict[str, Value] = {}
+    delete: Keys = []
+    ttl: Ttl | None = None
+    store: str | None = None
+
+
+class Item(msgspec.Struct):
+    """A key, its version (0: absent) and its value."""
+
+    key: str
+    version: Version
+    value: Value | None
+
+
+class KeyItem(msgspec.Struct):
+    """A key and its version."""
+
+    key: str
+    version: Version
+
+
+class Items(msgspec.Struct):
+    """What was read, in the order asked for, and the version that it was read at."""
+
+    store: str
+    version: Version
+    items: list[Item]
+
+
+class Page(msgspec.Struct):
+    """Keys in order of their bytes. ``next``: give it as ``start`` for what follows; null: that was all."""
+
+    store: str
+    version: Version
+    items: list[Item | KeyItem]
+    next: str | None
+
+
+class Committed(msgspec.Struct):
+    """The version of a commit."""
+
+    store: str
+    version: Version
+
+
+class Deleted(msgspec.Struct):
+    """The version of a commit, and how many keys it deleted."""
+
+    store: str
+    version: Version
+    deleted: int
+
+
+class ProblemDetails(msgspec.Struct):
+    """RFC 9457. ``code`` is for programs: one of docs/protocol.md, or one of HTTP's own."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+
+
+def to_bytes(value: "str | Base64") -> bytes:
+    """The bytes that a value in JSON stands for. Raises Problem."""
+    try:
+        return value.encode() if isinstance(value, str) else base64.b64decode(value.base64, validate=True)
+    except (binascii.Error, ValueError):
+        raise Problem(400, "bad_request", "a value's base64 cannot be decoded") from None
+
+
+def to_json(value: bytes) -> "str | Base64":
+    """A value in JSON: as text if it is UTF-8."""
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return Base64(base64.b64encode(value).decode())

@@ -1,0 +1,66 @@
+"""What goes wrong, as HTTP says it: which status an error of the daemon has, and problem details (RFC 9457)."""
+
+from http import HTTPStatus
+from typing import Any
+
+import msgspec
+
+from kvd.server.refusals import Refusal
+
+# The daemon's own codes (kvd/protocol/errors.py).
+STATUS = {
+    "bad_request": 400,
+    "unsupported_protocol": 400,
+    "unauthenticated": 401,
+    "forbidden": 403,
+    "not_found": 404,
+    "not_a_number": 409,
+    "conflict": 409,
+    "outcome_unknown": 409,
+    "snapshot_gone": 410,
+    "too_large": 413,
+    "reply_too_large": 413,
+    "busy": 429,
+    "out_of_memory": 503,
+    "no_space": 503,
+    "shutting_down": 503,
+    "internal": 500,
+}
+RETRY_AFTER_S = 1
+
+
+class Problem(Exception):
+    """A request is answered with this status. ``headers``: more lines of the answer's head, each with its CRLF."""
+
+    def __init__(self, status: int, code: str, detail: str, headers: bytes = b"", **fields: object) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.code = code
+        self.detail = detail
+        self.headers = headers
+        self.fields = fields
+        if status in (429, 503):
+            self.headers += b"Retry-After: %d\r\n" % RETRY_AFTER_S
+
+    def as_json(self) -> bytes:
+        """Problem details."""
+        common = {"type": "about:blank", "title": HTTPStatus(self.status).phrase, "status": self.status}
+        return msgspec.json.encode({**common, "detail": self.detail, "code": self.code, **self.fields})
+
+
+def problem_of(reply: dict[str, object]) -> Problem:
+    """What an error reply of the daemon is here."""
+    fields: dict[str, Any] = {name: value for name, value in reply.items() if name not in ("error", "message")}
+    code = str(reply["error"])
+    return Problem(STATUS[code], code, str(reply["message"]), **fields)
+
+
+def problem_of_refusal(refusal: Refusal) -> Problem:
+    """The same of one that has not become a reply yet."""
+    return problem_of(refusal.reply())
+
+
+def not_allowed(*methods: str) -> Problem:
+    """Another method is needed."""
+    allow = ", ".join(methods)
+    return Problem(405, "method_not_allowed", f"allowed: {allow}", b"Allow: %s\r\n" % allow.encode())

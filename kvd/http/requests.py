@@ -1,0 +1,78 @@
+"""One HTTP request as it was read, and how its target becomes a path, a query and a key."""
+
+from kvd.http.problems import Problem
+from kvd.server.peers import Peer
+
+_HEX = b"0123456789abcdefABCDEF"
+
+
+class Request:
+    """A request whose body has come whole.
+
+    ``path`` is not percent-decoded, ``query`` is what stands behind the first ``?`` (None: there is none), header names
+    are lower case. ``refusal``: why it is not run. ``closes``: nothing on this connection is answered behind it.
+    """
+
+    __slots__ = ("body", "closes", "headers", "is_http10", "method", "path", "peer", "query", "refusal")
+
+    def __init__(self, method: str, target: bytes, headers: dict[bytes, bytes]) -> None:
+        self.method = method
+        target = _origin_form(target, headers).partition(b"#")[0]
+        path, mark, query = target.partition(b"?")
+        self.path = path
+        self.query: bytes | None = query if mark else None
+        self.headers = headers
+        self.body = b""
+        self.peer: Peer | None = None
+        self.refusal: Problem | None = None
+        self.closes = False
+        self.is_http10 = False
+
+    @property
+    def is_head(self) -> bool:
+        """Whether only the head of the answer is wanted."""
+        return self.method == "HEAD"
+
+    @property
+    def verb(self) -> str:
+        """The method, HEAD being a GET."""
+        return "GET" if self.method == "HEAD" else self.method
+
+    def parameters(self, *known: str) -> dict[str, str]:
+        """The query's parameters, each once. Raises Problem for any but the ``known`` ones."""
+        found: dict[str, str] = {}
+        for pair in (self.query or b"").split(b"&"):
+            if not pair:
+                continue
+            name, _, value = (decoded(part.replace(b"+", b" "), "the query") for part in pair.partition(b"="))
+            if name not in known:
+                there_are = ", ".join(known) or "none"
+                raise Problem(400, "bad_request", f"no such parameter: {name!r}; there are {there_are}")
+            if name in found:
+                raise Problem(400, "bad_request", f"the parameter {name!r} is given twice")
+            found[name] = value
+        return found
+
+
+def _origin_form(target: bytes, headers: dict[bytes, bytes]) -> bytes:
+    """The target as path and query; of the absolute form, which proxies use, the authority is the host (RFC 9112)."""
+    scheme, mark, rest = target.partition(b"://")
+    if not mark or scheme.lower() not in (b"http", b"https"):
+        return target
+    authority, slash, path = rest.partition(b"/")
+    headers[b"host"] = authority
+    return slash + path if slash else b"/"
+
+
+def decoded(text: bytes, what: str) -> str:
+    """Percent-decoded text. Raises Problem if it is not UTF-8, or % is not followed by two hexadecimal digits."""
+    pieces = text.split(b"%")
+    result = pieces[0]
+    for piece in pieces[1:]:
+        if len(piece) < 2 or piece[0] not in _HEX or piece[1] not in _HEX:
+            raise Problem(400, "bad_request", f"{what} has a % that two hexadecimal digits do not follow; write it %25")
+        result += bytes((int(piece[:2], 16),)) + piece[2:]
+    try:
+        return result.decode()
+    except UnicodeDecodeError:
+        raise Problem(400, "bad_request", f"{what} is not UTF-8") from None

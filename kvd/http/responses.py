@@ -1,0 +1,80 @@
+"""Answers as bytes."""
+
+import time
+from http import HTTPStatus
+
+from kvd.http.problems import Problem
+from kvd.http.requests import Request
+
+TEXT = b"text/plain"
+ERROR_TEXT = b"text/plain; charset=utf-8"
+JSON = b"application/json"
+PROBLEM = b"application/problem+json"
+BYTES = b"application/octet-stream"
+EVENTS = b"text/event-stream"
+
+_LINES = {status.value: b"HTTP/1.1 %d %s\r\n" % (status.value, status.phrase.encode()) for status in HTTPStatus}
+_DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+# Nobody may guess that a value is a page.
+_ALWAYS = b"X-Content-Type-Options: nosniff\r\n"
+
+
+class Response:
+    """An answer with a body. ``headers``: further lines, each with its CRLF."""
+
+    __slots__ = ("body", "content_type", "headers", "status")
+
+    def __init__(self, status: int, body: bytes = b"", content_type: bytes = b"", headers: bytes = b"") -> None:
+        self.status = status
+        self.body = body
+        self.content_type = content_type
+        self.headers = headers
+
+
+class Dates:
+    """The Date header's value (RFC 9110), made anew each second."""
+
+    __slots__ = ("_of", "line")
+
+    def __init__(self) -> None:
+        self._of = 0
+        self.line = b""
+
+    def now(self) -> bytes:
+        """The whole line."""
+        second = int(time.time())
+        if second != self._of:
+            at = time.gmtime(second)
+            date = (
+                f"{_DAYS[at.tm_wday]}, {at.tm_mday:02} {_MONTHS[at.tm_mon - 1]} {at.tm_year} {time.strftime('%T', at)}"
+            )
+            self._of, self.line = second, f"Date: {date} GMT\r\n".encode()
+        return self.line
+
+
+def head(response: Response, date: bytes, *, connection: bytes = b"", length: int | None = None) -> bytes:
+    """The answer's head. ``connection``: a line about what becomes of it; ``length``: of what comes, -1: chunks."""
+    lines = [_LINES[response.status], date, _ALWAYS, response.headers, connection]
+    if response.content_type:
+        lines.append(b"Content-Type: %s\r\n" % response.content_type)
+    if length == -1:
+        lines.append(b"Transfer-Encoding: chunked\r\n")
+    elif response.status not in (204, 304):
+        lines.append(b"Content-Length: %d\r\n" % (len(response.body) if length is None else length))
+    lines.append(b"\r\n")
+    return b"".join(lines)
+
+
+# The commonest answer of all, ready but for its date, length and body.
+VALUE_HEAD = _LINES[200] + _ALWAYS + b"Content-Type: text/plain\r\n"
+
+
+def error_response(request: Request | None, problem: Problem) -> Response:
+    """A problem as an answer: problem details, or one line of text on the original's routes."""
+    if request is None or request.path.startswith(b"/v2/") or request.path == b"/openapi.json":
+        return Response(problem.status, problem.as_json(), PROBLEM, problem.headers)
+    if problem.status == 405:
+        return Response(405, b"", b"", problem.headers)
+    detail = "key not found" if problem.code == "not_found" and request.path.startswith(b"/v1/") else problem.detail
+    return Response(problem.status, detail.encode() + b"\n", ERROR_TEXT, problem.headers)

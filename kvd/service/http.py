@@ -1,0 +1,87 @@
+"""The optional HTTP listener of a daemon: its sockets, and whether what it needs is installed."""
+
+import logging
+import socket
+import ssl
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from kvd.protocol.address import parse_host_port
+from kvd.service.config import Config, ConfigError
+from kvd.service.options import is_path
+from kvd.service.unix_socket import bind_unix_socket, remove_socket, socket_inode
+
+if TYPE_CHECKING:
+    from kvd.server.server import Server
+
+logger = logging.getLogger(__name__)
+
+GOODBYE = (
+    b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 1\r\nContent-Type: text/plain\r\n"
+    b"Content-Length: 37\r\n\r\nthe server is stopping; nothing ran\r\n"
+)
+
+
+def check_installed(config: Config) -> None:
+    """Raise ConfigError if HTTP is wanted, and the extra is missing."""
+    if not config.http.listen:
+        return
+    try:
+        import kvd.http.listener  # noqa: F401
+    except ImportError as error:
+        text = f"http.listen: HTTP needs what is not installed here ({error}): pip install 'kvd[http]'"
+        raise ConfigError(text) from None
+
+
+class HttpSockets:
+    """The sockets that HTTP is spoken on, each with its address in words."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._inodes: list[tuple[str, tuple[int, int]]] = []
+        self.sockets: list[tuple[str, socket.socket]] = []
+
+    def bind(self, bind_tcp: Callable[[str], socket.socket]) -> None:
+        """Listen at all of them. Raises StartError."""
+        for address in self._config.http.listen:
+            if is_path(address):
+                self.sockets.append((f"http+unix://{address}", self._bind_unix(address)))
+            else:
+                listening = bind_tcp(address)
+                host, port = listening.getsockname()[:2]
+                shown = f"[{host}]" if ":" in host else host
+                self.sockets.append((f"{'https' if self._is_tls else 'http'}://{shown}:{port}", listening))
+
+    def _bind_unix(self, path: str) -> socket.socket:
+        listen = self._config.listen
+        listening = bind_unix_socket(path, int(listen.socket_mode, 8), listen.socket_group)
+        inode = socket_inode(path)
+        if inode is not None:
+            self._inodes.append((path, inode))
+        return listening
+
+    @property
+    def _is_tls(self) -> bool:
+        return bool(self._config.listen.tls_certificate) and not self._config.http.open
+
+    async def serve(self, server: "Server", tls: ssl.SSLContext | None) -> None:
+        """Accept connections."""
+        if not self.sockets:
+            return
+        from kvd.http.listener import Listener
+
+        http = self._config.http
+        hosts = {parse_host_port(each)[0] for each in http.listen if not is_path(each)}
+        hosts |= {listening.getsockname()[0] for _, listening in self.sockets if listening.family != socket.AF_UNIX}
+        shown = [f"[{host}]" if ":" in host else host for host in hosts]
+        listener = Listener(server, hosts=[*shown, *http.hosts], is_open=http.open, max_json_bytes=http.max_json_bytes)
+        if http.open:
+            logger.warning("HTTP is open: any user of this host may read and write every key (http.open)")
+        for _, listening in self.sockets:
+            context = tls if self._is_tls else None
+            await server.listen(listening, own=True, tls=context, spoken=listener.session, goodbye=GOODBYE)
+
+    def close(self) -> None:
+        """Remove our Unix sockets, where nobody else's has taken their place."""
+        for path, inode in self._inodes:
+            remove_socket(path, inode)
