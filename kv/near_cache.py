@@ -22,7 +22,7 @@ from kv import operations
 from kv.delivery import Delivery
 from kv.near_demand import FIRST_RIDES, FREE_RIDES, MOST_A_REQUEST, MOST_BYTES, Demand
 from kv.results import Record
-from kvd.protocol.near_cache import FIRST_GENERATION, LEASE
+from kvd.protocol.near_cache import FIRST_GENERATION, LEASE, NOTED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ class Table:
         self.younger_bytes = 0
         self._half_entries = limits.entries // 2
         self._half_bytes = limits.bytes // 2
-        self.demand = Demand(slots)
+        self.demand = Demand(slots, words[NOTED])
 
     def find(self, key: str) -> Entry | None:
         """What there is of ``key``, proved or not."""
@@ -318,8 +318,10 @@ class NearCache:
             if slot is not None:
                 rides = FREE_RIDES if key in table.younger else FIRST_RIDES
                 table.demand.add(key, value, FIRST_GENERATION + slot, rides)
-            table.refill(keys, told)
-            self.refreshed += len(keys) - 1
+            table.fill(key, told[0])
+            if len(keys) > 1:
+                table.refill(keys[1:], told[1:])
+                self.refreshed += len(keys) - 1
         found: bytes | None = value
         return found
 

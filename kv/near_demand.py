@@ -38,9 +38,9 @@ class Demand:
 
     __slots__ = ("_due", "_keys", "_notes", "_rides", "_seen")
 
-    def __init__(self, slots: int) -> None:
+    def __init__(self, slots: int, noted: int = 0) -> None:
         self._notes = first_note(slots)
-        self._seen: int | None = None  # how many changes had been noted when we looked last
+        self._seen = noted  # how many changes had been noted when we looked last
         self._keys: dict[int, str] = {}  # by their words: of keys that share a slot one can be in demand
         self._rides: dict[int, int] = {}
         self._due: dict[int, None] = {}
@@ -69,11 +69,10 @@ class Demand:
 
     def take(self, table: Table, besides: Iterable[str]) -> list[str]:
         """Keys in demand that have changed, to be fetched along with ``besides``, which are fetched anyway."""
-        if not self._keys:
-            return []
-        self._look(table.words)
         words, younger = table.words, table.younger
         due, keys, rides = self._due, self._keys, self._rides
+        if words[NOTED] != self._seen:
+            self._look(words)
         taken: list[str] = []
         while due and len(taken) < MOST_A_REQUEST:
             try:
@@ -92,7 +91,7 @@ class Demand:
         """Note as due what is in demand, and was noted as changed since the last time."""
         noted, seen = words[NOTED], self._seen
         self._seen = noted
-        if seen is None or not 0 < noted - seen <= NOTES:
+        if not 0 < noted - seen <= NOTES:
             return
         begin, end = self._notes + seen % NOTES, self._notes + noted % NOTES
         if begin < end:

@@ -114,12 +114,14 @@ def start() -> Iterator[Callable[..., Daemon]]:
     daemons: list[Daemon] = []
     with tempfile.TemporaryDirectory() as folder:
 
-        def begin(*, durable: bool = False, slots: int = SLOTS, bug: str = "") -> Daemon:
+        def begin(*, durable: bool = False, sync: str = "always", slots: int = SLOTS, bug: str = "") -> Daemon:
             place = pathlib.Path(folder, str(len(daemons)))
             place.mkdir()
             config = place / "kvd.toml"
             # The smaller its files, the sooner a daemon is there again.
-            config.write_text(f'[data]\ndir = "{place / "data"}"\nsegment_bytes = 1048576\n' if durable else "")
+            config.write_text(
+                f'[data]\ndir = "{place / "data"}"\nsegment_bytes = 1048576\nsync = "{sync}"\n' if durable else ""
+            )
             config.chmod(0o600)
             daemons.append(Daemon(place, "--config", str(config), slots=slots, bug=bug))
             return daemons[-1]

@@ -72,6 +72,7 @@ def test_recorded_reads_are_linearizable_though_slots_collide(start: Start, dura
     assert asked >= READS * 0.9
     assert hits >= LEAST_HITS * asked
     assert writes >= READS / 100
+    assert sum(each.refreshed for each in history) >= READS / 1_000
 
 
 @pytest.mark.parametrize("bug", ["raises behind the answer", "overlooks every fiftieth change"])

@@ -38,13 +38,14 @@ class Plan(msgspec.Struct):
 
 
 class Recorded(msgspec.Struct):
-    """``torn``: pairs of values that were read together. ``hits`` and ``asked`` are keys."""
+    """``torn``: pairs of values that were read together. ``hits``, ``asked`` and ``refreshed`` are keys."""
 
     writes: list[Write]
     reads: list[Reads]
     torn: list[tuple[str | None, str | None]]
     hits: int
     asked: int
+    refreshed: int
 
 
 class Recorder:
@@ -215,6 +216,7 @@ def main(plan: Plan) -> Recorded:
         [pair for each in recorders for pair in each.torn],
         stats.hits,
         stats.hits + stats.misses + stats.refetches,
+        stats.refreshed,
     )
 
 
