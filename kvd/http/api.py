@@ -15,8 +15,8 @@ from kvd.http.models import (
     GetBody,
     Item,
     Items,
-    KeyItem,
     Page,
+    PageItem,
     SetBody,
     TransactionBody,
     to_bytes,
@@ -143,9 +143,8 @@ def keys_route(call: Call) -> Response:
     limit = min(PAGE_KEYS, commands.limits.max_keys_per_request) if limit is None else limit
     found = call.ask(messages.Scan(start, behind(prefix), limit, at=at, keys_only=not with_values))
     database = commands.database
-    shown: list[Item | KeyItem] = [
-        Item(each.key, each.version, to_json(each.value)) if with_values else KeyItem(each.key, each.version)
-        for each in found.items
+    shown = [
+        PageItem(each.key, each.version, to_json(each.value) if with_values else msgspec.UNSET) for each in found.items
     ]
     return _json(Page(database.store_id, database.store.version if at is None else at, shown, found.next))
 

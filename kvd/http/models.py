@@ -66,11 +66,12 @@ class Item(msgspec.Struct):
     value: Value | None
 
 
-class KeyItem(msgspec.Struct):
-    """A key and its version."""
+class PageItem(msgspec.Struct):
+    """A key, its version, and its value if values were asked for."""
 
     key: str
     version: Version
+    value: Value | msgspec.UnsetType = msgspec.UNSET
 
 
 class Items(msgspec.Struct):
@@ -86,7 +87,7 @@ class Page(msgspec.Struct):
 
     store: str
     version: Version
-    items: list[Item | KeyItem]
+    items: list[PageItem]
     next: str | None
 
 
