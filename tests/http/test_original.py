@@ -220,7 +220,8 @@ def test_fault_22_the_content_type_is_that_of_the_body(daemon: Daemon) -> None:
 
 def test_fault_9_a_taken_port_is_an_error_at_the_start(daemon: Daemon, tmp_path: object) -> None:
     done = subprocess.run(  # noqa: S603 - our own command
-        [sys.executable, "-m", "kv", "serve", "--socket", f"{tmp_path}/s", "--http", f"127.0.0.1:{daemon.port}", "--http-open"],
+        [sys.executable, "-m", "kv", "serve", "--socket", f"{tmp_path}/s", "--http", f"127.0.0.1:{daemon.port}",
+         "--http-open"],
         cwd=ROOT, capture_output=True, timeout=30, check=False,
     )  # fmt: skip
     assert done.returncode == 74

@@ -101,7 +101,7 @@ def test_who_may_administer_is_decided_as_the_oracle_says(request_: list[Any]) -
     for _ in range(ROUNDS // 3):
         rules, who = random_rules(chosen), chosen.choice(PEOPLE)
         house = House(rules, who)
-        house.ends.commands._administration = process = Willing()
+        house.ends.commands.administration = process = Willing()
         may = any(rule.prefix == "" for rule in rules) and bool(oracle(rules, who, "") & ADMINISTER)
         assert house.ends.code(*request_) == ("" if may else "forbidden"), (rules, who)
         assert len(process.done) == (may and hasattr(Willing, request_[0]) and request_[0] not in ("status",))
