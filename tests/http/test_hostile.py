@@ -1,0 +1,206 @@
+"""Who may ask, what is refused, and what a peer can do to others: nothing."""
+
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from tests.http.conftest import OTHER_TOKEN, ROOT, TOKEN, Daemon, Start, request
+
+BODY = b"POST /v2/get HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+SMUGGLED = [
+    BODY + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    BODY + b"Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n",
+    BODY + b"Content-Length: 5\r\nContent-Length: 5\r\n\r\nabcde",
+    BODY + b"Content-Length: 5, 5\r\n\r\nabcde",
+    BODY + b"Content-Length: +5\r\n\r\nabcde",
+    BODY + b"Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
+    BODY + b"Transfer-Encoding: chunked\r\n\r\n3\nabc\r\n0\r\n\r\n",
+    BODY + b"Transfer-Encoding: chunked\r\n\r\nfffffffffffffffff\r\n",
+    BODY.replace(b"1.1", b"1.0") + b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    b"GET /v1/a HTTP/1.1\r\nHost: localhost\r\nX: a\r\n b\r\n\r\n",
+    b"GET /v1/a HTTP/1.1\nHost: localhost\n\n",
+    b"GET /v1/a HTTP/1.1\r\nHost: localhost\r\nX: a\n\r\n",
+    b"GET /v1/a HTTP/1.1\r\nHost : localhost\r\n\r\n",
+    b"GET /v1/a HTTP/1.1\r\nHost: localhost\r\nHost: localhost\r\n\r\n",
+    b"GET /v1/a HTTP/1.1\r\nHost: localhost\r\nX: a\0b\r\n\r\n",
+    b"GET /v1/a b HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n",
+]
+
+
+@pytest.mark.parametrize("sent", SMUGGLED)
+def test_what_could_be_read_in_two_ways_is_refused_and_the_connection_closed(daemon: Daemon, sent: bytes) -> None:
+    with daemon.connect() as client:
+        client.send(sent + request("PUT", "/v1/smuggled", b"x"))
+        assert client.answer().status in (400, 405, 501)  # 501: a transfer coding that nobody here knows
+        assert client.is_over()
+    assert daemon.ask("GET", "/v1/smuggled").status == 404
+
+
+def test_what_follows_the_short_way_is_not_read_as_part_of_a_path(daemon: Daemon) -> None:
+    """A kept connection's second GET is not parsed; anything but a plain path in it has to be."""
+    daemon.ask("PUT", "/v1/a", b"1")
+    head = b" HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+    with daemon.connect() as client:
+        for _ in range(2):
+            assert client.ask("GET", "/v1/a").body == b"1"
+        client.send(b"GET /v1/a" + head + b"DELETE /v1/a" + head + b"GET /v1/a" + head)
+        assert [client.answer().status for _ in range(3)] == [200, 200, 404]
+        client.send(b"GET /v1/a?x" + head)
+        assert client.answer().status == 400
+        client.send(b"GET /v1/a HTTP/1.1\r\nHost: evil" + head)
+        assert client.answer().status == 400
+
+
+def test_pipelined_requests_are_answered_in_order(daemon: Daemon) -> None:
+    with daemon.connect() as client:
+        client.send(b"".join(request("PUT", f"/v1/k{n}", b"%d" % n) + request("GET", f"/v1/k{n}") for n in range(300)))
+        for n in range(300):
+            assert client.answer().status == 201
+            assert client.answer().body == b"%d" % n
+
+
+@pytest.mark.parametrize("head", [b"X: " + b"x" * 70_000, b"\r\n".join(b"X%d: y" % n for n in range(200))])
+def test_a_huge_head_is_431(daemon: Daemon, head: bytes) -> None:
+    with daemon.connect() as client:
+        client.send(b"GET /v1/a HTTP/1.1\r\nHost: localhost\r\n" + head + b"\r\n\r\n")
+        assert client.answer().status == 431
+        assert client.is_over()
+
+
+def test_a_body_may_come_in_chunks_and_after_continue(daemon: Daemon) -> None:
+    with daemon.connect() as client:
+        client.send(
+            b"PUT /v1/a HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n3;x=y\r\nabc\r\n2\r\nde\r\n"
+        )
+        client.send(b"0\r\nTrailer: 1\r\n\r\n")
+        assert client.answer().status == 201
+        assert client.ask("GET", "/v1/a").body == b"abcde"
+        client.send(b"PUT /v1/a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n")
+        assert client.answer().status == 100
+        client.send(b"xy")
+        assert client.answer().status == 201
+        assert client.ask("GET", "/v1/a").body == b"xy"
+
+
+def test_a_slow_body_is_408(start: Start) -> None:
+    daemon = start("[limits]\nframe_timeout_ms = 50\n")
+    with daemon.connect() as client:
+        client.send(b"PUT /v1/a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\nab")
+        assert client.answer().status == 408
+        assert client.is_over()
+    assert daemon.ask("GET", "/v1/a").status == 404
+
+
+def test_who_never_reads_is_closed_and_delays_nobody(start: Start) -> None:
+    daemon = start("[limits]\nstalled_peer_timeout_ms = 50\n")
+    assert daemon.ask("PUT", "/v1/big", bytes(4_000_000)).status == 201
+    with daemon.connect() as client:
+
+        def ask_for_ever() -> None:
+            try:
+                while True:
+                    client.send(request("GET", "/v1/big") * 100)
+            except OSError:
+                return
+
+        asking = threading.Thread(target=ask_for_ever)
+        asking.start()
+        assert daemon.ask("GET", "/status").status == 200
+        asking.join(30)
+        assert not asking.is_alive(), "never closed"
+
+
+@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "127.0.0.2", ""])
+def test_another_host_is_421(daemon: Daemon, host: str) -> None:
+    assert daemon.ask("GET", "/v1/a", Host=host).status == 421
+
+
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:4000", "127.0.0.1:1", "[::1]:4000"])
+def test_our_own_names_are_known(daemon: Daemon, host: str) -> None:
+    assert daemon.ask("GET", "/status", Host=host).status == 200
+
+
+def test_no_page_of_another_origin_may_ask_and_nothing_permits_it(daemon: Daemon) -> None:
+    answer = daemon.ask("PUT", "/v1/a", b"x", Origin="http://evil.example")
+    assert answer.status == 403
+    assert daemon.ask("GET", "/v1/a").status == 404
+    options = daemon.ask("OPTIONS", "/v1/a", Origin="http://127.0.0.1")
+    assert options.status == 405
+    assert not [name for name in options.headers if name.startswith("access-control")]
+
+
+# ---------------------------------------------------------------------- tokens and rules
+
+RULES = """
+[[access]]
+prefix = ""
+token = "ann"
+rights = ["read", "write", "watch"]
+[[access]]
+prefix = "open/"
+everyone = true
+rights = ["read"]
+"""
+
+
+def test_a_token_is_needed_and_its_rights_hold_for_each_request(start: Start) -> None:
+    daemon = start(RULES, is_open=False)
+    ann, bob = f"Bearer {TOKEN}", f"Bearer {OTHER_TOKEN}"
+    refused = daemon.ask("GET", "/v1/a")
+    assert (refused.status, refused.headers["www-authenticate"]) == (401, 'Bearer realm="kvd"')
+    for wrong in ("Bearer wrong", f"Basic {TOKEN}", "Bearer", TOKEN):
+        assert daemon.ask("PUT", "/v1/a", b"x", Authorization=wrong).status == 401
+    with daemon.connect() as client:
+        assert client.ask("PUT", "/v1/a", b"1", Authorization=ann).status == 201
+        assert client.ask("GET", "/v1/a", Authorization=ann).body == b"1"
+        assert client.ask("GET", "/v1/a", Authorization=bob).status == 403
+        assert client.ask("GET", "/v1/open/x", Authorization=bob).status == 404
+        assert client.ask("PUT", "/v1/open/x", b"2", Authorization=bob).status == 403
+        assert client.ask("GET", "/v1/", b'["open/x","a"]', Authorization=bob).status == 403
+        assert client.ask("PUT", "/v2/keys/a", b"2", If_None_Match="*", Authorization=bob).status == 403
+        assert client.ask("GET", "/v1/a", Authorization=ann).body == b"1"
+        assert client.ask("GET", "/v1/a").status == 401
+    with daemon.connect_local() as client:
+        assert client.ask("GET", "/v1/a", Host="any").body == b"1"
+
+
+@pytest.mark.parametrize("flags", [("127.0.0.1:0",), ("0.0.0.0:0", "--http-open"), ("[::]:0", "--http-open")])
+@pytest.mark.parametrize("check", [(), ("--check-config",)])
+def test_nothing_is_open_without_authentication(
+    tmp_path: object, flags: tuple[str, ...], check: tuple[str, ...]
+) -> None:
+    command = [sys.executable, "-m", "kv", "serve", "--socket", f"{tmp_path}/s", "--http", *flags, *check]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, timeout=30, check=False)  # noqa: S603
+    assert (done.returncode, b"HTTP" in done.stderr or b"http.open" in done.stderr) == (78, True)
+
+
+def test_without_http_nothing_of_it_is_loaded_and_without_the_extra_it_is_said(tmp_path: object) -> None:
+    code = "import kvd.service.serve, sys; print([m for m in sys.modules if m.startswith(('kvd.http', 'httptools'))])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, timeout=30, check=True)  # noqa: S603
+    assert done.stdout == b"[]\n"
+    code = (
+        "import sys; sys.modules['httptools'] = None; from kvd.service.serve import check_config; "
+        "sys.exit(check_config({'http.listen': '127.0.0.1:0', 'http.open': True}, '/dev/null'))"
+    )
+    code = code.replace("'/dev/null'", "None")
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, timeout=30, check=False)  # noqa: S603
+    assert (done.returncode, b"kvd[http]" in done.stderr) == (78, True)
+
+
+def test_an_answer_waits_for_the_disk(start: Start, tmp_path: object) -> None:
+    daemon = start("", "--data-dir", f"{tmp_path}/data")
+    with daemon.connect() as client:
+        for n in range(20):
+            client.send(request("PUT", "/v1/a", b"%d" % n) + request("GET", "/v1/a"))
+        for n in range(20):
+            assert client.answer().status == 201
+            assert client.answer().body == b"%d" % n
+    daemon.process.kill()
+    daemon.process.wait()
+    again = start("", "--data-dir", f"{tmp_path}/data")
+    assert again.ask("GET", "/v1/a").body == b"19"
+    daemon.end = lambda: None  # type: ignore[method-assign]
