@@ -13,6 +13,7 @@ from bench.durable import durable_sets, recovery
 from bench.expiry import expiry
 from bench.floors import floors
 from bench.history import history
+from bench.http import http, http_idle
 from bench.limits import eviction, rules
 from bench.memory import memory
 from bench.miss_ratio import miss_ratio
@@ -54,6 +55,8 @@ BENCHMARKS: dict[str, Benchmark] = {
     "rules": rules,
     "tls": tls,
     "miss_ratio": miss_ratio,
+    "http": http,
+    "http_idle": http_idle,
     "durable": durable_sets,
     "recovery": recovery,
     "tab": tab,
