@@ -192,3 +192,22 @@ def test_a_reload_of_wrong_rules_changes_nothing(house: House, mistake: str) -> 
     with pytest.raises(kv.KvdError, match="nothing was changed"):
         house.db.reload()
     assert owner.does("db.set('own/a', b'1')") == "ok"
+
+
+def test_a_key_that_may_not_be_read_any_more_takes_along_no_other_call(house: House) -> None:
+    """A near cache fetches what it has lost along with whatever is asked next; that one is not refused for it."""
+    may_write = '[[access]]\nprefix = "w/"\nuid = 5001\nrights = ["read", "write"]\n'
+    house.reload(READERS + OWN + may_write)
+    owner = house.somebody(5001)
+    assert becomes(owner, "db.set('w/a', b'0')", "ok")
+    house.db.set_many({"own/a": b"1", "a": b"1"})
+    for number in range(3):  # in demand: read, and found changed
+        assert owner.does(f"assert near.get('own/a') == b'{number or 1}'") == "ok"
+        house.db.set("own/a", b"%d" % (number + 1))
+    house.reload(READERS + may_write + OWN.replace("5001", "5003"))
+    assert becomes(owner, "db.get('own/a')", "forbidden")
+    house.db.set("own/a", b"9")
+    assert owner.does("assert near.get('a') == b'1'") == "ok"
+    assert owner.does("near.set('w/a', b'2'); assert near.get('w/a') == b'2'") == "ok"
+    assert owner.does("near.get('own/a')") == "forbidden"
+    assert owner.does("assert near.get('a') == b'1'") == "ok"
