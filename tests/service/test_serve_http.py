@@ -1,0 +1,66 @@
+"""HTTP beside the disk, and beside the limits on connections: with a disk whose syncs are held back."""
+
+import select
+import socket
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.http.conftest import Client, request
+from tests.service.test_serve_durability import SlowDisk
+
+if TYPE_CHECKING:
+    from tests.service.real_daemon import RealDaemon
+
+
+@pytest.fixture
+def disk(kvd: "RealDaemon") -> Iterator[SlowDisk]:
+    slow = SlowDisk(kvd)
+    yield slow
+    slow.let_go()
+
+
+def connect(kvd: "RealDaemon") -> Client:
+    connecting = socket.socket(socket.AF_UNIX)
+    connecting.connect(f"{kvd.folder}/h")
+    return Client(connecting)
+
+
+def is_silent(client: Client, kvd: "RealDaemon") -> bool:
+    """Whether nothing came: asked after another connection was answered, several times, what it asked later."""
+    with kvd.connect() as other:
+        for _ in range(3):
+            assert other.ask(["ping"]) == [True]
+    return not select.select([client.socket], [], [], 0)[0]
+
+
+def test_an_answer_shows_nothing_that_the_disk_does_not_have(disk: SlowDisk, kvd: "RealDaemon") -> None:
+    process = disk.serve("always", "--http", f"{kvd.folder}/h")
+    with connect(kvd) as writer, connect(kvd) as reader, connect(kvd) as other:
+        assert writer.ask("PUT", "/v1/old", b"1").status == 201
+        disk.hold()
+        writer.send(request("PUT", "/v1/new", b"1"))
+        assert is_silent(writer, kvd)
+        reader.send(request("GET", "/v1/new"))
+        assert is_silent(reader, kvd), "who reads it waits too"
+        assert other.ask("GET", "/v1/old").body == b"1", "what is on the disk is told"
+        writer.send(request("GET", "/v1/old"))
+        assert is_silent(writer, kvd), "in order, behind what is held"
+        disk.let_go()
+        assert [writer.answer().status, writer.answer().body, reader.answer().body] == [201, b"1", b"1"]
+    kvd.stop(process)
+
+
+def test_one_connection_too_many_is_429(kvd: "RealDaemon") -> None:
+    process = kvd.serve("--config", kvd.configure("limits.max_connections = 2\n"), "--http", f"{kvd.folder}/h")
+    with connect(kvd) as first, connect(kvd) as second:
+        assert [client.ask("GET", "/v1/a").status for client in (first, second)] == [404, 404]
+        with connect(kvd) as third:
+            third.send(request("GET", "/v1/a"))
+            refused = third.answer()
+            assert refused.status == 429
+            assert "retry-after" in refused.headers
+            assert third.is_over()
+        assert first.ask("GET", "/v1/a").status == 404
+    kvd.stop(process)
