@@ -284,3 +284,31 @@ def test_a_token_file_that_cannot_be_one_is_refused(tmp_path: pathlib.Path, cont
     (tmp_path / "kvd.toml").chmod(0o600)
     with pytest.raises(AssertionError, match="has to hold"):
         Daemon(str(tmp_path), "--config", str(tmp_path / "kvd.toml"))
+
+
+def test_http_speaks_tls_too_and_asks_for_the_token(tmp_path: pathlib.Path, papers: Papers) -> None:
+    config = (
+        f'token_file = "token"\ntls_certificate = "{papers.path("server.pem")}"\n'
+        f'tls_key = "{papers.path("server.key")}"\n[http]\nlisten = ["127.0.0.1:0"]\n'
+    )
+    house = House(tmp_path, papers, config)
+    try:
+        with kv.connect(house.daemon.address) as db:
+            listening = str(db.status()["listening"])
+        port = int(next(word for word in listening.split() if word.startswith("https://")).rpartition(":")[2])
+        trusting = ssl.create_default_context(cafile=papers.path("ca.pem"))
+        for token, status in ((TOKEN, b"201"), ("another-token-of-nobody", b"401")):
+            plain = socket.create_connection(("127.0.0.1", port), DEADLINE_S)
+            with trusting.wrap_socket(plain, server_hostname="127.0.0.1") as secure:
+                head = f"PUT /v1/a HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {token}\r\n"
+                secure.sendall(f"{head}Content-Length: 1\r\n\r\nx".encode())
+                assert secure.recv(4096).split()[1] == status
+        with socket.create_connection(("127.0.0.1", port), DEADLINE_S) as plain:
+            plain.settimeout(DEADLINE_S)
+            plain.sendall(b"GET /v1/a HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+            try:
+                assert b"HTTP/1.1 200" not in plain.recv(4096)
+            except ConnectionResetError:
+                pass
+    finally:
+        house.daemon.end()
