@@ -114,25 +114,6 @@ def test_who_never_reads_is_closed_and_delays_nobody(start: Start) -> None:
         assert not asking.is_alive(), "never closed"
 
 
-@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "127.0.0.2", ""])
-def test_another_host_is_421(daemon: Daemon, host: str) -> None:
-    assert daemon.ask("GET", "/v1/a", Host=host).status == 421
-
-
-@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:4000", "127.0.0.1:1", "[::1]:4000"])
-def test_our_own_names_are_known(daemon: Daemon, host: str) -> None:
-    assert daemon.ask("GET", "/status", Host=host).status == 200
-
-
-def test_no_page_of_another_origin_may_ask_and_nothing_permits_it(daemon: Daemon) -> None:
-    answer = daemon.ask("PUT", "/v1/a", b"x", Origin="http://evil.example")
-    assert answer.status == 403
-    assert daemon.ask("GET", "/v1/a").status == 404
-    options = daemon.ask("OPTIONS", "/v1/a", Origin="http://127.0.0.1")
-    assert options.status == 405
-    assert not [name for name in options.headers if name.startswith("access-control")]
-
-
 # ---------------------------------------------------------------------- tokens and rules
 
 RULES = """
