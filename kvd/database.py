@@ -474,11 +474,14 @@ class Database:
                 self.on_deadline(max(0, look - self.timer()))
 
     def history_due_us(self) -> int | None:
-        """In how many microseconds the oldest commit will be too old; None without any."""
+        """In how many microseconds the oldest commit, or value, will be too old; None without any."""
         window = self.store.window
         if window.oldest is None:
             return None
-        return max(0, window.oldest.time + window.limits.max_age_us - self._clock())
+        due_at, forgotten_at = window.oldest.time + window.limits.max_age_us, self.store.retention.due_at()
+        if forgotten_at is not None:
+            due_at = min(due_at, forgotten_at)
+        return max(0, due_at - self._clock())
 
     def history_age_us(self) -> int:
         """How many microseconds ago the oldest commit in the history was made; 0 without any."""

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from kvd.journal import names
 from kvd.journal.disk import Disk
 from kvd.journal.records import CHECKPOINT_MAGIC, Codec, End, Header, Heads
+from kvd.store.heads import FORGOTTEN
 
 if TYPE_CHECKING:
     from kvd.database import Database
@@ -34,7 +35,7 @@ def slices(database: "Database") -> Iterator[Heads]:
         heads = list(part.values())
         begin = size = 0
         for number, head in enumerate(heads):
-            size += len(head.value or b"")
+            size += len(_told(head) or b"")
             if number - begin + 1 >= SLICE_KEYS or size >= SLICE_BYTES:
                 yield _record(database, heads[begin : number + 1])
                 begin, size = number + 1, 0
@@ -43,10 +44,15 @@ def slices(database: "Database") -> Iterator[Heads]:
 
 
 def _record(database: "Database", heads: "list[Head]") -> Heads:
-    there = [head for head in heads if head.value is not None]
+    there = [head for head in heads if _told(head) is not None]
     keys = [head.key for head in there]
     values: list[bytes] = [head.value for head in there]  # type: ignore[misc]
     return Heads(keys, values, [head.version for head in there], *database.lives_of(keys))
+
+
+def _told(head: "Head") -> bytes | None:
+    """Its value, if there is one: what is forgotten was superseded since the listing, so the log has what came then."""
+    return None if head.value is FORGOTTEN else head.value
 
 
 class CheckpointFile:

@@ -21,7 +21,7 @@ from kvd.database import Database
 from kvd.server.peers import Peer
 from kvd.server.refusals import Refusal
 from kvd.store.errors import SnapshotGone
-from kvd.store.heads import Head
+from kvd.store.heads import FORGOTTEN, Head
 from kvd.store.store import Store
 from kvd.store.window import Group
 
@@ -82,10 +82,13 @@ class Feed:
 
     def next_events(self) -> list[Event]:
         """The next batch, in order; empty if nothing happened that concerns this watcher."""
-        if self._snapshot is None and self._position < self._store.window.oldest_readable:
-            self._reset()
+        if self._snapshot is None and self._position <= self._visible():
+            try:
+                return self._changes(self._visible())
+            except SnapshotGone:
+                self._reset()
         if self._snapshot is None:
-            return [] if self._position > self._visible() else self._changes(self._visible())
+            return []
         return [] if self._snapshot > self._visible() else self._items(self._snapshot)
 
     def close(self) -> None:
@@ -97,6 +100,7 @@ class Feed:
     # ------------------------------------------------------------------ changes
 
     def _changes(self, visible: int) -> list[Event]:
+        """What happened up to ``visible``, or some of it. Raises SnapshotGone if the next is not known any more."""
         events: list[Event] = []
         room_keys, room_bytes = BATCH_KEYS, BATCH_BYTES
         for group in self._store.window.after(self._position):
@@ -107,9 +111,13 @@ class Feed:
                     return events + self._up_to(visible)
                 if room_keys <= 0 or room_bytes <= 0:
                     return events
+                mine = [head for head in heads if head.key.startswith(self.prefix)]
+                if any(head.value is FORGOTTEN for head in mine):
+                    if not events:
+                        raise SnapshotGone(self._position, version)
+                    return events
                 self._position = version
                 room_keys -= len(heads)
-                mine = [head for head in heads if head.key.startswith(self.prefix)]
                 if mine:
                     events.append(_change(group, version, mine))
                     room_bytes -= sum(len(head.value or b"") + len(head.key) for head in mine) + _EVENT_BYTES

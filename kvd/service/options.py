@@ -166,6 +166,7 @@ PREFIX_BOUNDS: dict[str, tuple[int, int]] = {
     "max_keys": (0, 1_000_000_000),
     "ttl_ms": (0, 100 * 365 * DAY_MS),
     "max_ttl_ms": (0, 100 * 365 * DAY_MS),
+    "history_ms": (0, 100 * 365 * DAY_MS),
 }
 
 

@@ -5,14 +5,27 @@ collection over a million tracked objects took 280 ms). That is safe because a c
 time and so holds no cycle.
 """
 
+from typing import cast
+
 import msgspec
+
+
+class _Forgotten:
+    """No value at all, so that whoever takes it for one fails instead of telling a wrong one."""
+
+    def __repr__(self) -> str:
+        return "FORGOTTEN"
+
+
+# What a superseded head has in place of a value that was not kept (``retention.py``). No current head has it.
+FORGOTTEN = cast(bytes, _Forgotten())
 
 
 class Head(msgspec.Struct, gc=False, eq=False):
     """The value that ``key`` took at ``version``.
 
-    ``value`` is None for a tombstone. ``previous`` is the version it superseded, as long as the history window
-    can still show that one.
+    ``value`` is None for a tombstone, and FORGOTTEN if it was superseded and is not known any more. ``previous`` is the
+    version it superseded, as long as the history window can still show that one.
     """
 
     key: str
@@ -26,3 +39,10 @@ class Head(msgspec.Struct, gc=False, eq=False):
         while head is not None and head.version > version:
             head = head.previous
         return head
+
+    def known_since(self) -> int:
+        """The oldest version of this chain from which on its values are known."""
+        head = self
+        while (previous := head.previous) is not None and previous.value is not FORGOTTEN:
+            head = previous
+        return head.version

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from kvd.store.authors import Author
-from kvd.store.heads import Head
+from kvd.store.heads import FORGOTTEN, Head
 
 if TYPE_CHECKING:
     from kvd.store.store import Store
@@ -41,12 +41,15 @@ class Commit(msgspec.Struct, array_like=True, frozen=True):
 
 
 def versions(store: "Store", key: str, limit: int, before: int | None, max_bytes: int) -> list[Version]:
-    """The versions of ``key`` below ``before`` (None: all), newest first, about ``max_bytes`` of them at most."""
+    """The versions of ``key`` below ``before`` (None: all), newest first, about ``max_bytes`` of them at most.
+
+    They end where a value is not known any more.
+    """
     found: list[Version] = []
     head = store.find(key)
     if before is not None and head is not None:
         head = head.at(before - 1)
-    while head is not None and len(found) < limit and max_bytes > 0:
+    while head is not None and head.value is not FORGOTTEN and len(found) < limit and max_bytes > 0:
         group = store.window.group_of(head.version)
         when, who = (None, None) if group is None else (group.time, group.author)
         found.append(Version(head.version, head.value, when, who))

@@ -12,6 +12,7 @@ class PrefixRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     """One ``[[prefix]]`` of the configuration. 0 means no limit, for lifetimes no end; sizes are bytes.
 
     ``ttl_ms``: the life of keys that are written without one. ``max_ttl_ms``: no key may be given a longer one.
+    ``history_ms``: how long superseded values are kept, if that is shorter than all history is.
     ``evict``: these keys are a cache, and may go when memory is short. ``sync``: whether a write is acknowledged only
     once it is on the disk; None: as [data] says.
     """
@@ -21,6 +22,7 @@ class PrefixRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     max_keys: int = 0
     ttl_ms: int = 0
     max_ttl_ms: int = 0
+    history_ms: int = 0
     evict: bool = False
     sync: bool | None = None
 

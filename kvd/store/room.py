@@ -86,6 +86,7 @@ class Room:
     def set_rules(self, rules: PrefixRules) -> None:
         """Let these rules hold, also for what is there already."""
         self.rules = rules
+        self._store.retention.set_rules(rules)
         evicting = any(rule.evict for rule in rules.rules)
         self.marks = marks = Marks() if evicting else None
         find = self._store.find

@@ -22,11 +22,12 @@ import msgspec
 
 from kvd.store.authors import EVICTED, EXPIRED, NOBODY, Author
 from kvd.store.errors import KeysNotFound, NotANumber, SnapshotGone, VersionAhead
-from kvd.store.heads import Head
+from kvd.store.heads import FORGOTTEN, Head
 from kvd.store.index import PENDING_KEYS, OrderedIndex
 from kvd.store.keyspace import Keyspace
 from kvd.store.lifetimes import ENDLESS, KEPT, Life, Lifetimes
 from kvd.store.numbers import is_number, parse_number
+from kvd.store.retention import Retention
 from kvd.store.window import GROUP_BYTES, PLACE_BYTES, SUPERSEDED_BYTES, Group, Window, WindowLimits
 
 # One page of a scan looks at no more keys than this, tombstones and keys of another version included, so that it
@@ -81,6 +82,7 @@ class Store:
         self.version = 0
         self.counters = Counters()
         self.window = Window(limits or WindowLimits())
+        self.retention = Retention(self.window)
         self.lifetimes = Lifetimes()
         self._keyspace = Keyspace()
         self._index = OrderedIndex()
@@ -111,7 +113,6 @@ class Store:
         if at is None:
             values = self._current_values(keys)
         else:
-            self.check_readable(at)
             values = [None if head is None else head.value for head in self._heads_at(keys, at)]
         self.counters.get_operations += len(keys)
         return values
@@ -129,17 +130,23 @@ class Store:
 
         Raises SnapshotGone, VersionAhead.
         """
-        if at is not None:
-            self.check_readable(at)
+        if at is None:
+            deadlines = self.lifetimes.deadlines
+            seen = [_seen(self.find(key), deadlines.get(key)) for key in keys]
+        else:
+            seen = [_seen(head, None) for head in self._heads_at(keys, at)]
         self.counters.get_operations += len(keys)
-        if at is not None:
-            return [_seen(head, None) for head in self._heads_at(keys, at)]
-        deadlines = self.lifetimes.deadlines
-        return [_seen(self.find(key), deadlines.get(key)) for key in keys]
+        return seen
 
-    def _heads_at(self, keys: Iterable[str], at: int) -> list[Head | None]:
-        find = self.find
-        return [None if (head := find(key)) is None else head.at(at) for key in keys]
+    def _heads_at(self, keys: list[str], at: int) -> list[Head | None]:
+        """Each key's head of version ``at``, whose value is known. Raises SnapshotGone, VersionAhead."""
+        self.check_readable(at)
+        newest = list(map(self.find, keys))
+        heads = [None if head is None else head.at(at) for head in newest]
+        for now, head in zip(newest, heads, strict=True):
+            if head is not None and head.value is FORGOTTEN:
+                raise SnapshotGone(at, now.known_since())  # type: ignore[union-attr]
+        return heads
 
     def scan(
         self,
@@ -163,8 +170,10 @@ class Store:
         for visits, key in enumerate(self.keys_between(start, end)):
             if len(items) >= limit or visits >= SCAN_VISITS or max_bytes <= 0:
                 return Page(items, key)
-            head = self.find(key)
-            if head is not None and (head := head.at(at)) is not None and head.value is not None:
+            newest = self.find(key)
+            if newest is not None and (head := newest.at(at)) is not None and head.value is not None:
+                if head.value is FORGOTTEN and not keys_only:
+                    raise SnapshotGone(at, newest.known_since())
                 items.append(Item(key, None if keys_only else head.value, head.version))
                 max_bytes -= len(key) + (0 if keys_only else len(head.value))
         return Page(items, None)
@@ -478,8 +487,12 @@ class Store:
     # ------------------------------------------------------------------ upkeep
 
     def drop_history(self, budget_keys: int) -> int:
-        """Drop history over the limits, about ``budget_keys`` keys of it; return how many groups of commits went."""
-        return self._cut(self.window.drop(self.time, budget_keys))
+        """Drop history over the limits, about ``budget_keys`` keys of it; 0 if there was none.
+
+        First the values below prefixes that have a shorter history: then all others have more of it.
+        """
+        forgotten = self.retention.forget(self.time, budget_keys) if self.retention else 0
+        return forgotten + self._cut(self.window.drop(self.time, budget_keys))
 
     def squeeze_history(self, size: int, shown: int, *, even_pinned: bool) -> None:
         """Drop history until ``size`` bytes of it are gone, or all up to the commit of version ``shown``.

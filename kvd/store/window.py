@@ -46,11 +46,12 @@ class WindowLimits(msgspec.Struct, frozen=True, kw_only=True):
     max_pinned_bytes: int = 256 * 1024 * 1024
 
 
-class Group(msgspec.Struct, gc=False, frozen=True, eq=False):
+class Group(msgspec.Struct, gc=False, eq=False):
     """Consecutive commits of one author at one time: a frame's worth of them, or one.
 
     ``heads`` are all that they wrote, in order; heads of one commit share its version. ``time`` in microseconds since
-    the epoch. ``size`` is what the window counts for it, in bytes. One object for many commits, because objects that
+    the epoch. ``size`` is what the window counts for it, in bytes, and gets less when values go before the commits
+    (``retention.py``). One object for many commits, because objects that
     lie in memory until the window drops them are what makes a small commit expensive: each is a cache miss then.
     """
 
@@ -184,6 +185,11 @@ class Window:
         """How many versions are pinned."""
         return len(self._pins)
 
+    @property
+    def oldest_pinned(self) -> int:
+        """The oldest version that is pinned; NOTHING_PINNED if none is."""
+        return next(iter(self._pins), self.NOTHING_PINNED)
+
     def drop(self, now: int, budget_keys: int) -> list[Group]:
         """Take out the oldest commits that are over the limits, about ``budget_keys`` keys of them; return them.
 
@@ -193,7 +199,7 @@ class Window:
         limits = self.limits
         most_bytes = max(limits.max_bytes, self._kept_bytes)
         oldest_time = now - limits.max_age_us
-        pinned = next(iter(self._pins), self.NOTHING_PINNED)
+        pinned = self.oldest_pinned
         dropped: list[Group] = []
         while (budget_keys > 0 or self.bytes > most_bytes) and (oldest := self.oldest) is not None:
             if self.bytes <= limits.max_bytes and self.commits <= limits.max_commits and oldest.time >= oldest_time:
@@ -208,7 +214,7 @@ class Window:
 
     def squeeze(self, size: int, shown: int, *, even_pinned: bool) -> list[Group]:
         """Take out the oldest commits, at or before version ``shown``, until ``size`` bytes of them are gone."""
-        last = shown if even_pinned else min(shown, next(iter(self._pins), self.NOTHING_PINNED))
+        last = shown if even_pinned else min(shown, self.oldest_pinned)
         dropped: list[Group] = []
         enough = self.bytes - size
         while self.bytes > enough and (oldest := self.oldest) is not None and _last_version(oldest) <= last:

@@ -1,7 +1,7 @@
 """What all the model's rules stand on: what they draw from, both sides, and what holds after each step."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import wraps
 from typing import Any, TypeVar
 
@@ -12,12 +12,15 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant
 from kvd.database import Database
 from kvd.store.authors import EXPIRED, Author
 from kvd.store.errors import SnapshotGone
+from kvd.store.heads import FORGOTTEN, Head
 from kvd.store.isolation import Range
 from kvd.store.lifetimes import Life
-from kvd.store.window import WindowLimits
+from kvd.store.prefixes import PrefixRule, PrefixRules
+from kvd.store.window import GROUP_BYTES, PLACE_BYTES, SUPERSEDED_BYTES, WindowLimits
 from tests.database.model import Gone, Model
 
 KEYS = ["a", "b", "ba", "c", "é", "\ud7ff", "\uffff", "\U00010000", "z"]
+SHORT = "b"  # values below this prefix may have a shorter history
 AUTHORS = [Author(1, 2, "me"), Author(3, 4, "you"), Author(None, None, "tcp")]
 OWNERS = ["session 1", "session 2"]
 IDS = [bytes([number]) * 16 for number in range(6)]
@@ -70,8 +73,8 @@ class Txn:
 class Machine(RuleBasedStateMachine):
     """The database in the left hand, the model in the right; after each step they must tell the same."""
 
-    @initialize(limits=window_limits)
-    def begin_history(self, limits: WindowLimits) -> None:
+    @initialize(limits=window_limits, age_ms=st.sampled_from([1, 0]))
+    def begin_history(self, limits: WindowLimits, age_ms: int) -> None:
         self.wall = self.even = 10_000
         self.database = Database(limits, clock=lambda: self.wall, timer=lambda: self.even)
         self.store = self.database.store
@@ -85,8 +88,14 @@ class Machine(RuleBasedStateMachine):
         self.promised: set[int] = set()  # those pinned that no limit may take
         self.txns: list[Txn] = []
         self.gets = 0
+        self.keep_short(age_ms)
 
     # ------------------------------------------------------------------ helpers
+
+    def keep_short(self, age_ms: int) -> None:
+        """Values below SHORT have so long a history, if it is not 0."""
+        self.short_history_us = age_ms * 1000 or None
+        self.database.room.set_rules(PrefixRules([PrefixRule(prefix=SHORT, history_ms=age_ms)]))
 
     def settle(self) -> None:
         """What is due expires: all of it, nothing else, in commits that are not too large."""
@@ -118,6 +127,31 @@ class Machine(RuleBasedStateMachine):
         """The history may have become shorter, but never longer."""
         assert self.store.window.oldest_readable >= self.model.oldest
         self.model.oldest = self.store.window.oldest_readable
+        gone = {(key, head.version) for key in KEYS for head in self.chain(key) if head.value is FORGOTTEN}
+        for key, version in gone - self.model.forgotten_values:
+            fired["forgotten"] += 1
+            assert self.is_old(key, version)
+        assert not {each for each in self.model.forgotten_values - gone if each in self.chained()}, "it came back"
+        self.model.forgotten_values |= gone
+
+    def chain(self, key: str) -> Iterator[Head]:
+        """All that the store has of ``key``, newest first."""
+        head = self.store.find(key)
+        while head is not None:
+            yield head
+            head = head.previous
+
+    def chained(self) -> set[tuple[str, int]]:
+        """All superseded values that the store has."""
+        return {(key, head.version) for key in KEYS for head in list(self.chain(key))[1:] if head.value is not None}
+
+    def is_old(self, key: str, version: int) -> bool:
+        """Whether this superseded value is not to be kept: for nobody has it pinned, or may still want it."""
+        if self.short_history_us is None or not key.startswith(SHORT):
+            return False
+        after = self.model.superseded(key, version)
+        is_pinned = any(pinned < after for pinned in self.pins)
+        return not is_pinned and self.model.commits[after].time < self.store.time - self.short_history_us
 
     def ready(self) -> None:
         """What comes before every change: expiry, and the time of the batch."""
@@ -148,7 +182,7 @@ class Machine(RuleBasedStateMachine):
         snapshot = self.model.snapshots[self.model.version if at is None else at]
 
         def wanted() -> list[tuple[bytes | None, int, int | None]]:
-            if at is not None and at < self.model.oldest:
+            if at is not None and (at < self.model.oldest or any(self.model.is_forgotten(key, at) for key in chosen)):
                 raise Gone
             self.gets += len(chosen)
             deadlines = self.model.deadlines if at is None else {}
@@ -169,7 +203,10 @@ class Machine(RuleBasedStateMachine):
             if at < self.model.oldest:
                 raise Gone
             snapshot = self.model.snapshots[at]
-            return [(key, *snapshot[key]) for key in sorted(snapshot) if start <= key and (end is None or key < end)]
+            found = [key for key in sorted(snapshot) if start <= key and (end is None or key < end)]
+            if any(self.model.is_forgotten(key, at) for key in found):
+                raise Gone
+            return [(key, *snapshot[key]) for key in found]
 
         return self.same_refusal(all_pages, wanted)
 
@@ -192,14 +229,28 @@ class Machine(RuleBasedStateMachine):
     def every_readable_version_reads_as_it_was(self) -> None:
         self.forgetting()
         for version in range(self.model.oldest, self.model.version + 1):
-            snapshot = self.model.snapshots[version]
-            found = [head and (head.value, head.version) for head in self.store._heads_at(KEYS, version)]
-            seen = {key: item for key, item in zip(KEYS, found, strict=True) if item and item[0] is not None}
-            assert seen == snapshot
+            known = [key for key in KEYS if not self.model.is_forgotten(key, version)]
+            found = [head and (head.value, head.version) for head in self.store._heads_at(known, version)]
+            seen = {key: item for key, item in zip(known, found, strict=True) if item and item[0] is not None}
+            assert seen == {key: item for key, item in self.model.snapshots[version].items() if key in known}
+            for key in {*KEYS} - {*known}:
+                with pytest.raises(SnapshotGone):
+                    self.store._heads_at([key], version)
 
     @invariant()
     def what_is_pinned_can_be_read(self) -> None:
         assert self.store.window.oldest_readable <= min(self.promised, default=self.model.version)
+        for version in self.promised:
+            assert not any(self.model.is_forgotten(key, version) for key in KEYS)
+
+    @invariant()
+    def the_window_counts_what_it_has(self) -> None:
+        window = self.store.window
+        assert window.bytes == sum(group.size for group in window.newest())
+        for group in window.newest():
+            before = [old.value for head in group.heads if (old := head.previous) is not None and old.value is not None]
+            known = sum(len(value) for value in before if value is not FORGOTTEN)
+            assert group.size == GROUP_BYTES + PLACE_BYTES * len(group.heads) + SUPERSEDED_BYTES * len(before) + known
 
     @invariant()
     def lives_are_those_of_the_model(self) -> None:

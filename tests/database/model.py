@@ -42,6 +42,7 @@ class Model:
         self.forgotten = 0
         self.time = 0
         self.oldest = 0
+        self.forgotten_values: set[tuple[str, int]] = set()  # key, and the version that wrote it
         self.counts: Counter[str] = Counter()
 
     @property
@@ -116,6 +117,14 @@ class Model:
     def seen(self, key: str, version: int) -> int:
         """The version that a reader of ``version`` sees: 0 for absent."""
         return self.snapshots[version].get(key, (b"", 0))[1]
+
+    def is_forgotten(self, key: str, version: int) -> bool:
+        """Whether the value that a reader of ``version`` sees is not known any more."""
+        return (key, self.seen(key, version)) in self.forgotten_values
+
+    def superseded(self, key: str, version: int) -> int:
+        """The version that came after what ``version`` wrote under ``key``."""
+        return min(later for later in self.changed(key) if later > version)
 
     def changed(self, key: str) -> list[int]:
         """The versions that wrote or deleted ``key``, newest first."""

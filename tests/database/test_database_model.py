@@ -16,9 +16,10 @@ from kvd.store import isolation
 from kvd.store import lifetimes as lifetimes_module
 from kvd.store import store as store_module
 from kvd.store import window as window_module
+from kvd.store.authors import NOBODY
 from kvd.store.history import commits_from, newest_commits, versions
 from kvd.store.window import WindowLimits
-from tests.database.machine import EXPIRED_TOGETHER, Machine, counted, fired, keys, wide, window_limits
+from tests.database.machine import EXPIRED_TOGETHER, SHORT, Machine, counted, fired, keys, wide, window_limits
 from tests.database.machine_transactions import Transacting
 from tests.database.machine_writes import Writing
 from tests.database.model import Gone
@@ -66,6 +67,21 @@ class TimeAndHistory(Machine):
         if limits.max_pinned_bytes < wide:
             self.promised.clear()
 
+    @rule(chosen=st.lists(keys.filter(lambda key: key.startswith(SHORT)), min_size=1, unique=True))
+    @counted
+    def superseded_values_grow_old(self, chosen: list[str]) -> None:
+        for value in (b"old", b"new"):
+            self.ready()
+            entries = dict.fromkeys(chosen, value)
+            assert self.database.set(entries, NOBODY) == self.model.write(dict(entries), NOBODY, None, False, None)
+        self.time_passes(1_100)
+        self.tidy()
+
+    @rule(age_ms=st.sampled_from([1, 2, 0]))
+    @counted
+    def change_rules(self, age_ms: int) -> None:
+        self.keep_short(age_ms)
+
     @rule()
     @counted
     def tidy(self) -> None:
@@ -78,6 +94,8 @@ class TimeAndHistory(Machine):
             assert window.bytes <= limits.max_bytes
             assert window.commits <= limits.max_commits
         assert window.bytes <= max(limits.max_bytes, limits.max_pinned_bytes)
+        kept = self.chained() - self.model.forgotten_values
+        assert not [(key, version) for key, version in kept if self.is_old(key, version)]
 
     # ------------------------------------------------------------------ reading
 
@@ -103,6 +121,8 @@ class TimeAndHistory(Machine):
         changed = self.model.changed(key)
         newer = [version for version in changed if version > self.model.oldest]
         wanted = newer + changed[len(newer) : len(newer) + 1]  # and the one that is seen from the oldest version
+        forgotten = [version for version in wanted if (key, version) in self.model.forgotten_values]
+        wanted = [version for version in wanted if version > max(forgotten, default=-1)]
         told = [(version, self.model.commits[version].writes[key], *self.model.told(version)) for version in wanted]
         if told and len(found) < len(told) and told[-1][0] <= self.model.oldest and told[-1][1] is None:
             told.pop()  # an old deletion, which may be forgotten
@@ -152,11 +172,11 @@ RULES = [
     "set", "set_plainly", "set_each", "replace_each", "delete", "increment", "touch", "bury", "send_with_id",
     "send_many_with_ids", "commit_blindly", "commit_whatever", "begin", "read_in_a_txn", "scan_in_a_txn", "end_a_txn",
     "roll_back", "time_passes", "the_wall_clock_is_set", "the_timer_fires", "change_limits", "tidy", "fetch", "history",
-    "log", "version_at",
+    "log", "version_at", "change_rules", "superseded_values_grow_old",
 ]  # fmt: skip
 OUTCOMES = [
-    "answered again", "buried", "committed with reads", "conflict", "done once", "expired", "many done once",
-    "not a number", "outcome unknown", "range at a snapshot gone", "snapshot gone",
+    "answered again", "buried", "committed with reads", "conflict", "done once", "expired", "forgotten",
+    "many done once", "not a number", "outcome unknown", "range at a snapshot gone", "snapshot gone",
 ]  # fmt: skip
 
 
