@@ -29,14 +29,14 @@ SLICE_KEYS = 250
 SLICE_BYTES = 64 * 1024
 
 
-def slices(database: "Database") -> Iterator[Heads]:
+def slices(database: "Database", slice_keys: int = SLICE_KEYS) -> Iterator[Heads]:
     """The current values in records of about a millisecond's work; the database may change between two of them."""
     for part in database.store.parts():
         heads = list(part.values())
         begin = size = 0
         for number, head in enumerate(heads):
             size += len(_told(head) or b"")
-            if number - begin + 1 >= SLICE_KEYS or size >= SLICE_BYTES:
+            if number - begin + 1 >= slice_keys or size >= SLICE_BYTES:
                 yield _record(database, heads[begin : number + 1])
                 begin, size = number + 1, 0
         if begin < len(heads):

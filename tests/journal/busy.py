@@ -4,7 +4,7 @@ The model knows nothing of the store or the journal: for each version it has wha
 """
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from kvd.database import Database
@@ -13,6 +13,7 @@ from kvd.journal.disk import Disk
 from kvd.journal.records import Header, Heads
 from kvd.store.history import commits_from
 from kvd.store.lifetimes import ENDLESS
+from kvd.store.prefixes import PrefixRule, PrefixRules
 from kvd.store.window import WindowLimits
 from tests.journal.crashes import RecordingDisk
 from tests.journal.running import ME, WALL_US, Running
@@ -20,6 +21,9 @@ from tests.journal.running import ME, WALL_US, Running
 KEYS = [f"key{number}" for number in range(10)]
 # How many commits the history has: each run has one of these.
 HISTORIES = (0, 4, 14)
+# Every other run forgets superseded values below this prefix after a millisecond.
+SHORT = PrefixRule(prefix="key", history_ms=1)
+SLICE_KEYS = 3
 
 
 class Now(NamedTuple):
@@ -95,7 +99,8 @@ class Busy:
         self.now = now
         self.did: dict[str, int] = {}
         self._running_type, self._remove, self._file_type = running, remove, file
-        self._checkpoint: tuple[int, CheckpointFile, list[Heads] | None] | None = None
+        self._checkpoint: tuple[int, CheckpointFile, Iterator[Heads] | None] | None = None
+        self._rules = PrefixRules([SHORT] if seed % 2 else [])
         self._owner = 0
         self.start()
 
@@ -108,6 +113,7 @@ class Busy:
         self.running = self._running_type(
             self.disk, limits=self.limits, segment_bytes=1024, seed=self.chance.getrandbits(32), now=lambda: self.now
         )
+        self.running.database.room.set_rules(self._rules)
         self.model.lose(self.running.found.version)
         orphans: dict[str, Now | None] = {key: None for key, now in self.model.state.items() if now.owner is not None}
         if orphans:
@@ -267,9 +273,9 @@ class Busy:
             return
         number, file, records = self._checkpoint
         if records is None:
-            records = list(slices(self.running.database))
-        elif records:
-            file.write(records.pop(0))
+            records = slices(self.running.database, SLICE_KEYS)
+        elif (record := next(records, None)) is not None:
+            file.write(record)
         else:
             self._finish(number, file)
             return

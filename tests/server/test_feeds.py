@@ -16,6 +16,8 @@ from kvd.server.feeds import BATCH_BYTES, BATCH_KEYS, BOOKMARK_VERSIONS, Feed, F
 from kvd.server.peers import Peer
 from kvd.server.refusals import Refusal
 from kvd.store.authors import Author
+from kvd.store.heads import FORGOTTEN
+from kvd.store.prefixes import PrefixRule, PrefixRules
 from kvd.store.store import Store
 from kvd.store.window import WindowLimits
 
@@ -66,6 +68,21 @@ class Recorded:
     def show(self) -> None:
         """All that is there may be shown."""
         self.visible = self.store.version
+
+    def keep_short(self, prefix: str) -> None:
+        """Superseded values below ``prefix`` are forgotten after a millisecond."""
+        self.store.retention.set_rules(PrefixRules([PrefixRule(prefix=prefix, history_ms=1)]))
+
+    def grow_old(self) -> None:
+        """Whatever has been superseded is older than a millisecond."""
+        self._advance(1_001)
+        self.prune()
+
+    def is_forgotten(self, prefix: str, at: int) -> bool:
+        """Whether of what a watcher at version ``at`` has not been told a value is not known any more."""
+        groups = self.store.window.after(at)
+        heads = [head for group in groups for head in group.heads if head.version > at and head.key.startswith(prefix)]
+        return any(head.value is FORGOTTEN for head in heads)
 
     def _advance(self, us: int) -> None:
         self.store.advance(self.store.time + us)
@@ -131,7 +148,7 @@ class Watcher:
 
     def _reset(self, version: int) -> None:
         oldest = self.recorded.store.window.oldest_readable
-        assert self.at < oldest, "there is a reason for it"
+        assert self.at < oldest or self.recorded.is_forgotten(self.prefix, self.at), "there is a reason for it"
         self.state, self.resynchronising, self.at = {}, True, version
         assert version <= self.recorded.visible
 
@@ -222,6 +239,31 @@ def test_who_was_too_slow_is_resynchronised_and_told_what_came_meanwhile(recorde
     recorded.show()
     assert watcher.read_all() == ["change"]
     assert watcher.is_right()
+
+
+def test_who_has_not_been_told_what_is_forgotten_is_resynchronised_unless_others_keys_are(recorded: Recorded) -> None:
+    recorded.keep_short("a/")
+    ahead, behind, other = Watcher(recorded, "a/", 4), Watcher(recorded, "a/", 4), Watcher(recorded, "b/", 4)
+    for number in range(3):
+        recorded.write({"a/2": b"%d" % number, "b/2": b"%d" % number})
+    recorded.show()
+    assert ahead.read_all() == ["change"] * 3 + ["live"]
+    recorded.grow_old()
+    assert recorded.is_forgotten("a/", 4)
+    assert ahead.read_all() == []
+    assert behind.read_all() == ["reset", "item", "live"]
+    assert other.read_all() == ["change"] * 3 + ["live"]
+    assert Watcher(recorded, "a/", 6).read_all() == ["change", "live"]
+
+
+def test_what_is_known_is_told_before_what_is_forgotten(recorded: Recorded) -> None:
+    recorded.keep_short("a/")
+    recorded.write({"a/new": b"stays"})
+    recorded.write({"a/2": b"goes"})
+    recorded.write({"a/2": b"newest"})
+    recorded.show()
+    recorded.grow_old()
+    assert Watcher(recorded, "", 4).read_all() == ["change", "reset", *["item"] * 4, "live"]
 
 
 def test_a_long_resynchronisation_comes_in_batches_from_one_version(recorded: Recorded) -> None:
@@ -353,6 +395,8 @@ steps = st.lists(
         st.tuples(st.just("set each"), st.lists(st.dictionaries(keys, values, max_size=2), max_size=5)),
         st.tuples(st.just("set each"), st.dictionaries(keys, values, min_size=2).map(one_by_one)),
         st.tuples(st.just("prune"), st.none()),
+        st.tuples(st.just("keep short"), st.sampled_from(["b", "ba"])),
+        st.tuples(st.just("grow old"), st.none()),
         st.tuples(st.just("show"), st.integers(0, 3)),
         st.tuples(st.just("open"), st.tuples(st.sampled_from(["", "b", "ba", "z"]), st.none() | st.integers(-1, 40))),
         st.tuples(st.just("close"), st.integers(0, 3)),
@@ -394,6 +438,8 @@ def test_whatever_happens_a_watcher_knows_the_store(sequence: list[tuple[str, An
         "write": recorded.write,
         "set each": recorded.set_each,
         "prune": lambda _: recorded.prune(),
+        "keep short": recorded.keep_short,
+        "grow old": lambda _: recorded.grow_old(),
         "show": show,
         "open": lambda how: watchers.append(Watcher(recorded, *how)),
         "close": close,
