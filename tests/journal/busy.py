@@ -151,8 +151,7 @@ class Busy:
         """Something."""
         name = self.chance.choices(list(STEPS), list(STEPS.values()))[0]
         self.did[name] = self.did.get(name, 0) + 1
-        self.now += self.chance.randrange(1000)
-        self._settle()
+        self.time_passes(self.chance.randrange(1000))
         getattr(self, name)()
         self.say()
 
@@ -162,7 +161,9 @@ class Busy:
         stamped = {key: None if now is None else now._replace(version=version) for key, now in writes.items()}
         self.model.commit(version, store.time, author, stamped)
 
-    def _settle(self) -> None:
+    def time_passes(self, us: int) -> None:
+        """And what is due expires."""
+        self.now += us
         self.running.database.settle()
         now = WALL_US + self.now
         due = [key for key, each in self.model.state.items() if each.deadline is not None and each.deadline <= now]

@@ -83,6 +83,7 @@ def test_whatever_happens_meanwhile(seed: int) -> None:
     taken = Taken(database)
     for turn in range(1000):
         for _ in range(chance.randrange(5) if turn < 40 else 0):
+            busy.time_passes(chance.randrange(1000))
             getattr(busy, chance.choice(COMMITS))()
         if chance.random() < 0.5:
             busy.write()
