@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 import pexpect
@@ -235,6 +236,22 @@ def test_a_data_directory_as_it_was_at_a_version_and_at_a_time(
             assert found == {"n": b"%d" % version, **{f"k{n}": b"x" for n in range(1, version + 1)}}
     assert "ends with version 5" in alone.fails(1, "restore", "--to", "6", data, str(tmp_path / "no"))
     assert not (tmp_path / "no").exists()
+
+
+def test_values_that_only_the_memory_has_forgotten(
+    serving: Serving, alone: Kv, data: str, tmp_path: pathlib.Path
+) -> None:
+    (tmp_path / "kvd.toml").write_text('[[prefix]]\nprefix = "n"\nhistory_ms = 1\n')
+    kv, process = serving("--data-dir", data, "--config", str(tmp_path / "kvd.toml"))
+    for number in range(3):
+        kv.ok("set", f"n={number}")
+    deadline = time.monotonic() + DEADLINE_S
+    while kv("get", "--at", "1", "n").returncode == 0:
+        assert time.monotonic() < deadline
+    process.send_signal(signal.SIGTERM)
+    process.wait(DEADLINE_S)
+    alone.ok("restore", "--to", "1", data, data + "2")
+    assert restored(serving, data + "2") == {"n": b"0"}
 
 
 def test_history_comes_along_from_a_data_directory(serving: Serving, alone: Kv, data: str) -> None:

@@ -124,6 +124,29 @@ def test_at_a_version(kv: "Kv", past: list[int]) -> None:
     assert kv.ok("ls", "--at", str(past[1]), "h") == "horns\n"
 
 
+def test_below_a_prefix_with_a_shorter_history(
+    serving: "Callable[..., tuple[Kv, subprocess.Popen[bytes]]]", tmp_path: pathlib.Path
+) -> None:
+    """Old values go by themselves; the log still tells that there was something."""
+    config = tmp_path / "kvd.toml"
+    config.write_text('[[prefix]]\nprefix = "cache/"\nhistory_ms = 100\n')
+    kv = serving("--config", str(config))[0]
+    kv.ok("set", "cache/a=1", "b=1")
+    kv.ok("set", "cache/a=2", "b=2")
+    first, last = (line["version"] for line in json_lines(kv.ok("log", "--json")))
+    deadline = time.monotonic() + 20
+    while kv("get", "--at", str(first), "cache/a").returncode == 0:
+        assert time.monotonic() < deadline, "it does not go"
+    gone = f"kv: error: version {first} has left the history; the oldest that can be read is {last}\n"
+    assert kv.fails(5, "get", "--at", str(first), "b", "cache/a") == gone
+    assert kv.fails(5, "rollback", "--to", str(first), "cache/a") == gone
+    assert kv.ok("get", "--at", str(first), "b") == "b: 1\n"
+    assert kv.ok("get", "--at", str(last), "cache/a") == "cache/a: 2\n"
+    assert len(kv.ok("history", "cache/a").splitlines()) == 1
+    assert len(kv.ok("history", "b").splitlines()) == 2
+    assert len(kv.ok("log").splitlines()) == 2
+
+
 def test_at_a_time(kv: "Kv") -> None:
     kv.ok("set", "a=1")
     between_s = time.time()

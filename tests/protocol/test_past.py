@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from kvd.protocol.limits import Limits
+from kvd.store.prefixes import PrefixRule, PrefixRules
 
 if TYPE_CHECKING:
     from tests.protocol.conftest import Ends
@@ -70,7 +71,20 @@ def test_one_reads_from_the_oldest_readable_version_to_the_current_one(make_ends
         assert b"%d" % (at - 1) in str(ends.ask(*READS[read](at))).encode()
 
 
-# ---------------------------------------------------------------------- snapshots
+@pytest.mark.parametrize("read", READS)
+def test_a_value_whose_prefix_has_a_shorter_history_is_gone(ends: "Ends", read: str) -> None:
+    """The clock of these commits ticks a microsecond each time it is asked."""
+    ends.database.room.set_rules(PrefixRules([PrefixRule(prefix="a", history_ms=1)]))
+    ends.batch(["set", {"a": b"old", "other": b"old"}], ["set", {"a": b"new"}])
+    ends.database.store.advance(ends.database.store.time + 2_000)
+    request = READS[read](1)
+    assert ends.ask(*request)["error"] == "snapshot_gone"
+    assert ends.ask(*request)["oldest_readable"] == 2
+    assert ends.code(*READS[read](2)) == ""
+    assert ends.ask("get_many", ["other"], 1) == [b"old"]
+    assert ends.ask("history", "a", 9)[0][:2] == [2, b"new"]
+    assert len(ends.ask("history", "a", 9)) == 1
+    assert [commit[0] for commit in ends.ask("log", 1, 9)] == [1, 2]
 
 
 @pytest.mark.parametrize("read", READS)

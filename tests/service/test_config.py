@@ -244,6 +244,25 @@ def test_a_huge_file_is_refused(write: Write) -> None:
             "[limits]\nmax_reply_bytes = 8388607",
             "limits.max_reply_bytes: limits.max_value_bytes (8388608) may not be more than limits.max_reply_bytes (8",
         ),
+        ("[prefix]", "prefix: write [[prefix]], in two brackets, once for each"),
+        ("[[prefix]]\nmax_keys = 3", "[[prefix]] 1: Object missing required field `prefix`"),
+        (
+            '[[prefix]]\nprefix = "a"\n[[prefix]]\nprefix = "b"\nhistory = 3',
+            "[[prefix]] 2: history: no such option; did you mean history_ms?",
+        ),
+        ('[[prefix]]\nprefix = "a"\nhistory_ms = "1s"', "[[prefix]] 1: Expected `int`, got `str` - at `$.history_ms`"),
+        (
+            '[[prefix]]\nprefix = "a"\nhistory_ms = -1',
+            "[[prefix]] 1: history_ms: -1 is out of bounds; allowed: 0 to 3153600000000",
+        ),
+        (
+            '[[prefix]]\nprefix = "a"\n[[prefix]]\nprefix = "a"',
+            "[[prefix]] 2: there is one for 'a' already",
+        ),
+        (
+            '[[prefix]]\nprefix = "a"\nttl_ms = 2\nmax_ttl_ms = 1',
+            "[[prefix]] 1: ttl_ms (2) may not be more than max_ttl_ms (1)",
+        ),
     ],
 )
 def test_a_mistake_in_the_file_is_told_with_its_place_and_what_is_allowed(

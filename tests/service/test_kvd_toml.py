@@ -7,8 +7,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from kvd.service.config import Config
+from kvd.service.config import Config, load
 from kvd.service.options import BOUNDS, LOG_LEVELS, LOG_TARGETS, OPTIONS, SECTIONS
+from kvd.store.prefixes import PrefixRule
 
 MANUAL = Path(__file__).parents[2] / "kvd.toml"
 # "#option = value" is an option; "# text" explains.
@@ -44,6 +45,20 @@ def test_every_option_is_named_with_its_true_default() -> None:
         for name, value in options.items()
     }
     assert named == {key: option.default for key, option in OPTIONS.items()}
+
+
+def test_the_examples_of_prefixes_name_every_option_and_hold(tmp_path: Path) -> None:
+    """Those of a cache and of a tenant, with the spaces of a comment before them."""
+    manual = MANUAL.read_text(encoding="utf-8")
+    of_prefixes = manual[manual.index("#     [[prefix]]") : manual.index("# Who may do what")]
+    example = re.sub("^#", "", of_prefixes, flags=re.MULTILINE)
+    file = tmp_path / "kvd.toml"
+    file.write_text(example)
+    file.chmod(0o600)
+    rules = load({}, {}, str(file)).prefix
+    assert [rule.prefix for rule in rules] == ["cache/", "tenant/a/"]
+    fields = msgspec.structs.fields(PrefixRule)
+    assert {field.name for field in fields} == {each for table in tomllib.loads(example)["prefix"] for each in table}
 
 
 @pytest.mark.parametrize("key", OPTIONS)
