@@ -9,10 +9,8 @@ the log tells, does not depend on this; only a value that is asked for may be go
         key b   (value, 4)     ◀─ (value, 9)                       reading b at 4 to 8: its value
 
 A pinned version keeps its values, as in the window. For each age there is one place in the window up to which this has
-been done. It moves on as the window's own end does, in steps of as many keys as were written or a few more.
+been done. It moves on as the window's own beginning does, in steps of as many keys as were written or a few more.
 """
-
-from collections.abc import Iterator
 
 from kvd.store.heads import FORGOTTEN
 from kvd.store.prefixes import NO_RULES, PrefixRules
@@ -22,43 +20,41 @@ from kvd.store.window import Group, Window
 class Retention:
     """Forgets values of ``window`` as the rules say. Times in microseconds."""
 
-    __slots__ = ("_done", "_rules", "_window")
+    __slots__ = ("_following", "_rules", "_window")
 
     def __init__(self, window: Window) -> None:
         self._window = window
         self._rules = NO_RULES
-        self._done: dict[int, int] = {}  # age → the version up to which what is older has been forgotten
+        self._following: dict[int, int] = {}  # age → the number of the group to be looked at next
 
     def set_rules(self, rules: PrefixRules) -> None:
         """Let these rules hold, also for what there is already; what was forgotten stays so."""
         self._rules = rules
-        self._done = {rule.history_ms * 1000: 0 for rule in rules.rules if rule.history_ms}
+        self._following = {rule.history_ms * 1000: 0 for rule in rules.rules if rule.history_ms}
 
     def __bool__(self) -> bool:
         """Whether there is any such prefix."""
-        return bool(self._done)
+        return bool(self._following)
 
     def forget(self, now: int, budget_keys: int) -> int:
         """Forget values that are too old at ``now``, looking at about ``budget_keys`` keys; at how many it did."""
-        looked, pinned = 0, self._window.oldest_pinned
-        for age in self._done:
-            for group in self._behind(age):
-                last = group.heads[-1].version
-                if looked >= budget_keys or group.time >= now - age or last > pinned:
+        window, looked = self._window, 0
+        for age in self._following:
+            number = self._following[age]
+            while looked < budget_keys and (following := window.next_from(number)) is not None:
+                number, group = following
+                if group.time >= now - age or group.heads[-1].version > window.oldest_pinned:
                     break
                 self._forget_superseded(group, age)
-                self._done[age] = last
+                number += 1
                 looked += len(group.heads)
+            self._following[age] = number
         return looked
 
     def due_at(self) -> int | None:
         """When the next values will be too old; None while there are none that can be."""
-        waiting = [(next(self._behind(age), None), age) for age in self._done]
-        return min((group.time + age for group, age in waiting if group is not None), default=None)
-
-    def _behind(self, age: int) -> Iterator[Group]:
-        """The groups that have not been looked at for ``age``."""
-        return self._window.after(max(self._done[age], self._window.oldest_readable))
+        following = [(self._window.next_from(number), age) for age, number in self._following.items()]
+        return min((found[1].time + age for found, age in following if found is not None), default=None)
 
     def _forget_superseded(self, group: Group, age: int) -> None:
         freed = 0

@@ -86,6 +86,7 @@ class Window:
 
     __slots__ = (
         "_begin",
+        "_compacted",
         "_kept_bytes",
         "_pins",
         "_queue",
@@ -100,6 +101,7 @@ class Window:
         self.limits = limits
         self._queue: list[Group | None] = []
         self._begin = 0  # what stands before it has been dropped
+        self._compacted = 0  # how many places were given back
         self.commits = 0
         self.bytes = 0
         self._kept_bytes = 0  # how many there were after the last drop
@@ -150,6 +152,11 @@ class Window:
         if newest.heads[0].version == version + 1:
             return [newest]
         return list(self.after(version))
+
+    def next_from(self, number: int) -> tuple[int, Group] | None:
+        """The first group with this number or a later one, and its number; they are counted as they are taken in."""
+        place = max(number - self._compacted, self._begin)
+        return (place + self._compacted, self._queue[place]) if place < len(self._queue) else None  # type: ignore[return-value]
 
     def newest(self) -> Iterator[Group]:
         """The groups, newest first. The window must not change meanwhile."""
@@ -232,4 +239,5 @@ class Window:
         self.oldest_time = oldest.time
         if self._begin >= _COMPACT_PLACES and self._begin * 2 >= len(self._queue):
             del self._queue[: self._begin]
+            self._compacted += self._begin
             self._begin = 0
