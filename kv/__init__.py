@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from kv.near_aio import AsyncNearClient
     from kv.near_cache import NearCache, NearCacheLimits, NearCacheStats
     from kv.near_client import NearClient
-    from kv.results import Author, Change, Commit, ConflictEntry, Item, Version, Versioned
+    from kv.results import Author, Change, Commit, ConflictEntry, HotKeys, Item, SlowFrame, Version, Versioned
     from kv.snapshots import Snapshot
     from kv.tls import TlsFiles
     from kv.transactions import Transaction
@@ -50,6 +50,7 @@ __all__ = [
     "ConnectionLost",
     "Forbidden",
     "ForkedClient",
+    "HotKeys",
     "Item",
     "KvdError",
     "LockLost",
@@ -61,6 +62,7 @@ __all__ = [
     "NotFound",
     "ProtocolError",
     "Refused",
+    "SlowFrame",
     "Snapshot",
     "SnapshotGone",
     "TimedOut",
@@ -87,7 +89,8 @@ _HOMES = {
     "TlsFiles": "kv.tls",
     "Transaction": "kv.transactions",
     "Watch": "kv.watches",
-    **dict.fromkeys(("Author", "Change", "Commit", "ConflictEntry", "Item", "Version", "Versioned"), "kv.results"),
+    **dict.fromkeys(("Author", "Change", "Commit", "ConflictEntry", "HotKeys", "Item"), "kv.results"),
+    **dict.fromkeys(("SlowFrame", "Version", "Versioned"), "kv.results"),
 }
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from kv.operations import Operation, Range
     from kv.pipeline import Result
     from kv.procedures import Pages, Procedure
-    from kv.results import Commit, Item, Version, Versioned
+    from kv.results import Commit, HotKeys, Item, SlowFrame, Version, Versioned
 
     P = ParamSpec("P")
     T = TypeVar("T")
@@ -286,6 +286,16 @@ class Calls:
         return operations.status()
 
     @call
+    def slow_log(self, *, limit: int = 20, reset: bool = False) -> Operation[list[SlowFrame]]:
+        """What held the daemon for long, the newest first; with ``reset`` it is forgotten. Raises Forbidden."""
+        return operations.slow_log(limit, reset)
+
+    @call
+    def hottest_keys(self, by: str = "reads", *, limit: int = 10) -> Operation[HotKeys]:
+        """The keys with most of the lately made "reads" or "writes", estimated from a sample. Raises Forbidden."""
+        return operations.hottest(by, limit)
+
+    @call
     def reload(self) -> Operation[list[str]]:
         """Have the daemon read its configuration again; what changed, in words. Raises Forbidden, Refused."""
         return operations.reload()
@@ -355,6 +365,16 @@ class Api(Calls):
         from kv.history import log
 
         return log(since, limit)
+
+    @procedure
+    def largest_keys(self, *, limit: int = 10) -> Procedure[dict[str, int]]:
+        """The keys with the largest values, and their bytes, the largest first. Raises Forbidden.
+
+        Looks at every key, in steps between which the daemon serves others; what changes meanwhile may be seen or not.
+        """
+        from kv.procedures import largest_keys
+
+        return largest_keys(limit)
 
     @procedure
     def rollback(self, *keys: str, to: int) -> Procedure[int]:

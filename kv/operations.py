@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from typing import Any, TypeVar
     from typing import Generic as Generic
 
-    from kv.results import Commit, Version, Versioned
+    from kv.results import Commit, HotKeys, SlowFrame, Version, Versioned
     from kv.results import Item as Item
 
     T = TypeVar("T")
@@ -220,24 +220,17 @@ def _access(reply: object) -> dict[str, Any]:
     return {"rights": [*map(str, _list(rights))], "reason": str(reason), "rules": [*map(str, _list(rules))]}
 
 
-def slow_log(limit: int, reset: bool) -> Operation[list[dict[str, Any]]]:
+def slow_log(limit: int, reset: bool) -> Operation[list[SlowFrame]]:
     """The last frames that held the daemon, the newest first."""
     return Operation(("slowlog", limit, reset), lambda reply: [_slow(entry) for entry in _list(reply)], writing=reset)
 
 
-def _slow(entry: object) -> dict[str, Any]:
-    from kv.results import author
+def _slow(entry: object) -> SlowFrame:
+    from kv.results import SlowFrame, author
 
     time, held_us, who, kinds, keys, more = _list(entry)
     requests = {str(name): _integer(count) for name, count in map(_list, _list(kinds))}
-    return {
-        "time": _integer(time),
-        "held_us": _integer(held_us),
-        "author": author(who),
-        "requests": requests,
-        "keys": [*map(str, _list(keys))],
-        "more_keys": bool(more),
-    }
+    return SlowFrame(_integer(time), _integer(held_us), author(who), requests, [*map(str, _list(keys))], bool(more))
 
 
 def largest(start: str, limit: int) -> Operation[tuple[dict[str, int], str | None]]:
@@ -250,12 +243,14 @@ def largest(start: str, limit: int) -> Operation[tuple[dict[str, int], str | Non
     return Operation(("largest", start, limit), read)
 
 
-def hottest(by: str, limit: int) -> Operation[tuple[int, dict[str, int]]]:
-    """For how many ms back it is, and the keys most often in "reads" or "writes", with about how often."""
+def hottest(by: str, limit: int) -> Operation[HotKeys]:
+    """The keys most often in "reads" or "writes", with about how often."""
 
-    def read(reply: object) -> tuple[int, dict[str, int]]:
+    def read(reply: object) -> HotKeys:
+        from kv.results import HotKeys
+
         covered_ms, keys = _list(reply)
-        return _integer(covered_ms), _numbers(keys)
+        return HotKeys(_integer(covered_ms) / 1000, _numbers(keys))
 
     return Operation(("hottest", by, limit), read)
 

@@ -122,6 +122,20 @@ def get_and_touch(keys: list[str], ttl: float | timedelta | None) -> Procedure[d
     return values
 
 
+# ---------------------------------------------------------------------- the largest
+
+
+def largest_keys(limit: int) -> Procedure[dict[str, int]]:
+    """The keys with the largest values, and their bytes: the largest of each page, and of these the largest."""
+    sizes: dict[str, int] = {}
+    following: str | None = ""
+    while following is not None:
+        page, following = yield from ask(operations.largest(following, limit))
+        sizes.update(page)
+        sizes = dict(sorted(sizes.items(), key=lambda item: item[1], reverse=True)[:limit])
+    return sizes
+
+
 # ---------------------------------------------------------------------- scanning
 
 

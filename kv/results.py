@@ -91,6 +91,41 @@ class Commit(Record):
         self.keys = keys
 
 
+class SlowFrame(Record):
+    """What held the daemon: when (µs since the epoch), for how many µs, for whom, and what it was.
+
+    ``requests``: how many of each kind. ``keys``: the first that they name; ``more_keys``: whether there are others.
+    """
+
+    __match_args__ = __slots__ = ("time", "held_us", "author", "requests", "keys", "more_keys")
+
+    def __init__(
+        self,
+        time: int,
+        held_us: int,
+        author: Author | None,
+        requests: Mapping[str, int],
+        keys: list[str],
+        more_keys: bool,
+    ) -> None:
+        self.time = time
+        self.held_us = held_us
+        self.author = author
+        self.requests = dict(requests)
+        self.keys = keys
+        self.more_keys = more_keys
+
+
+class HotKeys(Record):
+    """About how often each key was read, or written, within the last so many ``seconds``; the busiest first."""
+
+    __match_args__ = __slots__ = ("seconds", "operations")
+
+    def __init__(self, seconds: float, operations: Mapping[str, int]) -> None:
+        self.seconds = seconds
+        self.operations = dict(operations)
+
+
 class Change(Record):
     """A commit as a watch tells it: what it wrote below the prefix (None: deleted).
 

@@ -12,7 +12,7 @@ from kv import operations
 from kv.codecs import full, light
 from kv.errors import KvdError, ProtocolError
 from kv.operations import Operation, prefix_end
-from kv.results import Author, Commit, Item, Version, Versioned
+from kv.results import Author, Commit, HotKeys, Item, SlowFrame, Version, Versioned
 from kvd.protocol.messages import decode_batch
 
 SCALE = float(os.environ.get("KVD_TEST_SCALE", "1"))
@@ -138,6 +138,14 @@ READS: list[tuple[Operation[Any], object, object]] = [
     (operations.ping(), True, True),
     (operations.metrics(), [["keys_stored", 1]], {"keys_stored": 1}),
     (operations.status(), [["version", "1"]], {"version": "1"}),
+    (
+        operations.slow_log(5, False),
+        [[9, 12_000, [0, 1, "x"], [["set", 2], ["get", 1]], ["a"], True]],
+        [SlowFrame(9, 12_000, Author(0, 1, "x"), {"set": 2, "get": 1}, ["a"], True)],
+    ),
+    (operations.largest("", 5), [[["a", 9]], "b"], ({"a": 9}, "b")),
+    (operations.largest("b", 5), [[], None], ({}, None)),
+    (operations.hottest("reads", 5), [1_500, [["a", 61]]], HotKeys(1.5, {"a": 61})),
     (operations.reload(), ["log level: debug"], ["log level: debug"]),
     (operations.shutdown(), [4711], 4711),
     (operations.checkpoint(), 7, 7),

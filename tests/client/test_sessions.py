@@ -386,3 +386,25 @@ def test_revert_sees_that_a_key_was_there_again_and_deleted_again(either: kv.Cli
     with pytest.raises(kv.Conflict):
         either.revert(version)
     assert either.get("a") is None
+
+
+# ---------------------------------------------------------------------- what holds the daemon, and which keys matter
+
+
+def test_the_largest_keys_of_all_pages(either: kv.Client) -> None:
+    either.set_many({f"small/{number:05}": b"" for number in range(10_000)})
+    either.set_many({"a": b"4444", "small/05000": b"333", "z": b"22"})
+    assert either.largest_keys(limit=3) == {"a": 4, "small/05000": 3, "z": 2}
+    assert list(either.largest_keys(limit=2)) == ["a", "small/05000"]
+
+
+def test_the_hottest_keys_and_what_was_slow_can_be_asked_for(either: kv.Client) -> None:
+    for _ in range(1_000):
+        either.set("hot", b"")
+    hottest = either.hottest_keys("writes", limit=1)
+    assert hottest.seconds >= 0
+    assert hottest.operations.get("hot", 0) % 61 == 0
+    assert len(either.slow_log(limit=3)) <= 3
+    assert either.slow_log(reset=True) is not None
+    with pytest.raises(kv.Refused):
+        either.hottest_keys("age")

@@ -1,6 +1,5 @@
 """``kv slowlog``: which requests held the daemon for long."""
 
-from kv import operations
 from kv.cli import exits
 from kv.cli.commands.history import add_limit
 from kv.cli.context import Context
@@ -9,7 +8,7 @@ from kv.cli.parser import Parser
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from kv.results import SlowFrame
 
 _DEFAULT_LIMIT = 20
 
@@ -43,21 +42,30 @@ def run(context: Context) -> int:
     limit = getattr(context.options, "limit", None) or _DEFAULT_LIMIT
     reset = getattr(context.options, "reset", False)
     with context.connect() as client:
-        entries = client._call(operations.slow_log(limit, reset))
-    for entry in reversed(entries):
-        _print(context, entry)
+        frames = client.slow_log(limit=limit, reset=reset)
+    for frame in reversed(frames):
+        _print(context, frame)
     return exits.OK
 
 
-def _print(context: Context, entry: "dict[str, Any]") -> None:
+def _print(context: Context, frame: "SlowFrame") -> None:
     from kv.cli.authors import author_json, who_and_when
     from kv.cli.times import time_json
 
     if context.options.json:
-        context.print_json({**entry, "time": time_json(entry["time"]), "author": author_json(entry["author"])})
+        context.print_json(
+            {
+                "time": time_json(frame.time),
+                "held_us": frame.held_us,
+                "author": author_json(frame.author),
+                "requests": frame.requests,
+                "keys": frame.keys,
+                "more_keys": frame.more_keys,
+            }
+        )
         return
-    requests = ", ".join(f"{count} {name}" if count > 1 else name for name, count in entry["requests"].items())
-    keys = ", ".join(map(show, entry["keys"])) + (", …" if entry["more_keys"] else "")
-    held = f"{entry['held_us'] / 1000:.3f} ms"
-    who = who_and_when(entry["author"], entry["time"])
+    requests = ", ".join(f"{count} {name}" if count > 1 else name for name, count in frame.requests.items())
+    keys = ", ".join(map(show, frame.keys)) + (", …" if frame.more_keys else "")
+    held = f"{frame.held_us / 1000:.3f} ms"
+    who = who_and_when(frame.author, frame.time)
     context.print(f"{who}  {held}  {show(requests)}{': ' if keys else ''}{keys}")

@@ -1,15 +1,10 @@
 """``kv top-keys``: which keys are the largest, or are read or written most."""
 
-from kv import operations
 from kv.cli import exits
 from kv.cli.commands.history import add_limit
 from kv.cli.context import Context
 from kv.cli.escape import show
 from kv.cli.parser import Parser
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from kv.client import Client
 
 _DEFAULT_LIMIT = 10
 _ORDERS = ("size", "reads", "writes")
@@ -45,24 +40,14 @@ def run(context: Context) -> int:
     order = getattr(context.options, "by", "size")
     with context.connect() as client:
         if order == "size":
-            found = _largest(client, limit)
+            found = client.largest_keys(limit=limit)
         else:
-            covered_ms, found = client._call(operations.hottest(order, limit))
-            context.note(f"{order} of the last {covered_ms / 1000:.0f} s, estimated")
+            hottest = client.hottest_keys(order, limit=limit)
+            found = hottest.operations
+            context.note(f"{order} of the last {hottest.seconds:.0f} s, estimated")
     if context.options.json:
         context.print_json(found)
         return exits.OK
     for key, number in found.items():
         context.print(f"{show(key)}: {number}")
     return exits.OK
-
-
-def _largest(client: "Client", limit: int) -> dict[str, int]:
-    """Page by page, of all keys."""
-    sizes: dict[str, int] = {}
-    following: str | None = ""
-    while following is not None:
-        page, following = client._call(operations.largest(following, limit))
-        sizes.update(page)
-        sizes = dict(sorted(sizes.items(), key=lambda item: item[1], reverse=True)[:limit])
-    return sizes
