@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from bench import charts, report
+from bench import charts, figures, report
 from bench.context import Context
 from bench.errors import BenchError
 from bench.machine import describe
@@ -32,7 +32,10 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--json", type=Path, metavar="FILE", help="where the result goes (bench/results/TIME.json)")
     parser.add_argument("--quick", action="store_true", help="less work: shows that it runs, not how fast kvd is")
     parser.add_argument(
-        "--charts", type=Path, metavar="RESULTS", help="measure nothing; draw docs/charts/ of this JSON"
+        "--charts",
+        type=Path,
+        metavar="RESULTS",
+        help="measure nothing; draw docs/charts/ and write docs/figures.md of this JSON",
     )
     parser.add_argument("--serve", default=shlex.join(SERVE), metavar="COMMAND", help="what starts kvd on {socket}")
     return parser.parse_args(argv)
@@ -70,10 +73,10 @@ def run(context: Context, names: Sequence[str]) -> tuple[list[Row], list[str]]:
 
 
 def draw(result: Path) -> int:
-    """The charts of a result, into docs/charts/. Returns 2 for what is no result."""
+    """The charts of a result, into docs/charts/, and its figures. Returns 2 for what is no result."""
     try:
-        for path in charts.write(result):
-            print(f"drawn: {path}")
+        for path in [*charts.write(result), figures.write(result)]:
+            print(f"written: {path}")
     except (OSError, ValueError, KeyError, TypeError) as error:
         print(f"{result} is no result of the benchmarks: {error!r}", file=sys.stderr)
         return 2

@@ -16,10 +16,15 @@ def heading() -> str:
 
 def line(row: Row) -> str:
     """One row."""
+    *cells, verdict = cells_of(row)
+    return _line(*cells, f"{verdict}  {row.note}" if verdict and row.note else verdict or row.note)
+
+
+def cells_of(row: Row) -> list[str]:
+    """Its cells, the verdict last."""
     theirs = f"{row.theirs.name} {spread(row.theirs, row.unit)}" if row.theirs else ""
     ratio = f"{row.ratio:.2f} ({min(row.round_ratios):.2f}-{max(row.round_ratios):.2f})" if row.ratio else ""
-    verdict = f"{row.verdict}  {row.note}" if row.verdict and row.note else row.verdict or row.note
-    return _line(row.name, spread(row.ours, row.unit), theirs, ratio, wanted(row.target, row.unit), verdict)
+    return [row.name, spread(row.ours, row.unit), theirs, ratio, wanted(row.target, row.unit), row.verdict]
 
 
 def spread(samples: Samples, unit: str) -> str:
