@@ -312,9 +312,12 @@ def _connect_tcp(address: tuple[str, int], deadline: Deadline) -> "socket.socket
         places = socket.getaddrinfo(*address, 0, socket.SOCK_STREAM)
     except UnicodeError:
         raise OSError(errno.EINVAL, "not a host's name") from None
+    from kvd.protocol.keepalive import keep_alive
+
     for family, kind, protocol, _, place in places:
         connecting = socket.socket(family, kind, protocol)
         connecting.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        keep_alive(connecting)
         try:
             return _connected(connecting, place, deadline)
         except OSError as failure:

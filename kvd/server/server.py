@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from kvd.protocol.frames import frame
+from kvd.protocol.keepalive import keep_alive
 from kvd.protocol.limits import Limits
 from kvd.protocol.messages import encode_replies
 from kvd.server.access import Access
@@ -104,6 +105,8 @@ class Server:
         """
         if own:
             self._backlogs.append((listening.dup(), _GOODBYE if goodbye is None else goodbye))
+        if listening.family != socket.AF_UNIX:
+            keep_alive(listening)
         session = spoken or (lambda: Session(self))
         if tls is not None and listening.family != socket.AF_UNIX:
             listening.listen(BACKLOG)

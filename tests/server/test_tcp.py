@@ -1,18 +1,23 @@
 """Peers over TCP, who have to introduce themselves first."""
 
+import os
 import socket
 import struct
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+import kv
+from kvd.protocol.keepalive import IDLE_S
 from tests.server.conftest import MIB, PING, PONG, TOKEN, encode, eventually, frame, packed
 
 if TYPE_CHECKING:
     from tests.server.conftest import Daemon, Peer, Start
 
 TIMEOUT_MS = 200
+KEEPALIVE, ESTABLISHED = 2, "01"  # in /proc/net/tcp
 HELLO = frame(["hello", 1, "test", TOKEN])
 UNAUTHENTICATED = {"error": "unauthenticated", "message": "say hello with a token first"}
 LAST = {"error": "unauthenticated", "message": "the first frame must say hello with a valid token"}
@@ -120,6 +125,31 @@ def test_who_is_idle_for_too_long_is_closed_on_tcp_and_not_on_unix(start: "Start
         assert tcp.says_nothing_more()
         assert unix.ask(["ping"]) == [True]
     assert "idle for too long" in daemon.log()
+
+
+def timers(port: int, *, remote: bool) -> list[tuple[int, float]]:
+    """What the kernel waits for on open connections of a port, this or the other end's: kind and seconds, proc(5)."""
+    found = []
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        _, local, other, state, _, timer, *_ = line.split()
+        if state == ESTABLISHED and int((other if remote else local).split(":")[1], 16) == port:
+            kind, jiffies = timer.split(":")
+            found.append((int(kind), int(jiffies, 16) / os.sysconf("SC_CLK_TCK")))
+    return found
+
+
+@pytest.mark.parametrize("end", ["the daemon's", "the client's"])
+def test_on_a_silent_connection_the_kernel_looks_whether_the_other_end_is_there(
+    tcp: "Daemon", tmp_path: Path, end: str
+) -> None:
+    def waits_to_look() -> bool:
+        (one,) = timers(tcp.tcp_port, remote=end == "the client's")
+        return one[0] == KEEPALIVE and one[1] <= IDLE_S  # until then it waits for the last acknowledgement
+
+    (tmp_path / "token").write_text(TOKEN)
+    with kv.connect(f"tcp://127.0.0.1:{tcp.tcp_port}", token_file=str(tmp_path / "token")) as db:
+        db.ping()
+        eventually(waits_to_look, "for the kernel to look")
 
 
 def test_replies_are_not_lost_when_the_connection_is_closed_for_what_follows(tcp: "Daemon") -> None:
