@@ -11,6 +11,14 @@ from kvd.server.named_keys import written_keys
 from kvd.server.refusals import Refusal
 
 _OF_ALL_KEYS = "", None
+# What says nothing of any key, and what is checked where it runs: administrators' requests, and attaching.
+_ELSEWHERE = frozenset(
+    (
+        messages.Hello, messages.Attach, messages.Ping, messages.Begin, messages.End, messages.VersionAt,
+        messages.Metrics, messages.Exposition, messages.Status, messages.Reload, messages.Access, messages.SlowLog,
+        messages.Largest, messages.Hottest, messages.Checkpoint, messages.Backup, messages.Shutdown,
+    )
+)  # fmt: skip
 _GETS, _SETS = {messages.Get}, {messages.Set}
 _key = attrgetter("key")
 _entries = attrgetter("entries")
@@ -32,7 +40,7 @@ def may_run_all(requests: Sequence[AnyRequest], grant: Grant) -> bool:
 def may_run(request: AnyRequest, grant: Grant) -> bool:
     """Whether every key that ``request`` reads, writes or tells of is allowed to whom ``grant`` is for.
 
-    Administrators' requests and attaching are checked where they run, as they concern no keys.
+    Nothing is that is not named here, so that a new kind of request cannot be forgotten.
     """
     if type(request) is messages.Get:  # the commonest first: a match looks at one pattern after the other
         return grant.may(READ, (request.key,))
@@ -59,7 +67,7 @@ def may_run(request: AnyRequest, grant: Grant) -> bool:
             return grant.may_range(READ, *_OF_ALL_KEYS)
         case messages.Watch():
             return grant.may_prefix(WATCH, request.prefix)
-    return True
+    return type(request) in _ELSEWHERE
 
 
 def check(request: AnyRequest, grant: Grant | None) -> None:

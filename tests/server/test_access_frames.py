@@ -4,16 +4,30 @@ The oracle is that of ``test_access.py``.
 """
 
 import random
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 import pytest
 
+from kvd.protocol import messages
+from kvd.server import permissions
 from kvd.server.access import ADMINISTER, CACHE, READ, RIGHTS, WRITE, Access, AccessRule
 from tests.protocol.conftest import Process
-from tests.server.test_access import PEOPLE, ROUNDS, WORLD, House, oracle, random_rules
+from tests.server.test_access import PEOPLE, ROUNDS, WORLD, House, asked, oracle, random_rules
 
-ADMINISTRATORS = [["shutdown"], ["reload"], ["checkpoint"], ["backup"], ["access", "a", 5002]]
+ADMINISTRATORS: list[list[Any]] = [
+    ["shutdown"], ["reload"], ["checkpoint"], ["backup"], ["access", "a", 5002],
+    ["slowlog", 10, True], ["largest", "", 10], ["hottest", "reads", 10], ["hottest", "writes", 10],
+]  # fmt: skip
+OPEN: list[list[Any]] = [
+    ["ping"],
+    ["status"],
+    ["metrics"],
+    ["exposition"],
+    ["begin"],
+    ["end", 1],
+    ["version_at", 2**62],
+]
 
 
 class Willing(Process):
@@ -144,8 +158,21 @@ def test_attaching_needs_the_right_to_cache_somewhere() -> None:
 
 def test_what_says_nothing_of_keys_is_open_to_whoever_may_connect() -> None:
     house = House([AccessRule(prefix="x", uid=1, rights=())], PEOPLE[0])
-    for request in (["ping"], ["status"], ["metrics"], ["begin"]):
-        assert house.ends.code(*request) == ""
+    for request in OPEN:
+        assert house.ends.code(*request) == "", request
+
+
+def test_each_kind_of_request_is_decided_in_one_of_these_tests() -> None:
+    """And one that nobody has decided is allowed to nobody."""
+    chosen = random.Random(1)  # noqa: S311  # to be repeatable
+    decided = {asked(chosen)[0][0] for _ in range(1_000)}
+    decided |= {request[0] for request in [*ADMINISTRATORS, *OPEN]} | {"hello", "attach"}
+    assert decided == {kind.__struct_config__.tag for kind in get_args(messages.AnyRequest)}
+
+    class New(messages.Request, tag="new"):
+        """Of a later version."""
+
+    assert not permissions.may_run(New(), Access([]).grant(PEOPLE[0]))  # type: ignore[arg-type]
 
 
 def test_a_half_allowed_transaction_neither_reads_nor_writes() -> None:
