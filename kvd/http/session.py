@@ -19,13 +19,15 @@ from typing import TYPE_CHECKING, Any, cast
 import httptools
 
 from kvd.http.calls import Later
-from kvd.http.events import HEARTBEAT, HEARTBEAT_S, LAST_CHUNK, Events, chunk
+from kvd.http.events import HEARTBEAT, HEARTBEAT_S, LAST_CHUNK, chunk, encoded
 from kvd.http.problems import Problem, problem_of
 from kvd.http.requests import Request
-from kvd.http.responses import VALUE_HEAD, Response, error_response, head
+from kvd.http.responses import VALUE_HEAD, Response, error_response, head, stream_head
 from kvd.protocol.messages import Get
-from kvd.server.durability import Needs
+from kvd.server.durability import NO_NEEDS, Needs
+from kvd.server.feeds import Event, Telling
 from kvd.server.peers import Peer
+from kvd.server.pump import Pump
 
 if TYPE_CHECKING:
     from kvd.http.listener import Listener
@@ -53,19 +55,18 @@ class HttpSession(asyncio.Protocol):
         "_body_bytes",
         "_connected",
         "_dropping",
-        "_feed",
-        "_feed_is_chunked",
-        "_finishing",
         "_go_on_due",
         "_head_bytes",
         "_headers",
         "_heartbeat",
         "_held",
         "_held_bytes",
+        "_is_chunked",
         "_is_local",
         "_leaving",
         "_listener",
         "_parser",
+        "_pump",
         "_reading",
         "_request",
         "_server",
@@ -76,6 +77,7 @@ class HttpSession(asyncio.Protocol):
         "_waiting",
         "_watched",
         "active",
+        "finishing",
         "peer",
         "transport",
     )
@@ -99,11 +101,11 @@ class HttpSession(asyncio.Protocol):
         self._waiting: deque[Request] = deque()
         self._tail: bytes | None = None  # of a head that may go the short way, from behind the path
         self._short: bytes | None = None  # the same, while the short way is free
-        self._stalled = self._leaving = self._finishing = self._watched = self._go_on_due = False
+        self._stalled = self._leaving = self.finishing = self._watched = self._go_on_due = False
         self._held: deque[tuple[Needs, bytes, bool]] = deque()  # whether it is the last
         self._held_bytes = 0
-        self._feed: Events | None = None
-        self._feed_is_chunked = True
+        self._pump: Pump | None = None  # once it only tells
+        self._is_chunked = True  # what it tells
         self._heartbeat: asyncio.TimerHandle | None = None
         self._is_local = False
         self.active = False
@@ -121,7 +123,7 @@ class HttpSession(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._leaving = True
         self._short = None
-        self._feed = None
+        self._pump = None
         self._drop_input()
         self._held.clear()
         if self._heartbeat is not None:
@@ -148,17 +150,15 @@ class HttpSession(asyncio.Protocol):
     def resume_writing(self) -> None:
         self._stalled = False
         self._server.unwatch(self)
-        if self._feed is not None:
-            self._server.loop.call_soon(self._pump)
-        elif not self._leaving:
+        if not self._leaving:
             self._go_on_soon()
 
     def eof_received(self) -> bool:
         """Answer what has come whole, also to a peer that has closed its side."""
-        if self._leaving or self._feed is not None or not (self._waiting or self._held):
+        if self._leaving or self._pump is not None or not (self._waiting or self._held):
             return False
         self._drop_input()
-        self._finishing = True
+        self.finishing = True
         return True
 
     # ------------------------------------------------------------------ called by the server
@@ -166,7 +166,11 @@ class HttpSession(asyncio.Protocol):
     @property
     def busy(self) -> bool:
         """Whether nothing is answered now."""
-        return self._stalled or self._leaving or self._held_bytes > WRITE_HIGH_WATER_BYTES
+        return self._stalled or self._leaving or self._held_bytes > WRITE_HIGH_WATER_BYTES or self._holds_last
+
+    @property
+    def _holds_last(self) -> bool:
+        return bool(self._held) and self._held[-1][2]
 
     @property
     def buffer_bytes(self) -> int:
@@ -177,7 +181,7 @@ class HttpSession(asyncio.Protocol):
     @property
     def feeding(self) -> bool:
         """Whether it only tells its peer what that asked for."""
-        return self._feed is not None
+        return self._pump is not None
 
     @property
     def leaving(self) -> bool:
@@ -186,20 +190,19 @@ class HttpSession(asyncio.Protocol):
 
     def finish(self) -> None:
         """Answer what has come whole, then close; what has not is told that it did not run."""
-        self._finishing = True
+        self.finishing = True
         self._short = None
-        if self._feed is not None:
-            self._pump()
-        elif self._reading and not self._dropping:
+        if self._reading and not self._dropping:
             self._refuse(Problem(503, "shutting_down", "the server is stopping; this request did not run"))
         self._go_on()
 
     def leave(self, last: dict[str, object]) -> None:
-        """Close, telling a peer that waits for an answer, or has asked nothing yet, why."""
-        if self._leaving:
+        """Close, telling a peer that waits for an answer, or has never asked, why."""
+        if self._leaving or self._holds_last:
             return
-        if self._feed is not None:
-            self._end_feed()
+        if self._pump is not None:
+            # Without a last chunk, which would say that this is all.
+            self._end_feed(b"" if last["error"] == "internal" or not self._is_chunked else LAST_CHUNK)
         else:
             self._refuse(problem_of(last))
             self._go_on()
@@ -397,8 +400,11 @@ class HttpSession(asyncio.Protocol):
 
     def _go_on(self) -> None:
         """Answer what has come, as much as one turn of the loop may take; then decide what comes next."""
+        if self._pump is not None:
+            self._pump.wake()
+            return
         count = 0
-        while self._waiting and not self.busy and self._feed is None:
+        while self._waiting and not self.busy:
             if count == TURN_REQUESTS:
                 self._go_on_soon()
                 break
@@ -421,11 +427,11 @@ class HttpSession(asyncio.Protocol):
         peer.allow(self._listener.commands.access)
         self.peer = peer
 
-    def _respond(self, request: Request, answer: Response | Events, needs: Needs) -> None:
-        if isinstance(answer, Events):
+    def _respond(self, request: Request, answer: Response | Telling, needs: Needs) -> None:
+        if not isinstance(answer, Response):
             self._begin_feed(request, answer)
             return
-        is_last = request.closes or (self._finishing and not self._waiting)
+        is_last = request.closes or (self.finishing and not self._waiting)
         connection = _CLOSE if is_last else _KEEP if request.is_http10 else b""
         self._send(self._encoded(request, answer, connection), needs, is_last=is_last)
 
@@ -448,11 +454,11 @@ class HttpSession(asyncio.Protocol):
 
     def _settle(self) -> None:
         """Decide what comes next."""
-        if self._leaving or self._feed is not None:
+        if self._leaving or self._pump is not None:
             return
-        if self._finishing and not self._waiting and not self._held:
+        if self.finishing and not self._waiting and not self._held:
             self._close()
-        elif self._waiting or self.busy or self._dropping or self._finishing:
+        elif self._waiting or self.busy or self._dropping or self.finishing:
             self.transport.pause_reading()
         else:
             self.transport.resume_reading()
@@ -492,53 +498,34 @@ class HttpSession(asyncio.Protocol):
 
     # ------------------------------------------------------------------ feeds
 
-    def _begin_feed(self, request: Request, events: Events) -> None:
+    def _begin_feed(self, request: Request, feed: Telling) -> None:
         """From now on this connection only tells its peer what that asked for."""
-        self._feed = events
         self._short = self._tail = None
         self._drop_input()
         self._waiting.clear()
-        self._feed_is_chunked = not request.is_http10
-        answer = Response(200, b"", b"text/event-stream", b"Cache-Control: no-store\r\n")
-        length = -1 if self._feed_is_chunked else 0
-        first = head(answer, self._listener.dates.now(), connection=_CLOSE, length=length)
-        self.transport.write(first if self._feed_is_chunked else first.replace(b"Content-Length: 0\r\n", b""))
+        self._is_chunked = not request.is_http10
+        self._send(stream_head(self._listener.dates.now(), is_chunked=self._is_chunked), NO_NEEDS)
         self._server.unwatch(self)
         self.transport.resume_reading()  # to see the peer close
-        events.feed.wake = self._wake_pump
-        self._wake_pump()
+        self._pump = Pump(feed, self, self._server.loop)
         self._heartbeat = self._server.loop.call_later(HEARTBEAT_S, self._beat)
 
+    def tell(self, events: list[Event]) -> None:
+        """Send events of the feed."""
+        self._send_piece(b"".join(map(encoded, events)))
+
     def _beat(self) -> None:
-        if self._feed is not None:
+        if self._pump is not None:
             self._heartbeat = self._server.loop.call_later(HEARTBEAT_S, self._beat)
-            if not self._stalled:
-                self._tell(HEARTBEAT)
+            if not self.busy:
+                self._send_piece(HEARTBEAT)
 
-    def _wake_pump(self) -> None:
-        """There may be something to tell: in a turn of its own, so that commits do not wait for it."""
-        if not self._go_on_due:
-            self._go_on_due = True
-            self._server.loop.call_soon(self._pump)
+    def _send_piece(self, data: bytes) -> None:
+        self._send(chunk(data) if self._is_chunked else data, NO_NEEDS)
 
-    def _pump(self) -> None:
-        """Tell one batch of events, if the peer takes it."""
-        self._go_on_due = False
-        if self.busy or self._feed is None:
-            return
-        if events := self._feed.next():
-            self._tell(events)
-        if not self._feed.feed.caught_up:
-            self._wake_pump()
-        elif self._finishing:
-            self._end_feed()
-
-    def _tell(self, data: bytes) -> None:
-        self.transport.write(chunk(data) if self._feed_is_chunked else data)
-
-    def _end_feed(self) -> None:
-        self._feed = None
-        self._write_last(LAST_CHUNK if self._feed_is_chunked else b"")
+    def _end_feed(self, last: bytes) -> None:
+        self._pump = None
+        self._send(last, NO_NEEDS, is_last=True)
 
 
 def _too_long(most: int) -> Problem:

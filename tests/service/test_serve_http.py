@@ -52,6 +52,20 @@ def test_an_answer_shows_nothing_that_the_disk_does_not_have(disk: SlowDisk, kvd
     kvd.stop(process)
 
 
+def test_a_watch_begins_behind_what_is_held(disk: SlowDisk, kvd: "RealDaemon") -> None:
+    process = disk.serve("always", "--http", f"{kvd.folder}/h")
+    with connect(kvd) as client:
+        disk.hold()
+        client.send(request("PUT", "/v1/a", b"1") + request("GET", "/v2/watch?from=0"))
+        assert is_silent(client, kvd)
+        disk.let_go()
+        assert client.answer().status == 201
+        assert client.head()[1]["content-type"] == "text/event-stream"
+        chunks = client.chunks()
+        assert [next(chunks).partition(b"\n")[0] for _ in range(2)] == [b"event: live", b"event: change"]
+    kvd.stop(process)
+
+
 def test_one_connection_too_many_is_429(kvd: "RealDaemon") -> None:
     process = kvd.serve("--config", kvd.configure("limits.max_connections = 2\n"), "--http", f"{kvd.folder}/h")
     with connect(kvd) as first, connect(kvd) as second:
