@@ -203,6 +203,8 @@ class HttpSession(asyncio.Protocol):
         if self._pump is not None:
             # Without a last chunk, which would say that this is all.
             self._end_feed(b"" if last["error"] == "internal" or not self._is_chunked else LAST_CHUNK)
+        elif self._request is not None and not (self._reading or self._waiting or self._held):
+            self._close()  # all is answered: the next request, perhaps another's, must not find this as its answer
         else:
             self._refuse(problem_of(last))
             self._go_on()
