@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from kvd.protocol.address import parse_host_port
+from kvd.server import exposition
 from kvd.service.config import Config, ConfigError
 from kvd.service.options import is_path
 from kvd.service.unix_socket import bind_unix_socket, remove_socket, socket_inode
@@ -43,6 +44,8 @@ class HttpSockets:
 
     def bind(self, bind_tcp: Callable[[str], socket.socket]) -> None:
         """Listen at all of them. Raises StartError."""
+        if self._config.http.listen:
+            exposition.load()  # while nobody is there yet whom it would keep waiting
         for address in self._config.http.listen:
             if is_path(address):
                 self.sockets.append((f"http+unix://{address}", self._bind_unix(address)))
