@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from kvd.http import api, original
-from kvd.http.admission import Admission
+from kvd.http.admission import Admission, unauthenticated
 from kvd.http.calls import Call, Later
 from kvd.http.openapi import document_route
 from kvd.http.problems import Problem
@@ -65,6 +65,8 @@ class Listener:
         """Run a request; its answer, and what that has to wait for. Raises Later."""
         if request.refusal is not None:
             return error_response(request, request.refusal), NO_NEEDS
+        if not self.commands.still_knows(peer):  # a reload, since its head came
+            return error_response(request, unauthenticated("this token is not valid any more")), NO_NEEDS
         call = Call(self.commands, request, peer)
         try:
             return _route(request)(call), call.needs

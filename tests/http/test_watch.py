@@ -153,6 +153,18 @@ def test_a_token_that_is_taken_away_ends_its_watches_and_opens_no_kept_connectio
         assert bobs.is_ended()
 
 
+def test_a_request_whose_token_is_taken_away_before_it_has_come_whole_does_not_run(start: Start) -> None:
+    daemon = start(is_open=False)
+    with daemon.connect() as client:
+        head, _, body = request("PUT", "/v1/a", b"1", Authorization=BOB, Expect="100-continue").rpartition(b"\r\n")
+        client.send(head + b"\r\n")
+        assert client.answer().status == 100, "its head was in order"
+        daemon.reload(tokens=f"ann {TOKEN}\n")
+        client.send(body)
+        assert client.answer().status == 401
+    assert daemon.ask("GET", "/v1/a", Authorization=ANN).status == 404
+
+
 def test_a_stop_tells_all_that_there_was_and_ends_the_stream(start: Start) -> None:
     daemon = start()
     with daemon.connect() as client, daemon.connect() as writer:

@@ -162,7 +162,8 @@ def test_uninstall_is_refused_while_the_service_runs_and_leaves_nothing_afterwar
     done = box(
         f"list() {{ find /usr/local /etc/fish ! -type d ! -path '*/__pycache__/*' | sort; }}; list >/tmp/with;"
         f"kv ping; make --silent --directory={ROOT} uninstall 2>&1 || true; kv ping;"
-        f"systemctl disable --now kvd.socket kvd-http.socket kvd.service 2>/dev/null; make --silent --directory={ROOT} uninstall;"
+        "systemctl disable --now kvd.socket kvd-http.socket kvd.service 2>/dev/null;"
+        f"make --silent --directory={ROOT} uninstall;"
         "list | comm -23 - /tmp/with; list | comm -13 - /tmp/with | grep --invert-match ^/usr/local/lib/kvd/"
     )
     said = done.stdout.splitlines()
