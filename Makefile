@@ -33,7 +33,7 @@ EXTRAS =
 STAGED = $(STAGE)/.made$(if $(EXTRAS),-$(EXTRAS))
 ROOT = $(DESTDIR)$(PREFIX)
 # Where in PREFIX the files are, besides the environment in lib/kvd and the link in bin.
-INSTALLED = lib/systemd/system/kvd.service lib/systemd/system/kvd.socket \
+INSTALLED = lib/systemd/system/kvd.service lib/systemd/system/kvd.socket lib/systemd/system/kvd-http.socket \
 	lib/systemd/user/kvd.service lib/systemd/user/kvd.socket lib/sysusers.d/kvd.conf \
 	share/bash-completion/completions/kv $(ZSHDIR)/_kv $(FISHFILE) \
 	share/man/man1/kv.1 share/doc/kvd/kvd.toml
@@ -161,6 +161,7 @@ install: $(STAGED) ## Install below PREFIX (/usr/local): kv, systemd units, comp
 	ln -sfn ../lib/kvd/bin/kv "$(ROOT)/bin/kv"; \
 	unit systemd/kvd.service lib/systemd/system/kvd.service; \
 	put systemd/kvd.socket lib/systemd/system/kvd.socket; \
+	put systemd/kvd-http.socket lib/systemd/system/kvd-http.socket; \
 	unit systemd/user/kvd.service lib/systemd/user/kvd.service; \
 	put systemd/user/kvd.socket lib/systemd/user/kvd.socket; \
 	put systemd/kvd.sysusers lib/sysusers.d/kvd.conf; \
@@ -178,8 +179,8 @@ install: $(STAGED) ## Install below PREFIX (/usr/local): kv, systemd units, comp
 
 uninstall: ## Remove what `make install` installed, with the same PREFIX and DESTDIR.
 	@case '$(PREFIX)' in /*) ;; *) echo 'PREFIX has to be an absolute path' >&2; exit 1;; esac
-	@if [ -z "$(DESTDIR)" ] && systemctl --quiet is-active kvd.socket kvd.service 2>/dev/null; then \
-	echo 'kvd is running. First: systemctl disable --now kvd.socket kvd.service' >&2; exit 1; fi
+	@if [ -z "$(DESTDIR)" ] && systemctl --quiet is-active kvd.socket kvd-http.socket kvd.service 2>/dev/null; then \
+	echo 'kvd is running. First: systemctl disable --now kvd.socket kvd-http.socket kvd.service' >&2; exit 1; fi
 	rm -f $(foreach file,$(INSTALLED),"$(ROOT)/$(file)")
 	rm -rf "$(ROOT)/lib/kvd"
 	[ "$$(readlink "$(ROOT)/bin/kv")" != ../lib/kvd/bin/kv ] || rm "$(ROOT)/bin/kv"

@@ -46,23 +46,26 @@ class Admission:
         if shown is None or connected.uid is not None:
             if connected.greeted:
                 return connected
-            raise _unauthenticated("show a token: Authorization: Bearer TOKEN")
+            raise unauthenticated("show a token: Authorization: Bearer TOKEN")
         scheme, _, token = shown.partition(b" ")
-        identity = self._commands.holder(token.strip()) if scheme.lower() == b"bearer" else None
+        token = token.strip()
+        identity = self._commands.holder(token) if scheme.lower() == b"bearer" else None
         if identity is None:
             logger.warning("refused %s: wrong token", connected.name)
-            raise _unauthenticated("wrong token")
-        return holder(connected, identity)
+            raise unauthenticated("wrong token")
+        return holder(connected, identity, token.decode())
 
 
-def holder(connected: Peer, identity: Identity) -> Peer:
+def holder(connected: Peer, identity: Identity, token: str) -> Peer:
     """Somebody who has shown a token on a connection."""
     peer = Peer(connected.name, None)
+    peer.token = token
     peer.known_as(identity)
     return peer
 
 
-def _unauthenticated(detail: str) -> Problem:
+def unauthenticated(detail: str) -> Problem:
+    """Who asks has to show a token."""
     return Problem(401, "unauthenticated", detail, b'WWW-Authenticate: Bearer realm="kvd"\r\n')
 
 

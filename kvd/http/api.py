@@ -7,7 +7,6 @@ import msgspec
 
 from kvd.http import conditions
 from kvd.http.calls import Call
-from kvd.http.events import Events
 from kvd.http.models import (
     Committed,
     DeleteBody,
@@ -27,6 +26,7 @@ from kvd.http.requests import decoded
 from kvd.http.responses import BYTES, JSON, Response
 from kvd.protocol import messages
 from kvd.protocol.messages import How
+from kvd.server.feeds import Telling
 
 PAGE_KEYS = 1_000
 KEY_PREFIX = b"/v2/keys/"
@@ -205,7 +205,7 @@ def transaction_route(call: Call) -> Response:
 # ---------------------------------------------------------------------- the feed
 
 
-def watch_route(call: Call) -> Events:
+def watch_route(call: Call) -> Telling:
     """``/v2/watch``: server-sent events, until somebody closes."""
     if call.request.method != "GET":
         raise not_allowed("GET")
@@ -216,7 +216,7 @@ def watch_route(call: Call) -> Events:
     call.ask(messages.Watch(given.get("prefix", ""), _number(given, "from")))
     feed = call.peer.feed
     assert feed is not None
-    return Events(feed)
+    return feed
 
 
 # ---------------------------------------------------------------------- bodies

@@ -13,24 +13,10 @@ from typing import Any
 import msgspec
 
 from kvd.http.models import to_json
-from kvd.server.feeds import Telling
 
 # Proxies and browsers close what is silent; a comment says that somebody is there.
 HEARTBEAT_S = 15.0
 HEARTBEAT = b": still here\n\n"
-
-
-class Events:
-    """The answer to a watch."""
-
-    __slots__ = ("feed",)
-
-    def __init__(self, feed: Telling) -> None:
-        self.feed = feed
-
-    def next(self) -> bytes:
-        """The next batch, perhaps empty."""
-        return b"".join(map(encoded, self.feed.next_events()))
 
 
 def encoded(event: tuple[Any, ...]) -> bytes:

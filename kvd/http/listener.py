@@ -5,15 +5,15 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from kvd.http import api, original
-from kvd.http.admission import Admission
+from kvd.http.admission import Admission, unauthenticated
 from kvd.http.calls import Call, Later
-from kvd.http.events import Events
 from kvd.http.openapi import document_route
 from kvd.http.problems import Problem
 from kvd.http.requests import Request
 from kvd.http.responses import Dates, Response, error_response
 from kvd.http.session import HttpSession
 from kvd.server.durability import NO_NEEDS, Needs
+from kvd.server.feeds import Telling
 from kvd.server.peers import Peer
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-Route = Callable[[Call], Response | Events]
+Route = Callable[[Call], Response | Telling]
 
 ROUTES: dict[bytes, Route] = {
     b"/v1": original.bulk_route,
@@ -61,10 +61,12 @@ class Listener:
         is_value = request.method == "PUT" and request.path not in (b"/v1", b"/v1/")
         return self.commands.limits.max_value_bytes if is_value else self._max_json_bytes
 
-    def answer(self, request: Request, peer: Peer) -> tuple[Response | Events, Needs]:
+    def answer(self, request: Request, peer: Peer) -> tuple[Response | Telling, Needs]:
         """Run a request; its answer, and what that has to wait for. Raises Later."""
         if request.refusal is not None:
             return error_response(request, request.refusal), NO_NEEDS
+        if not self.commands.still_knows(peer):  # a reload, since its head came
+            return error_response(request, unauthenticated("this token is not valid any more")), NO_NEEDS
         call = Call(self.commands, request, peer)
         try:
             return _route(request)(call), call.needs

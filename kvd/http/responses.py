@@ -11,7 +11,6 @@ ERROR_TEXT = b"text/plain; charset=utf-8"
 JSON = b"application/json"
 PROBLEM = b"application/problem+json"
 BYTES = b"application/octet-stream"
-EVENTS = b"text/event-stream"
 
 _LINES = {status.value: b"HTTP/1.1 %d %s\r\n" % (status.value, status.phrase.encode()) for status in HTTPStatus}
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
@@ -53,19 +52,26 @@ class Dates:
         return self.line
 
 
-def head(response: Response, date: bytes, *, connection: bytes = b"", length: int | None = None) -> bytes:
-    """The answer's head. ``connection``: a line about what becomes of it; ``length``: of what comes, -1: chunks."""
+def head(response: Response, date: bytes, *, connection: bytes = b"") -> bytes:
+    """The answer's head. ``connection``: a line about what becomes of it."""
     lines = [_LINES[response.status], date, _ALWAYS, response.headers, connection]
     if response.content_type:
         lines.append(b"Content-Type: %s\r\n" % response.content_type)
-    if length == -1:
-        lines.append(b"Transfer-Encoding: chunked\r\n")
-    elif response.status not in (204, 304):
-        lines.append(b"Content-Length: %d\r\n" % (len(response.body) if length is None else length))
+    if response.status not in (204, 304):
+        lines.append(b"Content-Length: %d\r\n" % len(response.body))
     lines.append(b"\r\n")
     return b"".join(lines)
 
 
+def stream_head(date: bytes, *, is_chunked: bool) -> bytes:
+    """The head of an answer of events, which ends with its connection: in chunks, or of HTTP/1.0 without a length."""
+    return _EVENTS_HEAD + date + (b"Transfer-Encoding: chunked\r\n\r\n" if is_chunked else b"\r\n")
+
+
+_EVENTS_HEAD = b"%s%sCache-Control: no-store\r\nConnection: close\r\nContent-Type: text/event-stream\r\n" % (
+    _LINES[200],
+    _ALWAYS,
+)
 # The commonest answer of all, ready but for its date, length and body.
 VALUE_HEAD = _LINES[200] + _ALWAYS + b"Content-Type: text/plain\r\n"
 

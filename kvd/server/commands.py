@@ -384,6 +384,11 @@ class Commands:
         token = self._known_token(given)
         return None if token is None else Identity(token=self.tokens[token])
 
+    def still_knows(self, peer: Peer) -> bool:
+        """Whether the token that ``peer`` has shown, if any, still is one, and under the same name."""
+        token = peer.token
+        return token is None or (token in self.tokens and self.tokens[token] == peer.identity.token)
+
     def _known_token(self, given: bytes) -> str | None:
         """The token that was given, if there is such a one. All of them are compared, whichever it is."""
         known = [token for token in self.tokens if hmac.compare_digest(given, token.encode())]

@@ -1,4 +1,4 @@
-"""Our measures as the families of prometheus-client. Only ``exposition.py`` imports this, when somebody asks.
+"""Our measures as the families of prometheus-client. Only ``exposition.py`` imports this.
 
 Names follow https://prometheus.io/docs/practices/naming/: base units, ``_total`` for what only rises.
 """

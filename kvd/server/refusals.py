@@ -38,6 +38,11 @@ def error_reply(code: str, message: str, **fields: object) -> dict[str, object]:
     return {"error": code, "message": message, **fields}
 
 
+def fault() -> dict[str, object]:
+    """The error map of a fault of ours."""
+    return error_reply("internal", "a fault in the server; its logging says more")
+
+
 def refusal_for(error: StoreError) -> Refusal:
     """What the store refused, in the words of the wire. Raises ``error`` again if the wire has none for it."""
     match error:

@@ -25,10 +25,11 @@ from kvd.protocol.messages import DECODE_ERRORS, AnyRequest, Set, decode_batch, 
 from kvd.server.durability import NO_NEEDS, Needs
 from kvd.server.large_frames import replies_in_slices, run_in_slices
 from kvd.server.peers import Peer, send_with_descriptor
-from kvd.server.refusals import error_reply
+from kvd.server.pump import Pump
+from kvd.server.refusals import error_reply, fault
 
 if TYPE_CHECKING:
-    from kvd.server.feeds import Telling
+    from kvd.server.feeds import Event, Telling
     from kvd.server.server import Server
 
 logger = logging.getLogger(__name__)
@@ -52,20 +53,19 @@ class Session(asyncio.BufferedProtocol):
     __slots__ = (
         "_busy_poll",
         "_commands",
-        "_feed",
-        "_finishing",
         "_held",
         "_held_bytes",
         "_last",
         "_leaving",
         "_left",
-        "_pump_due",
+        "_pump",
         "_server",
         "_slices",
         "_stalled",
         "_turn",
         "_wanted",
         "active",
+        "finishing",
         "peer",
         "transport",
     )
@@ -82,13 +82,12 @@ class Session(asyncio.BufferedProtocol):
         self._wanted = HEADER_BYTES  # how much of it there has to be before it is worth another look
         self._slices: Iterator[list[bytes] | None] | None = None  # the large frame in work
         self._stalled = False
-        self._feed: Telling | None = None
-        self._pump_due = False
+        self._pump: Pump | None = None  # once it only tells
         # Replies that wait for the disk, in order, and the last frame behind them.
         self._held: deque[tuple[Needs, bytes]] = deque()
         self._held_bytes = 0
         self._last: dict[str, object] | None = None
-        self._finishing = False
+        self.finishing = False
         self._leaving = False
         self.active = False  # whether anything came since the server's last sweep
 
@@ -102,7 +101,7 @@ class Session(asyncio.BufferedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._leaving = True
         self._slices = None
-        self._feed = None
+        self._pump = None
         self._left = bytearray()
         self._held.clear()
         self._close_descriptor()
@@ -117,7 +116,7 @@ class Session(asyncio.BufferedProtocol):
             self._busy_poll.note_input()
         if self._leaving:
             return
-        if self._feed is not None:
+        if self._pump is not None:
             self._refuse_input()
         elif not self._left and nbytes == HEADER_BYTES + _header(_read_view)[0] <= SLICE_BYTES and self.peer.greeted:
             self._take_whole(nbytes)
@@ -166,16 +165,16 @@ class Session(asyncio.BufferedProtocol):
 
     def finish(self) -> None:
         """Answer every frame already read, then say goodbye."""
-        self._finishing = True
-        if self._feed is not None:
-            self._wake_pump()
+        self.finishing = True
+        if self._pump is not None:
+            self._pump.wake()
         elif not self.busy:
             self._continue()
 
     @property
     def feeding(self) -> bool:
         """Whether it only tells its peer what that asked for."""
-        return self._feed is not None
+        return self._pump is not None
 
     @property
     def leaving(self) -> bool:
@@ -246,7 +245,7 @@ class Session(asyncio.BufferedProtocol):
         elif self._last is not None:
             last, self._last = self._last, None
             self.leave(last)
-        elif before > WRITE_HIGH_WATER_BYTES or self._finishing:
+        elif before > WRITE_HIGH_WATER_BYTES or self.finishing:
             self._server.loop.call_soon(self._continue)
 
     def _write_with_descriptor(self, data: bytes) -> None:
@@ -452,13 +451,13 @@ class Session(asyncio.BufferedProtocol):
     def break_down(self) -> None:
         """A fault of ours: what has run of the frame is not known, so nothing more can be answered."""
         logger.exception("internal error in a frame of %s", self.peer.name)
-        self.leave(error_reply("internal", "a fault in the server; its logging says more"))
+        self.leave(fault())
 
     def _continue(self) -> None:
         """Take what is left over, then decide what comes next."""
         if self.busy:
             return
-        if self._left and self._feed is None and not self._take_large():
+        if self._left and self._pump is None and not self._take_large():
             with memoryview(self._left) as view:
                 taken = self._take(view, len(view))
             del self._left[:taken]
@@ -470,8 +469,8 @@ class Session(asyncio.BufferedProtocol):
         """Decide what comes next, with less than a turn's frames taken or the turn over."""
         if self.busy:
             return
-        if self._feed is not None:
-            self._go_on_feeding()
+        if self._pump is not None:
+            self._go_on_feeding(self._pump)
             return
         self._wanted = HEADER_BYTES
         if len(self._left) >= HEADER_BYTES:
@@ -480,9 +479,9 @@ class Session(asyncio.BufferedProtocol):
         if len(self._left) >= self._wanted:
             self.transport.pause_reading()
             self._server.loop.call_soon(self._continue)
-        elif self._finishing and self._held:
+        elif self.finishing and self._held:
             self.transport.pause_reading()
-        elif self._finishing:
+        elif self.finishing:
             self.leave(error_reply("shutting_down", "the server is stopping; what is not answered did not run"))
         elif self._left:
             self._server.watch_frame(self, self._wanted)
@@ -499,39 +498,18 @@ class Session(asyncio.BufferedProtocol):
 
     def _begin_feed(self, feed: "Telling") -> None:
         """From now on this connection only tells its peer what that asked for."""
-        self._feed = feed
-        feed.wake = self._wake_pump
-        self._wake_pump()
+        self._pump = Pump(feed, self, self._server.loop)
 
-    def _go_on_feeding(self) -> None:
+    def _go_on_feeding(self, pump: Pump) -> None:
         if self._left:
             self._refuse_input()
         else:
             self.transport.resume_reading()  # to see the peer close
-            self._wake_pump()
+            pump.wake()
 
     def _refuse_input(self) -> None:
         self.leave(error_reply("bad_request", "a connection that watches takes no more requests"))
 
-    def _wake_pump(self) -> None:
-        """There may be something to tell: in a turn of its own, so that commits do not wait for it."""
-        if not self._pump_due:
-            self._pump_due = True
-            self._server.loop.call_soon(self._pump)
-
-    def _pump(self) -> None:
-        """Tell one batch of events, if the peer takes it."""
-        self._pump_due = False
-        if self.busy or self._feed is None:
-            return
-        try:
-            events = self._feed.next_events()
-            if events:
-                self._send(frame(encode_replies(events)), NO_NEEDS)
-        except Exception:
-            self.break_down()
-            return
-        if not self._feed.caught_up:
-            self._wake_pump()
-        elif self._finishing:
-            self.leave(error_reply("shutting_down", "the server is stopping"))
+    def tell(self, events: "list[Event]") -> None:
+        """Send events of the feed."""
+        self._send(frame(encode_replies(events)), NO_NEEDS)

@@ -349,8 +349,6 @@ def _check_http(settings: _Settings) -> None:
     """Nor does HTTP on TCP, unless it is said to be open, and then on loopback alone. Raises ConfigError."""
     given = {key: setting.value for key, setting in settings.items()}
     if not given.get("http.listen"):
-        if given.get("http.open"):
-            raise ConfigError(f"{settings['http.open'].origin}: without http.listen it is of no use")
         return
     http = settings["http.listen"]
     assert isinstance(http.value, tuple)

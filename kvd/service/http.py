@@ -7,6 +7,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from kvd.protocol.address import parse_host_port
+from kvd.server import exposition
+from kvd.service import systemd
 from kvd.service.config import Config, ConfigError
 from kvd.service.options import is_path
 from kvd.service.unix_socket import bind_unix_socket, remove_socket, socket_inode
@@ -16,16 +18,16 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+# FileDescriptorName= of the sockets that a service manager passes for HTTP.
+PASSED_NAME = "http"
 GOODBYE = (
     b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 1\r\nContent-Type: text/plain\r\n"
     b"Content-Length: 37\r\n\r\nthe server is stopping; nothing ran\r\n"
 )
 
 
-def check_installed(config: Config) -> None:
-    """Raise ConfigError if HTTP is wanted, and the extra is missing."""
-    if not config.http.listen:
-        return
+def check_installed() -> None:
+    """Raise ConfigError if the extra is missing."""
     try:
         import kvd.http.listener  # noqa: F401
     except ImportError as error:
@@ -34,23 +36,41 @@ def check_installed(config: Config) -> None:
 
 
 class HttpSockets:
-    """The sockets that HTTP is spoken on, each with its address in words."""
+    """The sockets that HTTP is spoken on, each with its address in words; ``passed``: by the service manager.
 
-    def __init__(self, config: Config) -> None:
+    Raises ConfigError if the extra is missing, or what is configured is of no use.
+    """
+
+    def __init__(self, config: Config, passed: list[socket.socket]) -> None:
+        if passed or config.http.listen:
+            check_installed()
+        elif config.http.open:
+            text = f"http.open: without http.listen, or a passed socket called {PASSED_NAME}, it is of no use"
+            raise ConfigError(text)
         self._config = config
+        self.passed = passed
         self._inodes: list[tuple[str, tuple[int, int]]] = []
         self.sockets: list[tuple[str, socket.socket]] = []
 
     def bind(self, bind_tcp: Callable[[str], socket.socket]) -> None:
         """Listen at all of them. Raises StartError."""
+        if self.passed or self._config.http.listen:
+            exposition.load()  # while nobody is there yet whom it would keep waiting
         for address in self._config.http.listen:
             if is_path(address):
                 self.sockets.append((f"http+unix://{address}", self._bind_unix(address)))
             else:
-                listening = bind_tcp(address)
-                host, port = listening.getsockname()[:2]
-                shown = f"[{host}]" if ":" in host else host
-                self.sockets.append((f"{'https' if self._is_tls else 'http'}://{shown}:{port}", listening))
+                self._add(bind_tcp(address))
+        for listening in self.passed:
+            self._add(listening)
+
+    def _add(self, listening: socket.socket) -> None:
+        if listening.family == socket.AF_UNIX:
+            self.sockets.append((f"http+unix://{systemd.path_of(listening)}", listening))
+            return
+        host, port = listening.getsockname()[:2]
+        shown = f"[{host}]" if ":" in host else host
+        self.sockets.append((f"{'https' if self._is_tls else 'http'}://{shown}:{port}", listening))
 
     def _bind_unix(self, path: str) -> socket.socket:
         listen = self._config.listen
@@ -59,6 +79,11 @@ class HttpSockets:
         if inode is not None:
             self._inodes.append((path, inode))
         return listening
+
+    @property
+    def own(self) -> list[tuple[str, socket.socket]]:
+        """Those that we have opened: nobody will serve their queues after us."""
+        return [each for each in self.sockets if each[1] not in self.passed]
 
     @property
     def _is_tls(self) -> bool:
@@ -79,7 +104,8 @@ class HttpSockets:
             logger.warning("HTTP is open: any user of this host may read and write every key (http.open)")
         for _, listening in self.sockets:
             context = tls if self._is_tls else None
-            await server.listen(listening, own=True, tls=context, spoken=listener.session, goodbye=GOODBYE)
+            own = listening not in self.passed
+            await server.listen(listening, own=own, tls=context, spoken=listener.session, goodbye=GOODBYE)
 
     def close(self) -> None:
         """Remove our Unix sockets, where nobody else's has taken their place."""

@@ -139,7 +139,7 @@ class Daemon(Administration):
         throw away the queue.)
         """
         own = [] if self._activated else self._sockets
-        for _, listening in (*own, *(() if self._http is None else self._http.sockets)):
+        for _, listening in (*own, *(() if self._http is None else self._http.own)):
             if listening.family == socket.AF_UNIX:
                 listening.shutdown(socket.SHUT_RD)
 

@@ -22,7 +22,7 @@ from kvd.service import logs, systemd
 from kvd.service.config import Config, ConfigError, load
 from kvd.service.daemon import daemonize, standard_fds
 from kvd.service.errors import EXIT_CONFIGURATION, EXIT_FAILURE, EXIT_IO_ERROR, StartError
-from kvd.service.http import HttpSockets, check_installed
+from kvd.service.http import PASSED_NAME, HttpSockets, check_installed
 from kvd.service.locks import LockFile
 from kvd.service.process import Daemon, window_limits
 from kvd.service.restart_fence import RestartFence
@@ -56,7 +56,8 @@ def check_config(flags: Mapping[str, object], config_file: str | None) -> int:
         config = load(flags, os.environ, config_file)
         _read_tokens(config)
         server_context(config.listen)
-        check_installed(config)
+        if config.http.listen:
+            check_installed()
     except ConfigError as error:
         return _complain(str(error), EXIT_CONFIGURATION)
     print("The configuration is valid.")
@@ -109,16 +110,16 @@ class _Start:
         self._storage: Storage | None = None
         self._tokens = _read_tokens(self.config)
         self._tls = server_context(self.config.listen)
-        check_installed(self.config)
-        self._http = HttpSockets(self.config)
-        self._activated = [listening for _, listening in systemd.listen_fds()]
+        passed = systemd.listen_fds()
+        self._activated = [listening for name, listening in passed if name != PASSED_NAME]
+        self._http = HttpSockets(self.config, [listening for name, listening in passed if name == PASSED_NAME])
         self._socket_path = self._choose_socket_path()
 
     def _read_config(self) -> Config:
         return load(self._flags, self._environ, self._config_file, directory=self._directory)
 
     def _choose_socket_path(self) -> str:
-        paths = [_path_of(listening) for listening in self._activated if listening.family == socket.AF_UNIX]
+        paths = [systemd.path_of(listening) for listening in self._activated if listening.family == socket.AF_UNIX]
         return paths[0] if paths else self.config.listen.socket
 
     def _directory_mode(self) -> int:
@@ -154,7 +155,8 @@ class _Start:
             self._storage.lock()
 
     def _run_detached(self, lock: LockFile, handler: logging.Handler) -> int:
-        preserve = [*logs.descriptors(handler), *(listening.fileno() for listening in self._activated)]
+        passed = (*self._activated, *self._http.passed)
+        preserve = [*logs.descriptors(handler), *(listening.fileno() for listening in passed)]
         return daemonize(
             lambda readiness: self._run_process(handler, readiness.ready),
             lock=lock,
@@ -177,6 +179,7 @@ class _Start:
             sockets = [*self._activated, *own, *tcp]
             self._refuse_open_tcp(sockets)
             self._http.bind(tcp_socket)
+            self._refuse_open_tcp([listening for _, listening in self._http.sockets], is_open=self.config.http.open)
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                 failure = runner.run(self._serve([(self._address(each), each) for each in sockets], ready))
         finally:
@@ -188,7 +191,7 @@ class _Start:
     def _address(self, listening: socket.socket) -> str:
         """A listening socket's address as a client would name it; our own was bound under another name."""
         if listening.family == socket.AF_UNIX:
-            return _path_of(listening) if self._activated else self._socket_path
+            return systemd.path_of(listening) if self._activated else self._socket_path
         host, port = listening.getsockname()[:2]
         scheme = "tls" if self.config.listen.tls_certificate else "tcp"
         return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
@@ -214,18 +217,26 @@ class _Start:
         listen = self.config.listen
         return bind_unix_socket(self._socket_path, int(listen.socket_mode, 8), listen.socket_group)
 
-    def _refuse_open_tcp(self, sockets: list[socket.socket]) -> None:
-        """No TCP socket that lets in whom it does not know, and none beyond loopback without TLS, whoever opened it."""
+    def _refuse_open_tcp(self, sockets: list[socket.socket], *, is_open: bool = False) -> None:
+        """No TCP socket that lets in whom it does not know, and none beyond loopback without TLS, whoever opened it.
+
+        ``is_open``: with http.open, whom it does not know either, but on loopback alone.
+        """
+        listen = self.config.listen
         for listening in sockets:
             if listening.family == socket.AF_UNIX:
                 continue
             address = listening.getsockname()[0]
-            listen = self.config.listen
-            if not self._tokens and not listen.tls_client_ca:
-                raise StartError(EXIT_CONFIGURATION, f"listening on tcp {address} needs listen.token_file")
-            if not listen.tls_certificate and not ipaddress.ip_address(address).is_loopback:
-                text = f"listening on tcp {address}: beyond loopback only with TLS: set listen.tls_certificate"
-                raise StartError(EXIT_CONFIGURATION, text)
+            on_loopback = ipaddress.ip_address(address).is_loopback
+            why = ""
+            if is_open:
+                why = "" if on_loopback else ": http.open is for loopback alone"
+            elif not self._tokens and not listen.tls_client_ca:
+                why = " needs listen.token_file"
+            elif not listen.tls_certificate and not on_loopback:
+                why = ": beyond loopback only with TLS: set listen.tls_certificate"
+            if why:
+                raise StartError(EXIT_CONFIGURATION, f"listening on tcp {address}{why}")
 
 
 def _working_directory() -> str:
@@ -234,15 +245,6 @@ def _working_directory() -> str:
         return os.getcwd()
     except OSError:
         return ""
-
-
-def _path_of(listening: socket.socket) -> str:
-    """The path of a Unix socket that was passed to us. Raises StartError for one without permissions."""
-    name = listening.getsockname()
-    if not isinstance(name, str) or not os.path.isabs(name):
-        text = f"the socket {name!r} passed by the service manager is open to everybody on this host"
-        raise StartError(EXIT_CONFIGURATION, f"{text}; ListenStream= needs an absolute path")
-    return name
 
 
 def tcp_socket(address: str) -> socket.socket:

@@ -68,6 +68,15 @@ def _passed_socket(descriptor: int, name: str) -> socket.socket:
     return listening
 
 
+def path_of(listening: socket.socket) -> str:
+    """The path of a Unix socket that was passed to us. Raises StartError for one without permissions."""
+    name = listening.getsockname()
+    if not isinstance(name, str) or not os.path.isabs(name):
+        text = f"the socket {name!r} passed by the service manager is open to everybody on this host"
+        raise StartError(EXIT_CONFIGURATION, f"{text}; ListenStream= needs an absolute path")
+    return name
+
+
 def _is_number(text: str) -> bool:
     return text.isascii() and text.isdigit()
 

@@ -111,14 +111,12 @@ class Daemon:
     def __init__(self, folder: pathlib.Path, configuration: str, *flags: str, is_open: bool) -> None:
         self.path, self.http_path = str(folder / "s"), str(folder / "h")
         self.log_path = folder / "log"
-        token = folder / "tokens"
-        token.write_text(f"ann {TOKEN}\nbob {OTHER_TOKEN}\n")
-        token.chmod(0o600)
-        config = folder / "kvd.toml"
-        config.write_text(configuration)
-        config.chmod(0o600)
-        who = ["--http-open"] if is_open else ["--token-file", str(token)]
-        command = [sys.executable, "-m", "kv", "serve", "--socket", self.path, "--config", str(config)]
+        self._tokens, self._config = folder / "tokens", folder / "kvd.toml"
+        for file, text in ((self._tokens, f"ann {TOKEN}\nbob {OTHER_TOKEN}\n"), (self._config, configuration)):
+            file.write_text(text)
+            file.chmod(0o600)
+        who = ["--http-open"] if is_open else ["--token-file", str(self._tokens)]
+        command = [sys.executable, "-m", "kv", "serve", "--socket", self.path, "--config", str(self._config)]
         command += ["--http", "127.0.0.1:0", "--http", self.http_path, *who, *flags]
         clean = {name: value for name, value in os.environ.items() if not name.startswith("KVD_")}
         self.process = subprocess.Popen(  # noqa: S603 - the daemon under test
@@ -165,6 +163,15 @@ class Daemon:
             env={**os.environ, "KVD_SOCKET": self.path, "PYTHONPATH": str(ROOT)},
             capture_output=True, timeout=DEADLINE_S, check=False,
         )  # fmt: skip
+
+    def reload(self, *, configuration: str | None = None, tokens: str | None = None) -> None:
+        """Have it read its files again, with other contents; returns when that has happened."""
+        if configuration is not None:
+            self._config.write_text(configuration)
+        if tokens is not None:
+            self._tokens.write_text(tokens)
+        done = self.kv("reload")
+        assert done.returncode == 0, done.stderr
 
     def log(self) -> str:
         return self.log_path.read_text()

@@ -130,63 +130,6 @@ def test_a_body_of_another_type_is_415(daemon: Daemon) -> None:
     assert daemon.ask("POST", "/v2/set", b'{"entries": {"a": "1"}}', Content_Type="text/plain").status == 415
 
 
-class Reader:
-    """The events of a watch."""
-
-    def __init__(self, client: Client) -> None:
-        self.client = client
-        self.text = b""
-        self.chunks = client.chunks()
-
-    def next(self) -> tuple[str, dict[str, object], str | None]:
-        """Event, data, id."""
-        while b"\n\n" not in self.text:
-            self.text += next(self.chunks)
-        event, _, self.text = self.text.partition(b"\n\n")
-        fields = dict(line.split(": ", 1) for line in event.decode().splitlines())
-        return fields["event"], json.loads(fields["data"]), fields.get("id")
-
-
-def test_a_watch_tells_every_change_below_its_prefix_once_in_order_and_resumes(daemon: Daemon) -> None:
-    begin = daemon.status()["version"]
-    with daemon.connect() as client:
-        client.send(b"GET /v2/watch?prefix=w/&from=%d HTTP/1.1\r\nHost: localhost\r\n\r\n" % begin)
-        status, headers = client.head()
-        assert (status, headers["content-type"]) == (200, "text/event-stream")
-        reader = Reader(client)
-        assert reader.next()[0] == "live"
-        daemon.post("/v2/set", {"entries": {"w/a": "1", "other": "1"}})
-        daemon.ask("PUT", "/v2/keys/elsewhere", b"1")
-        daemon.ask("PUT", "/v2/keys/w/b", BINARY)
-        daemon.ask("DELETE", "/v2/keys/w/a")
-        told = [reader.next() for _ in range(3)]
-    assert [event for event, _, _ in told] == ["change"] * 3
-    assert [data["changes"] for _, data, _ in told] == [
-        {"w/a": "1"}, {"w/b": {"base64": base64.b64encode(BINARY).decode()}}, {"w/a": None},
-    ]  # fmt: skip
-    with daemon.connect() as client:
-        first = told[0][2] or ""
-        client.send(b"GET /v2/watch?prefix=w/ HTTP/1.1\r\nHost: x.localhost\r\n\r\n".replace(b"x.", b"")[:-2]
-                    + b"Last-Event-ID: " + first.encode() + b"\r\n\r\n")  # fmt: skip
-        client.head()
-        reader = Reader(client)
-        again = [event for event in (reader.next() for _ in range(3)) if event[0] == "change"]
-        assert [data["changes"] for _, data, _ in again][:2] == [data["changes"] for _, data, _ in told[1:]]
-
-
-def test_who_comes_too_late_gets_everything_anew(start: Start) -> None:
-    daemon = start("[history]\nmax_versions = 0\n")
-    for number in range(20):
-        daemon.ask("PUT", f"/v2/keys/r/{number % 3}", str(number).encode())
-    with daemon.connect() as client:
-        client.send(b"GET /v2/watch?prefix=r/&from=1 HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        client.head()
-        reader = Reader(client)
-        events = [reader.next() for _ in range(5)]
-    assert [event for event, _, _ in events] == ["reset", "item", "item", "item", "live"]
-    assert {data["key"]: data["value"] for _, data, _ in events[1:4]} == {"r/0": "18", "r/1": "19", "r/2": "17"}
-
-
 def test_the_document_names_every_route_of_v2(daemon: Daemon) -> None:
     document = daemon.ask("GET", "/openapi.json").json()
     assert document["openapi"].startswith("3.1")

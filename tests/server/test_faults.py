@@ -4,7 +4,7 @@ import asyncio
 import pathlib
 import socket
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 import pytest
@@ -13,9 +13,11 @@ from kvd.database import Database
 from kvd.protocol.limits import Limits
 from kvd.server.commands import Administration, Commands
 from kvd.server.server import Server
+from kvd.store.authors import Author
 from tests.server.conftest import DEADLINE_S, frame
 
 Result = TypeVar("Result")
+UNSPEAKABLE = Author(None, None, "\ud800")  # half of a character: no text that could be sent
 PADDING = ["hello", 1, "x" * 70_000]  # makes a large frame
 
 
@@ -50,13 +52,13 @@ class Client:
 Connect = Callable[[], Awaitable[Client]]
 
 
-def with_server(path: str, work: Callable[[Connect], Awaitable[Result]]) -> Result:
+def with_server(path: str, work: Callable[[Connect], Awaitable[Result]], database: Database | None = None) -> Result:
     """Run ``work`` beside a server of its own; it is given what connects to it."""
 
     async def run() -> Result:
         listening = socket.socket(socket.AF_UNIX)
         listening.bind(path)
-        server = Server(Commands(Database(), Limits(), Faulty(), {}), asyncio.get_running_loop())
+        server = Server(Commands(database or Database(), Limits(), Faulty(), {}), asyncio.get_running_loop())
         await server.listen(listening, own=True)
 
         async def connect() -> Client:
@@ -96,4 +98,28 @@ def test_a_reply_that_cannot_be_encoded_ends_the_connection_with_a_word(
     assert of_other == [b"1"], "what had run, has run"
     (record,) = [record for record in caplog.records if record.levelname == "ERROR"]
     assert record.getMessage().startswith("internal error in a frame of uid ")
+    assert record.exc_info is not None
+
+
+def test_an_event_that_cannot_be_encoded_ends_its_watch_with_a_word(
+    tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    database = Database()
+
+    async def work(connect: Connect) -> tuple[list[object], Any]:
+        watching, elsewhere = await connect(), await connect()
+        for client, prefix in ((watching, ""), (elsewhere, "b")):
+            client.send(frame(["watch", prefix]))
+            assert await client.receive() == [True]
+            assert await client.receive() == [["live", 0]]
+        database.set({"a": b"1"}, UNSPEAKABLE)
+        received = [await watching.receive() for _ in range(2)]
+        database.set({"b": b"1"}, Author(None, None, "somebody"))
+        return received, await elsewhere.receive()
+
+    received, of_other = with_server(str(tmp_path / "s"), work, database)
+    assert received == [{"error": "internal", "message": "a fault in the server; its logging says more"}, None]
+    assert [event[0] for event in of_other] == ["change"], "another watcher is told on"
+    (record,) = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert record.getMessage().startswith("internal error in a feed of uid ")
     assert record.exc_info is not None

@@ -1,5 +1,7 @@
-"""HTTP beside the disk, and beside the limits on connections: with a disk whose syncs are held back."""
+"""HTTP beside the disk, with one whose syncs are held back; beside the limits on connections; and at a start."""
 
+import os
+import pathlib
 import select
 import socket
 from collections.abc import Iterator
@@ -8,10 +10,23 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.http.conftest import Client, request
+from tests.service.real_daemon import STARTED
 from tests.service.test_serve_durability import SlowDisk
 
 if TYPE_CHECKING:
     from tests.service.real_daemon import RealDaemon
+
+
+# In every interpreter: the import of prometheus-client leaves the file $MARK behind.
+NOTE_THE_IMPORT = """
+import os, sys
+
+def note(event, arguments):
+    if event == "import" and arguments[0] == "prometheus_client":
+        open(os.environ["MARK"], "w").close()
+
+sys.addaudithook(note)
+"""
 
 
 @pytest.fixture
@@ -52,6 +67,20 @@ def test_an_answer_shows_nothing_that_the_disk_does_not_have(disk: SlowDisk, kvd
     kvd.stop(process)
 
 
+def test_a_watch_begins_behind_what_is_held(disk: SlowDisk, kvd: "RealDaemon") -> None:
+    process = disk.serve("always", "--http", f"{kvd.folder}/h")
+    with connect(kvd) as client:
+        disk.hold()
+        client.send(request("PUT", "/v1/a", b"1") + request("GET", "/v2/watch?from=0"))
+        assert is_silent(client, kvd)
+        disk.let_go()
+        assert client.answer().status == 201
+        assert client.head()[1]["content-type"] == "text/event-stream"
+        chunks = client.chunks()
+        assert [next(chunks).partition(b"\n")[0] for _ in range(2)] == [b"event: live", b"event: change"]
+    kvd.stop(process)
+
+
 def test_one_connection_too_many_is_429(kvd: "RealDaemon") -> None:
     process = kvd.serve("--config", kvd.configure("limits.max_connections = 2\n"), "--http", f"{kvd.folder}/h")
     with connect(kvd) as first, connect(kvd) as second:
@@ -64,3 +93,38 @@ def test_one_connection_too_many_is_429(kvd: "RealDaemon") -> None:
             assert third.is_over()
         assert first.ask("GET", "/v1/a").status == 404
     kvd.stop(process)
+
+
+@pytest.mark.parametrize("is_on", [True, False], ids=["on", "off"])
+def test_the_library_of_the_metrics_is_loaded_before_the_start_is_over_if_http_is_on(
+    kvd: "RealDaemon", is_on: bool
+) -> None:
+    with kvd.elsewhere() as folder:
+        mark = pathlib.Path(folder, "mark")
+        flags = ["--http", f"{kvd.folder}/h"] if is_on else []
+        process = kvd.start(*flags, env=kvd.with_hook(NOTE_THE_IMPORT, MARK=str(mark)))
+        assert process.stdout is not None
+        assert process.stdout.readline() == STARTED
+        assert mark.exists() == is_on
+        assert "kvd_info" in kvd.ask(["exposition"])[0]
+        assert mark.exists(), "or when somebody asks"
+        assert kvd.stop(process) == 0
+
+
+def test_a_daemon_that_has_returned_answers_over_http_too(kvd: "RealDaemon") -> None:
+    pid = kvd.detach("--http", "127.0.0.1:0", "--http", f"{kvd.folder}/h", "--http-open")
+    port = int(kvd.status()["listening"].partition("http://127.0.0.1:")[2].split()[0])
+    with Client(socket.create_connection(("127.0.0.1", port))) as client:
+        assert client.ask("PUT", "/v1/a", b"1").status == 201
+    with connect(kvd) as client:
+        assert client.ask("GET", "/v1/a").body == b"1"
+    assert os.stat(f"{kvd.folder}/h").st_mode & 0o777 == 0o600
+    kvd.end(pid)
+    assert kvd.files() == []
+
+
+def test_a_port_that_is_taken_is_told_by_the_command_that_detaches(kvd: "RealDaemon") -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        error = kvd.refused(74, "--daemon", "--http", f"{kvd.folder}/h", "--http", address, "--http-open")
+    assert error == f"cannot listen on tcp {address}: Address already in use"

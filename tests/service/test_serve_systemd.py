@@ -1,5 +1,6 @@
 """`kv serve` under a service manager: a socket in the manager's place, descriptors passed as it passes them."""
 
+import asyncio
 import os
 import pathlib
 import select
@@ -10,6 +11,15 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
+
+from kvd.database import Database
+from kvd.protocol.limits import Limits
+from kvd.server.commands import Administration, Commands
+from kvd.server.server import Server
+from kvd.service.config import Config
+from kvd.service.http import HttpSockets
+from kvd.service.serve import tcp_socket
+from tests.http.conftest import Answer, Client, request
 
 if TYPE_CHECKING:
     from tests.service.real_daemon import Process, RealDaemon
@@ -324,3 +334,108 @@ def test_a_passed_socket_that_does_not_listen_is_refused_by_its_name(kvd: "RealD
         exit_code, error = refusal(activate(kvd, silent, names="web"))
     assert exit_code == 78
     assert "descriptor 3 (web)" in error
+
+
+# ---------------------------------------------------------------------- sockets for HTTP
+
+
+@pytest.fixture
+def web(kvd: "RealDaemon") -> Iterator[socket.socket]:
+    """A Unix socket for HTTP."""
+    with kvd.elsewhere() as folder, socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(f"{folder}/h")
+        listening.listen(100)
+        yield listening
+
+
+def connect(listening: socket.socket) -> Client:
+    connecting = socket.socket(listening.family)
+    connecting.connect(listening.getsockname())
+    return Client(connecting)
+
+
+def ask(listening: socket.socket, method: str, target: str, body: bytes | None = None, **headers: str) -> Answer:
+    """One request over HTTP on a connection of its own."""
+    with connect(listening) as client:
+        return client.ask(method, target, body, **headers)
+
+
+def test_passed_sockets_of_the_name_http_speak_http(
+    kvd: "RealDaemon", unix: socket.socket, web: socket.socket, tcp: socket.socket
+) -> None:
+    activate(kvd, unix, web, tcp, names="kvd:http:http", flags=("--token-file", kvd.write_token()))
+    assert ask(web, "PUT", "/v1/a", b"1").status == 201
+    assert kvd.ask(["get", "a"]) == [b"1"]
+    assert ask(tcp, "GET", "/v1/a").status == 401
+    assert ask(tcp, "GET", "/v1/a", Authorization=f"Bearer {kvd.token}").body == b"1"
+    where = f"http+unix://{web.getsockname()} http://127.0.0.1:{tcp.getsockname()[1]}"
+    assert kvd.status()["listening"] == f"{kvd.path} {where}"
+
+
+def test_a_daemon_that_detaches_takes_them_along(kvd: "RealDaemon", unix: socket.socket, web: socket.socket) -> None:
+    process = activate(kvd, unix, web, names="kvd:http", flags=("--daemon", "--http", f"{kvd.folder}/own"))
+    assert process.wait(30) == 0
+    assert ask(web, "PUT", "/v1/a", b"1").status == 201
+    kvd.end(kvd.status()["pid"])
+    assert kvd.files() == ["s"], "its own are gone"
+
+
+def test_whoever_is_not_accepted_by_one_daemon_over_http_is_answered_by_the_next(
+    kvd: "RealDaemon", unix: socket.socket, web: socket.socket
+) -> None:
+    """And a stop leaves the socket where it is."""
+    for _ in range(2):
+        with connect(web) as early:
+            early.send(request("GET", "/v1/none"))
+            process = activate(kvd, unix, web, names="kvd:http")
+            assert early.answer().status == 404
+            assert kvd.stop(process) == 0
+            assert early.is_over()
+
+
+def test_a_stop_leaves_the_queue_of_a_passed_socket_for_http_alone(web: socket.socket) -> None:
+    """From the inside: a connection that comes between the last turn of the loop and the stop."""
+
+    async def stop_with_one_waiting() -> None:
+        server = Server(Commands(Database(), Limits(), Administration(), {}), asyncio.get_running_loop())
+        sockets = HttpSockets(Config(), [web.dup()])
+        sockets.bind(tcp_socket)
+        await sockets.serve(server, None)
+        with connect(web) as waiting:
+            await server.stop()
+            web.setblocking(False)
+            accepted, _ = web.accept()
+            accepted.close()
+            assert waiting.is_over(), "nobody said anything to it"
+
+    asyncio.run(stop_with_one_waiting())
+
+
+def test_a_passed_tcp_socket_for_http_lets_nobody_in_whom_it_does_not_know(
+    kvd: "RealDaemon", unix: socket.socket, tcp: socket.socket
+) -> None:
+    error = "listening on tcp 127.0.0.1 needs listen.token_file"
+    assert refusal(activate(kvd, unix, tcp, names="kvd:http")) == (78, error)
+    process = activate(kvd, unix, tcp, names="kvd:http", flags=("--http-open",))
+    assert ask(tcp, "PUT", "/v1/a", b"1").status == 201, "unless it is told to"
+    assert kvd.stop(process) == 0
+
+
+@pytest.mark.parametrize(
+    ("is_open", "why"),
+    [(True, "http.open is for loopback alone"), (False, "beyond loopback only with TLS: set listen.tls_certificate")],
+)
+def test_a_passed_tcp_socket_for_http_beyond_the_loopback_is_refused(
+    kvd: "RealDaemon", unix: socket.socket, is_open: bool, why: str
+) -> None:
+    flags = ("--http-open",) if is_open else ("--token-file", kvd.write_token())
+    with socket.create_server(("0.0.0.0", 0)) as everywhere:  # noqa: S104 - that is the point
+        refused = refusal(activate(kvd, unix, everywhere, names="kvd:http", flags=flags))
+    assert refused == (78, f"listening on tcp 0.0.0.0: {why}")
+    assert kvd.files() == ["s"]
+
+
+def test_http_that_is_open_and_spoken_nowhere_is_refused(kvd: "RealDaemon", unix: socket.socket) -> None:
+    exit_code, error = refusal(activate(kvd, unix, names="kvd", flags=("--http-open",)))
+    assert exit_code == 78
+    assert error == "http.open: without http.listen, or a passed socket called http, it is of no use"

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 EXPECTED = {
     "bin/kv",
+    "lib/systemd/system/kvd-http.socket",
     "lib/systemd/system/kvd.service",
     "lib/systemd/system/kvd.socket",
     "lib/systemd/user/kvd.service",
@@ -161,11 +162,12 @@ def test_uninstall_is_refused_while_the_service_runs_and_leaves_nothing_afterwar
     done = box(
         f"list() {{ find /usr/local /etc/fish ! -type d ! -path '*/__pycache__/*' | sort; }}; list >/tmp/with;"
         f"kv ping; make --silent --directory={ROOT} uninstall 2>&1 || true; kv ping;"
-        f"systemctl disable --now kvd.socket kvd.service 2>/dev/null; make --silent --directory={ROOT} uninstall;"
+        "systemctl disable --now kvd.socket kvd-http.socket kvd.service 2>/dev/null;"
+        f"make --silent --directory={ROOT} uninstall;"
         "list | comm -23 - /tmp/with; list | comm -13 - /tmp/with | grep --invert-match ^/usr/local/lib/kvd/"
     )
     said = done.stdout.splitlines()
     assert said[0] == said[3] == "ok"
-    assert said[1] == "kvd is running. First: systemctl disable --now kvd.socket kvd.service"
+    assert said[1] == "kvd is running. First: systemctl disable --now kvd.socket kvd-http.socket kvd.service"
     assert said[4].startswith("Removed.")
     assert said[5:] == sorted([f"/{FISH_LINK}", *(f"/usr/local/{name}" for name in EXPECTED)])

@@ -4,7 +4,10 @@ import os
 import pathlib
 from typing import TYPE_CHECKING
 
+import httptools
 import pytest
+
+from tests.system.conftest import require
 
 if TYPE_CHECKING:
     from tests.system.conftest import Box
@@ -148,6 +151,21 @@ def test_tcp_through_the_socket_unit_needs_the_token(box: "Box") -> None:
         "export KVD_SOCKET=tcp://127.0.0.1:7070; kv --token-file /etc/kvd/token ping; kv ping || echo $?"
     )
     assert done.stdout == "ok\n4\n"
+
+
+def test_http_through_its_socket_unit_starts_the_daemon_and_outlives_it(box: "Box") -> None:
+    require("curl")
+    library = pathlib.Path(httptools.__file__).parent
+    done = box(
+        f"cp -r {library} /usr/local/lib/kvd/lib/python3*/site-packages/;"
+        "mkdir /etc/kvd; printf '[http]\nopen = true\n' >/etc/kvd/kvd.toml;"
+        "mkdir /run/systemd/system/kvd-http.socket.d;"
+        "printf '[Socket]\nListenStream=/run/kvd/http.sock\n' >/run/systemd/system/kvd-http.socket.d/more.conf;"
+        "systemctl daemon-reload; systemctl start kvd-http.socket;"
+        "curl --silent --request PUT --data 1 http://127.0.0.1:4000/v1/cake; kv get cake;"
+        "systemctl stop kvd.service; curl --silent --unix-socket /run/kvd/http.sock http://localhost/v1/cake"
+    )
+    assert done.stdout == "cake: 1\n1"
 
 
 def test_what_was_acknowledged_survives_a_restart_and_kill_9(box: "Box") -> None:

@@ -1,0 +1,65 @@
+"""A fault of the server's own while it answers over HTTP: the one connection ends, and no other is taken along."""
+
+import asyncio
+import pathlib
+import socket
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from kvd.database import Database
+from kvd.http.listener import Listener
+from kvd.protocol.limits import Limits
+from kvd.server.commands import Administration, Commands
+from kvd.server.server import Server
+from kvd.store.authors import Author
+from tests.http.conftest import DEADLINE_S
+
+UNSPEAKABLE = Author(None, None, "\ud800")  # half of a character: no text that could be sent
+SOMEBODY = Author(None, None, "somebody")
+Connect = Callable[[], Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]]
+
+
+def with_listener(path: str, database: Database, work: Callable[[Connect], Awaitable[None]]) -> None:
+    """Run ``work`` beside a server that speaks HTTP; it is given what connects to it."""
+
+    async def run() -> None:
+        listening = socket.socket(socket.AF_UNIX)
+        listening.bind(path)
+        server = Server(Commands(database, Limits(), Administration(), {}), asyncio.get_running_loop())
+        listener = Listener(server, hosts=[], is_open=False, max_json_bytes=1024)
+        await server.listen(listening, own=True, spoken=listener.session)
+        try:
+            async with asyncio.timeout(DEADLINE_S):
+                await work(lambda: asyncio.open_unix_connection(path))
+        finally:
+            await server.stop()
+
+    asyncio.run(run())
+
+
+async def watch(connect: Connect, prefix: str) -> asyncio.StreamReader:
+    """What comes behind the first event of a watch."""
+    reader, writer = await connect()
+    writer.write(b"GET /v2/watch?prefix=%s HTTP/1.1\r\nHost: localhost\r\n\r\n" % prefix.encode())
+    assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
+    assert b"event: live\n" in await reader.readuntil(b"\n\n\r\n")
+    return reader
+
+
+def test_an_event_that_cannot_be_encoded_ends_its_watch(
+    tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    database = Database()
+
+    async def work(connect: Connect) -> None:
+        watching, elsewhere = await watch(connect, ""), await watch(connect, "b")
+        database.set({"a": b"1"}, UNSPEAKABLE)
+        assert await watching.read() == b"", "the last chunk would say that this is all"
+        database.set({"b": b"1"}, SOMEBODY)
+        assert b"event: change\n" in await elsewhere.readuntil(b"\n\n\r\n"), "another watcher is told on"
+
+    with_listener(str(tmp_path / "s"), database, work)
+    (record,) = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert record.getMessage().startswith("internal error in a feed of uid ")
+    assert record.exc_info is not None
