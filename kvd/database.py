@@ -36,6 +36,7 @@ from kvd.journal.records import Group, Header
 from kvd.journal.recovered_lives import RecoveredLives
 from kvd.store.authors import RESTARTED, Author
 from kvd.store.errors import OutcomeUnknown
+from kvd.store.heads import Head
 from kvd.store.isolation import Range, validate
 from kvd.store.lifetimes import ENDLESS, KEPT, Life
 from kvd.store.outcomes import Outcomes
@@ -239,11 +240,12 @@ class Database:
             self.store.bury(owner, author)
             self._committed(ENDLESS)
 
-    def _evict(self, keys: list[str]) -> None:
-        """Delete keys, as nobody needs them enough."""
+    def _evict(self, heads: list[Head]) -> None:
+        """Delete the keys of these, as nobody needs them enough."""
+        keys = [head.key for head in heads]
         self._reserve_if_possible(keys)
         self._begin(keys)
-        self.store.evict(keys)
+        self.store.evict(heads)
         self._committed(ENDLESS)
 
     def count_owned(self, owner: Hashable) -> int:

@@ -47,10 +47,11 @@ class OrderedIndex:
     def add_all(self, keys: Collection[str]) -> None:
         """Note keys that are not in the index."""
         if self._discarded:
-            for key in keys:
-                self.add(key)
-        else:
-            self._added.update(dict.fromkeys(keys))
+            back = self._discarded.intersection(keys)
+            if back:
+                self._discarded -= back
+                keys = [key for key in keys if key not in back]
+        self._added.update(dict.fromkeys(keys))
 
     def discard(self, key: str) -> None:
         """Note that a key of the index is to go."""
@@ -58,6 +59,15 @@ class OrderedIndex:
             del self._added[key]
         else:
             self._discarded.add(key)
+
+    def discard_all(self, keys: Collection[str]) -> None:
+        """Note that keys of the index are to go. Those that were only noted so far cost next to nothing."""
+        waiting = self._added.keys() & keys
+        if waiting:
+            for key in waiting:
+                del self._added[key]
+            keys = [key for key in keys if key not in waiting]
+        self._discarded.update(keys)
 
     def flush(self) -> None:
         """Bring in all that was noted."""

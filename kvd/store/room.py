@@ -56,9 +56,9 @@ class Quota:
 
 
 class Room:
-    """Sees to it that there is room for what is written. ``evict`` deletes keys in a commit of its own."""
+    """Sees to it that there is room for what is written. ``evict`` deletes the keys of heads in a commit of its own."""
 
-    def __init__(self, store: Store, evict: Callable[[list[str]], None], shown: Callable[[], int]) -> None:
+    def __init__(self, store: Store, evict: Callable[[list[Head]], None], shown: Callable[[], int]) -> None:
         self._store = store
         self._evict = evict
         self._shown = shown
@@ -66,8 +66,9 @@ class Room:
         self.max_keys = 0
         self._careful_from = 2**64  # below this any write fits
         self.rules: PrefixRules = NO_RULES
-        self._quotas: dict[PrefixRule, Quota] = {}
+        self._quotas: dict[str, Quota] = {}  # by the prefix of their rule
         self._limited: list[Quota] = []
+        self._sieves: list[Sieve] = []
         # What was read or written lately, for the hot path to note; None while nothing may be evicted.
         self.marks: Marks | None = None
         # What the connections hold; whoever serves them says it.
@@ -88,31 +89,35 @@ class Room:
         self.rules = rules
         self._store.retention.set_rules(rules)
         evicting = any(rule.evict for rule in rules.rules)
-        self.marks = marks = Marks() if evicting else None
-        find = self._store.find
+        self.marks = Marks() if evicting else None
         self._quotas = {
-            rule: Quota(rule, Sieve(find, marks) if rule.evict and marks is not None else None)
+            rule.prefix: Quota(rule, self._new_sieve() if rule.evict else None)
             for rule in rules.rules
             if rule.evict or rule.max_bytes or rule.max_keys
         }
+        self._sieves = [quota.sieve for quota in self._quotas.values() if quota.sieve is not None]
         self._limited = [quota for quota in self._quotas.values() if quota.is_limited]
         if self._quotas:
             for part in self._store.parts():
                 self._take_in(part.values())
 
+    def _new_sieve(self) -> Sieve:
+        assert self.marks is not None
+        return Sieve(self._store.find_all, lambda: self._store.forgotten_keys, self.marks)
+
     def _take_in(self, heads: Iterable[Head]) -> None:
         for head in heads:
             quota = self._quota_of(head.key)
             if quota is not None:
-                if quota.sieve is not None:
-                    quota.sieve.add(head.key)
+                if quota.sieve is not None and not self._was_evicted(head):
+                    quota.sieve.add_all([head.key])
                 if head.value is not None:
                     quota.keys += 1
                     quota.bytes += _size(head.key, head.value)
 
     def _quota_of(self, key: str) -> Quota | None:
         rule = self.rules.rule_of(key)
-        return None if rule is None else self._quotas.get(rule)
+        return None if rule is None else self._quotas.get(rule.prefix)
 
     # ------------------------------------------------------------------ what there is
 
@@ -122,12 +127,11 @@ class Room:
 
     def _store_bytes(self) -> int:
         store = self._store
-        queued = 0 if self.marks is None else sum(len(quota.sieve or ()) for quota in self._quotas.values())
         return (
             store.memory_bytes
             + _DEADLINE_BYTES * len(store.lifetimes)
             + _OUTCOME_BYTES * self.remembered_writes()
-            + QUEUE_BYTES * queued
+            + QUEUE_BYTES * sum(map(len, self._sieves))
         )
 
     def by_kind(self) -> dict[str, int]:
@@ -155,7 +159,8 @@ class Room:
         for group in groups:
             if self._limited:
                 self._count(group.heads)
-            if self.marks is not None:
+            # Whoever was evicted has left the queue before.
+            if self.marks is not None and group.author != EVICTED:
                 self._queue(group.heads, self.marks)
 
     def _count(self, heads: Iterable[Head]) -> None:
@@ -173,10 +178,12 @@ class Room:
 
     def _queue(self, heads: tuple[Head, ...], marks: Marks) -> None:
         """New keys, and evicted ones that come again, begin at the end of their queues; others have been visited."""
-        for key in [head.key for head in heads if (old := head.previous) is None or self._was_evicted(old)]:
-            quota = self._quota_of(key)
-            if quota is not None and quota.sieve is not None:
-                quota.sieve.add(key)
+        new = [head.key for head in heads if (old := head.previous) is None or self._was_evicted(old)]
+        if new:
+            for rule, keys in self.rules.by_rule(new):
+                quota = None if rule is None else self._quotas.get(rule.prefix)
+                if quota is not None and quota.sieve is not None:
+                    quota.sieve.add_all(keys)
         again = [head for head in marks.sample(heads) if (old := head.previous) is not None and old.value is not None]
         if again:
             marks.set_all([head.key for head in again if head.value is not None])
@@ -197,21 +204,24 @@ class Room:
 
     def admit(self, keys: Collection[str], values: Iterable[bytes | None]) -> None:
         """See that there is room for ``values`` under ``keys``. Raises OutOfMemory."""
-        entries = [(key, value) for key, value in zip(keys, values, strict=True) if value is not None]
+        stored = list(values)
+        if None in stored:
+            keys = [key for key, value in zip(keys, stored, strict=True) if value is not None]
+            stored = [value for value in stored if value is not None]
         if self._limited:
-            self._admit_to_quotas(entries)
+            self._admit_to_quotas(zip(keys, stored, strict=True))  # type: ignore[arg-type]
         if self.max_keys:
-            self._admit_keys(sum(not self._store.exists(key) for key, _ in entries))
+            self._admit_keys(sum(not self._store.exists(key) for key in keys))
         if self.max_bytes:
-            size = GROUP_BYTES + (PLACE_BYTES + SUPERSEDED_BYTES) * len(entries)
-            self._admit_bytes(size + sum(_size(key, value) for key, value in entries))
+            size = GROUP_BYTES + (PLACE_BYTES + SUPERSEDED_BYTES + KEY_BYTES) * len(stored)
+            self._admit_bytes(size + sum(map(len, keys)) + sum(map(len, stored)))  # type: ignore[arg-type]
 
     def relax(self) -> None:
         """Drop history that is too much; for what needs no room, as deletions do, and takes some all the same."""
         if self.max_bytes and (over := self.used_bytes() - self.max_bytes) > 0:
             self._store.squeeze_history(over, self._shown(), even_pinned=False)
 
-    def _admit_to_quotas(self, entries: list[tuple[str, bytes]]) -> None:
+    def _admit_to_quotas(self, entries: Iterable[tuple[str, bytes]]) -> None:
         wanted: dict[Quota, list[int]] = {}
         for key, value in entries:
             quota = self._quota_of(key)
@@ -242,9 +252,10 @@ class Room:
         over = self.used_bytes() + size - self.max_bytes
         if over <= 0:
             return
-        self._store.squeeze_history(over, self._shown(), even_pinned=False)
+        # A little more than is needed, so that not each write has to.
+        spare = min(self.max_bytes // _SPARE_PART, _MOST_SPARE_BYTES)
+        self._store.squeeze_history(over + spare, self._shown(), even_pinned=False)
         while (over := self.used_bytes() + size - self.max_bytes) > 0:
-            spare = min(self.max_bytes // _SPARE_PART, _MOST_SPARE_BYTES)
             if not self._evict_some(list(self._quotas.values()), 0, over + spare):
                 break
             self._store.squeeze_history(over, self._shown(), even_pinned=True)
@@ -255,18 +266,16 @@ class Room:
                 raise OutOfMemory(f"{used} bytes of memory are taken of {self.max_bytes}, and this needs {size}")
 
     def _evict_some(self, quotas: Iterable[Quota], keys: int, size: int) -> bool:
-        """Evict at least so many keys, and bytes; whether any could be."""
-        victims: dict[str, None] = {}
-        sieves = [quota.sieve for quota in quotas if quota.sieve is not None and len(quota.sieve)]
+        """Evict at least so many keys, and bytes, or as many as go at a time; whether any could be."""
+        victims: dict[Head, None] = {}  # as the same may come twice
+        sieves = [quota.sieve for quota in quotas if quota.sieve is not None]
         # From the longest queue first, so that no small prefix pays for a large one.
         for sieve in sorted(sieves, key=len, reverse=True):
-            while len(victims) < min(keys, EVICTED_KEYS) or (size > 0 and len(victims) < EVICTED_KEYS):
-                key = sieve.next_victim()
-                if key is None or key in victims:  # once around
-                    break
-                head = self._store.find(key)
-                size -= 0 if head is None else _size(key, head.value or b"")
-                victims[key] = None
+            more = sieve.take_victims(keys - len(victims), size, EVICTED_KEYS - len(victims))
+            victims.update(dict.fromkeys(more))
+            if len(victims) >= EVICTED_KEYS:
+                break
+            size -= sum(_size(head.key, head.value or b"") for head in more)
         if victims:
             self._evict(list(victims))
         return bool(victims)
