@@ -132,12 +132,10 @@ class Sieve:
                 ends -= number == len(self._pieces) - 1
                 self._go_on()
                 continue
-            staying, looks = [], 0
+            staying, taken, gone = list[str](), len(victims), 0
             for key, head in zip(looked_at, self._find_all(looked_at), strict=True):
-                looks += 1
-                if (
-                    head is None or head.key is not key
-                ):  # the same key may have come anew: then it stands further behind
+                if head is None or head.key is not key:
+                    gone += 1  # the same key may have come anew: then it stands further behind
                     continue
                 value, mark = head.value, hash(key) & mask
                 if value is None:
@@ -150,9 +148,10 @@ class Sieve:
                     size -= STORED_KEY_BYTES + len(key) + len(value)
                     if size <= 0 and len(victims) >= keys:
                         break
-            piece[place : place + looks] = staying
+            gone += len(victims) - taken
+            piece[place : place + len(staying) + gone] = staying
             self._hand = number, place + len(staying)
-            self._keys -= looks - len(staying)
+            self._keys -= gone
         return victims
 
     def _go_on(self) -> None:
