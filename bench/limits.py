@@ -48,12 +48,23 @@ def sets(count: int, rounds_sent: int) -> Work:
     return Work(f"{count} set{'s' * (count > 1)} of new keys a frame", exchange(*requests), rounds_sent)
 
 
+def overwrites(count: int, rounds_sent: int) -> Work:
+    """So many sets a frame, the same keys each time: what they supersede is history."""
+    keys = chosen(count, THROUGHPUT_KEYS)
+    requests = [["set", {key: value(1)}] for key in keys]
+    return Work(f"{count} set{'s' * (count > 1)} of the same keys a frame", exchange(*requests), rounds_sent)
+
+
 WORKS = (gets(64, 20_000), gets(1, 100_000), sets(64, 3_000), sets(1, 60_000))
 
 
 def eviction(context: Context) -> Iterator[Row]:
-    """Memory full and everything evictable, beside a daemon with room. A set evicts a key there, and adds one here."""
-    yield from _compared(context, _EVICTING, _ROOMY, "eviction on", "off", 0.85, ())
+    """Memory full and everything evictable, beside a daemon with room.
+
+    Gets, and sets of keys that are there, do the same in both. A set of a new key evicts one there, and adds one here.
+    """
+    works = (*WORKS, overwrites(64, 6_000), overwrites(1, 60_000))
+    yield from _compared(context, works, _EVICTING, _ROOMY, "eviction on", "off", 0.85, ())
 
 
 def rules(context: Context) -> Iterator[Row]:
@@ -61,7 +72,7 @@ def rules(context: Context) -> Iterator[Row]:
     if os.geteuid() != 0:
         raise BenchError("needs root: the load has to come from another user than the daemon's")
     user = ("setpriv", f"--reuid={_STRANGER}", f"--regid={_STRANGER}", "--clear-groups")
-    yield from _compared(context, _OPEN + _ROOMY + _many_rules(), _OPEN + _ROOMY, "100 rules", "none", 0.9, user)
+    yield from _compared(context, WORKS, _OPEN + _ROOMY + _many_rules(), _OPEN + _ROOMY, "100 rules", "none", 0.9, user)
 
 
 def _many_rules() -> str:
@@ -76,12 +87,12 @@ def _many_rules() -> str:
 
 
 def _compared(
-    context: Context, on: str, off: str, title: str, name: str, least: float, user: Sequence[str]
+    context: Context, works: Sequence[Work], on: str, off: str, title: str, name: str, least: float, user: Sequence[str]
 ) -> Iterator[Row]:
     """Each work by two daemons in turn, round after round."""
     with ExitStack() as stack:
         ours, theirs = (_Case(context, stack, config, user) for config in (on, off))
-        for work in WORKS:
+        for work in works:
             figures = [(ours.measure(work), theirs.measure(work)) for _ in range(context.rounds)]
             with_it, without = zip(*figures, strict=True)
             target = Target(">=", least)

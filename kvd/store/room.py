@@ -184,9 +184,13 @@ class Room:
                 quota = None if rule is None else self._quotas.get(rule.prefix)
                 if quota is not None and quota.sieve is not None:
                     quota.sieve.add_all(keys)
-        again = [head for head in marks.sample(heads) if (old := head.previous) is not None and old.value is not None]
+        again = [
+            head.key
+            for head in marks.sample(heads)
+            if (old := head.previous) is not None and old.value is not None and head.value is not None
+        ]
         if again:
-            marks.set_all([head.key for head in again if head.value is not None])
+            marks.set_all(again)
 
     def _was_evicted(self, head: Head) -> bool:
         """Whether this is the end of a key that left its queue thereby; what was deleted still stands in it."""
