@@ -136,7 +136,7 @@ class Database:
     def set_each(self, batch: list[dict[str, bytes]], author: Author) -> list[int]:
         """Store each mapping in a commit of its own; their versions."""
         if self.room.is_tight:
-            self.room.admit(list(chain.from_iterable(batch)), chain.from_iterable(map(dict.values, batch)))
+            self.room.admit(list(chain.from_iterable(batch)), list(chain.from_iterable(map(dict.values, batch))))
         if self.log is not None:
             keys = list(chain.from_iterable(batch))
             self._reserve(keys, chain.from_iterable(map(dict.values, batch)), len(batch))
@@ -186,7 +186,8 @@ class Database:
         """Make the writes if nothing that was read has changed; the version. Raises Conflict, SnapshotGone."""
         # Before it is validated: an eviction may be of what it read.
         if self.room.is_tight:
-            self.room.admit(writes, writes.values())
+            stored = {key: value for key, value in writes.items() if value is not None}
+            self.room.admit(stored, stored.values())
         validate(self.store, reads, ranges, snapshot)
         self._reserve(writes, writes.values())
         self._begin(writes)

@@ -124,6 +124,8 @@ class OrderedIndex:
         if len(keys) < _RESORT_KEYS:
             for key in keys:
                 del block[bisect_left(block, key)]
+        elif (end := bisect_right(block, keys[-1])) - (first := bisect_left(block, keys[0])) == len(keys):
+            del block[first:end]  # as they stand together
         else:
             gone = set(keys)
             block[:] = [key for key in block if key not in gone]

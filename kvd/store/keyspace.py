@@ -103,13 +103,29 @@ class Keyspace:
             heads.append(head)
         return previous, tuple(heads)
 
+    def has_in_shards(self, keys: Iterable[str]) -> bool:
+        """Whether any of ``keys`` is there, but not in ``first``."""
+        shards = self._shards
+        return self._is_sharded and any(key in shards[hash(key) & _MASK] for key in keys)
+
+    def put_new(self, heads: Sequence[Head]) -> None:
+        """Take in ``heads``, whose keys are all different and not there."""
+        room = max(FIRST_KEYS - len(self.first), 0)
+        self.first.update([(head.key, head) for head in heads[:room]])
+        if room < len(heads):
+            self._is_sharded = True
+            for head in heads[room:]:
+                self._shards[hash(head.key) & _MASK][head.key] = head
+
     def replace_all(self, heads: Iterable[Head]) -> None:
         """Make ``heads`` current, whose keys are all there."""
         first, shards = self.first, self._shards
         for head in heads:
             key = head.key
-            place = first if key in first else shards[hash(key) & _MASK]
-            place[key] = head
+            if key in first:
+                first[key] = head
+            else:
+                shards[hash(key) & _MASK][key] = head
 
     def note_new(self, keys: Collection[str]) -> None:
         """Count keys that were put where ``place`` said."""
@@ -125,9 +141,11 @@ class Keyspace:
         first, shards, gone = self.first, self._shards, list[str]()
         for head in heads:
             key = head.key
-            place = first if key in first else shards[hash(key) & _MASK]
-            if place.get(key) is head:
-                del place[key]
+            if first.get(key) is head:
+                del first[key]
+                gone.append(key)
+            elif (shard := shards[hash(key) & _MASK]).get(key) is head:
+                del shard[key]
                 gone.append(key)
         self.bytes -= KEY_BYTES * len(gone) + sum(map(len, gone))
         return gone

@@ -109,7 +109,7 @@ class Room:
         for head in heads:
             quota = self._quota_of(head.key)
             if quota is not None:
-                if quota.sieve is not None and not self._was_evicted(head):
+                if quota.sieve is not None and (head.value is not None or not self._was_evicted(head)):
                     quota.sieve.add_all([head.key])
                 if head.value is not None:
                     quota.keys += 1
@@ -178,7 +178,11 @@ class Room:
 
     def _queue(self, heads: tuple[Head, ...], marks: Marks) -> None:
         """New keys, and evicted ones that come again, begin at the end of their queues; others have been visited."""
-        new = [head.key for head in heads if (old := head.previous) is None or self._was_evicted(old)]
+        new = [
+            head.key
+            for head in heads
+            if (old := head.previous) is None or (old.value is None and self._was_evicted(old))
+        ]
         if new:
             for rule, keys in self.rules.by_rule(new):
                 quota = None if rule is None else self._quotas.get(rule.prefix)
@@ -193,9 +197,7 @@ class Room:
             marks.set_all(again)
 
     def _was_evicted(self, head: Head) -> bool:
-        """Whether this is the end of a key that left its queue thereby; what was deleted still stands in it."""
-        if head.value is not None:
-            return False
+        """Whether by this tombstone its key left the queue; what was deleted still stands in it."""
         group = self._store.window.group_of(head.version)
         return group is None or group.author == EVICTED
 
@@ -206,19 +208,15 @@ class Room:
         """Whether there may be no room for a write, so that ``admit`` has to be asked."""
         return bool(self._limited or self.max_keys) or self._store.memory_bytes >= self._careful_from
 
-    def admit(self, keys: Collection[str], values: Iterable[bytes | None]) -> None:
+    def admit(self, keys: Collection[str], values: Collection[bytes]) -> None:
         """See that there is room for ``values`` under ``keys``. Raises OutOfMemory."""
-        stored = list(values)
-        if None in stored:
-            keys = [key for key, value in zip(keys, stored, strict=True) if value is not None]
-            stored = [value for value in stored if value is not None]
         if self._limited:
-            self._admit_to_quotas(zip(keys, stored, strict=True))  # type: ignore[arg-type]
+            self._admit_to_quotas(zip(keys, values, strict=True))
         if self.max_keys:
             self._admit_keys(sum(not self._store.exists(key) for key in keys))
         if self.max_bytes:
-            size = GROUP_BYTES + (PLACE_BYTES + SUPERSEDED_BYTES + KEY_BYTES) * len(stored)
-            self._admit_bytes(size + sum(map(len, keys)) + sum(map(len, stored)))  # type: ignore[arg-type]
+            size = GROUP_BYTES + (PLACE_BYTES + SUPERSEDED_BYTES + KEY_BYTES) * len(keys)
+            self._admit_bytes(size + sum(map(len, keys)) + sum(map(len, values)))
 
     def relax(self) -> None:
         """Drop history that is too much; for what needs no room, as deletions do, and takes some all the same."""

@@ -279,6 +279,8 @@ class Store:
                 replaced = [head.value for head in previous]  # type: ignore[union-attr]
                 if all(replaced) or None not in replaced:
                     return self._replace_each(keys, values, previous, replaced, author)  # type: ignore[arg-type]
+            elif not any(previous) and not self._keyspace.has_in_shards(keys):
+                return self._add_each(keys, values, author)
         return self._link_each(keys, values, author)
 
     def _link_each(self, keys: list[str], values: list[bytes], author: Author) -> list[int]:
@@ -298,6 +300,16 @@ class Store:
         superseded = [len(old.value) for head in heads if (old := head.previous) is not None and old.value is not None]
         self._note_each(tuple(heads), list(map(len, values)), len(superseded), sum(superseded), author)
         return list(range(begin, self.version + 1))
+
+    def _add_each(self, keys: list[str], values: list[bytes], author: Author) -> list[int]:
+        """Give each of ``keys``, all different and not there, a value in a commit of its own. Column by column, too."""
+        self.lifetimes.ended(keys)
+        versions = list(range(self.version + 1, self.version + 1 + len(keys)))
+        heads = tuple(map(Head, keys, values, versions, repeat(None)))
+        self._keyspace.put_new(heads)
+        self._note_new(keys)
+        self._note_each(heads, list(map(len, values)), 0, 0, author)
+        return versions
 
     def _replace_each(
         self, keys: list[str], values: list[bytes], previous: list[Head], replaced: list[bytes], author: Author
