@@ -23,7 +23,7 @@ from kvd.store.sieve import Marks, Sieve
 from kvd.store.store import Store
 from kvd.store.window import GROUP_BYTES, PLACE_BYTES, SUPERSEDED_BYTES, Group
 
-# Eviction makes room for a little more than is needed, so that not each write needs a commit of evictions.
+# Room is made for a little more than is needed, so that not each write has to, with a commit of evictions.
 _MOST_SPARE_BYTES = 256 * 1024
 _SPARE_PART = 1_024
 # One commit of evictions takes no more keys than this.
@@ -234,18 +234,20 @@ class Room:
                 more[0] += before is None
                 more[1] += _size(key, value) - (0 if before is None else _size(key, before))
         for quota, (more_keys, more_bytes) in wanted.items():
-            prefix, limit = quota.rule.prefix, quota.rule.max_bytes
-            if limit and more_bytes > limit:
-                raise OutOfMemory(f"the keys under {prefix!r} may take {limit} bytes, and this alone is {more_bytes}")
+            rule = quota.rule
+            if rule.max_bytes and more_bytes > rule.max_bytes:
+                raise OutOfMemory(
+                    f"the keys under {rule.prefix!r} may take {rule.max_bytes} bytes, and this alone is {more_bytes}"
+                )
             while any(over := quota.over(more_keys, more_bytes)):
-                if not self._evict_some([quota], *over):
+                if not self._evict_some([quota], *_and_spare(*over, rule.max_keys, rule.max_bytes)):
                     raise OutOfMemory(_full(quota))
 
     def _admit_keys(self, new: int) -> None:
         if new > self.max_keys:
             raise OutOfMemory(f"there may be {self.max_keys} keys, and these alone are {new}")
         while new and (over := self._store.counters.keys + new - self.max_keys) > 0:
-            if not self._evict_some(list(self._quotas.values()), over + self.max_keys // _SPARE_PART, 0):
+            if not self._evict_some(self._quotas.values(), *_and_spare(over, 0, self.max_keys, 0)):
                 raise OutOfMemory(f"there are {self._store.counters.keys} keys, and there may be {self.max_keys}")
 
     def _admit_bytes(self, size: int) -> None:
@@ -254,11 +256,10 @@ class Room:
         over = self.used_bytes() + size - self.max_bytes
         if over <= 0:
             return
-        # A little more than is needed, so that not each write has to.
-        spare = min(self.max_bytes // _SPARE_PART, _MOST_SPARE_BYTES)
-        self._store.squeeze_history(over + spare, self._shown(), even_pinned=False)
+        _, wanted = _and_spare(0, over, 0, self.max_bytes)
+        self._store.squeeze_history(wanted, self._shown(), even_pinned=False)
         while (over := self.used_bytes() + size - self.max_bytes) > 0:
-            if not self._evict_some(list(self._quotas.values()), 0, over + spare):
+            if not self._evict_some(self._quotas.values(), *_and_spare(0, over, 0, self.max_bytes)):
                 break
             self._store.squeeze_history(over, self._shown(), even_pinned=True)
         if over > 0:
@@ -281,6 +282,12 @@ class Room:
         if victims:
             self._evict(list(victims))
         return bool(victims)
+
+
+def _and_spare(keys: int, size: int, most_keys: int, most_bytes: int) -> tuple[int, int]:
+    """Of what is over a limit a little more, of what is not over it nothing."""
+    spare_bytes = min(most_bytes // _SPARE_PART, _MOST_SPARE_BYTES)
+    return keys and keys + most_keys // _SPARE_PART, size and size + spare_bytes
 
 
 def _size(key: str, value: bytes) -> int:

@@ -27,11 +27,13 @@ from kvd.store.keyspace import KEY_BYTES as STORED_KEY_BYTES
 
 PIECE_KEYS = 1_024
 # Places for marks: so many for each key at least.
-PLACES_A_KEY = 4
-_FEWEST_PLACES = 1 << 16
+PLACES_A_KEY = 8
+_FEWEST_PLACES = 1 << 18
 STRIDE = 4
 # The queue is swept once so many of its keys may have been forgotten by the store.
 _STALE_PART = 4
+# So many keys are looked at together at least, as most of them may be marked.
+_LOOKED_AT_KEYS = 8
 Read = TypeVar("Read")
 # What a key costs here: its place in the queue, and its marks, which are doubled in one go.
 KEY_BYTES = 8 + 2 * PLACES_A_KEY
@@ -127,7 +129,9 @@ class Sieve:
         while ends and len(victims) < most and (len(victims) < keys or size > 0):
             number, place = self._hand
             piece = self._pieces[number]
-            looked_at = piece[place : place + most - len(victims)]
+            # No more than can be needed, as each takes STORED_KEY_BYTES at least.
+            needed = max(keys - len(victims), size // STORED_KEY_BYTES + 1, _LOOKED_AT_KEYS)
+            looked_at = piece[place : place + min(needed, most - len(victims))]
             if not looked_at:
                 ends -= number == len(self._pieces) - 1
                 self._go_on()
