@@ -137,6 +137,14 @@ def test_deleting_and_setting_anew_does_not_make_the_queue_longer(monkeypatch: p
     assert len(world.sieve) < 4 * 60
 
 
+def test_nothing_is_looked_for_while_nothing_was_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sieve_module, "PIECE_KEYS", 16)
+    looked_for: list[str] = []
+    sieve = Sieve(lambda keys: looked_for.extend(keys) or [None] * len(keys), lambda: 1_000, Marks())
+    sieve.add_all([str(number) for number in range(500)])
+    assert (len(sieve), looked_for) == (500, [])
+
+
 def test_a_tombstone_is_passed_over_and_can_come_back() -> None:
     world = World()
     world.add("a")
