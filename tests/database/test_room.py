@@ -148,6 +148,20 @@ def test_many_go_in_one_commit_and_their_versions_are_in_the_history(database: D
     assert database.store.get_many(["c/7", "c/200"], 2) == [None, b"x"]
 
 
+def test_what_was_deleted_and_is_forgotten_is_counted_and_what_was_evicted_is_not(clocks: "Clocks") -> None:
+    """So that the queue is swept for the first only: evicted keys have left it before."""
+    database = clocks.database(WindowLimits(max_commits=0))
+    database.room.configure(0, 3, 0)
+    database.room.set_rules(PrefixRules([CACHE]))
+    for number in range(20):
+        database.set({f"c/{number}": b""}, ME)
+    database.delete(["c/18", "c/19"], ME, missing_ok=False)
+    database.tidy(1_000)
+    assert database.store.counters.evicted_keys == 17
+    assert len(database.store.parts()[0]) == 1
+    assert database.store.forgotten_keys == 2
+
+
 def test_a_key_that_stands_in_the_queue_twice_is_evicted_once(clocks: "Clocks") -> None:
     """Deleted and forgotten, and set again under the very same object, as decoders share those of short keys."""
     database = clocks.database(WindowLimits(max_commits=0))
@@ -175,6 +189,7 @@ def test_what_was_evicted_before_a_reload_stands_in_the_new_queue_once_when_it_c
     database.room.set_rules(rules)
     database.set({"c/1": b""}, ME)
     assert not database.store.exists("c/2")
+    assert sum(map(len, database.room._sieves)) == 2
     database.set({"c/4": b""}, ME)
     assert [database.store.exists(name) for name in ("c/1", "c/3", "c/4")] == [True, False, True]
 
