@@ -4,12 +4,15 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from statistics import median
+from time import clock_gettime_ns
 
 from bench.context import THROUGHPUT_KEYS, Context
 from bench.data import Items, chosen, value
 from bench.errors import BenchError
 from bench.exchange import Exchange
 from bench.peers.kvd import exchange
+from bench.pinger import cpu_clock
 from bench.rows import Row, Samples, Target
 from bench.servers import Server
 from bench.throughput import CONNECTIONS, operations_a_second
@@ -93,10 +96,11 @@ def _compared(
     with ExitStack() as stack:
         ours, theirs = (_Case(context, stack, config, user) for config in (on, off))
         for work in works:
-            figures = [(ours.measure(work), theirs.measure(work)) for _ in range(context.rounds)]
-            with_it, without = zip(*figures, strict=True)
+            figures = [(*ours.measure(work), *theirs.measure(work)) for _ in range(context.rounds)]
+            with_it, own, without, other = zip(*figures, strict=True)
+            note = f"processor time {median(own):.2f} µs each to {median(other):.2f}"
             target = Target(">=", least)
-            yield Row(f"{work.title}, {title}", "/s", Samples("kvd", with_it), Samples(name, without), target)
+            yield Row(f"{work.title}, {title}", "/s", Samples("kvd", with_it), Samples(name, without), target, note)
 
 
 class _Case:
@@ -118,14 +122,20 @@ class _Case:
                 items = {f"load:{number:011d}": value(number) for number in range(first, first + 100)}
                 self._server.peer.check(connection.call(exchange(["set", items])))
 
-    def measure(self, work: Work) -> float:
-        """One round. What is read is there when it begins, and, by the check after it, when it ends."""
+    def measure(self, work: Work) -> tuple[float, float]:
+        """One round: operations a second, and the daemon's processor time for each, in microseconds.
+
+        What is read is there when it begins, and, by the check after it, when it ends.
+        """
         self._server.load(THROUGHPUT_KEYS)
         read: Items = chosen(64, THROUGHPUT_KEYS)
         load, sent = self._context.program("load"), self._context.work(work.rounds_sent)
+        clock = cpu_clock(self._server.pid)
+        began_ns = clock_gettime_ns(clock)
         rate = operations_a_second(load, self._server, work.exchange, CONNECTIONS, sent, self._user)
+        took_us = (clock_gettime_ns(clock) - began_ns) / 1000
         if "get" in work.title:
             self._server.try_once(self._server.peer.gets(read))
         else:
             self._server.try_once(work.exchange)
-        return rate
+        return rate, took_us / (sent * work.exchange.operations)
