@@ -124,39 +124,45 @@ class Sieve:
         deleted and has come again.
         """
         victims: list[Head] = []
-        places, mask = self._marks.places, self._marks.mask
         ends = 3  # to see each key twice: with its mark, and without
         while ends and len(victims) < most and (len(victims) < keys or size > 0):
             number, place = self._hand
-            piece = self._pieces[number]
             # No more than can be needed, as each takes STORED_KEY_BYTES at least.
             needed = max(keys - len(victims), size // STORED_KEY_BYTES + 1, _LOOKED_AT_KEYS)
-            looked_at = piece[place : place + min(needed, most - len(victims))]
-            if not looked_at:
+            looked_at = self._pieces[number][place : place + min(needed, most - len(victims))]
+            if looked_at:
+                chosen, size = self._pass_over(looked_at, keys - len(victims), size)
+                victims += chosen
+            else:
                 ends -= number == len(self._pieces) - 1
                 self._go_on()
-                continue
-            staying, taken, gone = list[str](), len(victims), 0
-            for key, head in zip(looked_at, self._find_all(looked_at), strict=True):
-                if head is None or head.key is not key:
-                    gone += 1  # the same key may have come anew: then it stands further behind
-                    continue
-                value, mark = head.value, hash(key) & mask
-                if value is None:
-                    staying.append(key)
-                elif places[mark]:
-                    places[mark] = 0
-                    staying.append(key)
-                else:
-                    victims.append(head)
-                    size -= STORED_KEY_BYTES + len(key) + len(value)
-                    if size <= 0 and len(victims) >= keys:
-                        break
-            gone += len(victims) - taken
-            piece[place : place + len(staying) + gone] = staying
-            self._hand = number, place + len(staying)
-            self._keys -= gone
         return victims
+
+    def _pass_over(self, looked_at: list[str], keys: int, size: int) -> tuple[list[Head], int]:
+        """Let the hand pass over these, which come next, until enough go; who goes, and the bytes still wanted."""
+        places, mask = self._marks.places, self._marks.mask
+        victims, staying, unknown = list[Head](), list[str](), 0
+        for key, head in zip(looked_at, self._find_all(looked_at), strict=True):
+            if head is None or head.key is not key:
+                unknown += 1  # the same key may have come anew: then it stands further behind
+                continue
+            value, mark = head.value, hash(key) & mask
+            if value is None:
+                staying.append(key)
+            elif places[mark]:
+                places[mark] = 0
+                staying.append(key)
+            else:
+                victims.append(head)
+                size -= STORED_KEY_BYTES + len(key) + len(value)
+                if size <= 0 and len(victims) >= keys:
+                    break
+        number, place = self._hand
+        left = len(victims) + unknown
+        self._pieces[number][place : place + len(staying) + left] = staying
+        self._hand = number, place + len(staying)
+        self._keys -= left
+        return victims, size
 
     def _go_on(self) -> None:
         """The hand is at the end of a piece, and goes on to the next one."""
