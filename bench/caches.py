@@ -19,6 +19,7 @@ from kvd.database import Database
 from kvd.protocol.limits import Limits
 from kvd.protocol.messages import Get
 from kvd.server.checks import Checks
+from kvd.server.measures import Measures
 from kvd.server.near_caches import NearCaches
 from kvd.server.peers import Peer
 from kvd.server.reading import Reading
@@ -49,7 +50,7 @@ class Kvd:
         self._database.room.set_rules(PrefixRules([PrefixRule(prefix="", max_keys=keys, evict=True)]))
         store, timer = self._database.store, self._database.timer
         snapshots, near_caches = Snapshots(store, timer), NearCaches(self._database)
-        self._reading = Reading(self._database, Checks(Limits()), snapshots, near_caches)
+        self._reading = Reading(self._database, Checks(Limits()), snapshots, near_caches, Measures(store.version))
         self._peer = Peer("bench", 0)
 
     def hits(self, keys: Iterable[str]) -> int:

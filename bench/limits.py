@@ -4,12 +4,15 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from statistics import median
+from time import clock_gettime_ns
 
 from bench.context import THROUGHPUT_KEYS, Context
 from bench.data import Items, chosen, value
 from bench.errors import BenchError
 from bench.exchange import Exchange
 from bench.peers.kvd import exchange
+from bench.pinger import cpu_clock
 from bench.rows import Row, Samples, Target
 from bench.servers import Server
 from bench.throughput import CONNECTIONS, operations_a_second
@@ -48,12 +51,23 @@ def sets(count: int, rounds_sent: int) -> Work:
     return Work(f"{count} set{'s' * (count > 1)} of new keys a frame", exchange(*requests), rounds_sent)
 
 
+def overwrites(count: int, rounds_sent: int) -> Work:
+    """So many sets a frame, the same keys each time: what they supersede is history."""
+    keys = chosen(count, THROUGHPUT_KEYS)
+    requests = [["set", {key: value(1)}] for key in keys]
+    return Work(f"{count} set{'s' * (count > 1)} of the same keys a frame", exchange(*requests), rounds_sent)
+
+
 WORKS = (gets(64, 20_000), gets(1, 100_000), sets(64, 3_000), sets(1, 60_000))
 
 
 def eviction(context: Context) -> Iterator[Row]:
-    """Memory full and everything evictable, beside a daemon with room. A set evicts a key there, and adds one here."""
-    yield from _compared(context, _EVICTING, _ROOMY, "eviction on", "off", 0.85, ())
+    """Memory full and everything evictable, beside a daemon with room.
+
+    Gets, and sets of keys that are there, do the same in both. A set of a new key evicts one there, and adds one here.
+    """
+    works = (*WORKS, overwrites(64, 6_000), overwrites(1, 60_000))
+    yield from _compared(context, works, _EVICTING, _ROOMY, "eviction on", "off", 0.85, ())
 
 
 def rules(context: Context) -> Iterator[Row]:
@@ -61,7 +75,7 @@ def rules(context: Context) -> Iterator[Row]:
     if os.geteuid() != 0:
         raise BenchError("needs root: the load has to come from another user than the daemon's")
     user = ("setpriv", f"--reuid={_STRANGER}", f"--regid={_STRANGER}", "--clear-groups")
-    yield from _compared(context, _OPEN + _ROOMY + _many_rules(), _OPEN + _ROOMY, "100 rules", "none", 0.9, user)
+    yield from _compared(context, WORKS, _OPEN + _ROOMY + _many_rules(), _OPEN + _ROOMY, "100 rules", "none", 0.9, user)
 
 
 def _many_rules() -> str:
@@ -76,16 +90,17 @@ def _many_rules() -> str:
 
 
 def _compared(
-    context: Context, on: str, off: str, title: str, name: str, least: float, user: Sequence[str]
+    context: Context, works: Sequence[Work], on: str, off: str, title: str, name: str, least: float, user: Sequence[str]
 ) -> Iterator[Row]:
     """Each work by two daemons in turn, round after round."""
     with ExitStack() as stack:
         ours, theirs = (_Case(context, stack, config, user) for config in (on, off))
-        for work in WORKS:
-            figures = [(ours.measure(work), theirs.measure(work)) for _ in range(context.rounds)]
-            with_it, without = zip(*figures, strict=True)
+        for work in works:
+            figures = [(*ours.measure(work), *theirs.measure(work)) for _ in range(context.rounds)]
+            with_it, own, without, other = zip(*figures, strict=True)
+            note = f"processor time {median(own):.2f} µs each to {median(other):.2f}"
             target = Target(">=", least)
-            yield Row(f"{work.title}, {title}", "/s", Samples("kvd", with_it), Samples(name, without), target)
+            yield Row(f"{work.title}, {title}", "/s", Samples("kvd", with_it), Samples(name, without), target, note)
 
 
 class _Case:
@@ -107,14 +122,20 @@ class _Case:
                 items = {f"load:{number:011d}": value(number) for number in range(first, first + 100)}
                 self._server.peer.check(connection.call(exchange(["set", items])))
 
-    def measure(self, work: Work) -> float:
-        """One round. What is read is there when it begins, and, by the check after it, when it ends."""
+    def measure(self, work: Work) -> tuple[float, float]:
+        """One round: operations a second, and the daemon's processor time for each, in microseconds.
+
+        What is read is there when it begins, and, by the check after it, when it ends.
+        """
         self._server.load(THROUGHPUT_KEYS)
         read: Items = chosen(64, THROUGHPUT_KEYS)
         load, sent = self._context.program("load"), self._context.work(work.rounds_sent)
+        clock = cpu_clock(self._server.pid)
+        began_ns = clock_gettime_ns(clock)
         rate = operations_a_second(load, self._server, work.exchange, CONNECTIONS, sent, self._user)
+        took_us = (clock_gettime_ns(clock) - began_ns) / 1000
         if "get" in work.title:
             self._server.try_once(self._server.peer.gets(read))
         else:
             self._server.try_once(work.exchange)
-        return rate
+        return rate, took_us / (sent * work.exchange.operations)

@@ -36,6 +36,7 @@ from kvd.journal.records import Group, Header
 from kvd.journal.recovered_lives import RecoveredLives
 from kvd.store.authors import RESTARTED, Author
 from kvd.store.errors import OutcomeUnknown
+from kvd.store.heads import Head
 from kvd.store.isolation import Range, validate
 from kvd.store.lifetimes import ENDLESS, KEPT, Life
 from kvd.store.outcomes import Outcomes
@@ -135,7 +136,7 @@ class Database:
     def set_each(self, batch: list[dict[str, bytes]], author: Author) -> list[int]:
         """Store each mapping in a commit of its own; their versions."""
         if self.room.is_tight:
-            self.room.admit(list(chain.from_iterable(batch)), chain.from_iterable(map(dict.values, batch)))
+            self.room.admit(list(chain.from_iterable(batch)), list(chain.from_iterable(map(dict.values, batch))))
         if self.log is not None:
             keys = list(chain.from_iterable(batch))
             self._reserve(keys, chain.from_iterable(map(dict.values, batch)), len(batch))
@@ -185,7 +186,8 @@ class Database:
         """Make the writes if nothing that was read has changed; the version. Raises Conflict, SnapshotGone."""
         # Before it is validated: an eviction may be of what it read.
         if self.room.is_tight:
-            self.room.admit(writes, writes.values())
+            stored = {key: value for key, value in writes.items() if value is not None}
+            self.room.admit(stored, stored.values())
         validate(self.store, reads, ranges, snapshot)
         self._reserve(writes, writes.values())
         self._begin(writes)
@@ -239,11 +241,12 @@ class Database:
             self.store.bury(owner, author)
             self._committed(ENDLESS)
 
-    def _evict(self, keys: list[str]) -> None:
-        """Delete keys, as nobody needs them enough."""
+    def _evict(self, heads: list[Head]) -> None:
+        """Delete the keys of these, as nobody needs them enough."""
+        keys = [head.key for head in heads]
         self._reserve_if_possible(keys)
         self._begin(keys)
-        self.store.evict(keys)
+        self.store.evict(heads)
         self._committed(ENDLESS)
 
     def count_owned(self, owner: Hashable) -> int:

@@ -25,9 +25,9 @@ class OrderedIndex:
     def __init__(self) -> None:
         self._blocks: list[list[str]] = []
         self._lasts: list[str] = []  # the greatest key of each block
-        # In the order in which they came, which sorts quickly if they came in order.
+        # Both in the order in which they came, which sorts quickly if they came in order.
         self._added: dict[str, None] = {}
-        self._discarded: set[str] = set()
+        self._discarded: dict[str, None] = {}
 
     def __len__(self) -> int:
         return sum(map(len, self._blocks)) + len(self._added) - len(self._discarded)
@@ -40,24 +40,24 @@ class OrderedIndex:
     def add(self, key: str) -> None:
         """Note a key that is not in the index."""
         if key in self._discarded:
-            self._discarded.remove(key)
+            del self._discarded[key]
         else:
             self._added[key] = None
 
     def add_all(self, keys: Collection[str]) -> None:
         """Note keys that are not in the index."""
-        if self._discarded:
-            for key in keys:
-                self.add(key)
-        else:
-            self._added.update(dict.fromkeys(keys))
+        self._added.update(dict.fromkeys(_without_noted(keys, self._discarded)))
 
     def discard(self, key: str) -> None:
         """Note that a key of the index is to go."""
         if key in self._added:
             del self._added[key]
         else:
-            self._discarded.add(key)
+            self._discarded[key] = None
+
+    def discard_all(self, keys: Collection[str]) -> None:
+        """Note that keys of the index are to go. Those that were only noted so far cost next to nothing."""
+        self._discarded.update(dict.fromkeys(_without_noted(keys, self._added)))
 
     def flush(self) -> None:
         """Bring in all that was noted."""
@@ -124,6 +124,8 @@ class OrderedIndex:
         if len(keys) < _RESORT_KEYS:
             for key in keys:
                 del block[bisect_left(block, key)]
+        elif (end := bisect_right(block, keys[-1])) - (first := bisect_left(block, keys[0])) == len(keys):
+            del block[first:end]  # as they stand together
         else:
             gone = set(keys)
             block[:] = [key for key in block if key not in gone]
@@ -131,3 +133,12 @@ class OrderedIndex:
             self._lasts[number] = block[-1]
         else:
             del self._blocks[number], self._lasts[number]
+
+
+def _without_noted(keys: Collection[str], notes: dict[str, None]) -> Collection[str]:
+    """``keys`` without those for which there is a note of the contrary; that one is taken back."""
+    if not notes or not (noted := notes.keys() & keys):
+        return keys
+    for key in noted:
+        del notes[key]
+    return [key for key in keys if key not in noted]

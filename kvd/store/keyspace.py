@@ -12,7 +12,7 @@ are both:
         key ──▶ first (up to 131,072 keys) ──miss──▶ shards[hash(key) & 255]
 """
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import repeat
 
 from kvd.store.heads import Head
@@ -43,6 +43,17 @@ class Keyspace:
         if head is None:
             return self._shards[hash(key) & _MASK].get(key)
         return head
+
+    def find_all(self, keys: Sequence[str]) -> list[Head | None]:
+        """The head of each of ``keys``, None for those that are not there."""
+        heads = list(map(self.first.get, keys))
+        if self._is_sharded and not all(heads):  # heads are always true
+            shards = self._shards
+            for number, head in enumerate(heads):
+                if head is None:
+                    key = keys[number]
+                    heads[number] = shards[hash(key) & _MASK].get(key)
+        return heads
 
     def place(self, key: str) -> dict[str, Head]:
         """The dict that holds ``key``, or that has to take it if it is new."""
@@ -92,6 +103,30 @@ class Keyspace:
             heads.append(head)
         return previous, tuple(heads)
 
+    def has_in_shards(self, keys: Iterable[str]) -> bool:
+        """Whether any of ``keys`` is there, but not in ``first``."""
+        shards = self._shards
+        return self._is_sharded and any(key in shards[hash(key) & _MASK] for key in keys)
+
+    def put_new(self, heads: Sequence[Head]) -> None:
+        """Take in ``heads``, whose keys are all different and not there."""
+        room = max(FIRST_KEYS - len(self.first), 0)
+        self.first.update([(head.key, head) for head in heads[:room]])
+        if room < len(heads):
+            self._is_sharded = True
+            for head in heads[room:]:
+                self._shards[hash(head.key) & _MASK][head.key] = head
+
+    def replace_all(self, heads: Iterable[Head]) -> None:
+        """Make ``heads`` current, whose keys are all there."""
+        first, shards = self.first, self._shards
+        for head in heads:
+            key = head.key
+            if key in first:
+                first[key] = head
+            else:
+                shards[hash(key) & _MASK][key] = head
+
     def note_new(self, keys: Collection[str]) -> None:
         """Count keys that were put where ``place`` said."""
         self.bytes += KEY_BYTES * len(keys) + sum(map(len, keys))
@@ -100,6 +135,20 @@ class Keyspace:
         """Forget ``key``, which must be there."""
         del self.place(key)[key]
         self.bytes -= KEY_BYTES + len(key)
+
+    def remove_all(self, heads: Iterable[Head]) -> list[str]:
+        """Forget the keys of those of ``heads`` that are current; these keys."""
+        first, shards, gone = self.first, self._shards, list[str]()
+        for head in heads:
+            key = head.key
+            if first.get(key) is head:
+                del first[key]
+                gone.append(key)
+            elif (shard := shards[hash(key) & _MASK]).get(key) is head:
+                del shard[key]
+                gone.append(key)
+        self.bytes -= KEY_BYTES * len(gone) + sum(map(len, gone))
+        return gone
 
     def parts(self) -> list[dict[str, Head]]:
         """All the dicts, for work that goes part by part."""

@@ -50,6 +50,16 @@ class PrefixRules:
                 return rule
         return None
 
+    def by_rule(self, keys: list[str]) -> Iterable[tuple[PrefixRule | None, list[str]]]:
+        """``keys`` by the rule that holds for them."""
+        if self._lengths == [0]:
+            return [(self._by_prefix[""], keys)]
+        found: dict[str | None, tuple[PrefixRule | None, list[str]]] = {}
+        for key in keys:
+            rule = self.rule_of(key)
+            found.setdefault(None if rule is None else rule.prefix, (rule, []))[1].append(key)
+        return found.values()
+
     def __bool__(self) -> bool:
         return bool(self.rules)
 

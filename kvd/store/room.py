@@ -23,7 +23,7 @@ from kvd.store.sieve import Marks, Sieve
 from kvd.store.store import Store
 from kvd.store.window import GROUP_BYTES, PLACE_BYTES, SUPERSEDED_BYTES, Group
 
-# Eviction makes room for a little more than is needed, so that not each write needs a commit of evictions.
+# Room is made for a little more than is needed, so that not each write has to, with a commit of evictions.
 _MOST_SPARE_BYTES = 256 * 1024
 _SPARE_PART = 1_024
 # One commit of evictions takes no more keys than this.
@@ -56,9 +56,9 @@ class Quota:
 
 
 class Room:
-    """Sees to it that there is room for what is written. ``evict`` deletes keys in a commit of its own."""
+    """Sees to it that there is room for what is written. ``evict`` deletes the keys of heads in a commit of its own."""
 
-    def __init__(self, store: Store, evict: Callable[[list[str]], None], shown: Callable[[], int]) -> None:
+    def __init__(self, store: Store, evict: Callable[[list[Head]], None], shown: Callable[[], int]) -> None:
         self._store = store
         self._evict = evict
         self._shown = shown
@@ -66,8 +66,9 @@ class Room:
         self.max_keys = 0
         self._careful_from = 2**64  # below this any write fits
         self.rules: PrefixRules = NO_RULES
-        self._quotas: dict[PrefixRule, Quota] = {}
+        self._quotas: dict[str, Quota] = {}  # by the prefix of their rule
         self._limited: list[Quota] = []
+        self._sieves: list[Sieve] = []
         # What was read or written lately, for the hot path to note; None while nothing may be evicted.
         self.marks: Marks | None = None
         # What the connections hold; whoever serves them says it.
@@ -88,31 +89,35 @@ class Room:
         self.rules = rules
         self._store.retention.set_rules(rules)
         evicting = any(rule.evict for rule in rules.rules)
-        self.marks = marks = Marks() if evicting else None
-        find = self._store.find
+        self.marks = Marks() if evicting else None
         self._quotas = {
-            rule: Quota(rule, Sieve(find, marks) if rule.evict and marks is not None else None)
+            rule.prefix: Quota(rule, self._new_sieve() if rule.evict else None)
             for rule in rules.rules
             if rule.evict or rule.max_bytes or rule.max_keys
         }
+        self._sieves = [quota.sieve for quota in self._quotas.values() if quota.sieve is not None]
         self._limited = [quota for quota in self._quotas.values() if quota.is_limited]
         if self._quotas:
             for part in self._store.parts():
                 self._take_in(part.values())
 
+    def _new_sieve(self) -> Sieve:
+        assert self.marks is not None
+        return Sieve(self._store.find_all, lambda: self._store.forgotten_keys, self.marks)
+
     def _take_in(self, heads: Iterable[Head]) -> None:
         for head in heads:
             quota = self._quota_of(head.key)
             if quota is not None:
-                if quota.sieve is not None:
-                    quota.sieve.add(head.key)
+                if quota.sieve is not None and (head.value is not None or not self._was_evicted(head)):
+                    quota.sieve.add_all([head.key])
                 if head.value is not None:
                     quota.keys += 1
                     quota.bytes += _size(head.key, head.value)
 
     def _quota_of(self, key: str) -> Quota | None:
         rule = self.rules.rule_of(key)
-        return None if rule is None else self._quotas.get(rule)
+        return None if rule is None else self._quotas.get(rule.prefix)
 
     # ------------------------------------------------------------------ what there is
 
@@ -122,12 +127,11 @@ class Room:
 
     def _store_bytes(self) -> int:
         store = self._store
-        queued = 0 if self.marks is None else sum(len(quota.sieve or ()) for quota in self._quotas.values())
         return (
             store.memory_bytes
             + _DEADLINE_BYTES * len(store.lifetimes)
             + _OUTCOME_BYTES * self.remembered_writes()
-            + QUEUE_BYTES * queued
+            + QUEUE_BYTES * sum(map(len, self._sieves))
         )
 
     def by_kind(self) -> dict[str, int]:
@@ -155,7 +159,8 @@ class Room:
         for group in groups:
             if self._limited:
                 self._count(group.heads)
-            if self.marks is not None:
+            # Whoever was evicted has left the queue before.
+            if self.marks is not None and group.author != EVICTED:
                 self._queue(group.heads, self.marks)
 
     def _count(self, heads: Iterable[Head]) -> None:
@@ -173,18 +178,26 @@ class Room:
 
     def _queue(self, heads: tuple[Head, ...], marks: Marks) -> None:
         """New keys, and evicted ones that come again, begin at the end of their queues; others have been visited."""
-        for key in [head.key for head in heads if (old := head.previous) is None or self._was_evicted(old)]:
-            quota = self._quota_of(key)
-            if quota is not None and quota.sieve is not None:
-                quota.sieve.add(key)
-        again = [head for head in marks.sample(heads) if (old := head.previous) is not None and old.value is not None]
+        new = [
+            head.key
+            for head in heads
+            if (old := head.previous) is None or (old.value is None and self._was_evicted(old))
+        ]
+        if new:
+            for rule, keys in self.rules.by_rule(new):
+                quota = None if rule is None else self._quotas.get(rule.prefix)
+                if quota is not None and quota.sieve is not None:
+                    quota.sieve.add_all(keys)
+        again = [
+            head.key
+            for head in marks.sample(heads)
+            if (old := head.previous) is not None and old.value is not None and head.value is not None
+        ]
         if again:
-            marks.set_all([head.key for head in again if head.value is not None])
+            marks.set_all(again)
 
     def _was_evicted(self, head: Head) -> bool:
-        """Whether this is the end of a key that left its queue thereby; what was deleted still stands in it."""
-        if head.value is not None:
-            return False
+        """Whether by this tombstone its key left the queue; what was deleted still stands in it."""
         group = self._store.window.group_of(head.version)
         return group is None or group.author == EVICTED
 
@@ -195,23 +208,22 @@ class Room:
         """Whether there may be no room for a write, so that ``admit`` has to be asked."""
         return bool(self._limited or self.max_keys) or self._store.memory_bytes >= self._careful_from
 
-    def admit(self, keys: Collection[str], values: Iterable[bytes | None]) -> None:
+    def admit(self, keys: Collection[str], values: Collection[bytes]) -> None:
         """See that there is room for ``values`` under ``keys``. Raises OutOfMemory."""
-        entries = [(key, value) for key, value in zip(keys, values, strict=True) if value is not None]
         if self._limited:
-            self._admit_to_quotas(entries)
+            self._admit_to_quotas(zip(keys, values, strict=True))
         if self.max_keys:
-            self._admit_keys(sum(not self._store.exists(key) for key, _ in entries))
+            self._admit_keys(sum(not self._store.exists(key) for key in keys))
         if self.max_bytes:
-            size = GROUP_BYTES + (PLACE_BYTES + SUPERSEDED_BYTES) * len(entries)
-            self._admit_bytes(size + sum(_size(key, value) for key, value in entries))
+            size = GROUP_BYTES + (PLACE_BYTES + SUPERSEDED_BYTES + KEY_BYTES) * len(keys)
+            self._admit_bytes(size + sum(map(len, keys)) + sum(map(len, values)))
 
     def relax(self) -> None:
         """Drop history that is too much; for what needs no room, as deletions do, and takes some all the same."""
         if self.max_bytes and (over := self.used_bytes() - self.max_bytes) > 0:
             self._store.squeeze_history(over, self._shown(), even_pinned=False)
 
-    def _admit_to_quotas(self, entries: list[tuple[str, bytes]]) -> None:
+    def _admit_to_quotas(self, entries: Iterable[tuple[str, bytes]]) -> None:
         wanted: dict[Quota, list[int]] = {}
         for key, value in entries:
             quota = self._quota_of(key)
@@ -222,18 +234,20 @@ class Room:
                 more[0] += before is None
                 more[1] += _size(key, value) - (0 if before is None else _size(key, before))
         for quota, (more_keys, more_bytes) in wanted.items():
-            prefix, limit = quota.rule.prefix, quota.rule.max_bytes
-            if limit and more_bytes > limit:
-                raise OutOfMemory(f"the keys under {prefix!r} may take {limit} bytes, and this alone is {more_bytes}")
+            rule = quota.rule
+            if rule.max_bytes and more_bytes > rule.max_bytes:
+                raise OutOfMemory(
+                    f"the keys under {rule.prefix!r} may take {rule.max_bytes} bytes, and this alone is {more_bytes}"
+                )
             while any(over := quota.over(more_keys, more_bytes)):
-                if not self._evict_some([quota], *over):
+                if not self._evict_some([quota], *_and_spare(*over, rule.max_keys, rule.max_bytes)):
                     raise OutOfMemory(_full(quota))
 
     def _admit_keys(self, new: int) -> None:
         if new > self.max_keys:
             raise OutOfMemory(f"there may be {self.max_keys} keys, and these alone are {new}")
         while new and (over := self._store.counters.keys + new - self.max_keys) > 0:
-            if not self._evict_some(list(self._quotas.values()), over + self.max_keys // _SPARE_PART, 0):
+            if not self._evict_some(self._quotas.values(), *_and_spare(over, 0, self.max_keys, 0)):
                 raise OutOfMemory(f"there are {self._store.counters.keys} keys, and there may be {self.max_keys}")
 
     def _admit_bytes(self, size: int) -> None:
@@ -242,10 +256,10 @@ class Room:
         over = self.used_bytes() + size - self.max_bytes
         if over <= 0:
             return
-        self._store.squeeze_history(over, self._shown(), even_pinned=False)
+        _, wanted = _and_spare(0, over, 0, self.max_bytes)
+        self._store.squeeze_history(wanted, self._shown(), even_pinned=False)
         while (over := self.used_bytes() + size - self.max_bytes) > 0:
-            spare = min(self.max_bytes // _SPARE_PART, _MOST_SPARE_BYTES)
-            if not self._evict_some(list(self._quotas.values()), 0, over + spare):
+            if not self._evict_some(self._quotas.values(), *_and_spare(0, over, 0, self.max_bytes)):
                 break
             self._store.squeeze_history(over, self._shown(), even_pinned=True)
         if over > 0:
@@ -255,21 +269,25 @@ class Room:
                 raise OutOfMemory(f"{used} bytes of memory are taken of {self.max_bytes}, and this needs {size}")
 
     def _evict_some(self, quotas: Iterable[Quota], keys: int, size: int) -> bool:
-        """Evict at least so many keys, and bytes; whether any could be."""
-        victims: dict[str, None] = {}
-        sieves = [quota.sieve for quota in quotas if quota.sieve is not None and len(quota.sieve)]
+        """Evict at least so many keys, and bytes, or as many as go at a time; whether any could be."""
+        victims: dict[Head, None] = {}  # as the same may come twice
+        sieves = [quota.sieve for quota in quotas if quota.sieve is not None]
         # From the longest queue first, so that no small prefix pays for a large one.
         for sieve in sorted(sieves, key=len, reverse=True):
-            while len(victims) < min(keys, EVICTED_KEYS) or (size > 0 and len(victims) < EVICTED_KEYS):
-                key = sieve.next_victim()
-                if key is None or key in victims:  # once around
-                    break
-                head = self._store.find(key)
-                size -= 0 if head is None else _size(key, head.value or b"")
-                victims[key] = None
+            more = sieve.take_victims(keys - len(victims), size, EVICTED_KEYS - len(victims))
+            victims.update(dict.fromkeys(more))
+            if len(victims) >= EVICTED_KEYS:
+                break
+            size -= sum(_size(head.key, head.value or b"") for head in more)
         if victims:
             self._evict(list(victims))
         return bool(victims)
+
+
+def _and_spare(keys: int, size: int, most_keys: int, most_bytes: int) -> tuple[int, int]:
+    """Of what is over a limit a little more, of what is not over it nothing."""
+    spare_bytes = min(most_bytes // _SPARE_PART, _MOST_SPARE_BYTES)
+    return keys and keys + most_keys // _SPARE_PART, size and size + spare_bytes
 
 
 def _size(key: str, value: bytes) -> int:

@@ -14,20 +14,26 @@ A key is marked by each later write of it, and by a read that finds it; what is 
 unmarked, and so does what was evicted and comes again.
 
 Two liberties. The marks are a table of bytes by the hash of the key instead of a bit for each key: two keys in a place
-share a mark, so that now and then one stays that might have gone. And the queue is in pieces, so that what it has of
-keys that went by other ways (deleted, expired) is swept out piece by piece.
+share a mark, so that now and then one stays that might have gone. And the queue is in pieces: whoever goes is taken out
+of a short list, and what the queue has of keys that went by other ways (deleted, expired) is swept out piece by piece.
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from itertools import compress
 from typing import TypeVar
 
 from kvd.store.heads import Head
+from kvd.store.keyspace import KEY_BYTES as STORED_KEY_BYTES
 
 PIECE_KEYS = 1_024
 # Places for marks: so many for each key at least.
-PLACES_A_KEY = 4
-_FEWEST_PLACES = 1 << 16
+PLACES_A_KEY = 8
+_FEWEST_PLACES = 1 << 18
 STRIDE = 4
+# The queue is swept once so many of its keys may have been forgotten by the store.
+_STALE_PART = 4
+# So many keys are looked at together at least, as most of them may be marked.
+_LOOKED_AT_KEYS = 8
 Read = TypeVar("Read")
 # What a key costs here: its place in the queue, and its marks, which are doubled in one go.
 KEY_BYTES = 8 + 2 * PLACES_A_KEY
@@ -75,85 +81,135 @@ class Marks:
             found = self.sample(list(zip(keys, values, strict=True)))
             self.set_all([key for key, value in found if value is not None])
 
-    def take(self, key: str) -> bool:
-        """Whether ``key`` was visited since it was asked last."""
-        place = hash(key) & self.mask
-        if self.places[place]:
-            self.places[place] = 0
-            return True
-        return False
-
 
 class Sieve:
-    """The queue of the keys that may go. ``find`` gives a key's head, as the store has it."""
+    """The queue of the keys that may go.
 
-    def __init__(self, find: Callable[[str], Head | None], marks: Marks) -> None:
-        self._find = find
+    ``find_all`` gives the heads of keys, as the store has them, and ``forgotten`` how many keys the store has forgotten
+    so far that were not evicted.
+    """
+
+    def __init__(
+        self, find_all: Callable[[Sequence[str]], list[Head | None]], forgotten: Callable[[], int], marks: Marks
+    ) -> None:
+        self._find_all = find_all
+        self._forgotten = forgotten
         self._marks = marks
-        self._pieces: list[list[str | None]] = [[]]  # None: it was evicted
+        self._pieces: list[list[str]] = [[]]  # oldest first; new keys go into the last
         self._hand = 0, 0  # the piece, and the place in it
-        self._broom = 0
         self._keys = 0
+        self._broom = -1  # the piece to be swept next: from the last to the first, then there is nothing to be swept
+        self._swept_for = forgotten()  # what had been forgotten when the last round of sweeping began
 
     def __len__(self) -> int:
         """How many keys there are, and at most as many again that are there no more."""
         return self._keys
 
-    def add(self, key: str) -> None:
-        """A key is new. It has to be the very object that its heads have."""
-        if len(self._pieces[-1]) >= PIECE_KEYS:
-            self._pieces.append([])
-            self._sweep()
-            self._sweep()
-            self._marks.make_room_for(self._keys)
-        self._pieces[-1].append(key)
-        self._keys += 1
+    def add_all(self, keys: Sequence[str]) -> None:
+        """These keys are new, in this order. They have to be the very objects that their heads have."""
+        begin = 0
+        while begin < len(keys):
+            if len(self._pieces[-1]) >= PIECE_KEYS:
+                self._begin_piece()
+            last = self._pieces[-1]
+            some = keys[begin : begin + PIECE_KEYS - len(last)]
+            last.extend(some)
+            self._keys += len(some)
+            begin += len(some)
 
-    def next_victim(self) -> str | None:
-        """The key that goes next; None if there is none. It is the caller's to delete it, now."""
-        looks = 2 * self._keys + len(self._pieces) + 1
-        while looks > 0:
+    def take_victims(self, keys: int, size: int, most: int) -> list[Head]:
+        """Take out who goes next, ``keys`` of them and ``size`` bytes of keys and values, but not more than ``most``.
+
+        Fewer if there are no more. It is the caller's to delete them, now; one may be among them twice, if it was
+        deleted and has come again.
+        """
+        victims: list[Head] = []
+        ends = 3  # to see each key twice: with its mark, and without
+        while ends and len(victims) < most and (len(victims) < keys or size > 0):
             number, place = self._hand
-            if number >= len(self._pieces):
-                self._hand = 0, 0
-                looks -= 1
+            # No more than can be needed, as each takes STORED_KEY_BYTES at least.
+            needed = max(keys - len(victims), size // STORED_KEY_BYTES + 1, _LOOKED_AT_KEYS)
+            looked_at = self._pieces[number][place : place + min(needed, most - len(victims))]
+            if looked_at:
+                chosen, size = self._pass_over(looked_at, keys - len(victims), size)
+                victims += chosen
+            else:
+                ends -= number == len(self._pieces) - 1
+                self._go_on()
+        return victims
+
+    def _pass_over(self, looked_at: list[str], keys: int, size: int) -> tuple[list[Head], int]:
+        """Let the hand pass over these, which come next, until enough go; who goes, and the bytes still wanted."""
+        places, mask = self._marks.places, self._marks.mask
+        victims, staying, unknown = list[Head](), list[str](), 0
+        for key, head in zip(looked_at, self._find_all(looked_at), strict=True):
+            if head is None or head.key is not key:
+                unknown += 1  # the same key may have come anew: then it stands further behind
                 continue
-            piece = self._pieces[number]
-            while place < len(piece):
-                key = piece[place]
-                place += 1
-                looks -= 1
-                if key is None:
-                    continue
-                head = self._find(key)
-                if head is not None and head.key is key and head.value is not None and not self._marks.take(key):
-                    piece[place - 1] = None  # should it come again, it begins at the end
-                    self._hand = number, place
-                    return key
+            value, mark = head.value, hash(key) & mask
+            if value is None:
+                staying.append(key)
+            elif places[mark]:
+                places[mark] = 0
+                staying.append(key)
+            else:
+                victims.append(head)
+                size -= STORED_KEY_BYTES + len(key) + len(value)
+                if size <= 0 and len(victims) >= keys:
+                    break
+        number, place = self._hand
+        left = len(victims) + unknown
+        self._pieces[number][place : place + len(staying) + left] = staying
+        self._hand = number, place + len(staying)
+        self._keys -= left
+        return victims, size
+
+    def _go_on(self) -> None:
+        """The hand is at the end of a piece, and goes on to the next one."""
+        number = self._hand[0]
+        if number == len(self._pieces) - 1:
+            self._hand = 0, 0
+            return
+        piece, before = self._pieces[number], self._pieces[number - 1]
+        if number and len(before) + len(piece) <= PIECE_KEYS:
+            before.extend(piece)
+            piece.clear()
+        if piece:
             self._hand = number + 1, 0
-        return None
+        else:
+            self._hand = number, 0
+            self._remove_piece(number)
+
+    def _begin_piece(self) -> None:
+        """The last piece is full."""
+        self._pieces.append([])
+        stale = self._forgotten() - self._swept_for
+        if self._broom < 0 and stale > self._keys // _STALE_PART:
+            self._swept_for += stale
+            self._broom = len(self._pieces) - 2
+        # Two for one, so that the round ends before the queue has grown by half.
+        for _ in range(2):
+            if self._broom >= 0:
+                self._sweep()
+        self._marks.make_room_for(self._keys)
 
     def _sweep(self) -> None:
         """Sweep the next piece: forget what the store has forgotten."""
-        last = len(self._pieces) - 1  # which is being filled
-        self._broom = self._broom % last if last else 0
         number = self._broom
-        if number == last:
-            return
-        hand, place = self._hand
-        kept = list(filter(self._is_known, self._pieces[number]))
-        self._keys -= len(self._pieces[number]) - len(kept)
-        if hand == number:
-            self._hand = number, sum(map(self._is_known, self._pieces[number][:place]))
-        self._pieces[number] = kept
-        self._broom += 1
-        if not kept:
-            del self._pieces[number]
-            self._broom = number
-            if self._hand[0] > number:
-                self._hand = self._hand[0] - 1, self._hand[1]
+        self._broom -= 1
+        piece = self._pieces[number]
+        heads = self._find_all(piece)
+        known = [head is not None and head.key is key for key, head in zip(piece, heads, strict=True)]
+        if self._hand[0] == number:
+            self._hand = number, sum(known[: self._hand[1]])
+        piece[:] = compress(piece, known)
+        self._keys -= len(known) - len(piece)
+        if not piece:
+            self._remove_piece(number)
 
-    def _is_known(self, key: str | None) -> bool:
-        head = None if key is None else self._find(key)
-        # The same key may have been forgotten and have come anew: then it stands further behind.
-        return head is not None and head.key is key
+    def _remove_piece(self, number: int) -> None:
+        """Remove a piece, which is empty, and not the last."""
+        del self._pieces[number]
+        piece, place = self._hand
+        self._hand = piece - (piece > number), place
+        self._broom -= self._broom >= number

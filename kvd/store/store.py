@@ -15,7 +15,7 @@ How far back one may read is the history window's matter (``window.py``), whethe
 caller and are made never to go back.
 """
 
-from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, count, repeat
 
 import msgspec
@@ -89,10 +89,13 @@ class Store:
         self.time = 0
         # No value stored so far was larger: what the replies to a batch of reads can come to.
         self.largest_value_bytes = 0
+        # How many keys there are no more that were deleted, or expired: all but evicted ones. Only rises.
+        self.forgotten_keys = 0
         self._written_before = 0
         # The hot path's way in: most keys' heads, tombstones included. A key that is not here may still exist.
         self.first: Mapping[str, Head] = self._keyspace.first
         self.find: Callable[[str], Head | None] = self._keyspace.find
+        self.find_all: Callable[[Sequence[str]], list[Head | None]] = self._keyspace.find_all
 
     # ------------------------------------------------------------------ reading
 
@@ -276,6 +279,8 @@ class Store:
                 replaced = [head.value for head in previous]  # type: ignore[union-attr]
                 if all(replaced) or None not in replaced:
                     return self._replace_each(keys, values, previous, replaced, author)  # type: ignore[arg-type]
+            elif not any(previous) and not self._keyspace.has_in_shards(keys):
+                return self._add_each(keys, values, author)
         return self._link_each(keys, values, author)
 
     def _link_each(self, keys: list[str], values: list[bytes], author: Author) -> list[int]:
@@ -295,6 +300,16 @@ class Store:
         superseded = [len(old.value) for head in heads if (old := head.previous) is not None and old.value is not None]
         self._note_each(tuple(heads), list(map(len, values)), len(superseded), sum(superseded), author)
         return list(range(begin, self.version + 1))
+
+    def _add_each(self, keys: list[str], values: list[bytes], author: Author) -> list[int]:
+        """Give each of ``keys``, all different and not there, a value in a commit of its own. Column by column, too."""
+        self.lifetimes.ended(keys)
+        versions = list(range(self.version + 1, self.version + 1 + len(keys)))
+        heads = tuple(map(Head, keys, values, versions, repeat(None)))
+        self._keyspace.put_new(heads)
+        self._note_new(keys)
+        self._note_each(heads, list(map(len, values)), 0, 0, author)
+        return versions
 
     def _replace_each(
         self, keys: list[str], values: list[bytes], previous: list[Head], replaced: list[bytes], author: Author
@@ -347,11 +362,23 @@ class Store:
         self.counters.expired_keys += len(gone)
         return self._commit(gone, EXPIRED, [])
 
-    def evict(self, keys: Collection[str]) -> int:
-        """Delete ``keys``, which exist, in one commit; its version."""
+    def evict(self, heads: Sequence[Head]) -> int:
+        """Delete the keys of ``heads``, which are current, all different and have values, in one commit; its version.
+
+        As _commit does it, but nothing has to be found: whoever chose the keys has seen their heads.
+        """
+        keys = [head.key for head in heads]
         self.lifetimes.ended(keys)
-        self.counters.evicted_keys += len(keys)
-        return self._commit(dict.fromkeys(keys), EVICTED, [])
+        self.version += 1
+        tombstones = tuple(map(Head, keys, repeat(None), repeat(self.version), heads))
+        self._keyspace.replace_all(tombstones)
+        value_bytes = sum([len(value) for head in heads if (value := head.value) is not None])
+        self.counters.evicted_keys += len(heads)
+        self.counters.keys -= len(heads)
+        self.counters.value_bytes -= value_bytes
+        size = GROUP_BYTES + (PLACE_BYTES + SUPERSEDED_BYTES) * len(heads) + value_bytes
+        self.window.append(Group(self.time, EVICTED, tombstones, 1, size, True))
+        return self.version
 
     def bury(self, owner: Hashable, author: Author = NOBODY) -> int:
         """Delete the keys that die with ``owner``, in one commit; how many there were."""
@@ -521,10 +548,10 @@ class Store:
 
     def _forget_deleted(self, group: Group) -> None:
         """Nobody can see anything before these tombstones any more: forget the keys that were not set again."""
-        for head in group.heads:
-            if head.value is None and self.find(head.key) is head:
-                self._keyspace.remove(head.key)
-                self._index.discard(head.key)
+        gone = self._keyspace.remove_all([head for head in group.heads if head.value is None])
+        if group.author != EVICTED:
+            self.forgotten_keys += len(gone)
+        self._index.discard_all(gone)
         self._bring_in_order()
 
 

@@ -208,35 +208,46 @@ class Window:
         oldest_time = now - limits.max_age_us
         pinned = self.oldest_pinned
         dropped: list[Group] = []
-        while (budget_keys > 0 or self.bytes > most_bytes) and (oldest := self.oldest) is not None:
-            if self.bytes <= limits.max_bytes and self.commits <= limits.max_commits and oldest.time >= oldest_time:
+        size, commits = self.bytes, self.commits
+        for place in range(self._begin, len(self._queue)):
+            oldest: Group = self._queue[place]  # type: ignore[assignment]
+            if budget_keys <= 0 and size <= most_bytes:
                 break
-            if _last_version(oldest) > pinned and self.bytes <= limits.max_pinned_bytes:
+            if size <= limits.max_bytes and commits <= limits.max_commits and oldest.time >= oldest_time:
+                break
+            if oldest.heads[-1].version > pinned and size <= limits.max_pinned_bytes:
                 break
             dropped.append(oldest)
-            self._drop_oldest(oldest)
+            size -= oldest.size
+            commits -= oldest.commits
             budget_keys -= len(oldest.heads)
-        self._kept_bytes = self.bytes
+        self._drop(dropped)
         return dropped
 
     def squeeze(self, size: int, shown: int, *, even_pinned: bool) -> list[Group]:
         """Take out the oldest commits, at or before version ``shown``, until ``size`` bytes of them are gone."""
         last = shown if even_pinned else min(shown, self.oldest_pinned)
         dropped: list[Group] = []
-        enough = self.bytes - size
-        while self.bytes > enough and (oldest := self.oldest) is not None and _last_version(oldest) <= last:
+        for place in range(self._begin, len(self._queue)):
+            oldest: Group = self._queue[place]  # type: ignore[assignment]
+            if size <= 0 or oldest.heads[-1].version > last:
+                break
             dropped.append(oldest)
-            self._drop_oldest(oldest)
-        self._kept_bytes = self.bytes
+            size -= oldest.size
+        self._drop(dropped)
         return dropped
 
-    def _drop_oldest(self, oldest: Group) -> None:
-        self._queue[self._begin] = None
-        self._begin += 1
-        self.commits -= oldest.commits
-        self.bytes -= oldest.size
-        self.oldest_readable = _last_version(oldest)
-        self.oldest_time = oldest.time
+    def _drop(self, oldest: list[Group]) -> None:
+        """Take out these, which are the oldest."""
+        if oldest:
+            end = self._begin + len(oldest)
+            self._queue[self._begin : end] = [None] * len(oldest)
+            self._begin = end
+            self.commits -= sum([group.commits for group in oldest])
+            self.bytes -= sum([group.size for group in oldest])
+            self.oldest_readable = _last_version(oldest[-1])
+            self.oldest_time = oldest[-1].time
+        self._kept_bytes = self.bytes
         if self._begin >= _COMPACT_PLACES and self._begin * 2 >= len(self._queue):
             del self._queue[: self._begin]
             self._compacted += self._begin

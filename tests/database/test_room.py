@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from kvd.database import Database
+from kvd.store import keyspace as keyspace_module
 from kvd.store.authors import EVICTED, Author
 from kvd.store.errors import Conflict, OutOfMemory, SnapshotGone
-from kvd.store.history import commits_from
+from kvd.store.history import commits_from, versions
 from kvd.store.keyspace import KEY_BYTES
 from kvd.store.prefixes import PrefixRule, PrefixRules
 from kvd.store.window import WindowLimits
@@ -57,7 +58,11 @@ def actual_bytes(database: Database) -> int:
 
 
 @pytest.mark.parametrize("seed", range(15))
-def test_random_writes_stay_below_all_limits(full: Database, clocks: "Clocks", seed: int) -> None:
+def test_random_writes_stay_below_all_limits(
+    full: Database, clocks: "Clocks", seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if seed % 2:
+        monkeypatch.setattr(keyspace_module, "FIRST_KEYS", 20)
     chosen = random.Random(seed)  # noqa: S311  # to be repeatable
     kept: dict[str, bytes] = {}
     refused = 0
@@ -126,6 +131,67 @@ def test_history_goes_before_any_key(full: Database) -> None:
         full.set({"kept/1": bytes(1_000)}, ME)
     assert full.store.get("c/1") == b"x"
     assert full.room.used_bytes() <= MAX_BYTES
+
+
+def test_many_go_in_one_commit_and_their_versions_are_in_the_history(database: Database) -> None:
+    database.room.configure(0, 2_048, 0)
+    database.room.set_rules(PrefixRules([CACHE]))
+    database.set({f"c/{number}": b"x" for number in range(2_048)}, ME)
+    database.set_each([{f"c/new{number}": b"x"} for number in range(100)], ME)
+    eviction, *sets = commits_from(database.store, 2, 1_000, 10**6)
+    assert eviction.author == EVICTED
+    assert eviction.keys == [f"c/{number}" for number in range(102)], "two more than had to"
+    assert {commit.author for commit in sets} == {ME}
+    gone = versions(database.store, "c/7", 10, None, 10**6)
+    assert [(one.version, one.value, one.author) for one in gone] == [(2, None, EVICTED), (1, b"x", ME)]
+    assert database.store.get_many(["c/7", "c/200"], 1) == [b"x", b"x"]
+    assert database.store.get_many(["c/7", "c/200"], 2) == [None, b"x"]
+
+
+def test_what_was_deleted_and_is_forgotten_is_counted_and_what_was_evicted_is_not(clocks: "Clocks") -> None:
+    """So that the queue is swept for the first only: evicted keys have left it before."""
+    database = clocks.database(WindowLimits(max_commits=0))
+    database.room.configure(0, 3, 0)
+    database.room.set_rules(PrefixRules([CACHE]))
+    for number in range(20):
+        database.set({f"c/{number}": b""}, ME)
+    database.delete(["c/18", "c/19"], ME, missing_ok=False)
+    database.tidy(1_000)
+    assert database.store.counters.evicted_keys == 17
+    assert len(database.store.parts()[0]) == 1
+    assert database.store.forgotten_keys == 2
+
+
+def test_a_key_that_stands_in_the_queue_twice_is_evicted_once(clocks: "Clocks") -> None:
+    """Deleted and forgotten, and set again under the very same object, as decoders share those of short keys."""
+    database = clocks.database(WindowLimits(max_commits=0))
+    database.room.configure(0, 3, 0)
+    database.room.set_rules(PrefixRules([CACHE]))
+    key = "c/again"
+    database.set({key: b"1"}, ME)
+    database.delete([key], ME, missing_ok=False)
+    database.tidy(1_000)
+    assert database.store.find(key) is None
+    database.set({key: b"2"}, ME)
+    database.set({"c/1": b"", "c/2": b""}, ME)
+    database.set({"c/3": b"", "c/4": b""}, ME)
+    assert database.store.counters.evicted_keys == 2
+    assert database.store.counters.keys == 3
+    assert [database.store.exists(name) for name in (key, "c/1", "c/2", "c/3", "c/4")] == [False, False, *[True] * 3]
+
+
+def test_what_was_evicted_before_a_reload_stands_in_the_new_queue_once_when_it_comes_again(database: Database) -> None:
+    rules = PrefixRules([PrefixRule(prefix="c/", max_keys=2, evict=True)])
+    database.room.set_rules(rules)
+    for name in ("c/1", "c/2", "c/3"):
+        database.set({name: b""}, ME)
+    assert not database.store.exists("c/1")
+    database.room.set_rules(rules)
+    database.set({"c/1": b""}, ME)
+    assert not database.store.exists("c/2")
+    assert sum(map(len, database.room._sieves)) == 2
+    database.set({"c/4": b""}, ME)
+    assert [database.store.exists(name) for name in ("c/1", "c/3", "c/4")] == [True, False, True]
 
 
 def test_evictions_are_commits_of_their_own(full: Database) -> None:
@@ -211,6 +277,16 @@ def test_rules_that_come_later_take_in_what_is_there(database: Database) -> None
     assert database.room.quotas() == recount(database)
     database.set({"c/new": b""}, ME)
     assert database.room.quotas()[0][1] <= 5
+
+
+def test_keys_by_their_rules_are_what_each_is_told_alone() -> None:
+    outer, inner = PrefixRule(prefix="a", max_keys=1), PrefixRule(prefix="a/b", evict=True)
+    keys = ["a/b/c", "b", "a/c", "a/bc", "", "a"]
+    found = dict(PrefixRules([outer, inner]).by_rule(keys))
+    assert found == {inner: ["a/b/c", "a/bc"], outer: ["a/c", "a"], None: ["b", ""]}
+    everything = PrefixRule(prefix="", evict=True)
+    assert list(PrefixRules([everything]).by_rule(keys)) == [(everything, keys)]
+    assert list(PrefixRules([]).by_rule(["a"])) == [(None, ["a"])]
 
 
 def test_the_longest_prefix_decides_alone() -> None:

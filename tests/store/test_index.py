@@ -60,6 +60,16 @@ def test_adding_and_discarding_before_a_flush_cancel_each_other() -> None:
     assert (index.pending, list(index.range("", None))) == (0, ["a"])
 
 
+def test_many_notes_at_once_cancel_each_other_too() -> None:
+    index = filled("c")
+    index.flush()
+    index.add_all(["b", "a"])
+    index.discard_all(["c", "b"])
+    assert index.pending == 2
+    index.add_all(["c", "d"])
+    assert (index.pending, list(index.range("", None))) == (2, ["a", "c", "d"])
+
+
 def test_a_range_begins_with_its_start_and_ends_before_its_end() -> None:
     index = filled(*"abcdefghijklmnop")
     assert "".join(index.range("c", "m")) == "cdefghijkl"
@@ -88,16 +98,21 @@ def test_a_block_that_was_emptied_goes() -> None:
     assert (index._blocks, index._lasts, len(index)) == ([], [], 0)
 
 
-batches = st.lists(st.tuples(st.booleans(), st.sets(KEYS, max_size=25)), max_size=8)
+batches = st.lists(st.tuples(st.booleans(), st.sets(KEYS, max_size=25), st.sets(KEYS, max_size=25)), max_size=8)
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(batches, st.lists(st.tuples(KEYS, st.none() | KEYS), max_size=4))
-def test_the_index_is_a_sorted_set(work: list[tuple[bool, set[str]]], ranges: list[tuple[str, str | None]]) -> None:
+def test_the_index_is_a_sorted_set(
+    work: list[tuple[bool, set[str], set[str]]], ranges: list[tuple[str, str | None]]
+) -> None:
     index, model = OrderedIndex(), set[str]()
-    for adding, keys in work:
+    for adding, keys, together in work:
+        many = together - keys
         for key in sorted(keys - model if adding else keys & model):
             (index.add if adding else index.discard)(key)
+        (index.add_all if adding else index.discard_all)(sorted(many - model if adding else many & model))
+        model = model | many if adding else model - many
         model = model | keys if adding else model - keys
         assert len(index) == len(model)
         if len(keys) % 2:  # now and then, so that notes also pile up

@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 
 from kvd.store import keyspace as keyspace_module
 from kvd.store.heads import Head
-from kvd.store.keyspace import SHARDS, Keyspace
+from kvd.store.keyspace import KEY_BYTES, SHARDS, Keyspace
 
 FIRST_KEYS = 3
+ACTS = ["put", "put_new", "replace_all", "remove", "remove_all"]
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -55,17 +56,42 @@ def test_the_parts_together_are_everything_once() -> None:
     assert sum(map(bool, parts)) > SHARDS // 4, "the shards share the keys"
 
 
+def test_heads_that_are_not_current_any_more_are_not_removed() -> None:
+    keyspace = Keyspace()
+    heads = [put(keyspace, key) for key in "abcdef"]
+    keyspace.note_new("abcdef")
+    newer = [put(keyspace, key, 2) for key in "af"]
+    assert keyspace.remove_all(heads) == list("bcde")
+    assert sorted(keyspace) == ["a", "f"]
+    assert keyspace.find_all("abf") == [newer[0], None, newer[1]]
+    assert keyspace.bytes == 2 * (KEY_BYTES + 1)
+
+
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(st.lists(st.tuples(st.sampled_from("abcdefgh"), st.booleans()), max_size=60))
-def test_the_keyspace_is_a_dict(work: list[tuple[str, bool]]) -> None:
+@given(st.lists(st.tuples(st.sets(st.sampled_from("abcdefgh"), min_size=1), st.sampled_from(ACTS)), max_size=60))
+def test_the_keyspace_is_a_dict(work: list[tuple[set[str], str]]) -> None:
     keyspace, model = Keyspace(), dict[str, Head]()
-    for key, putting in work:
-        if putting:
-            model[key] = put(keyspace, key)
-        elif key in model:
-            keyspace.remove(key)
-            del model[key]
+    for keys, act in work:
+        new, known = sorted(keys - model.keys()), sorted(keys & model.keys())
+        assert keyspace.has_in_shards(keys) == any(key not in keyspace.first for key in known)
+        if act == "put":
+            model.update((key, put(keyspace, key)) for key in sorted(keys))
+        elif act == "put_new":
+            heads = [Head(key, b"", 1, None) for key in new]
+            keyspace.put_new(heads)
+            model.update(zip(new, heads, strict=True))
+        elif act == "replace_all":
+            heads = [Head(key, b"", 2, None) for key in known]
+            keyspace.replace_all(heads)
+            model.update(zip(known, heads, strict=True))
+        elif act == "remove":
+            for key in known:
+                keyspace.remove(key)
+                del model[key]
+        elif act == "remove_all":
+            assert keyspace.remove_all([model.pop(key) for key in known]) == known
         assert len(keyspace.first) <= FIRST_KEYS
         assert len(keyspace) == len(model)
     assert sorted(keyspace) == sorted(model)
     assert all(keyspace.find(key) is model.get(key) for key in "abcdefgh")
+    assert keyspace.find_all("abcdefgh") == list(map(model.get, "abcdefgh"))

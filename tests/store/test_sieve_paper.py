@@ -6,6 +6,7 @@ import pytest
 
 from kvd.store import sieve as sieve_module
 from kvd.store.heads import Head
+from kvd.store.keyspace import KEY_BYTES
 from kvd.store.sieve import Marks, Sieve
 
 
@@ -46,12 +47,13 @@ class World:
     def __init__(self) -> None:
         self.heads: dict[str, Head] = {}
         self.marks = Marks()
-        self.sieve = Sieve(self.heads.get, self.marks)
+        self.forgotten = 0
+        self.sieve = Sieve(lambda keys: list(map(self.heads.get, keys)), lambda: self.forgotten, self.marks)
         self.paper = Paper(self.marks)
 
     def add(self, key: str) -> None:
         self.heads[key] = Head(key, b"", 1, None)
-        self.sieve.add(key)
+        self.sieve.add_all([key])
         self.paper.queue.append(key)
 
     def visit(self, key: str) -> None:
@@ -59,15 +61,24 @@ class World:
         self.paper.marked.add(hash(key) & self.marks.mask)
 
     def delete(self, key: str) -> None:
-        del self.heads[key]
-        self.paper.forget(key)
+        self._forget(key)
+        self.forgotten += 1
 
     def evict(self) -> str | None:
-        victim = self.sieve.next_victim()
-        assert victim == self.paper.next_victim(self.heads)
-        if victim is not None:
-            self.delete(victim)
-        return victim
+        return next(iter(self.evict_some(1)), None)
+
+    def evict_some(self, count: int) -> list[str]:
+        victims = [head.key for head in self.sieve.take_victims(count, 0, count)]
+        for victim in victims:
+            assert victim == self.paper.next_victim(self.heads)
+            self._forget(victim)
+        if len(victims) < count:
+            assert self.paper.next_victim(self.heads) is None
+        return victims
+
+    def _forget(self, key: str) -> None:
+        del self.heads[key]
+        self.paper.forget(key)
 
 
 @pytest.mark.parametrize("piece_keys", [1, 2, 3, 7, 1024])
@@ -88,8 +99,9 @@ def test_it_evicts_what_the_paper_says(piece_keys: int, seed: int, monkeypatch: 
         elif act < 0.8:
             world.delete(chosen.choice(list(world.heads)))
         else:
-            evicted += world.evict() is not None
+            evicted += len(world.evict_some(chosen.randrange(1, 5)))
         assert len(world.sieve) >= len(world.heads), number
+        assert len(world.sieve) == sum(map(len, world.sieve._pieces)), number
     assert evicted > 10
     left = len(world.heads)
     assert [world.evict() for _ in range(left)].count(None) == 0, "each of them can be evicted"
@@ -125,13 +137,45 @@ def test_deleting_and_setting_anew_does_not_make_the_queue_longer(monkeypatch: p
     assert len(world.sieve) < 4 * 60
 
 
+def test_nothing_is_looked_for_while_nothing_was_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sieve_module, "PIECE_KEYS", 16)
+    looked_for: list[str] = []
+    sieve = Sieve(lambda keys: looked_for.extend(keys) or [None] * len(keys), lambda: 1_000, Marks())
+    sieve.add_all([str(number) for number in range(500)])
+    assert (len(sieve), looked_for) == (500, [])
+
+
 def test_a_tombstone_is_passed_over_and_can_come_back() -> None:
     world = World()
     world.add("a")
     world.heads["a"] = Head(world.heads["a"].key, None, 2, None)
-    assert world.sieve.next_victim() is None
-    world.heads["a"] = Head(world.heads["a"].key, b"again", 3, None)
-    assert world.sieve.next_victim() == "a"
+    assert world.sieve.take_victims(1, 0, 1) == []
+    world.heads["a"] = head = Head(world.heads["a"].key, b"again", 3, None)
+    assert world.sieve.take_victims(1, 0, 1) == [head]
+
+
+@pytest.mark.parametrize(("keys", "size", "most", "taken"), [
+    (3, 0, 10, 3), (0, 1, 10, 1), (0, KEY_BYTES + 5, 10, 2), (1, KEY_BYTES + 5, 10, 2), (4, 1, 10, 4), (9, 0, 2, 2),
+    (0, 10 * KEY_BYTES, 3, 3), (0, 0, 10, 0), (0, -1, 10, 0), (50, 0, 100, 20),
+])  # fmt: skip
+def test_so_many_keys_and_bytes_go_as_were_asked_for(keys: int, size: int, most: int, taken: int) -> None:
+    world = World()
+    for number in range(20):
+        world.add(f"k{number:03}")  # of four bytes, without a value
+    assert [head.key for head in world.sieve.take_victims(keys, size, most)] == [f"k{n:03}" for n in range(taken)]
+    assert len(world.sieve) == 20 - taken
+
+
+def test_what_the_hand_has_passed_is_kept_in_few_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sieve_module, "PIECE_KEYS", 16)
+    world = World()
+    for number in range(2_000):
+        world.add(f"k{number}")
+        if number % 16 == 0:
+            world.visit(f"k{number}")
+    left = len(world.evict_some(1_700))
+    assert left == 1_700
+    assert len(world.sieve._pieces) < 60
 
 
 def test_marks_grow_with_the_queue() -> None:
