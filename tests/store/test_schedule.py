@@ -97,7 +97,9 @@ def test_runs_that_are_nearly_used_up_become_one() -> None:
     assert len(schedule.take_due(100, MANY)) == 75
     assert len(schedule._runs) == 25, "of one entry each"
     for _ in range(25):
+        before = len(schedule._runs)
         schedule.tend(25, 1)
+        assert len(schedule._runs) >= before - 1, "one at a time"
     assert len(schedule._runs) <= 1 + 2 * 25 // RUN
     assert len(schedule.take_due(2_000, MANY)) == 25
 
