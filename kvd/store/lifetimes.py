@@ -94,15 +94,17 @@ class Lifetimes:
             kept = life.keep and key in existing
             if not kept:
                 self._set_deadline(key, life.deadlines.get(key, life.deadline))
-            if life.owner is not None or not kept:
+            if life.owner is not None or (self._owners and not kept):
                 self._set_owner(key, life.owner)
-        self._schedule.tend(self.count, len(keys))
+        if self._schedule.stale:
+            self._schedule.tend(self.count, len(keys))
 
     def touched(self, keys: Collection[str], deadline: int | None) -> None:
         """``keys`` got another deadline, and keep their owner."""
         for key in keys:
             self._set_deadline(key, deadline)
-        self._schedule.tend(self.count, len(keys))
+        if self._schedule.stale:
+            self._schedule.tend(self.count, len(keys))
 
     def ended(self, keys: Collection[str]) -> None:
         """``keys`` were deleted, or written without any end: what most writes do to most keys is nothing."""
