@@ -330,13 +330,14 @@ class Database:
         None instead of the first and the last if there are no deadlines, and of the second if none dies.
         """
         lifetimes = self._lifetimes
-        due = lifetimes.deadlines.keys() & keys if lifetimes.deadlines else ()
         ephemeral = [key for key in keys if lifetimes.is_owned(key)] if lifetimes.has_owners else None
-        if not due:
+        found = zip(keys, lifetimes.deadlines_of(keys), strict=True)
+        deadlines = {key: deadline for key, deadline in found if deadline is not None}
+        if not deadlines:
             return None, ephemeral, None
         wall = self._clock()
         offset = wall - self.timer()
-        return {key: lifetimes.deadlines[key] + offset for key in due}, ephemeral, wall
+        return {key: deadline + offset for key, deadline in deadlines.items()}, ephemeral, wall
 
     # ------------------------------------------------------------------ recovery
 
@@ -448,8 +449,7 @@ class Database:
 
     def expire_named(self, keys: Iterable[str]) -> None:
         """Let those of ``keys`` expire that are due."""
-        now, deadlines = self.timer(), self._lifetimes.deadlines
-        self._expire([key for key in dict.fromkeys(keys) if key in deadlines and deadlines[key] <= now])
+        self._expire(self._lifetimes.take_due_of(list(keys), self.timer()))
 
     def _expire(self, due: list[str]) -> None:
         if due:
@@ -462,7 +462,7 @@ class Database:
 
     def time_to_live_us(self, key: str) -> int | None:
         """How long ``key`` has still to live; None without an end."""
-        deadline = self._lifetimes.deadlines.get(key)
+        deadline = self._lifetimes.deadline_of(key)
         return None if deadline is None else max(0, deadline - self.timer())
 
     def next_look_us(self) -> int | None:
@@ -500,7 +500,7 @@ class Database:
 
     def count_deadlines(self) -> int:
         """How many keys will expire."""
-        return len(self._lifetimes.deadlines)
+        return self._lifetimes.count
 
     def metrics(self) -> list[tuple[str, int]]:
         """Name and value, the five that the original had first."""
@@ -516,7 +516,7 @@ class Database:
             ("oldest_readable_version", window.oldest_readable),
             ("history_commits", window.commits),
             ("history_bytes", window.bytes),
-            ("keys_with_deadline", len(self._lifetimes.deadlines)),
+            ("keys_with_deadline", self._lifetimes.count),
             ("memory_bytes", self.room.used_bytes()),
             ("memory_bytes_max", self.room.max_bytes),
             ("expired_keys", counters.expired_keys),

@@ -117,11 +117,11 @@ class Reading:
             if head.value is None:
                 return None
         store.counters.get_operations += len(keys)
-        deadlines = store.lifetimes.deadlines
+        deadlines = store.lifetimes.deadlines_of(keys)
         told = table.slots_and_generations(keys)
         return [
-            (head.value, head.version, slot, generation, deadlines.get(key))
-            for head, (slot, generation), key in zip(heads, told, keys, strict=True)
+            (head.value, head.version, slot, generation, deadline)
+            for head, (slot, generation), deadline in zip(heads, told, deadlines, strict=True)
         ]
 
     def _to_be_asked_again(

@@ -1,23 +1,34 @@
 """How long keys live: until a deadline, or as long as somebody's connection. Most keys do neither, and cost nothing.
 
-        deadlines   key ─▶ when it expires            of keys that expire
-        schedule    [(time, key)…], a heap            when to look at a key again, at the latest at its deadline
-        owners      key ─▶ owner ─▶ {key…}            of keys that are deleted when their owner goes
+        key ──▶ first (up to 65,536 entries) ───miss──▶ shards[hash(key) & 255]     of keys that expire
+                  │
+                  ▼
+                entry (place, key, deadline) ◀── schedule            when to look at a key again, at the latest
+                                                                     at its deadline
+        owners    key ─▶ owner ─▶ {key…}                             of keys that are deleted when their owner goes
 
-Every key with a deadline stands in the schedule at or before it, at most once that counts. A later deadline moves
-nothing there: whoever finds the key at its old place puts it back at its new one. So a session that is prolonged a
-thousand times costs one entry.
+Every key with a deadline has one entry that counts, whose place in the schedule (``schedule.py``) is at the deadline
+or before it. A later deadline moves nothing: whoever finds the entry at its old place puts it at its new one. So a
+session that is prolonged a thousand times costs one entry. With an earlier deadline the key gets another entry, and
+the old one is stale.
+
+Nothing here is done in one step that grows with the number of keys beyond a few milliseconds. Hence the shards: see
+``keyspace.py`` for what a single dict would cost, and for why there is a first one. And ``take_due`` counts the entries
+that it looks at, not the keys that it finds, for a million sessions may have been prolonged together.
 
 Times here are of a clock that runs evenly (CLOCK_BOOTTIME), in microseconds: setting the wall clock moves no deadline.
 """
 
-from collections.abc import Collection, Hashable, Iterable, Mapping
-from heapq import heapify, heappop, heappush
+from collections.abc import Collection, Hashable, Mapping
 
 import msgspec
 
-# Entries of the schedule that no key needs any more are swept out when there are so many, and as many as keys.
-_MOST_STALE = 65_536
+from kvd.store.schedule import NEVER, Entry, Schedule
+
+# Half as many as of the keyspace: not both dicts grow to their last size, which takes 4 ms, at the same key.
+FIRST_KEYS = 65_536
+SHARDS = 256
+_MASK = SHARDS - 1
 
 
 class Life(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,64 +49,96 @@ KEPT = Life(keep=True)
 
 
 class Lifetimes:
-    """The lives of keys, by their latest write."""
+    """The lives of keys, by their latest write. ``count``: how many have a deadline."""
 
-    __slots__ = ("_of_owner", "_owners", "_schedule", "_scheduled", "deadlines")
+    __slots__ = ("_first", "_is_sharded", "_of_owner", "_owners", "_schedule", "_shards", "count")
 
     def __init__(self) -> None:
-        self.deadlines: dict[str, int] = {}
-        self._schedule: list[tuple[int, str]] = []
-        self._scheduled: dict[str, int] = {}  # key → its place in the schedule that counts
+        self.count = 0
+        self._first: dict[str, Entry] = {}
+        self._is_sharded = False  # whether there ever was a key in the shards
+        self._shards: list[dict[str, Entry]] = [{} for _ in range(SHARDS)]
+        self._schedule = Schedule()
         self._owners: dict[str, Hashable] = {}
         self._of_owner: dict[Hashable, set[str]] = {}
 
     def __len__(self) -> int:
         """How many keys do not simply live on."""
-        return len(self._scheduled) + len(self._owners)
+        return self.count + len(self._owners)
 
     @property
     def next_look(self) -> int | None:
         """When a key may be due; None while none can be."""
-        return self._schedule[0][0] if self._schedule else None
+        look = self._schedule.next_look
+        return None if look == NEVER else look
 
-    def written(self, keys: Iterable[str], life: Life, existing: Collection[str] = ()) -> None:
+    def deadline_of(self, key: str) -> int | None:
+        """When ``key`` expires; None if it does not."""
+        entry = self._first.get(key) or self._shards[hash(key) & _MASK].get(key)
+        return None if entry is None else entry.deadline
+
+    def deadlines_of(self, keys: Collection[str]) -> list[int | None]:
+        """When each of ``keys`` expires; None for those that do not."""
+        if not self.count:
+            return [None] * len(keys)
+        get, shards = self._first.get, self._shards
+        if self._is_sharded:
+            entries = [get(key) or shards[hash(key) & _MASK].get(key) for key in keys]
+        else:
+            entries = list(map(get, keys))
+        return [None if entry is None else entry.deadline for entry in entries]
+
+    def written(self, keys: Collection[str], life: Life, existing: Collection[str] = ()) -> None:
         """``keys`` were written; those in ``existing`` were there before (asked for only if ``life.keep``)."""
         for key in keys:
             kept = life.keep and key in existing
             if not kept:
                 self._set_deadline(key, life.deadlines.get(key, life.deadline))
-            if life.owner is not None or not kept:
+            if life.owner is not None or (self._owners and not kept):
                 self._set_owner(key, life.owner)
+        if self._schedule.stale:
+            self._schedule.tend(self.count, len(keys))
 
-    def touched(self, keys: Iterable[str], deadline: int | None) -> None:
+    def touched(self, keys: Collection[str], deadline: int | None) -> None:
         """``keys`` got another deadline, and keep their owner."""
         for key in keys:
             self._set_deadline(key, deadline)
+        if self._schedule.stale:
+            self._schedule.tend(self.count, len(keys))
 
     def ended(self, keys: Collection[str]) -> None:
         """``keys`` were deleted, or written without any end: what most writes do to most keys is nothing."""
-        if self.deadlines:
-            for key in self.deadlines.keys() & keys:
-                del self.deadlines[key]
+        if self.count:
+            found = self._first.keys() & keys
+            if self._is_sharded:
+                shards = self._shards
+                found.update([key for key in keys if key in shards[hash(key) & _MASK]])
+            if found:
+                for key in found:
+                    self._end(self._place(key), key)
+                self._schedule.tend(self.count, len(found))
         if self._owners:
-            for key in self._owners.keys() & keys:
-                self._set_owner(key, None)
+            self._disown(keys)
 
     def take_due(self, now: int, most: int) -> list[str]:
-        """Up to ``most`` keys whose deadline has come; the caller deletes them."""
-        due: list[str] = []
-        while self._schedule and self._schedule[0][0] <= now and len(due) < most:
-            time, key = heappop(self._schedule)
-            if self._scheduled.get(key) != time:
-                continue  # it was scheduled for an earlier time meanwhile, or has gone
-            del self._scheduled[key]
-            deadline = self.deadlines.get(key)
-            if deadline is None:
-                continue
-            if deadline <= now:
-                due.append(key)
-            else:
-                self._put(deadline, key)
+        """Keys whose deadline has come: their lives have ended, the caller deletes them. It looks at ``most`` at most.
+
+        That may find none though some are due: there can be more while ``next_look`` is not later than ``now``.
+        """
+        due = self._schedule.take_due(now, most)
+        for key in due:
+            del self._place(key)[key]
+        self.count -= len(due)
+        self._schedule.tend(self.count, most)
+        if self._owners:
+            self._disown(due)
+        return due
+
+    def take_due_of(self, keys: Collection[str], now: int) -> list[str]:
+        """Those of ``keys`` whose deadline has come: their lives have ended, the caller deletes them."""
+        found = zip(keys, self.deadlines_of(keys), strict=True)
+        due = list(dict.fromkeys(key for key, deadline in found if deadline is not None and deadline <= now))
+        self.ended(due)
         return due
 
     def owned(self, owner: Hashable) -> list[str]:
@@ -104,7 +147,7 @@ class Lifetimes:
 
     def __bool__(self) -> bool:
         """Whether any key has an end."""
-        return bool(self.deadlines or self._owners)
+        return bool(self.count or self._owners)
 
     @property
     def has_owners(self) -> bool:
@@ -120,21 +163,40 @@ class Lifetimes:
         return len(self._of_owner.get(owner, ()))
 
     def _set_deadline(self, key: str, deadline: int | None) -> None:
+        place = self._place(key)
+        before = place.get(key)
         if deadline is None:
-            self.deadlines.pop(key, None)
-            return
-        self.deadlines[key] = deadline
-        place = self._scheduled.get(key)
-        if place is None or deadline < place:
-            self._put(deadline, key)
+            if before is not None:
+                self._end(place, key)
+        elif before is not None and before.place <= deadline:
+            before.deadline = deadline
+        else:
+            if before is None:
+                self.count += 1
+            else:
+                self._schedule.abandon(before)
+            entry = place[key] = Entry(deadline, key, deadline)
+            self._schedule.add(entry)
 
-    def _put(self, time: int, key: str) -> None:
-        self._scheduled[key] = time
-        heappush(self._schedule, (time, key))
-        if len(self._schedule) > _MOST_STALE + 2 * len(self.deadlines):
-            self._scheduled = dict(self.deadlines)
-            self._schedule = [(deadline, each) for each, deadline in self.deadlines.items()]
-            heapify(self._schedule)
+    def _end(self, place: dict[str, Entry], key: str) -> None:
+        self._schedule.abandon(place.pop(key))
+        self.count -= 1
+
+    def _place(self, key: str) -> dict[str, Entry]:
+        """The dict that has ``key``, or that has to take it. A key stays where it was put until it ends."""
+        first = self._first
+        is_full = len(first) >= FIRST_KEYS
+        if key in first or not (is_full or self._is_sharded):
+            return first
+        shard = self._shards[hash(key) & _MASK]
+        if not is_full and key not in shard:
+            return first
+        self._is_sharded = True
+        return shard
+
+    def _disown(self, keys: Collection[str]) -> None:
+        for key in self._owners.keys() & keys:
+            self._set_owner(key, None)
 
     def _set_owner(self, key: str, owner: Hashable) -> None:
         before = self._owners.get(key)

@@ -134,8 +134,7 @@ class Store:
         Raises SnapshotGone, VersionAhead.
         """
         if at is None:
-            deadlines = self.lifetimes.deadlines
-            seen = [_seen(self.find(key), deadlines.get(key)) for key in keys]
+            seen = list(map(_seen, map(self.find, keys), self.lifetimes.deadlines_of(keys)))
         else:
             seen = [_seen(head, None) for head in self._heads_at(keys, at)]
         self.counters.get_operations += len(keys)
@@ -356,9 +355,9 @@ class Store:
         return self._commit(tombstones, author, []), len(tombstones)
 
     def expire(self, due: list[str]) -> int:
-        """Delete keys whose deadline has come, in one commit; its version."""
-        self.lifetimes.ended(due)
-        gone = dict.fromkeys(key for key in due if self.exists(key))
+        """Delete keys whose lives have ended as their deadlines came, in one commit; its version."""
+        heads = zip(due, map(self.find, due), strict=True)
+        gone = dict.fromkeys(key for key, head in heads if head is not None and head.value is not None)
         self.counters.expired_keys += len(gone)
         return self._commit(gone, EXPIRED, [])
 

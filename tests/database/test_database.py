@@ -10,6 +10,7 @@ from kvd.store.authors import EXPIRED, Author
 from kvd.store.errors import Conflict, KeysNotFound, NotANumber, OutcomeUnknown, SnapshotGone
 from kvd.store.history import commits_from, newest_commits
 from kvd.store.window import WindowLimits
+from tests.store.deadlines import all_deadlines
 
 if TYPE_CHECKING:
     from tests.database.conftest import Clocks
@@ -23,7 +24,7 @@ def everything(database: Database) -> tuple[object, ...]:
     store, lifetimes = database.store, database.store.lifetimes
     counters = [getattr(store.counters, name) for name in store.counters.__slots__]
     items = store.scan("", None, 10**6).items
-    return store.version, counters, items, store.window.commits, dict(lifetimes.deadlines), len(database.outcomes)
+    return store.version, counters, items, store.window.commits, all_deadlines(lifetimes), len(database.outcomes)
 
 
 # ---------------------------------------------------------------------- commits
@@ -191,7 +192,7 @@ def test_what_was_due_before_the_end_of_its_owner_has_expired(database: Database
     database.bury("session", ME)
     told = [(commit.author, commit.keys) for commit in commits_from(database.store, 3, 10, 10**6)]
     assert told == [(EXPIRED, ["due"]), (ME, ["not due"])]
-    assert database.store.lifetimes.deadlines == {}
+    assert all_deadlines(database.store.lifetimes) == {}
 
 
 # ---------------------------------------------------------------------- who is told

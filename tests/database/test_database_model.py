@@ -14,6 +14,7 @@ from hypothesis.stateful import precondition, rule, run_state_machine_as_test
 from kvd import database as database_module
 from kvd.store import isolation
 from kvd.store import lifetimes as lifetimes_module
+from kvd.store import schedule as schedule_module
 from kvd.store import store as store_module
 from kvd.store import window as window_module
 from kvd.store.authors import NOBODY
@@ -187,7 +188,9 @@ def test_the_database_is_a_dict_for_each_version(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(store_module, "PENDING_KEYS", 3)
     monkeypatch.setattr(store_module, "DROP_BUDGET_KEYS", 2)
     monkeypatch.setattr(window_module, "_COMPACT_PLACES", 4)
-    monkeypatch.setattr(lifetimes_module, "_MOST_STALE", 2)
+    monkeypatch.setattr(lifetimes_module, "FIRST_KEYS", 2)
+    monkeypatch.setattr(schedule_module, "RUN_ENTRIES", 2)
+    monkeypatch.setattr(schedule_module, "_FEW_RUNS", 1)
     monkeypatch.setattr(isolation, "COMMITTED_KEYS", 4)
     monkeypatch.setattr(database_module, "EXPIRED_KEYS", EXPIRED_TOGETHER)
     fired.clear()

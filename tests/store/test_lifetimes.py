@@ -7,7 +7,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kvd.store import lifetimes as lifetimes_module
-from kvd.store.lifetimes import ENDLESS, KEPT, Life, Lifetimes
+from kvd.store import schedule as schedule_module
+from kvd.store.lifetimes import ENDLESS, KEPT, SHARDS, Life, Lifetimes
+from kvd.store.schedule import Entry, Schedule
+from tests.store.deadlines import all_deadlines, scheduled
 
 MANY = 1_000
 
@@ -24,10 +27,16 @@ def with_deadlines(**deadlines: int) -> Lifetimes:
 
 
 def taken(lifetimes: Lifetimes, now: int) -> list[str]:
-    """What is due at ``now``; it is deleted, as the caller does."""
-    due = lifetimes.take_due(now, MANY)
-    lifetimes.ended(due)
-    return due
+    """What is due at ``now``."""
+    return lifetimes.take_due(now, MANY)
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few keys are many: they go to the shards, and into runs of four that are dissolved early."""
+    monkeypatch.setattr(lifetimes_module, "FIRST_KEYS", 2)
+    monkeypatch.setattr(schedule_module, "RUN_ENTRIES", 4)
+    monkeypatch.setattr(schedule_module, "_FEW_RUNS", 1)
 
 
 # ---------------------------------------------------------------------- deadlines
@@ -43,7 +52,7 @@ def test_a_key_is_due_from_its_deadline_on_and_not_before() -> None:
     lifetimes = with_deadlines(a=10)
     assert (lifetimes.next_look, lifetimes.take_due(9, MANY)) == (10, [])
     assert taken(lifetimes, 10) == ["a"]
-    assert (lifetimes.next_look, taken(lifetimes, 11), lifetimes.deadlines) == (None, [], {})
+    assert (lifetimes.next_look, taken(lifetimes, 11), all_deadlines(lifetimes)) == (None, [], {})
 
 
 def test_keys_are_due_in_the_order_of_their_deadlines() -> None:
@@ -55,7 +64,6 @@ def test_keys_are_due_in_the_order_of_their_deadlines() -> None:
 def test_no_more_are_taken_than_asked_for_and_the_rest_stays_due() -> None:
     lifetimes = with_deadlines(a=1, b=2, c=3)
     due = lifetimes.take_due(5, 2)
-    lifetimes.ended(due)
     assert (due, lifetimes.next_look, taken(lifetimes, 5)) == (["a", "b"], 3, ["c"])
 
 
@@ -64,7 +72,7 @@ def test_a_new_deadline_replaces_the_old_one(later: bool) -> None:
     lifetimes = with_deadlines(a=50)
     new = 80 if later else 20
     lifetimes.touched(["a"], new)
-    assert lifetimes.deadlines == {"a": new}
+    assert all_deadlines(lifetimes) == {"a": new}
     assert taken(lifetimes, new - 1) == []
     assert taken(lifetimes, new) == ["a"]
     assert taken(lifetimes, 100) == []
@@ -75,7 +83,7 @@ def test_a_key_made_endless_is_never_due() -> None:
     lifetimes.touched(["touched"], None)
     lifetimes.written(["written"], until(None))
     lifetimes.ended(["ended"])
-    assert (lifetimes.deadlines, taken(lifetimes, 100), lifetimes.next_look) == ({}, [], None)
+    assert (all_deadlines(lifetimes), taken(lifetimes, 100), lifetimes.next_look) == ({}, [], None)
 
 
 def test_a_key_that_ended_and_got_another_deadline_is_due_at_that_one() -> None:
@@ -92,7 +100,7 @@ def test_a_key_that_ended_and_got_another_deadline_is_due_at_that_one() -> None:
 def test_a_kept_key_keeps_its_deadline_and_a_new_one_takes_the_one_given() -> None:
     lifetimes = with_deadlines(old=10)
     lifetimes.written(["old", "endless", "new"], until(99, keep=True), existing={"old", "endless"})
-    assert lifetimes.deadlines == {"old": 10, "new": 99}
+    assert all_deadlines(lifetimes) == {"old": 10, "new": 99}
 
 
 def test_a_kept_key_keeps_its_owner_and_a_new_one_has_none() -> None:
@@ -106,16 +114,16 @@ def test_a_write_that_keeps_nothing_takes_deadline_and_owner_away() -> None:
     lifetimes = Lifetimes()
     for life in (ENDLESS, until(None), KEPT):
         lifetimes.written(["a"], until(10, owner="me"))
-        assert (lifetimes.deadlines, lifetimes.count_owned("me")) == ({"a": 10}, 1)
+        assert (all_deadlines(lifetimes), lifetimes.count_owned("me")) == ({"a": 10}, 1)
         lifetimes.written(["a"], life)  # KEPT, but the key was not there before
-        assert (lifetimes.deadlines, lifetimes.count_owned("me"), bool(lifetimes)) == ({}, 0, False)
+        assert (all_deadlines(lifetimes), lifetimes.count_owned("me"), bool(lifetimes)) == ({}, 0, False)
 
 
 def test_an_owner_given_with_keep_is_taken_on() -> None:
     lifetimes = Lifetimes()
     lifetimes.written(["a"], until(10, owner="me"))
     lifetimes.written(["a"], until(99, keep=True, owner="you"), existing={"a"})
-    assert (lifetimes.deadlines, lifetimes.owned("me"), lifetimes.owned("you")) == ({"a": 10}, [], ["a"])
+    assert (all_deadlines(lifetimes), lifetimes.owned("me"), lifetimes.owned("you")) == ({"a": 10}, [], ["a"])
 
 
 # ---------------------------------------------------------------------- owners
@@ -154,6 +162,44 @@ def test_a_key_that_ended_has_no_owner_and_an_owner_without_keys_is_forgotten() 
     assert (lifetimes.owned("me"), lifetimes.has_owners, lifetimes._of_owner) == ([], False, {})
 
 
+# ---------------------------------------------------------------------- asking
+
+
+@pytest.mark.parametrize("first_keys", [1, 2, 3, 4, 100])
+def test_deadlines_are_told_wherever_they_are_kept(first_keys: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lifetimes_module, "FIRST_KEYS", first_keys)
+    lifetimes = Lifetimes()
+    assert (lifetimes.deadlines_of(["a", "b"]), lifetimes.deadline_of("a"), lifetimes.count) == ([None, None], None, 0)
+    lifetimes = with_deadlines(a=10, b=20, c=30)
+    assert lifetimes.deadlines_of(["c", "x", "a", "c"]) == [30, None, 10, 30]
+    assert [lifetimes.deadline_of(key) for key in "abcx"] == [10, 20, 30, None]
+    assert (lifetimes.count, len(lifetimes), bool(lifetimes)) == (3, 3, True)
+    lifetimes.ended(["a", "c", "x", "c", "a"])
+    assert (all_deadlines(lifetimes), lifetimes.count) == ({"b": 20}, 1)
+    lifetimes.touched(["c", "b", "a"], 40)
+    assert all_deadlines(lifetimes) == {"a": 40, "b": 40, "c": 40}
+    assert (sorted(taken(lifetimes, 40)), lifetimes.count, bool(lifetimes)) == (["a", "b", "c"], 0, False)
+
+
+@pytest.mark.parametrize("first_keys", [1, 100])
+def test_those_that_are_due_of_some_keys_are_taken_and_no_others(
+    first_keys: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lifetimes_module, "FIRST_KEYS", first_keys)
+    lifetimes = with_deadlines(a=10, b=20, c=10, d=11)
+    lifetimes.written(["c"], until(10, owner="me"))
+    assert lifetimes.take_due_of(["d", "c", "b", "x", "c"], 10) == ["c"]
+    assert (all_deadlines(lifetimes), lifetimes.owned("me")) == ({"a": 10, "b": 20, "d": 11}, [])
+    assert taken(lifetimes, 20) == ["a", "d", "b"]
+
+
+def test_a_key_that_is_due_has_no_owner_any_more() -> None:
+    lifetimes = Lifetimes()
+    lifetimes.written(["a", "b"], until(10, owner="me"))
+    lifetimes.touched(["b"], None)
+    assert (taken(lifetimes, 10), lifetimes.owned("me"), lifetimes.count_owned("me")) == (["a"], ["b"], 1)
+
+
 # ---------------------------------------------------------------------- what is remembered
 
 
@@ -161,13 +207,13 @@ def test_a_key_prolonged_a_thousand_times_takes_one_entry() -> None:
     lifetimes = Lifetimes()
     for now in range(1_000):
         lifetimes.written(["session"], until(now + 100))
-    assert len(lifetimes._schedule) == 1
+    assert len(scheduled(lifetimes._schedule)) == 1
     assert [taken(lifetimes, now) for now in (500, 1_098, 1_099)] == [[], [], ["session"]]
 
 
+@pytest.mark.usefixtures("tiny")
 @pytest.mark.parametrize("shrinking", ["deadlines that come earlier", "keys that end"])
-def test_entries_that_nobody_needs_are_swept_out(shrinking: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lifetimes_module, "_MOST_STALE", 10)
+def test_entries_that_nobody_needs_are_swept_out(shrinking: str) -> None:
     lifetimes = Lifetimes()
     longest = 0
     for number in range(1_000):
@@ -176,11 +222,66 @@ def test_entries_that_nobody_needs_are_swept_out(shrinking: str, monkeypatch: py
             lifetimes.ended([str(number - 1)])
         else:
             lifetimes.written(["a"], until(5_000 - number))
-        longest = max(longest, len(lifetimes._schedule), len(lifetimes._scheduled))
-    assert longest <= 10 + 2 * 2, "never more than two keys have a deadline"
-    assert lifetimes.deadlines in ({"999": 5_999}, {"a": 4_001})
-    ((key, deadline),) = lifetimes.deadlines.items()
+        longest = max(longest, len(scheduled(lifetimes._schedule)))
+    assert longest <= 4 + 2 * 2 + 4, "never more than two keys have a deadline"
+    assert all_deadlines(lifetimes) in ({"999": 5_999}, {"a": 4_001})
+    ((key, deadline),) = all_deadlines(lifetimes).items()
     assert (taken(lifetimes, deadline - 1), taken(lifetimes, deadline)) == ([], [key])
+
+
+def test_new_keys_fill_the_first_dict_and_then_the_shards_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lifetimes_module, "FIRST_KEYS", 1_000)
+    lifetimes = Lifetimes()
+    lifetimes.written([f"key {number}" for number in range(1_000 + 20 * SHARDS)], until(10))
+    assert len(lifetimes._first) == 1_000
+    assert max(map(len, lifetimes._shards)) < 20 * 4, "no dict has many of them"
+    assert len(all_deadlines(lifetimes)) == 1_000 + 20 * SHARDS
+
+
+@pytest.mark.usefixtures("tiny")
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda lifetimes, key: lifetimes.touched([key], 1_000),
+        lambda lifetimes, key: lifetimes.touched([key], 1_000_000),
+        lambda lifetimes, key: lifetimes.ended([key]),
+        lambda lifetimes, key: lifetimes.written([key], ENDLESS),
+        lambda lifetimes, _: lifetimes.take_due(15_000, 3),
+    ],
+    ids=["earlier", "later", "ended", "endless", "take"],
+)
+def test_no_change_of_one_key_is_work_for_many(change: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 2,000 keys each is changed: whatever has to be put in order then is put in order a few entries at a time."""
+    lifetimes, rng = Lifetimes(), random.Random(1)  # noqa: S311
+    names = [str(number) for number in range(2_000)]
+    for number, name in enumerate(names):
+        lifetimes.written([name], until(10_000 + number * 7 % 2_000))
+    added: list[Entry] = []
+    add = Schedule.add
+    monkeypatch.setattr(Schedule, "add", lambda schedule, entry: (added.append(entry), add(schedule, entry)))
+    rng.shuffle(names)
+    for name in names:
+        added.clear()
+        change(lifetimes, name)  # type: ignore[operator]
+        assert len(added) <= 3 + 2 * 4
+    most = 4 + 2 * lifetimes.count + 2 * 4
+    assert len(scheduled(lifetimes._schedule)) <= most
+    assert len(lifetimes._schedule._runs) <= 1 + 2 * most // 4 + 1
+
+
+def test_keys_that_were_prolonged_together_are_looked_at_a_few_at_a_time() -> None:
+    lifetimes, names = Lifetimes(), [str(number) for number in range(100)]
+    lifetimes.written(names, until(10))
+    lifetimes.touched(names, 50)
+    lifetimes.touched(["7"], 10)
+    found: list[str] = []
+    for _ in range(9):
+        found += lifetimes.take_due(20, 10)
+        assert lifetimes.next_look == 10, "there are more"
+        assert sum(entry.place == 50 for entry in scheduled(lifetimes._schedule)) <= 90
+    found += lifetimes.take_due(20, 10)
+    assert (lifetimes.next_look, lifetimes.take_due(49, 100)) == (50, [])
+    assert sorted(found + lifetimes.take_due(50, 100)) == sorted(names)
 
 
 work = st.lists(
@@ -192,10 +293,12 @@ work = st.lists(
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("stale", [0, 3])
-def test_lifetimes_are_two_dicts(stale: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("first_keys", "run_entries"), [(1, 2), (3, 4), (100, 4_096)])
+def test_lifetimes_are_two_dicts(first_keys: int, run_entries: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Against the plainest model: a deadline and an owner for each key, and a look at all of them."""
-    monkeypatch.setattr(lifetimes_module, "_MOST_STALE", stale)
+    monkeypatch.setattr(lifetimes_module, "FIRST_KEYS", first_keys)
+    monkeypatch.setattr(schedule_module, "RUN_ENTRIES", run_entries)
+    monkeypatch.setattr(schedule_module, "_FEW_RUNS", 1)
     done: dict[str, int] = {}
 
     @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -226,13 +329,16 @@ def test_lifetimes_are_two_dicts(stale: int, monkeypatch: pytest.MonkeyPatch) ->
                 due = {each for each in alive if (end := deadlines[each]) is not None and end <= now}
                 found: set[str] = set()
                 while (look := lifetimes.next_look) is not None and look <= now:
-                    some = lifetimes.take_due(now, rng.randint(1, 3))
-                    lifetimes.ended(some)
-                    found.update(some)
+                    if rng.random() < 0.3:
+                        found.update(lifetimes.take_due_of(rng.choices("abcdef", k=2), now))
+                    else:
+                        found.update(lifetimes.take_due(now, rng.randint(1, 3)))
                 assert found == due
                 alive -= due
             wanted = {each: end for each in alive if (end := deadlines[each]) is not None}
-            assert lifetimes.deadlines == wanted
+            assert all_deadlines(lifetimes) == wanted
+            # What one change may add before it is swept out comes on top.
+            assert len(scheduled(lifetimes._schedule)) <= 2 * len(wanted) + 2 * run_entries
             if wanted:
                 assert lifetimes.next_look is not None
                 assert lifetimes.next_look <= min(wanted.values()), "a deadline that nobody looks for in time"

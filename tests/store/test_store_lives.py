@@ -8,6 +8,7 @@ from kvd.store.history import newest_commits
 from kvd.store.lifetimes import KEPT, Life
 from kvd.store.store import Store
 from kvd.store.window import WindowLimits
+from tests.store.deadlines import all_deadlines
 
 ME, YOU = Author(1, 2, "me"), Author(3, 4, "you")
 MOST = 2**63 - 1
@@ -143,7 +144,7 @@ def test_a_deletion_ends_a_life() -> None:
     store = Store()
     store.set({"a": b""}, ME, Life(deadline=10, owner="me"))
     store.delete(["a"])
-    assert (store.lifetimes.deadlines, store.lifetimes.owned("me")) == ({}, [])
+    assert (all_deadlines(store.lifetimes), store.lifetimes.owned("me")) == ({}, [])
 
 
 def test_a_touched_key_keeps_its_value_and_gets_a_deadline_in_a_commit() -> None:
@@ -160,18 +161,23 @@ def test_a_touched_key_keeps_its_value_and_gets_a_deadline_in_a_commit() -> None
 
 def test_touching_nothing_that_exists_is_no_commit() -> None:
     store = Store()
-    assert (store.touch(["a"], 5), store.touch([], 5), store.version, store.lifetimes.deadlines) == ([False], [], 0, {})
+    assert (store.touch(["a"], 5), store.touch([], 5), store.version, all_deadlines(store.lifetimes)) == (
+        [False],
+        [],
+        0,
+        {},
+    )
 
 
 def test_keys_expire_in_one_commit_by_the_author_expired() -> None:
     store = Store()
     store.set({"a": b"1", "b": b"22"}, ME, Life(deadline=10))
     store.set({"c": b"3"})
-    assert store.expire(["a", "b"]) == 3
+    assert store.expire(store.lifetimes.take_due(10, 256)) == 3
     assert (last_commit(store), store.get_many(["a", "b", "c"])) == ((3, EXPIRED, ["a", "b"]), [None, None, b"3"])
     assert (store.counters.keys, store.counters.value_bytes, store.counters.delete_operations) == (1, 1, 0)
     assert store.get_many(["a", "b"], at=2) == [b"1", b"22"]
-    assert store.lifetimes.deadlines == {}
+    assert all_deadlines(store.lifetimes) == {}
 
 
 def test_expiring_what_is_gone_already_is_no_commit() -> None:
