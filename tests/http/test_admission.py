@@ -85,6 +85,18 @@ def test_a_denied_request_does_nothing_and_tells_nothing(
     assert ruled.status()["version"] == version
 
 
+@pytest.mark.parametrize(("method", "body"), [("GET", None), ("PUT", b"x"), ("DELETE", None)])
+@pytest.mark.parametrize("condition", ["If_Match", "If_None_Match"])
+@pytest.mark.parametrize("tag", ["*", '"1.0"'])
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_condition_tells_nothing_to_who_may_not_read(
+    ruled: Daemon, method: str, body: bytes | None, condition: str, tag: str, exists: bool
+) -> None:
+    ruled.ask("PUT" if exists else "DELETE", "/v1/secret", b"s" if exists else None, Authorization=ANN)
+    answer = ruled.ask(method, "/v2/keys/secret", body, Authorization=BOB, **{condition: tag})
+    assert answer.status == 403
+
+
 @pytest.mark.parametrize(
     "body",
     [
