@@ -11,7 +11,6 @@ from collections.abc import Iterable
 
 from kvd.http.problems import Problem
 from kvd.http.requests import Request
-from kvd.server.access import Identity
 from kvd.server.commands import Commands
 from kvd.server.peers import Peer
 
@@ -47,19 +46,19 @@ class Admission:
             if connected.greeted:
                 return connected
             raise _unauthenticated("show a token: Authorization: Bearer TOKEN")
-        scheme, _, token = shown.partition(b" ")
-        identity = self._commands.holder(token.strip()) if scheme.lower() == b"bearer" else None
-        if identity is None:
+        scheme, _, given = shown.partition(b" ")
+        token = self._commands.known_token(given.strip()) if scheme.lower() == b"bearer" else None
+        if token is None:
             logger.warning("refused %s: wrong token", connected.name)
             raise _unauthenticated("wrong token")
-        return holder(connected, identity)
+        peer = Peer(connected.name, None)
+        self._commands.admit_holder(peer, token)
+        return peer
 
-
-def holder(connected: Peer, identity: Identity) -> Peer:
-    """Somebody who has shown a token on a connection."""
-    peer = Peer(connected.name, None)
-    peer.known_as(identity)
-    return peer
+    def check_still(self, peer: Peer) -> None:
+        """Raise Problem if the token that ``peer`` has shown is not valid any more."""
+        if not self._commands.still_knows(peer):
+            raise _unauthenticated("the token that was shown is not valid any more")
 
 
 def _unauthenticated(detail: str) -> Problem:

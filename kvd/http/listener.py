@@ -67,6 +67,7 @@ class Listener:
             return error_response(request, request.refusal), NO_NEEDS
         call = Call(self.commands, request, peer)
         try:
+            self._admission.check_still(peer)
             return _route(request)(call), call.needs
         except Problem as problem:
             return error_response(request, problem), call.needs

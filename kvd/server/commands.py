@@ -369,25 +369,29 @@ class Commands:
             text = f"this server speaks protocol {messages.PROTOCOL}, not {request.protocol}"
             raise Refusal("unsupported_protocol", text, protocols=[messages.PROTOCOL])
         if not peer.greeted:
-            token = self._known_token((request.token or "").encode())
+            token = self.known_token((request.token or "").encode())
             if token is None:
                 logger.warning("refused %s: wrong or missing token", peer.name)
                 raise Refusal("unauthenticated", "wrong or missing token")
-            peer.token = token
-            peer.known_as(Identity(token=self.tokens[token]))
-            peer.allow(self.access)
+            self.admit_holder(peer, token)
         database = self.database
         return [messages.PROTOCOL, __version__, database.store_id, database.store.version, self.limits]
 
-    def holder(self, given: bytes) -> Identity | None:
-        """Whose token this is; None: nobody's."""
-        token = self._known_token(given)
-        return None if token is None else Identity(token=self.tokens[token])
-
-    def _known_token(self, given: bytes) -> str | None:
+    def known_token(self, given: bytes) -> str | None:
         """The token that was given, if there is such a one. All of them are compared, whichever it is."""
         known = [token for token in self.tokens if hmac.compare_digest(given, token.encode())]
         return known[0] if known else None
+
+    def admit_holder(self, peer: Peer, token: str) -> None:
+        """``peer`` has shown this token, which is one of ours."""
+        peer.token = token
+        peer.known_as(Identity(token=self.tokens[token]))
+        peer.allow(self.access)
+
+    def still_knows(self, peer: Peer) -> bool:
+        """Whether the token that ``peer`` has shown, if it has, is valid still, and under the same name."""
+        shown = peer.token
+        return shown is None or (shown in self.tokens and self.tokens[shown] == peer.identity.token)
 
     def _attach(self, request: messages.Attach, peer: Peer) -> tuple[int, int, int, int]:
         """The session sends the table with the reply."""

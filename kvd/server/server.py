@@ -166,8 +166,7 @@ class Server:
         self.turn.make()
         self.commands.tokens = tokens
         for session in list(self.sessions):
-            shown, name = session.peer.token, session.peer.identity.token
-            if shown is not None and (shown not in tokens or tokens[shown] != name):
+            if not self.commands.still_knows(session.peer):
                 session.leave(error_reply("unauthenticated", "the token that was shown is not valid any more"))
 
     def forget(self, session: Connection) -> None:

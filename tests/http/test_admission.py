@@ -115,6 +115,31 @@ def test_what_is_allowed_is_done(ruled: Daemon) -> None:
     assert ruled.ask("GET", "/v2/keys?prefix=bob/", Authorization=BOB).status == 200
 
 
+def test_a_token_that_is_taken_away_ends_what_was_let_in_with_it(start: Start) -> None:
+    daemon = start("", is_open=False)
+    tokens = pathlib.Path(daemon.path).parent / "tokens"
+    head = b"GET /v1/%s HTTP/1.1\r\nHost: localhost\r\nAuthorization: " + BOB.encode() + b"\r\n"
+    with daemon.connect() as reading, daemon.connect() as watching, daemon.connect() as slow:
+        reading.send(head % b"a" + b"\r\n")
+        assert reading.answer().status == 404
+        watching.send(head.replace(b"v1/%s", b"v2/watch") + b"\r\n")
+        assert watching.head()[0] == 200
+        told = watching.chunks()
+        assert b"live" in next(told)
+        slow.send(head.replace(b"GET", b"PUT") % b"late" + b"Content-Length: 2\r\nExpect: 100-continue\r\n\r\n1")
+        assert slow.answer().status == 100
+        tokens.write_text(f"ann {TOKEN}\n")
+        assert daemon.kv("reload").returncode == 0
+        slow.send(b"2")
+        assert slow.answer().status == 401
+        slow.send(head % b"a" + b"\r\n")
+        assert slow.answer().status == 401
+        assert reading.answer().status == 401
+        assert reading.is_over()
+        assert list(told) == []
+    assert daemon.ask("GET", "/v1/late", Authorization=ANN).status == 404
+
+
 @pytest.mark.parametrize(
     "host", ["evil.example", "127.0.0.1.evil.example", "localhost.evil", "", "10.0.0.1", "127.0.0.2", "[::2]"]
 )
