@@ -28,6 +28,8 @@ _MOST_SPARE_BYTES = 256 * 1024
 _SPARE_PART = 1_024
 # One commit of evictions takes no more keys than this.
 EVICTED_KEYS = 256
+# A key, and the value that it is to have; None deletes it.
+Write = tuple[str, bytes | None]
 # What a key costs that expires or is ephemeral, and a remembered write.
 _DEADLINE_BYTES = 300
 _OUTCOME_BYTES = 250
@@ -196,13 +198,14 @@ class Room:
         return bool(self._limited or self.max_keys) or self._store.memory_bytes >= self._careful_from
 
     def admit(self, keys: Collection[str], values: Iterable[bytes | None]) -> None:
-        """See that there is room for ``values`` under ``keys``. Raises OutOfMemory."""
-        entries = [(key, value) for key, value in zip(keys, values, strict=True) if value is not None]
+        """See that there is room for ``values`` (None deletes) under ``keys``. Raises OutOfMemory."""
+        writes = list(zip(keys, values, strict=True))
         if self._limited:
-            self._admit_to_quotas(entries)
+            self._admit_to_quotas(writes)
         if self.max_keys:
-            self._admit_keys(sum(not self._store.exists(key) for key, _ in entries))
+            self._admit_keys(writes)
         if self.max_bytes:
+            entries = [(key, value) for key, value in writes if value is not None]
             size = GROUP_BYTES + (PLACE_BYTES + SUPERSEDED_BYTES) * len(entries)
             self._admit_bytes(size + sum(_size(key, value) for key, value in entries))
 
@@ -211,30 +214,39 @@ class Room:
         if self.max_bytes and (over := self.used_bytes() - self.max_bytes) > 0:
             self._store.squeeze_history(over, self._shown(), even_pinned=False)
 
-    def _admit_to_quotas(self, entries: list[tuple[str, bytes]]) -> None:
-        wanted: dict[Quota, list[int]] = {}
-        for key, value in entries:
+    def _admit_to_quotas(self, writes: list[Write]) -> None:
+        of_quota: dict[Quota, list[Write]] = {}
+        for key, value in writes:
             quota = self._quota_of(key)
             if quota is not None and quota.is_limited:
-                head = self._store.find(key)
-                before = None if head is None else head.value
-                more = wanted.setdefault(quota, [0, 0])
-                more[0] += before is None
-                more[1] += _size(key, value) - (0 if before is None else _size(key, before))
-        for quota, (more_keys, more_bytes) in wanted.items():
-            prefix, limit = quota.rule.prefix, quota.rule.max_bytes
-            if limit and more_bytes > limit:
-                raise OutOfMemory(f"the keys under {prefix!r} may take {limit} bytes, and this alone is {more_bytes}")
-            while any(over := quota.over(more_keys, more_bytes)):
+                of_quota.setdefault(quota, []).append((key, value))
+        for quota, mine in of_quota.items():
+            # Each time anew: what is evicted may be a key that is about to be written.
+            while any(over := quota.over(*self._growth(mine))):
+                _check_alone(quota.rule, mine)
                 if not self._evict_some([quota], *over):
                     raise OutOfMemory(_full(quota))
 
-    def _admit_keys(self, new: int) -> None:
-        if new > self.max_keys:
-            raise OutOfMemory(f"there may be {self.max_keys} keys, and these alone are {new}")
-        while new and (over := self._store.counters.keys + new - self.max_keys) > 0:
-            if not self._evict_some(list(self._quotas.values()), over + self.max_keys // _SPARE_PART, 0):
+    def _admit_keys(self, writes: list[Write]) -> None:
+        count, spare = sum(value is not None for _, value in writes), self.max_keys // _SPARE_PART
+        while (more := self._growth(writes)[0]) > 0 and (over := self._store.counters.keys + more - self.max_keys) > 0:
+            if count > self.max_keys:
+                raise OutOfMemory(f"there may be {self.max_keys} keys, and these alone are {count}")
+            if not self._evict_some(list(self._quotas.values()), over + spare, 0):
                 raise OutOfMemory(f"there are {self._store.counters.keys} keys, and there may be {self.max_keys}")
+
+    def _growth(self, writes: list[Write]) -> tuple[int, int]:
+        """How many keys and bytes of them there will be more."""
+        keys = size = 0
+        for key, value in writes:
+            head = self._store.find(key)
+            if head is not None and head.value is not None:
+                keys -= 1
+                size -= _size(key, head.value)
+            if value is not None:
+                keys += 1
+                size += _size(key, value)
+        return keys, size
 
     def _admit_bytes(self, size: int) -> None:
         if size > self.max_bytes:
@@ -274,6 +286,16 @@ class Room:
 
 def _size(key: str, value: bytes) -> int:
     return KEY_BYTES + len(key) + len(value)
+
+
+def _check_alone(rule: PrefixRule, writes: list[Write]) -> None:
+    """Raise OutOfMemory if ``writes`` are more than the rule allows, whatever is evicted for them."""
+    sizes = [_size(key, value) for key, value in writes if value is not None]
+    if rule.max_keys and len(sizes) > rule.max_keys:
+        raise OutOfMemory(f"there may be {rule.max_keys} keys under {rule.prefix!r}, and these alone are {len(sizes)}")
+    if rule.max_bytes and (size := sum(sizes)) > rule.max_bytes:
+        text = f"the keys under {rule.prefix!r} may take {rule.max_bytes} bytes, and this alone is {size}"
+        raise OutOfMemory(text)
 
 
 def _full(quota: Quota) -> str:

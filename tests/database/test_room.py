@@ -237,3 +237,48 @@ def test_what_is_used_is_counted_whatever_happens(clocks: "Clocks") -> None:
         else:
             database.set(dict.fromkeys(keys, bytes(chosen.randrange(50))), ME)
     assert database.store.memory_bytes == actual_bytes(database)
+
+
+def test_a_quota_holds_though_a_key_is_evicted_by_the_write_that_replaces_it(database: Database) -> None:
+    keys, size = PrefixRule(prefix="k/", max_keys=2, evict=True), PrefixRule(prefix="s/", max_bytes=700, evict=True)
+    database.room.set_rules(PrefixRules([keys, size]))
+    database.set({"k/a": b"", "k/b": b""}, ME)
+    database.set({"k/a": b"new", "k/c": b"new"}, ME)
+    database.set({"s/a": b"", "s/b": b"", "s/c": b""}, ME)
+    database.set({"s/a": bytes(KEY_BYTES)}, ME)
+    assert database.room.quotas() == recount(database)
+    assert database.room.quotas()[0][1] == 2
+    assert database.room.quotas()[1][2] <= 700
+    assert database.store.get_many(["k/a", "k/c", "s/a"]) == [b"new", b"new", bytes(KEY_BYTES)]
+
+
+def test_a_limit_of_keys_holds_though_a_key_is_evicted_by_the_write_that_replaces_it(database: Database) -> None:
+    database.room.configure(0, 2, 0)
+    database.room.set_rules(PrefixRules([CACHE]))
+    database.set({"c/a": b"", "c/b": b""}, ME)
+    database.set({"c/a": b"new", "c/c": b"new"}, ME)
+    assert database.store.counters.keys == 2
+    assert database.store.get_many(["c/a", "c/c"]) == [b"new", b"new"]
+
+
+@pytest.mark.parametrize("rule", [PrefixRule(prefix="c/", max_keys=3, evict=True),
+                                  PrefixRule(prefix="c/", max_bytes=4 * KEY_BYTES, evict=True)])  # fmt: skip
+def test_a_write_that_no_quota_has_room_for_evicts_nothing(database: Database, rule: PrefixRule) -> None:
+    database.room.set_rules(PrefixRules([rule]))
+    database.set({"c/a": b"", "c/b": b"", "c/c": b""}, ME)
+    before = state(database)
+    with pytest.raises(OutOfMemory):
+        database.set(dict.fromkeys(("c/a", "c/d", "c/e", "c/f"), b"x"), ME)
+    assert state(database) == before
+
+
+@pytest.mark.parametrize("max_keys", [0, 2])
+def test_a_transaction_that_deletes_as_much_as_it_adds_needs_no_room(database: Database, max_keys: int) -> None:
+    database.room.configure(0, max_keys, 0)
+    database.room.set_rules(PrefixRules([PrefixRule(prefix="q/", max_keys=2, max_bytes=2 * KEY_BYTES + 20)]))
+    database.set({"q/a": b"long", "q/b": b"long"}, ME)
+    database.commit({"q/a": None, "q/c": b"more"}, {}, [], database.store.version, ME)
+    assert database.store.get_many(["q/a", "q/c"]) == [None, b"more"]
+    assert database.room.quotas() == recount(database)
+    with pytest.raises(OutOfMemory):
+        database.commit({"q/none": None, "q/d": b""}, {}, [], database.store.version, ME)
