@@ -8,9 +8,12 @@ finds room in this order, and is refused before anything of it is made if there 
         3. history that snapshots need           they end: snapshot_gone
 
 So an evicted value is gone at once, and whoever asks for it at an older version is told that this has left the history.
-Commits that nobody may be shown yet stay, whatever happens. Deletions and reads need no room.
+Commits that nobody may be shown yet stay, whatever happens. With a commit log evictions are among these until the disk
+has them: their room is given away before, up to a limit, as otherwise one write would evict everything in vain.
+Deletions and reads need no room.
 """
 
+from collections import deque
 from collections.abc import Callable, Collection, Iterable
 
 from kvd.store.authors import EVICTED
@@ -28,6 +31,8 @@ _MOST_SPARE_BYTES = 256 * 1024
 _SPARE_PART = 1_024
 # One commit of evictions takes no more keys than this.
 EVICTED_KEYS = 256
+# So much may be taken beyond the limit while evictions may not be shown yet: a part of the limit.
+_UNSHOWN_PART = 4
 # A key, and the value that it is to have; None deletes it.
 Write = tuple[str, bytes | None]
 # What a key costs that expires or is ephemeral, and a remembered write.
@@ -70,6 +75,9 @@ class Room:
         self.rules: PrefixRules = NO_RULES
         self._quotas: dict[PrefixRule, Quota] = {}
         self._limited: list[Quota] = []
+        # Evictions that nobody may be shown yet: the version, and the bytes that go with the history after that.
+        self._unshown: deque[tuple[int, int]] = deque()
+        self._unshown_bytes = 0
         # What was read or written lately, for the hot path to note; None while nothing may be evicted.
         self.marks: Marks | None = None
         # What the connections hold; whoever serves them says it.
@@ -209,6 +217,11 @@ class Room:
             size = GROUP_BYTES + (PLACE_BYTES + SUPERSEDED_BYTES) * len(entries)
             self._admit_bytes(size + sum(_size(key, value) for key, value in entries))
 
+    def note_shown(self) -> None:
+        """More may be shown: what was evicted, and had to stay for that, goes."""
+        if self._unshown:
+            self.relax()
+
     def relax(self) -> None:
         """Drop history that is too much; for what needs no room, as deletions do, and takes some all the same."""
         if self.max_bytes and (over := self.used_bytes() - self.max_bytes) > 0:
@@ -251,24 +264,33 @@ class Room:
     def _admit_bytes(self, size: int) -> None:
         if size > self.max_bytes:
             raise OutOfMemory(f"this would take {size} bytes of memory, and all may take {self.max_bytes}")
-        over = self.used_bytes() + size - self.max_bytes
-        if over <= 0:
-            return
-        self._store.squeeze_history(over, self._shown(), even_pinned=False)
-        while (over := self.used_bytes() + size - self.max_bytes) > 0:
-            spare = min(self.max_bytes // _SPARE_PART, _MOST_SPARE_BYTES)
-            if not self._evict_some(list(self._quotas.values()), 0, over + spare):
-                break
-            self._store.squeeze_history(over, self._shown(), even_pinned=True)
+        over = self._over(size)
         if over > 0:
-            self._store.squeeze_history(over, self._shown(), even_pinned=True)
-            used = self.used_bytes()
-            if used + size > self.max_bytes:
-                raise OutOfMemory(f"{used} bytes of memory are taken of {self.max_bytes}, and this needs {size}")
+            self._store.squeeze_history(over, self._shown(), even_pinned=False)
+        while (over := self._over(size)) > 0:
+            spare = min(self.max_bytes // _SPARE_PART, _MOST_SPARE_BYTES)
+            evicted = self._evict_some(list(self._quotas.values()), 0, over + spare)
+            self._store.squeeze_history(self._over(size), self._shown(), even_pinned=True)
+            if not evicted:
+                break
+        used = self.used_bytes()
+        if self._over(size) > 0:
+            raise OutOfMemory(f"{used} bytes of memory are taken of {self.max_bytes}, and this needs {size}")
+        if self._unshown and used + size > self.max_bytes + self.max_bytes // _UNSHOWN_PART:
+            text = f"{used} bytes of memory are taken of {self.max_bytes} until the disk has what was evicted"
+            raise OutOfMemory(f"{text}, and this needs {size}")
+
+    def _over(self, size: int) -> int:
+        """How many bytes there are too many for ``size`` more, without those that go once they may be shown."""
+        shown = max(self._shown(), self._store.window.oldest_readable)
+        while self._unshown and self._unshown[0][0] <= shown:
+            self._unshown_bytes -= self._unshown.popleft()[1]
+        return self.used_bytes() - self._unshown_bytes + size - self.max_bytes
 
     def _evict_some(self, quotas: Iterable[Quota], keys: int, size: int) -> bool:
         """Evict at least so many keys, and bytes; whether any could be."""
         victims: dict[str, None] = {}
+        freed = GROUP_BYTES
         sieves = [quota.sieve for quota in quotas if quota.sieve is not None and len(quota.sieve)]
         # From the longest queue first, so that no small prefix pays for a large one.
         for sieve in sorted(sieves, key=len, reverse=True):
@@ -277,10 +299,15 @@ class Room:
                 if key is None or key in victims:  # once around
                     break
                 head = self._store.find(key)
-                size -= 0 if head is None else _size(key, head.value or b"")
+                gain = 0 if head is None else _size(key, head.value or b"")
+                size -= gain
+                freed += gain + PLACE_BYTES + SUPERSEDED_BYTES
                 victims[key] = None
         if victims:
             self._evict(list(victims))
+            if self.max_bytes and self._store.version > self._shown():
+                self._unshown.append((self._store.version, freed))
+                self._unshown_bytes += freed
         return bool(victims)
 
 

@@ -282,3 +282,41 @@ def test_a_transaction_that_deletes_as_much_as_it_adds_needs_no_room(database: D
     assert database.room.quotas() == recount(database)
     with pytest.raises(OutOfMemory):
         database.commit({"q/none": None, "q/d": b""}, {}, [], database.store.version, ME)
+
+
+def test_evictions_that_may_not_be_shown_yet_make_room_all_the_same_and_no_more_go_than_have_to(
+    full: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with a commit log: what was evicted stays in the history until the disk has it."""
+    for number in range(150):
+        full.set({f"c/{number}": bytes(1_000)}, ME)
+    shown = full.store.version
+    monkeypatch.setattr(type(full), "visible", property(lambda self: shown))
+    for number in range(150, 180):
+        full.set({f"c/{number}": bytes(1_000)}, ME)
+        assert full.store.counters.keys > 80
+    assert full.store.counters.evicted_keys > 0
+    shown = full.store.version
+    full.room.note_shown()
+    assert full.room.used_bytes() <= MAX_BYTES
+    full.set({"c/last": bytes(1_000)}, ME)
+    assert full.room.used_bytes() <= MAX_BYTES
+
+
+def test_while_evictions_may_not_be_shown_there_is_an_end_to_it_too(
+    full: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(200):
+        full.set({f"c/{number}": bytes(1_000)}, ME)
+    shown = full.store.version
+    monkeypatch.setattr(type(full), "visible", property(lambda self: shown))
+    while full.room.used_bytes() + 1_500 <= MAX_BYTES * 5 // 4:
+        full.set({f"c/{full.store.version}": bytes(1_000)}, ME)
+    for number in range(500):
+        with pytest.raises(OutOfMemory, match="until the disk has"):
+            full.set({f"c/new{number}": bytes(1_000)}, ME)
+    assert full.room.used_bytes() <= MAX_BYTES * 5 // 4
+    assert full.store.counters.keys > 80, "what is refused evicts no more than one that is not"
+    shown = full.store.version
+    full.set({"c/again": bytes(1_000)}, ME)
+    assert full.room.used_bytes() <= MAX_BYTES
