@@ -203,7 +203,9 @@ class Room:
     @property
     def is_tight(self) -> bool:
         """Whether there may be no room for a write, so that ``admit`` has to be asked."""
-        return bool(self._limited or self.max_keys) or self._store.memory_bytes >= self._careful_from
+        store = self._store
+        used = store.memory_bytes + _DEADLINE_BYTES * len(store.lifetimes)
+        return bool(self._limited or self.max_keys) or used >= self._careful_from
 
     def admit(self, keys: Collection[str], values: Iterable[bytes | None]) -> None:
         """See that there is room for ``values`` (None deletes) under ``keys``. Raises OutOfMemory."""

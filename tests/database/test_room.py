@@ -1,5 +1,6 @@
 """Memory, keys and quotas: never more than allowed, and a write that does not fit changes nothing."""
 
+import contextlib
 import random
 from typing import TYPE_CHECKING
 
@@ -320,3 +321,13 @@ def test_while_evictions_may_not_be_shown_there_is_an_end_to_it_too(
     shown = full.store.version
     full.set({"c/again": bytes(1_000)}, ME)
     assert full.room.used_bytes() <= MAX_BYTES
+
+
+def test_deadlines_count_before_memory_is_full_of_them(database: Database) -> None:
+    most = 2_000_000
+    database.room.configure(most, 0, 10_000)
+    life = database.life(10**9, keep=False, owner=None)
+    with contextlib.suppress(OutOfMemory):
+        for number in range(7_000):
+            database.set({f"{number:05d}": b""}, ME, life)
+    assert most - 1_000 < database.room.used_bytes() <= most
