@@ -171,6 +171,8 @@ class Database:
         self._begin(keys)
         found = self.store.touch(keys, None if ttl_us is None else self.timer() + ttl_us, author)
         self._committed(KEPT)
+        if self.room.is_tight:
+            self.room.relax()
         return found
 
     def commit(

@@ -331,3 +331,10 @@ def test_deadlines_count_before_memory_is_full_of_them(database: Database) -> No
         for number in range(7_000):
             database.set({f"{number:05d}": b""}, ME, life)
     assert most - 1_000 < database.room.used_bytes() <= most
+
+
+def test_touching_leaves_no_more_history_than_there_is_room_for(full: Database) -> None:
+    full.set({f"kept/{number}": bytes(1_000) for number in range(60)}, ME)
+    for _ in range(300):
+        full.touch(["kept/1", "kept/2"], 10**9, ME)
+        assert full.room.used_bytes() <= MAX_BYTES
