@@ -106,6 +106,7 @@ class Daemon(Administration):
             self.commands.durability = await self._storage.start(self._fail)
             self.commands.durability.before_write = self._server.turn.make
             self.commands.near_caches.tells_changes = self.config.data.sync != "always"
+            self._schedule_upkeep()  # of the history that came with it
         await self._fence.wait()
         for _, listening in self._sockets:
             await self._server.listen(listening, own=not self._activated, tls=self._tls)
