@@ -195,7 +195,7 @@ class Commands:
             if not self.began_ns % ONE_IN and replies is not None:
                 self.hot_keys.look(requests)
         if self.durability is not None and replies is not None:
-            self.needs = self.durability.needs_of(requests)
+            self.needs = self.durability.needs_of(_answered(requests, replies, peer))
         if began_ns and replies is not None:
             self.measures.note_frame(requests, began_ns)
         return replies
@@ -325,7 +325,7 @@ class Commands:
         if not perf_counter_ns() % ONE_IN:
             self.hot_keys.look(requests)
         if self.durability is not None:
-            self.needs = self.durability.needs_of(requests)
+            self.needs = self.durability.needs_of(_answered(requests, replies, peer))
         return replies, room_bytes
 
     def _run_counting(self, requests: Sequence[AnyRequest], peer: Peer, room_bytes: int) -> tuple[list[Reply], int]:
@@ -473,6 +473,14 @@ def _sees_all(request: AnyRequest) -> bool:
     """Whether it may show keys that it does not name."""
     kind = type(request)
     return kind in _SEES_ALL or (kind is messages.Commit and bool(request.ranges))  # type: ignore[union-attr]
+
+
+def _answered(requests: Sequence[AnyRequest], replies: list[Reply] | Refused, peer: Peer) -> Sequence[AnyRequest]:
+    """Those that were not denied: a denial shows nothing, and must not tell what there is by how long it takes."""
+    if peer.grant is None or isinstance(replies, dict):
+        return requests
+    both = zip(requests, replies, strict=True)
+    return [request for request, reply in both if type(reply) is not dict or reply["error"] != "forbidden"]
 
 
 def _nothing() -> None:
