@@ -214,8 +214,8 @@ class Room:
             self._admit_to_quotas(writes)
         if self.max_keys:
             self._admit_keys(writes)
-        if self.max_bytes:
-            entries = [(key, value) for key, value in writes if value is not None]
+        entries = [(key, value) for key, value in writes if value is not None]
+        if self.max_bytes and entries:
             size = GROUP_BYTES + (PLACE_BYTES + SUPERSEDED_BYTES) * len(entries)
             self._admit_bytes(size + sum(_size(key, value) for key, value in entries))
 

@@ -338,3 +338,18 @@ def test_touching_leaves_no_more_history_than_there_is_room_for(full: Database) 
     for _ in range(300):
         full.touch(["kept/1", "kept/2"], 10**9, ME)
         assert full.room.used_bytes() <= MAX_BYTES
+
+
+def test_transactions_that_only_read_or_delete_need_no_room(clocks: "Clocks") -> None:
+    database = clocks.database()
+    database.room.configure(MAX_BYTES, 0, MAX_BYTES)
+    with contextlib.suppress(OutOfMemory):
+        for number in range(1_000):
+            database.set({f"{number}": bytes(1_000)}, ME)
+    database.touch([f"{number}" for number in range(10)], 10**9, ME)  # more than fits, for the deadlines
+    assert database.room.used_bytes() > MAX_BYTES
+    version = database.store.version
+    assert database.commit({}, {"none": 0}, [("", None)], version, ME) == version
+    database.commit({f"{number}": None for number in range(10)}, {}, [], version, ME)
+    assert database.store.get("0") is None
+    assert database.room.used_bytes() <= MAX_BYTES
