@@ -299,7 +299,9 @@ def test_tokens_with_names_tell_who_it_is(tmp_path: pathlib.Path, papers: Papers
 @pytest.mark.parametrize(
     "content",
     ["", "short", "ci first-token-0123456789 more", "a-token-of-some-length\nanother-token-of-some-length\n",
-     "ci short\n", "a same-token-0123456789\nb same-token-0123456789\n", "x" * 5_000],
+     "ci short\n", "a same-token-0123456789\nb same-token-0123456789\n", "x" * 5_000,
+     "ann first-token-0123456789\n#bob other-token-0123456789\n",
+     "".join(f"name{number} {number:>01000}\n" for number in range(1_100))],
 )  # fmt: skip
 def test_a_token_file_that_cannot_be_one_is_refused(tmp_path: pathlib.Path, content: str) -> None:
     (tmp_path / "tokens").write_text(content)
