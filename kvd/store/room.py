@@ -114,7 +114,7 @@ class Room:
         for head in heads:
             quota = self._quota_of(head.key)
             if quota is not None:
-                if quota.sieve is not None:
+                if quota.sieve is not None and not self._was_evicted(head):
                     quota.sieve.add(head.key)
                 if head.value is not None:
                     quota.keys += 1

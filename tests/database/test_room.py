@@ -353,3 +353,14 @@ def test_transactions_that_only_read_or_delete_need_no_room(clocks: "Clocks") ->
     database.commit({f"{number}": None for number in range(10)}, {}, [], version, ME)
     assert database.store.get("0") is None
     assert database.room.used_bytes() <= MAX_BYTES
+
+
+def test_a_key_that_comes_again_after_a_reload_is_a_new_one_too(database: Database) -> None:
+    database.room.set_rules(PrefixRules([PrefixRule(prefix="c/", max_keys=2, evict=True)]))
+    for key in ("c/a", "c/b", "c/c"):
+        database.set({key: b""}, ME)
+    assert database.store.get("c/a") is None
+    database.room.set_rules(PrefixRules([PrefixRule(prefix="c/", max_keys=3, evict=True)]))
+    database.set({"c/a": b"again"}, ME)
+    database.set({"c/d": b""}, ME)
+    assert database.store.get_many(["c/a", "c/b"]) == [b"again", None]
