@@ -18,6 +18,8 @@ import msgspec
 
 # Entries of the schedule that no key needs any more are swept out when there are so many, and as many as keys.
 _MOST_STALE = 65_536
+# To find a key that is due no more than so many are looked at that are not, being prolonged or gone.
+LOOKS_A_KEY = 4
 
 
 class Life(msgspec.Struct, frozen=True, kw_only=True):
@@ -82,9 +84,11 @@ class Lifetimes:
                 self._set_owner(key, None)
 
     def take_due(self, now: int, most: int) -> list[str]:
-        """Up to ``most`` keys whose deadline has come; the caller deletes them."""
+        """Up to ``most`` keys whose deadline has come; the caller deletes them. ``next_look`` tells of more."""
         due: list[str] = []
-        while self._schedule and self._schedule[0][0] <= now and len(due) < most:
+        looks = LOOKS_A_KEY * most
+        while self._schedule and self._schedule[0][0] <= now and len(due) < most and looks > 0:
+            looks -= 1
             time, key = heappop(self._schedule)
             if self._scheduled.get(key) != time:
                 continue  # it was scheduled for an earlier time meanwhile, or has gone
