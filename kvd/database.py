@@ -172,6 +172,8 @@ class Database:
         self._begin(keys)
         found = self.store.touch(keys, None if ttl_us is None else self.timer() + ttl_us, author)
         self._committed(KEPT)
+        if self.room.is_tight:
+            self.room.relax()
         return found
 
     def commit(
@@ -186,13 +188,14 @@ class Database:
         """Make the writes if nothing that was read has changed; the version. Raises Conflict, SnapshotGone."""
         # Before it is validated: an eviction may be of what it read.
         if self.room.is_tight:
-            stored = {key: value for key, value in writes.items() if value is not None}
-            self.room.admit(stored, stored.values())
+            self.room.admit(writes, writes.values())
         validate(self.store, reads, ranges, snapshot)
         self._reserve(writes, writes.values())
         self._begin(writes)
         version = self.store.write(writes, author, life)
         self._committed(life)
+        if self.room.is_tight:  # for what it deletes
+            self.room.relax()
         return version
 
     def once(self, scope: Hashable, id_: bytes, since: int | None, write: Callable[[], Answer]) -> Answer:

@@ -11,7 +11,6 @@ from collections.abc import Iterable
 
 from kvd.http.problems import Problem
 from kvd.http.requests import Request
-from kvd.server.access import Identity
 from kvd.server.commands import Commands
 from kvd.server.peers import Peer
 
@@ -47,21 +46,14 @@ class Admission:
             if connected.greeted:
                 return connected
             raise unauthenticated("show a token: Authorization: Bearer TOKEN")
-        scheme, _, token = shown.partition(b" ")
-        token = token.strip()
-        identity = self._commands.holder(token) if scheme.lower() == b"bearer" else None
-        if identity is None:
+        scheme, _, given = shown.partition(b" ")
+        token = self._commands.known_token(given.strip()) if scheme.lower() == b"bearer" else None
+        if token is None:
             logger.warning("refused %s: wrong token", connected.name)
             raise unauthenticated("wrong token")
-        return holder(connected, identity, token.decode())
-
-
-def holder(connected: Peer, identity: Identity, token: str) -> Peer:
-    """Somebody who has shown a token on a connection."""
-    peer = Peer(connected.name, None)
-    peer.token = token
-    peer.known_as(identity)
-    return peer
+        peer = Peer(connected.name, None)
+        self._commands.admit_holder(peer, token)
+        return peer
 
 
 def unauthenticated(detail: str) -> Problem:

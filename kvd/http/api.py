@@ -84,9 +84,9 @@ def _delete(call: Call, key: str) -> Response:
         call.ask(messages.Delete([key]))
         return Response(204)
     before = _reads_for(call, key)
+    _commit_if(call, messages.Commit({key: None}, {key: before}))  # raises for who may not
     if not before:
         raise Problem(404, "not_found", "no such key")
-    _commit_if(call, messages.Commit({key: None}, {key: before}))
     return Response(204)
 
 

@@ -195,7 +195,7 @@ class Commands:
             if not self.began_ns % ONE_IN and replies is not None:
                 self.hot_keys.look(requests)
         if self.durability is not None and replies is not None:
-            self.needs = self.durability.needs_of(requests)
+            self.needs = self.durability.needs_of(_answered(requests, replies, peer))
         if began_ns and replies is not None:
             self.measures.note_frame(requests, began_ns)
         return replies
@@ -325,7 +325,7 @@ class Commands:
         if not perf_counter_ns() % ONE_IN:
             self.hot_keys.look(requests)
         if self.durability is not None:
-            self.needs = self.durability.needs_of(requests)
+            self.needs = self.durability.needs_of(_answered(requests, replies, peer))
         return replies, room_bytes
 
     def _run_counting(self, requests: Sequence[AnyRequest], peer: Peer, room_bytes: int) -> tuple[list[Reply], int]:
@@ -369,30 +369,29 @@ class Commands:
             text = f"this server speaks protocol {messages.PROTOCOL}, not {request.protocol}"
             raise Refusal("unsupported_protocol", text, protocols=[messages.PROTOCOL])
         if not peer.greeted:
-            token = self._known_token((request.token or "").encode())
+            token = self.known_token((request.token or "").encode())
             if token is None:
                 logger.warning("refused %s: wrong or missing token", peer.name)
                 raise Refusal("unauthenticated", "wrong or missing token")
-            peer.token = token
-            peer.known_as(Identity(token=self.tokens[token]))
-            peer.allow(self.access)
+            self.admit_holder(peer, token)
         database = self.database
         return [messages.PROTOCOL, __version__, database.store_id, database.store.version, self.limits]
 
-    def holder(self, given: bytes) -> Identity | None:
-        """Whose token this is; None: nobody's."""
-        token = self._known_token(given)
-        return None if token is None else Identity(token=self.tokens[token])
-
-    def still_knows(self, peer: Peer) -> bool:
-        """Whether the token that ``peer`` has shown, if any, still is one, and under the same name."""
-        token = peer.token
-        return token is None or (token in self.tokens and self.tokens[token] == peer.identity.token)
-
-    def _known_token(self, given: bytes) -> str | None:
+    def known_token(self, given: bytes) -> str | None:
         """The token that was given, if there is such a one. All of them are compared, whichever it is."""
         known = [token for token in self.tokens if hmac.compare_digest(given, token.encode())]
         return known[0] if known else None
+
+    def admit_holder(self, peer: Peer, token: str) -> None:
+        """``peer`` has shown this token, which is one of ours."""
+        peer.token = token
+        peer.known_as(Identity(token=self.tokens[token]))
+        peer.allow(self.access)
+
+    def still_knows(self, peer: Peer) -> bool:
+        """Whether the token that ``peer`` has shown, if it has, is valid still, and under the same name."""
+        shown = peer.token
+        return shown is None or (shown in self.tokens and self.tokens[shown] == peer.identity.token)
 
     def _attach(self, request: messages.Attach, peer: Peer) -> tuple[int, int, int, int]:
         """The session sends the table with the reply."""
@@ -474,6 +473,14 @@ def _sees_all(request: AnyRequest) -> bool:
     """Whether it may show keys that it does not name."""
     kind = type(request)
     return kind in _SEES_ALL or (kind is messages.Commit and bool(request.ranges))  # type: ignore[union-attr]
+
+
+def _answered(requests: Sequence[AnyRequest], replies: list[Reply] | Refused, peer: Peer) -> Sequence[AnyRequest]:
+    """Those that were not denied: a denial shows nothing, and must not tell what there is by how long it takes."""
+    if peer.grant is None or isinstance(replies, dict):
+        return requests
+    both = zip(requests, replies, strict=True)
+    return [request for request, reply in both if type(reply) is not dict or reply["error"] != "forbidden"]
 
 
 def _nothing() -> None:

@@ -310,6 +310,7 @@ class Durability:
     def _note_progress(self) -> None:
         self._written, self._synced = self._log.written, self._log.synced
         self._database.shown = self._synced if self._always else self._written
+        self._database.room.note_shown()
         waiting, self._waiting = self._waiting, {}
         for session in waiting:
             session.release()

@@ -172,6 +172,11 @@ class Server:
             if not self.commands.still_knows(session.peer):
                 session.leave(error_reply("unauthenticated", "the token that was shown is not valid any more"))
 
+    def speak(self, tls: ssl.SSLContext) -> None:
+        """Other certificates hold from now on, for connections to come."""
+        for listener in self._tls:
+            listener.context = tls
+
     def forget(self, session: Connection) -> None:
         """A connection has ended."""
         self.commands.forget(session.peer)

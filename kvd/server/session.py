@@ -186,6 +186,7 @@ class Session(asyncio.BufferedProtocol):
         self._commands.before_others()
         if self._leaving:
             return
+        self._slices = None  # what has not run of the frame in work does not run
         if self._held:
             self._last = last
             self._left = bytearray()
@@ -439,6 +440,8 @@ class Session(asyncio.BufferedProtocol):
             self._slices = None
             self.break_down()
             return
+        if self._leaving:  # by what it asked for itself
+            return
         if pieces is None:
             self._server.loop.call_soon(self._work)
             return
@@ -498,6 +501,9 @@ class Session(asyncio.BufferedProtocol):
 
     def _begin_feed(self, feed: "Telling") -> None:
         """From now on this connection only tells its peer what that asked for."""
+        if not self._commands.may_go_on(self.peer):
+            self.leave(error_reply("forbidden", "the rules have changed: no right to what was to be told"))
+            return
         self._pump = Pump(feed, self, self._server.loop)
 
     def _go_on_feeding(self, pump: Pump) -> None:

@@ -26,7 +26,10 @@ _LOG_S = 1.0
 
 
 class TlsListener:
-    """A listening TCP socket of a server; ``session`` makes what speaks on each connection."""
+    """A listening TCP socket of a server; ``session`` makes what speaks on each connection.
+
+    ``context``: what connections to come are accepted with.
+    """
 
     def __init__(
         self,
@@ -39,7 +42,7 @@ class TlsListener:
         self._session = session
         self._loop = server.loop
         self._listening = listening
-        self._context = context
+        self.context = context
         self._under_way: set[asyncio.Task[None]] = set()
         self._logged_at = -_LOG_S
         self._not_logged = 0
@@ -91,7 +94,7 @@ class TlsListener:
             await self._loop.connect_accepted_socket(
                 self._session,
                 connection,
-                ssl=self._context,
+                ssl=self.context,
                 ssl_handshake_timeout=self._server.limits.hello_timeout_ms / 1000,
             )
         except (OSError, EOFError) as error:  # SSLError is an OSError, and so is what a time-out raises

@@ -30,7 +30,7 @@ from kvd.service.config import Config, ConfigError, History, Memory, changes
 from kvd.service.http import HttpSockets
 from kvd.service.restart_fence import RestartFence
 from kvd.service.storage import Storage
-from kvd.service.tls import load, server_context
+from kvd.service.tls import server_context
 from kvd.store.prefixes import PrefixRules
 from kvd.store.window import WindowLimits
 
@@ -106,6 +106,7 @@ class Daemon(Administration):
             self.commands.durability = await self._storage.start(self._fail)
             self.commands.durability.before_write = self._server.turn.make
             self.commands.near_caches.tells_changes = self.config.data.sync != "always"
+            self._schedule_upkeep()  # of the history that came with it
         await self._fence.wait()
         for _, listening in self._sockets:
             await self._server.listen(listening, own=not self._activated, tls=self._tls)
@@ -259,9 +260,8 @@ class Daemon(Administration):
             if restart:
                 raise ConfigError("these need a restart: " + "; ".join(restart))
             tokens = self._read_tokens(new)
-            if self._tls is not None:
-                load(server_context(new.listen) or self._tls, new.listen)  # whether they can be used
-                load(self._tls, new.listen)
+            # Anew, and not into the one there is: that would go on trusting whom it trusts.
+            tls = None if self._tls is None else server_context(new.listen)
         except ConfigError as error:
             logger.error("reload refused, nothing was changed: %s", error)
             raise Refusal("bad_request", f"nothing was changed: {error}") from error
@@ -275,6 +275,8 @@ class Daemon(Administration):
         assert self._server is not None
         if self._server.commands.access.rules != new.access:
             self._server.allow(Access(new.access))
+        if tls is not None:
+            self._server.speak(tls)
         if self.commands.tokens != tokens:
             self._server.know(tokens)
             reloadable.append("listen.token_file: other tokens")

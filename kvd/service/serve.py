@@ -76,12 +76,17 @@ def _read_tokens(config: Config) -> dict[str, str | None]:
         return {}
     try:
         with open(path, encoding="utf-8") as file:
-            lines = [line.split() for line in file.read(MAX_TOKENS_BYTES + 1).splitlines() if line.strip()]
+            content = file.read(MAX_TOKENS_BYTES + 1)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"listen.token_file: cannot read {path}: {error}") from None
+    if len(content) > MAX_TOKENS_BYTES:
+        raise ConfigError(f"listen.token_file: {path} has to hold {MAX_TOKENS_BYTES} characters at most")
+    lines = [line.split() for line in content.splitlines() if line.strip()]
     tokens: dict[str, str | None] = {}
     for words in lines:
         name, token = (None, words[0]) if len(words) == 1 else (words[0], words[1])
+        if name is not None and name.startswith("#"):  # whoever means to take a token away so shall not keep it
+            raise ConfigError(f"listen.token_file: {path} has to hold no comments: remove the line of {name!r}")
         if len(words) > 2 or (name is None and len(lines) > 1) or not 16 <= len(token) <= MAX_TOKEN_BYTES:
             tokens = {}
             break

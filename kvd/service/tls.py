@@ -11,12 +11,12 @@ def server_context(listen: Listen) -> ssl.SSLContext | None:
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
-    load(context, listen)
+    _load(context, listen)
     return context
 
 
-def load(context: ssl.SSLContext, listen: Listen) -> None:
-    """Use the certificates as they are now in the files, for connections to come. Raises ConfigError."""
+def _load(context: ssl.SSLContext, listen: Listen) -> None:
+    """Use the certificates as they are now in the files. Raises ConfigError."""
     try:
         context.load_cert_chain(listen.tls_certificate, listen.tls_key or None)
     except (OSError, ValueError) as error:  # SSLError is an OSError

@@ -8,9 +8,12 @@ finds room in this order, and is refused before anything of it is made if there 
         3. history that snapshots need           they end: snapshot_gone
 
 So an evicted value is gone at once, and whoever asks for it at an older version is told that this has left the history.
-Commits that nobody may be shown yet stay, whatever happens. Deletions and reads need no room.
+Commits that nobody may be shown yet stay, whatever happens. With a commit log evictions are among these until the disk
+has them: their room is given away before, up to a limit, as otherwise one write would evict everything in vain.
+Deletions and reads need no room.
 """
 
+from collections import deque
 from collections.abc import Callable, Collection, Iterable
 
 from kvd.store.authors import EVICTED
@@ -28,6 +31,10 @@ _MOST_SPARE_BYTES = 256 * 1024
 _SPARE_PART = 1_024
 # One commit of evictions takes no more keys than this.
 EVICTED_KEYS = 256
+# So much may be taken beyond the limit while evictions may not be shown yet: a part of the limit.
+_UNSHOWN_PART = 4
+# A key, and the value that it is to have; None deletes it.
+Write = tuple[str, bytes | None]
 # What a key costs that expires or is ephemeral, and a remembered write.
 _DEADLINE_BYTES = 300
 _OUTCOME_BYTES = 250
@@ -69,6 +76,9 @@ class Room:
         self._quotas: dict[str, Quota] = {}  # by the prefix of their rule
         self._limited: list[Quota] = []
         self._sieves: list[Sieve] = []
+        # Evictions that nobody may be shown yet: the version, and the bytes that go with the history after that.
+        self._unshown: deque[tuple[int, int]] = deque()
+        self._unshown_bytes = 0
         # What was read or written lately, for the hot path to note; None while nothing may be evicted.
         self.marks: Marks | None = None
         # What the connections hold; whoever serves them says it.
@@ -206,67 +216,96 @@ class Room:
     @property
     def is_tight(self) -> bool:
         """Whether there may be no room for a write, so that ``admit`` has to be asked."""
-        return bool(self._limited or self.max_keys) or self._store.memory_bytes >= self._careful_from
+        store = self._store
+        used = store.memory_bytes + _DEADLINE_BYTES * len(store.lifetimes)
+        return bool(self._limited or self.max_keys) or used >= self._careful_from
 
-    def admit(self, keys: Collection[str], values: Collection[bytes]) -> None:
-        """See that there is room for ``values`` under ``keys``. Raises OutOfMemory."""
+    def admit(self, keys: Collection[str], values: Collection[bytes | None]) -> None:
+        """See that there is room for ``values`` (None deletes) under ``keys``. Raises OutOfMemory."""
         if self._limited:
             self._admit_to_quotas(zip(keys, values, strict=True))
         if self.max_keys:
-            self._admit_keys(sum(not self._store.exists(key) for key in keys))
+            self._admit_keys(list(zip(keys, values, strict=True)))
         if self.max_bytes:
-            size = GROUP_BYTES + (PLACE_BYTES + SUPERSEDED_BYTES + KEY_BYTES) * len(keys)
-            self._admit_bytes(size + sum(map(len, keys)) + sum(map(len, values)))
+            if None in values:
+                keys = [key for key, value in zip(keys, values, strict=True) if value is not None]
+                values = [value for value in values if value is not None]
+            if values:
+                size = GROUP_BYTES + (PLACE_BYTES + SUPERSEDED_BYTES + KEY_BYTES) * len(keys)
+                self._admit_bytes(size + sum(map(len, keys)) + sum(map(len, values)))  # type: ignore[arg-type]
+
+    def note_shown(self) -> None:
+        """More may be shown: what was evicted, and had to stay for that, goes."""
+        if self._unshown:
+            self.relax()
 
     def relax(self) -> None:
         """Drop history that is too much; for what needs no room, as deletions do, and takes some all the same."""
         if self.max_bytes and (over := self.used_bytes() - self.max_bytes) > 0:
             self._store.squeeze_history(over, self._shown(), even_pinned=False)
 
-    def _admit_to_quotas(self, entries: Iterable[tuple[str, bytes]]) -> None:
-        wanted: dict[Quota, list[int]] = {}
-        for key, value in entries:
-            quota = self._quota_of(key)
+    def _admit_to_quotas(self, writes: Iterable[Write]) -> None:
+        of_quota: dict[Quota, list[Write]] = {}
+        for write in writes:
+            quota = self._quota_of(write[0])
             if quota is not None and quota.is_limited:
-                head = self._store.find(key)
-                before = None if head is None else head.value
-                more = wanted.setdefault(quota, [0, 0])
-                more[0] += before is None
-                more[1] += _size(key, value) - (0 if before is None else _size(key, before))
-        for quota, (more_keys, more_bytes) in wanted.items():
+                of_quota.setdefault(quota, []).append(write)
+        for quota, mine in of_quota.items():
             rule = quota.rule
-            if rule.max_bytes and more_bytes > rule.max_bytes:
-                raise OutOfMemory(
-                    f"the keys under {rule.prefix!r} may take {rule.max_bytes} bytes, and this alone is {more_bytes}"
-                )
-            while any(over := quota.over(more_keys, more_bytes)):
+            # Each time anew: what is evicted may be a key that is about to be written.
+            while any(over := quota.over(*self._growth(mine))):
+                _check_alone(rule, mine)
                 if not self._evict_some([quota], *_and_spare(*over, rule.max_keys, rule.max_bytes)):
                     raise OutOfMemory(_full(quota))
 
-    def _admit_keys(self, new: int) -> None:
-        if new > self.max_keys:
-            raise OutOfMemory(f"there may be {self.max_keys} keys, and these alone are {new}")
-        while new and (over := self._store.counters.keys + new - self.max_keys) > 0:
+    def _admit_keys(self, writes: list[Write]) -> None:
+        if self._store.counters.keys + len(writes) <= self.max_keys:
+            return
+        while (more := self._growth(writes)[0]) > 0 and (over := self._store.counters.keys + more - self.max_keys) > 0:
+            count = sum(value is not None for _, value in writes)
+            if count > self.max_keys:
+                raise OutOfMemory(f"there may be {self.max_keys} keys, and these alone are {count}")
             if not self._evict_some(self._quotas.values(), *_and_spare(over, 0, self.max_keys, 0)):
                 raise OutOfMemory(f"there are {self._store.counters.keys} keys, and there may be {self.max_keys}")
+
+    def _growth(self, writes: Iterable[Write]) -> tuple[int, int]:
+        """How many keys and bytes of them there will be more."""
+        keys = size = 0
+        for key, value in writes:
+            head = self._store.find(key)
+            if head is not None and head.value is not None:
+                keys -= 1
+                size -= _size(key, head.value)
+            if value is not None:
+                keys += 1
+                size += _size(key, value)
+        return keys, size
 
     def _admit_bytes(self, size: int) -> None:
         if size > self.max_bytes:
             raise OutOfMemory(f"this would take {size} bytes of memory, and all may take {self.max_bytes}")
-        over = self.used_bytes() + size - self.max_bytes
-        if over <= 0:
-            return
-        _, wanted = _and_spare(0, over, 0, self.max_bytes)
-        self._store.squeeze_history(wanted, self._shown(), even_pinned=False)
-        while (over := self.used_bytes() + size - self.max_bytes) > 0:
-            if not self._evict_some(self._quotas.values(), *_and_spare(0, over, 0, self.max_bytes)):
-                break
-            self._store.squeeze_history(over, self._shown(), even_pinned=True)
+        over = self._over(size)
         if over > 0:
-            self._store.squeeze_history(over, self._shown(), even_pinned=True)
-            used = self.used_bytes()
-            if used + size > self.max_bytes:
-                raise OutOfMemory(f"{used} bytes of memory are taken of {self.max_bytes}, and this needs {size}")
+            _, wanted = _and_spare(0, over, 0, self.max_bytes)
+            self._store.squeeze_history(wanted, self._shown(), even_pinned=False)
+        while (over := self._over(size)) > 0:
+            evicted = self._evict_some(self._quotas.values(), *_and_spare(0, over, 0, self.max_bytes))
+            self._store.squeeze_history(self._over(size), self._shown(), even_pinned=True)
+            if not evicted:
+                break
+        used = self.used_bytes()
+        if self._over(size) > 0:
+            raise OutOfMemory(f"{used} bytes of memory are taken of {self.max_bytes}, and this needs {size}")
+        if self._unshown and used + size > self.max_bytes + self.max_bytes // _UNSHOWN_PART:
+            text = f"{used} bytes of memory are taken of {self.max_bytes} until the disk has what was evicted"
+            raise OutOfMemory(f"{text}, and this needs {size}")
+
+    def _over(self, size: int) -> int:
+        """How many bytes there are too many for ``size`` more, without those that go once they may be shown."""
+        shown = max(self._shown(), self._store.window.oldest_readable)
+        while self._unshown and self._unshown[0][0] <= shown:
+            self._unshown_bytes -= self._unshown.popleft()[1]
+        return self.used_bytes() - self._unshown_bytes + size - self.max_bytes
 
     def _evict_some(self, quotas: Iterable[Quota], keys: int, size: int) -> bool:
         """Evict at least so many keys, and bytes, or as many as go at a time; whether any could be."""
@@ -281,7 +320,16 @@ class Room:
             size -= sum(_size(head.key, head.value or b"") for head in more)
         if victims:
             self._evict(list(victims))
+            self._note_unshown(victims)
         return bool(victims)
+
+    def _note_unshown(self, victims: Collection[Head]) -> None:
+        """What was evicted just now goes with the history once its end may be shown."""
+        if self.max_bytes and self._store.version > self._shown():
+            freed = GROUP_BYTES + (PLACE_BYTES + SUPERSEDED_BYTES) * len(victims)
+            freed += sum(_size(head.key, head.value or b"") for head in victims)
+            self._unshown.append((self._store.version, freed))
+            self._unshown_bytes += freed
 
 
 def _and_spare(keys: int, size: int, most_keys: int, most_bytes: int) -> tuple[int, int]:
@@ -292,6 +340,16 @@ def _and_spare(keys: int, size: int, most_keys: int, most_bytes: int) -> tuple[i
 
 def _size(key: str, value: bytes) -> int:
     return KEY_BYTES + len(key) + len(value)
+
+
+def _check_alone(rule: PrefixRule, writes: list[Write]) -> None:
+    """Raise OutOfMemory if ``writes`` are more than the rule allows, whatever is evicted for them."""
+    sizes = [_size(key, value) for key, value in writes if value is not None]
+    if rule.max_keys and len(sizes) > rule.max_keys:
+        raise OutOfMemory(f"there may be {rule.max_keys} keys under {rule.prefix!r}, and these alone are {len(sizes)}")
+    if rule.max_bytes and (size := sum(sizes)) > rule.max_bytes:
+        text = f"the keys under {rule.prefix!r} may take {rule.max_bytes} bytes, and this alone is {size}"
+        raise OutOfMemory(text)
 
 
 def _full(quota: Quota) -> str:

@@ -1,5 +1,6 @@
 """Memory, keys and quotas: never more than allowed, and a write that does not fit changes nothing."""
 
+import contextlib
 import random
 from typing import TYPE_CHECKING
 
@@ -313,3 +314,129 @@ def test_what_is_used_is_counted_whatever_happens(clocks: "Clocks") -> None:
         else:
             database.set(dict.fromkeys(keys, bytes(chosen.randrange(50))), ME)
     assert database.store.memory_bytes == actual_bytes(database)
+
+
+def test_a_quota_holds_though_a_key_is_evicted_by_the_write_that_replaces_it(database: Database) -> None:
+    keys, size = PrefixRule(prefix="k/", max_keys=2, evict=True), PrefixRule(prefix="s/", max_bytes=700, evict=True)
+    database.room.set_rules(PrefixRules([keys, size]))
+    database.set({"k/a": b"", "k/b": b""}, ME)
+    database.set({"k/a": b"new", "k/c": b"new"}, ME)
+    database.set({"s/a": b"", "s/b": b"", "s/c": b""}, ME)
+    database.set({"s/a": bytes(KEY_BYTES)}, ME)
+    assert database.room.quotas() == recount(database)
+    assert database.room.quotas()[0][1] == 2
+    assert database.room.quotas()[1][2] <= 700
+    assert database.store.get_many(["k/a", "k/c", "s/a"]) == [b"new", b"new", bytes(KEY_BYTES)]
+
+
+def test_a_limit_of_keys_holds_though_a_key_is_evicted_by_the_write_that_replaces_it(database: Database) -> None:
+    database.room.configure(0, 2, 0)
+    database.room.set_rules(PrefixRules([CACHE]))
+    database.set({"c/a": b"", "c/b": b""}, ME)
+    database.set({"c/a": b"new", "c/c": b"new"}, ME)
+    assert database.store.counters.keys == 2
+    assert database.store.get_many(["c/a", "c/c"]) == [b"new", b"new"]
+
+
+@pytest.mark.parametrize("rule", [PrefixRule(prefix="c/", max_keys=3, evict=True),
+                                  PrefixRule(prefix="c/", max_bytes=4 * KEY_BYTES, evict=True)])  # fmt: skip
+def test_a_write_that_no_quota_has_room_for_evicts_nothing(database: Database, rule: PrefixRule) -> None:
+    database.room.set_rules(PrefixRules([rule]))
+    database.set({"c/a": b"", "c/b": b"", "c/c": b""}, ME)
+    before = state(database)
+    with pytest.raises(OutOfMemory):
+        database.set(dict.fromkeys(("c/a", "c/d", "c/e", "c/f"), b"x"), ME)
+    assert state(database) == before
+
+
+@pytest.mark.parametrize("max_keys", [0, 2])
+def test_a_transaction_that_deletes_as_much_as_it_adds_needs_no_room(database: Database, max_keys: int) -> None:
+    database.room.configure(0, max_keys, 0)
+    database.room.set_rules(PrefixRules([PrefixRule(prefix="q/", max_keys=2, max_bytes=2 * KEY_BYTES + 20)]))
+    database.set({"q/a": b"long", "q/b": b"long"}, ME)
+    database.commit({"q/a": None, "q/c": b"more"}, {}, [], database.store.version, ME)
+    assert database.store.get_many(["q/a", "q/c"]) == [None, b"more"]
+    assert database.room.quotas() == recount(database)
+    with pytest.raises(OutOfMemory):
+        database.commit({"q/none": None, "q/d": b""}, {}, [], database.store.version, ME)
+
+
+def test_evictions_that_may_not_be_shown_yet_make_room_all_the_same_and_no_more_go_than_have_to(
+    full: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with a commit log: what was evicted stays in the history until the disk has it."""
+    for number in range(150):
+        full.set({f"c/{number}": bytes(1_000)}, ME)
+    shown = full.store.version
+    monkeypatch.setattr(type(full), "visible", property(lambda self: shown))
+    for number in range(150, 180):
+        full.set({f"c/{number}": bytes(1_000)}, ME)
+        assert full.store.counters.keys > 80
+    assert full.store.counters.evicted_keys > 0
+    shown = full.store.version
+    full.room.note_shown()
+    assert full.room.used_bytes() <= MAX_BYTES
+    full.set({"c/last": bytes(1_000)}, ME)
+    assert full.room.used_bytes() <= MAX_BYTES
+
+
+def test_while_evictions_may_not_be_shown_there_is_an_end_to_it_too(
+    full: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(200):
+        full.set({f"c/{number}": bytes(1_000)}, ME)
+    shown = full.store.version
+    monkeypatch.setattr(type(full), "visible", property(lambda self: shown))
+    while full.room.used_bytes() + 1_500 <= MAX_BYTES * 5 // 4:
+        full.set({f"c/{full.store.version}": bytes(1_000)}, ME)
+    for number in range(500):
+        with pytest.raises(OutOfMemory, match="until the disk has"):
+            full.set({f"c/new{number}": bytes(1_000)}, ME)
+    assert full.room.used_bytes() <= MAX_BYTES * 5 // 4
+    assert full.store.counters.keys > 80, "what is refused evicts no more than one that is not"
+    shown = full.store.version
+    full.set({"c/again": bytes(1_000)}, ME)
+    assert full.room.used_bytes() <= MAX_BYTES
+
+
+def test_deadlines_count_before_memory_is_full_of_them(database: Database) -> None:
+    most = 2_000_000
+    database.room.configure(most, 0, 10_000)
+    life = database.life(10**9, keep=False, owner=None)
+    with contextlib.suppress(OutOfMemory):
+        for number in range(7_000):
+            database.set({f"{number:05d}": b""}, ME, life)
+    assert most - 1_000 < database.room.used_bytes() <= most
+
+
+def test_touching_leaves_no_more_history_than_there_is_room_for(full: Database) -> None:
+    full.set({f"kept/{number}": bytes(1_000) for number in range(60)}, ME)
+    for _ in range(300):
+        full.touch(["kept/1", "kept/2"], 10**9, ME)
+        assert full.room.used_bytes() <= MAX_BYTES
+
+
+def test_transactions_that_only_read_or_delete_need_no_room(clocks: "Clocks") -> None:
+    database = clocks.database()
+    database.room.configure(MAX_BYTES, 0, MAX_BYTES)
+    with contextlib.suppress(OutOfMemory):
+        for number in range(1_000):
+            database.set({f"{number}": bytes(1_000)}, ME)
+    database.touch([f"{number}" for number in range(10)], 10**9, ME)  # more than fits, for the deadlines
+    assert database.room.used_bytes() > MAX_BYTES
+    version = database.store.version
+    assert database.commit({}, {"none": 0}, [("", None)], version, ME) == version
+    database.commit({f"{number}": None for number in range(10)}, {}, [], version, ME)
+    assert database.store.get("0") is None
+    assert database.room.used_bytes() <= MAX_BYTES
+
+
+def test_a_key_that_comes_again_after_a_reload_is_a_new_one_too(database: Database) -> None:
+    database.room.set_rules(PrefixRules([PrefixRule(prefix="c/", max_keys=2, evict=True)]))
+    for key in ("c/a", "c/b", "c/c"):
+        database.set({key: b""}, ME)
+    assert database.store.get("c/a") is None
+    database.room.set_rules(PrefixRules([PrefixRule(prefix="c/", max_keys=3, evict=True)]))
+    database.set({"c/a": b"again"}, ME)
+    database.set({"c/d": b""}, ME)
+    assert database.store.get_many(["c/a", "c/b"]) == [b"again", None]

@@ -3,6 +3,8 @@
 The oracle is that of ``test_access.py``.
 """
 
+import asyncio
+import json
 import random
 from typing import Any, get_args
 
@@ -10,8 +12,15 @@ import msgspec
 import pytest
 
 from kvd.protocol import messages
+from kvd.protocol.limits import Limits
+from kvd.protocol.messages import decode_batch
 from kvd.server import permissions
 from kvd.server.access import ADMINISTER, CACHE, READ, RIGHTS, WRITE, Access, AccessRule
+from kvd.server.commands import Commands
+from kvd.server.durability import NO_NEEDS, Durability
+from kvd.server.peers import Peer
+from tests.journal.disks import MemoryDisk
+from tests.journal.running import Running
 from tests.protocol.conftest import Process
 from tests.server.test_access import PEOPLE, ROUNDS, WORLD, House, asked, oracle, random_rules
 
@@ -185,3 +194,37 @@ def test_a_half_allowed_transaction_neither_reads_nor_writes() -> None:
         assert house.ends.code("commit", writes, reads, ranges, version) == "forbidden"
     assert (house.state(), house.ends.database.store.version) == (before, version)
     assert house.ends.code("commit", {"a": b"2"}, {"aa": 1}, [["a", "b"]], version) == ""
+
+
+@pytest.mark.parametrize("sliced", [False, True])
+@pytest.mark.parametrize("request_", [["get", "KEY"], ["get_many", ["own", "KEY"]], ["delete", ["KEY"]]])
+@pytest.mark.parametrize("key", ["there", "absent", "latest"])
+def test_a_denied_request_waits_for_no_disk_whatever_it_names(key: str, request_: list[Any], sliced: bool) -> None:
+    """An absent key shows the current version, and one that is there its own: an answer would tell by its delay."""
+    named = json.loads(json.dumps(request_).replace("KEY", key))
+
+    async def run() -> None:
+        running = Running(MemoryDisk())
+        durability = Durability(
+            running.database, running.log, "always", 1, asyncio.get_running_loop(), lambda error: None
+        )
+        commands = Commands(running.database, Limits(), Process(), {})
+        commands.durability = durability
+        running.set({"there": b""})
+        await durability.flush()
+        running.set({"latest": b""})
+        peer = Peer("somebody", 5001)
+        peer.allow(Access([AccessRule(prefix="own", everyone=True, rights=("read",))]))
+        requests = decode_batch(msgspec.msgpack.encode([named]))
+        if sliced:
+            replies, _ = commands.run_counting(requests, peer, 1_000)
+        else:
+            replies = commands.run(requests, peer, 100)  # type: ignore[assignment]
+        assert [reply["error"] for reply in replies] == ["forbidden"]
+        assert commands.needs is NO_NEEDS
+        allowed = decode_batch(msgspec.msgpack.encode([named, ["get", "own"]]))
+        assert isinstance(commands.run(allowed, peer, 100), list)
+        assert commands.needs is not NO_NEEDS, "what is allowed waits as ever"
+        await durability.close()
+
+    asyncio.run(run())

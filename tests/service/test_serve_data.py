@@ -55,6 +55,19 @@ class Writer(threading.Thread):
             return
 
 
+@pytest.mark.parametrize("shorter", ["history.max_age_ms = 1", '[[prefix]]\nprefix = "a"\nhistory_ms = 1'])
+def test_history_goes_in_time_after_a_start_too_though_nobody_writes(
+    kvd: "RealDaemon", data: str, shorter: str
+) -> None:
+    process = kvd.serve("--data-dir", data)
+    first = kvd.ask(["set", {"a": b"1"}])[0]
+    kvd.ask(["set", {"a": b"2"}])
+    kvd.stop(process)
+    kvd.serve("--data-dir", data, "--config", kvd.configure(f"{shorter}\n"))
+    kvd.eventually(lambda: kvd.ask(["get_many", ["a"], first]) != [[b"1"]])
+    assert kvd.ask(["get_many", ["a"], first])[0]["error"] == "snapshot_gone"
+
+
 @pytest.mark.parametrize("sync", ["always", "interval", "never"])
 def test_what_was_acknowledged_is_there_after_kill_9(kvd: "RealDaemon", data: str, sync: str) -> None:
     """Each commit writes two keys: both or neither are there, and never less than what was acknowledged."""

@@ -226,6 +226,29 @@ def test_a_reload_takes_up_a_new_certificate(tmp_path: pathlib.Path, papers: Pap
         house.daemon.end()
 
 
+def test_a_reload_takes_up_another_authority_and_forgets_the_one_before(tmp_path: pathlib.Path, papers: Papers) -> None:
+    authority = tmp_path / "authority.pem"
+    authority.write_bytes(pathlib.Path(papers.path("ca.pem")).read_bytes())
+    config = (
+        f'tls_certificate = "{papers.path("server.pem")}"\ntls_key = "{papers.path("server.key")}"\n'
+        f'tls_client_ca = "{authority}"\n'
+    )
+    house = House(tmp_path, papers, config)
+    try:
+        with kv.connect(house.address, tls=papers.of("web")) as db:
+            db.set("a", b"1")
+        authority.write_bytes(pathlib.Path(papers.path("other.pem")).read_bytes())
+        with kv.connect(house.daemon.address) as administrator:
+            administrator.reload()
+        with kv.connect(house.address, tls=papers.of("stranger")) as db:
+            assert db.get("a") == b"1"
+        with kv.connect(house.address, tls=papers.of("web")) as db, pytest.raises(kv.KvdError) as refused:
+            db.get("a")
+        assert isinstance(refused.value, kv.Unavailable | kv.ConnectionLost)
+    finally:
+        house.daemon.end()
+
+
 @pytest.mark.parametrize(
     ("configuration", "why"),
     [
@@ -276,7 +299,9 @@ def test_tokens_with_names_tell_who_it_is(tmp_path: pathlib.Path, papers: Papers
 @pytest.mark.parametrize(
     "content",
     ["", "short", "ci first-token-0123456789 more", "a-token-of-some-length\nanother-token-of-some-length\n",
-     "ci short\n", "a same-token-0123456789\nb same-token-0123456789\n", "x" * 5_000],
+     "ci short\n", "a same-token-0123456789\nb same-token-0123456789\n", "x" * 5_000,
+     "ann first-token-0123456789\n#bob other-token-0123456789\n",
+     "".join(f"name{number} {number:>01000}\n" for number in range(1_100))],
 )  # fmt: skip
 def test_a_token_file_that_cannot_be_one_is_refused(tmp_path: pathlib.Path, content: str) -> None:
     (tmp_path / "tokens").write_text(content)

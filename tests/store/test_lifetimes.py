@@ -348,3 +348,17 @@ def test_lifetimes_are_two_dicts(first_keys: int, run_entries: int, monkeypatch:
     run()
     print("done:", done)
     assert min(done.values()) >= 100, done
+
+
+def test_keys_that_were_prolonged_are_put_back_in_steps_too() -> None:
+    """A million sessions, begun together and prolonged since, must not keep everybody waiting when the first is due."""
+    lives, keys = Lifetimes(), [str(number) for number in range(5_000)]
+    lives.written(keys, Life(deadline=10))
+    lives.touched(keys, 1_000)
+    steps = 0
+    while lives.next_look == 10:
+        assert lives.take_due(10, 100) == []
+        steps += 1
+    assert steps >= 10
+    assert sorted(lives.take_due(1_000, 5_000)) == sorted(keys)
+    assert lives.next_look is None
