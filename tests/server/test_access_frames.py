@@ -6,6 +6,7 @@ The oracle is that of ``test_access.py``.
 import asyncio
 import json
 import random
+import tracemalloc
 from typing import Any
 
 import msgspec
@@ -201,3 +202,18 @@ def test_a_denied_request_waits_for_no_disk_whatever_it_names(key: str, request_
         await durability.close()
 
     asyncio.run(run())
+
+
+def test_what_is_remembered_of_decisions_takes_little_memory_whatever_is_asked() -> None:
+    """Keys that are not there are asked about too, and nobody counts what this takes."""
+    grant = Access([AccessRule(everyone=True, rights=("read",))]).grant(PEOPLE[0])
+    tracemalloc.start()
+    for number in range(50):
+        assert grant.may(READ, [f"{number}/{each:>04000}" for each in range(1_000)])
+        assert grant.may(READ, (f"{number:>04000}",))
+    assert grant.may(READ, [f"{each:>0250}" for each in range(65_536)])
+    for number in range(20_000):
+        assert grant.may(READ, (f"{number:>0250}",))
+    size, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert size < 16 << 20
