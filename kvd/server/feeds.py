@@ -54,14 +54,20 @@ class Telling(Protocol):
 class Feed:
     """One watcher's view of the commits that concern ``prefix``. ``wake`` is called when there may be more to tell.
 
-    It tells nothing that is not ``visible`` yet.
+    It tells nothing that is not ``visible`` yet. ``settled`` lets some of what is due expire; whether that was all.
     """
 
     def __init__(
-        self, store: Store, prefix: str, from_version: int | None, visible: Callable[[], int] | None = None
+        self,
+        store: Store,
+        prefix: str,
+        from_version: int | None,
+        visible: Callable[[], int] | None = None,
+        settled: Callable[[], bool] = lambda: True,
     ) -> None:
         self._store = store
         self._visible = visible or (lambda: store.version)
+        self._settled = settled
         self.prefix = prefix
         # A version that this store never had is another store's: everything has to be told.
         known = from_version is not None and from_version <= store.version
@@ -86,7 +92,8 @@ class Feed:
             try:
                 return self._changes(self._visible())
             except SnapshotGone:
-                self._reset()
+                if self._settled():  # else the rest of it first, the next time
+                    self._reset()
         if self._snapshot is None:
             return []
         return [] if self._snapshot > self._visible() else self._items(self._snapshot)
@@ -148,7 +155,6 @@ class Feed:
             page = self._store.scan(self._next_item, None, BATCH_KEYS, at=snapshot, max_bytes=BATCH_BYTES)
         except SnapshotGone:  # it took too long, and others had to write: once more from the beginning
             self.close()
-            self._reset()
             return []
         events: list[Event] = [] if self._is_reset_told else [("reset", snapshot)]
         self._is_reset_told = True
@@ -185,7 +191,8 @@ class Feeds:
         """A feed for ``peer``, whose uid may have ``most`` of them. Raises Refusal."""
         if self._watches[peer.uid] >= most and not peer.administrator:
             raise Refusal("busy", f"there are {most} watches of this user already; end some first")
-        feed = Feed(self._database.store, prefix, from_version, lambda: self._database.visible)
+        database = self._database
+        feed = Feed(database.store, prefix, from_version, lambda: database.visible, database.expire_some)
         self.add(feed)
         self._watches[peer.uid] += 1
         return feed
