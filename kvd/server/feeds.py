@@ -18,6 +18,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from kvd.database import Database
+from kvd.server.access import Identity
 from kvd.server.peers import Peer
 from kvd.server.refusals import Refusal
 from kvd.store.errors import SnapshotGone
@@ -182,19 +183,19 @@ class Feeds:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._feeds: set[Telling] = set()
-        self._watches: Counter[int | None] = Counter()  # of each uid
+        self._watches: Counter[int | Identity] = Counter()  # of each user
 
     def __len__(self) -> int:
         return len(self._feeds)
 
     def open(self, peer: Peer, prefix: str, from_version: int | None, most: int) -> Feed:
-        """A feed for ``peer``, whose uid may have ``most`` of them. Raises Refusal."""
-        if self._watches[peer.uid] >= most and not peer.administrator:
+        """A feed for ``peer``, a user who may have ``most`` of them. Raises Refusal."""
+        if self._watches[_user(peer)] >= most and not peer.administrator:
             raise Refusal("busy", f"there are {most} watches of this user already; end some first")
         database = self._database
         feed = Feed(database.store, prefix, from_version, lambda: database.visible, database.expire_some)
         self.add(feed)
-        self._watches[peer.uid] += 1
+        self._watches[_user(peer)] += 1
         return feed
 
     def add(self, feed: Telling) -> None:
@@ -208,7 +209,8 @@ class Feeds:
         if feed is not None and feed in self._feeds:
             feed.close()
             self._feeds.discard(feed)
-            self._watches[peer.uid] -= isinstance(feed, Feed)
+            self._watches[_user(peer)] -= isinstance(feed, Feed)
+            self._watches += Counter()  # keeps those who have any
         if not self._feeds:
             self._database.on_commit = None
 
@@ -216,3 +218,8 @@ class Feeds:
         for feed in self._feeds:
             if feed.wake is not None:
                 feed.wake()
+
+
+def _user(peer: Peer) -> int | Identity:
+    """Whose connection it is: over TCP whose it has shown to be."""
+    return peer.identity if peer.uid is None else peer.uid

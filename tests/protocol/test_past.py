@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from kvd.protocol.limits import Limits
+from kvd.server.access import Identity
 from kvd.store.prefixes import PrefixRule, PrefixRules
 
 if TYPE_CHECKING:
@@ -320,6 +321,19 @@ def test_the_watches_of_a_user_are_limited(make_ends: MakeEnds, most: int) -> No
     if most:
         watching[0].disconnect()
         assert first.ask("watch", "") is True
+
+
+def test_over_tcp_users_are_who_they_have_shown_to_be(make_ends: MakeEnds) -> None:
+    ends = make_ends(Limits(max_watches_per_uid=1))
+
+    def somebody(**who: str) -> "Ends":
+        one = ends.another(uid=None)
+        one.peer.known_as(Identity(**who))
+        return one
+
+    for who in ({"token": "ann"}, {"token": "bob"}, {"certificate": "ann"}, {}):
+        assert somebody(**who).ask("watch", "") is True
+        assert somebody(**who).code("watch", "") == "busy"
 
 
 def test_a_prefix_is_no_longer_than_a_key(make_ends: MakeEnds) -> None:
