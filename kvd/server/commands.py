@@ -280,10 +280,12 @@ class Commands:
         """Whether all of ``requests`` may run."""
         return permissions.may_run_all(requests, grant)
 
-    def _run_allowed(self, requests: Sequence[AnyRequest], peer: Peer) -> list[Reply] | Refused:
+    def _run_allowed(self, requests: Sequence[AnyRequest], peer: Peer) -> list[Reply] | Refused | None:
         """Run those that may run, and refuse each of the others."""
         if len(requests) > self.limits.max_requests_per_frame:
             return self.too_many(len(requests))
+        if peer.greeted and sum(map(is_costly, requests)) > 1:
+            return None
         return self._run_counting(requests, peer, self.limits.max_reply_bytes)[0]
 
     def may_go_on(self, peer: Peer) -> bool:

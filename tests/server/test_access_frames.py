@@ -217,3 +217,16 @@ def test_what_is_remembered_of_decisions_takes_little_memory_whatever_is_asked()
     size, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert size < 16 << 20
+
+
+def test_costly_requests_run_in_slices_though_one_of_the_frame_is_denied() -> None:
+    house = House([AccessRule(prefix="a", uid=5003, rights=("read",))], PEOPLE[2])
+    frame = [["get", "b"], ["scan", "a", "b", 10], ["scan", "a", "b", 10]]
+    payload = msgspec.msgpack.encode(frame)
+    assert house.ends.commands.run(decode_batch(payload), house.ends.peer, len(payload)) is None
+    denied, one, other = house.ends.batch(*frame)
+    assert denied["error"] == "forbidden"
+    assert one == other
+    assert len(one[0]) == 10
+    house.ends.peer.greeted = False
+    assert house.ends.commands.run(decode_batch(payload), house.ends.peer, len(payload)) is not None, "nothing runs"
