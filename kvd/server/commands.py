@@ -326,10 +326,11 @@ class Commands:
         """
         self.before_others()
         replies, room_bytes = self._run_counting(requests, peer, room_bytes)
+        requests = _answered(requests, replies, peer)
         if not perf_counter_ns() % ONE_IN:
             self.hot_keys.look(requests)
         if self.durability is not None:
-            self.needs = self.durability.needs_of(_answered(requests, replies, peer))
+            self.needs = self.durability.needs_of(requests)
         return replies, room_bytes
 
     def _run_counting(self, requests: Sequence[AnyRequest], peer: Peer, room_bytes: int) -> tuple[list[Reply], int]:

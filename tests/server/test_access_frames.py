@@ -230,3 +230,13 @@ def test_costly_requests_run_in_slices_though_one_of_the_frame_is_denied() -> No
     assert len(one[0]) == 10
     house.ends.peer.greeted = False
     assert house.ends.commands.run(decode_batch(payload), house.ends.peer, len(payload)) is not None, "nothing runs"
+
+
+def test_what_is_denied_does_not_count_among_the_hottest_keys() -> None:
+    house = House([AccessRule(prefix="a", uid=5003, rights=("read",))], PEOPLE[2])
+    frame = msgspec.msgpack.encode([["get", "b"], ["get", "a"]])
+    hottest: list[tuple[str, int]] = []
+    while not hottest:  # one frame in some is looked at
+        house.ends.sliced(frame)
+        _, hottest = house.ends.commands.hot_keys.reads.most(10)
+    assert [key for key, _ in hottest] == ["a"]
