@@ -210,10 +210,12 @@ class Room:
     def admit(self, keys: Collection[str], values: Iterable[bytes | None]) -> None:
         """See that there is room for ``values`` (None deletes) under ``keys``. Raises OutOfMemory."""
         writes = list(zip(keys, values, strict=True))
-        if self._limited:
-            self._admit_to_quotas(writes)
-        if self.max_keys:
-            self._admit_keys(writes)
+        if self._limited or self.max_keys:
+            largest = _largest_of_each(writes)
+            if self._limited:
+                self._admit_to_quotas(largest)
+            if self.max_keys:
+                self._admit_keys(largest)
         entries = [(key, value) for key, value in writes if value is not None]
         if self.max_bytes and entries:
             size = GROUP_BYTES + (PLACE_BYTES + SUPERSEDED_BYTES) * len(entries)
@@ -315,6 +317,14 @@ class Room:
 
 def _size(key: str, value: bytes) -> int:
     return KEY_BYTES + len(key) + len(value)
+
+
+def _largest_of_each(writes: list[Write]) -> list[Write]:
+    """The same with each key once: of several commits of it that are made together, the one that takes most."""
+    last = dict(writes)
+    if len(last) == len(writes):
+        return writes
+    return list(dict(sorted(writes, key=lambda write: len(write[1] or b""))).items())
 
 
 def _check_alone(rule: PrefixRule, writes: list[Write]) -> None:
