@@ -25,7 +25,7 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     # A snapshot that nobody reads at for this long is let go.
     snapshot_idle_timeout_ms: int = 30_000
     max_ephemeral_keys_per_connection: int = 65_536
-    # Of one uid; the daemon's own user and root are not counted.
+    # Of one uid, over TCP of one name; the daemon's own user and root are not counted.
     max_watches_per_uid: int = 128
     # The answers to the last writes that carried an id, kept for those who ask again.
     max_remembered_writes: int = 65_536

@@ -25,6 +25,8 @@ RIGHTS = {"read": READ, "write": WRITE, "watch": WATCH, "cache": CACHE, "adminis
 OVERFLOW_ID = 65_534
 # So many keys that were allowed are remembered for each right of somebody.
 REMEMBERED_KEYS = 16_384
+# A longer key is not.
+REMEMBERED_CHARACTERS = 256
 # So many keys are looked at one by one.
 _FEW_KEYS = 4
 
@@ -114,10 +116,16 @@ class Grant:
         else:
             allowed = all(self.rights(key) & right for key in keys)
         if allowed and right != WRITE:  # what is written is mostly something else each time
-            if len(known) >= REMEMBERED_KEYS:
+            self._remember(known, keys)
+        return allowed
+
+    @staticmethod
+    def _remember(known: set[str], keys: Collection[str]) -> None:
+        """Have these among what is known, unless they are so many or so long that nobody would want to keep them."""
+        if len(keys) <= REMEMBERED_KEYS and max(map(len, keys), default=0) <= REMEMBERED_CHARACTERS:
+            if len(known) + len(keys) > REMEMBERED_KEYS:
                 known.clear()
             known.update(keys)
-        return allowed
 
     def _prefix_of_all(self, keys: Collection[str]) -> str | None:
         """The prefix that decides about each of ``keys``, if there is one and that is easily seen.

@@ -45,7 +45,9 @@ logger = logging.getLogger(__name__)
 Reply = Any
 Refused = dict[str, object]
 # These may take a millisecond each, or more: together they do not run in one turn of the loop.
-_COSTLY = frozenset((messages.Scan, messages.History, messages.Log, messages.Commit, messages.Largest))
+_COSTLY = frozenset(
+    (messages.Scan, messages.History, messages.Log, messages.Commit, messages.Largest, messages.GetMany, messages.Fetch)
+)
 _SEES_ALL = frozenset((messages.Scan, messages.Begin, messages.Largest))
 # So many keys, or slow frames, are told at once.
 MOST_TOLD = 1_000
@@ -213,7 +215,7 @@ class Commands:
         if len(requests) > limits.max_requests_per_frame:
             return self.too_many(len(requests))
         kinds = set(map(type, requests))
-        if not kinds.isdisjoint(_COSTLY) and peer.greeted and sum(map(is_costly, requests)) > 1:
+        if len(requests) > 1 and not kinds.isdisjoint(_COSTLY) and peer.greeted and sum(map(is_costly, requests)) > 1:
             return None
         room_bytes, largest_bytes = limits.max_reply_bytes, max(largest_bytes, frame_bytes)
         if not peer.greeted or may_exceed(room_bytes, kinds, len(requests), frame_bytes, largest_bytes):
@@ -278,10 +280,12 @@ class Commands:
         """Whether all of ``requests`` may run."""
         return permissions.may_run_all(requests, grant)
 
-    def _run_allowed(self, requests: Sequence[AnyRequest], peer: Peer) -> list[Reply] | Refused:
+    def _run_allowed(self, requests: Sequence[AnyRequest], peer: Peer) -> list[Reply] | Refused | None:
         """Run those that may run, and refuse each of the others."""
         if len(requests) > self.limits.max_requests_per_frame:
             return self.too_many(len(requests))
+        if peer.greeted and sum(map(is_costly, requests)) > 1:
+            return None
         return self._run_counting(requests, peer, self.limits.max_reply_bytes)[0]
 
     def may_go_on(self, peer: Peer) -> bool:
@@ -322,10 +326,11 @@ class Commands:
         """
         self.before_others()
         replies, room_bytes = self._run_counting(requests, peer, room_bytes)
+        requests = _answered(requests, replies, peer)
         if not perf_counter_ns() % ONE_IN:
             self.hot_keys.look(requests)
         if self.durability is not None:
-            self.needs = self.durability.needs_of(_answered(requests, replies, peer))
+            self.needs = self.durability.needs_of(requests)
         return replies, room_bytes
 
     def _run_counting(self, requests: Sequence[AnyRequest], peer: Peer, room_bytes: int) -> tuple[list[Reply], int]:
@@ -464,8 +469,10 @@ def _check_told(limit: int) -> None:
 
 
 def is_costly(request: AnyRequest) -> bool:
-    """Whether a request may take a millisecond or more."""
+    """Whether a request may take a millisecond or more: of reads one of the past, for a key may have many versions."""
     kind = type(request)
+    if kind is messages.GetMany or kind is messages.Fetch:
+        return request.at is not None  # type: ignore[union-attr]
     return kind in _COSTLY and (kind is not messages.Commit or bool(request.ranges))  # type: ignore[union-attr]
 
 

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from kvd.database import Database
+from kvd.server.access import Identity
 from kvd.server.peers import Peer
 from kvd.server.refusals import Refusal
 from kvd.store.errors import SnapshotGone
@@ -54,14 +55,20 @@ class Telling(Protocol):
 class Feed:
     """One watcher's view of the commits that concern ``prefix``. ``wake`` is called when there may be more to tell.
 
-    It tells nothing that is not ``visible`` yet.
+    It tells nothing that is not ``visible`` yet. ``settled`` lets some of what is due expire; whether that was all.
     """
 
     def __init__(
-        self, store: Store, prefix: str, from_version: int | None, visible: Callable[[], int] | None = None
+        self,
+        store: Store,
+        prefix: str,
+        from_version: int | None,
+        visible: Callable[[], int] | None = None,
+        settled: Callable[[], bool] = lambda: True,
     ) -> None:
         self._store = store
         self._visible = visible or (lambda: store.version)
+        self._settled = settled
         self.prefix = prefix
         # A version that this store never had is another store's: everything has to be told.
         known = from_version is not None and from_version <= store.version
@@ -86,7 +93,8 @@ class Feed:
             try:
                 return self._changes(self._visible())
             except SnapshotGone:
-                self._reset()
+                if self._settled():  # else the rest of it first, the next time
+                    self._reset()
         if self._snapshot is None:
             return []
         return [] if self._snapshot > self._visible() else self._items(self._snapshot)
@@ -148,7 +156,6 @@ class Feed:
             page = self._store.scan(self._next_item, None, BATCH_KEYS, at=snapshot, max_bytes=BATCH_BYTES)
         except SnapshotGone:  # it took too long, and others had to write: once more from the beginning
             self.close()
-            self._reset()
             return []
         events: list[Event] = [] if self._is_reset_told else [("reset", snapshot)]
         self._is_reset_told = True
@@ -176,18 +183,19 @@ class Feeds:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._feeds: set[Telling] = set()
-        self._watches: Counter[int | None] = Counter()  # of each uid
+        self._watches: Counter[int | Identity] = Counter()  # of each user
 
     def __len__(self) -> int:
         return len(self._feeds)
 
     def open(self, peer: Peer, prefix: str, from_version: int | None, most: int) -> Feed:
-        """A feed for ``peer``, whose uid may have ``most`` of them. Raises Refusal."""
-        if self._watches[peer.uid] >= most and not peer.administrator:
+        """A feed for ``peer``, a user who may have ``most`` of them. Raises Refusal."""
+        if self._watches[_user(peer)] >= most and not peer.administrator:
             raise Refusal("busy", f"there are {most} watches of this user already; end some first")
-        feed = Feed(self._database.store, prefix, from_version, lambda: self._database.visible)
+        database = self._database
+        feed = Feed(database.store, prefix, from_version, lambda: database.visible, database.expire_some)
         self.add(feed)
-        self._watches[peer.uid] += 1
+        self._watches[_user(peer)] += 1
         return feed
 
     def add(self, feed: Telling) -> None:
@@ -201,7 +209,8 @@ class Feeds:
         if feed is not None and feed in self._feeds:
             feed.close()
             self._feeds.discard(feed)
-            self._watches[peer.uid] -= isinstance(feed, Feed)
+            self._watches[_user(peer)] -= isinstance(feed, Feed)
+            self._watches += Counter()  # keeps those who have any
         if not self._feeds:
             self._database.on_commit = None
 
@@ -209,3 +218,8 @@ class Feeds:
         for feed in self._feeds:
             if feed.wake is not None:
                 feed.wake()
+
+
+def _user(peer: Peer) -> int | Identity:
+    """Whose connection it is: over TCP whose it has shown to be."""
+    return peer.identity if peer.uid is None else peer.uid

@@ -222,10 +222,12 @@ class Room:
 
     def admit(self, keys: Collection[str], values: Collection[bytes | None]) -> None:
         """See that there is room for ``values`` (None deletes) under ``keys``. Raises OutOfMemory."""
-        if self._limited:
-            self._admit_to_quotas(zip(keys, values, strict=True))
-        if self.max_keys:
-            self._admit_keys(list(zip(keys, values, strict=True)))
+        if self._limited or self.max_keys:
+            largest = _largest_of_each(list(zip(keys, values, strict=True)))
+            if self._limited:
+                self._admit_to_quotas(largest)
+            if self.max_keys:
+                self._admit_keys(largest)
         if self.max_bytes:
             if None in values:
                 keys = [key for key, value in zip(keys, values, strict=True) if value is not None]
@@ -340,6 +342,14 @@ def _and_spare(keys: int, size: int, most_keys: int, most_bytes: int) -> tuple[i
 
 def _size(key: str, value: bytes) -> int:
     return KEY_BYTES + len(key) + len(value)
+
+
+def _largest_of_each(writes: list[Write]) -> list[Write]:
+    """The same with each key once: of several commits of it that are made together, the one that takes most."""
+    last = dict(writes)
+    if len(last) == len(writes):
+        return writes
+    return list(dict(sorted(writes, key=lambda write: len(write[1] or b""))).items())
 
 
 def _check_alone(rule: PrefixRule, writes: list[Write]) -> None:

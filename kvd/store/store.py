@@ -143,12 +143,12 @@ class Store:
     def _heads_at(self, keys: list[str], at: int) -> list[Head | None]:
         """Each key's head of version ``at``, whose value is known. Raises SnapshotGone, VersionAhead."""
         self.check_readable(at)
-        newest = list(map(self.find, keys))
-        heads = [None if head is None else head.at(at) for head in newest]
-        for now, head in zip(newest, heads, strict=True):
+        newest = {key: self.find(key) for key in keys}  # one that is named twice is looked for once
+        heads = {key: None if head is None else head.at(at) for key, head in newest.items()}
+        for key, head in heads.items():
             if head is not None and head.value is FORGOTTEN:
-                raise SnapshotGone(at, now.known_since())  # type: ignore[union-attr]
-        return heads
+                raise SnapshotGone(at, newest[key].known_since())  # type: ignore[union-attr]
+        return [heads[key] for key in keys]
 
     def scan(
         self,

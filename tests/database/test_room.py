@@ -440,3 +440,16 @@ def test_a_key_that_comes_again_after_a_reload_is_a_new_one_too(database: Databa
     database.set({"c/a": b"again"}, ME)
     database.set({"c/d": b""}, ME)
     assert database.store.get_many(["c/a", "c/b"]) == [b"again", None]
+
+
+def test_a_quota_holds_though_a_key_is_set_several_times_at_once(database: Database) -> None:
+    database.room.configure(0, 3, 0)
+    database.room.set_rules(PrefixRules([PrefixRule(prefix="q/", max_bytes=2_000)]))
+    database.set({"q/a": bytes(1_000), "q/b": bytes(500)}, ME)
+    with pytest.raises(OutOfMemory):
+        database.set_each([{"q/a": b""}, {"q/a": bytes(1_700)}], ME)
+    with pytest.raises(OutOfMemory):
+        database.set_each([{"q/a": bytes(1_700)}, {"q/a": b""}], ME)
+    database.set_each([{"c": b"1"}, {"c": b"2"}], ME)
+    assert database.store.get_many(["q/a", "c"]) == [bytes(1_000), b"2"]
+    assert database.room.quotas() == recount(database)

@@ -126,3 +126,17 @@ def test_the_timer_ends_it() -> None:
     ends.ask("set", {"k1": b"again"}, {"ttl": TTL_MS})
     ends.timer.now += TTL_MS * 1000
     assert ends.ask("get", "k1") is None, "few at a time are not put off"
+
+
+def test_a_watcher_that_is_told_everything_is_told_of_no_dead_key() -> None:
+    """In steps, too, and only what has expired before it began."""
+    ends, _ = with_many_due()
+    assert ends.ask("watch", "", 10**9) is True  # of another store, so all is told
+    feed = ends.peer.feed
+    assert feed is not None
+    events = []
+    while not feed.caught_up:
+        before = left(ends)
+        events += feed.next_events()
+        assert left(ends) >= before - EXPIRED_KEYS
+    assert [event[1] for event in events if event[0] == "item"] == ["stays"]

@@ -3,9 +3,12 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 
 from kvd.protocol.limits import Limits
+from kvd.protocol.messages import decode_batch
+from kvd.server.access import Identity
 from kvd.store.prefixes import PrefixRule, PrefixRules
 
 if TYPE_CHECKING:
@@ -320,6 +323,36 @@ def test_the_watches_of_a_user_are_limited(make_ends: MakeEnds, most: int) -> No
     if most:
         watching[0].disconnect()
         assert first.ask("watch", "") is True
+
+
+@pytest.mark.parametrize("kind", ["get_many", "fetch"])
+def test_reads_of_the_past_do_not_run_together_in_one_turn_of_the_loop(make_ends: MakeEnds, kind: str) -> None:
+    """Each may have to pass over a million versions."""
+    ends = make_ends()
+    version = ends.ask("set", {"a": b"1"})
+
+    def run(*requests: list[object]) -> object:
+        payload = msgspec.msgpack.encode(requests)
+        return ends.commands.run(decode_batch(payload), ends.peer, len(payload))
+
+    assert run([kind, ["a"], version], [kind, ["a"], version]) is None
+    assert run([kind, ["a"]], [kind, ["a"]]) is not None
+    assert run(["begin"], [kind, ["a"], -1]) is not None
+    one, other = ends.batch([kind, ["a"], version], [kind, ["a"], version])
+    assert one == other
+
+
+def test_over_tcp_users_are_who_they_have_shown_to_be(make_ends: MakeEnds) -> None:
+    ends = make_ends(Limits(max_watches_per_uid=1))
+
+    def somebody(**who: str) -> "Ends":
+        one = ends.another(uid=None)
+        one.peer.known_as(Identity(**who))
+        return one
+
+    for who in ({"token": "ann"}, {"token": "bob"}, {"certificate": "ann"}, {}):
+        assert somebody(**who).ask("watch", "") is True
+        assert somebody(**who).code("watch", "") == "busy"
 
 
 def test_a_prefix_is_no_longer_than_a_key(make_ends: MakeEnds) -> None:

@@ -6,6 +6,7 @@ The oracle is that of ``test_access.py``.
 import asyncio
 import json
 import random
+import tracemalloc
 from typing import Any, get_args
 
 import msgspec
@@ -228,3 +229,41 @@ def test_a_denied_request_waits_for_no_disk_whatever_it_names(key: str, request_
         await durability.close()
 
     asyncio.run(run())
+
+
+def test_what_is_remembered_of_decisions_takes_little_memory_whatever_is_asked() -> None:
+    """Keys that are not there are asked about too, and nobody counts what this takes."""
+    grant = Access([AccessRule(everyone=True, rights=("read",))]).grant(PEOPLE[0])
+    tracemalloc.start()
+    for number in range(50):
+        assert grant.may(READ, [f"{number}/{each:>04000}" for each in range(1_000)])
+        assert grant.may(READ, (f"{number:>04000}",))
+    assert grant.may(READ, [f"{each:>0250}" for each in range(65_536)])
+    for number in range(20_000):
+        assert grant.may(READ, (f"{number:>0250}",))
+    size, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert size < 16 << 20
+
+
+def test_costly_requests_run_in_slices_though_one_of_the_frame_is_denied() -> None:
+    house = House([AccessRule(prefix="a", uid=5003, rights=("read",))], PEOPLE[2])
+    frame = [["get", "b"], ["scan", "a", "b", 10], ["scan", "a", "b", 10]]
+    payload = msgspec.msgpack.encode(frame)
+    assert house.ends.commands.run(decode_batch(payload), house.ends.peer, len(payload)) is None
+    denied, one, other = house.ends.batch(*frame)
+    assert denied["error"] == "forbidden"
+    assert one == other
+    assert len(one[0]) == 10
+    house.ends.peer.greeted = False
+    assert house.ends.commands.run(decode_batch(payload), house.ends.peer, len(payload)) is not None, "nothing runs"
+
+
+def test_what_is_denied_does_not_count_among_the_hottest_keys() -> None:
+    house = House([AccessRule(prefix="a", uid=5003, rights=("read",))], PEOPLE[2])
+    frame = msgspec.msgpack.encode([["get", "b"], ["get", "a"]])
+    hottest: list[tuple[str, int]] = []
+    while not hottest:  # one frame in some is looked at
+        house.ends.sliced(frame)
+        _, hottest = house.ends.commands.hot_keys.reads.most(10)
+    assert [key for key, _ in hottest] == ["a"]

@@ -1,10 +1,14 @@
 """Looking back: the versions of a key, and the commits, a page at a time."""
 
+import sys
+from types import FrameType
+
 import pytest
 
 from kvd.store import history as history_module
 from kvd.store.authors import NOBODY, Author
 from kvd.store.errors import SnapshotGone
+from kvd.store.heads import Head
 from kvd.store.history import Commit, Version, commits_from, newest_commits, versions
 from kvd.store.store import Store
 from kvd.store.window import WindowLimits
@@ -205,3 +209,21 @@ def test_a_page_of_commits_ends_once_it_is_large_enough_but_has_one() -> None:
         store.set({f"{number:0936}": b""})  # 1000 bytes with what a commit is counted for
     for page in (commits_from, lambda store, _, limit, room: newest_commits(store, limit, room)):
         assert [len(page(store, 1, 10, room)) for room in (1, 1000, 1001, 9999)] == [1, 1, 2, 5]
+
+
+def test_a_key_that_is_named_often_is_looked_for_once() -> None:
+    """A request may name 65,536 keys, and a key may have a million versions: looked for each time, that took a day."""
+    store, walks = committing(10), 0
+
+    def count(frame: FrameType, event: str, _: object) -> None:
+        nonlocal walks
+        walks += event == "call" and frame.f_code is Head.at.__code__
+
+    sys.setprofile(count)
+    try:
+        values, found = store.get_many(["k", "none"] * 1_000, 3), store.fetch(["k"] * 1_000, 3)
+    finally:
+        sys.setprofile(None)
+    assert values == [b"3", None] * 1_000
+    assert found == [(b"3", 3, None)] * 1_000
+    assert walks == 2
