@@ -40,6 +40,10 @@ def test_an_address_that_cannot_be_one(alone: "Kv") -> None:
     assert "tcp://HOST:PORT" in alone.fails(2, "ping", "-s", "tcp://nonsense")
 
 
+def test_an_empty_address(alone: "Kv") -> None:
+    assert alone.fails(2, "-s", "", "ping").startswith("kv: error: an address cannot be empty; write a socket's path, ")
+
+
 def test_no_daemon_ends_with_69(alone: "Kv") -> None:
     assert "kv serve --daemon" in alone.fails(69, "get", "k")
 
