@@ -276,7 +276,7 @@ def test_where_no_daemon_is_the_error_says_where_and_why(address: str, reason: s
         kv.connect(address).set("a", b"1")
     assert failed.value.tried == [address]
     assert address in str(failed.value)
-    assert ("kv serve --daemon" in str(failed.value)) == (not address.startswith("tcp"))
+    assert ("kv serve --daemon --socket " in str(failed.value)) == (not address.startswith("tcp"))
 
 
 def test_a_socket_that_nobody_accepts_on_any_more_is_named(tmp_path: pathlib.Path) -> None:
