@@ -241,6 +241,11 @@ def test_a_value_is_bytes(db: kv.Client, value: Any) -> None:  # noqa: ANN401
     assert keys(db.scan()) == []
 
 
+def test_what_is_no_duration_is_refused_by_its_type(either: kv.Client) -> None:
+    with pytest.raises(TypeError, match="a duration is seconds or a timedelta, not str"):
+        either.set("a", b"", ttl="5m")  # type: ignore[arg-type]
+
+
 def test_anything_like_bytes_is_a_value(db: kv.Client) -> None:
     db.set_many({"a": bytearray(b"1"), "b": memoryview(b"2")})  # type: ignore[dict-item]
     assert db.get_many(["a", "b"]) == {"a": b"1", "b": b"2"}
