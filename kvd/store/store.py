@@ -143,9 +143,9 @@ class Store:
         self.check_readable(at)
         newest = list(map(self.find, keys))
         heads = [None if head is None else head.at(at) for head in newest]
-        for now, head in zip(newest, heads, strict=True):
+        for key, now, head in zip(keys, newest, heads, strict=True):
             if head is not None and head.value is FORGOTTEN:
-                raise SnapshotGone(at, now.known_since())  # type: ignore[union-attr]
+                raise SnapshotGone(at, now.known_since(), key)  # type: ignore[union-attr]
         return heads
 
     def scan(
@@ -173,7 +173,7 @@ class Store:
             newest = self.find(key)
             if newest is not None and (head := newest.at(at)) is not None and head.value is not None:
                 if head.value is FORGOTTEN and not keys_only:
-                    raise SnapshotGone(at, newest.known_since())
+                    raise SnapshotGone(at, newest.known_since(), key)
                 items.append(Item(key, None if keys_only else head.value, head.version))
                 max_bytes -= len(key) + (0 if keys_only else len(head.value))
         return Page(items, None)
