@@ -13,7 +13,7 @@ from kv.channel import Channel
 from kv.connection import Deadline, open_connection
 from kv.delivery import Knowledge
 from kv.errors import ConnectionLost, KvdError, Unavailable
-from kv.watches import FIRST_PAUSE_S, LONGEST_PAUSE_S, WatchState
+from kv.watches import FIRST_PAUSE_S, LONGEST_PAUSE_S, WatchState, over
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -77,7 +77,7 @@ class AsyncWatch(WatchState, Asynchronous):
 
     async def _receive(self) -> None:
         if self._reader is None or self._channel is None:
-            await self._open()
+            await (self._open() if self._patience is None else self._reopen())
             return
         try:
             data = await self._reader.read(_READ_BYTES)
@@ -90,18 +90,18 @@ class AsyncWatch(WatchState, Asynchronous):
 
     async def _reopen(self) -> None:
         """Connect again, for as long as the client's timeout."""
-        loop = asyncio.get_running_loop()
-        timeout = self._client._timeout
-        until = None if timeout is None else loop.time() + timeout
+        patience = self._patience = self._patience or Deadline(self._client._timeout)
         pause_s = FIRST_PAUSE_S
         while True:
-            self._reader = None  # cancelled in here, the next wait begins anew
+            self._reader = None  # cancelled in here, the next wait goes on with it
             try:
                 await self._open()
-                return
             except KvdError as error:
-                if not error.retryable or (until is not None and loop.time() >= until):
+                if not error.retryable or over(patience):
                     raise
+            else:
+                self._patience = None
+                return
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 

@@ -113,7 +113,8 @@ def read_token(path: str | None) -> str | None:
         with open(path, encoding="utf-8") as file:
             return file.read(4096).strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise KvdError(f"cannot read the token file {path}: {error}", "token_file") from error
+        why = getattr(error, "strerror", None) or error
+        raise KvdError(f"cannot read the token file {path}: {why}", "token_file") from error
 
 
 class Client(Api, Blocking):

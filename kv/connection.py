@@ -280,8 +280,17 @@ def open_connection(
     if denied:
         text = f"permission denied: {', '.join(denied)}; the socket's owner and mode decide who may use the daemon"
         raise Forbidden(text, "forbidden")
-    hint = "" if address is not None and is_network(address) else "; start one with: kv serve --daemon"
-    raise Unavailable(f"no daemon at {', '.join(problems)}{hint}", addresses)
+    raise Unavailable(f"no daemon at {', '.join(problems)}{_how_to_start(address)}", addresses)
+
+
+def _how_to_start(address: str | None) -> str:
+    if address is None:
+        return "; start one with: kv serve --daemon"
+    if is_network(address):
+        return ""
+    from shlex import quote
+
+    return f"; start one with: kv serve --daemon --socket {quote(address)}"
 
 
 def _shake_hands(connected: "socket.socket", address: str, deadline: Deadline, tls: "TlsFiles | None") -> "Any":  # noqa: ANN401

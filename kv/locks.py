@@ -169,7 +169,8 @@ class LockCalls(Scope):
                 left = None if until is None else max(0.0, until - _now())
                 change: Change | None = yield Next(watch, left)
                 if change is None:
-                    text = f"the lock {self.name!r} was not free within {self._timeout:g} s"
+                    how = f"was not free within {self._timeout:g} s" if self._timeout else "is not free"
+                    text = f"the lock {self.name!r} {how}"
                     raise TimedOut(text, writing=False)
                 if change.resync:
                     ahead &= change.writes.keys()

@@ -80,8 +80,11 @@ def how_to(
 
 
 def milliseconds(duration: float | timedelta) -> int:
-    """Seconds, or a timedelta, in whole milliseconds, rounded up. Raises ValueError, OverflowError."""
-    seconds = duration if isinstance(duration, int | float) else duration.total_seconds()
+    """Seconds, or a timedelta, in whole milliseconds, rounded up. Raises TypeError, ValueError, OverflowError."""
+    try:
+        seconds = duration if isinstance(duration, int | float) else duration.total_seconds()
+    except AttributeError:
+        raise TypeError(f"a duration is seconds or a timedelta, not {type(duration).__name__}") from None
     return -int(-seconds * 1000 // 1)
 
 

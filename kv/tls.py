@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from typing import Any
 
 _READ_BYTES = 64 * 1024
+# Of OpenSSL's X509_V_ERR: self-signed, self-signed in the chain, no certificate of the issuer (here, or at all).
+_UNKNOWN_SIGNER = (18, 19, 20, 21)
 
 
 class TlsFiles(Record):
@@ -44,7 +46,8 @@ def context(files: TlsFiles | None) -> ssl.SSLContext:
             made.load_cert_chain(files.certificate, files.key)
     except (OSError, ValueError) as error:  # SSLError is an OSError
         named = ", ".join(filter(None, (files.ca, files.certificate, files.key)))
-        raise KvdError(f"cannot use the TLS files {named}: {error}", "tls") from None
+        why = getattr(error, "strerror", None) or error
+        raise KvdError(f"cannot use the TLS files {named}: {why}", "tls") from None
     return made
 
 
@@ -92,4 +95,12 @@ class TlsSocket:
 
 def connect(connected: _socket.socket, host: str, files: TlsFiles | None, timeout: float | None) -> TlsSocket:
     """Shake hands within ``timeout`` seconds. Raises OSError."""
-    return TlsSocket(connected, host, context(files), timeout)
+    try:
+        return TlsSocket(connected, host, context(files), timeout)
+    except ssl.SSLCertVerificationError as error:
+        hint = "; $KVD_CA_FILE names the CA to believe" if error.verify_code in _UNKNOWN_SIGNER else ""
+        raise OSError(f"its certificate is refused: {error.verify_message}{hint}") from error
+    except ssl.SSLError as error:
+        if error.reason == "WRONG_VERSION_NUMBER":
+            raise OSError("it speaks no TLS") from error
+        raise

@@ -136,6 +136,7 @@ class WatchState(Scope):
         self._feed = Feed(prefix, since)
         self._feed.apply = apply
         self._closed = False
+        self._patience: Deadline | None = None  # until when a daemon that went away may come back, whoever waits
 
     @property
     def version(self) -> int | None:
@@ -168,12 +169,9 @@ class Watch(WatchState, Blocking):
         deadline = Deadline(timeout)
         while (change := self._feed.hand_out()) is None and not self._closed:
             try:
-                self._receive(deadline)
+                self._listen(deadline)
             except TimeoutError:
                 return None
-            except (OSError, EOFError, Unavailable):
-                if not self._closed:
-                    self._reopen(deadline)
         return change
 
     def close(self) -> None:
@@ -206,6 +204,16 @@ class Watch(WatchState, Blocking):
 
     # ------------------------------------------------------------------ the connection
 
+    def _listen(self, deadline: Deadline) -> None:
+        """Take what comes, or connect again if the connection has ended. Raises TimeoutError at ``deadline``."""
+        try:
+            self._receive(deadline)
+        except TimeoutError:
+            raise
+        except (OSError, EOFError, Unavailable):
+            if not self._closed:
+                self._reopen(deadline)
+
     def _receive(self, deadline: Deadline) -> None:
         connection = self._connection  # another thread may close the watch meanwhile
         if connection is None or self._channel is None or self._torn:
@@ -219,15 +227,18 @@ class Watch(WatchState, Blocking):
         """Connect again, for as long as the client's timeout. Raises TimeoutError at ``deadline``."""
         from time import sleep
 
-        patience = Deadline(self._client._timeout)
+        patience = self._patience = self._patience or Deadline(self._client._timeout)
         pause_s = FIRST_PAUSE_S
         while True:
             try:
-                self._open(patience)
-                return
+                # Not until ``patience`` is over: who waits again after that may find a daemon that is back.
+                self._open(Deadline(self._client._timeout))
             except KvdError as error:
-                if not error.retryable or _over(patience):
+                if not error.retryable or over(patience):
                     raise
+            else:
+                self._patience = None
+                return
             left_s = deadline.left()
             sleep(pause_s if left_s is None else min(pause_s, left_s))
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
@@ -236,10 +247,11 @@ class Watch(WatchState, Blocking):
         """Connect, and ask for the feed. Raises KvdError."""
         if self._connection is not None:
             self._connection.close()
-        self._torn = False
+        self._torn = True  # until the feed has begun: else whoever waits again would listen to nothing
         connection = self._connection = open_connection(self._client._address, deadline, self._client._tls)
         channel = self._channel = Channel(self._client._codec, Knowledge())
         begin_feed(self._feed, connection, channel, self._client._token_for(connection.address), deadline)
+        self._torn = False
 
 
 def begin_feed(feed: Feed, connection: Connection, channel: Channel, token: str | None, deadline: Deadline) -> None:
@@ -262,7 +274,8 @@ def begin_feed(feed: Feed, connection: Connection, channel: Channel, token: str 
         raise ConnectionLost(f"{connection.address} closed the connection: {error}", writing=False) from error
 
 
-def _over(deadline: Deadline) -> bool:
+def over(deadline: Deadline) -> bool:
+    """Whether there is no time left."""
     try:
         deadline.left()
     except TimeoutError:

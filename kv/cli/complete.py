@@ -145,7 +145,8 @@ class Completer:
     """What argcomplete calls for one option or operand."""
 
     def __init__(self, action: argparse.Action, *, literal: bool = False) -> None:
-        self._complete = _COMPLETERS[getattr(action, "completes", "nothing")]
+        choices = _choices(*action.choices) if action.choices else None
+        self._complete = choices or _COMPLETERS[getattr(action, "completes", "nothing")]
         self._dashes = literal or bool(action.option_strings)
 
     def __call__(self, *, prefix: str, parsed_args: argparse.Namespace, **_: object) -> "list[str] | dict[str, str]":
@@ -170,6 +171,15 @@ def _keys(prefix: str, options: argparse.Namespace) -> list[str]:
 
 def _prefixes(prefix: str, options: argparse.Namespace) -> list[str]:
     return _keys(prefix, options)
+
+
+def _user_then_key(prefix: str, options: argparse.Namespace) -> list[str]:
+    """For ``kv access``: the users of this host, then keys."""
+    if getattr(options, "user", None) is not None:
+        return _keys(prefix, options)
+    import pwd
+
+    return sorted(user.pw_name for user in pwd.getpwall() if user.pw_name.startswith(prefix))
 
 
 def _pairs(prefix: str, options: argparse.Namespace) -> list[str]:
@@ -273,6 +283,7 @@ _COMPLETERS: "dict[str, Callable[[str, argparse.Namespace], list[str] | dict[str
     "nothing": _nothing,
     "keys": _keys,
     "prefixes": _prefixes,
+    "user-then-key": _user_then_key,
     "pairs": _pairs,
     "points": _points,
     "versions": _versions,

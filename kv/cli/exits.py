@@ -46,6 +46,8 @@ _BY_ERROR_CODE = {
     "unauthenticated": DENIED,
     "unavailable": UNREACHABLE,
     "lock_lost": LOCK_LOST,
+    "token_file": USAGE,
+    "tls": USAGE,
 }
 
 

@@ -1,4 +1,4 @@
-"""Whole numbers on the command line."""
+"""Whole numbers on the command line, and in what it prints."""
 
 from kv.cli.failures import UsageError
 
@@ -18,3 +18,8 @@ def whole(name: str, least: int = 0) -> "Callable[[str], int]":
         return int(text)
 
     return read
+
+
+def counted(number: int, noun: str) -> str:
+    """``1 key``, ``2 keys``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

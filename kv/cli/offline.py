@@ -3,6 +3,7 @@
 from kv.cli import exits
 from kv.cli.context import Context
 from kv.cli.failures import CommandFailed
+from kv.cli.numbers import counted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def tell_made(context: Context, word: str, made: "Made") -> None:
         shown = {"version": made.version, "time": time_json(made.time or None), "lost_versions": made.lost}
         context.print_json(shown)
         return
-    keys = "" if made.keys is None else f", {made.keys} keys"
+    keys = "" if made.keys is None else f", {counted(made.keys, 'key')}"
     context.print(f"{word}: version {made.version}{_of(show_time(made.time)) if made.time else ''}{keys}")
     if made.lost:
         context.print(f"Lost: versions {made.version + 1} to {made.version + made.lost}")

@@ -150,12 +150,21 @@ def parse(parser: Parser, arguments: list[str]) -> Options:
     options.verbatim = verbatim
     for word in rest:
         if word.startswith("-") and word != "-" and not (parser.takes_numbers and word[1:].isdigit()):
-            parser.error(f"unknown option: {word} (write '--' before an operand that begins with '-')")
+            parser.error(f"unknown option: {word} ({_suggestion(parser, word)})")
     options.operands = rest if parser.takes_command else rest + literal
     options.command = literal if parser.takes_command else []
     if options.operands and not parser.takes_operands and not options.help:
         parser.error(f"this command takes no operands: {options.operands[0]}")
     return options
+
+
+def _suggestion(parser: Parser, word: str) -> str:
+    """What was meant by an option that there is not: another one, or an operand."""
+    import difflib
+
+    known = [name for name in parser._option_string_actions if name.startswith("--")]
+    near = difflib.get_close_matches(word.partition("=")[0], known, n=1)
+    return f"did you mean {near[0]}?" if near else "write '--' before an operand that begins with '-'"
 
 
 def _set_aside(parser: Parser, arguments: list[str]) -> tuple[list[str], dict[str, list[str]], list[str]]:

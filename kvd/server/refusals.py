@@ -51,7 +51,8 @@ def refusal_for(error: StoreError) -> Refusal:
             return Refusal("not_found", f"no such key: {shown}; nothing was deleted", keys=error.keys)
         case SnapshotGone():
             what = "that time" if error.version is None else f"version {error.version}"
-            text = f"{what} has left the history; the oldest that can be read is {error.oldest_readable}"
+            of_key = "" if error.key is None else f" of {error.key!r}"
+            text = f"{what}{of_key} has left the history; the oldest that can be read is {error.oldest_readable}"
             return Refusal("snapshot_gone", text, oldest_readable=error.oldest_readable)
         case VersionAhead():
             text = f"there is no version {error.version} yet; the newest is {error.newest}"

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from kvd.server.access import OVERFLOW_ID, RIGHTS, AccessRule
-from kvd.service.options import suggestion
+from kvd.service.options import in_words, suggestion
 
 _WHO = ("user", "group", "uid", "gid", "certificate", "token", "everyone")
 _NAMES = ("prefix", "rights", *_WHO)
@@ -31,7 +31,7 @@ def access_rule(table: object) -> AccessRule:
     try:
         rule = msgspec.convert(fields, AccessRule)
     except msgspec.ValidationError as error:
-        raise ValueError(str(error)) from None
+        raise ValueError(in_words(error)) from None
     _check(rule, table)
     return rule
 

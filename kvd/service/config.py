@@ -20,8 +20,7 @@ from kvd.service.access_rules import access_rule
 from kvd.service.options import (
     OPTIONS,
     PREFIX_BOUNDS,
-    RELOADABLE_KEYS,
-    RELOADABLE_SECTIONS,
+    PREFIX_OPTIONS,
     SECTIONS,
     TABLES,
     Config,
@@ -32,13 +31,14 @@ from kvd.service.options import (
     Memory,
     Option,
     Value,
+    in_words,
     is_loopback,
     is_path,
     suggestion,
 )
 from kvd.store.prefixes import PrefixRule
 
-__all__ = ["Config", "ConfigError", "History", "Http", "Listen", "Log", "Memory", "changes", "load", "standard_places"]
+__all__ = ["Config", "ConfigError", "History", "Http", "Listen", "Log", "Memory", "load", "standard_places"]
 
 SYSTEM_FILE = "/etc/kvd/kvd.toml"
 MAX_FILE_BYTES = 1024 * 1024
@@ -98,38 +98,6 @@ def load(
         data = msgspec.structs.replace(data, dir=_absolute(data.dir, setting.directory, setting.origin))
     listen, http = _with_absolute_paths(config.listen, settings), _with_absolute_http(config.http, settings)
     return msgspec.structs.replace(config, listen=listen, http=http, data=data)
-
-
-def changes(old: Config, new: Config) -> tuple[list[str], list[str]]:
-    """What differs, a line for each option: what a reload can apply, and what needs a restart."""
-    reloadable: list[str] = []
-    restart: list[str] = []
-    for key in OPTIONS:
-        before, after = _get(old, key), _get(new, key)
-        if before != after:
-            is_reloadable = key.partition(".")[0] in RELOADABLE_SECTIONS or key in RELOADABLE_KEYS
-            lines = reloadable if is_reloadable else restart
-            lines.append(f"{key}: {_words(before)} → {_words(after)}")
-    if old.prefix != new.prefix:
-        reloadable.append(f"prefix: {_prefixes(old)} → {_prefixes(new)}")
-    if old.access != new.access:
-        reloadable.append(f"access: {len(old.access)} rules → {len(new.access)} rules")
-    return reloadable, restart
-
-
-def _prefixes(config: Config) -> str:
-    return ", ".join(repr(rule.prefix) for rule in config.prefix) or "(none)"
-
-
-def _get(config: Config, key: str) -> Value:
-    section, _, name = key.partition(".")
-    value: Value = getattr(getattr(config, section), name)
-    return value
-
-
-def _words(value: Value) -> str:
-    text = ", ".join(value) if isinstance(value, tuple) else str(value)
-    return text or "(none)"
 
 
 # ---------------------------------------------------------------------- flags and environment
@@ -281,14 +249,14 @@ def _access_rules(found: tuple[str, str] | None) -> tuple[AccessRule, ...]:
 
 
 def _prefix_rule(origin: str, table: object) -> PrefixRule:
-    names = [field.name for field in msgspec.structs.fields(PrefixRule)]
     for name in table if isinstance(table, dict) else ():
-        if name not in names:
-            raise ConfigError(f"{origin}: {name}: no such option{suggestion(name, names) or _all(names)}")
+        if name not in PREFIX_OPTIONS:
+            hint = suggestion(name, PREFIX_OPTIONS) or _all(PREFIX_OPTIONS)
+            raise ConfigError(f"{origin}: {name}: no such option{hint}")
     try:
         rule = msgspec.convert(table, PrefixRule)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"{origin}: {error}") from None
+        raise ConfigError(f"{origin}: {in_words(error)}") from None
     for name, (least, most) in PREFIX_BOUNDS.items():
         value = getattr(rule, name)
         if not least <= value <= most:

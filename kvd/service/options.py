@@ -161,6 +161,7 @@ BOUNDS: dict[str, tuple[int, int]] = {
 
 
 # Of the numbers in a [[prefix]]: least and most.
+PREFIX_OPTIONS = tuple(field.name for field in msgspec.structs.fields(PrefixRule))
 PREFIX_BOUNDS: dict[str, tuple[int, int]] = {
     "max_bytes": (0, 1024 * GIB),
     "max_keys": (0, 1_000_000_000),
@@ -346,6 +347,15 @@ OPTIONS: dict[str, Option] = {
     for field in msgspec.structs.fields(struct)
     for option in [_option(f"{section}.{field.name}", field.default)]
 }
+
+
+def in_words(error: msgspec.ValidationError) -> str:
+    """What msgspec finds wrong with a table, as our own checks would say it: ``max_keys: expected int, got str``."""
+    text, _, path = str(error).partition(" - at `$")
+    for theirs, ours in ((" | null", ""), ("array", "list"), ("object", "table"), ("Object", "table"), ("`", "")):
+        text = text.replace(theirs, ours)
+    where = path.strip(".`")
+    return (f"{where}: " if where else "") + text[:1].lower() + text[1:]
 
 
 def suggestion(name: str, names: Iterable[str]) -> str:

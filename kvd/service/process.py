@@ -26,7 +26,8 @@ from kvd.server.commands import Administration, Commands
 from kvd.server.refusals import Refusal
 from kvd.server.server import Server
 from kvd.service import logs, systemd
-from kvd.service.config import Config, ConfigError, History, Memory, changes
+from kvd.service.config import Config, ConfigError, History, Memory
+from kvd.service.config_changes import changes
 from kvd.service.http import HttpSockets
 from kvd.service.restart_fence import RestartFence
 from kvd.service.storage import Storage

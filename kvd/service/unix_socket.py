@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from kvd.protocol.address import MAX_UNIX_PATH_BYTES
-from kvd.service.errors import EXIT_ALREADY_RUNNING, EXIT_CONFIGURATION, EXIT_FAILURE, EXIT_IO_ERROR, StartError
+from kvd.service.errors import EXIT_ALREADY_RUNNING, EXIT_CONFIGURATION, EXIT_IO_ERROR, StartError
 
 BACKLOG = 4096
 TEMPORARY_SUFFIX = ".new"
@@ -59,7 +59,7 @@ def refuse_occupied(path: str) -> None:
     try:
         # Of a symbolic link, not of what it points to: the link is what the new socket would replace.
         if not stat.S_ISSOCK(os.lstat(path).st_mode):
-            raise StartError(EXIT_FAILURE, f"{path} is not a socket; move it away or choose another path")
+            raise StartError(EXIT_CONFIGURATION, f"{path} is not a socket; move it away or choose another path")
     except FileNotFoundError:
         return
     except OSError as error:

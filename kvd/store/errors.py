@@ -19,12 +19,13 @@ class KeysNotFound(StoreError):
 
 
 class SnapshotGone(StoreError):
-    """The version asked for (None: the one of a time) is older than what the history window still holds."""
+    """The version asked for (None: the one of a time) is older than what is still held: all of it, or of ``key``."""
 
-    def __init__(self, version: int | None, oldest_readable: int) -> None:
-        super().__init__(version, oldest_readable)
+    def __init__(self, version: int | None, oldest_readable: int, key: str | None = None) -> None:
+        super().__init__(version, oldest_readable, key)
         self.version = version
         self.oldest_readable = oldest_readable
+        self.key = key
 
 
 class VersionAhead(StoreError):

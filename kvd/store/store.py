@@ -147,7 +147,7 @@ class Store:
         heads = {key: None if head is None else head.at(at) for key, head in newest.items()}
         for key, head in heads.items():
             if head is not None and head.value is FORGOTTEN:
-                raise SnapshotGone(at, newest[key].known_since())  # type: ignore[union-attr]
+                raise SnapshotGone(at, newest[key].known_since(), key)  # type: ignore[union-attr]
         return [heads[key] for key in keys]
 
     def scan(
@@ -175,7 +175,7 @@ class Store:
             newest = self.find(key)
             if newest is not None and (head := newest.at(at)) is not None and head.value is not None:
                 if head.value is FORGOTTEN and not keys_only:
-                    raise SnapshotGone(at, newest.known_since())
+                    raise SnapshotGone(at, newest.known_since(), key)
                 items.append(Item(key, None if keys_only else head.value, head.version))
                 max_bytes -= len(key) + (0 if keys_only else len(head.value))
         return Page(items, None)

@@ -46,7 +46,7 @@ def flip(path: pathlib.Path, what: bytes) -> None:
 def test_a_sound_directory(left: Callable[[signal.Signals], pathlib.Path], alone: Kv) -> None:
     data = left(signal.SIGTERM)
     before = contents(data)
-    assert re.fullmatch(r"Sound: version 10 of 20\d\d-.*, 1 keys\n", alone.ok("check", str(data)))
+    assert re.fullmatch(r"Sound: version 10 of 20\d\d-.*, 1 key\n", alone.ok("check", str(data)))
     told = json.loads(alone.ok("check", "--json", str(data)))
     assert (told["sound"], told["version"], told["keys"], told["clean"]) == (True, 10, 1, True)
     assert (told["torn"], told["damages"], told["salvage"]) == (None, [], None)

@@ -61,6 +61,14 @@ def test_shells_topics_and_levels(alone: "Kv") -> None:
     assert candidates(alone, "kv completion ") == ["bash", "zsh", "fish"]
     assert candidates(alone, "kv help ") == [*(command.name for command in COMMANDS), "exit-codes", "times"]
     assert candidates(alone, "kv serve --log-level ") == ["debug", "info", "warning", "error"]
+    assert candidates(alone, "kv top-keys --by ") == ["size", "reads", "writes"]
+
+
+def test_access_takes_a_user_then_a_key(kv: "Kv") -> None:
+    fill(kv, ["root/of", "user"])
+    assert "root" in candidates(kv, "kv access ro")
+    assert candidates(kv, "kv access root ") == ["root/of", "user"]
+    assert candidates(kv, "kv access root ro") == ["root/of"]
 
 
 def test_keys_of_the_running_daemon(kv: "Kv") -> None:

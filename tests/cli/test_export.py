@@ -77,7 +77,7 @@ def test_a_lifetime_comes_along(pair: tuple[Kv, Kv]) -> None:
 def test_what_has_expired_is_left_out(kv: Kv) -> None:
     old = {"key": "old", "value": "", "expires": "2001-01-01T00:00:00Z"}
     said = kv.ok("import", stdin=lines(old, {"key": "new", "value": ""}))
-    assert said == "Imported: 1 keys, 1 left out that have expired\n"
+    assert said == "Imported: 1 key, 1 left out that have expired\n"
     assert kv.ok("ls") == "new\n"
 
 
@@ -126,10 +126,10 @@ def test_it_is_of_one_instant_while_others_write(kv: Kv) -> None:
 def test_merge_leaves_others_and_replace_does_not(kv: Kv) -> None:
     text = lines({"key": "a", "value": "new"})
     kv.ok("set", "a=old", "b=2", "c/1=3")
-    assert kv.ok("import", stdin=text) == "Imported: 1 keys\n"
+    assert kv.ok("import", stdin=text) == "Imported: 1 key\n"
     assert everything(kv) == {"a": b"new", "b": b"2", "c/1": b"3"}
     before = json.loads(kv.ok("status", "--json"))["version"]
-    assert kv.ok("import", "--replace", stdin=text) == "Imported: 1 keys, 2 deleted\n"
+    assert kv.ok("import", "--replace", stdin=text) == "Imported: 1 key, 2 deleted\n"
     assert everything(kv) == {"a": b"new"}
     assert json.loads(kv.ok("status", "--json"))["version"] == before + 1
 
@@ -195,6 +195,9 @@ def test_more_than_a_commit_holds(kv: Kv) -> None:
     assert everything(kv) == {}
     kv.ok("set", "other=1")
     assert kv.ok("import", "--batches", "--replace", stdin=text) == "Imported: 70000 keys, 1 deleted, in 15 commits\n"
+    assert len(everything(kv)) == 70_000
+    error = kv.fails(5, "import", "--replace", stdin=b"")
+    assert "what is to be set and deleted does not fit into one commit" in error
     assert len(everything(kv)) == 70_000
 
 

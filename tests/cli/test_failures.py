@@ -36,8 +36,18 @@ def test_an_unknown_command_gets_a_suggestion(alone: "Kv") -> None:
     assert "did you mean 'shutdown'?" in alone.fails(2, "shutdwon")
 
 
+def test_an_unknown_option_gets_a_suggestion(alone: "Kv") -> None:
+    assert "unknown option: --tll=5 (did you mean --ttl?)" in alone.fails(2, "set", "--tll=5", "a=1")
+    assert "unknown option: --versoin (did you mean --version?)" in alone.fails(2, "get", "--versoin", "a")
+    assert "unknown option: -x=1 (write '--' before an operand that " in alone.fails(2, "set", "-x=1")
+
+
 def test_an_address_that_cannot_be_one(alone: "Kv") -> None:
     assert "tcp://HOST:PORT" in alone.fails(2, "ping", "-s", "tcp://nonsense")
+
+
+def test_an_empty_address(alone: "Kv") -> None:
+    assert alone.fails(2, "-s", "", "ping").startswith("kv: error: an address cannot be empty; write a socket's path, ")
 
 
 def test_no_daemon_ends_with_69(alone: "Kv") -> None:

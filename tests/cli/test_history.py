@@ -137,7 +137,7 @@ def test_below_a_prefix_with_a_shorter_history(
     deadline = time.monotonic() + 20
     while kv("get", "--at", str(first), "cache/a").returncode == 0:
         assert time.monotonic() < deadline, "it does not go"
-    gone = f"kv: error: version {first} has left the history; the oldest that can be read is {last}\n"
+    gone = f"kv: error: version {first} of 'cache/a' has left the history; the oldest that can be read is {last}\n"
     assert kv.fails(5, "get", "--at", str(first), "b", "cache/a") == gone
     assert kv.fails(5, "rollback", "--to", str(first), "cache/a") == gone
     assert kv.ok("get", "--at", str(first), "b") == "b: 1\n"

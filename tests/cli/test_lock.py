@@ -85,7 +85,7 @@ def test_one_at_a_time_and_in_order(kv: "Kv") -> None:
 def test_the_time_to_wait_is_limited(kv: "Kv") -> None:
     first = holding(kv)
     assert "was not free within 0.1 s" in kv.fails(5, "lock", "--timeout", "0.1", "L", "--", "echo", "had")
-    kv.fails(5, "lock", "--no-wait", "L", "--", "echo", "had")
+    assert kv.fails(5, "lock", "--no-wait", "L", "--", "echo", "had") == "kv: error: the lock 'L' is not free\n"
     assert first.poll() is None
     first.communicate(timeout=DEADLINE_S)
     assert kv.ok("lock", "--no-wait", "L", "--", "echo", "had") == "had\n"

@@ -174,6 +174,24 @@ def test_nothing_is_lost_when_the_daemon_is_started_again(
     process.communicate()
 
 
+def test_a_daemon_that_is_away_for_longer_than_a_look_at_the_reader_is_waited_for(
+    serving: "Callable[..., tuple[Kv, subprocess.Popen[bytes]]]",
+) -> None:
+    kv, daemon = serving()
+    process = watching(kv, "--timeout", str(DEADLINE_S))
+    kv.ok("set", "a=1")
+    line_of(process)
+    daemon.send_signal(signal.SIGTERM)
+    daemon.wait(DEADLINE_S)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(1.5)
+    serving()
+    kv.ok("set", "b=1")
+    assert line_of(process).endswith(" resync\n")
+    process.kill()
+    process.communicate()
+
+
 def test_a_daemon_that_does_not_come_back_ends_it_with_69(
     serving: "Callable[..., tuple[Kv, subprocess.Popen[bytes]]]",
 ) -> None:

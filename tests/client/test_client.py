@@ -241,6 +241,11 @@ def test_a_value_is_bytes(db: kv.Client, value: Any) -> None:  # noqa: ANN401
     assert keys(db.scan()) == []
 
 
+def test_what_is_no_duration_is_refused_by_its_type(either: kv.Client) -> None:
+    with pytest.raises(TypeError, match="a duration is seconds or a timedelta, not str"):
+        either.set("a", b"", ttl="5m")  # type: ignore[arg-type]
+
+
 def test_anything_like_bytes_is_a_value(db: kv.Client) -> None:
     db.set_many({"a": bytearray(b"1"), "b": memoryview(b"2")})  # type: ignore[dict-item]
     assert db.get_many(["a", "b"]) == {"a": b"1", "b": b"2"}
@@ -276,7 +281,7 @@ def test_where_no_daemon_is_the_error_says_where_and_why(address: str, reason: s
         kv.connect(address).set("a", b"1")
     assert failed.value.tried == [address]
     assert address in str(failed.value)
-    assert ("kv serve --daemon" in str(failed.value)) == (not address.startswith("tcp"))
+    assert ("kv serve --daemon --socket " in str(failed.value)) == (not address.startswith("tcp"))
 
 
 def test_a_socket_that_nobody_accepts_on_any_more_is_named(tmp_path: pathlib.Path) -> None:

@@ -94,6 +94,35 @@ def test_a_watch_whose_daemon_stays_away_ends_with_an_error(
             watch.wait(DEADLINE_S)
 
 
+def test_a_wait_ends_in_time_while_the_daemon_is_away_and_the_watch_goes_on(
+    open_client: Connect, start_daemon: "Callable[..., Daemon]"
+) -> None:
+    daemon = start_daemon()
+    db = open_client(daemon.address)
+    db.set("w:1", b"1")
+    with db.watch("w:", since=0) as watch:
+        assert watch.wait(DEADLINE_S) is not None
+        daemon.end()
+        for _ in range(3):
+            assert watch.wait(SHORT_S) is None
+        start_daemon()
+        change = watch.wait(DEADLINE_S)
+        assert change is not None
+        assert (change.resync, change.writes) == (True, {})
+
+
+def test_how_long_a_daemon_may_stay_away_is_counted_over_all_waits(
+    open_client: Connect, start_daemon: "Callable[..., Daemon]"
+) -> None:
+    daemon = start_daemon()
+    db = open_client(daemon.address, timeout=0.3)
+    with db.watch("w:") as watch:
+        daemon.end()
+        assert watch.wait(SHORT_S) is None
+        with pytest.raises(kv.Unavailable):
+            until(lambda: watch.wait(SHORT_S) is not None)
+
+
 def test_a_resynchronisation_is_one_change_of_all_there_is(
     open_client: Connect, scripted: "Callable[..., ScriptedServer]"
 ) -> None:

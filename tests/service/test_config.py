@@ -9,8 +9,11 @@ import pytest
 
 from kvd.protocol.address import default_socket
 from kvd.protocol.limits import Limits
-from kvd.service.config import Config, ConfigError, History, Listen, Log, changes, load, standard_places
+from kvd.server.access import AccessRule
+from kvd.service.config import Config, ConfigError, History, Listen, Log, load, standard_places
+from kvd.service.config_changes import changes
 from kvd.service.options import BOUNDS, OPTIONS
+from kvd.store.prefixes import PrefixRule
 
 NOTHING: dict[str, str] = {}
 Write = Callable[..., str]
@@ -245,12 +248,15 @@ def test_a_huge_file_is_refused(write: Write) -> None:
             "limits.max_reply_bytes: limits.max_value_bytes (8388608) may not be more than limits.max_reply_bytes (8",
         ),
         ("[prefix]", "prefix: write [[prefix]], in two brackets, once for each"),
-        ("[[prefix]]\nmax_keys = 3", "[[prefix]] 1: Object missing required field `prefix`"),
+        ("[[prefix]]\nmax_keys = 3", "[[prefix]] 1: table missing required field prefix"),
         (
             '[[prefix]]\nprefix = "a"\n[[prefix]]\nprefix = "b"\nhistory = 3',
             "[[prefix]] 2: history: no such option; did you mean history_ms?",
         ),
-        ('[[prefix]]\nprefix = "a"\nhistory_ms = "1s"', "[[prefix]] 1: Expected `int`, got `str` - at `$.history_ms`"),
+        ('[[prefix]]\nprefix = "a"\nhistory_ms = "1s"', "[[prefix]] 1: history_ms: expected int, got str"),
+        ('[[prefix]]\nprefix = "a"\nsync = 1', "[[prefix]] 1: sync: expected bool, got int"),
+        ('[[access]]\neveryone = true\nrights = "read"', "[[access]] 1: rights: expected list, got str"),
+        ('[[access]]\nuid = "x"\nrights = []', "[[access]] 1: uid: expected int, got str"),
         (
             '[[prefix]]\nprefix = "a"\nhistory_ms = -1',
             "[[prefix]] 1: history_ms: -1 is out of bounds; allowed: 0 to 3153600000000",
@@ -414,3 +420,35 @@ def test_changes_show_the_old_and_the_new_value() -> None:
         ["limits.max_connections: 10240 → 20000", "log.level: info → debug"],
         ["listen.socket_group: (none) → staff", "listen.tcp: (none) → 127.0.0.1:1, [::1]:2", "log.to: auto → syslog"],
     )
+
+
+def test_changes_of_prefixes_name_what_differs() -> None:
+    old = Config(
+        prefix=(PrefixRule(prefix="a/", max_keys=2, ttl_ms=5), PrefixRule(prefix="b/"), PrefixRule(prefix="c/"))
+    )
+    new = Config(
+        prefix=(
+            PrefixRule(prefix="d/"),
+            PrefixRule(prefix="c/", sync=True),
+            PrefixRule(prefix="a/", max_keys=3, ttl_ms=5),
+        )
+    )
+    assert changes(old, new) == (
+        [
+            "[[prefix]] 'b/': gone",
+            "[[prefix]] 'd/': new",
+            "[[prefix]] 'c/': sync: (none) → true",
+            "[[prefix]] 'a/': max_keys: 2 → 3",
+        ],
+        [],
+    )
+
+
+def test_changes_of_access_rules_are_counted_their_order_is_none() -> None:
+    read, write = AccessRule(uid=1, rights=("read",)), AccessRule(uid=1, rights=("write",))
+    assert changes(Config(access=(read,)), Config(access=(write, read))) == (
+        ["[[access]]: 1 new, 0 gone, 2 in all"],
+        [],
+    )
+    assert changes(Config(access=(read,)), Config(access=(write,))) == (["[[access]]: 1 new, 1 gone, 1 in all"], [])
+    assert changes(Config(access=(read, write)), Config(access=(write, read))) == ([], [])

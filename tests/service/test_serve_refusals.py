@@ -43,7 +43,7 @@ def test_a_wrong_configuration_file(kvd: "RealDaemon", how: list[str]) -> None:
 
 def test_what_is_at_the_path_is_no_socket(kvd: "RealDaemon", how: list[str]) -> None:
     pathlib.Path(kvd.path).write_text("precious", encoding="ascii")
-    assert kvd.refused(1, *how) == f"{kvd.path} is not a socket; move it away or choose another path"
+    assert kvd.refused(78, *how) == f"{kvd.path} is not a socket; move it away or choose another path"
     assert pathlib.Path(kvd.path).read_text(encoding="ascii") == "precious"
 
 

@@ -148,7 +148,24 @@ def test_the_command_line_connects_by_variables(by_token: House, papers: Papers)
     kv_command = Kv(by_token.address)
     files = {"KVD_CA_FILE": papers.path("ca.pem"), "KVD_TOKEN_FILE": str(by_token.token)}
     assert kv_command.ok("set", "c=1", **files) == "Keys set\n"
-    assert "certificate" in kv_command.fails(69, "get", "c", KVD_TOKEN_FILE=str(by_token.token))
+    error = kv_command.fails(69, "get", "c", KVD_TOKEN_FILE=str(by_token.token))
+    assert "(its certificate is refused: " in error
+    assert "; $KVD_CA_FILE names the CA to believe)" in error
+
+
+def test_what_is_wrong_with_the_files_or_the_address_is_said_on_the_command_line(
+    by_token: House, papers: Papers
+) -> None:
+    from tests.cli.conftest import Kv
+
+    kv_command, ca, token = Kv(by_token.address), papers.path("ca.pem"), str(by_token.token)
+    error = kv_command.fails(2, "get", "c", KVD_CA_FILE="/nowhere", KVD_TOKEN_FILE=token)
+    assert error == "kv: error: cannot use the TLS files /nowhere: No such file or directory\n"
+    error = kv_command.fails(2, "get", "c", KVD_CA_FILE=ca, KVD_TOKEN_FILE="/nowhere")  # noqa: S106 (a path)
+    assert error == "kv: error: cannot read the token file /nowhere: No such file or directory\n"
+    error = Kv(by_token.address.replace("127.0.0.1", "localhost")).fails(69, "get", "c", KVD_CA_FILE=ca)
+    assert "(its certificate is refused: " in error
+    assert "KVD_CA_FILE" not in error
 
 
 def test_a_daemon_that_somebody_else_vouches_for_is_not_believed(by_token: House, papers: Papers) -> None:

@@ -233,12 +233,12 @@ except StartError as error:
 
 def test_what_is_no_socket_is_left_alone(folder: str, path: str) -> None:
     pathlib.Path(path).write_text("precious", encoding="ascii")
-    assert refusal(path, 1) == f"{path} is not a socket; move it away or choose another path"
+    assert refusal(path, 78) == f"{path} is not a socket; move it away or choose another path"
     assert pathlib.Path(path).read_text(encoding="ascii") == "precious"
     os.mkdir(f"{folder}/directory")
-    refusal(f"{folder}/directory", 1)
+    refusal(f"{folder}/directory", 78)
     os.mkfifo(f"{folder}/fifo")
-    refusal(f"{folder}/fifo", 1)
+    refusal(f"{folder}/fifo", 78)
 
 
 @pytest.mark.parametrize("target", ["nothing", "stale", "alive"])
@@ -246,7 +246,7 @@ def test_a_symbolic_link_is_left_alone(folder: str, path: str, target: str) -> N
     os.symlink(f"{folder}/{target}", path)
     leave_stale_socket(f"{folder}/stale")
     with bind_unix_socket(f"{folder}/alive", 0o600, ""):
-        assert "is not a socket" in refusal(path, 1)
+        assert "is not a socket" in refusal(path, 78)
 
 
 # ---------------------------------------------------------------------- what cannot be

@@ -20,8 +20,9 @@ CHANGES = [Change("a", 1, 2, None, None)]
     ("error", "fields"),
     [
         (KeysNotFound(["a", "b"]), {"keys": ["a", "b"]}),
-        (SnapshotGone(3, 7), {"version": 3, "oldest_readable": 7}),
-        (SnapshotGone(None, 7), {"version": None, "oldest_readable": 7}),
+        (SnapshotGone(3, 7), {"version": 3, "oldest_readable": 7, "key": None}),
+        (SnapshotGone(3, 7, "k"), {"version": 3, "oldest_readable": 7, "key": "k"}),
+        (SnapshotGone(None, 7), {"version": None, "oldest_readable": 7, "key": None}),
         (Conflict(CHANGES), {"changes": CHANGES}),
         (NotANumber("a", "why"), {"key": "a", "reason": "why"}),
         (OutcomeUnknown(7), {"version": 7}),

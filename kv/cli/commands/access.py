@@ -8,7 +8,7 @@ from kv.cli import exits
 from kv.cli.context import Context
 from kv.cli.escape import show
 from kv.cli.failures import UsageError
-from kv.cli.parser import Parser
+from kv.cli.parser import Parser, completed
 
 USAGE = "kv access [OPTION]... USER KEY"
 EXAMPLES = """
@@ -30,14 +30,11 @@ The exit code is 0 if USER may read KEY, else 1.
 
 def arguments(parser: Parser) -> None:
     """The options of ``kv access``."""
-    parser.add_argument(
-        "user",
-        metavar="USER",
-        nargs="?",
-        default=None,
-        help="who: a name, a number, group:, token: or certificate:NAME",
-    )
-    parser.add_argument("key", metavar="KEY", nargs="?", default=None, help="which key")
+    who = "who: a name, a number, group:, token: or certificate:NAME"
+    user = parser.add_argument("user", metavar="USER", nargs="?", default=None, help=who)
+    key = parser.add_argument("key", metavar="KEY", nargs="?", default=None, help="which key")
+    completed(user, "user-then-key")
+    completed(key, "user-then-key")
     parser.add_argument("--json", action="store_true", help="one JSON object")
 
 

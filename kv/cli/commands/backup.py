@@ -6,6 +6,7 @@ from kv.cli import exits
 from kv.cli.context import Context
 from kv.cli.failures import CommandFailed, OutputFailed, UsageError
 from kv.cli.files import Replacing, write_all
+from kv.cli.numbers import counted
 from kv.cli.parser import Parser
 
 TYPE_CHECKING = False
@@ -44,7 +45,7 @@ def run(context: Context) -> int:
     else:
         last = _into_file(context, place)
         _tell(context, last)
-    context.note(f"version {last.version}, {last.keys} keys")
+    context.note(f"version {last.version}, {counted(last.keys, 'key')}")
     return exits.OK
 
 
@@ -52,7 +53,7 @@ def _tell(context: Context, last: "Piece") -> None:
     if context.options.json:
         context.print_json({"version": last.version, "keys": last.keys})
     else:
-        context.print(f"Backup written: version {last.version}, {last.keys} keys")
+        context.print(f"Backup written: version {last.version}, {counted(last.keys, 'key')}")
 
 
 def _check_no_terminal() -> None:

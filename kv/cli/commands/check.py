@@ -5,6 +5,7 @@ import os
 from kv.cli import exits
 from kv.cli.context import Context
 from kv.cli.failures import UsageError
+from kv.cli.numbers import counted
 from kv.cli.offline import offline, tell_made
 from kv.cli.parser import Parser
 
@@ -67,7 +68,9 @@ def _check_directory(context: Context, directory: str) -> int:
 def _tell_sound(context: Context, found: "Examined", recovered: "Recovered") -> None:
     from kv.cli.times import show_time
 
-    context.print(f"Sound: version {recovered.version} of {show_time(found.time or None)}, {found.keys} keys")
+    context.print(
+        f"Sound: version {recovered.version} of {show_time(found.time or None)}, {counted(found.keys, 'key')}"
+    )
     if recovered.torn is not None:
         torn = recovered.torn
         text = f"{torn.path} is torn at byte {torn.offset}: the next start leaves out {torn.bytes} bytes behind version"

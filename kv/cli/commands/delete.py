@@ -6,6 +6,7 @@ from kv.cli import exits
 from kv.cli.context import Context, checked_key, checked_keys
 from kv.cli.escape import show
 from kv.cli.failures import UsageError
+from kv.cli.numbers import counted
 from kv.cli.output import complain
 from kv.cli.parser import Parser, completed
 from kv.cli.writing import How, add_sync
@@ -59,7 +60,7 @@ def run(context: Context) -> int:
         context.not_found(error.keys)
         return exits.NOT_FOUND
     context.print("Keys deleted")
-    context.note(f"{count} keys")
+    context.note(counted(count, "key"))
     return exits.OK
 
 
@@ -95,7 +96,7 @@ def _delete_prefix(context: Context, argument: str) -> int:
             return exits.NOT_FOUND
         _delete_steps(client, keys, How(context.options).sync)
     context.print("Keys deleted")
-    context.note(f"{len(keys)} keys")
+    context.note(counted(len(keys), "key"))
     return exits.OK
 
 

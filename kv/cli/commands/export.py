@@ -5,6 +5,7 @@ import time
 from kv.cli import exits
 from kv.cli.context import Context
 from kv.cli.failures import UsageError
+from kv.cli.numbers import counted
 from kv.cli.parser import Parser, completed
 from kv.cli.records import Record, line_of
 
@@ -49,7 +50,7 @@ def run(context: Context) -> int:
         count = _export(context, prefix, lambda text: context.output.write(text.encode()))
     else:
         count = _into_file(context, prefix, path)
-    context.note(f"{count} keys")
+    context.note(counted(count, "key"))
     return exits.OK
 
 

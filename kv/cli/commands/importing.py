@@ -6,6 +6,7 @@ import time
 from kv.cli import exits
 from kv.cli.context import Context
 from kv.cli.failures import CommandFailed, UsageError
+from kv.cli.numbers import counted
 from kv.cli.parser import Parser, completed
 from kv.cli.records import Record, records
 from kv.cli.writing import add_sync
@@ -106,7 +107,7 @@ class Import:
         expired = f", {self.expired} left out that have expired" if self.expired else ""
         deleted = f", {self.deleted} deleted" if self.replaces else ""
         commits = f", in {self.commits} commits" if self.commits > 1 else ""
-        self.context.print(f"Imported: {self.keys} keys{deleted}{expired}{commits}")
+        self.context.print(f"Imported: {counted(self.keys, 'key')}{deleted}{expired}{commits}")
 
 
 def _set(txn: "Transaction", batch: list[Record]) -> None:
@@ -126,7 +127,9 @@ def run(context: Context) -> int:
     with _opened(path) as stream:
         if getattr(context.options, "dry_run", False):
             work.keys = sum(1 for _ in work.wanted(records(stream, _name(path))))
-            context.print(f"would import {work.keys} keys" + (f", {work.expired} have expired" if work.expired else ""))
+            context.print(
+                f"would import {counted(work.keys, 'key')}" + (f", {work.expired} have expired" if work.expired else "")
+            )
             return exits.OK
         if getattr(context.options, "batches", False):
             _in_batches(work, stream, path)
@@ -168,7 +171,8 @@ def _explaining(work: Import, keys: int, write: "Callable[[], None]") -> None:
     except Refused as error:
         if error.code != "too_large":
             raise
-        text = f"{keys} keys do not fit into one commit: {error.message}; nothing was written; --batches makes several"
+        what = "what is to be set and deleted does" if work.replaces else f"{keys} keys do"
+        text = f"{what} not fit into one commit: {error.message}; nothing was written; --batches makes several"
         raise CommandFailed(text) from None
 
 

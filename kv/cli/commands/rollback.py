@@ -4,6 +4,7 @@ from kv.cli import exits
 from kv.cli.context import Context, checked_keys
 from kv.cli.escape import show
 from kv.cli.failures import UsageError
+from kv.cli.numbers import counted
 from kv.cli.parser import Parser, completed
 
 TYPE_CHECKING = False
@@ -47,7 +48,7 @@ def run(context: Context) -> int:
             return exits.OK
         version = client.rollback(*keys, to=to)
     context.print("Keys rolled back")
-    context.note(f"{len(writes)} keys to version {to}, version {version}")
+    context.note(f"{counted(len(writes), 'key')} to version {to}, version {version}")
     return exits.OK
 
 

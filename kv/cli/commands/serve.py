@@ -16,7 +16,8 @@ kv serve --check-config             is the configuration right?
 """
 DETAILS = """
 A flag goes before the environment (KVD_*), that before the configuration file, that before the default. Options that
-are not here are in the file. TCP needs --token-file, and is refused on other than loopback addresses.
+are not here are in the file. TCP needs --token-file or certificates of clients, and beyond loopback also TLS, which is
+configured in the file.
 """
 # Command-line options, and the settings that they are.
 _SETTINGS = {
@@ -61,7 +62,7 @@ def arguments(parser: Parser) -> None:
     completed(
         parser.add_argument("--log-to", metavar="WHERE", help="auto, stderr, syslog, or a file's path"), "log-targets"
     )
-    parser.add_argument("--check-config", action="store_true", help="check the configuration, print it, and end")
+    parser.add_argument("--check-config", action="store_true", help="say whether the configuration is right, and end")
 
 
 def run(context: Context) -> int:

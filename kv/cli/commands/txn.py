@@ -4,6 +4,7 @@ from kv.cli import exits
 from kv.cli.commands.rollback import print_plan
 from kv.cli.context import Context
 from kv.cli.escape import show
+from kv.cli.numbers import counted
 from kv.cli.pairs import read_stdin
 from kv.cli.parser import Parser
 from kv.cli.statements import parse
@@ -76,4 +77,4 @@ def _print(context: Context, outcome: Outcome, version: int | None) -> None:
     if getattr(context.options, "dry_run", False):
         print_plan(context, outcome.writes)
     elif version is not None:
-        context.note(f"{len(outcome.writes)} keys written, version {version}")
+        context.note(f"{counted(len(outcome.writes), 'key')} written, version {version}")
