@@ -126,7 +126,7 @@ class Database:
     def set(self, entries: Mapping[str, bytes], author: Author, life: Life = ENDLESS) -> int:
         """Store all entries in one commit; its version."""
         if self.room.is_tight:
-            self.room.admit(entries, entries.values())
+            self.room.admit(entries, entries.values(), with_lives=life is not ENDLESS)
         self._reserve(entries, entries.values())
         self._begin(entries)
         version = self.store.set(entries, author, life)
@@ -159,7 +159,7 @@ class Database:
     def increment(self, key: str, by: int, author: Author, life: Life = KEPT) -> tuple[int, int]:
         """Add to a number; the sum and the version. Raises NotANumber."""
         if self.room.is_tight:
-            self.room.admit([key], [_LONGEST_NUMBER])
+            self.room.admit([key], [_LONGEST_NUMBER], with_lives=life is not KEPT)
         self._reserve([key])
         self._begin([key])
         answer = self.store.increment(key, by, author, life)
@@ -168,6 +168,8 @@ class Database:
 
     def touch(self, keys: list[str], ttl_us: int | None, author: Author) -> list[bool]:
         """Give keys ``ttl_us`` from now, or life without end, in one commit; whether each exists."""
+        if ttl_us is not None and self.room.is_tight:
+            self.room.admit_deadlines(keys)
         self._reserve(keys, (head.value for key in keys if (head := self.store.find(key)) is not None))
         self._begin(keys)
         found = self.store.touch(keys, None if ttl_us is None else self.timer() + ttl_us, author)
@@ -188,7 +190,7 @@ class Database:
         """Make the writes if nothing that was read has changed; the version. Raises Conflict, SnapshotGone."""
         # Before it is validated: an eviction may be of what it read.
         if self.room.is_tight:
-            self.room.admit(writes, writes.values())
+            self.room.admit(writes, writes.values(), with_lives=life is not ENDLESS)
         validate(self.store, reads, ranges, snapshot)
         self._reserve(writes, writes.values())
         self._begin(writes)

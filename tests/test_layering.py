@@ -21,7 +21,13 @@ MAY_IMPORT = {
     "kv": ["kvd.protocol"],
 }
 # Short-lived clients import these of the protocol, and no more: the rest needs msgspec.
-LIGHT = {"kvd.protocol", "kvd.protocol.address", "kvd.protocol.errors", "kvd.protocol.near_cache"}
+LIGHT = {
+    "kvd.protocol",
+    "kvd.protocol.address",
+    "kvd.protocol.errors",
+    "kvd.protocol.keepalive",
+    "kvd.protocol.near_cache",
+}
 # The commands that run the daemon's own code; inside functions only.
 RUNS_THE_DAEMON = {
     "kv/cli/commands/serve.py": {"kvd.service.serve"},
@@ -42,6 +48,7 @@ CENTRE = ("kvd/store/", "kvd/protocol/")
 MAY_ALL_THE_SAME = {
     ("kvd/protocol/address.py", "os"),
     ("kvd/protocol/near_cache.py", "os"),  # whose clock this is
+    ("kvd/protocol/keepalive.py", "_socket"),  # the names of options
     ("kvd/service/options.py", "re"),  # over the administrator's configuration
     ("kvd/journal/records.py", "re"),  # two constant beginnings, in linear time, over a damaged file
 }

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from kvd.server.access import ADMINISTER, Access, Grant, Identity, is_trusted
-from kvd.store.authors import Author
+from kvd.store.authors import OWN_NAMES, Author
 
 if TYPE_CHECKING:
     from kvd.server.feeds import Telling
@@ -70,7 +70,8 @@ class Peer:
         name = who.certificate or who.token
         if name:
             self.name = f"{self.name} ({name})"
-            self.author = Author(None, None, name)
+            # A token or a certificate may have any name; the server's own commits must not seem to be its.
+            self.author = Author(None, None, self.name if name in OWN_NAMES else name)
 
     @property
     def is_trusted(self) -> bool:

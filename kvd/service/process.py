@@ -40,6 +40,8 @@ logger = logging.getLogger(__name__)
 # History that has grown too old while nobody writes goes in steps of so many keys, a millisecond or two each.
 UPKEEP_KEYS = 2_000
 UPKEEP_PAUSE_S = 0.005
+# What is old enough to go, but needed by a snapshot, is looked at again after so long.
+PINNED_PAUSE_S = 1.0
 # A timer for a deadline is set for no longer than this, and for a little after it.
 LONGEST_TIMER_S = 60.0
 TIMER_GRAIN_S = 0.001
@@ -177,7 +179,7 @@ class Daemon(Administration):
         if self.database.tidy(UPKEEP_KEYS):
             self._schedule_upkeep()
         elif (due_us := self.database.history_due_us()) is not None:
-            self._schedule_upkeep(due_us / 1_000_000 + UPKEEP_PAUSE_S)
+            self._schedule_upkeep(due_us / 1_000_000 + UPKEEP_PAUSE_S if due_us else PINNED_PAUSE_S)
         else:
             self.database.on_history = self._schedule_upkeep
 

@@ -18,3 +18,5 @@ NOBODY = Author(None, None, "")
 EXPIRED = Author(None, None, "expired")
 EVICTED = Author(None, None, "evicted")
 RESTARTED = Author(None, None, "restarted")
+# Names that nobody else's commits go by.
+OWN_NAMES = frozenset(author.name for author in (EXPIRED, EVICTED, RESTARTED))

@@ -14,7 +14,7 @@ Deletions and reads need no room.
 """
 
 from collections import deque
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from kvd.store.authors import EVICTED
 from kvd.store.errors import OutOfMemory
@@ -220,8 +220,11 @@ class Room:
         used = store.memory_bytes + _DEADLINE_BYTES * len(store.lifetimes)
         return bool(self._limited or self.max_keys) or used >= self._careful_from
 
-    def admit(self, keys: Collection[str], values: Collection[bytes | None]) -> None:
-        """See that there is room for ``values`` (None deletes) under ``keys``. Raises OutOfMemory."""
+    def admit(self, keys: Collection[str], values: Collection[bytes | None], *, with_lives: bool = False) -> None:
+        """See that there is room for ``values`` (None deletes) under ``keys``. Raises OutOfMemory.
+
+        ``with_lives``: the keys may get a deadline, or an owner, each.
+        """
         if self._limited or self.max_keys:
             largest = _largest_of_each(list(zip(keys, values, strict=True)))
             if self._limited:
@@ -233,8 +236,15 @@ class Room:
                 keys = [key for key, value in zip(keys, values, strict=True) if value is not None]
                 values = [value for value in values if value is not None]
             if values:
-                size = GROUP_BYTES + (PLACE_BYTES + SUPERSEDED_BYTES + KEY_BYTES) * len(keys)
+                each = PLACE_BYTES + SUPERSEDED_BYTES + KEY_BYTES + (_DEADLINE_BYTES if with_lives else 0)
+                size = GROUP_BYTES + each * len(keys)
                 self._admit_bytes(size + sum(map(len, keys)) + sum(map(len, values)))  # type: ignore[arg-type]
+
+    def admit_deadlines(self, keys: Sequence[str]) -> None:
+        """See that there is room for each of ``keys`` to get a deadline. Raises OutOfMemory."""
+        if self.max_bytes:
+            new = self._store.lifetimes.deadlines_of(keys).count(None)
+            self._admit_bytes(GROUP_BYTES + (PLACE_BYTES + SUPERSEDED_BYTES) * len(keys) + _DEADLINE_BYTES * new)
 
     def note_shown(self) -> None:
         """More may be shown: what was evicted, and had to stay for that, goes."""

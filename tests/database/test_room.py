@@ -416,14 +416,44 @@ def test_touching_leaves_no_more_history_than_there_is_room_for(full: Database) 
         assert full.room.used_bytes() <= MAX_BYTES
 
 
+def test_a_deadline_needs_room_and_a_life_without_end_none(database: Database) -> None:
+    database.room.configure(MAX_BYTES, 0, MAX_BYTES)
+    keys = [f"{number:03d}" for number in range(400)]
+    database.set(dict.fromkeys(keys, b""), ME)
+    touched = 0
+    with contextlib.suppress(OutOfMemory):
+        for key in keys:
+            database.touch([key], 10**9, ME)
+            touched += 1
+    assert 50 < touched < 400
+    assert database.room.used_bytes() <= MAX_BYTES
+    before = state(database), database.count_deadlines()
+    with pytest.raises(OutOfMemory):
+        database.touch(keys, 10**9, ME)
+    assert (state(database), database.count_deadlines()) == before
+    assert database.touch(keys[:touched], None, ME) == [True] * touched
+    assert database.count_deadlines() == 0
+
+
+def test_a_write_that_gives_keys_a_deadline_needs_room_for_that_too(database: Database) -> None:
+    database.room.configure(MAX_BYTES, 0, MAX_BYTES)
+    entries = {f"{number:03d}": b"" for number in range(400)}
+    life = database.life(10**9, keep=False, owner=None)
+    for write in (database.set, lambda entries, author, life: database.commit(entries, {}, [], 0, author, life)):
+        with pytest.raises(OutOfMemory):
+            write(entries, ME, life)
+    assert database.store.version == 0
+    database.set(entries, ME)
+
+
 def test_transactions_that_only_read_or_delete_need_no_room(clocks: "Clocks") -> None:
     database = clocks.database()
     database.room.configure(MAX_BYTES, 0, MAX_BYTES)
     with contextlib.suppress(OutOfMemory):
         for number in range(1_000):
             database.set({f"{number}": bytes(1_000)}, ME)
-    database.touch([f"{number}" for number in range(10)], 10**9, ME)  # more than fits, for the deadlines
-    assert database.room.used_bytes() > MAX_BYTES
+    database.room.configure(MAX_BYTES - 5_000, 0, MAX_BYTES)
+    assert database.room.used_bytes() > MAX_BYTES - 5_000
     version = database.store.version
     assert database.commit({}, {"none": 0}, [("", None)], version, ME) == version
     database.commit({f"{number}": None for number in range(10)}, {}, [], version, ME)
