@@ -283,7 +283,8 @@ def ping(path: str) -> None:
 
 
 def _say_started() -> None:
+    # Not print: what it could not write would be tried once more at the end, and make the exit code 120.
     try:
-        print("Kvd started. Press ctrl-c to stop.", flush=True)
+        os.write(1, b"Kvd started. Press ctrl-c to stop.\n")
     except OSError:
         pass  # nobody reads; that is no reason not to serve
