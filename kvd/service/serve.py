@@ -59,7 +59,6 @@ def check_config(flags: Mapping[str, object], config_file: str | None) -> int:
         check_installed(config)
     except ConfigError as error:
         return _complain(str(error), EXIT_CONFIGURATION)
-    print("The configuration is valid.")
     return 0
 
 
