@@ -60,7 +60,6 @@ def check_config(flags: Mapping[str, object], config_file: str | None) -> int:
             check_installed()
     except ConfigError as error:
         return _complain(str(error), EXIT_CONFIGURATION)
-    print("The configuration is valid.")
     return 0
 
 
@@ -290,7 +289,8 @@ def ping(path: str) -> None:
 
 
 def _say_started() -> None:
+    # Not print: what it could not write would be tried once more at the end, and make the exit code 120.
     try:
-        print("Kvd started. Press ctrl-c to stop.", flush=True)
+        os.write(1, b"Kvd started. Press ctrl-c to stop.\n")
     except OSError:
         pass  # nobody reads; that is no reason not to serve

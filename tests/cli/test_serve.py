@@ -62,6 +62,15 @@ def test_the_socket_flag_stands_before_the_command_too(alone: "Kv") -> None:
     assert "valid" in alone.ok("-s", str(alone.socket), "serve", "--check-config")
 
 
+def test_what_check_config_says_is_output_like_any_other(alone: "Kv") -> None:
+    assert alone.ok("serve", "--check-config", "-q") == ""
+    script = '"$@" serve --check-config >/dev/full'
+    done = subprocess.run(  # noqa: S603 (the command under test)
+        ["/bin/sh", "-c", script, "sh", *alone.command], env=alone.environment(), capture_output=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (74, b"kv: error: cannot write the output: No space left on device\n")
+
+
 @pytest.mark.parametrize(
     "flags",
     [["--socket-mode", "9"], ["--log-level", "loud"], ["--tcp", "127.0.0.1:1"],

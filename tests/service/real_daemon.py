@@ -22,7 +22,16 @@ STARTED = b"Kvd started. Press ctrl-c to stop.\n"
 SCALE = int(os.environ.get("KVD_TEST_SCALE", "1"))
 Process = subprocess.Popen[bytes]
 # Of whoever runs the tests: nothing of it may decide how a daemon behaves.
-_NOT_INHERITED = ("KVD_", "XDG_", "LISTEN_", "NOTIFY_", "WATCHDOG_", "JOURNAL_", "INVOCATION_")
+_NOT_INHERITED = (
+    "KVD_",
+    "XDG_",
+    "LISTEN_",
+    "NOTIFY_",
+    "WATCHDOG_",
+    "JOURNAL_",
+    "INVOCATION_",
+    "PYTHONUNBUFFERED",
+)
 
 # Run by the interpreter before anything else: does something at the moment when the daemon binds its Unix socket.
 # The code under test is as it is; only the process's fate is decided.

@@ -80,7 +80,10 @@ def run(context: Context) -> int:
     except ImportError as error:
         raise CommandFailed(f"the daemon is not installed completely: {error}", exits.INTERNAL) from None
     if getattr(options, "check_config", False):
-        return check_config(flags, config_file)
+        status = check_config(flags, config_file)
+        if status == exits.OK:
+            context.print("The configuration is valid.")
+        return status
     from kv.cli.progress import bar
 
     return serve(
