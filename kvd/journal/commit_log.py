@@ -141,6 +141,11 @@ class CommitLog:
         """How many groups have been added and not taken."""
         return len(self._pending)
 
+    @property
+    def outstanding_bytes(self) -> int:
+        """The most that what has been added and not written yet takes."""
+        return self._outstanding_bytes
+
     def group_of(self, version: int) -> Group:
         """The group that has this version, which was added last or nearly so; an id may still be put into it."""
         return next(group for group in reversed(self._pending) if group.version <= version)

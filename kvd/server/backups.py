@@ -23,7 +23,7 @@ from kvd.journal.checkpoint import SLICE_BYTES, SLICE_KEYS
 from kvd.journal.records import Codec, Commits, End, Group, Header, Heads
 from kvd.server.feeds import Event
 from kvd.store.errors import SnapshotGone
-from kvd.store.heads import Head
+from kvd.store.heads import FORGOTTEN, Head
 
 # One piece has about so many keys of commits, or so many bytes of them; more is left for the next.
 COMMITS_KEYS = 4_096
@@ -129,9 +129,12 @@ class Backup:
         for group in self._store.window.after(self._position):
             if room_keys <= 0 or room_bytes <= 0:
                 return groups, False
-            groups.append(self._database.record_of(group))
+            record = self._database.record_of(group)
+            # What is forgotten was evicted since, which is told before the end.
+            record.values = [b"" if value is FORGOTTEN else value for value in record.values]
+            groups.append(record)
             room_keys -= len(group.heads)
-            room_bytes -= sum(len(head.value or b"") + len(head.key) for head in group.heads)
+            room_bytes -= sum(len(value or b"") for value in record.values) + sum(map(len, record.keys))
             self._position = group.heads[-1].version
         self._position = self._store.version
         if self._pinned != self._position:

@@ -81,14 +81,15 @@ class Server:
     def buffer_bytes(self) -> int:
         """What the connections hold: themselves, input that has not run yet, replies. Not older than BUFFERS_S.
 
-        And the table of near caches, which is there for them.
+        And the table of near caches, which is there for them, and what is on its way to the disk.
         """
         now = self.loop.time()
         if now >= self._measure_at:
             self._measure_at = now + BUFFERS_S
             held = sum(session.buffer_bytes for session in self.sessions) + SESSION_BYTES * len(self.sessions)
             self._buffer_bytes = held + self.commands.near_caches.table_bytes
-        return self._buffer_bytes + self.commands.sliced_bytes
+        log = self.commands.database.log
+        return self._buffer_bytes + self.commands.sliced_bytes + (0 if log is None else log.outstanding_bytes)
 
     async def listen(
         self,

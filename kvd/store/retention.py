@@ -10,9 +10,13 @@ the log tells, does not depend on this; only a value that is asked for may be go
 
 A pinned version keeps its values, as in the window. For each age there is one place in the window up to which this has
 been done. It moves on as the window's own beginning does, in steps of as many keys as were written or a few more.
+
+What is evicted goes at once, whatever its prefix and whoever may still want it: it goes to make room.
 """
 
-from kvd.store.heads import FORGOTTEN
+from collections.abc import Iterable
+
+from kvd.store.heads import FORGOTTEN, Head
 from kvd.store.prefixes import NO_RULES, PrefixRules
 from kvd.store.window import Group, Window
 
@@ -56,14 +60,22 @@ class Retention:
         following = [(self._window.next_from(number), age) for age, number in self._following.items()]
         return min((found[1].time + age for found, age in following if found is not None), default=None)
 
+    def forget_evicted(self, group: Group) -> None:
+        """Forget what ``group`` has evicted, whoever may still want it: it went to make room."""
+        self._forget(group, group.heads)
+
     def _forget_superseded(self, group: Group, age: int) -> None:
+        rule_of = self._rules.rule_of
+        ruled = ((head, rule_of(head.key)) for head in group.heads if head.previous is not None)
+        self._forget(group, [head for head, rule in ruled if rule is not None and rule.history_ms * 1000 == age])
+
+    def _forget(self, group: Group, heads: Iterable[Head]) -> None:
+        """Forget what these heads of ``group`` superseded."""
         freed = 0
-        for head in group.heads:
+        for head in heads:
             old = head.previous
             if old is not None and (value := old.value) is not None and value is not FORGOTTEN:
-                rule = self._rules.rule_of(head.key)
-                if rule is not None and rule.history_ms * 1000 == age:
-                    freed += len(value)
-                    old.value = FORGOTTEN
+                freed += len(value)
+                old.value = FORGOTTEN
         group.size -= freed
         self._window.bytes -= freed

@@ -332,14 +332,14 @@ class Room:
             size -= sum(_size(head.key, head.value or b"") for head in more)
         if victims:
             self._evict(list(victims))
-            self._note_unshown(victims)
+            self._note_unshown([head.key for head in victims])
         return bool(victims)
 
-    def _note_unshown(self, victims: Collection[Head]) -> None:
-        """What was evicted just now goes with the history once its end may be shown."""
+    def _note_unshown(self, victims: Collection[str]) -> None:
+        """These keys were evicted just now; what is left of them goes with the history once their end may be shown."""
         if self.max_bytes and self._store.version > self._shown():
-            freed = GROUP_BYTES + (PLACE_BYTES + SUPERSEDED_BYTES) * len(victims)
-            freed += sum(_size(head.key, head.value or b"") for head in victims)
+            each = PLACE_BYTES + SUPERSEDED_BYTES + KEY_BYTES
+            freed = GROUP_BYTES + each * len(victims) + sum(map(len, victims))
             self._unshown.append((self._store.version, freed))
             self._unshown_bytes += freed
 

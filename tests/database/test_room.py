@@ -134,7 +134,7 @@ def test_history_goes_before_any_key(full: Database) -> None:
     assert full.room.used_bytes() <= MAX_BYTES
 
 
-def test_many_go_in_one_commit_and_their_versions_are_in_the_history(database: Database) -> None:
+def test_many_go_in_one_commit_with_their_values_and_the_commit_is_in_the_history(database: Database) -> None:
     database.room.configure(0, 2_048, 0)
     database.room.set_rules(PrefixRules([CACHE]))
     database.set({f"c/{number}": b"x" for number in range(2_048)}, ME)
@@ -144,9 +144,11 @@ def test_many_go_in_one_commit_and_their_versions_are_in_the_history(database: D
     assert eviction.keys == [f"c/{number}" for number in range(102)], "two more than had to"
     assert {commit.author for commit in sets} == {ME}
     gone = versions(database.store, "c/7", 10, None, 10**6)
-    assert [(one.version, one.value, one.author) for one in gone] == [(2, None, EVICTED), (1, b"x", ME)]
-    assert database.store.get_many(["c/7", "c/200"], 1) == [b"x", b"x"]
+    assert [(one.version, one.value, one.author) for one in gone] == [(2, None, EVICTED)]
+    assert database.store.get_many(["c/200"], 1) == [b"x"]
     assert database.store.get_many(["c/7", "c/200"], 2) == [None, b"x"]
+    with pytest.raises(SnapshotGone):
+        database.store.get_many(["c/7", "c/200"], 1)
 
 
 def test_what_was_deleted_and_is_forgotten_is_counted_and_what_was_evicted_is_not(clocks: "Clocks") -> None:
@@ -215,6 +217,19 @@ def test_an_old_version_of_an_evicted_key_is_gone_and_never_shown_as_absent(full
     assert full.store.get("c/first") is None
     with pytest.raises(SnapshotGone):
         full.store.get_many(["c/first"], snapshot)
+    full.store.unpin(snapshot)
+
+
+def test_what_is_evicted_ends_no_snapshot_of_others(full: Database) -> None:
+    full.set({"kept": b"old"}, ME)
+    full.set({"c/large": bytes(100_000)}, ME)
+    snapshot = full.store.pin()
+    full.set({"kept": b"new"}, ME)
+    full.set({f"c/{number}": bytes(1_000) for number in range(100)}, ME)
+    assert full.store.get("c/large") is None
+    assert full.store.get_many(["kept"], snapshot) == [b"old"]
+    with pytest.raises(SnapshotGone):
+        full.store.get_many(["c/large"], snapshot)
     full.store.unpin(snapshot)
 
 
@@ -364,7 +379,7 @@ def test_a_transaction_that_deletes_as_much_as_it_adds_needs_no_room(database: D
 def test_evictions_that_may_not_be_shown_yet_make_room_all_the_same_and_no_more_go_than_have_to(
     full: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As with a commit log: what was evicted stays in the history until the disk has it."""
+    """As with a commit log: that it was evicted stays in the history until the disk has it."""
     for number in range(150):
         full.set({f"c/{number}": bytes(1_000)}, ME)
     shown = full.store.version
@@ -383,17 +398,18 @@ def test_evictions_that_may_not_be_shown_yet_make_room_all_the_same_and_no_more_
 def test_while_evictions_may_not_be_shown_there_is_an_end_to_it_too(
     full: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for number in range(200):
-        full.set({f"c/{number}": bytes(1_000)}, ME)
+    for number in range(800):
+        full.set({f"c/{number}": b""}, ME)
     shown = full.store.version
     monkeypatch.setattr(type(full), "visible", property(lambda self: shown))
-    while full.room.used_bytes() + 1_500 <= MAX_BYTES * 5 // 4:
-        full.set({f"c/{full.store.version}": bytes(1_000)}, ME)
+    while full.room.used_bytes() + 600 <= MAX_BYTES * 5 // 4:
+        full.set({f"c/{full.store.version}": b""}, ME)
     for number in range(500):
         with pytest.raises(OutOfMemory, match="until the disk has"):
-            full.set({f"c/new{number}": bytes(1_000)}, ME)
-    assert full.room.used_bytes() <= MAX_BYTES * 5 // 4
-    assert full.store.counters.keys > 80, "what is refused evicts no more than one that is not"
+            full.set({f"c/new{number}": b""}, ME)
+    eviction = 500  # the last one, which came before it was known that it would not do
+    assert full.room.used_bytes() <= MAX_BYTES * 5 // 4 + eviction
+    assert full.store.counters.keys > 200, "what is refused evicts no more than one that is not"
     shown = full.store.version
     full.set({"c/again": bytes(1_000)}, ME)
     assert full.room.used_bytes() <= MAX_BYTES

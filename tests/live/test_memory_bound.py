@@ -1,9 +1,12 @@
 """The memory of a real daemon that is filled to its limit: what it promises, measured as the kernel counts it."""
 
+import pathlib
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
+from tests.live.conftest import frame
 
 if TYPE_CHECKING:
     from tests.live.conftest import Daemon, Peer
@@ -64,6 +67,7 @@ def test_without_eviction_a_write_too_many_is_refused_and_nothing_of_it_made(
     gone = [f"k{n:08d}" for n in range(2 * count)]
     assert peer.ask(["delete", gone])[0][1] == 2 * count, "and so do deletions"
     assert isinstance(peer.ask(["set", entries])[0], int), "then there is room again"
+    print(most_resident(daemon) / 2**20)
     assert most_resident(daemon) <= BOUND_BYTES
 
 
@@ -85,6 +89,29 @@ def test_what_may_be_evicted_goes_and_nothing_else(start: "Callable[..., Daemon]
     assert after["memory_bytes"] <= MAX_BYTES
     assert peer.ask(["get_many", list(kept)]) == [list(kept.values())]
     assert peer.ask(["get_many", list(entries)]) == [list(entries.values())], "what came last is there"
+    print(most_resident(daemon) / 2**20)
+    assert most_resident(daemon) <= BOUND_BYTES
+
+
+@pytest.mark.parametrize("sync", ["always", "never"])
+def test_what_the_disk_does_not_have_yet_counts_too(
+    start: "Callable[..., Daemon]", tmp_path: pathlib.Path, sync: str
+) -> None:
+    """Four who send frame upon frame without waiting for each answer."""
+    daemon = start(f'data.dir = "{tmp_path}/data"\ndata.sync = "{sync}"\n' + EVICTING)
+    peers = [daemon.connect() for _ in range(4)]
+    written = 0
+    more = batches("c/", 1024, 250)
+    while written < 3 * MAX_BYTES:
+        for peer in peers:
+            peer.send(b"".join(frame([["set", next(more)]]) for _ in range(2)))
+            written += 2 * 250 * (1024 + 200)
+        for peer in peers:
+            for _ in range(2):
+                [version] = peer.receive()
+                assert isinstance(version, int), version
+    assert metrics(peers[0])["evicted_keys"] > 0
+    print(most_resident(daemon) / 2**20)
     assert most_resident(daemon) <= BOUND_BYTES
 
 
@@ -103,4 +130,5 @@ def test_history_alone_makes_room_for_what_supersedes_it(start: "Callable[..., D
     assert after["memory_bytes"] <= MAX_BYTES
     assert after["keys_stored"] == count
     assert peer.ask(["get_many", keys]) == [[value] * count]
+    print(most_resident(daemon) / 2**20)
     assert most_resident(daemon) <= BOUND_BYTES

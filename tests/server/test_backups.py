@@ -11,6 +11,7 @@ from kvd.journal.backup import BackupReader, load_backup
 from kvd.journal.errors import Damaged, NewerFormat
 from kvd.server import backups as backups_module
 from kvd.server.backups import Backup
+from kvd.store.prefixes import PrefixRule, PrefixRules
 from kvd.store.window import WindowLimits
 from tests.journal.busy import Busy, differences
 from tests.journal.crashes import RecordingDisk
@@ -99,6 +100,24 @@ def test_whatever_happens_meanwhile(seed: int) -> None:
     assert differences(copy, version, busy.model, busy.now) is None
     assert (copy.store.version, copy.store.time) == (version, time)
     assert keys == len(busy.model.at[version])
+
+
+@pytest.mark.usefixtures("small_pieces")
+def test_what_is_evicted_meanwhile() -> None:
+    """A value that went before its commit was told: that it went is told too."""
+    database = Database(clock=lambda: WALL_US)
+    database.room.configure(0, 3, 0)
+    database.room.set_rules(PrefixRules([PrefixRule(prefix="", evict=True)]))
+    database.set({"a": b"1"}, ME)
+    taken = Taken(database)
+    taken.take()
+    for number in range(10):
+        database.set_each([{f"k{number}": b"x"}, {f"l{number}": b"y"}], ME)
+    taken.rest()
+    assert taken.end is not None
+    copy = loaded(bytes(taken.data))
+    assert copy.store.scan("", None, 100).items == database.store.scan("", None, 100).items
+    assert database.store.counters.evicted_keys >= 18
 
 
 @pytest.mark.usefixtures("small_pieces")

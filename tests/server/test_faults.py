@@ -14,6 +14,8 @@ from kvd.protocol.limits import Limits
 from kvd.server.commands import Administration, Commands
 from kvd.server.server import Server
 from kvd.store.authors import Author
+from tests.journal.disks import MemoryDisk
+from tests.journal.running import Running
 from tests.server.conftest import DEADLINE_S, frame
 
 Result = TypeVar("Result")
@@ -123,3 +125,16 @@ def test_an_event_that_cannot_be_encoded_ends_its_watch_with_a_word(
     (record,) = [record for record in caplog.records if record.levelname == "ERROR"]
     assert record.getMessage().startswith("internal error in a feed of uid ")
     assert record.exc_info is not None
+
+
+def test_what_is_on_its_way_to_the_disk_counts_as_memory() -> None:
+    async def main() -> None:
+        running = Running(MemoryDisk())
+        server = Server(Commands(running.database, Limits(), Faulty(), {}), asyncio.get_running_loop())
+        before = server.buffer_bytes()
+        running.set({"a": bytes(10_000)})
+        assert server.buffer_bytes() >= before + 10_000
+        running.write()
+        assert server.buffer_bytes() == before
+
+    asyncio.run(main())
