@@ -98,7 +98,7 @@ def test_ready_is_told_once_connections_are_answered_and_not_before(kvd: "RealDa
 
 def test_a_start_that_fails_never_says_ready(kvd: "RealDaemon", manager: Manager) -> None:
     pathlib.Path(kvd.path).touch()
-    kvd.refused(1, env=kvd.environment(NOTIFY_SOCKET=manager.address))
+    kvd.refused(78, env=kvd.environment(NOTIFY_SOCKET=manager.address))
     assert not manager.has_heard()
 
 
