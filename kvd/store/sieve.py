@@ -199,13 +199,32 @@ class Sieve:
         self._broom -= 1
         piece = self._pieces[number]
         heads = self._find_all(piece)
-        known = [head is not None and head.key is key for key, head in zip(piece, heads, strict=True)]
+        # What was forgotten and came anew may be the same object, as decoders keep short keys: its last place counts.
+        last = {key: at for at, key in enumerate(piece)}
+        known = [
+            head is not None and head.key is key and last[key] == at
+            for at, (key, head) in enumerate(zip(piece, heads, strict=True))
+        ]
         if self._hand[0] == number:
             self._hand = number, sum(known[: self._hand[1]])
         piece[:] = compress(piece, known)
         self._keys -= len(known) - len(piece)
-        if not piece:
+        if number + 2 < len(self._pieces) and len(piece) + len(self._pieces[number + 1]) <= PIECE_KEYS:
+            self._join(number)
+        elif not piece:
             self._remove_piece(number)
+
+    def _join(self, number: int) -> None:
+        """Make a piece the beginning of the next one."""
+        piece, following = self._pieces[number], self._pieces[number + 1]
+        at, place = self._hand
+        if at == number:
+            self._hand = number + 1, place
+        elif at == number + 1:
+            self._hand = number + 1, place + len(piece)
+        following[:0] = piece
+        piece.clear()
+        self._remove_piece(number)
 
     def _remove_piece(self, number: int) -> None:
         """Remove a piece, which is empty, and not the last."""

@@ -499,3 +499,13 @@ def test_a_quota_holds_though_a_key_is_set_several_times_at_once(database: Datab
     database.set_each([{"c": b"1"}, {"c": b"2"}], ME)
     assert database.store.get_many(["q/a", "c"]) == [bytes(1_000), b"2"]
     assert database.room.quotas() == recount(database)
+
+
+def test_a_key_that_comes_and_goes_for_ever_does_not_fill_the_queue(clocks: "Clocks") -> None:
+    """Also if it is the very same object each time, as decoders keep short ones."""
+    database, key = clocks.database(WindowLimits(max_commits=0)), "c/again"
+    database.room.set_rules(PrefixRules([CACHE]))
+    for _ in range(20_000):
+        database.set({key: b""}, ME)
+        database.delete([key], ME, missing_ok=False)
+    assert sum(map(len, database.room._sieves)) < 3_000
