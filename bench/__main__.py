@@ -33,9 +33,10 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="less work: shows that it runs, not how fast kvd is")
     parser.add_argument(
         "--charts",
+        nargs="+",
         type=Path,
         metavar="RESULTS",
-        help="measure nothing; draw docs/charts/ and write docs/figures.md of this JSON",
+        help="measure nothing; draw docs/charts/ and write docs/figures.md of this JSON, and of others for some rows",
     )
     parser.add_argument("--serve", default=shlex.join(SERVE), metavar="COMMAND", help="what starts kvd on {socket}")
     return parser.parse_args(argv)
@@ -72,13 +73,13 @@ def run(context: Context, names: Sequence[str]) -> tuple[list[Row], list[str]]:
     return rows, failures
 
 
-def draw(result: Path) -> int:
-    """The charts of a result, into docs/charts/, and its figures. Returns 2 for what is no result."""
+def draw(results: Sequence[Path]) -> int:
+    """The charts of a result, into docs/charts/, and the figures of all. Returns 2 for what is no result."""
     try:
-        for path in [*charts.write(result), figures.write(result)]:
+        for path in [*charts.write(results[0]), figures.write(results)]:
             print(f"written: {path}")
     except (OSError, ValueError, KeyError, TypeError) as error:
-        print(f"{result} is no result of the benchmarks: {error!r}", file=sys.stderr)
+        print(f"not a result of the benchmarks: {error!r}", file=sys.stderr)
         return 2
     return 0
 
@@ -107,7 +108,7 @@ def main(argv: Sequence[str]) -> int:
     report.write_json(path, machine, facts, rows)
     print(f"\nkept in {path}")
     if not args.only and not args.quick:
-        draw(path)
+        draw([path])
     return 1 if failures else 0
 
 
