@@ -253,8 +253,6 @@ class Database:
         self._begin(keys)
         self.store.evict(heads)
         self._committed(ENDLESS)
-        for group in self.store.window.behind(self._before):
-            self.store.retention.forget_evicted(group)
 
     def count_owned(self, owner: Hashable) -> int:
         """How many keys die with ``owner``."""

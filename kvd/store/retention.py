@@ -11,7 +11,7 @@ the log tells, does not depend on this; only a value that is asked for may be go
 A pinned version keeps its values, as in the window. For each age there is one place in the window up to which this has
 been done. It moves on as the window's own beginning does, in steps of as many keys as were written or a few more.
 
-What is evicted goes at once, whatever its prefix and whoever may still want it: it goes to make room.
+What is evicted because memory is short goes at once, whatever its prefix and whoever may still want it (``room.py``).
 """
 
 from collections.abc import Iterable

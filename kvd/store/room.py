@@ -301,7 +301,7 @@ class Room:
             _, wanted = _and_spare(0, over, 0, self.max_bytes)
             self._store.squeeze_history(wanted, self._shown(), even_pinned=False)
         while (over := self._over(size)) > 0:
-            evicted = self._evict_some(self._quotas.values(), *_and_spare(0, over, 0, self.max_bytes))
+            evicted = self._evict_some(self._quotas.values(), *_and_spare(0, over, 0, self.max_bytes), forget=True)
             self._store.squeeze_history(self._over(size), self._shown(), even_pinned=True)
             if not evicted:
                 break
@@ -319,8 +319,11 @@ class Room:
             self._unshown_bytes -= self._unshown.popleft()[1]
         return self.used_bytes() - self._unshown_bytes + size - self.max_bytes
 
-    def _evict_some(self, quotas: Iterable[Quota], keys: int, size: int) -> bool:
-        """Evict at least so many keys, and bytes, or as many as go at a time; whether any could be."""
+    def _evict_some(self, quotas: Iterable[Quota], keys: int, size: int, *, forget: bool = False) -> bool:
+        """Evict at least so many keys, and bytes, or as many as go at a time; whether any could be.
+
+        ``forget``: their values are not kept in the history, for memory is what is short.
+        """
         victims: dict[Head, None] = {}  # as the same may come twice
         sieves = [quota.sieve for quota in quotas if quota.sieve is not None]
         # From the longest queue first, so that no small prefix pays for a large one.
@@ -331,15 +334,18 @@ class Room:
                 break
             size -= sum(_size(head.key, head.value or b"") for head in more)
         if victims:
+            before = self._store.version
             self._evict(list(victims))
-            self._note_unshown([head.key for head in victims])
+            for group in self._store.window.behind(before):
+                if forget:
+                    self._store.retention.forget_evicted(group)
+                self._note_unshown(group)
         return bool(victims)
 
-    def _note_unshown(self, victims: Collection[str]) -> None:
-        """These keys were evicted just now; what is left of them goes with the history once their end may be shown."""
+    def _note_unshown(self, group: Group) -> None:
+        """What is left of those whom ``group`` evicted goes with the history once their end may be shown."""
         if self.max_bytes and self._store.version > self._shown():
-            each = PLACE_BYTES + SUPERSEDED_BYTES + KEY_BYTES
-            freed = GROUP_BYTES + each * len(victims) + sum(map(len, victims))
+            freed = group.size + sum(KEY_BYTES + len(head.key) for head in group.heads)
             self._unshown.append((self._store.version, freed))
             self._unshown_bytes += freed
 
