@@ -5,8 +5,6 @@ from typing import Any
 
 import msgspec
 
-from kvd.server.refusals import Refusal
-
 # The daemon's own codes (kvd/protocol/errors.py).
 STATUS = {
     "bad_request": 400,
@@ -53,11 +51,6 @@ def problem_of(reply: dict[str, object]) -> Problem:
     fields: dict[str, Any] = {name: value for name, value in reply.items() if name not in ("error", "message")}
     code = str(reply["error"])
     return Problem(STATUS[code], code, str(reply["message"]), **fields)
-
-
-def problem_of_refusal(refusal: Refusal) -> Problem:
-    """The same of one that has not become a reply yet."""
-    return problem_of(refusal.reply())
 
 
 def not_allowed(*methods: str) -> Problem:

@@ -17,6 +17,8 @@ ROOT = pathlib.Path(__file__).parents[2]
 DEADLINE_S = 30
 TOKEN = "a-token-of-thirty-two-characters"  # noqa: S105 - of no real daemon
 OTHER_TOKEN = "another-token-of-some-length"  # noqa: S105
+# How those show themselves to whom these tokens were given.
+ANN, BOB = f"Bearer {TOKEN}", f"Bearer {OTHER_TOKEN}"
 Start = Callable[..., "Daemon"]
 
 

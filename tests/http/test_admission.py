@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from tests.http.conftest import OTHER_TOKEN, ROOT, TOKEN, Daemon, Start
+from tests.http.conftest import ANN, BOB, ROOT, TOKEN, Daemon, Start
 
 RULES = """
 [[access]]
@@ -23,7 +23,6 @@ prefix = "open/"
 token = "bob"
 rights = ["read"]
 """
-ANN, BOB = f"Bearer {TOKEN}", f"Bearer {OTHER_TOKEN}"
 
 
 @pytest.fixture(scope="module")

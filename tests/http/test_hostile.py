@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from tests.http.conftest import OTHER_TOKEN, ROOT, TOKEN, Daemon, Start, request
+from tests.http.conftest import ANN, BOB, ROOT, TOKEN, Daemon, Start, request
 
 BODY = b"POST /v2/get HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 SMUGGLED = [
@@ -130,20 +130,19 @@ rights = ["read"]
 
 def test_a_token_is_needed_and_its_rights_hold_for_each_request(start: Start) -> None:
     daemon = start(RULES, is_open=False)
-    ann, bob = f"Bearer {TOKEN}", f"Bearer {OTHER_TOKEN}"
     refused = daemon.ask("GET", "/v1/a")
     assert (refused.status, refused.headers["www-authenticate"]) == (401, 'Bearer realm="kvd"')
     for wrong in ("Bearer wrong", f"Basic {TOKEN}", "Bearer", TOKEN):
         assert daemon.ask("PUT", "/v1/a", b"x", Authorization=wrong).status == 401
     with daemon.connect() as client:
-        assert client.ask("PUT", "/v1/a", b"1", Authorization=ann).status == 201
-        assert client.ask("GET", "/v1/a", Authorization=ann).body == b"1"
-        assert client.ask("GET", "/v1/a", Authorization=bob).status == 403
-        assert client.ask("GET", "/v1/open/x", Authorization=bob).status == 404
-        assert client.ask("PUT", "/v1/open/x", b"2", Authorization=bob).status == 403
-        assert client.ask("GET", "/v1/", b'["open/x","a"]', Authorization=bob).status == 403
-        assert client.ask("PUT", "/v2/keys/a", b"2", If_None_Match="*", Authorization=bob).status == 403
-        assert client.ask("GET", "/v1/a", Authorization=ann).body == b"1"
+        assert client.ask("PUT", "/v1/a", b"1", Authorization=ANN).status == 201
+        assert client.ask("GET", "/v1/a", Authorization=ANN).body == b"1"
+        assert client.ask("GET", "/v1/a", Authorization=BOB).status == 403
+        assert client.ask("GET", "/v1/open/x", Authorization=BOB).status == 404
+        assert client.ask("PUT", "/v1/open/x", b"2", Authorization=BOB).status == 403
+        assert client.ask("GET", "/v1/", b'["open/x","a"]', Authorization=BOB).status == 403
+        assert client.ask("PUT", "/v2/keys/a", b"2", If_None_Match="*", Authorization=BOB).status == 403
+        assert client.ask("GET", "/v1/a", Authorization=ANN).body == b"1"
         assert client.ask("GET", "/v1/a").status == 401
     with daemon.connect_local() as client:
         assert client.ask("GET", "/v1/a", Host="any").body == b"1"

@@ -3,7 +3,7 @@
 import base64
 import json
 
-from tests.http.conftest import OTHER_TOKEN, TOKEN, Client, Daemon, Start, request
+from tests.http.conftest import ANN, BOB, TOKEN, Client, Daemon, Start, request
 
 BINARY = bytes(range(256))
 RULES = """
@@ -23,7 +23,6 @@ prefix = "elsewhere/"
 everyone = true
 rights = ["read"]
 """
-ANN, BOB = f"Bearer {TOKEN}", f"Bearer {OTHER_TOKEN}"
 
 
 class Reader:
