@@ -15,17 +15,17 @@ from bench.exchange import Connection, Exchange
 from bench.peers.kvd import exchange
 from bench.peers.redis import command
 from bench.servers import Server
-from kvd.database import Database
+from kvd.engine.database import Database
+from kvd.engine.near_cache import NearCaches
+from kvd.engine.snapshots import Snapshots
 from kvd.protocol.limits import Limits
 from kvd.protocol.messages import Get
-from kvd.server.checks import Checks
-from kvd.server.measures import Measures
-from kvd.server.near_caches import NearCaches
+from kvd.requests.limits import Checks
+from kvd.requests.reads import Reading
 from kvd.server.peers import Peer
-from kvd.server.reading import Reading
-from kvd.server.snapshots import Snapshots
 from kvd.store.authors import NOBODY
 from kvd.store.prefixes import PrefixRule, PrefixRules
+from kvd.telemetry.metrics import Measures
 
 _VALUE = b"v" * 64
 # How many keys one script of Redis asks for: it evicts only between scripts.

@@ -16,8 +16,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from kv.blocking.client import Client
     from kv.cli.writing import How
-    from kv.client import Client
     from kv.results import Versioned
 
 _MOST_ATTEMPTS = 30

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 from kvd.http.problems import Problem
 from kvd.http.requests import Request
-from kvd.server.commands import Commands
+from kvd.requests.executor import Commands
 from kvd.server.peers import Peer
 
 logger = logging.getLogger(__name__)

@@ -4,16 +4,16 @@ import logging
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
-from kvd.http import api, original
+from kvd.engine.durability import NO_NEEDS, Needs
+from kvd.engine.feeds import Telling
+from kvd.http import v1, v2
 from kvd.http.admission import Admission, unauthenticated
-from kvd.http.calls import Call, Later
 from kvd.http.openapi import document_route
 from kvd.http.problems import Problem
+from kvd.http.request_context import Call, Later
 from kvd.http.requests import Request
 from kvd.http.responses import Dates, Response, error_response
 from kvd.http.session import HttpSession
-from kvd.server.durability import NO_NEEDS, Needs
-from kvd.server.feeds import Telling
 from kvd.server.peers import Peer
 
 if TYPE_CHECKING:
@@ -24,13 +24,13 @@ logger = logging.getLogger(__name__)
 Route = Callable[[Call], Response | Telling]
 
 ROUTES: dict[bytes, Route] = {
-    b"/v1": original.bulk_route,
-    b"/v1/": original.bulk_route,
-    b"/status": original.status_route,
-    b"/metrics": original.metrics_route,
-    b"/metrics/prometheus": original.prometheus_route,
+    b"/v1": v1.bulk_route,
+    b"/v1/": v1.bulk_route,
+    b"/status": v1.status_route,
+    b"/metrics": v1.metrics_route,
+    b"/metrics/prometheus": v1.prometheus_route,
     b"/openapi.json": document_route,
-    **api.ROUTES,
+    **v2.ROUTES,
 }
 V1, V2 = b"/v1/", b"/v2/"
 
@@ -85,9 +85,9 @@ def _route(request: Request) -> Route:
     if route is not None:
         return route
     if path.startswith(V1):
-        return original.key_route
-    if path.startswith(api.KEY_PREFIX):
-        return api.key_route
+        return v1.key_route
+    if path.startswith(v2.KEY_PREFIX):
+        return v2.key_route
     if path.startswith(V2):
         raise Problem(404, "not_found", "there is no such route; /openapi.json has them all")
     raise Problem(404, "not_found", "404 page not found")

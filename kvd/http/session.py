@@ -13,17 +13,17 @@ import asyncio
 from collections import deque
 from typing import TYPE_CHECKING, Any, cast
 
-from kvd.http.calls import Later
+from kvd.engine.durability import NO_NEEDS, Needs
+from kvd.engine.feeds import Event, Telling
 from kvd.http.events import HEARTBEAT, HEARTBEAT_S, LAST_CHUNK, chunk, encoded
+from kvd.http.parser import Reader, short_key
 from kvd.http.problems import Problem, problem_of
-from kvd.http.reading import Reader, short_key
+from kvd.http.request_context import Later
 from kvd.http.requests import Request
 from kvd.http.responses import VALUE_HEAD, Response, error_response, head, stream_head
 from kvd.protocol.messages import Get
-from kvd.server.durability import NO_NEEDS, Needs
-from kvd.server.feeds import Event, Telling
+from kvd.server.feed_writer import Pump
 from kvd.server.peers import Peer
-from kvd.server.pump import Pump
 
 if TYPE_CHECKING:
     from kvd.http.listener import Listener

@@ -21,7 +21,7 @@ from kvd.journal.records import CHECKPOINT_MAGIC, Codec, End, Header, Heads
 from kvd.store.heads import FORGOTTEN
 
 if TYPE_CHECKING:
-    from kvd.database import Database
+    from kvd.engine.database import Database
     from kvd.store.heads import Head
 
 # Heads in one record, or bytes of keys and values if that is less: a slice of about a millisecond.

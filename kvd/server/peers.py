@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from kvd.server.access import ADMINISTER, Access, Grant, Identity, is_trusted
+from kvd.requests.access import ADMINISTER, Access, Grant, Identity, is_trusted
 from kvd.store.authors import OWN_NAMES, Author
 
 if TYPE_CHECKING:
-    from kvd.server.feeds import Telling
+    from kvd.engine.feeds import Telling
 
 _UCRED = struct.Struct("3i")  # struct ucred of unix(7): pid, uid, gid
 _SO_PEERGROUPS = 59  # of the kernel's asm-generic/socket.h; Python has no name for it

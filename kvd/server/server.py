@@ -11,21 +11,21 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from kvd.engine.durability import Durability
 from kvd.protocol.frames import frame
 from kvd.protocol.keepalive import keep_alive
 from kvd.protocol.limits import Limits
 from kvd.protocol.messages import encode_replies
-from kvd.server.access import Access
+from kvd.requests.access import Access
+from kvd.requests.errors import error_reply
+from kvd.requests.executor import Commands
 from kvd.server.busy_poll import BusyPoll
-from kvd.server.commands import Commands
-from kvd.server.connections import Connection
-from kvd.server.durability import Durability
-from kvd.server.measures import LoopLag
+from kvd.server.connection import Connection
 from kvd.server.peers import Peer, tcp_peer, unix_peer
-from kvd.server.refusals import error_reply
 from kvd.server.session import Session
+from kvd.server.set_batch import Turn
 from kvd.server.tls_listener import TlsListener
-from kvd.server.turn import Turn
+from kvd.telemetry.metrics import LoopLag
 
 logger = logging.getLogger(__name__)
 

@@ -20,16 +20,16 @@ from collections.abc import Iterator, Sequence
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, cast
 
+from kvd.engine.durability import NO_NEEDS, Needs
 from kvd.protocol.frames import HEADER_BYTES, frame
 from kvd.protocol.messages import DECODE_ERRORS, AnyRequest, Set, decode_batch, encode_replies
-from kvd.server.durability import NO_NEEDS, Needs
-from kvd.server.large_frames import replies_in_slices, run_in_slices
+from kvd.requests.errors import error_reply, fault
+from kvd.requests.sliced import replies_in_slices, run_in_slices
+from kvd.server.feed_writer import Pump
 from kvd.server.peers import Peer, send_with_descriptor
-from kvd.server.pump import Pump
-from kvd.server.refusals import error_reply, fault
 
 if TYPE_CHECKING:
-    from kvd.server.feeds import Event, Telling
+    from kvd.engine.feeds import Event, Telling
     from kvd.server.server import Server
 
 logger = logging.getLogger(__name__)

@@ -15,13 +15,13 @@ from typing import BinaryIO
 
 import msgspec
 
-from kvd.database import Database
+from kvd.engine.copying import Point, copy, leftovers, write_new
+from kvd.engine.database import Database
+from kvd.engine.examination import Examined, Reach, examine, furthest, reaches
 from kvd.journal import names
-from kvd.journal.backup import BackupReader, load_backup
-from kvd.journal.copying import Point, copy, leftovers, write_new
+from kvd.journal.backup_file import BackupReader, load_backup
 from kvd.journal.disk import Disk, check_owner
 from kvd.journal.errors import Damaged, JournalError
-from kvd.journal.examination import Examined, Reach, examine, furthest, reaches
 from kvd.journal.recovery import Progress
 from kvd.service.errors import EXIT_CONFIGURATION, EXIT_DAMAGED, EXIT_FAILURE, EXIT_IO_ERROR, EXIT_USAGE, StartError
 from kvd.service.locks import LockFile, held_off

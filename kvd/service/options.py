@@ -16,9 +16,9 @@ import msgspec
 from kvd.protocol.address import MAX_UNIX_PATH_BYTES, parse_host_port
 from kvd.protocol.limits import KIB, MIB, Limits
 from kvd.protocol.messages import MOST_KEYS, MOST_REQUESTS
-from kvd.server.access import AccessRule
-from kvd.server.slow_log import DEFAULT_ENTRIES, DEFAULT_THRESHOLD_US
+from kvd.requests.access import AccessRule
 from kvd.store.prefixes import PrefixRule
+from kvd.telemetry.slow_log import DEFAULT_ENTRIES, DEFAULT_THRESHOLD_US
 
 Value = int | str | tuple[str, ...]
 

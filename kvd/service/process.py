@@ -19,11 +19,11 @@ import time
 from collections.abc import Callable, Mapping
 
 from kvd import __version__
-from kvd.database import Database
+from kvd.engine.database import Database
 from kvd.protocol.limits import Limits
-from kvd.server.access import Access
-from kvd.server.commands import Administration, Commands
-from kvd.server.refusals import Refusal
+from kvd.requests.access import Access
+from kvd.requests.errors import Refusal
+from kvd.requests.executor import Administration, Commands
 from kvd.server.server import Server
 from kvd.service import logs, systemd
 from kvd.service.config import Config, ConfigError, History, Memory

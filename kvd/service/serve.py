@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
-from kvd.database import Database
+from kvd.engine.database import Database
 from kvd.protocol.address import parse_host_port
 from kvd.protocol.frames import frame
 from kvd.service import logs, systemd

@@ -17,9 +17,9 @@ import msgspec
 import pytest
 
 import kv
-from kv.calls import Asynchronous, Collecting
-from kv.codecs import Codec, full, light
-from kv.pipeline import Result
+from kv.api.methods import Asynchronous, Collecting
+from kv.api.pipeline import Result
+from kv.wire.codecs import Codec, full, light
 
 ROOT = pathlib.Path(__file__).parents[2]
 DEADLINE_S = 30

@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from kvd.database import Database
+from kvd.engine.database import Database
 from kvd.journal.checkpoint import CheckpointFile, remove_superseded, slices
 from kvd.journal.disk import Disk
 from kvd.journal.records import Header, Heads

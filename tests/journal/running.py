@@ -3,7 +3,7 @@
 import random
 from collections.abc import Callable
 
-from kvd.database import Database
+from kvd.engine.database import Database
 from kvd.journal.checkpoint import CheckpointFile, remove_superseded, slices
 from kvd.journal.commit_log import CommitLog
 from kvd.journal.disk import Disk

@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvd.database import Database
+from kvd.engine.database import Database
 from kvd.journal import names
 from kvd.journal.commit_log import COMMITS_BYTES, MARK_BYTES, Batch, CommitLog
 from kvd.journal.errors import NoSpace
-from kvd.journal.reading import SegmentReader
 from kvd.journal.records import HEADER_BYTES, Codec, Commits, Group, Header
+from kvd.journal.segments import SegmentReader
 from kvd.store.authors import Author
 from kvd.store.lifetimes import Life
 from tests.journal.disks import Failing, MemoryDisk

@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 
-from kvd.database import Database
+from kvd.engine.database import Database
 from kvd.journal import names
 from kvd.journal.checkpoint import CheckpointFile
 from kvd.journal.commit_log import CommitLog
 from kvd.journal.disk import Disk
 from kvd.journal.errors import Damaged
-from kvd.journal.reading import SegmentReader
 from kvd.journal.records import RECORD_BYTES, Codec, Commits, End, Mark
 from kvd.journal.recovery import Recovered, recover
+from kvd.journal.segments import SegmentReader
 from tests.journal.busy import Busy
 from tests.journal.crashes import RecordingDisk, crashes
 from tests.journal.disks import File, MemoryDisk

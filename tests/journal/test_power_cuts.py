@@ -10,7 +10,7 @@ import random
 from itertools import islice
 from typing import NamedTuple
 
-from kvd.database import Database
+from kvd.engine.database import Database
 from kvd.journal.recovery import recover
 from tests.journal.busy import STEPS, Busy, differences
 from tests.journal.crashes import Contents, Crash, RecordingDisk, crashes

@@ -6,8 +6,8 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
+from kvd.engine.durability import INLINE_BYTES, Durability, Needs
 from kvd.journal.errors import NoSpace
-from kvd.server.durability import INLINE_BYTES, Durability, Needs
 from tests.journal.disks import Failing, MemoryDisk
 from tests.journal.running import Running, items
 

@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterable
 import uvloop  # noqa: F401  # loaded ahead
 
 from kv.cli.main import main
-from kvd.server import generations, near_caches
-from kvd.server.generations import GenerationTable
-from kvd.server.near_caches import NearCaches
+from kvd.engine import generations
+from kvd.engine import near_cache as near_caches
+from kvd.engine.generations import GenerationTable
+from kvd.engine.near_cache import NearCaches
 from kvd.service import serve  # noqa: F401  # loaded ahead
 from kvd.service.restart_fence import RestartFence
 

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import kv
-from kv.codecs import light
-from kv.delivery import Delivery
-from kv.near_cache import ENTRY_BYTES
-from kv.procedures import drive
+from kv.api.procedures import drive
+from kv.near_cache.cache import ENTRY_BYTES
+from kv.wire.codecs import light
+from kv.wire.exchange import Delivery
 from kvd.protocol.near_cache import LEASE
 from tests.near.conftest import DEADLINE_S, ROOT, eventually
 
@@ -413,7 +413,7 @@ def test_over_a_configured_tcp_address_it_is_an_error_too(monkeypatch: pytest.Mo
 def test_where_clocks_disagree_it_goes_without(
     connect: Connect, other: kv.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kv.attaching.clock_id", lambda: 1)
+    monkeypatch.setattr("kv.near_cache.attach.clock_id", lambda: 1)
     db = connect()
     for number in range(3):
         other.set("a", b"%d" % number)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 import kv
-from kv.near_cache import Table
-from kv.near_demand import FIRST_RIDES, FREE_RIDES, MOST_A_REQUEST, MOST_BYTES, MOST_KEYS, Demand
+from kv.near_cache.cache import Table
+from kv.near_cache.refresh import FIRST_RIDES, FREE_RIDES, MOST_A_REQUEST, MOST_BYTES, MOST_KEYS, Demand
 from kvd.protocol.near_cache import FIRST_GENERATION, NOTED, NOTES, first_note, table_bytes
 
 if TYPE_CHECKING:

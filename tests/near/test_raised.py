@@ -5,11 +5,11 @@ from collections.abc import Callable
 
 import pytest
 
-from kvd.database import Database
-from kvd.server.generations import GenerationTable
-from kvd.server.near_caches import NearCaches
+from kvd.engine.database import Database
+from kvd.engine.generations import GenerationTable
+from kvd.engine.near_cache import NearCaches
+from kvd.requests.errors import Refusal
 from kvd.server.peers import Peer
-from kvd.server.refusals import Refusal
 from kvd.store.authors import NOBODY
 from kvd.store.errors import StoreError
 from tests.near.conftest import SCALE

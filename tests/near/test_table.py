@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import pytest
 
+from kvd.engine.generations import GenerationTable
 from kvd.protocol.near_cache import (
     FIRST_GENERATION,
     LEASE,
@@ -20,7 +21,6 @@ from kvd.protocol.near_cache import (
     SLOTS_WORD,
     table_bytes,
 )
-from kvd.server.generations import GenerationTable
 from tests.near.conftest import SCALE
 
 SLOTS = 64

@@ -15,9 +15,9 @@ from typing import Any
 import msgspec
 
 import kv
-from kv.channel import Channel
-from kv.near_cache import NearCache, Table
-from kv.near_client import NearClient
+from kv.near_cache.blocking import NearClient
+from kv.near_cache.cache import NearCache, Table
+from kv.wire.protocol import Channel
 from kvd.protocol.near_cache import FIRST_GENERATION, LEASE
 from tests.near.register import INFINITY, Reads, Write
 

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from kvd.database import Database
-from kvd.journal.backup import BackupReader, load_backup
+from kvd.engine import backup as backups_module
+from kvd.engine.backup import Backup
+from kvd.engine.database import Database
+from kvd.journal.backup_file import BackupReader, load_backup
 from kvd.journal.errors import Damaged, NewerFormat
-from kvd.server import backups as backups_module
-from kvd.server.backups import Backup
 from kvd.store.prefixes import PrefixRule, PrefixRules
 from kvd.store.window import WindowLimits
 from tests.journal.busy import Busy, differences

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvd.database import Database
-from kvd.server import feeds as feeds_module
-from kvd.server.feeds import BATCH_BYTES, BATCH_KEYS, BOOKMARK_VERSIONS, Feed, Feeds
+from kvd.engine import feeds as feeds_module
+from kvd.engine.database import Database
+from kvd.engine.feeds import BATCH_BYTES, BATCH_KEYS, BOOKMARK_VERSIONS, Feed, Feeds
+from kvd.requests.errors import Refusal
 from kvd.server.peers import Peer
-from kvd.server.refusals import Refusal
 from kvd.store.authors import Author
 from kvd.store.heads import FORGOTTEN
 from kvd.store.prefixes import PrefixRule, PrefixRules

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvd.protocol import messages
-from kvd.server.hot_keys import LONGEST_KEY, ONE_IN, PERIOD_S, HotKeys, Summary
 from kvd.store.largest import PAGE_KEYS, largest
 from kvd.store.store import Store
-from tests.protocol.conftest import Ends
+from kvd.telemetry.hot_keys import LONGEST_KEY, ONE_IN, PERIOD_S, HotKeys, Summary
+from tests.requests.conftest import Ends
 
 
 class Clock:

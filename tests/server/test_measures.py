@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from kvd.protocol import messages
-from kvd.server.measures import Histogram, LoopLag, Measures
+from kvd.telemetry.metrics import Histogram, LoopLag, Measures
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kvd.engine.snapshots import Snapshots
+from kvd.requests.errors import Refusal
 from kvd.server.peers import Peer
-from kvd.server.refusals import Refusal
-from kvd.server.snapshots import Snapshots
 from kvd.store.errors import SnapshotGone
 from kvd.store.store import Store
 from kvd.store.window import WindowLimits

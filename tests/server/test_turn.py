@@ -12,17 +12,17 @@ from typing import Any, NamedTuple
 import msgspec
 import pytest
 
-from kvd.database import Database
+from kvd.engine.database import Database
+from kvd.engine.durability import Durability
 from kvd.journal.commit_log import CommitLog
 from kvd.journal.records import Header
 from kvd.protocol.limits import Limits
+from kvd.requests.executor import Commands
 from kvd.server import session as session_module
-from kvd.server.commands import Commands
-from kvd.server.durability import Durability
 from kvd.server.peers import Peer
 from kvd.server.server import Server
 from kvd.server.session import Session
-from kvd.server.turn import MOST_REQUESTS, Turn
+from kvd.server.set_batch import MOST_REQUESTS, Turn
 from kvd.store.history import newest_commits
 from tests.journal.disks import MemoryDisk
 

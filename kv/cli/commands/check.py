@@ -11,7 +11,7 @@ from kv.cli.parser import Parser
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from kvd.journal.examination import Examined
+    from kvd.engine.examination import Examined
     from kvd.journal.recovery import Recovered
 
 USAGE = "kv check [OPTION]... DIR|FILE\n       kv check [OPTION]... --salvage DIR NEWDIR"
