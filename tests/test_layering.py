@@ -13,13 +13,24 @@ SOURCES = sorted(path for package in ("kvd", "kv") for path in (ROOT / package).
 MAY_IMPORT = {
     "kvd.protocol": [],
     "kvd.store": [],
-    "kvd.journal": ["kvd.store", "kvd.engine.database"],
-    "kvd.engine.database": ["kvd.store", "kvd.journal"],
-    "kvd.server": ["kvd.protocol", "kvd.store", "kvd.journal", "kvd.engine.database"],
-    "kvd.http": ["kvd.protocol", "kvd.server"],
-    "kvd.service": ["kvd.protocol", "kvd.store", "kvd.journal", "kvd.engine.database", "kvd.server", "kvd.http"],
+    "kvd.journal": ["kvd.store", "kvd.engine"],
+    "kvd.telemetry": ["kvd.protocol", "kvd.store", "kvd.requests"],
+    "kvd.engine": ["kvd.protocol", "kvd.store", "kvd.journal", "kvd.telemetry", "kvd.requests", "kvd.server"],
+    "kvd.requests": ["kvd.protocol", "kvd.store", "kvd.journal", "kvd.telemetry", "kvd.engine", "kvd.server"],
+    "kvd.server": ["kvd.protocol", "kvd.store", "kvd.engine", "kvd.requests", "kvd.telemetry"],
+    "kvd.http": ["kvd.protocol", "kvd.server", "kvd.engine", "kvd.requests", "kvd.telemetry"],
+    "kvd.service": [
+        "kvd.protocol",
+        "kvd.store",
+        "kvd.journal",
+        "kvd.engine",
+        "kvd.requests",
+        "kvd.server",
+        "kvd.telemetry",
+        "kvd.http",
+    ],
     "kv": ["kvd.protocol"],
-}
+}  # fmt: skip
 # Short-lived clients import these of the protocol, and no more: the rest needs msgspec.
 LIGHT = {
     "kvd.protocol",

@@ -13,14 +13,14 @@ from kv.aio.connection import AsyncLink, Call, SingleCall
 from kv.api.locks import MAKING, LockCalls, name_for
 from kv.api.methods import Api, Asynchronous
 from kv.api.pipeline import PipelineCalls
-from kv.api.procedures import Apply, Emit, Next, Pause
-from kv.api.scopes import Scope
+from kv.api.procedures import CallUser, Next, Pause, YieldItem
+from kv.api.scopes import ClientScope
 from kv.api.snapshots import SnapshotCalls
 from kv.api.transactions import TransactionCalls, run
 from kv.blocking.client import DEFAULT_TIMEOUT_S, check_address, read_token
 from kv.errors import LockLost
 from kv.wire.codecs import full
-from kv.wire.exchange import Delivery
+from kv.wire.exchange import Exchange
 from kv.wire.operations import binary
 from kvd.protocol.address import is_network
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from kv.near_cache.cache import NearCache, NearCacheLimits
     from kv.wire.codecs import Codec
     from kv.wire.operations import Operation
-    from kv.wire.protocol import Channel
+    from kv.wire.protocol import ClientProtocol
 
 T = TypeVar("T")
 
@@ -238,7 +238,7 @@ class AsyncClient(Api, Asynchronous):
             while True:
                 async with turn:
                     step = steps.send(came)
-                    while not isinstance(step, Emit):
+                    while not isinstance(step, YieldItem):
                         step = steps.send(await self._do(step))
                 for thing in step.things:
                     yield thing
@@ -250,7 +250,7 @@ class AsyncClient(Api, Asynchronous):
 
     async def _do(self, step: object) -> Any:  # noqa: ANN401
         """One step of a procedure."""
-        if isinstance(step, Delivery):
+        if isinstance(step, Exchange):
             call = Call(step.operations, step.store_id)
             future = self._link_now().call(call)
             try:
@@ -261,7 +261,7 @@ class AsyncClient(Api, Asynchronous):
                 raise
         if isinstance(step, Pause):
             return await asyncio.sleep(step.seconds)
-        if isinstance(step, Apply):
+        if isinstance(step, CallUser):
             return await step.function(*step.arguments)
         assert isinstance(step, Next)
         return await step.watch.wait(step.seconds)
@@ -277,7 +277,7 @@ class AsyncClient(Api, Asynchronous):
             if operation.request == ("begin",) and isinstance(result, int):
                 self._call(end(result, call.channel)).add_done_callback(_forget)
 
-    def _channel_now(self) -> Channel | None:
+    def _channel_now(self) -> ClientProtocol | None:
         """The channel of the connection that is open now."""
         return self._link_now().channel
 
@@ -299,7 +299,7 @@ def _forget(future: asyncio.Future[Any]) -> None:
         future.exception()
 
 
-class AsyncWithBlock(Scope):
+class AsyncWithBlock(ClientScope):
     """For ``async with``."""
 
     async def __aenter__(self) -> Any:  # noqa: ANN401  # each kind says what

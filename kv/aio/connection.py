@@ -18,8 +18,8 @@ from weakref import WeakSet
 
 from kv.blocking.stream import Deadline, open_connection
 from kv.errors import KvdError, ProtocolError, Unavailable
-from kv.wire.exchange import Delivery, Knowledge
-from kv.wire.protocol import Channel, settle
+from kv.wire.exchange import Exchange, StoreView
+from kv.wire.protocol import ClientProtocol, settle
 from kvd.protocol.address import is_network, parse_tcp
 
 if TYPE_CHECKING:
@@ -32,11 +32,11 @@ if TYPE_CHECKING:
     from kv.wire.protocol import Frame
 
 # However many the daemon would take: with fewer in a frame the first replies come sooner.
-MOST_REQUESTS = 4_096
+MAX_REQUESTS = 4_096
 MOST_BYTES = 1 << 20
 
 
-class Call(Delivery):
+class Call(Exchange):
     """A delivery that somebody awaits, until ``deadline`` (the loop's time; None: for ever)."""
 
     __slots__ = ("deadline",)
@@ -82,7 +82,7 @@ class AsyncLink:
         self._timeout = timeout
         self._near_cache = near_cache
         self._tls = tls
-        self._knowledge = Knowledge()
+        self._knowledge = StoreView()
         self._queue: list[Call] = []
         self._flush_due = False
         self._session: Session | None = None
@@ -101,7 +101,7 @@ class AsyncLink:
         return future
 
     @property
-    def channel(self) -> Channel | None:
+    def channel(self) -> ClientProtocol | None:
         """The channel of the connection that is open now."""
         return None if self._session is None else self._session.channel
 
@@ -146,7 +146,7 @@ class AsyncLink:
         """Send calls in as few frames as they fit into."""
         at = 0
         store_id = session.channel.store_id
-        most = min(MOST_REQUESTS, session.channel.limits.get("max_requests_per_frame", MOST_REQUESTS))
+        most = min(MAX_REQUESTS, session.channel.limits.get("max_requests_per_frame", MAX_REQUESTS))
         while at < len(calls):
             frame: list[Call] = []
             size = 0
@@ -215,7 +215,7 @@ class AsyncLink:
                 if call.waiter.done():
                     continue
                 if session.failure is not None:
-                    call.garbled(session.failure)
+                    call.protocol_broken(session.failure)
                 elif not session.channel.finished:
                     call.lost(session.address, reason, fresh=not session.heard)
                 if call.done:
@@ -275,7 +275,7 @@ class AsyncLink:
     async def _connect(self) -> Session:
         """A session that has been greeted. Raises Unavailable and its like."""
         # Found and connected to as by the blocking client; in a thread, as a name server may have to be asked.
-        channel = Channel(self._codec, self._knowledge)
+        channel = ClientProtocol(self._codec, self._knowledge)
         found = await self.loop.run_in_executor(None, self._open_connection, channel)
         address = found.address
         descriptor, unix = found.detach()
@@ -312,7 +312,7 @@ class AsyncLink:
             self._near_cache.attach(channel)
         return session
 
-    def _open_connection(self, channel: Channel) -> Connection:
+    def _open_connection(self, channel: ClientProtocol) -> Connection:
         """Connect, and attach the near cache, if there is to be one. Raises Unavailable and its like."""
         deadline = Deadline(self._timeout)
         connection = open_connection(self._address, deadline, shake_hands=False)
@@ -322,7 +322,7 @@ class AsyncLink:
             attach(self._near_cache, connection, channel, deadline)
         return connection
 
-    def _detach(self, channel: Channel) -> None:
+    def _detach(self, channel: ClientProtocol) -> None:
         """Nobody renews what the near cache has of this connection, if it has anything."""
         if self._near_cache is not None:
             self._near_cache.detach(channel)
@@ -343,7 +343,7 @@ class Session(asyncio.Protocol):
 
     transport: asyncio.Transport
 
-    def __init__(self, link: AsyncLink, channel: Channel, address: str) -> None:
+    def __init__(self, link: AsyncLink, channel: ClientProtocol, address: str) -> None:
         self._link = link
         self.channel = channel
         self.address = address

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Self
 from kv.aio.connection import tls_options
 from kv.api.methods import Asynchronous
 from kv.blocking.stream import Deadline, open_connection
-from kv.blocking.watch import FIRST_PAUSE_S, LONGEST_PAUSE_S, WatchState, over
+from kv.blocking.watch import FIRST_PAUSE_S, MAX_PAUSE_S, WatchState, over
 from kv.errors import ConnectionLost, KvdError, Unavailable
-from kv.wire.exchange import Knowledge
-from kv.wire.protocol import Channel
+from kv.wire.exchange import StoreView
+from kv.wire.protocol import ClientProtocol
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -28,7 +28,7 @@ class AsyncWatch(WatchState, Asynchronous):
 
     _reader: asyncio.StreamReader | None = None
     _writer: asyncio.StreamWriter | None = None
-    _channel: Channel | None = None
+    _channel: ClientProtocol | None = None
 
     async def wait(self, timeout: float | None = None) -> Change | None:  # as the blocking one
         """The next change; None if there is none within ``timeout`` seconds (None: wait for ever), or it was closed."""
@@ -103,7 +103,7 @@ class AsyncWatch(WatchState, Asynchronous):
                 self._patience = None
                 return
             await asyncio.sleep(pause_s)
-            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+            pause_s = min(2 * pause_s, MAX_PAUSE_S)
 
     async def _open(self) -> None:
         """Connect, and ask for the feed. Raises KvdError."""
@@ -123,7 +123,7 @@ class AsyncWatch(WatchState, Asynchronous):
                 reader, self._writer = await connect(sock=connected, **options)
         except OSError as error:  # of TLS, or the time was over
             raise Unavailable(f"no daemon at {address} ({error.strerror or error})", [address]) from None
-        channel = self._channel = Channel(client._codec, Knowledge())
+        channel = self._channel = ClientProtocol(client._codec, StoreView())
         try:
             async with asyncio.timeout(client._timeout):
                 await self._begin(reader, self._writer, channel, client._token_for(address))
@@ -134,7 +134,7 @@ class AsyncWatch(WatchState, Asynchronous):
         self._reader = reader
 
     async def _begin(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, channel: Channel, token: str | None
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, channel: ClientProtocol, token: str | None
     ) -> None:
         opening = self._feed.opening(channel, token)
         try:

@@ -6,10 +6,10 @@ and shows in the log like any other.
 
 from __future__ import annotations
 
-from kv.api.procedures import Emit, ask, send
+from kv.api.procedures import YieldItem, ask, send
 from kv.errors import Conflict, SnapshotGone
 from kv.wire import operations
-from kv.wire.exchange import Delivery
+from kv.wire.exchange import Exchange
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class Plan:
 
     def carry_out(self) -> Procedure[int]:
         """Make the commit; its version."""
-        how = operations.how_to(keep_ttl=True)
+        how = operations.write_options(keep_ttl=True)
         version: int = yield from ask(operations.commit(self.writes, self.reads, (), None, how), self.store_id)
         return version
 
@@ -48,11 +48,11 @@ def history(key: str, limit: int | None) -> Pages[Version]:
     before: int | None = None
     while limit is None or limit > 0:
         page = _PAGE_VERSIONS if limit is None else min(limit, _PAGE_VERSIONS)
-        delivery: Delivery = yield Delivery((operations.history(key, page, before),))
+        delivery: Exchange = yield Exchange((operations.history(key, page, before),))
         versions: list[Version] = delivery.result()
         if not versions:
             return
-        yield Emit(versions)
+        yield YieldItem(versions)
         before = versions[-1].version
         if limit is not None:
             limit -= len(versions)
@@ -68,7 +68,7 @@ def log(since: int | None, limit: int | None) -> Pages[Commit]:
     while limit is None or limit > 0:
         page = _PAGE_VERSIONS if limit is None else min(limit, _PAGE_VERSIONS)
         # Up to what is the newest at the beginning: while others write there would be no end.
-        delivery: Delivery = yield Delivery((operations.log(following, page), operations.version()))
+        delivery: Exchange = yield Exchange((operations.log(following, page), operations.version()))
         try:
             commits: list[Commit] = delivery.result(0)
         except SnapshotGone as gone:
@@ -81,7 +81,7 @@ def log(since: int | None, limit: int | None) -> Pages[Commit]:
         told = [commit for commit in commits if commit.version <= newest]
         if not told:
             return
-        yield Emit(told)
+        yield YieldItem(told)
         following = told[-1].version + 1
         if limit is not None:
             limit -= len(told)
@@ -91,8 +91,8 @@ def _newest(limit: int) -> Pages[Commit]:
     """The newest commits. A page holds at most so many, so that more are found from the front."""
     if limit <= 0:
         return
-    delivery: Delivery = yield Delivery((operations.log(None, min(limit, operations.MOST_A_PAGE)),))
-    yield Emit(delivery.result())
+    delivery: Exchange = yield Exchange((operations.log(None, min(limit, operations.MAX_A_PAGE)),))
+    yield YieldItem(delivery.result())
 
 
 # ---------------------------------------------------------------------- going back
@@ -145,5 +145,5 @@ def _wire(version: Version) -> list[object] | None:
     return None if who is None else [who.uid, who.pid, who.name]
 
 
-def _store_of(delivery: Delivery) -> str | None:
+def _store_of(delivery: Exchange) -> str | None:
     return delivery.channel.store_id if delivery.channel is not None else None

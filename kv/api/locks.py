@@ -19,10 +19,10 @@ import time
 
 from kv.api.methods import Blocking, procedure
 from kv.api.procedures import Next, ask, send
-from kv.api.scopes import Scope, WithBlock
+from kv.api.scopes import ClientScope, WithBlock
 from kv.errors import CommitUnknown, ConnectionLost, LockLost, TimedOut
 from kv.wire import operations
-from kv.wire.exchange import Delivery
+from kv.wire.exchange import Exchange
 from kv.wire.operations import milliseconds, prefix_end
 
 TYPE_CHECKING = False
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 
     from kv.api.procedures import Procedure
     from kv.results import Change, Item
-    from kv.wire.protocol import Channel
+    from kv.wire.protocol import ClientProtocol
 
-_MOST_ATTEMPTS = 5
+_MAX_ATTEMPTS = 5
 # Below it stand those who make a value that others wait for (``Client.cached``).
 MAKING = "making/"
 
@@ -46,7 +46,7 @@ def name_for(key: str) -> str:
     return blake2b(key.encode(), digest_size=16).hexdigest()
 
 
-class LockCalls(Scope):
+class LockCalls(ClientScope):
     """A contender for a lock; its holder, within the block."""
 
     _what = "a lock"
@@ -69,7 +69,7 @@ class LockCalls(Scope):
         self._ttl = ttl
         self._timeout = timeout
         self._key = ""
-        self._channel: Channel | None = None
+        self._channel: ClientProtocol | None = None
         self._ends_at: float | None = None
 
     # ------------------------------------------------------------------ while it is held
@@ -104,12 +104,12 @@ class LockCalls(Scope):
         if self.token is not None:
             raise RuntimeError(f"the lock {self.name!r} is held already; it is not reentrant")
         until = None if self._timeout is None else _now() + self._timeout
-        for attempt in range(_MOST_ATTEMPTS):
+        for attempt in range(_MAX_ATTEMPTS):
             try:
                 token = yield from self._contend(until)
             except CommitUnknown:
                 # The place in the queue has gone with the connection, if it was ever taken.
-                if attempt == _MOST_ATTEMPTS - 1:
+                if attempt == _MAX_ATTEMPTS - 1:
                     raise
                 continue
             except BaseException:
@@ -130,7 +130,7 @@ class LockCalls(Scope):
         if delivery.result() == 0:
             raise self._lost()
 
-    def _withdraw(self) -> Procedure[Delivery]:
+    def _withdraw(self) -> Procedure[Exchange]:
         delivery = yield from send(operations.delete([self._key], True, {}))
         return delivery
 
@@ -140,7 +140,7 @@ class LockCalls(Scope):
         """Take a place in the queue and wait there; the token, or None if the place was lost."""
         self._key = self._place + os.urandom(8).hex()
         who = f"pid {os.getpid()}".encode()
-        mine = operations.set_many({self._key: who}, operations.how_to(ephemeral=True))
+        mine = operations.set_many({self._key: who}, operations.write_options(ephemeral=True))
         delivery = yield from send(mine, self._contenders(self._place, None))
         token: int = delivery.result(0)
         self._channel = delivery.channel

@@ -13,7 +13,7 @@ things to iterate over. What "does it" means is the business of the class they a
 from __future__ import annotations
 
 from kv.wire import operations
-from kv.wire.operations import binary, how_to
+from kv.wire.operations import binary, write_options
 
 TYPE_CHECKING = False  # importing typing to ask it would cost the short-lived command 7 ms
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class Asynchronous:
     """Methods return what can be awaited, or iterated over with ``async for``."""
 
 
-class Collecting:
+class Deferred:
     """Methods return a Result, which has its value later."""
 
 
@@ -56,7 +56,7 @@ if TYPE_CHECKING:
         @overload
         def __get__(self, client: Asynchronous, owner: object) -> Callable[P, Awaitable[T]]: ...
         @overload
-        def __get__(self, client: Collecting, owner: object) -> Callable[P, Result[T]]: ...
+        def __get__(self, client: Deferred, owner: object) -> Callable[P, Result[T]]: ...
         def __get__(self, client: object, owner: object) -> Any: ...
 
     class procedure(Generic[P, T]):  # noqa: N801  # a decorator
@@ -171,7 +171,7 @@ class Calls:
         sync: bool | None = None,
     ) -> Operation[int]:
         """Store ``value`` under ``key``; the version of the commit."""
-        return operations.set_many({key: binary(value)}, how_to(ttl, keep_ttl, ephemeral, sync))
+        return operations.set_many({key: binary(value)}, write_options(ttl, keep_ttl, ephemeral, sync))
 
     @call
     def set_many(
@@ -185,7 +185,7 @@ class Calls:
     ) -> Operation[int]:
         """Store all ``entries``, or none of them, in one commit; its version."""
         checked = {key: binary(value) for key, value in entries.items()}
-        return operations.set_many(checked, how_to(ttl, keep_ttl, ephemeral, sync))
+        return operations.set_many(checked, write_options(ttl, keep_ttl, ephemeral, sync))
 
     @call
     def delete(self, *keys: str, missing_ok: bool = False, sync: bool | None = None) -> Operation[int]:
@@ -193,7 +193,7 @@ class Calls:
 
         Raises NotFound, with nothing deleted, if one does not exist, unless ``missing_ok``.
         """
-        return operations.delete(list(keys), missing_ok, how_to(sync=sync))
+        return operations.delete(list(keys), missing_ok, write_options(sync=sync))
 
     @call
     def increment(
@@ -204,7 +204,7 @@ class Calls:
         The key keeps its life, unless ``ttl`` is given without ``keep_ttl``; with both, ``ttl`` is for a new key.
         Raises NotANumber.
         """
-        return operations.increment(key, by, how_to(ttl, keep_ttl, sync=sync))
+        return operations.increment(key, by, write_options(ttl, keep_ttl, sync=sync))
 
     @call
     def compare_and_set(
@@ -222,7 +222,7 @@ class Calls:
 
         The version of the commit. Raises Conflict.
         """
-        how = how_to(ttl, keep_ttl, ephemeral, sync)
+        how = write_options(ttl, keep_ttl, ephemeral, sync)
         return operations.commit({key: value}, {key: version}, (), None, how)
 
     @call
@@ -243,7 +243,7 @@ class Calls:
         ``reads``: each key with the version seen, 0 for absent. ``ranges``: pairs of start and end (None: no end), in
         which nothing may have changed since version ``snapshot``. Raises Conflict. See transaction().
         """
-        return operations.commit(writes, reads, ranges, snapshot, how_to(ttl, keep_ttl, ephemeral, sync))
+        return operations.commit(writes, reads, ranges, snapshot, write_options(ttl, keep_ttl, ephemeral, sync))
 
     @call
     def touch(self, *keys: str, ttl: Ttl) -> Operation[list[bool]]:

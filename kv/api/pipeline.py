@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from kv.api.methods import Calls, Collecting
-from kv.api.scopes import Scope, WithBlock
-from kv.wire.exchange import Delivery
+from kv.api.methods import Calls, Deferred
+from kv.api.scopes import ClientScope, WithBlock
+from kv.wire.exchange import Exchange
 from kv.wire.operations import Generic, T
 
 TYPE_CHECKING = False
@@ -30,7 +30,7 @@ class Result(Generic[T]):
         return result
 
 
-class PipelineCalls(Calls, Collecting, Scope):
+class PipelineCalls(Calls, Deferred, ClientScope):
     """Collects calls; they run in order when the block ends, other clients' in between. Not a transaction."""
 
     _what = "a pipeline"
@@ -38,7 +38,7 @@ class PipelineCalls(Calls, Collecting, Scope):
     def __init__(self, client: Any) -> None:  # noqa: ANN401
         super().__init__(client)
         self._operations: list[Operation[Any]] = []
-        self._delivery: Delivery | None = None
+        self._delivery: Exchange | None = None
 
     def _call(self, operation: Operation[T]) -> Result[T]:
         self._check_process()
@@ -59,7 +59,7 @@ class PipelineCalls(Calls, Collecting, Scope):
     def _leave(self, failed: bool) -> Procedure[None]:
         if failed or not self._operations:
             return
-        self._delivery = yield Delivery(self._operations)
+        self._delivery = yield Exchange(self._operations)
         if self._delivery is not None and self._delivery.failure is not None:
             raise self._delivery.failure
 

@@ -13,7 +13,7 @@ Both clients go through the same generators; only how a step is done differs.
 from __future__ import annotations
 
 from kv.wire import operations
-from kv.wire.exchange import Delivery
+from kv.wire.exchange import Exchange
 from kv.wire.operations import Generic, T, prefix_end
 
 TYPE_CHECKING = False
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from kv.results import Item
     from kv.wire.operations import Operation
 
-    Step = "Delivery | Pause | Apply | Next"
-    Procedure = Generator["Delivery | Pause | Apply | Next", Any, T]
-    Pages = Generator["Delivery | Emit[T]", Any, None]
+    Step = "Exchange | Pause | CallUser | Next"
+    Procedure = Generator["Exchange | Pause | CallUser | Next", Any, T]
+    Pages = Generator["Exchange | YieldItem[T]", Any, None]
 
 _PAGE_KEYS = 1_000
 
@@ -39,7 +39,7 @@ class Pause:
         self.seconds = seconds
 
 
-class Apply:
+class CallUser:
     """Call a function of the program, and await it if it has to be."""
 
     def __init__(self, function: Callable[..., Any], *arguments: object) -> None:
@@ -55,16 +55,16 @@ class Next:
         self.seconds = seconds
 
 
-class Emit(Generic[T]):
+class YieldItem(Generic[T]):
     """Hand things out to whoever iterates."""
 
     def __init__(self, things: Sequence[T]) -> None:
         self.things = things
 
 
-def send(*sent: Operation[Any], store_id: str | None = None) -> Procedure[Delivery]:
+def send(*sent: Operation[Any], store_id: str | None = None) -> Procedure[Exchange]:
     """Operations in one frame; their delivery. ``store_id``: they mean something to this store only."""
-    delivery: Delivery = yield Delivery(sent, store_id)
+    delivery: Exchange = yield Exchange(sent, store_id)
     return delivery
 
 
@@ -75,7 +75,7 @@ def ask(operation: Operation[T], store_id: str | None = None) -> Procedure[T]:
     return result
 
 
-def drive(steps: Procedure[T], do: Callable[[Any], Any]) -> T:
+def run_effects(steps: Procedure[T], do: Callable[[Any], Any]) -> T:
     """Go through a procedure, doing each step with ``do``; what it returns."""
     try:
         step = next(steps)
@@ -97,7 +97,7 @@ def iterate(steps: Pages[T], do: Callable[[Any], Any]) -> Iterator[T]:
     try:
         while True:
             step = steps.send(came)
-            if isinstance(step, Emit):
+            if isinstance(step, YieldItem):
                 yield from step.things
                 came = None
             else:
@@ -160,8 +160,8 @@ def scan(
     following, stop = bounds(prefix, start, end)
     while following is not None and (limit is None or limit > 0):
         page = _PAGE_KEYS if limit is None else min(limit, _PAGE_KEYS)
-        delivery: Delivery = yield Delivery((operations.scan(following, stop, page, at, keys_only),), store_id)
+        delivery: Exchange = yield Exchange((operations.scan(following, stop, page, at, keys_only),), store_id)
         items, following = delivery.result()
-        yield Emit(items)
+        yield YieldItem(items)
         if limit is not None:
             limit -= len(items)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     T = TypeVar("T")
 
 
-class Scope:
+class ClientScope:
     """Begins with ``_enter``, ends with ``_leave``, in the process where it was made."""
 
     _what = "this"
@@ -47,7 +47,7 @@ class Scope:
         raise NotImplementedError
 
 
-class WithBlock(Scope):
+class WithBlock(ClientScope):
     """For ``with``."""
 
     def __enter__(self) -> Any:  # noqa: ANN401  # each kind says what

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from kv.api.methods import Blocking, pages, procedure
 from kv.api.procedures import scan, send
-from kv.api.scopes import Scope, WithBlock
+from kv.api.scopes import ClientScope, WithBlock
 from kv.wire import operations
-from kv.wire.exchange import Delivery
+from kv.wire.exchange import Exchange
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from kv.api.procedures import Pages, Procedure
     from kv.results import Item, Versioned
     from kv.wire.operations import Operation
-    from kv.wire.protocol import Channel
+    from kv.wire.protocol import ClientProtocol
 
     T = TypeVar("T")
 
 
-class SnapshotCalls(Scope):
+class SnapshotCalls(ClientScope):
     """Reads at ``version``. Raises SnapshotGone where that has left the history."""
 
     _what = "a snapshot"
@@ -29,7 +29,7 @@ class SnapshotCalls(Scope):
     def __init__(self, client: Any, version: int | None = None) -> None:  # noqa: ANN401
         super().__init__(client)
         self._version = version
-        self._channel: Channel | None = None  # on which it is held
+        self._channel: ClientProtocol | None = None  # on which it is held
         self._store_id: str | None = None
 
     @property
@@ -92,9 +92,9 @@ class SnapshotCalls(Scope):
             self._channel = None
 
 
-def give_back(version: int, channel: Channel) -> Procedure[None]:
+def give_back(version: int, channel: ClientProtocol) -> Procedure[None]:
     """End what begin held, if its connection is still there; without complaint if not."""
-    yield Delivery((operations.end(version, channel),))
+    yield Exchange((operations.end(version, channel),))
 
 
 class Snapshot(SnapshotCalls, WithBlock, Blocking):

@@ -13,13 +13,13 @@ need no commit, as they are of one instant already.
 from __future__ import annotations
 
 from kv.api.methods import Blocking, pages, procedure
-from kv.api.procedures import Apply, Emit, Pause, bounds, send
-from kv.api.scopes import Scope, WithBlock
+from kv.api.procedures import CallUser, Pause, YieldItem, bounds, send
+from kv.api.scopes import ClientScope, WithBlock
 from kv.api.snapshots import give_back
 from kv.errors import Conflict, KvdError, SnapshotGone
 from kv.wire import operations
-from kv.wire.exchange import Delivery
-from kv.wire.operations import BEGUN, binary, how_to, milliseconds
+from kv.wire.exchange import Exchange
+from kv.wire.operations import BEGUN, binary, milliseconds, write_options
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,16 +30,16 @@ if TYPE_CHECKING:
     from kv.api.procedures import Pages, Procedure
     from kv.results import Item, Versioned
     from kv.wire.operations import Operation, Range
-    from kv.wire.protocol import Channel
+    from kv.wire.protocol import ClientProtocol
 
     T = TypeVar("T")
 
 _PAGE_KEYS = 1_000
 _FIRST_PAUSE_S = 0.002
-_LONGEST_PAUSE_S = 0.5
+_MAX_PAUSE_S = 0.5
 
 
-class TransactionCalls(Scope):
+class TransactionCalls(ClientScope):
     """What a transaction has read, and what it is going to write.
 
     ``snapshot`` is the version that it reads at, None before the first read; ``version`` that of its commit, None
@@ -60,12 +60,12 @@ class TransactionCalls(Scope):
         super().__init__(client)
         self.snapshot: int | None = None
         self.version: int | None = None
-        self._how = how_to(ttl, keep_ttl, ephemeral, sync)
+        self._how = write_options(ttl, keep_ttl, ephemeral, sync)
         self._reads: dict[str, Versioned] = {}
         self._ranges: list[Range] = []
         self._writes: dict[str, bytes | None] = {}
         self._ttls: dict[str, int] = {}
-        self._channel: Channel | None = None
+        self._channel: ClientProtocol | None = None
         self._store_id: str | None = None
         self._over = False
 
@@ -109,7 +109,7 @@ class TransactionCalls(Scope):
             behind = stop if following is None else following
             self._note_range(first, behind)
             seen = self._with_own(items, first, behind, keys_only)[:limit]
-            yield Emit(seen)
+            yield YieldItem(seen)
             if limit is not None:
                 limit -= len(seen)
 
@@ -199,7 +199,7 @@ class TransactionCalls(Scope):
             reads = {key: found.version for key, found in self._reads.items()}
             sent = [operations.commit(self._writes, reads, self._ranges, self.snapshot, self._how)]
         ended = [] if self.snapshot is None else [operations.end(self.snapshot, self._channel)]
-        delivery: Delivery = yield Delivery((*sent, *ended), self._store_id)
+        delivery: Exchange = yield Exchange((*sent, *ended), self._store_id)
         self.version = delivery.result(0)
 
     def _give_up(self) -> Procedure[None]:
@@ -242,7 +242,7 @@ def run(begin: Callable[[], TransactionCalls], function: Callable[..., Any], att
     for attempt in range(1, attempts + 1):
         txn = begin()
         try:
-            result = yield Apply(function, txn)
+            result = yield CallUser(function, txn)
             yield from txn._leave(failed=False)
         except (Conflict, SnapshotGone):
             yield from txn._leave(failed=True)
@@ -261,5 +261,5 @@ def _pause_s(attempt: int) -> float:
     """Longer and longer, and random: those who met in a conflict are not to meet again."""
     from random import random
 
-    longest: float = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2**attempt)
+    longest: float = min(_MAX_PAUSE_S, _FIRST_PAUSE_S * 2**attempt)
     return random() * longest  # noqa: S311  # no secret

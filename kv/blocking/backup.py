@@ -8,8 +8,8 @@ from kv.blocking.stream import Deadline, open_connection
 from kv.blocking.watch import Feed, begin_feed
 from kv.errors import ConnectionLost, KvdError, Refused
 from kv.wire import operations
-from kv.wire.exchange import Delivery, Knowledge
-from kv.wire.protocol import Channel
+from kv.wire.exchange import Exchange, StoreView
+from kv.wire.protocol import ClientProtocol
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,8 +38,8 @@ class _Told(Feed):
         super().__init__("", None)
         self.pieces: deque[Piece] = deque()
 
-    def _request(self, channel: Channel) -> Delivery:
-        return Delivery((operations.backup(),))
+    def _request(self, channel: ClientProtocol) -> Exchange:
+        return Exchange((operations.backup(),))
 
     def _take(self, kind: str, *told: Any) -> None:  # noqa: ANN401
         if kind == "data":
@@ -64,7 +64,7 @@ class BackupStream:
         self._is_whole = False
         self._failure: KvdError | None = None
         self._connection = open_connection(client._address, Deadline(client._timeout), client._tls)
-        self._channel = Channel(client._codec, Knowledge())
+        self._channel = ClientProtocol(client._codec, StoreView())
         try:
             token = client._token_for(self._connection.address)
             begin_feed(self._feed, self._connection, self._channel, token, Deadline(client._timeout))

@@ -6,10 +6,10 @@ import os
 
 from kv.api.methods import Api, Blocking
 from kv.blocking.connection import Link
-from kv.blocking.stream import LONGEST_BUSY_POLL_US, Deadline
+from kv.blocking.stream import MAX_BUSY_POLL_US, Deadline
 from kv.errors import KvdError, LockLost
 from kv.wire.codecs import full
-from kv.wire.exchange import Delivery
+from kv.wire.exchange import Exchange
 from kv.wire.operations import binary
 from kvd.protocol.address import is_network, parse_tcp
 
@@ -32,12 +32,12 @@ if TYPE_CHECKING:
     from kv.near_cache.cache import NearCache, NearCacheLimits
     from kv.wire.codecs import Codec
     from kv.wire.operations import Operation
-    from kv.wire.protocol import Channel
+    from kv.wire.protocol import ClientProtocol
 
     T = TypeVar("T")
 
 DEFAULT_TIMEOUT_S = 5.0
-LONGEST_TIMEOUT_S = 1_000_000_000  # the system's calls take about nine times that
+MAX_TIMEOUT_S = 1_000_000_000  # the system's calls take about nine times that
 
 
 if TYPE_CHECKING:
@@ -100,8 +100,8 @@ def check_address(address: str | None, timeout: float | None) -> None:
     """Raise ValueError for an address or a timeout that cannot be one."""
     if address is not None:
         parse_tcp(address)
-    if timeout is not None and not 0 < timeout <= LONGEST_TIMEOUT_S:
-        raise ValueError(f"a timeout is None or seconds above 0, at most {LONGEST_TIMEOUT_S}, not {timeout}")
+    if timeout is not None and not 0 < timeout <= MAX_TIMEOUT_S:
+        raise ValueError(f"a timeout is None or seconds above 0, at most {MAX_TIMEOUT_S}, not {timeout}")
 
 
 def read_token(path: str | None) -> str | None:
@@ -139,8 +139,8 @@ class Client(Api, Blocking):
         tls: TlsFiles | None = None,
     ) -> None:
         check_address(address, timeout)
-        if not 0 <= busy_poll_us <= LONGEST_BUSY_POLL_US:
-            raise ValueError(f"busy_poll_us is 0 to {LONGEST_BUSY_POLL_US}, not {busy_poll_us}")
+        if not 0 <= busy_poll_us <= MAX_BUSY_POLL_US:
+            raise ValueError(f"busy_poll_us is 0 to {MAX_BUSY_POLL_US}, not {busy_poll_us}")
         self._address = address
         self._timeout = timeout
         self._token_file = token_file
@@ -302,15 +302,15 @@ class Client(Api, Blocking):
     # ------------------------------------------------------------------ how methods do what they do
 
     def _call(self, operation: Operation[T]) -> T:
-        delivery = Delivery((operation,))
+        delivery = Exchange((operation,))
         self._link().deliver(delivery, Deadline(self._timeout))
         result: T = delivery.result()
         return result
 
     def _drive(self, steps: Procedure[T]) -> T:
-        from kv.api.procedures import drive
+        from kv.api.procedures import run_effects
 
-        return drive(steps, self._do)
+        return run_effects(steps, self._do)
 
     def _iterate(self, steps: Pages[T]) -> Iterator[T]:
         from kv.api.procedures import iterate
@@ -319,21 +319,21 @@ class Client(Api, Blocking):
 
     def _do(self, step: object) -> Any:  # noqa: ANN401
         """One step of a procedure."""
-        if isinstance(step, Delivery):
+        if isinstance(step, Exchange):
             self._link().deliver(step, Deadline(self._timeout))
             return step
-        from kv.api.procedures import Apply, Next, Pause
+        from kv.api.procedures import CallUser, Next, Pause
 
         if isinstance(step, Pause):
             from time import sleep
 
             return sleep(step.seconds)
-        if isinstance(step, Apply):
+        if isinstance(step, CallUser):
             return step.function(*step.arguments)
         assert isinstance(step, Next)
         return step.watch.wait(step.seconds)
 
-    def _channel_now(self) -> Channel | None:
+    def _channel_now(self) -> ClientProtocol | None:
         """The channel of the connection that is open now."""
         return self._link().channel
 

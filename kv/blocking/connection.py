@@ -11,8 +11,8 @@ from _thread import allocate_lock
 
 from kv.blocking.stream import Deadline, open_connection
 from kv.errors import KvdError, ProtocolError, Unavailable
-from kv.wire.exchange import Delivery, Knowledge
-from kv.wire.protocol import Channel, settle
+from kv.wire.exchange import Exchange, StoreView
+from kv.wire.protocol import ClientProtocol, settle
 from kvd.protocol.address import is_network
 
 TYPE_CHECKING = False
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from kv.wire.codecs import Codec
     from kv.wire.protocol import Frame
 
-_LONGEST_WAIT_S = 4_000_000.0  # what a lock takes
+_MAX_WAIT_S = 4_000_000.0  # what a lock takes
 
 
 class Link:
@@ -48,15 +48,15 @@ class Link:
         self._busy_poll_us = busy_poll_us
         self._tls = tls
         self._lock = allocate_lock()
-        self._knowledge = Knowledge()
+        self._knowledge = StoreView()
         self._connection: Connection | None = None
-        self._channel = Channel(codec, self._knowledge)
+        self._channel = ClientProtocol(codec, self._knowledge)
         self._torn = False
         self._silent = False  # whether the last call timed out without a byte from the daemon since
 
     # ------------------------------------------------------------------ for the client
 
-    def deliver(self, delivery: Delivery, deadline: Deadline) -> None:
+    def deliver(self, delivery: Exchange, deadline: Deadline) -> None:
         """Return when ``delivery`` is done. Raises what is not its own failure: ValueError for what cannot be sent."""
         taken = False
         try:
@@ -71,7 +71,9 @@ class Link:
             if taken:
                 self._lock.release()
 
-    def ask(self, requests: Sequence[tuple[object, ...]], deadline: Deadline) -> tuple[list[Any], Channel] | None:
+    def ask(
+        self, requests: Sequence[tuple[object, ...]], deadline: Deadline
+    ) -> tuple[list[Any], ClientProtocol] | None:
         """Send requests that change nothing in a frame; the replies and who brought them, in as few steps as it takes.
 
         Goes that way only if all is as it nearly always is: the connection open and free, the answer there at once, in
@@ -114,7 +116,7 @@ class Link:
             return self._open(deadline)[0]
 
     @property
-    def channel(self) -> Channel | None:
+    def channel(self) -> ClientProtocol | None:
         """The channel of the connection that is open, as far as is known without asking the daemon."""
         connection = self._connection
         return None if connection is None or self._torn or connection.ended() else self._channel
@@ -134,7 +136,7 @@ class Link:
 
     # ------------------------------------------------------------------ a try
 
-    def _try(self, delivery: Delivery, deadline: Deadline) -> None:
+    def _try(self, delivery: Exchange, deadline: Deadline) -> None:
         """Send it once, and wait for what comes of it."""
         try:
             connection, fresh = self._open(deadline)
@@ -165,7 +167,7 @@ class Link:
             return
         except ProtocolError as error:
             self._drop()
-            delivery.garbled(error)
+            delivery.protocol_broken(error)
             return
         if self._channel.refusal is not None:
             delivery.refused(self._channel.refusal)
@@ -180,7 +182,7 @@ class Link:
             return self._connection, False
         connection = open_connection(self._address, deadline, self._tls)
         connection.busy_poll_us = self._busy_poll_us
-        self._channel = Channel(self._codec, self._knowledge)
+        self._channel = ClientProtocol(self._codec, self._knowledge)
         self._silent = self._torn = False
         if self._near_cache is not None:
             from kv.near_cache.attach import attach
@@ -214,7 +216,7 @@ class Link:
             self._drop()
             raise channel.refusal or Unavailable(f"{connection.address} is stopping", [connection.address])
 
-    def _send(self, connection: Connection, data: bytes, frame: list[Delivery] | tuple[()], deadline: Deadline) -> bool:
+    def _send(self, connection: Connection, data: bytes, frame: list[Exchange] | tuple[()], deadline: Deadline) -> bool:
         """Send a frame, with hello before the first one; whether all of it was sent before the other end hung up."""
         channel = self._channel
         self._torn = True
@@ -270,4 +272,4 @@ def _lock_timeout(deadline: Deadline) -> float:
         left = deadline.left()
     except TimeoutError:
         return 0
-    return -1 if left is None else min(left, _LONGEST_WAIT_S)
+    return -1 if left is None else min(left, _MAX_WAIT_S)

@@ -31,8 +31,8 @@ HEADER_BYTES = 4
 MAX_REPLY_BYTES = 1 << 30
 # Twice as much would be mapped and unmapped by the allocator for each read.
 _READ_SIZES = (64 * 1024,)
-_LONGEST_POLL_MS = 2**31 - 1
-LONGEST_BUSY_POLL_US = 1_000_000
+_MAX_POLL_MS = 2**31 - 1
+MAX_BUSY_POLL_US = 1_000_000
 _ONE_DESCRIPTOR = (socket.CMSG_LEN(4),)
 _QUEUE_FULL_PAUSE_S = 0.002
 # recv waits by itself for so long at most, which saves a poll each time; whoever waits longer polls then.
@@ -252,7 +252,7 @@ def _wait_for(asked: poll, deadline: Deadline) -> None:
     """Return when what is asked for has come. Raises TimeoutError."""
     while True:
         left = deadline.left()
-        if asked.poll(None if left is None else min(left * 1000, _LONGEST_POLL_MS)):
+        if asked.poll(None if left is None else min(left * 1000, _MAX_POLL_MS)):
             return
 
 

@@ -11,13 +11,13 @@ from __future__ import annotations
 from collections import deque
 
 from kv.api.methods import Blocking
-from kv.api.scopes import Scope
+from kv.api.scopes import ClientScope
 from kv.blocking.stream import Deadline, open_connection
 from kv.errors import ConnectionLost, KvdError, ProtocolError, Unavailable
 from kv.results import Change, author
 from kv.wire import operations
-from kv.wire.exchange import Delivery, Knowledge
-from kv.wire.protocol import Channel, settle
+from kv.wire.exchange import Exchange, StoreView
+from kv.wire.protocol import ClientProtocol, settle
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 # A version that no store has: a feed from there begins with a resynchronisation.
 ELSEWHERE = 1 << 62
 FIRST_PAUSE_S = 0.02
-LONGEST_PAUSE_S = 0.5
+MAX_PAUSE_S = 0.5
 
 
 class Feed:
@@ -48,7 +48,7 @@ class Feed:
         # Called with each change before ``version`` says that it has been handed out.
         self.apply: Callable[[Change], None] | None = None
 
-    def opening(self, channel: Channel, token: str | None) -> Generator[bytes, bytes, None]:
+    def opening(self, channel: ClientProtocol, token: str | None) -> Generator[bytes, bytes, None]:
         """Begin, or go on, on a new connection: yields what to send, or nothing where something is to be received.
 
         Raises KvdError.
@@ -63,7 +63,7 @@ class Feed:
             self.receive(channel, (yield b""))
         asked.result()
 
-    def receive(self, channel: Channel, data: bytes) -> None:
+    def receive(self, channel: ClientProtocol, data: bytes) -> None:
         """Take what came. Raises KvdError: ProtocolError, or Unavailable after a goodbye."""
         events: list[Any] = []
         channel.events = events
@@ -77,13 +77,13 @@ class Feed:
         if channel.finished:
             raise Unavailable("the daemon is stopping")
 
-    def _request(self, channel: Channel) -> Delivery:
+    def _request(self, channel: ClientProtocol) -> Exchange:
         self._snapshot = None
         known = self._store_id in (None, channel.store_id)
         self._store_id = channel.store_id
         if self.version is None:
             self.version = channel.knowledge.version
-        return Delivery((operations.watch(self._prefix, self.version if known else ELSEWHERE),))
+        return Exchange((operations.watch(self._prefix, self.version if known else ELSEWHERE),))
 
     def take(self, events: list[Any]) -> None:
         """Events as they came. Raises ProtocolError."""
@@ -120,7 +120,7 @@ class Feed:
         return None
 
 
-class WatchState(Scope):
+class WatchState(ClientScope):
     """What both kinds of watches have."""
 
     _what = "a watch"
@@ -159,7 +159,7 @@ class Watch(WatchState, Blocking):
     ) -> None:
         super().__init__(client, prefix, since, apply)
         self._connection: Connection | None = None
-        self._channel: Channel | None = None
+        self._channel: ClientProtocol | None = None
         self._torn = False
         self._open(Deadline(client._timeout))
 
@@ -241,7 +241,7 @@ class Watch(WatchState, Blocking):
                 return
             left_s = deadline.left()
             sleep(pause_s if left_s is None else min(pause_s, left_s))
-            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+            pause_s = min(2 * pause_s, MAX_PAUSE_S)
 
     def _open(self, deadline: Deadline) -> None:
         """Connect, and ask for the feed. Raises KvdError."""
@@ -249,12 +249,14 @@ class Watch(WatchState, Blocking):
             self._connection.close()
         self._torn = True  # until the feed has begun: else whoever waits again would listen to nothing
         connection = self._connection = open_connection(self._client._address, deadline, self._client._tls)
-        channel = self._channel = Channel(self._client._codec, Knowledge())
+        channel = self._channel = ClientProtocol(self._client._codec, StoreView())
         begin_feed(self._feed, connection, channel, self._client._token_for(connection.address), deadline)
         self._torn = False
 
 
-def begin_feed(feed: Feed, connection: Connection, channel: Channel, token: str | None, deadline: Deadline) -> None:
+def begin_feed(
+    feed: Feed, connection: Connection, channel: ClientProtocol, token: str | None, deadline: Deadline
+) -> None:
     """Ask for a feed on a new connection. Raises KvdError."""
     opening = feed.opening(channel, token)
     try:

@@ -18,7 +18,7 @@ from kvd.protocol.near_cache import (
     FIRST_GENERATION,
     MAGIC,
     MAGIC_WORD,
-    MOST_SLOTS,
+    MAX_SLOTS,
     SEALS,
     SLOTS_WORD,
     WORD_BYTES,
@@ -30,7 +30,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from kv.blocking.stream import Connection, Deadline
     from kv.near_cache.cache import NearCache, NearCacheLimits
-    from kv.wire.protocol import Channel
+    from kv.wire.protocol import ClientProtocol
 
 
 def refuse_tcp(address: str | None) -> None:
@@ -39,7 +39,7 @@ def refuse_tcp(address: str | None) -> None:
         raise ValueError(f"a near cache needs a Unix socket, not {address}: connect without near_cache")
 
 
-def attach(near_cache: NearCache, connection: Connection, channel: Channel, deadline: Deadline) -> None:
+def attach(near_cache: NearCache, connection: Connection, channel: ClientProtocol, deadline: Deadline) -> None:
     """Greet on a new connection, and give ``channel`` the table of its server. Closes the connection if it raises.
 
     It goes without if the server has no table to spare, or its clocks are others: ``near_cache.reason`` says so. Raises
@@ -65,7 +65,7 @@ def attach(near_cache: NearCache, connection: Connection, channel: Channel, dead
             os.close(descriptor)
 
 
-def _greet(connection: Connection, channel: Channel, deadline: Deadline) -> int | None:
+def _greet(connection: Connection, channel: ClientProtocol, deadline: Deadline) -> int | None:
     """Send hello and attach; return with the answers in ``channel``, and the descriptor. Raises KvdError."""
     descriptor: int | None = None
     try:
@@ -89,7 +89,7 @@ def _greet(connection: Connection, channel: Channel, deadline: Deadline) -> int 
     return descriptor
 
 
-def _raise_refusal(connection: Connection, channel: Channel) -> None:
+def _raise_refusal(connection: Connection, channel: ClientProtocol) -> None:
     if channel.refusal is not None and channel.refusal.code == "bad_request":
         raise _never(connection, f"it is an older one ({channel.refusal.message})")
     if channel.refusal is not None:
@@ -128,7 +128,7 @@ def _table(descriptor: int | None, attached: object, limits: NearCacheLimits) ->
         seals = 0  # nothing that could be sealed
     if seals & SEALS != SEALS:
         raise ProtocolError("the daemon's table is not sealed", "bad_reply")
-    if not 0 < slots <= MOST_SLOTS or os.fstat(descriptor).st_size != table_bytes(slots):
+    if not 0 < slots <= MAX_SLOTS or os.fstat(descriptor).st_size != table_bytes(slots):
         raise ProtocolError("the daemon's table has another size than it says", "bad_reply")
     try:
         first = memoryview(os.pread(descriptor, FIRST_GENERATION * WORD_BYTES, 0)).cast("Q")

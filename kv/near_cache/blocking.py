@@ -10,7 +10,7 @@ from kv.errors import KvdError, Refused
 from kv.near_cache.attach import refuse_tcp
 from kv.near_cache.cache import DecodedObjects, NearCache, NearCacheLimits
 from kv.wire import operations
-from kv.wire.exchange import Delivery
+from kv.wire.exchange import Exchange
 from kvd.protocol.near_cache import LEASE
 
 TYPE_CHECKING = False
@@ -85,7 +85,7 @@ class NearClient(Client):
             except (KvdError, ValueError, TypeError):
                 pass  # delivered once more, it says what is wrong
         near_cache.give_up(riders)
-        delivery = Delivery((operations.fetch_entries([key]),))
+        delivery = Exchange((operations.fetch_entries([key]),))
         link.deliver(delivery, deadline)
         return near_cache.fetched([key], delivery.result(), delivery.channel)
 
@@ -94,7 +94,7 @@ class NearClient(Client):
         riders = self.near_cache.riders_of_write(operation.request) if operation.how is not None else ()
         if not riders:
             return super()._call(operation)
-        delivery = Delivery((operation, operations.fetch_entries(riders)))
+        delivery = Exchange((operation, operations.fetch_entries(riders)))
         self._link().deliver(delivery, Deadline(self._timeout))
         if isinstance(delivery.failure, Refused) and delivery.failure.code == "too_large":
             # For both in one frame; nothing has run.

@@ -18,10 +18,10 @@ import os
 from time import CLOCK_BOOTTIME, clock_gettime_ns, monotonic_ns
 from weakref import WeakSet
 
-from kv.near_cache.refresh import FIRST_RIDES, FREE_RIDES, MOST_A_REQUEST, MOST_BYTES, Demand
+from kv.near_cache.refresh import FIRST_RIDES, FREE_RIDES, MAX_A_REQUEST, MOST_BYTES, RefreshQueue
 from kv.results import Record
 from kv.wire import operations
-from kv.wire.exchange import Delivery
+from kv.wire.exchange import Exchange
 from kvd.protocol.near_cache import FIRST_GENERATION, LEASE, NOTED
 
 TYPE_CHECKING = False
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from typing import Any, TypeVar
 
     from kv.api.procedures import Procedure
-    from kv.wire.protocol import Channel
+    from kv.wire.protocol import ClientProtocol
 
     Entry = tuple[bytes | None, int, int, int | None]
     T = TypeVar("T")
@@ -40,7 +40,7 @@ DEFAULT_BYTES = 64 * 1024 * 1024
 # What an entry takes besides its key's characters and its value.
 ENTRY_BYTES = 400
 # Nothing rides along with a write of more than so much.
-MOST_WRITTEN_BYTES = 64 * 1024
+MAX_WRITTEN_BYTES = 64 * 1024
 
 
 class NearCacheLimits(Record):
@@ -102,7 +102,7 @@ class Table:
         self.younger_bytes = 0
         self._half_entries = limits.entries // 2
         self._half_bytes = limits.bytes // 2
-        self.demand = Demand(slots, words[NOTED])
+        self.demand = RefreshQueue(slots, words[NOTED])
 
     def find(self, key: str) -> Entry | None:
         """What there is of ``key``, proved or not."""
@@ -238,13 +238,13 @@ class NearCache:
         counted = self.hits, self.misses, self.refetches, self.refreshed
         return NearCacheStats(*counted, len(entries), held_bytes, attached, reason)
 
-    def attach(self, channel: Channel) -> None:
+    def attach(self, channel: ClientProtocol) -> None:
         """From now on ``channel`` is in use: its words count, if it has any, and there are no entries."""
         if channel.table is not None:
             self.table = channel.table
             self.reason = None
 
-    def detach(self, channel: Channel) -> None:
+    def detach(self, channel: ClientProtocol) -> None:
         """A connection is over: give back its words, and forget everything if they are those in use."""
         table, channel.table = channel.table, None
         if table is self.table:
@@ -281,27 +281,27 @@ class NearCache:
         self._count(found, entries)
         missing = [key for key in wanted if key not in entries]
         if missing:
-            delivery: Delivery = yield Delivery((operations.fetch_entries(missing),))
+            delivery: Exchange = yield Exchange((operations.fetch_entries(missing),))
             told = self._filled(missing, delivery)
             if entries and not self._are_current(entries.values(), table, delivery):
-                delivery = yield Delivery((operations.fetch_entries(wanted),))
+                delivery = yield Exchange((operations.fetch_entries(wanted),))
                 told, entries = self._filled(wanted, delivery), {}
         else:
             told = {}
         return {key: entries[key][0] if key in entries else told[key] for key in wanted}
 
-    def _are_current(self, entries: Iterable[Entry], table: Table, delivery: Delivery) -> bool:
+    def _are_current(self, entries: Iterable[Entry], table: Table, delivery: Exchange) -> bool:
         """Whether ``entries`` still are as when the server answered: together with its answer they are one instant."""
         same = delivery.channel is not None and delivery.channel.table is table
         return same and all(map(table.is_unchanged, entries)) and table.has_lease
 
-    def _filled(self, keys: list[str], delivery: Delivery) -> dict[str, bytes | None]:
+    def _filled(self, keys: list[str], delivery: Exchange) -> dict[str, bytes | None]:
         """What was fetched, once it is kept."""
         told = delivery.result()
         self.fill(keys, told, delivery)
         return {key: each[0] for key, each in zip(keys, told, strict=True)}
 
-    def fill(self, keys: list[str], told: list[list[Any]], delivery: Delivery) -> None:
+    def fill(self, keys: list[str], told: list[list[Any]], delivery: Exchange) -> None:
         """Keep what ``delivery`` has fetched, with the words of the connection that it came by."""
         table = delivery.channel.table if delivery.channel is not None else None
         if table is not None:
@@ -310,7 +310,7 @@ class NearCache:
 
     # ------------------------------------------------------------------ fetching along
 
-    def fetched(self, keys: list[str], told: list[list[Any]], channel: Channel | None) -> bytes | None:
+    def fetched(self, keys: list[str], told: list[list[Any]], channel: ClientProtocol | None) -> bytes | None:
         """The value of the first of ``keys``, which a read did not find current. All are kept; the rest rode along."""
         key, value, slot = keys[0], told[0][0], told[0][2]
         table = channel.table if channel is not None else None
@@ -332,7 +332,7 @@ class NearCache:
             return []
         named = request[1]
         keys = (named,) if type(named) is str else named
-        if len(keys) > MOST_A_REQUEST or _size_of(named) > MOST_WRITTEN_BYTES:
+        if len(keys) > MAX_A_REQUEST or _size_of(named) > MAX_WRITTEN_BYTES:
             return []
         own = []
         for key in keys:
@@ -341,7 +341,7 @@ class NearCache:
                 own.append(key)
         return [*own, *table.demand.take(table, own)]
 
-    def rode_along(self, keys: list[str], told: object, channel: Channel | None) -> None:
+    def rode_along(self, keys: list[str], told: object, channel: ClientProtocol | None) -> None:
         """What was fetched behind a write, or the error that this came to."""
         table = channel.table if channel is not None else None
         if type(told) is list and table is not None:

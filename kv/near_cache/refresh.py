@@ -27,13 +27,13 @@ if TYPE_CHECKING:
 FREE_RIDES = 64
 FIRST_RIDES = 4
 # So many keys are in demand at most; those that came first make room.
-MOST_KEYS = 16_384
+MAX_KEYS = 16_384
 # So many ride along at most, and none that is larger: together 64 KiB.
-MOST_A_REQUEST = 32
+MAX_A_REQUEST = 32
 MOST_BYTES = 2_048
 
 
-class Demand:
+class RefreshQueue:
     """The keys in demand of one table. Threads may share it: what they do at once is done twice, or left for later."""
 
     __slots__ = ("_due", "_keys", "_notes", "_rides", "_seen")
@@ -53,7 +53,7 @@ class Demand:
         if len(key) + len(value or b"") > MOST_BYTES:
             self.drop(word)
             return
-        if len(self._keys) >= MOST_KEYS and word not in self._keys:
+        if len(self._keys) >= MAX_KEYS and word not in self._keys:
             self.drop(next(iter(self._keys), word))
         self._rides[word] = rides
         self._keys[word] = key
@@ -74,7 +74,7 @@ class Demand:
         if words[NOTED] != self._seen:
             self._look(words)
         taken: list[str] = []
-        while due and len(taken) < MOST_A_REQUEST:
+        while due and len(taken) < MAX_A_REQUEST:
             try:
                 word, _ = due.popitem()
                 key = keys[word]

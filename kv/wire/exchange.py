@@ -26,14 +26,14 @@ if TYPE_CHECKING:
     from typing import Any
 
     from kv.wire.operations import Operation
-    from kv.wire.protocol import Channel
+    from kv.wire.protocol import ClientProtocol
 
 # A batch is not sent more often than this, goodbyes aside.
-_MOST_TRIES = 4
+_MAX_TRIES = 4
 _PREFIX_BYTES = 9
 
 
-class Knowledge:
+class StoreView:
     """What one process knows of the daemon's store, and the ids it gives to writes."""
 
     __slots__ = ("_last_id", "_prefix", "store_id", "version")
@@ -63,7 +63,7 @@ class Knowledge:
             self.version = version
 
 
-class Delivery:
+class Exchange:
     """Operations that travel together in one frame, and what became of them.
 
     ``results`` has a value or a KvdError for each; ``failure`` is what kept them all from being answered. ``store_id``:
@@ -97,7 +97,7 @@ class Delivery:
         self.done = False
         self.store_id = store_id
         self.waiter = waiter
-        self.channel: Channel | None = None  # on which the last answers came
+        self.channel: ClientProtocol | None = None  # on which the last answers came
         self._unanswered: Sequence[int] = range(len(operations))
         self._ids: dict[int, bytes] | None = None
         self._since: int | None = None
@@ -125,12 +125,12 @@ class Delivery:
         """How many requests are to be sent."""
         return len(self._unanswered)
 
-    def requests(self, channel: Channel) -> list[tuple[object, ...]]:
+    def requests(self, channel: ClientProtocol) -> list[tuple[object, ...]]:
         """What to send on ``channel``, once more or for the first time."""
         self.channel = channel
         return [self._request(number, channel) for number in self._unanswered]
 
-    def _request(self, number: int, channel: Channel) -> tuple[object, ...]:
+    def _request(self, number: int, channel: ClientProtocol) -> tuple[object, ...]:
         operation = self.operations[number]
         if operation.how is None:
             elsewhere = operation.held_on is not None and operation.held_on is not channel
@@ -184,7 +184,7 @@ class Delivery:
         version = reply.get("version")
         if reply.get("error") != "outcome_unknown" or type(version) is not int:
             return False
-        if self._uncertain or self._tries >= _MOST_TRIES or version == self._since:
+        if self._uncertain or self._tries >= _MAX_TRIES or version == self._since:
             return False
         self._since = version
         if self.channel is not None:
@@ -197,7 +197,7 @@ class Delivery:
             error = CommitUnknown(f"the connection broke after a write had been sent, and then: {error.message}")
         self._fail(error)
 
-    def garbled(self, error: ProtocolError) -> None:
+    def protocol_broken(self, error: ProtocolError) -> None:
         """What answered is no kvd, or has lost its way."""
         failure = ProtocolError(error.message, error.code)
         failure.maybe_committed = self.writing
@@ -210,7 +210,7 @@ class Delivery:
     def not_sent(self, address: str, reason: str, *, fresh: bool) -> None:
         """The connection broke before all of it was sent. ``fresh``: it was the connection's first frame."""
         self._tries += 1
-        if fresh or self._tries >= _MOST_TRIES:
+        if fresh or self._tries >= _MAX_TRIES:
             self.refused(ConnectionLost(_broke(address, reason), writing=False))
 
     def lost(self, address: str, reason: str, *, fresh: bool) -> None:
@@ -230,7 +230,7 @@ class Delivery:
         elif any((operation.how or {}).get("ephemeral") for operation in self.operations):
             # Whether made or not: it would be gone by now.
             self._fail(CommitUnknown(f"{text}, and ephemeral keys have gone with it if they had been written"))
-        elif self._tries >= _MOST_TRIES:
+        elif self._tries >= _MAX_TRIES:
             self._fail(CommitUnknown(f"{text} again and again; the write may have been made"))
         self.store_id = store_id
 

@@ -32,7 +32,7 @@ else:
 PROTOCOL = 1
 # As a version to read at: the snapshot that the last begin on this connection answered.
 BEGUN = -1
-MOST_A_PAGE = 65_536
+MAX_A_PAGE = 65_536
 
 
 class Operation(Generic[T]):
@@ -60,7 +60,7 @@ class Operation(Generic[T]):
         self.held_on = held_on
 
 
-def how_to(
+def write_options(
     ttl: float | timedelta | None = None,
     keep_ttl: bool = False,
     ephemeral: bool = False,

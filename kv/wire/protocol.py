@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
     from kv.near_cache.cache import Table
     from kv.wire.codecs import Codec
-    from kv.wire.exchange import Delivery, Knowledge
+    from kv.wire.exchange import Exchange, StoreView
 
-    Frame = Sequence[Delivery]
+    Frame = Sequence[Exchange]
 
 HEADER_BYTES = 4
 # More than any server sends by default; a length above it is somebody else's protocol.
@@ -53,7 +53,7 @@ def framed(payload: bytes) -> bytes:
     return len(payload).to_bytes(HEADER_BYTES, "big") + payload
 
 
-class Channel:
+class ClientProtocol:
     """What is under way on one connection, and what the daemon has told about itself there."""
 
     __slots__ = (
@@ -73,7 +73,7 @@ class Channel:
         "waiting",
     )
 
-    def __init__(self, codec: Codec, knowledge: Knowledge) -> None:
+    def __init__(self, codec: Codec, knowledge: StoreView) -> None:
         self._codec = codec
         self._left = bytearray()  # received, and no whole frame yet
         self._wanted = HEADER_BYTES  # how much of it there has to be before it is worth another look

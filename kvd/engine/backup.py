@@ -1,8 +1,8 @@
 """A backup under way: everything, told as a file while writes go on, consistent at its end.
 
 Each turn makes one piece: what was committed since the last one, out of the history window, and then a slice of the
-keyspace (``kvd/journal/backup_file.py``). It is held until all that it shows may be shown. Behind the last slice the end is
-the first version at which all commits have been told, and that is what the file is.
+keyspace (``kvd/journal/backup_file.py``). It is held until all that it shows may be shown. After the last slice the
+end is the first version at which all commits have been told, and that is what the file is.
 
         window    ─────┤ pinned ─▶ told ─▶ ├──▶ version
                        where the last piece that had everything ended
@@ -64,7 +64,7 @@ class Backup:
         self.wake: Callable[[], None] | None = None
 
     @property
-    def caught_up(self) -> bool:
+    def is_drained(self) -> bool:
         """Whether there is nothing to tell now."""
         return not self._can_tell and not self._can_make
 
@@ -125,16 +125,16 @@ class Backup:
     def _next_commits(self) -> tuple[list[Group], bool]:
         """What was committed since the last piece, and whether that is all."""
         groups: list[Group] = []
-        room_keys, room_bytes = COMMITS_KEYS, COMMITS_BYTES
+        remaining_keys, budget_bytes = COMMITS_KEYS, COMMITS_BYTES
         for group in self._store.window.after(self._position):
-            if room_keys <= 0 or room_bytes <= 0:
+            if remaining_keys <= 0 or budget_bytes <= 0:
                 return groups, False
             record = self._database.record_of(group)
             # What is forgotten was evicted since, which is told before the end.
             record.values = [b"" if value is FORGOTTEN else value for value in record.values]
             groups.append(record)
-            room_keys -= len(group.heads)
-            room_bytes -= sum(len(value or b"") for value in record.values) + sum(map(len, record.keys))
+            remaining_keys -= len(group.heads)
+            budget_bytes -= sum(len(value or b"") for value in record.values) + sum(map(len, record.keys))
             self._position = group.heads[-1].version
         self._position = self._store.version
         if self._pinned != self._position:
@@ -168,4 +168,4 @@ class Backup:
     def _record_of(self, heads: list[Head]) -> Heads:
         keys = [head.key for head in heads]
         values: list[bytes] = [head.value for head in heads]  # type: ignore[misc]
-        return Heads(keys, values, [head.version for head in heads], *self._database.lives_of(keys))
+        return Heads(keys, values, [head.version for head in heads], *self._database.expiries_of(keys))

@@ -13,7 +13,8 @@ The one place that says what happens around a commit, and in which order:
 8. whoever watches is told, and the answer leaves, when what they show is as durable as was promised
    (``kvd/engine/durability.py``).
 
-Reads run step 1 too, through ``settle_soon``. Expiry and the end of ephemeral keys do not stop at step 4: on a full
+Reads run step 1 too, through ``expire_due_bounded``. Expiry and the end of ephemeral keys do not stop at step 4: on a
+full
 disk they act in memory, and reach the log when there is room.
 
 Step 5 comes before 6 so that whatever goes wrong between them costs a fetch and no more. Both happen in one step of
@@ -30,8 +31,8 @@ from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from itertools import chain
 from typing import TYPE_CHECKING, TypeVar
 
-from kvd.engine.memory import Room
-from kvd.engine.recovered_lives import RecoveredLives
+from kvd.engine.memory import MemoryManager
+from kvd.engine.recovered_lives import ReplayedExpiry
 from kvd.journal.commit_log import GROUP_BYTES, ID_BYTES, KEY_BYTES
 from kvd.journal.errors import NoSpace
 from kvd.journal.records import Group, Header
@@ -39,8 +40,8 @@ from kvd.store.authors import RESTARTED, Author
 from kvd.store.errors import OutcomeUnknown
 from kvd.store.heads import Head
 from kvd.store.isolation import Range, validate
-from kvd.store.lifetimes import ENDLESS, KEPT, Life
-from kvd.store.outcomes import Outcomes
+from kvd.store.lifetimes import KEEP_TTL, NO_EXPIRY, Expiry
+from kvd.store.outcomes import IdempotencyCache
 from kvd.store.store import Store
 from kvd.store.window import WindowLimits
 
@@ -54,7 +55,7 @@ EXPIRED_KEYS = 256
 # After replaying so many keys it is time to drop history.
 REPLAYED_KEYS = 1_024
 REMEMBERED_WRITES = 65_536
-_LONGEST_NUMBER = b"%d" % -(2**63)
+_MAX_NUMBER = b"%d" % -(2**63)
 
 Answer = TypeVar("Answer")
 
@@ -79,8 +80,8 @@ class Database:
         timer: Callable[[], int] = boot_clock_us,
     ) -> None:
         self.store = Store(limits)
-        self.room = Room(self.store, self._evict, lambda: self.visible)
-        self.outcomes = Outcomes(REMEMBERED_WRITES)
+        self.room = MemoryManager(self.store, self._evict, lambda: self.visible)
+        self.outcomes = IdempotencyCache(REMEMBERED_WRITES)
         self.room.remembered_writes = self.outcomes.__len__
         # Tells clients that what they remember of versions belongs to another store: memory starts anew each time.
         self.store_id = os.urandom(8).hex()
@@ -96,7 +97,7 @@ class Database:
         self.on_deadline: Callable[[int], None] | None = None
         self._next_look: int | None = None
         self._is_behind = False  # whether more is due than can expire in one step
-        self._lives = RecoveredLives()
+        self._lives = ReplayedExpiry()
         self._loaded = 0, 0
         self._authors: dict[tuple[int | None, int | None, str], Author] = {}
         self._replayed_keys = 0  # since history was dropped last
@@ -123,10 +124,10 @@ class Database:
 
     # ------------------------------------------------------------------ writing
 
-    def set(self, entries: Mapping[str, bytes], author: Author, life: Life = ENDLESS) -> int:
+    def set(self, entries: Mapping[str, bytes], author: Author, life: Expiry = NO_EXPIRY) -> int:
         """Store all entries in one commit; its version."""
-        if self.room.is_tight:
-            self.room.admit(entries, entries.values(), with_lives=life is not ENDLESS)
+        if self.room.is_under_pressure:
+            self.room.admit(entries, entries.values(), with_expiry=life is not NO_EXPIRY)
         self._reserve(entries, entries.values())
         self._begin(entries)
         version = self.store.set(entries, author, life)
@@ -135,14 +136,14 @@ class Database:
 
     def set_each(self, batch: list[dict[str, bytes]], author: Author) -> list[int]:
         """Store each mapping in a commit of its own; their versions."""
-        if self.room.is_tight:
+        if self.room.is_under_pressure:
             self.room.admit(list(chain.from_iterable(batch)), list(chain.from_iterable(map(dict.values, batch))))
         if self.log is not None:
             keys = list(chain.from_iterable(batch))
             self._reserve(keys, chain.from_iterable(map(dict.values, batch)), len(batch))
         self._begin(chain.from_iterable(batch))
         versions = self.store.set_each(batch, author)
-        self._committed(ENDLESS)
+        self._committed(NO_EXPIRY)
         return versions
 
     def delete(self, keys: Iterable[str], author: Author, *, missing_ok: bool) -> tuple[int, int]:
@@ -151,15 +152,15 @@ class Database:
         self._reserve(keys)
         self._begin(keys)
         answer = self.store.delete(keys, author, missing_ok=missing_ok)
-        self._committed(ENDLESS)
-        if self.room.is_tight:
-            self.room.relax()
+        self._committed(NO_EXPIRY)
+        if self.room.is_under_pressure:
+            self.room.release_history()
         return answer
 
-    def increment(self, key: str, by: int, author: Author, life: Life = KEPT) -> tuple[int, int]:
+    def increment(self, key: str, by: int, author: Author, life: Expiry = KEEP_TTL) -> tuple[int, int]:
         """Add to a number; the sum and the version. Raises NotANumber."""
-        if self.room.is_tight:
-            self.room.admit([key], [_LONGEST_NUMBER], with_lives=life is not KEPT)
+        if self.room.is_under_pressure:
+            self.room.admit([key], [_MAX_NUMBER], with_expiry=life is not KEEP_TTL)
         self._reserve([key])
         self._begin([key])
         answer = self.store.increment(key, by, author, life)
@@ -168,14 +169,14 @@ class Database:
 
     def touch(self, keys: list[str], ttl_us: int | None, author: Author) -> list[bool]:
         """Give keys ``ttl_us`` from now, or life without end, in one commit; whether each exists."""
-        if ttl_us is not None and self.room.is_tight:
+        if ttl_us is not None and self.room.is_under_pressure:
             self.room.admit_deadlines(keys)
         self._reserve(keys, (head.value for key in keys if (head := self.store.find(key)) is not None))
         self._begin(keys)
         found = self.store.touch(keys, None if ttl_us is None else self.timer() + ttl_us, author)
-        self._committed(KEPT)
-        if self.room.is_tight:
-            self.room.relax()
+        self._committed(KEEP_TTL)
+        if self.room.is_under_pressure:
+            self.room.release_history()
         return found
 
     def commit(
@@ -185,19 +186,19 @@ class Database:
         ranges: list[Range],
         snapshot: int,
         author: Author,
-        life: Life = ENDLESS,
+        life: Expiry = NO_EXPIRY,
     ) -> int:
         """Make the writes if nothing that was read has changed; the version. Raises Conflict, SnapshotGone."""
         # Before it is validated: an eviction may be of what it read.
-        if self.room.is_tight:
-            self.room.admit(writes, writes.values(), with_lives=life is not ENDLESS)
+        if self.room.is_under_pressure:
+            self.room.admit(writes, writes.values(), with_expiry=life is not NO_EXPIRY)
         validate(self.store, reads, ranges, snapshot)
         self._reserve(writes, writes.values())
         self._begin(writes)
         version = self.store.write(writes, author, life)
         self._committed(life)
-        if self.room.is_tight:  # for what it deletes
-            self.room.relax()
+        if self.room.is_under_pressure:  # for what it deletes
+            self.room.release_history()
         return version
 
     def once(self, scope: Hashable, id_: bytes, since: int | None, write: Callable[[], Answer]) -> Answer:
@@ -230,11 +231,11 @@ class Database:
 
     def life(
         self, ttl_us: int | None, *, keep: bool, owner: Hashable, ttls_us: Mapping[str, int] | None = None
-    ) -> Life:
+    ) -> Expiry:
         """What a write says about its keys' lives, from now on; ``ttls_us`` of keys with one of their own."""
         now = self.timer()
         deadlines = {key: now + ttl for key, ttl in (ttls_us or {}).items()}
-        return Life(deadline=None if ttl_us is None else now + ttl_us, deadlines=deadlines, keep=keep, owner=owner)
+        return Expiry(deadline=None if ttl_us is None else now + ttl_us, deadlines=deadlines, keep=keep, owner=owner)
 
     def bury(self, owner: Hashable, author: Author) -> None:
         """Delete the keys that die with ``owner``."""
@@ -244,7 +245,7 @@ class Database:
             self._reserve_if_possible(owned)
             self._begin(owned)
             self.store.bury(owner, author)
-            self._committed(ENDLESS)
+            self._committed(NO_EXPIRY)
 
     def _evict(self, heads: list[Head]) -> None:
         """Delete the keys of these, as nobody needs them enough."""
@@ -252,7 +253,7 @@ class Database:
         self._reserve_if_possible(keys)
         self._begin(keys)
         self.store.evict(heads)
-        self._committed(ENDLESS)
+        self._committed(NO_EXPIRY)
 
     def count_owned(self, owner: Hashable) -> int:
         """How many keys die with ``owner``."""
@@ -271,10 +272,10 @@ class Database:
             self._grown_at = self.store.counters.keys + GROWTH_KEYS
             self.on_growth()
 
-    def _committed(self, life: Life) -> None:
-        if life is not ENDLESS:
+    def _committed(self, life: Expiry) -> None:
+        if life is not NO_EXPIRY:
             self._note_deadline()
-        if self.room.takes_notes:
+        if self.room.tracks_commits:
             self.room.committed(self.store.window.behind(self._before))
         if self.log is not None:
             self._add_to_log(self.log)
@@ -286,7 +287,7 @@ class Database:
     def _reserve(self, keys: Collection[str], values: Iterable[bytes | None] = (), commits: int = 1) -> None:
         """Make sure that what is about to be written fits into the commit log. Raises NoSpace."""
         if self.log is not None:
-            self._reserved = _most_bytes(keys, values) + commits * ID_BYTES + self._backlog_bytes
+            self._reserved = _max_bytes(keys, values) + commits * ID_BYTES + self._backlog_bytes
             self.log.reserve(self._reserved)
             self._is_deferred = False
 
@@ -295,7 +296,7 @@ class Database:
         try:
             self._reserve(keys)
         except NoSpace:
-            self._backlog_bytes += _most_bytes(keys, ()) + ID_BYTES
+            self._backlog_bytes += _max_bytes(keys, ()) + ID_BYTES
             self._is_deferred = True
 
     def _add_to_log(self, log: "CommitLog") -> None:
@@ -317,7 +318,7 @@ class Database:
         """Commits of the window as the log has them, with the lives that their keys have now."""
         heads, author = group.heads, group.author
         keys = [head.key for head in heads]
-        deadlines, ephemeral, wall = self.lives_of(keys) if self._lifetimes else (None, None, None)
+        deadlines, ephemeral, wall = self.expiries_of(keys) if self._lifetimes else (None, None, None)
         who = (author.uid, author.pid, author.name)
         values = [head.value for head in heads]
         return Group(heads[0].version, group.time, who, group.commits, keys, values, deadlines, ephemeral, wall=wall)
@@ -329,7 +330,7 @@ class Database:
             group.ids = group.ids or []
             group.ids.append((scope, id_, version, answer))  # type: ignore[arg-type]  # scopes are uids
 
-    def lives_of(self, keys: list[str]) -> tuple[dict[str, int] | None, list[str] | None, int | None]:
+    def expiries_of(self, keys: list[str]) -> tuple[dict[str, int] | None, list[str] | None, int | None]:
         """The deadlines of ``keys`` as wall-clock times, which die with a connection, and what the wall clock says.
 
         None instead of the first and the last if there are no deadlines, and of the second if none dies.
@@ -406,40 +407,40 @@ class Database:
             self._lifetimes.touched([key], now + max(0, left))
         self._note_deadline()
 
-    def bury_orphans(self) -> None:
+    def delete_orphaned_ephemerals(self) -> None:
         """Delete the ephemeral keys of connections that were open when the server ended."""
         orphans = [key for key in self._lives.ephemeral if self.store.exists(key)]
-        self._lives = RecoveredLives()
+        self._lives = ReplayedExpiry()
         if orphans:
             self._reserve_if_possible(orphans)
             self._begin(orphans)
             self.store.delete(orphans, RESTARTED, missing_ok=True)
-            self._committed(ENDLESS)
+            self._committed(NO_EXPIRY)
 
     # ------------------------------------------------------------------ time
 
     def settle(self) -> None:
         """Let everything expire that is due."""
-        while not self.expire_some():
+        while not self.expire_step():
             pass
 
-    def settle_soon(self) -> bool:
+    def expire_due_bounded(self) -> bool:
         """Let expire what is due, if it is not much; whether that was all. To be called before a batch of requests.
 
-        If it is much, whoever was told by ``on_deadline`` goes on with ``expire_some``, piece by piece. Until then a
+        If it is much, whoever was told by ``on_deadline`` goes on with ``expire_step``, piece by piece. Until then a
         key that is due may still be there: ``expire_named`` goes before whatever reads or writes it.
         """
         if self._next_look is None or self.timer() < self._next_look:
             return True
         if not self._is_behind:
-            if self.expire_some():
+            if self.expire_step():
                 return True
             self._is_behind = True
             if self.on_deadline is not None:
                 self.on_deadline(0)
         return False
 
-    def expire_some(self) -> bool:
+    def expire_step(self) -> bool:
         """Let up to EXPIRED_KEYS keys expire that are due; whether these were all."""
         if self._next_look is None or (now := self.timer()) < self._next_look:
             return True
@@ -461,9 +462,9 @@ class Database:
             self._reserve_if_possible(due)
             self._begin(due)
             self.store.expire(due)
-            self._committed(ENDLESS)
-            if self.room.is_tight:
-                self.room.relax()
+            self._committed(NO_EXPIRY)
+            if self.room.is_under_pressure:
+                self.room.release_history()
 
     def time_to_live_us(self, key: str) -> int | None:
         """How long ``key`` has still to live; None without an end."""
@@ -529,7 +530,7 @@ class Database:
         ]
 
 
-def _most_bytes(keys: Collection[str], values: Iterable[bytes | None]) -> int:
+def _max_bytes(keys: Collection[str], values: Iterable[bytes | None]) -> int:
     """The most that a group of these takes in the commit log.
 
     A character has four bytes at most, and a key is named three times if it has a deadline and dies with a connection.

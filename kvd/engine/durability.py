@@ -46,8 +46,8 @@ CEILING_RETRY_S = 1.0
 # So long after the last commit a mark vouches for it.
 MARK_S = 1.0
 # How long to wait for those who were just answered: half of what the sync took, within these bounds.
-LEAST_GATHER_S = 0.000_1
-MOST_GATHER_S = 0.002
+MIN_GATHER_S = 0.000_1
+MAX_GATHER_S = 0.002
 # So much is written in the loop itself if nobody waits for a sync: into room that is allocated, 5 us and up.
 INLINE_BYTES = 1024 * 1024
 
@@ -55,7 +55,7 @@ INLINE_BYTES = 1024 * 1024
 Result = TypeVar("Result")
 
 
-class Needs:
+class LogPosition:
     """What has to be on its way to the disk, and what on it, before an answer may leave: two versions."""
 
     __slots__ = ("synced", "written")
@@ -64,12 +64,12 @@ class Needs:
         self.written = written
         self.synced = synced
 
-    def add(self, other: "Needs") -> "Needs":
+    def add(self, other: "LogPosition") -> "LogPosition":
         """What both need."""
-        return Needs(max(self.written, other.written), max(self.synced, other.synced))
+        return LogPosition(max(self.written, other.written), max(self.synced, other.synced))
 
 
-NO_NEEDS = Needs(0, 0)
+NO_WAIT = LogPosition(0, 0)
 
 
 class Durability:
@@ -119,18 +119,18 @@ class Durability:
 
     # ------------------------------------------------------------------ what answers need
 
-    def needs_of(self, requests: Sequence[AnyRequest]) -> Needs:
+    def position_for(self, requests: Sequence[AnyRequest]) -> LogPosition:
         """What an answer to these, which have just run, has to wait for; NO_NEEDS if it may leave."""
         # What is not in the log yet is an expiry that found no room: it is shown, and happens again after a crash.
         version = min(self._database.store.version, self._log.added)
         if version <= (self._synced if self._always else self._written) and version >= self._sync_wanted:
-            return NO_NEEDS
-        needs = Needs(0, 0)
+            return NO_WAIT
+        needs = LogPosition(0, 0)
         for request in requests:
             self._add_needs(needs, request, version)
-        return NO_NEEDS if self.covers(needs) else needs
+        return NO_WAIT if self.covers(needs) else needs
 
-    def _add_needs(self, needs: Needs, request: AnyRequest, version: int) -> None:
+    def _add_needs(self, needs: LogPosition, request: AnyRequest, version: int) -> None:
         kind = type(request)
         if kind in _SHOWS_NOTHING:
             return
@@ -184,11 +184,11 @@ class Durability:
     def _allow_raising(self) -> None:
         self._raising = False
 
-    def covers(self, needs: Needs) -> bool:
+    def covers(self, needs: LogPosition) -> bool:
         """Whether an answer with these needs may leave."""
         return needs.written <= self._written and needs.synced <= self._synced
 
-    def wait(self, session: "Connection", needs: Needs) -> None:
+    def wait(self, session: "Connection", needs: LogPosition) -> None:
         """``session`` holds an answer; it is told when more has reached the disk."""
         self._waiting[session] = None
         if needs.written > needs.synced:
@@ -293,7 +293,7 @@ class Durability:
         pending = self._log.pending + self._expected
         self._gathered = released + pending
         if released > 1 or pending:
-            wait_s = min(max(sync_s / 2, LEAST_GATHER_S), MOST_GATHER_S)
+            wait_s = min(max(sync_s / 2, MIN_GATHER_S), MAX_GATHER_S)
             self._gathering = self._loop.call_later(wait_s, self._start)
         self._wake()
 
@@ -310,7 +310,7 @@ class Durability:
     def _note_progress(self) -> None:
         self._written, self._synced = self._log.written, self._log.synced
         self._database.shown = self._synced if self._always else self._written
-        self._database.room.note_shown()
+        self._database.room.on_visible()
         waiting, self._waiting = self._waiting, {}
         for session in waiting:
             session.release()

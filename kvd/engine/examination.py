@@ -20,7 +20,7 @@ from kvd.journal.recovery import Progress, Recovered, bases, follow, recover
 from kvd.journal.segments import CheckpointReader, SegmentReader
 
 
-class Reach(msgspec.Struct):
+class Extent(msgspec.Struct):
     """How far one gets from ``base``: from version ``first`` (all of it can be made again) to ``version``.
 
     Times in µs since the epoch, 0 where no commit tells one. ``damage`` is what ends it; None at the end of the log.
@@ -35,7 +35,7 @@ class Reach(msgspec.Struct):
     usable: bool = False
 
 
-class Examined(msgspec.Struct):
+class CheckReport(msgspec.Struct):
     """What a directory holds. ``damages``: the first of each damaged file; empty if a daemon would start on it.
 
     ``newest_known`` is the newest version that anything in it speaks of, ``saved`` what salvage would keep.
@@ -46,13 +46,13 @@ class Examined(msgspec.Struct):
     time: int
     damages: list[Damaged]
     newest_known: int
-    saved: Reach | None
+    saved: Extent | None
 
 
 class _Measure:
     """Is told what a directory holds (``recovery.Target``), and only notes how far that goes."""
 
-    def __init__(self, reach: Reach) -> None:
+    def __init__(self, reach: Extent) -> None:
         self._reach = reach
 
     def begin_load(self, header: Header) -> None:
@@ -80,9 +80,9 @@ class _Measure:
         """Nothing to note."""
 
 
-def measure(disk: Disk, base: int) -> Reach:
+def measure(disk: Disk, base: int) -> Extent:
     """How far one gets from ``base``. Raises NewerFormat, OSError."""
-    reach = Reach(base)
+    reach = Extent(base)
     try:
         follow(disk, base, _Measure(reach))
     except Damaged as error:
@@ -91,17 +91,17 @@ def measure(disk: Disk, base: int) -> Reach:
     return reach
 
 
-def reaches(disk: Disk) -> list[Reach]:
+def reaches(disk: Disk) -> list[Extent]:
     """How far one gets from each base that is of any use. Raises NewerFormat, OSError."""
     return [reach for base in bases(disk.names()) if (reach := measure(disk, base)).usable]
 
 
-def furthest(found: list[Reach]) -> Reach | None:
+def furthest(found: list[Extent]) -> Extent | None:
     """The one with the latest version, of several the one with the most history."""
     return max(found, key=lambda reach: (reach.version, -reach.base), default=None)
 
 
-def examine(disk: Disk, progress: Progress = lambda done, size: None) -> Examined:
+def examine(disk: Disk, progress: Progress = lambda done, size: None) -> CheckReport:
     """Look at everything. Raises NewerFormat, Unfinished, OSError."""
     database = Database()
     try:
@@ -109,8 +109,8 @@ def examine(disk: Disk, progress: Progress = lambda done, size: None) -> Examine
     except Damaged as error:
         damages, newest_known = _survey(disk)
         damages = [error, *(each for each in damages if each.path != error.path)]
-        return Examined(None, 0, 0, damages, newest_known, furthest(reaches(disk)))
-    return Examined(recovered, database.store.counters.keys, database.store.time, [], recovered.version, None)
+        return CheckReport(None, 0, 0, damages, newest_known, furthest(reaches(disk)))
+    return CheckReport(recovered, database.store.counters.keys, database.store.time, [], recovered.version, None)
 
 
 def _survey(disk: Disk) -> tuple[list[Damaged], int]:

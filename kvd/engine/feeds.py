@@ -19,7 +19,7 @@ from typing import Protocol
 
 from kvd.engine.database import Database
 from kvd.requests.access import Identity
-from kvd.requests.errors import Refusal
+from kvd.requests.errors import RequestError
 from kvd.server.peers import Peer
 from kvd.store.errors import SnapshotGone
 from kvd.store.heads import FORGOTTEN, Head
@@ -36,13 +36,13 @@ BOOKMARK_VERSIONS = 1_024
 _EVENT_BYTES = 64
 
 
-class Telling(Protocol):
+class EventSource(Protocol):
     """What a session needs of a feed. ``wake`` is called when there may be more to tell."""
 
     wake: Callable[[], None] | None
 
     @property
-    def caught_up(self) -> bool:
+    def is_drained(self) -> bool:
         """Whether there is nothing to tell now."""
 
     def next_events(self) -> list[Event]:
@@ -80,7 +80,7 @@ class Feed:
         self.wake: Callable[[], None] | None = None
 
     @property
-    def caught_up(self) -> bool:
+    def is_drained(self) -> bool:
         """Whether there is nothing to tell now."""
         visible = self._visible()
         if self._snapshot is not None:
@@ -110,14 +110,14 @@ class Feed:
     def _changes(self, visible: int) -> list[Event]:
         """What happened up to ``visible``, or some of it. Raises SnapshotGone if the next is not known any more."""
         events: list[Event] = []
-        room_keys, room_bytes = BATCH_KEYS, BATCH_BYTES
+        remaining_keys, budget_bytes = BATCH_KEYS, BATCH_BYTES
         for group in self._store.window.after(self._position):
             for version, heads in group.each():
                 if version <= self._position:
                     continue
                 if version > visible:
                     return events + self._up_to(visible)
-                if room_keys <= 0 or room_bytes <= 0:
+                if remaining_keys <= 0 or budget_bytes <= 0:
                     return events
                 mine = [head for head in heads if head.key.startswith(self.prefix)]
                 if any(head.value is FORGOTTEN for head in mine):
@@ -125,10 +125,10 @@ class Feed:
                         raise SnapshotGone(self._position, version)
                     return events
                 self._position = version
-                room_keys -= len(heads)
+                remaining_keys -= len(heads)
                 if mine:
                     events.append(_change(group, version, mine))
-                    room_bytes -= sum(len(head.value or b"") + len(head.key) for head in mine) + _EVENT_BYTES
+                    budget_bytes -= sum(len(head.value or b"") + len(head.key) for head in mine) + _EVENT_BYTES
         # Only a group that is still to come can have a version beyond those of the window.
         return events + self._up_to(visible)
 
@@ -182,7 +182,7 @@ class Feeds:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._feeds: set[Telling] = set()
+        self._feeds: set[EventSource] = set()
         self._watches: Counter[int | Identity] = Counter()  # of each user
 
     def __len__(self) -> int:
@@ -191,14 +191,14 @@ class Feeds:
     def open(self, peer: Peer, prefix: str, from_version: int | None, most: int) -> Feed:
         """A feed for ``peer``, a user who may have ``most`` of them. Raises Refusal."""
         if self._watches[_user(peer)] >= most and not peer.administrator:
-            raise Refusal("busy", f"there are {most} watches of this user already; end some first")
+            raise RequestError("busy", f"there are {most} watches of this user already; end some first")
         database = self._database
-        feed = Feed(database.store, prefix, from_version, lambda: database.visible, database.expire_some)
+        feed = Feed(database.store, prefix, from_version, lambda: database.visible, database.expire_step)
         self.add(feed)
         self._watches[_user(peer)] += 1
         return feed
 
-    def add(self, feed: Telling) -> None:
+    def add(self, feed: EventSource) -> None:
         """Wake this one too."""
         self._feeds.add(feed)
         self._database.on_commit = self._wake

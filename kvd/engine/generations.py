@@ -28,7 +28,7 @@ from kvd.protocol.near_cache import (
 # A megabyte. With 20,000 writes a second to as many keys, a slot is hit by somebody else's key every 6 s or so.
 SLOTS = 1 << 17
 # A commit of more keys is not noted: nobody would fetch all that anew on the chance that it is read.
-MOST_NOTED_KEYS = 64
+MAX_NOTED_KEYS = 64
 _LEASE_NS = LEASE_MS * 1_000_000
 _LAST_NOTE = NOTES - 1
 
@@ -60,14 +60,14 @@ class GenerationTable:
         # Whether to note what changes.
         self.notes_changes = True
 
-    def raise_generations(self, keys: Iterable[str]) -> None:
+    def bump(self, keys: Iterable[str]) -> None:
         """``keys`` are about to change. All get the same new generation: it is only ever compared with older ones."""
         self._raised = raised = self._raised + 1
         generations, mask = self._generations, self._mask
         slots = [hashed & mask for hashed in map(hash, keys)]
         for slot in slots:
             generations[slot] = raised
-        if self.notes_changes and len(slots) <= MOST_NOTED_KEYS:
+        if self.notes_changes and len(slots) <= MAX_NOTED_KEYS:
             self._note(slots)
 
     def _note(self, slots: list[int]) -> None:
@@ -85,7 +85,7 @@ class GenerationTable:
         generations, mask = self._generations, self._mask
         return [(slot := hashed & mask, generations[slot]) for hashed in map(hash, keys)]
 
-    def raise_all(self) -> None:
+    def bump_all(self) -> None:
         """Nothing that any client keeps is current any more."""
         self._raised = raised = self._raised + 1
         for slot in range(self.slots):

@@ -27,7 +27,7 @@ from kvd.store.store import Store
 from kvd.store.window import GROUP_BYTES, PLACE_BYTES, SUPERSEDED_BYTES, Group
 
 # Room is made for a little more than is needed, so that not each write has to, with a commit of evictions.
-_MOST_SPARE_BYTES = 256 * 1024
+_MAX_SPARE_BYTES = 256 * 1024
 _SPARE_PART = 1_024
 # One commit of evictions takes no more keys than this.
 EVICTED_KEYS = 256
@@ -62,7 +62,7 @@ class Quota:
         return max(keys_over, 0), max(bytes_over, 0)
 
 
-class Room:
+class MemoryManager:
     """Sees to it that there is room for what is written. ``evict`` deletes the keys of heads in a commit of its own."""
 
     def __init__(self, store: Store, evict: Callable[[list[Head]], None], shown: Callable[[], int]) -> None:
@@ -71,7 +71,7 @@ class Room:
         self._shown = shown
         self.max_bytes = 0
         self.max_keys = 0
-        self._careful_from = 2**64  # below this any write fits
+        self._pressure_threshold = 2**64  # below this any write fits
         self.rules: PrefixRules = NO_RULES
         self._quotas: dict[str, Quota] = {}  # by the prefix of their rule
         self._limited: list[Quota] = []
@@ -92,7 +92,7 @@ class Room:
         self.max_bytes = max_bytes
         self.max_keys = max_keys
         # Connections may hold a tenth of it, and a write take more in memory than on the wire.
-        self._careful_from = max_bytes * 9 // 10 - 4 * largest_write_bytes if max_bytes else 2**64
+        self._pressure_threshold = max_bytes * 9 // 10 - 4 * largest_write_bytes if max_bytes else 2**64
 
     def set_rules(self, rules: PrefixRules) -> None:
         """Let these rules hold, also for what is there already."""
@@ -160,7 +160,7 @@ class Room:
         return [(quota.rule.prefix, quota.keys, quota.bytes) for quota in self._limited]
 
     @property
-    def takes_notes(self) -> bool:
+    def tracks_commits(self) -> bool:
         """Whether ``committed`` wants to know of commits."""
         return bool(self._quotas)
 
@@ -214,16 +214,16 @@ class Room:
     # ------------------------------------------------------------------ before a write
 
     @property
-    def is_tight(self) -> bool:
+    def is_under_pressure(self) -> bool:
         """Whether there may be no room for a write, so that ``admit`` has to be asked."""
         store = self._store
         used = store.memory_bytes + _DEADLINE_BYTES * len(store.lifetimes)
-        return bool(self._limited or self.max_keys) or used >= self._careful_from
+        return bool(self._limited or self.max_keys) or used >= self._pressure_threshold
 
-    def admit(self, keys: Collection[str], values: Collection[bytes | None], *, with_lives: bool = False) -> None:
+    def admit(self, keys: Collection[str], values: Collection[bytes | None], *, with_expiry: bool = False) -> None:
         """See that there is room for ``values`` (None deletes) under ``keys``. Raises OutOfMemory.
 
-        ``with_lives``: the keys may get a deadline, or an owner, each.
+        ``with_expiry``: the keys may get a deadline, or an owner, each.
         """
         if self._limited or self.max_keys:
             largest = _largest_of_each(list(zip(keys, values, strict=True)))
@@ -236,7 +236,7 @@ class Room:
                 keys = [key for key, value in zip(keys, values, strict=True) if value is not None]
                 values = [value for value in values if value is not None]
             if values:
-                each = PLACE_BYTES + SUPERSEDED_BYTES + KEY_BYTES + (_DEADLINE_BYTES if with_lives else 0)
+                each = PLACE_BYTES + SUPERSEDED_BYTES + KEY_BYTES + (_DEADLINE_BYTES if with_expiry else 0)
                 size = GROUP_BYTES + each * len(keys)
                 self._admit_bytes(size + sum(map(len, keys)) + sum(map(len, values)))  # type: ignore[arg-type]
 
@@ -246,15 +246,15 @@ class Room:
             new = self._store.lifetimes.deadlines_of(keys).count(None)
             self._admit_bytes(GROUP_BYTES + (PLACE_BYTES + SUPERSEDED_BYTES) * len(keys) + _DEADLINE_BYTES * new)
 
-    def note_shown(self) -> None:
+    def on_visible(self) -> None:
         """More may be shown: what was evicted, and had to stay for that, goes."""
         if self._unshown:
-            self.relax()
+            self.release_history()
 
-    def relax(self) -> None:
+    def release_history(self) -> None:
         """Drop history that is too much; for what needs no room, as deletions do, and takes some all the same."""
         if self.max_bytes and (over := self.used_bytes() - self.max_bytes) > 0:
-            self._store.squeeze_history(over, self._shown(), even_pinned=False)
+            self._store.trim_history(over, self._shown(), even_pinned=False)
 
     def _admit_to_quotas(self, writes: Iterable[Write]) -> None:
         of_quota: dict[Quota, list[Write]] = {}
@@ -299,10 +299,10 @@ class Room:
         over = self._over(size)
         if over > 0:
             _, wanted = _and_spare(0, over, 0, self.max_bytes)
-            self._store.squeeze_history(wanted, self._shown(), even_pinned=False)
+            self._store.trim_history(wanted, self._shown(), even_pinned=False)
         while (over := self._over(size)) > 0:
             evicted = self._evict_some(self._quotas.values(), *_and_spare(0, over, 0, self.max_bytes), forget=True)
-            self._store.squeeze_history(self._over(size), self._shown(), even_pinned=True)
+            self._store.trim_history(self._over(size), self._shown(), even_pinned=True)
             if not evicted:
                 break
         used = self.used_bytes()
@@ -352,7 +352,7 @@ class Room:
 
 def _and_spare(keys: int, size: int, most_keys: int, most_bytes: int) -> tuple[int, int]:
     """Of what is over a limit a little more, of what is not over it nothing."""
-    spare_bytes = min(most_bytes // _SPARE_PART, _MOST_SPARE_BYTES)
+    spare_bytes = min(most_bytes // _SPARE_PART, _MAX_SPARE_BYTES)
     return keys and keys + most_keys // _SPARE_PART, size and size + spare_bytes
 
 

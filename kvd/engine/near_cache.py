@@ -14,7 +14,7 @@ from kvd.engine.database import Database
 from kvd.engine.generations import SLOTS, GenerationTable
 from kvd.protocol.near_cache import HEARTBEAT_MS, LEASE_MS, clock_id, table_bytes
 from kvd.requests.access import CACHE
-from kvd.requests.errors import Refusal
+from kvd.requests.errors import RequestError
 from kvd.server.peers import Peer
 
 logger = logging.getLogger(__name__)
@@ -43,19 +43,19 @@ class NearCaches:
         Raises Refusal.
         """
         if peer.uid is None:
-            raise Refusal("bad_request", "a near cache needs a Unix socket: over TCP nothing can be shared")
+            raise RequestError("bad_request", "a near cache needs a Unix socket: over TCP nothing can be shared")
         if not peer.fresh or peer.descriptor is not None:
-            raise Refusal("bad_request", "attach belongs into the first frame of a connection, once")
+            raise RequestError("bad_request", "attach belongs into the first frame of a connection, once")
         if peer.grant is not None and not peer.grant.may_anywhere(CACHE):
-            raise Refusal("forbidden", "no right to a near cache")
+            raise RequestError("forbidden", "no right to a near cache")
         if self.before_first is None or self._closed:
-            raise Refusal("shutting_down" if self._closed else "bad_request", "there is no near cache here")
+            raise RequestError("shutting_down" if self._closed else "bad_request", "there is no near cache here")
         try:
             table = self.table or self._make_table(self.before_first)
             peer.descriptor = table.open_read_only()
         except OSError as error:
             logger.error("no near cache for %s: %s", peer.name, error)
-            raise Refusal("internal", f"a near cache cannot be had: {error.strerror}") from None
+            raise RequestError("internal", f"a near cache cannot be had: {error.strerror}") from None
         self._attached.add(peer)
         if self._beat is None:
             self._keep_lease()
@@ -64,7 +64,7 @@ class NearCaches:
     def void(self) -> None:
         """Have every client ask again for everything."""
         if self.table is not None:
-            self.table.raise_all()
+            self.table.bump_all()
 
     def detach(self, peer: Peer) -> None:
         """The connection of ``peer`` has ended."""
@@ -92,7 +92,7 @@ class NearCaches:
         before_first()
         self.table = table = GenerationTable(self._slots)
         table.notes_changes = self.tells_changes
-        self._database.on_change = table.raise_generations
+        self._database.on_change = table.bump
         return table
 
     def _keep_lease(self) -> None:

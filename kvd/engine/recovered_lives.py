@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 
-class RecoveredLives:
+class ReplayedExpiry:
     """Deadlines are wall-clock µs since the epoch."""
 
     def __init__(self) -> None:

@@ -7,12 +7,12 @@ that a reader is told that it has gone.
 
 from collections.abc import Callable
 
-from kvd.requests.errors import Refusal
+from kvd.requests.errors import RequestError
 from kvd.server.peers import Peer
 from kvd.store.store import Store
 
 
-class Hold:
+class SnapshotPin:
     """How often a connection has begun one version, and when it last read at it."""
 
     __slots__ = ("count", "used_us")
@@ -28,7 +28,7 @@ class Snapshots:
     def __init__(self, store: Store, timer: Callable[[], int]) -> None:
         self._store = store
         self._timer = timer
-        self._held: dict[Peer, dict[int, Hold]] = {}
+        self._held: dict[Peer, dict[int, SnapshotPin]] = {}
         self._count: dict[Peer, int] = {}  # how many each of them holds, one version held twice counting as two
         # Called once, when the first one is held: from then on there is something to let go.
         self.on_first: Callable[[], None] | None = None
@@ -40,7 +40,7 @@ class Snapshots:
         """Hold the current version for ``peer``, who may hold ``most``. Raises Refusal."""
         count = self._count.get(peer, 0)
         if count >= most:
-            raise Refusal("too_large", f"a connection holds at most {most} snapshots; end some first")
+            raise RequestError("too_large", f"a connection holds at most {most} snapshots; end some first")
         if self.on_first is not None:
             call, self.on_first = self.on_first, None
             call()
@@ -51,7 +51,7 @@ class Snapshots:
             holds[version].count += 1
             holds[version].used_us = self._timer()
         else:
-            holds[version] = Hold(self._timer())
+            holds[version] = SnapshotPin(self._timer())
         return version
 
     def end(self, peer: Peer, version: int) -> bool:

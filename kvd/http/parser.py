@@ -18,8 +18,8 @@ import httptools
 from kvd.http.problems import Problem
 from kvd.http.requests import Request
 
-MOST_HEAD_BYTES = 32 * 1024
-MOST_HEADERS = 100
+MAX_HEAD_BYTES = 32 * 1024
+MAX_HEADERS = 100
 _SHORT = b"GET /v1/"
 _SHORT_BYTES = len(_SHORT)
 _TARGET_END = b" HTTP/1.1\r\n"
@@ -40,7 +40,7 @@ def short_key(data: bytes, tail: bytes) -> str:
 class Reader:
     """The requests of one connection.
 
-    ``most_body_bytes``: how long a request's body may be. ``admit`` is called with each request whose head has come,
+    ``max_body_bytes``: how long a request's body may be. ``admit`` is called with each request whose head has come,
     and raises Problem if it is to be refused. ``waiting``: what is to be answered, in order. ``request``: the one being
     read, once its head has come; between two, the last one. ``tail``: what the next GET has to end with to go the short
     way, if it may.
@@ -52,7 +52,7 @@ class Reader:
         "_body_bytes",
         "_head_bytes",
         "_headers",
-        "_most_body_bytes",
+        "_max_body_bytes",
         "_parser",
         "_target",
         "is_dropping",
@@ -62,8 +62,8 @@ class Reader:
         "waiting",
     )
 
-    def __init__(self, most_body_bytes: Callable[[Request], int], admit: Callable[[Request], None]) -> None:
-        self._most_body_bytes = most_body_bytes
+    def __init__(self, max_body_bytes: Callable[[Request], int], admit: Callable[[Request], None]) -> None:
+        self._max_body_bytes = max_body_bytes
         self._admit = admit
         self._parser = httptools.HttpRequestParser(self)
         # The message being read: its target, headers and body so far.
@@ -104,7 +104,7 @@ class Reader:
                 self.refuse(Problem(status, "bad_request", f"this is no HTTP request: {error}"))
         if self.is_reading and self.request is None and not self.is_dropping:
             self._head_bytes += len(data)
-            if self._head_bytes > 2 * MOST_HEAD_BYTES:
+            if self._head_bytes > 2 * MAX_HEAD_BYTES:
                 self._refuse_head()
         self.tail = self._tail_of(data) if may_be_plain else None
 
@@ -147,7 +147,7 @@ class Reader:
             value = before + b", " + value
         self._headers[name] = value
         self._head_bytes += len(name) + len(value)
-        if self._head_bytes > MOST_HEAD_BYTES or len(self._headers) > MOST_HEADERS:
+        if self._head_bytes > MAX_HEAD_BYTES or len(self._headers) > MAX_HEADERS:
             self._refuse_head()
 
     def on_headers_complete(self) -> None:
@@ -170,7 +170,7 @@ class Reader:
         if self.is_dropping or self.request is None or self.request.refusal is not None:
             return
         self._body_bytes += len(body)
-        if self._body_bytes > (most := self._most_body_bytes(self.request)):
+        if self._body_bytes > (most := self._max_body_bytes(self.request)):
             self.refuse(_too_long(most))
         else:
             self._body.append(body)
@@ -213,12 +213,12 @@ class Reader:
             )
         if headers.get(b"expect", b"100-continue").lower() != b"100-continue":
             raise Problem(417, "bad_request", "nothing but 100-continue can be expected")
-        length, most = headers.get(b"content-length", b"0"), self._most_body_bytes(request)
+        length, most = headers.get(b"content-length", b"0"), self._max_body_bytes(request)
         if len(length) > 18 or int(length) > most:
             raise _too_long(most)
 
     def _refuse_head(self) -> None:
-        self.refuse(Problem(431, "too_large", f"a request's head has at most {MOST_HEAD_BYTES} bytes"))
+        self.refuse(Problem(431, "too_large", f"a request's head has at most {MAX_HEAD_BYTES} bytes"))
 
 
 def _too_long(most: int) -> Problem:

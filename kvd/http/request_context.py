@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from kvd.engine.durability import NO_NEEDS
+from kvd.engine.durability import NO_WAIT
 from kvd.http.problems import problem_of
 from kvd.http.requests import Request
 from kvd.protocol.messages import AnyRequest
@@ -10,7 +10,7 @@ from kvd.requests.executor import Commands
 from kvd.server.peers import Peer
 
 
-class Later(Exception):
+class RetryLater(Exception):
     """So much has to expire first that it takes more than this turn of the loop; nothing was done. Ask again."""
 
 
@@ -23,22 +23,22 @@ class Call:
         self.commands = commands
         self.request = request
         self.peer = peer
-        self.needs = NO_NEEDS
+        self.needs = NO_WAIT
 
     def ask(self, request: AnyRequest) -> Any:  # noqa: ANN401 - whatever that request answers
         """The reply to one request of the protocol. Raises Problem for an error, and Later."""
-        reply = self.try_to(request)
+        reply = self.try_ask(request)
         if type(reply) is dict:
             raise problem_of(reply)
         return reply
 
-    def try_to(self, request: AnyRequest) -> Any:  # noqa: ANN401
+    def try_ask(self, request: AnyRequest) -> Any:  # noqa: ANN401
         """The same; an error is a map."""
         commands = self.commands
         commands.before_others()
         if not commands.may_run((request,)):
-            raise Later
+            raise RetryLater
         (reply,), _ = commands.run_counting((request,), self.peer, commands.limits.max_reply_bytes)
-        if commands.needs is not NO_NEEDS:
+        if commands.needs is not NO_WAIT:
             self.needs = self.needs.add(commands.needs)
         return reply

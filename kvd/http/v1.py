@@ -17,7 +17,7 @@ from kvd.http.requests import decoded
 from kvd.http.responses import JSON, TEXT, Response
 from kvd.protocol import messages
 from kvd.requests import permissions
-from kvd.requests.errors import Refusal
+from kvd.requests.errors import RequestError
 
 PROMETHEUS = b"text/plain; version=0.0.4; charset=utf-8"
 _METRICS = {
@@ -55,7 +55,7 @@ def _deleted(call: Call, key: str) -> bytes:
     """The value that a key had, which it has no more: in one step, and no get is counted."""
     try:
         permissions.check(messages.Get(key), call.peer.grant)
-    except Refusal as refusal:
+    except RequestError as refusal:
         raise Problem(403, refusal.code, refusal.message) from None
     commands = call.commands
     commands.before_others()

@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from kvd.engine.feeds import Telling
+from kvd.engine.feeds import EventSource
 from kvd.http import conditions
 from kvd.http.models import (
     Committed,
@@ -30,7 +30,7 @@ from kvd.protocol.messages import How
 
 PAGE_KEYS = 1_000
 KEY_PREFIX = b"/v2/keys/"
-_MOST_VERSION = 2**63 - 1
+_MAX_VERSION = 2**63 - 1
 Body = TypeVar("Body")
 
 
@@ -205,7 +205,7 @@ def transaction_route(call: Call) -> Response:
 # ---------------------------------------------------------------------- the feed
 
 
-def watch_route(call: Call) -> Telling:
+def watch_route(call: Call) -> EventSource:
     """``/v2/watch``: server-sent events, until somebody closes."""
     if call.request.method != "GET":
         raise not_allowed("GET")
@@ -244,7 +244,7 @@ def _number(given: dict[str, str], name: str, least: int = 0) -> int | None:
     text = given.get(name)
     if text is None:
         return None
-    if not (text.isascii() and text.isdigit() and len(text) < 20 and least <= int(text) <= _MOST_VERSION):
+    if not (text.isascii() and text.isdigit() and len(text) < 20 and least <= int(text) <= _MAX_VERSION):
         raise Problem(400, "bad_request", f"{name} is a whole number from {least} on")
     return int(text)
 

@@ -18,7 +18,7 @@ from kvd.journal.errors import Damaged
 from kvd.journal.records import (
     DECODE_ERRORS,
     HEADER_BYTES,
-    MOST_RECORD_BYTES,
+    MAX_RECORD_BYTES,
     RECORD_BYTES,
     AnyRecord,
     Codec,
@@ -76,7 +76,7 @@ class BackupReader:
     def _payload(self, begin: int) -> memoryview:
         head = self._read(RECORD_BYTES)
         length = int.from_bytes(head[:4], "little")
-        data = head + (self._read(length) if len(head) == RECORD_BYTES and 0 < length <= MOST_RECORD_BYTES else b"")
+        data = head + (self._read(length) if len(head) == RECORD_BYTES and 0 < length <= MAX_RECORD_BYTES else b"")
         payload = self._codec.payload_at(memoryview(data), 0)
         if payload is None:
             ends = len(head) < RECORD_BYTES or 0 < length > len(data) - RECORD_BYTES

@@ -16,7 +16,7 @@ from kvd.store.errors import (
 _MESSAGE_CHARACTERS = 300
 
 
-class Refusal(Exception):
+class RequestError(Exception):
     """A request is answered with an error map of this code, message and fields."""
 
     def __init__(self, code: str, message: str, **fields: object) -> None:
@@ -43,29 +43,29 @@ def fault() -> dict[str, object]:
     return error_reply("internal", "a fault in the server; its logging says more")
 
 
-def refusal_for(error: StoreError) -> Refusal:
+def error_for(error: StoreError) -> RequestError:
     """What the store refused, in the words of the wire. Raises ``error`` again if the wire has none for it."""
     match error:
         case KeysNotFound():
             shown = ", ".join(map(repr, error.keys[:5])) + (", …" if len(error.keys) > 5 else "")
-            return Refusal("not_found", f"no such key: {shown}; nothing was deleted", keys=error.keys)
+            return RequestError("not_found", f"no such key: {shown}; nothing was deleted", keys=error.keys)
         case SnapshotGone():
             what = "that time" if error.version is None else f"version {error.version}"
             of_key = "" if error.key is None else f" of {error.key!r}"
             text = f"{what}{of_key} has left the history; the oldest that can be read is {error.oldest_readable}"
-            return Refusal("snapshot_gone", text, oldest_readable=error.oldest_readable)
+            return RequestError("snapshot_gone", text, oldest_readable=error.oldest_readable)
         case VersionAhead():
             text = f"there is no version {error.version} yet; the newest is {error.newest}"
-            return Refusal("bad_request", text)
+            return RequestError("bad_request", text)
         case Conflict():
-            return Refusal("conflict", _conflict_text(error), conflicts=error.changes)
+            return RequestError("conflict", _conflict_text(error), conflicts=error.changes)
         case NotANumber():
-            return Refusal("not_a_number", f"{error.key!r}: {error.reason}; nothing was changed")
+            return RequestError("not_a_number", f"{error.key!r}: {error.reason}; nothing was changed")
         case OutOfMemory():
-            return Refusal("out_of_memory", f"{error}; nothing was changed")
+            return RequestError("out_of_memory", f"{error}; nothing was changed")
         case OutcomeUnknown():
             text = "whether a write with this id has taken effect is not remembered; this one has not"
-            return Refusal("outcome_unknown", text, version=error.version)
+            return RequestError("outcome_unknown", text, version=error.version)
     raise error
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from kvd import __version__
 from kvd.engine.backup import Backup
 from kvd.engine.database import Database
-from kvd.engine.durability import NO_NEEDS, Durability, Needs
+from kvd.engine.durability import NO_WAIT, Durability, LogPosition
 from kvd.engine.feeds import Feed, Feeds
 from kvd.engine.near_cache import NearCaches
 from kvd.engine.snapshots import Snapshots
@@ -26,7 +26,7 @@ from kvd.protocol.limits import Limits
 from kvd.protocol.messages import AnyRequest
 from kvd.requests import permissions
 from kvd.requests.access import WATCH, Access, Grant, Identity
-from kvd.requests.errors import Refusal, error_reply, refusal_for
+from kvd.requests.errors import RequestError, error_for, error_reply
 from kvd.requests.keys import named_keys
 from kvd.requests.limits import Checks
 from kvd.requests.reads import Reading
@@ -36,8 +36,8 @@ from kvd.server.peers import Peer
 from kvd.store.errors import OutOfMemory, StoreError
 from kvd.store.largest import largest
 from kvd.telemetry.exposition import exposition
-from kvd.telemetry.hot_keys import ONE_IN, HotKeys
-from kvd.telemetry.metrics import SAMPLED, Measures
+from kvd.telemetry.hot_keys import SAMPLE_EVERY, HotKeys
+from kvd.telemetry.metrics import SAMPLED, ServerMetrics
 from kvd.telemetry.slow_log import LARGE_VALUE_BYTES, Entry, SlowLog
 
 logger = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ _COSTLY = frozenset(
 )
 _SEES_ALL = frozenset((messages.Scan, messages.Begin, messages.Largest))
 # So many keys, or slow frames, are told at once.
-MOST_TOLD = 1_000
+MAX_TOLD = 1_000
 
 
 class Administration:
@@ -89,7 +89,7 @@ class Commands:
     ) -> None:
         self.database = database
         self._store = database.store
-        self.measures = Measures(database.store.version)
+        self.measures = ServerMetrics(database.store.version)
         self._until_timed = SAMPLED
         self._checks = Checks(limits)
         self.limits = limits
@@ -101,12 +101,12 @@ class Commands:
         self.near_caches = NearCaches(database)
         # Set once the commit log is written by somebody; None while everything is in memory only.
         self.durability: Durability | None = None
-        self.needs = NO_NEEDS
+        self.needs = NO_WAIT
         # What the frames that run in slices hold: their input, and their replies so far.
         self.sliced_bytes = 0
         self.slow_log = SlowLog()
         self.hot_keys = HotKeys()
-        self._gets_to_pass = ONE_IN  # until one is looked at
+        self._gets_to_pass = SAMPLE_EVERY  # until one is looked at
         # When the frame that runs began, if it is measured (else 0): until its replies are encoded.
         self.began_ns = 0
         # Called before requests run: what was put aside of those before them runs first (``turn.py``).
@@ -173,7 +173,7 @@ class Commands:
         self.before_others()
         self._until_timed = left = self._until_timed - 1
         began_ns = 0 if left else self._begin_timing()
-        if not self.database.settle_soon() and peer.greeted and not self.may_run(requests):
+        if not self.database.expire_due_bounded() and peer.greeted and not self.may_run(requests):
             return None
         replies: list[Reply] | Refused | None
         if peer.grant is not None and not self.allows(requests, peer.grant):
@@ -190,14 +190,14 @@ class Commands:
             replies = [self._reading.get(request, peer)]
             self._gets_to_pass -= 1
             if not self._gets_to_pass:
-                self._gets_to_pass = self.hot_keys.look_at_get(request.key)
+                self._gets_to_pass = self.hot_keys.sample_get(request.key)
         else:
             self.began_ns = perf_counter_ns()
             replies = self._run(requests, peer, frame_bytes)
-            if not self.began_ns % ONE_IN and replies is not None:
+            if not self.began_ns % SAMPLE_EVERY and replies is not None:
                 self.hot_keys.look(requests)
         if self.durability is not None and replies is not None:
-            self.needs = self.durability.needs_of(_answered(requests, replies, peer))
+            self.needs = self.durability.position_for(_answered(requests, replies, peer))
         if began_ns and replies is not None:
             self.measures.note_frame(requests, began_ns)
         return replies
@@ -217,9 +217,9 @@ class Commands:
         kinds = set(map(type, requests))
         if len(requests) > 1 and not kinds.isdisjoint(_COSTLY) and peer.greeted and sum(map(is_costly, requests)) > 1:
             return None
-        room_bytes, largest_bytes = limits.max_reply_bytes, max(largest_bytes, frame_bytes)
-        if not peer.greeted or may_exceed(room_bytes, kinds, len(requests), frame_bytes, largest_bytes):
-            return self._run_counting(requests, peer, room_bytes)[0]
+        budget_bytes, largest_bytes = limits.max_reply_bytes, max(largest_bytes, frame_bytes)
+        if not peer.greeted or may_exceed(budget_bytes, kinds, len(requests), frame_bytes, largest_bytes):
+            return self._run_counting(requests, peer, budget_bytes)[0]
         if len(kinds) == 1:
             return self._run_alike(requests, peer, frame_bytes)
         replies: list[Reply] = []
@@ -243,7 +243,7 @@ class Commands:
             versions = None  # for all of them together; some may fit
         return [self.run_one(request, peer) for request in requests] if versions is None else versions
 
-    def set_together(self, requests: list[messages.Set], peer: Peer) -> tuple[list[int], Needs] | None:
+    def set_together(self, requests: list[messages.Set], peer: Peer) -> tuple[list[int], LogPosition] | None:
         """Sets out of several small frames of one author; their versions, and what all the replies have to wait for.
 
         None, with nothing done, if they need a closer look, each frame by itself.
@@ -258,18 +258,18 @@ class Commands:
             return None
         if versions is None:
             return None
-        if not self.began_ns % ONE_IN:
+        if not self.began_ns % SAMPLE_EVERY:
             self.hot_keys.look(requests)
         took_ns = perf_counter_ns() - self.began_ns
         if took_ns >= self.slow_log.threshold_ns:
             self.note_slow(requests, peer, took_ns)
         if began_ns:
             self.measures.note_frame(requests, began_ns)
-        return versions, NO_NEEDS if self.durability is None else self.durability.needs_of(requests)
+        return versions, NO_WAIT if self.durability is None else self.durability.position_for(requests)
 
     def may_run(self, requests: Sequence[AnyRequest]) -> bool:
         """Let expire what these could see; False if they could see all, and that takes longer than one step."""
-        if self.database.settle_soon():
+        if self.database.expire_due_bounded():
             return True
         if any(map(_sees_all, requests)):
             return False
@@ -304,13 +304,13 @@ class Commands:
         """Run one request; an error becomes its reply."""
         try:
             if not peer.greeted and type(request) is not messages.Hello:
-                raise Refusal("unauthenticated", "say hello with a token first")
+                raise RequestError("unauthenticated", "say hello with a token first")
             permissions.check(request, peer.grant)
             return self._handlers[type(request)](request, peer)
-        except Refusal as refusal:
+        except RequestError as refusal:
             reply = refusal.reply()
         except StoreError as error:
-            reply = refusal_for(error).reply()
+            reply = error_for(error).reply()
         except NoSpace as error:
             reply = error_reply("no_space", str(error))
         except Exception:
@@ -319,32 +319,32 @@ class Commands:
         self.measures.errors[str(reply["error"])] += 1
         return reply
 
-    def run_counting(self, requests: Sequence[AnyRequest], peer: Peer, room_bytes: int) -> tuple[list[Reply], int]:
-        """Run requests one by one, replacing each reply that does not fit into ``room_bytes``; and what is left.
+    def run_counting(self, requests: Sequence[AnyRequest], peer: Peer, budget_bytes: int) -> tuple[list[Reply], int]:
+        """Run requests one by one, replacing each reply that does not fit into ``budget_bytes``; and what is left.
 
         They must be such that ``may_run`` says so. Afterwards ``needs`` says what the replies have to wait for.
         """
         self.before_others()
-        replies, room_bytes = self._run_counting(requests, peer, room_bytes)
+        replies, budget_bytes = self._run_counting(requests, peer, budget_bytes)
         requests = _answered(requests, replies, peer)
-        if not perf_counter_ns() % ONE_IN:
+        if not perf_counter_ns() % SAMPLE_EVERY:
             self.hot_keys.look(requests)
         if self.durability is not None:
-            self.needs = self.durability.needs_of(requests)
-        return replies, room_bytes
+            self.needs = self.durability.position_for(requests)
+        return replies, budget_bytes
 
-    def _run_counting(self, requests: Sequence[AnyRequest], peer: Peer, room_bytes: int) -> tuple[list[Reply], int]:
+    def _run_counting(self, requests: Sequence[AnyRequest], peer: Peer, budget_bytes: int) -> tuple[list[Reply], int]:
         replies: list[Reply] = []
         for request in requests:
             reply = self.run_one(request, peer)
             size = reply_bytes(request, reply)
-            if size > room_bytes:
+            if size > budget_bytes:
                 text = f"the reply of {size} bytes does not fit into a frame of {self.limits.max_reply_bytes}"
                 reply = error_reply("reply_too_large", text)
             else:
-                room_bytes -= size
+                budget_bytes -= size
             replies.append(reply)
-        return replies, room_bytes
+        return replies, budget_bytes
 
     def _watch(self, request: messages.Watch, peer: Peer) -> bool:
         """The session does the rest, once this reply has left."""
@@ -365,35 +365,35 @@ class Commands:
 
     def _check_free(self, peer: Peer) -> None:
         if peer.feed is not None:
-            raise Refusal("bad_request", "this connection is told something already; open another one")
+            raise RequestError("bad_request", "this connection is told something already; open another one")
 
     # ------------------------------------------------------------------ the server itself
 
     def _hello(self, request: messages.Hello, peer: Peer) -> list[object]:
         if request.protocol != messages.PROTOCOL:
             text = f"this server speaks protocol {messages.PROTOCOL}, not {request.protocol}"
-            raise Refusal("unsupported_protocol", text, protocols=[messages.PROTOCOL])
+            raise RequestError("unsupported_protocol", text, protocols=[messages.PROTOCOL])
         if not peer.greeted:
-            token = self.known_token((request.token or "").encode())
+            token = self.match_token((request.token or "").encode())
             if token is None:
                 logger.warning("refused %s: wrong or missing token", peer.name)
-                raise Refusal("unauthenticated", "wrong or missing token")
-            self.admit_holder(peer, token)
+                raise RequestError("unauthenticated", "wrong or missing token")
+            self.authenticate(peer, token)
         database = self.database
         return [messages.PROTOCOL, __version__, database.store_id, database.store.version, self.limits]
 
-    def known_token(self, given: bytes) -> str | None:
+    def match_token(self, given: bytes) -> str | None:
         """The token that was given, if there is such a one. All of them are compared, whichever it is."""
         known = [token for token in self.tokens if hmac.compare_digest(given, token.encode())]
         return known[0] if known else None
 
-    def admit_holder(self, peer: Peer, token: str) -> None:
+    def authenticate(self, peer: Peer, token: str) -> None:
         """``peer`` has shown this token, which is one of ours."""
         peer.token = token
-        peer.known_as(Identity(token=self.tokens[token]))
+        peer.authenticate_as(Identity(token=self.tokens[token]))
         peer.allow(self.access)
 
-    def still_knows(self, peer: Peer) -> bool:
+    def token_is_valid(self, peer: Peer) -> bool:
         """Whether the token that ``peer`` has shown, if it has, is valid still, and under the same name."""
         shown = peer.token
         return shown is None or (shown in self.tokens and self.tokens[shown] == peer.identity.token)
@@ -460,12 +460,14 @@ class Commands:
     def _check_administrator(self, peer: Peer, what: str) -> None:
         if not peer.administrator:
             logger.warning("refused %s: may not ask for %s", peer.name, what)
-            raise Refusal("forbidden", f"only root and the daemon's own user may ask for {what}, over the Unix socket")
+            raise RequestError(
+                "forbidden", f"only root and the daemon's own user may ask for {what}, over the Unix socket"
+            )
 
 
 def _check_told(limit: int) -> None:
-    if not 1 <= limit <= MOST_TOLD:
-        raise Refusal("bad_request", f"a limit is 1 to {MOST_TOLD}")
+    if not 1 <= limit <= MAX_TOLD:
+        raise RequestError("bad_request", f"a limit is 1 to {MAX_TOLD}")
 
 
 def is_costly(request: AnyRequest) -> bool:

@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Mapping
 
 from kvd.protocol.limits import Limits
-from kvd.requests.errors import Refusal
+from kvd.requests.errors import RequestError
 
-LONGEST_TTL_MS = 100 * 365_25 * 24 * 36_000  # a hundred years of 365.25 days
+MAX_TTL_MS = 100 * 365_25 * 24 * 36_000  # a hundred years of 365.25 days
 
 
 class Checks:
@@ -19,10 +19,10 @@ class Checks:
     def key(self, key: str) -> None:
         """One key."""
         if not key:
-            raise Refusal("bad_request", "a key has at least one byte")
+            raise RequestError("bad_request", "a key has at least one byte")
         # A code point is at most four bytes of UTF-8.
         if len(key) * 4 > self.limits.max_key_bytes and len(key.encode()) > self.limits.max_key_bytes:
-            raise Refusal("too_large", f"a key has at most {self.limits.max_key_bytes} bytes")
+            raise RequestError("too_large", f"a key has at most {self.limits.max_key_bytes} bytes")
 
     def prefix(self, prefix: str) -> None:
         """What keys begin with; it may be empty."""
@@ -38,7 +38,7 @@ class Checks:
     def count(self, count: int) -> None:
         """How many keys one request names."""
         if count > self.limits.max_keys_per_request:
-            raise Refusal("too_large", f"a request names at most {self.limits.max_keys_per_request} keys")
+            raise RequestError("too_large", f"a request names at most {self.limits.max_keys_per_request} keys")
 
     def entries(self, entries: Mapping[str, bytes | None]) -> None:
         """What is to be written."""
@@ -50,14 +50,14 @@ class Checks:
                 self.key(key)
         # filter() passes over deletions; empty values, too, are no matter.
         if max(map(len, filter(None, entries.values())), default=0) > self.limits.max_value_bytes:
-            raise Refusal("too_large", f"a value has at most {self.limits.max_value_bytes} bytes")
+            raise RequestError("too_large", f"a value has at most {self.limits.max_value_bytes} bytes")
 
     def page(self, limit: int, what: str) -> None:
         """The limit that a request sets to its own answer."""
         if not 1 <= limit <= self.limits.max_keys_per_request:
-            raise Refusal("bad_request", f"the limit of {what} is 1 to {self.limits.max_keys_per_request}")
+            raise RequestError("bad_request", f"the limit of {what} is 1 to {self.limits.max_keys_per_request}")
 
     def ttl(self, ttl_ms: int) -> None:
         """A time to live."""
-        if not 1 <= ttl_ms <= LONGEST_TTL_MS:
-            raise Refusal("bad_request", f"a ttl is 1 to {LONGEST_TTL_MS} ms")
+        if not 1 <= ttl_ms <= MAX_TTL_MS:
+            raise RequestError("bad_request", f"a ttl is 1 to {MAX_TTL_MS} ms")

@@ -7,7 +7,7 @@ from operator import attrgetter
 from kvd.protocol import messages
 from kvd.protocol.messages import AnyRequest
 from kvd.requests.access import CACHE, READ, WATCH, WRITE, Grant
-from kvd.requests.errors import Refusal
+from kvd.requests.errors import RequestError
 from kvd.requests.keys import written_keys
 
 _OF_ALL_KEYS = "", None
@@ -73,7 +73,7 @@ def may_run(request: AnyRequest, grant: Grant) -> bool:
 def check(request: AnyRequest, grant: Grant | None) -> None:
     """Raise Refusal unless ``request`` may run. None: everything may. What is denied is never told to exist or not."""
     if grant is not None and not may_run(request, grant):
-        raise Refusal("forbidden", f"no right to what {type(request).__name__.lower()} asks for; it did not run")
+        raise RequestError("forbidden", f"no right to what {type(request).__name__.lower()} asks for; it did not run")
 
 
 def may_keep(grant: Grant | None, keys: list[str]) -> list[bool]:

@@ -9,12 +9,12 @@ from kvd.engine.near_cache import NearCaches
 from kvd.engine.snapshots import Snapshots
 from kvd.protocol import messages
 from kvd.requests import permissions
-from kvd.requests.errors import Refusal
+from kvd.requests.errors import RequestError
 from kvd.requests.limits import Checks
 from kvd.server.peers import Peer
 from kvd.store.history import Commit, Version, commits_from, newest_commits, versions
 from kvd.store.store import Page
-from kvd.telemetry.metrics import Measures
+from kvd.telemetry.metrics import ServerMetrics
 
 Reply = Any
 PAGE_BYTES = 256 * 1024
@@ -27,7 +27,7 @@ class Reading:
     """The requests that change nothing."""
 
     def __init__(
-        self, database: Database, checks: Checks, snapshots: Snapshots, near_caches: NearCaches, measures: Measures
+        self, database: Database, checks: Checks, snapshots: Snapshots, near_caches: NearCaches, measures: ServerMetrics
     ) -> None:
         self._database = database
         self._store = database.store
@@ -193,7 +193,7 @@ class Reading:
             return None
         if at == messages.BEGUN:
             if peer.begun is None:
-                raise Refusal("bad_request", "at = -1 means the snapshot begun last, and none was begun here")
+                raise RequestError("bad_request", "at = -1 means the snapshot begun last, and none was begun here")
             at = peer.begun
         self._snapshots.used(peer, at)
         return at
@@ -203,7 +203,7 @@ class Reading:
         try:
             for key in keys:
                 self._checks.key(key)
-        except Refusal as refusal:
+        except RequestError as refusal:
             self._store.counters.get_operations -= len(keys)
             return refusal.reply()
         self._measures.get_misses += count

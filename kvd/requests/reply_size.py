@@ -28,7 +28,7 @@ _UNPREDICTABLE = frozenset(
 )
 
 
-def may_exceed(room_bytes: int, kinds: set[type], count: int, frame_bytes: int, largest_bytes: int) -> bool:
+def may_exceed(budget_bytes: int, kinds: set[type], count: int, frame_bytes: int, largest_bytes: int) -> bool:
     """Whether the replies to ``count`` requests of these kinds may exceed the room, judged without looking at them.
 
     Each value in them costs its request at least one byte of ``frame_bytes``, and none is larger than
@@ -41,7 +41,7 @@ def may_exceed(room_bytes: int, kinds: set[type], count: int, frame_bytes: int, 
         most += count * CONFLICT_BYTES
     if not kinds.isdisjoint(_PAGES):
         most += count * (PAGE_BYTES * PAGE_OVERHEAD + largest_bytes)
-    return most > room_bytes or not kinds.isdisjoint(_UNPREDICTABLE)
+    return most > budget_bytes or not kinds.isdisjoint(_UNPREDICTABLE)
 
 
 def reply_bytes(request: AnyRequest, reply: Any) -> int:  # noqa: ANN401 - a reply may be anything

@@ -12,7 +12,7 @@ from time import perf_counter
 
 import msgspec
 
-from kvd.engine.durability import NO_NEEDS
+from kvd.engine.durability import NO_WAIT
 from kvd.protocol.frames import HEADER_BYTES
 from kvd.protocol.messages import DECODE_ERRORS, AnyRequest, decode_request, encode_replies, split_batch
 from kvd.requests.errors import error_reply
@@ -41,7 +41,7 @@ def _run(commands: Commands, payload: memoryview, peer: Peer) -> Iterator[list[b
     try:
         raws = split_batch(payload)
         if len(raws) > commands.limits.max_requests_per_frame:
-            commands.needs = NO_NEEDS
+            commands.needs = NO_WAIT
             yield _reply_frame([encode_replies(commands.too_many(len(raws)))])
             return
         if len(raws) > 1:
@@ -54,7 +54,7 @@ def _run(commands: Commands, payload: memoryview, peer: Peer) -> Iterator[list[b
             decoded = [decode_request(raws[0])]
             yield None
     except DECODE_ERRORS as error:
-        commands.needs = NO_NEEDS
+        commands.needs = NO_WAIT
         yield _reply_frame([encode_replies(error_reply("bad_request", str(error)))])
         return
     slices = [decoded] if len(raws) == 1 else ([decode_request(raw) for raw in slice_] for slice_ in _slices(raws))
@@ -75,7 +75,7 @@ def run_in_slices(
 def _run_slices(
     commands: Commands, slices: Iterable[Sequence[AnyRequest]], pieces: list[bytes], peer: Peer
 ) -> Iterator[list[bytes] | None]:
-    room_bytes, needs = commands.limits.max_reply_bytes, NO_NEEDS
+    budget_bytes, needs = commands.limits.max_reply_bytes, NO_WAIT
     began = perf_counter()
     for slice_ in slices:
         spent_us = 0
@@ -84,10 +84,10 @@ def _run_slices(
                 yield None
                 spent_us = 0
             while not commands.may_run(requests):
-                commands.database.expire_some()
+                commands.database.expire_step()
                 yield None
             began_us = commands.database.timer()
-            replies, room_bytes = commands.run_counting(requests, peer, room_bytes)
+            replies, budget_bytes = commands.run_counting(requests, peer, budget_bytes)
             pieces.append(b"".join(map(encode_replies, replies)))
             commands.sliced_bytes += len(pieces[-1])
             needs = needs.add(commands.needs)

@@ -7,10 +7,10 @@ from typing import TypeVar
 from kvd.engine.database import Database
 from kvd.protocol import messages
 from kvd.protocol.messages import How
-from kvd.requests.errors import Refusal
+from kvd.requests.errors import RequestError
 from kvd.requests.limits import Checks
 from kvd.server.peers import Peer
-from kvd.store.lifetimes import ENDLESS, KEPT, Life
+from kvd.store.lifetimes import KEEP_TTL, NO_EXPIRY, Expiry
 
 Answer = TypeVar("Answer")
 _BY_LESS_THAN = 2**63
@@ -68,7 +68,7 @@ class Writing:
         """Add to a number. Without a ttl it keeps the life that it has."""
         self._checks.key(request.key)
         if not -_BY_LESS_THAN <= request.by < _BY_LESS_THAN:
-            raise Refusal("bad_request", "an increment is a number of 64 bits")
+            raise RequestError("bad_request", "an increment is a number of 64 bits")
         how = request.how
         self._check_ttls(how, (request.key,))
         keeps = how is None or (how.ttl is None and not how.ttls)
@@ -93,7 +93,7 @@ class Writing:
         self._checks.count(len(reads))
         self._checks.count(len(ranges))
         if ranges and snapshot is None:
-            raise Refusal("bad_request", "ranges need the snapshot that they were read at")
+            raise RequestError("bad_request", "ranges need the snapshot that they were read at")
         life = self._life(request.how, peer, [key for key, value in request.writes.items() if value is not None])
         self._check_ttls(request.how, request.writes)
 
@@ -106,26 +106,26 @@ class Writing:
         """Whoever says how long a key lives has to write it."""
         for key in (how.ttls or ()) if how is not None else ():
             if key not in keys:
-                raise Refusal("bad_request", "ttls has a key that is not written")
+                raise RequestError("bad_request", "ttls has a key that is not written")
 
     def _once(self, how: How | None, peer: Peer, write: Callable[[], Answer]) -> Answer:
         if how is None or how.id is None:
             return write()
         return self._database.once(peer.uid, how.id, how.since, write)
 
-    def _life(self, how: How | None, peer: Peer, keys: Collection[str], *, keeps: bool = False) -> Life:
+    def _life(self, how: How | None, peer: Peer, keys: Collection[str], *, keeps: bool = False) -> Expiry:
         """How long ``keys`` are to live, by what ``how`` says and what holds below their prefixes."""
         if self._room.rules.have_lives:
             return self._life_by_rules(how, peer, keys, keeps=keeps)
         if how is None or (how.ttl is None and not how.ttls and not how.keep_ttl and not how.ephemeral):
-            return KEPT if keeps else ENDLESS
+            return KEEP_TTL if keeps else NO_EXPIRY
         self._check_how(how, peer, len(keys))
         ttl_us = None if how.ttl is None else how.ttl * 1000
         ttls_us = {key: ttl * 1000 for key, ttl in how.ttls.items()} if how.ttls else None
         owner = peer if how.ephemeral else None
         return self._database.life(ttl_us, ttls_us=ttls_us, keep=how.keep_ttl or keeps, owner=owner)
 
-    def _life_by_rules(self, how: How | None, peer: Peer, keys: Collection[str], *, keeps: bool) -> Life:
+    def _life_by_rules(self, how: How | None, peer: Peer, keys: Collection[str], *, keeps: bool) -> Expiry:
         how = How() if how is None else how
         self._check_how(how, peer, len(keys))
         keep = how.keep_ttl or keeps
@@ -140,7 +140,7 @@ class Writing:
             if ttl is not None:
                 ttls_us[key] = ttl * 1000
         if not ttls_us and not keep and not how.ephemeral:
-            return ENDLESS
+            return NO_EXPIRY
         return self._database.life(None, ttls_us=ttls_us, keep=keep, owner=peer if how.ephemeral else None)
 
     def _check_longest(self, key: str, ttl_ms: int | None) -> None:
@@ -148,7 +148,7 @@ class Writing:
         most = 0 if rule is None else rule.max_ttl_ms
         if most and (ttl_ms is None or ttl_ms > most):
             text = f"a key under {rule.prefix!r} lives {most} ms at most"  # type: ignore[union-attr]
-            raise Refusal("bad_request", text)
+            raise RequestError("bad_request", text)
 
     def _check_how(self, how: How, peer: Peer, count: int) -> None:
         if how.ttl is not None:
@@ -158,7 +158,7 @@ class Writing:
         if how.ephemeral:
             most = self._checks.limits.max_ephemeral_keys_per_connection
             if self._database.count_owned(peer) + count > most:
-                raise Refusal("too_large", f"a connection has at most {most} ephemeral keys")
+                raise RequestError("too_large", f"a connection has at most {most} ephemeral keys")
 
 
 def _only_identified(how: How | None) -> bool:

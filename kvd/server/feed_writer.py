@@ -13,14 +13,14 @@ import asyncio
 import logging
 from typing import Protocol
 
-from kvd.engine.feeds import Event, Telling
+from kvd.engine.feeds import Event, EventSource
 from kvd.requests.errors import error_reply, fault
 from kvd.server.connection import Connection
 
 logger = logging.getLogger(__name__)
 
 
-class TellingConnection(Connection, Protocol):
+class EventSink(Connection, Protocol):
     """What a pump needs of its connection. ``finishing``: it is to leave as soon as all is told."""
 
     finishing: bool
@@ -33,12 +33,12 @@ class TellingConnection(Connection, Protocol):
         """Send events, in order behind all that was sent before."""
 
 
-class Pump:
+class FeedWriter:
     """What moves events from a feed to its connection."""
 
     __slots__ = ("_connection", "_feed", "_is_due", "_loop")
 
-    def __init__(self, feed: Telling, connection: TellingConnection, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, feed: EventSource, connection: EventSink, loop: asyncio.AbstractEventLoop) -> None:
         self._feed = feed
         self._connection = connection
         self._loop = loop
@@ -61,7 +61,7 @@ class Pump:
             events = self._feed.next_events()
             if events:
                 connection.tell(events)
-            is_all = self._feed.caught_up
+            is_all = self._feed.is_drained
         except Exception:
             logger.exception("internal error in a feed of %s", connection.peer.name)
             connection.leave(fault())

@@ -17,7 +17,7 @@ import asyncio
 from itertools import chain, groupby
 from typing import TYPE_CHECKING
 
-from kvd.engine.durability import NO_NEEDS, Needs
+from kvd.engine.durability import NO_WAIT, LogPosition
 from kvd.protocol.frames import frame
 from kvd.protocol.messages import AnyRequest, Set, encode_replies
 from kvd.store.authors import Author
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
     from kvd.server.session import Session
 
 # No more requests are put aside than this: as many as one turn of the loop may take.
-MOST_REQUESTS = 1024
+MAX_REQUESTS = 1024
 
 Waiting = tuple["Session", list[Set], int]  # the frame's bytes
-Made = tuple[list[Waiting], list[int], Needs]
+Made = tuple[list[Waiting], list[int], LogPosition]
 
 
-class Turn:
+class SetBatcher:
     """What was put aside during this turn of the loop."""
 
     def __init__(self, commands: "Commands", loop: asyncio.AbstractEventLoop) -> None:
@@ -50,12 +50,12 @@ class Turn:
         """Whether these may be put aside: sets only, as durable as all are, and few."""
         if len(requests) == 1:
             return type(request := requests[0]) is Set and (request.how is None or request.how.sync is None)
-        if len(requests) > MOST_REQUESTS or set(map(type, requests)) != {Set}:
+        if len(requests) > MAX_REQUESTS or set(map(type, requests)) != {Set}:
             return False
         hows = [request.how for request in requests]  # type: ignore[union-attr]
         return not any(hows) or all(how is None or how.sync is None for how in hows)
 
-    def put_aside(self, session: "Session", requests: list[Set], frame_bytes: int) -> None:
+    def enqueue(self, session: "Session", requests: list[Set], frame_bytes: int) -> None:
         """Make these sets of ``session`` at the end of this turn; it is sent its reply then, or once it may leave."""
         durability = self._commands.durability
         is_occupied = durability is not None and durability.is_occupied
@@ -69,7 +69,7 @@ class Turn:
         self._last = session
         self._waiting.append((session, requests, frame_bytes))
         self._requests += len(requests)
-        if self._requests >= MOST_REQUESTS:
+        if self._requests >= MAX_REQUESTS:
             self.make()
         elif durability is not None and is_occupied:
             # What is made now has to wait for the next sync anyway, and that makes it first.
@@ -97,16 +97,16 @@ class Turn:
                     session.run(requests, frame_bytes)
         self._answer(made)
 
-    def _made_together(self, frames: list[Waiting]) -> tuple[list[int], Needs] | None:
+    def _made_together(self, frames: list[Waiting]) -> tuple[list[int], LogPosition] | None:
         """Frames of one author; their versions and what the replies have to wait for, None if nothing was done."""
         requests = list(chain.from_iterable(requests for _, requests, _ in frames))
         try:
             return self._commands.set_together(requests, frames[0][0].peer)
         except Exception:
             for session, _, _ in frames:
-                session.break_down()
+                session.fail_internal()
             frames.clear()
-            return [], NO_NEEDS
+            return [], NO_WAIT
 
     def _answer(self, made: "list[Made]") -> None:
         """Send the replies, or have them held; what can be written to the log at once need not hold any."""

@@ -51,7 +51,7 @@ class Bar(Protocol):
     def __exit__(self, *error: object) -> None: ...
 
 
-class NoBar:
+class NullProgress:
     """Nobody watches."""
 
     is_visible = False
@@ -107,7 +107,7 @@ class Storage:
             raise StartError(EXIT_CONFIGURATION, f"data directory {self._directory}: {problem}")
         self.directory_lock.acquire()
 
-    def open(self, bar: Callable[[], Bar] = NoBar) -> None:
+    def open(self, bar: Callable[[], Bar] = NullProgress) -> None:
         """Recover what is there, and open the commit log. Raises StartError."""
         self.directory_lock.write_pid()
         try:
@@ -166,7 +166,7 @@ class Storage:
         self._writer = ThreadPoolExecutor(1, "checkpoint")
         if config.sync != "always":
             await self.durability.begin_early()
-        self._database.bury_orphans()
+        self._database.delete_orphaned_ephemerals()
         return self.durability
 
     def _maybe_checkpoint(self) -> None:

@@ -8,7 +8,7 @@ What each of them means stands in docs/metrics.md.
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from kvd.requests.errors import Refusal
+from kvd.requests.errors import RequestError
 
 if TYPE_CHECKING:
     from kvd.requests.executor import Commands
@@ -33,7 +33,7 @@ def exposition(commands: "Commands") -> bytes:
     generate = load()
     if generate is None:
         text = "the daemon's installation has no prometheus-client; install kvd[prometheus] and restart it"
-        raise Refusal("bad_request", text)
+        raise RequestError("bad_request", text)
     lag = commands.measures.loop_lag
     if lag is not None:
         lag.watch()

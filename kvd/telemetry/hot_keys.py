@@ -22,13 +22,13 @@ from kvd.protocol import messages
 from kvd.protocol.messages import AnyRequest
 from kvd.requests.keys import written_keys
 
-ONE_IN = 61
+SAMPLE_EVERY = 61
 KEYS = 256
 PERIOD_S = 60.0
 # Of a frame about so many requests are looked at, and of these about so many keys.
-A_FRAME = 16
+MAX_SAMPLED_REQUESTS = 16
 # Longer keys are not counted: what is kept has to be bounded, whatever keys there are.
-LONGEST_KEY = 4_096
+MAX_KEY = 4_096
 _READING = frozenset((messages.GetMany, messages.Fetch))
 _WRITING = frozenset((messages.Set, messages.Delete, messages.Increment, messages.Commit, messages.Touch))
 
@@ -46,7 +46,7 @@ class Summary:
         """Each of ``keys`` came so many times more."""
         counts = self.counts
         for key in keys:
-            if len(key) <= LONGEST_KEY:
+            if len(key) <= MAX_KEY:
                 counts[key] = counts.get(key, 0) + times
         if len(counts) > 2 * self._most:
             least = heapq.nlargest(self._most + 1, counts.values())[-1]
@@ -78,7 +78,7 @@ class LastMinutes:
         if self._before is not None:
             began = self._before[0]
             counts.update(self._before[1].counts)
-        told = [(key, count * ONE_IN) for key, count in counts.most_common(limit)]
+        told = [(key, count * SAMPLE_EVERY) for key, count in counts.most_common(limit)]
         return int((self._clock() - began) * 1_000), told
 
     def _turn(self) -> None:
@@ -96,16 +96,16 @@ class HotKeys:
         self.reads = LastMinutes(clock)
         self.writes = LastMinutes(clock)
 
-    def look_at_get(self, key: str) -> int:
+    def sample_get(self, key: str) -> int:
         """A get alone in its frame was chosen; the how-manieth of such frames from here on is the next."""
         self.reads.add([key], 1)
-        return 1 + int(self._choose() * (2 * ONE_IN - 1))
+        return 1 + int(self._choose() * (2 * SAMPLE_EVERY - 1))
 
     def look(self, requests: Sequence[AnyRequest]) -> None:
         """A frame was chosen."""
         step = 1
-        if len(requests) > A_FRAME:
-            step = len(requests) // A_FRAME
+        if len(requests) > MAX_SAMPLED_REQUESTS:
+            step = len(requests) // MAX_SAMPLED_REQUESTS
             requests = requests[int(self._choose() * step) :: step]
         reads: list[str] = []
         writes: list[str] = []
@@ -123,8 +123,8 @@ class HotKeys:
             self._add(self.writes, writes, step)
 
     def _add(self, to: LastMinutes, keys: list[str], times: int) -> None:
-        if len(keys) > A_FRAME:
-            step = len(keys) // A_FRAME
+        if len(keys) > MAX_SAMPLED_REQUESTS:
+            step = len(keys) // MAX_SAMPLED_REQUESTS
             times *= step
             keys = keys[int(self._choose() * step) :: step]
         to.add(keys, times)

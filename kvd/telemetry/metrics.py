@@ -41,7 +41,7 @@ class Histogram:
         self.total += seconds
 
 
-class Measures:
+class ServerMetrics:
     """Counts since the start."""
 
     __slots__ = (
@@ -52,8 +52,8 @@ class Measures:
         "get_misses",
         "loop_lag",
         "open_connections",
+        "rejected",
         "sliced",
-        "turned_away",
     )
 
     def __init__(self, version: int) -> None:
@@ -64,7 +64,7 @@ class Measures:
         self.errors: Counter[str] = Counter()  # by code
         self.get_misses = 0
         self.accepted = 0
-        self.turned_away = 0
+        self.rejected = 0
         # Whoever has the connections says how many.
         self.open_connections: Callable[[], int] = lambda: 0
         self.loop_lag: LoopLag | None = None

@@ -41,10 +41,10 @@ _STARTED = _started()
 
 def generate(commands: "Commands") -> bytes:
     """All of them in the text format."""
-    return generate_latest(Measured(commands))
+    return generate_latest(KvdCollector(commands))
 
 
-class Measured(Collector):
+class KvdCollector(Collector):
     """Everything that is measured, read anew each time."""
 
     def __init__(self, commands: "Commands") -> None:
@@ -114,7 +114,7 @@ class Measured(Collector):
         commands, measures = self._commands, self._commands.measures
         yield _gauge("kvd_connections", "Connections that are open.", measures.open_connections())
         yield _counter("kvd_connections_accepted", "Connections that came.", measures.accepted)
-        yield _counter("kvd_connections_refused", "Of these, sent away as there were too many.", measures.turned_away)
+        yield _counter("kvd_connections_refused", "Of these, sent away as there were too many.", measures.rejected)
         yield _gauge("kvd_feeds", "Connections that are told of commits: watches and backups.", len(commands.feeds))
         yield _gauge("kvd_near_cache_clients", "Clients with a near cache.", commands.near_caches.clients)
 

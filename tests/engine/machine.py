@@ -14,7 +14,7 @@ from kvd.store.authors import EXPIRED, Author
 from kvd.store.errors import SnapshotGone
 from kvd.store.heads import FORGOTTEN, Head
 from kvd.store.isolation import Range
-from kvd.store.lifetimes import Life
+from kvd.store.lifetimes import Expiry
 from kvd.store.prefixes import PrefixRule, PrefixRules
 from kvd.store.window import GROUP_BYTES, PLACE_BYTES, SUPERSEDED_BYTES, WindowLimits
 from tests.engine.model import Gone, Model
@@ -159,7 +159,7 @@ class Machine(RuleBasedStateMachine):
         self.settle()
         self.model.advance(self.wall)
 
-    def life(self, drawn: LifeDrawn) -> tuple[Life, tuple[int | None, bool, str | None]]:
+    def life(self, drawn: LifeDrawn) -> tuple[Expiry, tuple[int | None, bool, str | None]]:
         """For the database, and for the model."""
         ttl_us, keep, owner = drawn
         deadline = None if ttl_us is None else self.even + ttl_us

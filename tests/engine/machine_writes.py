@@ -6,7 +6,7 @@ from hypothesis.stateful import precondition, rule
 
 from kvd.store.authors import Author
 from kvd.store.errors import KeysNotFound, NotANumber, OutcomeUnknown
-from kvd.store.lifetimes import KEPT
+from kvd.store.lifetimes import KEEP_TTL
 from tests.engine.machine import (
     IDS,
     KEYS,
@@ -74,7 +74,7 @@ class Writing(Machine):
     @counted
     def increment(self, key: str, by: int, author: Author, drawn: LifeDrawn | None) -> None:
         self.ready()
-        life, modelled = (KEPT, (None, True, None)) if drawn is None else self.life(drawn)
+        life, modelled = (KEEP_TTL, (None, True, None)) if drawn is None else self.life(drawn)
         value = self.model.live.get(key, (b"0", 0))[0]
         is_number = value.removeprefix(b"-").isdigit() and len(value) < 20
         if not is_number or not -(2**63) <= int(value) + by < 2**63:

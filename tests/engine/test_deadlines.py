@@ -9,7 +9,7 @@ from kvd.engine.database import Database
 from kvd.store.authors import EXPIRED, Author
 from kvd.store.errors import Conflict, NotANumber
 from kvd.store.history import commits_from, versions
-from kvd.store.lifetimes import KEPT
+from kvd.store.lifetimes import KEEP_TTL
 
 if TYPE_CHECKING:
     from tests.engine.conftest import Clocks
@@ -139,7 +139,7 @@ def test_every_kind_of_write_may_give_a_deadline(database: Database, clocks: "Cl
 def test_a_kept_life_goes_on_and_a_touched_one_begins_anew(database: Database, clocks: "Clocks") -> None:
     set_for(database, SECOND, "a", "b", "c")
     clocks.pass_(SECOND // 2)
-    database.set({"a": b"kept"}, ME, KEPT)
+    database.set({"a": b"kept"}, ME, KEEP_TTL)
     database.increment("n", 1, ME, database.life(SECOND, keep=False, owner=None))
     database.increment("n", 1, ME)
     database.touch(["b"], SECOND, ME)

@@ -22,7 +22,7 @@ from kvd.store.window import WindowLimits
 SCALE = float(os.environ.get("KVD_TEST_SCALE", "1"))
 HISTORIES = max(100, int(600 * SCALE))
 # Of the transactions, at the least: below that, there was nothing to find.
-LEAST_SHARE = 0.04
+MIN_SHARE = 0.04
 
 KEYS = list("abcd")
 # Half of them are there from the beginning, so that there is something to delete.
@@ -190,4 +190,4 @@ def test_committed_transactions_are_as_if_run_one_after_the_other(
     print(f"{HISTORIES} histories:", dict(outcomes))
     wanted = {"committed", "conflict", "only read"} | ({"snapshot gone"} if history == "a short history" else set())
     assert set(outcomes) == wanted
-    assert min(outcomes[each] for each in ("committed", "conflict")) > LEAST_SHARE * outcomes.total()
+    assert min(outcomes[each] for each in ("committed", "conflict")) > MIN_SHARE * outcomes.total()

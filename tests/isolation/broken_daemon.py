@@ -11,12 +11,12 @@ from typing import Any
 import kvd.engine.database
 from kv.cli.main import main
 from kvd.engine.database import Database
-from kvd.engine.durability import NO_NEEDS, Durability
+from kvd.engine.durability import NO_WAIT, Durability
 from kvd.engine.feeds import Feed
 from kvd.engine.snapshots import Snapshots
 from kvd.store import isolation
 from kvd.store.errors import Conflict
-from kvd.store.outcomes import Outcomes
+from kvd.store.outcomes import IdempotencyCache
 from kvd.store.store import Store
 
 Function = Callable[..., Any]
@@ -155,12 +155,12 @@ def scans_what_is_current() -> None:
 
 @bug
 def forgets_ids() -> None:
-    replace(Outcomes, "find", lambda _: lambda *args: None)
+    replace(IdempotencyCache, "find", lambda _: lambda *args: None)
 
 
 @bug
 def answers_before_it_is_written() -> None:
-    replace(Durability, "needs_of", lambda _: lambda *args: NO_NEEDS)
+    replace(Durability, "position_for", lambda _: lambda *args: NO_WAIT)
 
 
 # ---------------------------------------------------------------------- feeds

@@ -3,7 +3,7 @@
 import pytest
 
 from kvd.engine.copying import Point
-from kvd.engine.examination import Examined, examine
+from kvd.engine.examination import CheckReport, examine
 from kvd.journal import names
 from kvd.journal.errors import Damaged, NewerFormat
 from kvd.journal.records import HEADER_BYTES
@@ -32,7 +32,7 @@ def busy() -> Busy:
     raise AssertionError("no such run")
 
 
-def examined(contents: Contents) -> Examined:
+def examined(contents: Contents) -> CheckReport:
     disk = MemoryDisk(contents)
     found = examine(disk)
     assert disk.contents() == contents

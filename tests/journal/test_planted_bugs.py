@@ -23,13 +23,13 @@ from tests.journal.running import Running
 from tests.journal.test_power_cuts import Judge, run_of
 
 # Runs are tried until one shows the bug.
-MOST_RUNS = 24
+MAX_RUNS = 24
 STEPS = 50
 
 
 def shows(make: Callable[[int], Busy]) -> str | None:
     """The first thing that goes wrong in any crash of any run."""
-    for seed in range(MOST_RUNS):
+    for seed in range(MAX_RUNS):
         chance = random.Random(seed)  # noqa: S311 - a test that can be repeated
         try:
             busy = make(seed)

@@ -20,7 +20,7 @@ from kvd.service.restart_fence import RestartFence
 
 LATE_S = 0.002
 BUGS: dict[str, Callable[[], None]] = {"": lambda: None}
-right_raise = GenerationTable.raise_generations
+right_raise = GenerationTable.bump
 
 
 def bug(plant: Callable[[], None]) -> Callable[[], None]:
@@ -34,7 +34,7 @@ def raises_behind_the_answer() -> None:
     def broken(self: GenerationTable, keys: Iterable[str]) -> None:
         asyncio.get_running_loop().call_later(LATE_S, right_raise, self, list(keys))
 
-    GenerationTable.raise_generations = broken  # type: ignore[method-assign]
+    GenerationTable.bump = broken  # type: ignore[method-assign]
 
 
 @bug
@@ -45,7 +45,7 @@ def overlooks_every_fiftieth_change() -> None:
         else:
             right_raise(self, keys)
 
-    GenerationTable.raise_generations = broken  # type: ignore[method-assign]
+    GenerationTable.bump = broken  # type: ignore[method-assign]
 
 
 @bug

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import kv
-from kv.api.procedures import drive
+from kv.api.procedures import run_effects
 from kv.near_cache.cache import ENTRY_BYTES
 from kv.wire.codecs import light
-from kv.wire.exchange import Delivery
+from kv.wire.exchange import Exchange
 from kvd.protocol.near_cache import LEASE
 from tests.near.conftest import DEADLINE_S, ROOT, eventually
 
@@ -180,14 +180,14 @@ def test_what_changes_while_the_rest_is_fetched_is_fetched_too(near: kv.NearClie
     assert near.get("a") == b"1"
     fetches = []
 
-    def change_and_do(step: Delivery) -> Delivery:
+    def change_and_do(step: Exchange) -> Exchange:
         fetches.append(step.operations[0].request[1])
         if len(fetches) == 1:
             other.set_many({"a": b"2", "b": b"2"})
         near._do(step)
         return step
 
-    assert drive(near.near_cache.get_many(["a", "b"]), change_and_do) == {"a": b"2", "b": b"2"}
+    assert run_effects(near.near_cache.get_many(["a", "b"]), change_and_do) == {"a": b"2", "b": b"2"}
     assert fetches == [["b"], ["a", "b"]]
 
 

@@ -13,14 +13,14 @@ from kvd.engine.database import Database
 from kvd.protocol.errors import CODES
 from kvd.protocol.limits import Limits
 from kvd.protocol.messages import DECODE_ERRORS, decode_batch, encode_replies
-from kvd.requests.errors import Refusal, error_reply
+from kvd.requests.errors import RequestError, error_reply
 from kvd.requests.executor import Administration, Commands
 from kvd.requests.sliced import replies_in_slices, run_in_slices
 from kvd.server.peers import Peer
 from kvd.store.window import WindowLimits
 
 # An error message ends here, and says so.
-LONGEST_MESSAGE = 300 + len("…")
+MAX_MESSAGE = 300 + len("…")
 
 
 class Process(Administration):
@@ -33,7 +33,7 @@ class Process(Administration):
         return [("version", "1"), ("connections", 2)]
 
     def reload(self) -> list[str]:
-        raise Refusal("bad_request", "kvd.toml, line 3: no such key")
+        raise RequestError("bad_request", "kvd.toml, line 3: no such key")
 
     def shutdown(self) -> int:
         self.stopping = True
@@ -127,7 +127,7 @@ def checked(replies: list[Any], count: int) -> list[Any]:
         if isinstance(reply, dict):
             assert reply["error"] in CODES
             assert isinstance(reply["message"], str)
-            assert 0 < len(reply["message"]) <= LONGEST_MESSAGE
+            assert 0 < len(reply["message"]) <= MAX_MESSAGE
     return replies
 
 

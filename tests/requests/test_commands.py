@@ -10,7 +10,7 @@ import pytest
 from kvd import __version__
 from kvd.protocol.errors import CODES
 from kvd.protocol.limits import Limits
-from kvd.requests.errors import Refusal, error_reply
+from kvd.requests.errors import RequestError, error_reply
 
 if TYPE_CHECKING:
     from tests.requests.conftest import Ends
@@ -137,7 +137,7 @@ def test_error_replies_are_only_made_with_known_codes() -> None:
     assert error_reply("busy", "x", more=1) == {"error": "busy", "message": "x", "more": 1}
     assert len(error_reply("busy", "x" * 300)["message"]) == 300  # type: ignore[arg-type]
     for code in CODES:
-        assert Refusal(code, "why").reply() == {"error": code, "message": "why"}
+        assert RequestError(code, "why").reply() == {"error": code, "message": "why"}
     with pytest.raises(AssertionError):
         error_reply("no_such_code", "")
 

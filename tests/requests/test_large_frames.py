@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from kvd.protocol.messages import MOST_REQUESTS
+from kvd.protocol.messages import MAX_REQUESTS
 from kvd.requests.sliced import SLICE_BYTES, SLICE_REQUESTS, replies_in_slices
 
 if TYPE_CHECKING:
@@ -44,9 +44,9 @@ def test_no_slice_is_larger_than_a_slice(ends: "Ends", monkeypatch: pytest.Monke
     sizes: list[tuple[int, int]] = []
     run = ends.commands.run_counting
 
-    def noting(requests: Any, peer: Any, room_bytes: int) -> Any:  # noqa: ANN401
+    def noting(requests: Any, peer: Any, budget_bytes: int) -> Any:  # noqa: ANN401
         sizes.append((len(requests), len(encode(requests))))
-        return run(requests, peer, room_bytes)
+        return run(requests, peer, budget_bytes)
 
     monkeypatch.setattr(ends.commands, "run_counting", noting)
     steps(ends, encode([["ping"]] * (2 * SLICE_REQUESTS + 1)))
@@ -88,7 +88,7 @@ def test_a_bad_request_anywhere_means_that_nothing_ran(ends: "Ends", bad: str, p
         b"", b"\x90", b"\xc0", b"\x81\xa1a\x01", encode([["ping"]]) + b"\0", encode([["ping"]] * 2)[:-1],
         encode([["get", 1]]), b"\x91" * 1_000_000, b"\x81\xa1a" * 400_000, b"\x91" + b"\x81\xa1a" * 400_000 + b"\xc0",
         b"\xdd\xff\xff\xff\xff",
-        encode([["ping"]] * (MOST_REQUESTS + 1)),
+        encode([["ping"]] * (MAX_REQUESTS + 1)),
     ],
     ids=lambda payload: payload[:6].hex() + f" of {len(payload)}",
 )  # fmt: skip
@@ -103,9 +103,9 @@ def test_a_frame_that_is_one_request_is_decoded_once_and_run(ends: "Ends") -> No
 
 
 def test_the_largest_batch_is_answered(ends: "Ends") -> None:
-    replies = ends.sliced(encode([["get", "a"]] * MOST_REQUESTS))
-    assert replies == [None] * MOST_REQUESTS
-    assert ends.metric("get_operations") == MOST_REQUESTS
+    replies = ends.sliced(encode([["get", "a"]] * MAX_REQUESTS))
+    assert replies == [None] * MAX_REQUESTS
+    assert ends.metric("get_operations") == MAX_REQUESTS
 
 
 def test_what_a_frame_in_slices_holds_is_counted_while_it_does(ends: "Ends") -> None:

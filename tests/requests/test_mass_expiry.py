@@ -119,10 +119,10 @@ def test_the_timer_ends_it() -> None:
     ends, _ = with_many_due()
     ends.ask("ping")
     steps = 1
-    while not ends.database.expire_some():
+    while not ends.database.expire_step():
         steps += 1
     assert (left(ends), steps) == (0, MANY // EXPIRED_KEYS - 1)
-    assert ends.database.settle_soon()
+    assert ends.database.expire_due_bounded()
     ends.ask("set", {"k1": b"again"}, {"ttl": TTL_MS})
     ends.timer.now += TTL_MS * 1000
     assert ends.ask("get", "k1") is None, "few at a time are not put off"
@@ -135,7 +135,7 @@ def test_a_watcher_that_is_told_everything_is_told_of_no_dead_key() -> None:
     feed = ends.peer.feed
     assert feed is not None
     events = []
-    while not feed.caught_up:
+    while not feed.is_drained:
         before = left(ends)
         events += feed.next_events()
         assert left(ends) >= before - EXPIRED_KEYS

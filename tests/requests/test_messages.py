@@ -145,17 +145,17 @@ def test_a_frame_is_one_array_of_at_least_one_request(payload: bytes) -> None:
 
 
 def test_a_frame_has_no_more_requests_than_it_may() -> None:
-    full = encode([["ping"]] * messages.MOST_REQUESTS)
-    assert len(decode_batch(full)) == len(split_batch(full)) == messages.MOST_REQUESTS
-    over = encode([["ping"]] * (messages.MOST_REQUESTS + 1))
+    full = encode([["ping"]] * messages.MAX_REQUESTS)
+    assert len(decode_batch(full)) == len(split_batch(full)) == messages.MAX_REQUESTS
+    over = encode([["ping"]] * (messages.MAX_REQUESTS + 1))
     for decode in (decode_batch, split_batch):
         with pytest.raises(DECODE_ERRORS, match="length"):
             decode(over)
 
 
 def test_a_request_has_no_more_keys_than_may_be_built() -> None:
-    keys = [str(number) for number in range(messages.MOST_KEYS + 1)]
-    assert len(decode_request(encode(["get_many", keys[1:]])).keys) == messages.MOST_KEYS  # type: ignore[union-attr]
+    keys = [str(number) for number in range(messages.MAX_KEYS + 1)]
+    assert len(decode_request(encode(["get_many", keys[1:]])).keys) == messages.MAX_KEYS  # type: ignore[union-attr]
     for wire in (
         ["get_many", keys], ["fetch", keys], ["delete", keys], ["touch", keys, 1], ["ttl", keys],
         ["set", dict.fromkeys(keys, b"")], ["commit", dict.fromkeys(keys)], ["commit", {}, dict.fromkeys(keys, 1)],

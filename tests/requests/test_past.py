@@ -346,7 +346,7 @@ def test_reads_of_the_past_do_not_run_together_in_one_turn_of_the_loop(make_ends
 @pytest.mark.parametrize("shown", ["token", "certificate"])
 def test_nobodys_commits_seem_to_be_the_servers_own(ends: "Ends", name: str, shown: str) -> None:
     one = ends.another(uid=None)
-    one.peer.known_as(Identity(**{shown: name}))
+    one.peer.authenticate_as(Identity(**{shown: name}))
     one.ask("set", {"a": b""})
     assert ends.ask("history", "a", 1)[0][3] == [None, None, f"another ({name})"]
 
@@ -356,7 +356,7 @@ def test_over_tcp_users_are_who_they_have_shown_to_be(make_ends: MakeEnds) -> No
 
     def somebody(**who: str) -> "Ends":
         one = ends.another(uid=None)
-        one.peer.known_as(Identity(**who))
+        one.peer.authenticate_as(Identity(**who))
         return one
 
     for who in ({"token": "ann"}, {"token": "bob"}, {"certificate": "ann"}, {}):

@@ -188,7 +188,7 @@ def tell_generations(ends: "Ends") -> None:
     """As if somebody had a near cache: fetch tells slots and generations, the widest there are."""
     table = GenerationTable(1 << 17)
     table._raised = 1 << 60
-    table.raise_generations([*KEYS, "a", "b"])
+    table.bump([*KEYS, "a", "b"])
     ends.commands.near_caches.table = table
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from kvd.protocol.limits import Limits
-from kvd.requests.limits import LONGEST_TTL_MS
+from kvd.requests.limits import MAX_TTL_MS
 
 if TYPE_CHECKING:
     from tests.requests.conftest import Ends
@@ -229,10 +229,10 @@ TIMED: dict[str, Callable[[Any], list[Any]]] = {
 
 @pytest.mark.parametrize("write", TIMED)
 def test_a_ttl_is_from_a_millisecond_to_a_hundred_years(make_ends: MakeEnds, write: str) -> None:
-    assert LONGEST_TTL_MS == 3_155_760_000_000
+    assert MAX_TTL_MS == 3_155_760_000_000
     for ttl, code in (
-        (-1, "bad_request"), (0, "bad_request"), (1, ""), (2, ""), (LONGEST_TTL_MS, ""),
-        (LONGEST_TTL_MS + 1, "bad_request"), (2**64 - 1, "bad_request"),
+        (-1, "bad_request"), (0, "bad_request"), (1, ""), (2, ""), (MAX_TTL_MS, ""),
+        (MAX_TTL_MS + 1, "bad_request"), (2**64 - 1, "bad_request"),
     ):  # fmt: skip
         ends = make_ends()
         assert ends.code(*TIMED[write](ttl)) == code
