@@ -17,7 +17,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 TESTS = tests
 TESTARGS =
 # For `make quick`: no root, no second program, and no test that takes longer than a few seconds.
-QUICK_TESTS = tests/test_layering.py tests/project tests/store tests/protocol tests/database \
+QUICK_TESTS = tests/test_layering.py tests/project tests/store tests/engine tests/requests \
 	tests/client/test_client.py tests/cli/test_get.py tests/cli/test_set.py
 # For `make faults` and `make soak`: how many times the usual figures, and for how long.
 SCALE = 10
@@ -47,11 +47,15 @@ INSTALLED = lib/systemd/system/kvd.service lib/systemd/system/kvd.socket lib/sys
 	share/man/man1/kv.1 share/doc/kvd/kvd.toml
 SOURCES = $(shell find kv kvd -name '*.py' -o -name py.typed)
 
-.PHONY: help run test quick check lint fmt types generated coverage lock dist release bench faults soak stage install uninstall \
+.PHONY: help run test quick check lint fmt types quick-tests generated coverage lock dist release bench faults soak stage install uninstall \
 	completions clean
 .DELETE_ON_ERROR:
-# Two targets would install into one environment at the same time.
+# With -j, two targets would install into one environment at the same time.
 .NOTPARALLEL:
+
+# Makes each of these targets, also after one has failed; fails at the end, and names those that did.
+run_each = @failed=; for part in $1; do $(MAKE) --no-print-directory $$part || failed="$$failed $$part"; done; \
+	[ -z "$$failed" ] || { echo "Failed:$$failed" >&2; exit 1; }
 
 help: ## List what can be made.
 	@echo 'make TARGET, with these targets:'
@@ -75,12 +79,11 @@ run: $(VENV)/.kvd ## Install into .venv, start the daemon, set and read the firs
 test: $(DEV) ## Run all tests. TESTS=tests/cli chooses some, TESTARGS passes options to pytest.
 	$(BIN)/python -m pytest $(TESTS) $(TESTARGS)
 
-quick: lint types ## Run lint, types and the quick tests: in a minute or so, what most mistakes show in.
-	KVD_TEST_SCALE=0.5 $(BIN)/python -m pytest -q $(QUICK_TESTS) $(TESTARGS)
+quick: $(DEV) ## Run lint, types and the quick tests; about a minute. Most mistakes show here.
+	$(call run_each,lint types quick-tests)
 
-check: $(DEV) ## Run lint and types, and see that the generated files are up to date: all three, whichever fails.
-	@failed=; for part in lint types generated; do $(MAKE) --no-print-directory $$part || failed="$$failed $$part"; done; \
-	[ -z "$$failed" ] || { echo "Failed:$$failed" >&2; exit 1; }
+check: $(DEV) ## Run lint and types, and see that the generated files are up to date.
+	$(call run_each,lint types generated)
 
 lint: $(DEV) ## Look for mistakes, for wrong formatting and for misspelt words.
 	@failed=0; run() { echo "$$*"; "$$@" || failed=1; }; \
@@ -93,7 +96,10 @@ fmt: $(DEV) ## Format the code and mend what can be mended without thinking.
 types: $(DEV) ## Check the types.
 	$(BIN)/mypy
 
-# Not for people: a part of `check`.
+# Not for people: a part of `quick`, and one of `check`.
+quick-tests: $(DEV)
+	KVD_TEST_SCALE=0.5 $(BIN)/python -m pytest -q $(QUICK_TESTS) $(TESTARGS)
+
 generated: $(VENV)/.kvd
 	@set -e; same() { diff -u "$$1" - || { echo "$$1 is out of date: run make completions" >&2; exit 1; }; }; \
 	$(BIN)/kv completion bash | same completions/kv.bash; \
@@ -102,7 +108,7 @@ generated: $(VENV)/.kvd
 	$(BIN)/python -m kv.cli.manpage | same docs/kv.1; \
 	echo 'The generated files are up to date.'
 
-coverage: $(DEV) ## Run the tests (TESTS, TESTARGS) and print for each folder how much of it they ran. Takes about twice as long.
+coverage: $(DEV) ## Run the tests (TESTS, TESTARGS) and print how much of each folder they ran. Takes about twice as long.
 	@rm -rf build/coverage && mkdir -p build/coverage
 	@status=0; $(BIN)/python -m coverage run -m pytest $(TESTS) $(TESTARGS) || status=$$?; \
 	$(BIN)/python -m coverage combine --quiet && $(BIN)/python -m coverage json --quiet -o build/coverage/lines.json && \
@@ -164,7 +170,7 @@ lock: ## Renew requirements-dev.txt: the newest versions that pyproject.toml all
 	$(PYTHON) -m venv --clear build/lock
 	build/lock/bin/python -m pip install --quiet --upgrade uv
 	build/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --extra dev --generate-hashes \
-	--custom-compile-command 'make lock' $(LOCKARGS) --output-file $(LOCK) pyproject.toml
+	--custom-compile-command 'make lock' $(LOCKARGS) --output-file requirements-dev.txt pyproject.toml
 
 # ------------------------------------------------------------------ release it
 

@@ -57,14 +57,8 @@ def release(version: str, day: str) -> None:
     SOURCE.write_text(source)
     CHANGELOG.write_text(changelog)
     git("commit", "--all", "--message", f"release: {version}")
-    git(
-        "tag",
-        "--annotate",
-        "--cleanup=verbatim",
-        f"v{version}",
-        "--message",
-        f"kvd {version}\n\n{notes(changelog, version)}\n",
-    )
+    message = f"kvd {version}\n\n{notes(changelog, version)}\n"
+    git("tag", "--annotate", "--cleanup=verbatim", f"v{version}", "--message", message)
 
 
 if __name__ == "__main__":
