@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from bench import charts, figures, report
+from bench import against, charts, figures, report
+from bench.compared_rows import ROWS
 from bench.context import Context
 from bench.errors import BenchError
 from bench.machine import describe
@@ -20,15 +21,18 @@ from bench.peers.redis import Redis
 from bench.rows import Row
 from bench.suite import BENCHMARKS
 
-_RESULTS = Path(__file__).parent / "results"
-
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     names = ", ".join(BENCHMARKS)
     parser.add_argument("--only", nargs="+", metavar="NAME", choices=list(BENCHMARKS), help=f"only these of: {names}")
-    parser.add_argument("--rounds", type=_positive, metavar="N", help="rounds of each workload (7; quick: 3)")
+    parser.add_argument(
+        "--rounds",
+        type=_positive,
+        metavar="N",
+        help=f"rounds of each workload (7; quick: 3; with --against {against.ROUNDS}; quick: 2)",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="where the result goes (bench/results/TIME.json)")
     parser.add_argument("--quick", action="store_true", help="less work: shows that it runs, not how fast kvd is")
     parser.add_argument(
@@ -38,8 +42,19 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         metavar="RESULTS",
         help="measure nothing; draw docs/charts/ and write docs/figures.md of this JSON, and of others for some rows",
     )
+    parser.add_argument(
+        "--against",
+        type=Path,
+        metavar="DIR",
+        help=f"measure this checkout beside the one in DIR, in the same rounds; rows: {', '.join(ROWS)}",
+    )
     parser.add_argument("--serve", default=shlex.join(SERVE), metavar="COMMAND", help="what starts kvd on {socket}")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.against and (others := [name for name in args.only or [] if name not in ROWS]):
+        parser.error(f"--against cannot measure {', '.join(others)}, only {', '.join(ROWS)}")
+    if args.against and (args.charts or args.serve != parser.get_default("serve")):
+        parser.error("--against goes with neither --charts nor --serve")
+    return args
 
 
 def _positive(text: str) -> int:
@@ -89,6 +104,8 @@ def main(argv: Sequence[str]) -> int:
     args = parse(argv)
     if args.charts:
         return draw(args.charts)
+    if args.against:
+        return against.main(args.against, args.only, args.rounds, args.quick, args.json)
     kvd = Kvd(shlex.split(args.serve))
     peers = available([Redis(), Memcached()])
     machine = describe([kvd, *peers])
@@ -104,7 +121,7 @@ def main(argv: Sequence[str]) -> int:
         finally:
             context.close()
     facts = {"started": started.isoformat(), "rounds": rounds, "quick": args.quick, "failures": failures}
-    path = args.json or _RESULTS / f"{started:%Y%m%dT%H%M%SZ}.json"
+    path = args.json or report.new_path(started)
     report.write_json(path, machine, facts, rows)
     print(f"\nkept in {path}")
     if not args.only and not args.quick:

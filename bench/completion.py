@@ -15,7 +15,7 @@ from bench.servers import Server
 _RUNS = 40
 _WARM_UP = 3
 _LIMIT_MS = 100.0
-_SEPARATOR = "\013"
+SEPARATOR = "\013"
 _NULL = Path(os.devnull)
 _USERS: Items = {f"user:{n}": b"%d" % n for n in range(20)}
 
@@ -37,7 +37,7 @@ def press(context: Context, server: Server, word: str) -> Row:
     took_ms: list[float] = []
     for _ in range(_WARM_UP + max(20, context.work(_RUNS))):
         took_ms.append(whole_process_ms(kv_command(), env, outputs))
-        offered = candidates.read_text().split(_SEPARATOR)
+        offered = candidates.read_text().split(SEPARATOR)
         if not offered[0].startswith(word):
             raise BenchError(f"TAB after `kv get {word}` offered {offered[:3]!r}")
     title = f"TAB after `kv get {word}`, {context.many_keys:,} keys"
@@ -59,8 +59,8 @@ def shell_function_environment(line: str) -> dict[str, str]:
         "_ARGCOMPLETE_SHELL": "bash",
         "_ARGCOMPLETE_COMP_WORDBREAKS": " \t\n\"'><=;|&(:",
         "_ARGCOMPLETE_SUPPRESS_SPACE": "1",
-        "_ARGCOMPLETE_IFS": _SEPARATOR,
-        "IFS": _SEPARATOR,
+        "_ARGCOMPLETE_IFS": SEPARATOR,
+        "IFS": SEPARATOR,
         "COMP_LINE": line,
         "COMP_POINT": str(len(line)),
         "COMP_TYPE": "9",

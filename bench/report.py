@@ -2,11 +2,22 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
+from typing import Protocol
 
-from bench.rows import Row, Samples, Target
+from bench.paired import Comparison, Paired
+from bench.rows import Json, Row, Samples, Target
 
 _WIDTHS = (52, 24, 36, 20, 8)
+_COMPARED_WIDTHS = (10, 12, 12, 7, 15, 15)
+_RESULTS = Path(__file__).parent / "results"
+
+
+class Record(Protocol):
+    """A row of either kind, as far as it is kept."""
+
+    def as_json(self) -> Json: ...
 
 
 def heading() -> str:
@@ -53,7 +64,34 @@ def _digits(figure: float) -> str:
     return f"{figure:.0f}" if figure >= 100 else f"{figure:#.3g}"
 
 
-def write_json(path: Path, machine: Mapping[str, str], run: Mapping[str, object], rows: Sequence[Row]) -> None:
+def comparison_lines(rows: Sequence[Comparison]) -> list[str]:
+    """The rows of two checkouts, with a line above them and what they mean below."""
+    heading = ("row", "ours", "theirs", "ratio", "quartiles", "min-max", "parts: ours / theirs (ratio)")
+    lines = [_columns(_COMPARED_WIDTHS, heading)]
+    for row in rows:
+        ours, theirs = (f"{_digits(figure)} {row.unit}" for figure in row.cost.medians)
+        spread = row.cost.spread
+        quartiles = f"{spread.first_quartile:.3f}-{spread.third_quartile:.3f}"
+        cells = (row.name, ours, theirs, f"{spread.median:.3f}", quartiles, f"{spread.low:.3f}-{spread.high:.3f}")
+        lines.append(_columns(_COMPARED_WIDTHS, (*cells, _parts(row))))
+    lines += ["", *(f"{row.name}: {row.measured}" for row in rows)]
+    return lines
+
+
+def _parts(row: Comparison) -> str:
+    def text(name: str, part: Paired) -> str:
+        ours, theirs = map(_digits, part.medians)
+        return f"{name} {ours} / {theirs} ({part.spread.median:.3f})"
+
+    return ", ".join(text(name, part) for name, part in row.parts.items())
+
+
+def new_path(started: datetime) -> Path:
+    """Where the result of a run goes that names no file."""
+    return _RESULTS / f"{started:%Y%m%dT%H%M%SZ}.json"
+
+
+def write_json(path: Path, machine: Mapping[str, str], run: Mapping[str, object], rows: Sequence[Record]) -> None:
     """Keep everything, samples included."""
     path.parent.mkdir(parents=True, exist_ok=True)
     record = {"machine": dict(machine), "run": dict(run), "rows": [row.as_json() for row in rows]}
@@ -61,5 +99,9 @@ def write_json(path: Path, machine: Mapping[str, str], run: Mapping[str, object]
 
 
 def _line(*cells: str) -> str:
-    padded = [cell.ljust(width) for cell, width in zip(cells, _WIDTHS, strict=False)]
-    return " ".join([*padded, *cells[len(_WIDTHS) :]]).rstrip()
+    return _columns(_WIDTHS, cells)
+
+
+def _columns(widths: Sequence[int], cells: Sequence[str]) -> str:
+    padded = [cell.ljust(width) for cell, width in zip(cells, widths, strict=False)]
+    return " ".join([*padded, *cells[len(widths) :]]).rstrip()

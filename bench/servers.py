@@ -16,11 +16,11 @@ _CHECKOUT = Path(__file__).parent.parent
 class Server:
     """One running server of a peer's kind. Use as a context manager."""
 
-    def __init__(self, peer: Peer, directory: Path) -> None:
+    def __init__(self, peer: Peer, directory: Path, checkout: Path = _CHECKOUT) -> None:
         self.peer = peer
         self.socket = directory / "server.sock"
         env = clean_environment() | {"XDG_CONFIG_HOME": str(directory), "XDG_RUNTIME_DIR": str(directory)}
-        self._child = Child(peer.command(self.socket), directory / "server.log", env, cwd=_CHECKOUT)
+        self._child = Child(peer.command(self.socket), directory / "server.log", env, cwd=checkout)
         self.pid = self._child.pid
         try:
             self._wait_until_it_answers()

@@ -1,0 +1,121 @@
+"""`--against DIR`: this checkout and another one in the same rounds, each with its own client and its own daemon.
+
+Everything runs on one core: the daemons, their clients and the load generator. On two cores the CPU time of a request
+depends on how many requests wait each time the daemon looks, and so on what else the machine does; on one core the
+same work costs the same again and again. What threads gain from a second core does not show here.
+"""
+
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
+from operator import itemgetter
+from pathlib import Path
+
+from bench import report
+from bench.checkout import Checkout
+from bench.compared_rows import ROWS, ComparedRow
+from bench.context import Context
+from bench.errors import BenchError
+from bench.machine import describe
+from bench.paired import Comparison, Paired, Rounds, in_turn
+from bench.side import Cost, Side
+
+ROUNDS = 12  # an even number: as many rounds begin with one side as with the other
+_QUICK_ROUNDS = 2
+_SMALL_EFFORT = 0.2  # of the work of one measurement: to warm up, and in a quick run
+_HERE = Path(__file__).parent.parent
+_Costs = dict[str, list[Cost]]  # side → the costs that were measured in one round
+
+
+def main(directory: Path, only: Sequence[str] | None, rounds: int | None, quick: bool, json: Path | None) -> int:
+    """Measure, print, keep. Returns 1 if something could not be measured; a slower checkout is a result."""
+    try:
+        checkouts = (Checkout("ours", _HERE, Path(sys.executable)), Checkout.other(directory))
+        facts = facts_of(checkouts)
+    except BenchError as error:
+        print(error, file=sys.stderr)
+        return 1
+    for fact, text in facts.items():
+        print(f"{fact}: {text}")
+    started = datetime.now(UTC)
+    rounds = rounds or (_QUICK_ROUNDS if quick else ROUNDS)
+    with on_one_core(), tempfile.TemporaryDirectory(prefix="kvd-bench-") as temporary:
+        context = Context(checkouts[0].daemon(), [], rounds, quick, Path(temporary))
+        rows, failures = compare(checkouts, context, [name for name in ROWS if name in (only or ROWS)])
+    print("\n".join(report.comparison_lines(rows)))
+    run = {"started": started.isoformat(), "rounds": rounds, "quick": quick, "failures": failures}
+    path = json or report.new_path(started)
+    report.write_json(path, facts, run, rows)
+    print(f"\nkept in {path}")
+    return 1 if failures else 0
+
+
+def facts_of(checkouts: Sequence[Checkout]) -> dict[str, str]:
+    """What the figures depend on: the machine and both checkouts. Warns if their interpreters or libraries differ."""
+    described = {checkout.name: checkout.describe() for checkout in checkouts}
+    ours, theirs = described.values()
+    for fact in ("python", "libraries"):
+        if ours[fact] != theirs[fact]:
+            print(f"warning: not only kvd differs, but also {fact}: {ours[fact]}; {theirs[fact]}", file=sys.stderr)
+    texts = {name: ", ".join(f"{fact} {text}" for fact, text in facts.items()) for name, facts in described.items()}
+    return describe([]) | texts
+
+
+def compare(
+    checkouts: Sequence[Checkout], context: Context, names: Sequence[str]
+) -> tuple[list[Comparison], list[str]]:
+    """Measure these rows in every round. Returns the rows, without those that failed in a round, and the failures."""
+    measured: dict[str, list[_Costs]] = {name: [] for name in names}
+    failures: list[str] = []
+    for number in range(context.rounds):
+        with ExitStack() as stack:
+            sides = {checkout.name: Side(checkout, context, stack) for checkout in checkouts}
+            for name in list(measured):
+                try:
+                    measured[name].append(one_round(ROWS[name], number, sides, context.quick))
+                except (BenchError, OSError) as error:
+                    del measured[name]
+                    failures.append(f"{name}: {error}")
+                    print(f"{name} was not measured: {error}", file=sys.stderr)
+        print(f"round {number + 1} of {context.rounds} is done", file=sys.stderr)
+    return [comparison(name, ROWS[name], rounds) for name, rounds in measured.items()], failures
+
+
+def one_round(row: ComparedRow, number: int, sides: Mapping[str, Side], quick: bool) -> _Costs:
+    """Warm up, then measure the pairs of a round. Rounds and pairs begin with each side in turn."""
+    costs: _Costs = {name: [] for name in sides}
+    for name in in_turn(list(sides), number):
+        row.measure(sides[name], _SMALL_EFFORT)
+    for pair in range(1 if quick else row.pairs):
+        for name in in_turn(list(sides), number + pair):
+            costs[name].append(row.measure(sides[name], _SMALL_EFFORT if quick else 1))
+    return costs
+
+
+def comparison(name: str, row: ComparedRow, rounds: Sequence[_Costs]) -> Comparison:
+    """The row of the result: the cost that it compares, and each part by itself."""
+
+    def paired(figure: Callable[[Cost], float]) -> Paired:
+        ours, theirs = (_figures(rounds, side, figure) for side in ("ours", "theirs"))
+        return Paired(ours, theirs)
+
+    parts = {part: paired(itemgetter(part)) for part in rounds[0]["ours"][0]}
+    return Comparison(name, row.unit, row.measured, paired(row.cost), parts)
+
+
+def _figures(rounds: Sequence[_Costs], side: str, figure: Callable[[Cost], float]) -> Rounds:
+    return tuple(tuple(figure(cost) for cost in costs[side]) for costs in rounds)
+
+
+@contextmanager
+def on_one_core() -> Iterator[None]:
+    """Keep this process, and all that it starts meanwhile, on the last of its cores."""
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {max(cores)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, cores)
