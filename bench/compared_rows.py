@@ -15,7 +15,7 @@ from bench.throughput import GET_1, GET_64, GET_MANY, SET_1, SET_64, SET_100, Wo
 
 Measure = Callable[[Side, float], Cost]
 _NULL = Path(os.devnull)
-_WIRE = Kvd()  # spells requests; the same bytes for both sides
+_WIRE = Kvd()  # encodes the requests: the same bytes for both sides
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class ComparedRow:
 def wire_and_client(work: str, workload: Workload, rounds: int, operations: int) -> Measure:
     """The daemon's cost under the load generator, and the cost of the checkout's own client for the same requests."""
     items = chosen(workload.keys, THROUGHPUT_KEYS)
-    exchange = workload.spell(_WIRE, items)
+    exchange = workload.encode(_WIRE, items)
     assert exchange is not None
 
     def measure(side: Side, effort: float) -> Cost:

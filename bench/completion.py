@@ -1,4 +1,4 @@
-"""A press of TAB against a daemon with many keys: the process that the shell function starts, from start to end."""
+"""TAB completion with a daemon that holds many keys: the whole process that the shell function starts."""
 
 import os
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ _USERS: Items = {f"user:{n}": b"%d" % n for n in range(20)}
 
 
 def tab(context: Context) -> Iterator[Row]:
-    """TAB where few keys match (`kv get us`), and where nearly all do (`kv get ke`)."""
+    """TAB where few keys match (`kv get us`), and where nearly all keys match (`kv get ke`)."""
     with context.fresh(context.kvd) as server:
         server.load(context.many_keys)
         server.try_once(context.kvd.load_batch(_USERS))
@@ -30,7 +30,7 @@ def tab(context: Context) -> Iterator[Row]:
 
 
 def press(context: Context, server: Server, word: str) -> Row:
-    """Complete `kv get WORD` again and again."""
+    """Complete `kv get WORD` many times."""
     candidates = context.new_directory() / "candidates"
     env = clean_environment() | shell_function_environment(f"kv get {word}") | {"KVD_SOCKET": str(server.socket)}
     outputs = {1: _NULL, 2: _NULL, 8: candidates, 9: _NULL}
@@ -53,7 +53,7 @@ def press(context: Context, server: Server, word: str) -> Row:
 
 
 def shell_function_environment(line: str) -> dict[str, str]:
-    """What argcomplete's function for bash sets before it starts the command."""
+    """The variables that argcomplete's bash function sets before it starts the command."""
     return {
         "_ARGCOMPLETE": "1",
         "_ARGCOMPLETE_SHELL": "bash",

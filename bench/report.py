@@ -1,4 +1,4 @@
-"""How rows look on a terminal, and the file they are kept in."""
+"""Print rows on a terminal, and keep them in a file."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -21,32 +21,32 @@ class Record(Protocol):
 
 
 def heading() -> str:
-    """The line above the rows."""
+    """Return the line above the rows."""
     return _line("measured", "kvd: median (min-max)", "beside it", "ratio (rounds)", "target", "verdict")
 
 
 def line(row: Row) -> str:
-    """One row."""
+    """Return one row as a line."""
     *cells, verdict = cells_of(row)
     return _line(*cells, f"{verdict}  {row.note}" if verdict and row.note else verdict or row.note)
 
 
 def cells_of(row: Row) -> list[str]:
-    """Its cells, the verdict last."""
+    """The cells of a row; the verdict is the last one."""
     theirs = f"{row.theirs.name} {spread(row.theirs, row.unit)}" if row.theirs else ""
     ratio = f"{row.ratio:.2f} ({min(row.round_ratios):.2f}-{max(row.round_ratios):.2f})" if row.ratio else ""
-    return [row.name, spread(row.ours, row.unit), theirs, ratio, wanted(row.target, row.unit), row.verdict]
+    return [row.name, spread(row.ours, row.unit), theirs, ratio, target_text(row.target, row.unit), row.verdict]
 
 
 def spread(samples: Samples, unit: str) -> str:
-    """The median with the least and the greatest, in one unit."""
+    """The median with the minimum and the maximum, in one unit."""
     scale, sign = _scale(samples.median, unit)
     middle, low, high = (_digits(figure / scale) for figure in (samples.median, samples.low, samples.high))
     return f"{middle} {sign}" if len(samples.values) == 1 else f"{middle} {sign} ({low}-{high})"
 
 
-def wanted(target: Target | None, unit: str) -> str:
-    """The target: a ratio, or an amount."""
+def target_text(target: Target | None, unit: str) -> str:
+    """The target as a ratio or an amount."""
     if target is None:
         return ""
     sign = "≥" if target.bound == ">=" else "≤"
@@ -60,7 +60,7 @@ def _scale(figure: float, unit: str) -> tuple[float, str]:
 
 
 def _digits(figure: float) -> str:
-    """Three digits that count."""
+    """Three significant digits."""
     return f"{figure:.0f}" if figure >= 100 else f"{figure:#.3g}"
 
 
@@ -92,7 +92,7 @@ def new_path(started: datetime) -> Path:
 
 
 def write_json(path: Path, machine: Mapping[str, str], run: Mapping[str, object], rows: Sequence[Record]) -> None:
-    """Keep everything, samples included."""
+    """Write the whole result, with all samples."""
     path.parent.mkdir(parents=True, exist_ok=True)
     record = {"machine": dict(machine), "run": dict(run), "rows": [row.as_json() for row in rows]}
     path.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
