@@ -15,17 +15,17 @@ from bench.exchange import Connection, Exchange
 from bench.peers.kvd import exchange
 from bench.peers.redis import command
 from bench.servers import Server
-from kvd.database import Database
+from kvd.engine.database import Database
+from kvd.engine.near_cache import NearCaches
+from kvd.engine.snapshots import Snapshots
 from kvd.protocol.limits import Limits
 from kvd.protocol.messages import Get
-from kvd.server.checks import Checks
-from kvd.server.measures import Measures
-from kvd.server.near_caches import NearCaches
+from kvd.requests.limits import Checks
+from kvd.requests.reads import Reading
 from kvd.server.peers import Peer
-from kvd.server.reading import Reading
-from kvd.server.snapshots import Snapshots
 from kvd.store.authors import NOBODY
 from kvd.store.prefixes import PrefixRule, PrefixRules
+from kvd.telemetry.metrics import ServerMetrics
 
 _VALUE = b"v" * 64
 # The number of keys that one script reads: Redis evicts only between scripts.
@@ -50,7 +50,7 @@ class Kvd:
         self._database.room.set_rules(PrefixRules([PrefixRule(prefix="", max_keys=keys, evict=True)]))
         store, timer = self._database.store, self._database.timer
         snapshots, near_caches = Snapshots(store, timer), NearCaches(self._database)
-        self._reading = Reading(self._database, Checks(Limits()), snapshots, near_caches, Measures(store.version))
+        self._reading = Reading(self._database, Checks(Limits()), snapshots, near_caches, ServerMetrics(store.version))
         self._peer = Peer("bench", 0)
 
     def hits(self, keys: Iterable[str]) -> int:

@@ -14,7 +14,7 @@ from bench.peers.redis import Redis
 from bench.rows import Row, Samples, Target
 from bench.servers import Server
 from bench.throughput import CONNECTIONS, operations_a_second
-from kvd.database import Database
+from kvd.engine.database import Database
 from kvd.journal.checkpoint import CheckpointFile, slices
 from kvd.journal.commit_log import CommitLog
 from kvd.journal.disk import Disk

@@ -21,8 +21,8 @@ from bench.throughput import CONNECTIONS, GET_1, GET_64, operations_a_second, ra
 _SOURCE = Path(__file__).with_name("http_map.go")
 _LISTENS = ("--http", "127.0.0.1:0", "--http-open")
 _ROUNDS_SENT = 150_000
-_LEAST_BESIDE_GO = 0.9
-_LEAST_OF_SOCKET = 0.98
+_MIN_BESIDE_GO = 0.9
+_MIN_OF_SOCKET = 0.98
 
 
 def http(context: Context) -> Iterator[Row]:
@@ -39,7 +39,7 @@ def http(context: Context) -> Iterator[Row]:
                 sent = context.work(_ROUNDS_SENT)
                 figures[name].append(rate(load, address, file, exchanges[name], CONNECTIONS, sent))
     ours, theirs = (Samples(name, tuple(values)) for name, values in figures.items())
-    yield Row("GET of one key over HTTP", "/s", ours, theirs, Target(">=", _LEAST_BESIDE_GO))
+    yield Row("GET of one key over HTTP", "/s", ours, theirs, Target(">=", _MIN_BESIDE_GO))
 
 
 def http_idle(context: Context) -> Iterator[Row]:
@@ -60,7 +60,7 @@ def http_idle(context: Context) -> Iterator[Row]:
                     figures[name].append(operations_a_second(load, server, gets, CONNECTIONS, sent))
             ours, theirs = (Samples(name, tuple(values)) for name, values in figures.items())
             title = f"{work.keys} get{'s' * (work.keys > 1)} a frame, HTTP on and idle"
-            yield Row(title, "/s", ours, theirs, Target(">=", _LEAST_OF_SOCKET))
+            yield Row(title, "/s", ours, theirs, Target(">=", _MIN_OF_SOCKET))
 
 
 def _port_of(server: Server) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from bench.context import Context
 from bench.data import Items, batches
 from bench.rows import Row, Samples, Target
-from kvd.database import Database
+from kvd.engine.database import Database
 from kvd.store.authors import NOBODY
 
 KEYS = 100_000

@@ -8,7 +8,11 @@ if TYPE_CHECKING:
     from kv import aio as aio
     from kv.aio import AsyncClient, AsyncTransaction
     from kv.aio import connect as connect_async
-    from kv.client import Client, connect
+    from kv.api.snapshots import Snapshot
+    from kv.api.transactions import Transaction
+    from kv.blocking.client import Client, connect
+    from kv.blocking.tls import TlsFiles
+    from kv.blocking.watch import Watch
     from kv.errors import (
         Busy,
         CommitUnknown,
@@ -26,14 +30,10 @@ if TYPE_CHECKING:
         TimedOut,
         Unavailable,
     )
-    from kv.near_aio import AsyncNearClient
-    from kv.near_cache import NearCache, NearCacheLimits, NearCacheStats
-    from kv.near_client import NearClient
+    from kv.near_cache.aio import AsyncNearClient
+    from kv.near_cache.blocking import NearClient
+    from kv.near_cache.cache import NearCache, NearCacheLimits, NearCacheStats
     from kv.results import Author, Change, Commit, ConflictEntry, HotKeys, Item, SlowFrame, Version, Versioned
-    from kv.snapshots import Snapshot
-    from kv.tls import TlsFiles
-    from kv.transactions import Transaction
-    from kv.watches import Watch
 
 __all__ = [
     "AsyncClient",
@@ -77,18 +77,18 @@ __all__ = [
 ]
 
 _HOMES = {
-    "connect": "kv.client",
-    "Client": "kv.client",
+    "connect": "kv.blocking.client",
+    "Client": "kv.blocking.client",
     "connect_async": "kv.aio",
     "AsyncClient": "kv.aio",
     "AsyncTransaction": "kv.aio",
-    "AsyncNearClient": "kv.near_aio",
-    "NearClient": "kv.near_client",
-    **dict.fromkeys(("NearCache", "NearCacheLimits", "NearCacheStats"), "kv.near_cache"),
-    "Snapshot": "kv.snapshots",
-    "TlsFiles": "kv.tls",
-    "Transaction": "kv.transactions",
-    "Watch": "kv.watches",
+    "AsyncNearClient": "kv.near_cache.aio",
+    "NearClient": "kv.near_cache.blocking",
+    **dict.fromkeys(("NearCache", "NearCacheLimits", "NearCacheStats"), "kv.near_cache.cache"),
+    "Snapshot": "kv.api.snapshots",
+    "TlsFiles": "kv.blocking.tls",
+    "Transaction": "kv.api.transactions",
+    "Watch": "kv.blocking.watch",
     **dict.fromkeys(("Author", "Change", "Commit", "ConflictEntry", "HotKeys", "Item"), "kv.results"),
     **dict.fromkeys(("SlowFrame", "Version", "Versioned"), "kv.results"),
 }

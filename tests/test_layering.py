@@ -13,13 +13,24 @@ SOURCES = sorted(path for package in ("kvd", "kv") for path in (ROOT / package).
 MAY_IMPORT = {
     "kvd.protocol": [],
     "kvd.store": [],
-    "kvd.journal": ["kvd.store", "kvd.database"],
-    "kvd.database": ["kvd.store", "kvd.journal"],
-    "kvd.server": ["kvd.protocol", "kvd.store", "kvd.journal", "kvd.database"],
-    "kvd.http": ["kvd.protocol", "kvd.server"],
-    "kvd.service": ["kvd.protocol", "kvd.store", "kvd.journal", "kvd.database", "kvd.server", "kvd.http"],
+    "kvd.journal": ["kvd.store", "kvd.engine"],
+    "kvd.telemetry": ["kvd.protocol", "kvd.store", "kvd.requests"],
+    "kvd.engine": ["kvd.protocol", "kvd.store", "kvd.journal", "kvd.telemetry", "kvd.requests", "kvd.server"],
+    "kvd.requests": ["kvd.protocol", "kvd.store", "kvd.journal", "kvd.telemetry", "kvd.engine", "kvd.server"],
+    "kvd.server": ["kvd.protocol", "kvd.store", "kvd.engine", "kvd.requests", "kvd.telemetry"],
+    "kvd.http": ["kvd.protocol", "kvd.server", "kvd.engine", "kvd.requests", "kvd.telemetry"],
+    "kvd.service": [
+        "kvd.protocol",
+        "kvd.store",
+        "kvd.journal",
+        "kvd.engine",
+        "kvd.requests",
+        "kvd.server",
+        "kvd.telemetry",
+        "kvd.http",
+    ],
     "kv": ["kvd.protocol"],
-}
+}  # fmt: skip
 # Short-lived clients import these of the protocol, and no more: the rest needs msgspec.
 LIGHT = {
     "kvd.protocol",
@@ -137,7 +148,7 @@ def test_the_sources_were_found() -> None:
         "kvd/store/store.py",
         "kvd/protocol/messages.py",
         "kvd/server/session.py",
-        "kv/client.py",
+        "kv/blocking/client.py",
         "kv/cli/main.py",
     } <= found
     assert {layer(path.parent.relative_to(ROOT).as_posix().replace("/", ".")) for path in SOURCES} >= {
@@ -166,17 +177,17 @@ def test_the_packages_themselves_are_light() -> None:
     ("path", "source"),
     [
         ("kvd/store/store.py", "import kv"),
-        ("kvd/server/server.py", "from kv.client import connect"),
+        ("kvd/server/server.py", "from kv.blocking.client import connect"),
         ("kvd/store/store.py", "from kvd.protocol import limits"),
         ("kvd/protocol/messages.py", "def f():\n    from kvd.store.errors import StoreError"),
-        ("kvd/database.py", "from kvd.server.commands import Commands"),
+        ("kvd/engine/database.py", "from kvd.requests.executor import Commands"),
         ("kvd/server/session.py", "import kvd.service.serve"),
-        ("kv/client.py", "from kvd.protocol.messages import PROTOCOL"),
-        ("kv/client.py", "from kvd.protocol import messages"),
-        ("kv/client.py", "def f():\n    from kvd.service.serve import serve"),
+        ("kv/blocking/client.py", "from kvd.protocol.messages import PROTOCOL"),
+        ("kv/blocking/client.py", "from kvd.protocol import messages"),
+        ("kv/blocking/client.py", "def f():\n    from kvd.service.serve import serve"),
         ("kv/cli/commands/serve.py", "from kvd.service.serve import serve"),
         ("kv/cli/commands/serve.py", "def f():\n    from kvd.server.server import Server"),
-        ("kv/operations.py", "if True:\n    import kvd.store.store"),
+        ("kv/wire/operations.py", "if True:\n    import kvd.store.store"),
     ],
 )  # fmt: skip
 def test_an_import_that_points_the_wrong_way_is_found(path: str, source: str) -> None:
@@ -187,11 +198,11 @@ def test_an_import_that_points_the_wrong_way_is_found(path: str, source: str) ->
     ("path", "source"),
     [
         ("kvd/server/session.py", "import kvd.protocol.frames"),
-        ("kv/client.py", "from kvd.protocol.address import parse_tcp"),
+        ("kv/blocking/client.py", "from kvd.protocol.address import parse_tcp"),
         ("kv/cli/commands/serve.py", "def f():\n    from kvd.service.serve import serve"),
-        ("kv/client.py", "if TYPE_CHECKING:\n    from kvd.protocol import messages"),
-        ("kv/cli/main.py", "from kv.client import connect"),
-        ("kvd/server/commands.py", "from kvd import __version__"),
+        ("kv/blocking/client.py", "if TYPE_CHECKING:\n    from kvd.protocol import messages"),
+        ("kv/cli/main.py", "from kv.blocking.client import connect"),
+        ("kvd/requests/executor.py", "from kvd import __version__"),
     ],
 )
 def test_an_import_that_points_the_right_way_is_none(path: str, source: str) -> None:
@@ -201,10 +212,10 @@ def test_an_import_that_points_the_right_way_is_none(path: str, source: str) -> 
 @pytest.mark.parametrize(
     ("path", "source"),
     [
-        ("kv/client.py", "import pickle"), ("kvd/server/server.py", "from marshal import loads"),
+        ("kv/blocking/client.py", "import pickle"), ("kvd/server/server.py", "from marshal import loads"),
         ("kv/cli/main.py", "def f():\n    import yaml"), ("kvd/service/locks.py", "import ctypes.util"),
-        ("kvd/server/commands.py", "import re"), ("kvd/server/commands.py", "import zlib"),
-        ("kv/client.py", "eval('1')"),
+        ("kvd/requests/executor.py", "import re"), ("kvd/requests/executor.py", "import zlib"),
+        ("kv/blocking/client.py", "eval('1')"),
         ("kvd/x.py", "exec(data)"), ("kvd/x.py", "compile(data, '', 'exec')"),
         ("kvd/store/store.py", "import time"), ("kvd/store/store.py", "from os import path"),
         ("kvd/store/x.py", "import asyncio"), ("kvd/protocol/frames.py", "import socket"),

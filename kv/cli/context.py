@@ -6,8 +6,8 @@ from kv.cli.parser import DEFAULT_TIMEOUT_S, Options
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from kv.blocking.client import Client
     from kv.cli.points import Point
-    from kv.client import Client
 
 
 class Context:
@@ -23,8 +23,8 @@ class Context:
 
         ``waits``: the command waits for something else, and --timeout is how long for that.
         """
-        from kv.client import connect
-        from kv.codecs import light
+        from kv.blocking.client import connect
+        from kv.wire.codecs import light
 
         timeout_s = self.options.timeout_s(default_timeout_s, flag=not waits)
         try:

@@ -3,17 +3,17 @@
 One frame with one request, bounded by the server in what it answers; one deadline for everything together.
 """
 
-from kv.codecs import light
-from kv.connection import Deadline, open_connection
-from kv.operations import hello, log, prefix_end, scan
+from kv.blocking.stream import Deadline, open_connection
+from kv.wire.codecs import light
+from kv.wire.operations import hello, log, prefix_end, scan
 from kvd.protocol.address import parse_tcp
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import TypeVar
 
-    from kv.operations import Operation
     from kv.results import Commit
+    from kv.wire.operations import Operation
 
     T = TypeVar("T")
 

@@ -7,7 +7,7 @@ from kv.cli.times import maybe_time_us, show_time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from kv.client import Client
+    from kv.blocking.client import Client
 
 _HIGHEST = (1 << 63) - 1
 HELP = """\

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 # No line is longer: the largest value there can be, in base64, and a key.
-MOST_LINE_BYTES = 512 * 1024 * 1024
+MAX_LINE_BYTES = 512 * 1024 * 1024
 _US_A_SECOND = 1_000_000
 
 

@@ -16,12 +16,12 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from kv.blocking.client import Client
     from kv.cli.writing import How
-    from kv.client import Client
     from kv.results import Versioned
 
-_MOST_ATTEMPTS = 30
-_MOST_SHOWN = 60
+_MAX_ATTEMPTS = 30
+_MAX_SHOWN = 60
 
 
 class CheckFailed(Exception):
@@ -98,7 +98,7 @@ def carry_out(
     from kv.errors import Conflict
 
     keys = list(dict.fromkeys(each.key for each in statements if each.does not in ("set", "del")))
-    for attempt in range(_MOST_ATTEMPTS):
+    for attempt in range(_MAX_ATTEMPTS):
         outcome = Outcome(client.fetch(keys) if keys else {})
         try:
             for statement in statements:
@@ -111,7 +111,7 @@ def carry_out(
             reads = {key: found.version for key, found in outcome.found.items()}
             return outcome, _commit(client, outcome.writes, reads, how)
         except Conflict:
-            if attempt == _MOST_ATTEMPTS - 1:
+            if attempt == _MAX_ATTEMPTS - 1:
                 raise
             _pause(attempt)
     return outcome, None
@@ -150,4 +150,4 @@ def _what_is_there(client: "Client", failed: CheckFailed) -> str:
 
 def _short(value: object) -> str:
     text = show(value if isinstance(value, bytes) else b"")
-    return text if len(text) <= _MOST_SHOWN else text[:_MOST_SHOWN] + "…"
+    return text if len(text) <= _MAX_SHOWN else text[:_MAX_SHOWN] + "…"

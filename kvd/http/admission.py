@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 from kvd.http.problems import Problem
 from kvd.http.requests import Request
-from kvd.server.commands import Commands
+from kvd.requests.executor import Commands
 from kvd.server.peers import Peer
 
 logger = logging.getLogger(__name__)
@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 _LOCAL = ("localhost", "127.0.0.1", "[::1]")
 
 
-class Admission:
+class HttpAuth:
     """What all connections are measured by."""
 
     def __init__(self, commands: Commands, hosts: Iterable[str]) -> None:
@@ -47,12 +47,12 @@ class Admission:
                 return connected
             raise unauthenticated("show a token: Authorization: Bearer TOKEN")
         scheme, _, given = shown.partition(b" ")
-        token = self._commands.known_token(given.strip()) if scheme.lower() == b"bearer" else None
+        token = self._commands.match_token(given.strip()) if scheme.lower() == b"bearer" else None
         if token is None:
             logger.warning("refused %s: wrong token", connected.name)
             raise unauthenticated("wrong token")
         peer = Peer(connected.name, None)
-        self._commands.admit_holder(peer, token)
+        self._commands.authenticate(peer, token)
         return peer
 
 

@@ -4,16 +4,16 @@ import logging
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
-from kvd.http import api, original
-from kvd.http.admission import Admission, unauthenticated
-from kvd.http.calls import Call, Later
+from kvd.engine.durability import NO_WAIT, LogPosition
+from kvd.engine.feeds import EventSource
+from kvd.http import v1, v2
+from kvd.http.admission import HttpAuth, unauthenticated
 from kvd.http.openapi import document_route
 from kvd.http.problems import Problem
+from kvd.http.request_context import Call, RetryLater
 from kvd.http.requests import Request
 from kvd.http.responses import Dates, Response, error_response
 from kvd.http.session import HttpSession
-from kvd.server.durability import NO_NEEDS, Needs
-from kvd.server.feeds import Telling
 from kvd.server.peers import Peer
 
 if TYPE_CHECKING:
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-Route = Callable[[Call], Response | Telling]
+Route = Callable[[Call], Response | EventSource]
 
 ROUTES: dict[bytes, Route] = {
-    b"/v1": original.bulk_route,
-    b"/v1/": original.bulk_route,
-    b"/status": original.status_route,
-    b"/metrics": original.metrics_route,
-    b"/metrics/prometheus": original.prometheus_route,
+    b"/v1": v1.bulk_route,
+    b"/v1/": v1.bulk_route,
+    b"/status": v1.status_route,
+    b"/metrics": v1.metrics_route,
+    b"/metrics/prometheus": v1.prometheus_route,
     b"/openapi.json": document_route,
-    **api.ROUTES,
+    **v2.ROUTES,
 }
 V1, V2 = b"/v1/", b"/v2/"
 
@@ -44,7 +44,7 @@ class Listener:
         self.is_open = is_open
         self.dates = Dates()
         self._max_json_bytes = max_json_bytes
-        self._admission = Admission(server.commands, hosts)
+        self._admission = HttpAuth(server.commands, hosts)
 
     def session(self) -> HttpSession:
         """One more connection."""
@@ -56,23 +56,23 @@ class Listener:
             self._admission.check_host(request)
         return self._admission.peer_of(request, connected)
 
-    def most_body_bytes(self, request: Request) -> int:
+    def max_body_bytes(self, request: Request) -> int:
         """How long its body may be."""
         is_value = request.method == "PUT" and request.path not in (b"/v1", b"/v1/")
         return self.commands.limits.max_value_bytes if is_value else self._max_json_bytes
 
-    def answer(self, request: Request, peer: Peer) -> tuple[Response | Telling, Needs]:
+    def answer(self, request: Request, peer: Peer) -> tuple[Response | EventSource, LogPosition]:
         """Run a request; its answer, and what that has to wait for. Raises Later."""
         if request.refusal is not None:
-            return error_response(request, request.refusal), NO_NEEDS
-        if not self.commands.still_knows(peer):  # a reload, since its head came
-            return error_response(request, unauthenticated("this token is not valid any more")), NO_NEEDS
+            return error_response(request, request.refusal), NO_WAIT
+        if not self.commands.token_is_valid(peer):  # a reload, since its head came
+            return error_response(request, unauthenticated("this token is not valid any more")), NO_WAIT
         call = Call(self.commands, request, peer)
         try:
             return _route(request)(call), call.needs
         except Problem as problem:
             return error_response(request, problem), call.needs
-        except Later:
+        except RetryLater:
             raise
         except Exception:
             logger.exception("internal error in %s of %s", request.method, peer.name)
@@ -85,9 +85,9 @@ def _route(request: Request) -> Route:
     if route is not None:
         return route
     if path.startswith(V1):
-        return original.key_route
-    if path.startswith(api.KEY_PREFIX):
-        return api.key_route
+        return v1.key_route
+    if path.startswith(v2.KEY_PREFIX):
+        return v2.key_route
     if path.startswith(V2):
         raise Problem(404, "not_found", "there is no such route; /openapi.json has them all")
     raise Problem(404, "not_found", "404 page not found")

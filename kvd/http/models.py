@@ -7,10 +7,10 @@ from typing import Annotated
 import msgspec
 
 from kvd.http.problems import Problem
-from kvd.protocol.messages import MOST_KEYS
+from kvd.protocol.messages import MAX_KEYS
 
 Key = Annotated[str, msgspec.Meta(min_length=1, description="UTF-8, at most 4096 bytes unless configured")]
-Keys = Annotated[list[Key], msgspec.Meta(max_length=MOST_KEYS)]
+Keys = Annotated[list[Key], msgspec.Meta(max_length=MAX_KEYS)]
 Version = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1, description="0: absent")]
 Ttl = Annotated[int, msgspec.Meta(ge=1, le=100 * 365_25 * 24 * 36_000, description="milliseconds")]
 

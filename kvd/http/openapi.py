@@ -6,8 +6,8 @@ import msgspec
 
 from kvd import __version__
 from kvd.http import models
-from kvd.http.calls import Call
 from kvd.http.problems import not_allowed
+from kvd.http.request_context import Call
 from kvd.http.responses import JSON, Response
 
 Json = dict[str, Any]

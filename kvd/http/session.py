@@ -13,17 +13,17 @@ import asyncio
 from collections import deque
 from typing import TYPE_CHECKING, Any, cast
 
-from kvd.http.calls import Later
+from kvd.engine.durability import NO_WAIT, LogPosition
+from kvd.engine.feeds import Event, EventSource
 from kvd.http.events import HEARTBEAT, HEARTBEAT_S, LAST_CHUNK, chunk, encoded
+from kvd.http.parser import Reader, short_key
 from kvd.http.problems import Problem, problem_of
-from kvd.http.reading import Reader, short_key
+from kvd.http.request_context import RetryLater
 from kvd.http.requests import Request
 from kvd.http.responses import VALUE_HEAD, Response, error_response, head, stream_head
 from kvd.protocol.messages import Get
-from kvd.server.durability import NO_NEEDS, Needs
-from kvd.server.feeds import Event, Telling
+from kvd.server.feed_writer import FeedWriter
 from kvd.server.peers import Peer
-from kvd.server.pump import Pump
 
 if TYPE_CHECKING:
     from kvd.http.listener import Listener
@@ -64,12 +64,12 @@ class HttpSession(asyncio.Protocol):
     def __init__(self, listener: "Listener") -> None:
         self._listener = listener
         self._server = listener.server
-        self._reader = Reader(listener.most_body_bytes, self._admit)
+        self._reader = Reader(listener.max_body_bytes, self._admit)
         self._short: bytes | None = None  # what a GET has to end with to go the short way, while that is free
         self._stalled = self._leaving = self.finishing = self._watched = self._go_on_due = False
-        self._held: deque[tuple[Needs, bytes, bool]] = deque()  # whether it is the last
+        self._held: deque[tuple[LogPosition, bytes, bool]] = deque()  # whether it is the last
         self._held_bytes = 0
-        self._pump: Pump | None = None  # once it only tells
+        self._pump: FeedWriter | None = None  # once it only tells
         self._is_chunked = True  # what it tells
         self._heartbeat: asyncio.TimerHandle | None = None
         self._is_local = False
@@ -108,11 +108,11 @@ class HttpSession(asyncio.Protocol):
         self._stalled = True
         self._short = None
         self.transport.pause_reading()
-        self._server.watch_stall(self)
+        self._server.arm_write_deadline(self)
 
     def resume_writing(self) -> None:
         self._stalled = False
-        self._server.unwatch(self)
+        self._server.disarm(self)
         if not self._leaving:
             self._go_on_soon()
 
@@ -211,7 +211,7 @@ class HttpSession(asyncio.Protocol):
         """The head of a request has come: find out who asks. Raises Problem."""
         request.peer = self._listener.check(request, self._connected, is_local=self._is_local)
         if self._watched and not self._connected.greeted:
-            self._server.unwatch(self)  # it has said who it is in time
+            self._server.disarm(self)  # it has said who it is in time
             self._watched = False
         if b"expect" in request.headers and not self._reader.waiting and not self._held:
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -262,8 +262,8 @@ class HttpSession(asyncio.Protocol):
                 self._become(request.peer)
             try:
                 answer, needs = self._listener.answer(request, self.peer)
-            except Later:
-                self._listener.commands.database.expire_some()
+            except RetryLater:
+                self._listener.commands.database.expire_step()
                 self._go_on_soon()
                 break
             self._reader.waiting.popleft()
@@ -275,7 +275,7 @@ class HttpSession(asyncio.Protocol):
         peer.allow(self._listener.commands.access)
         self.peer = peer
 
-    def _respond(self, request: Request, answer: Response | Telling, needs: Needs) -> None:
+    def _respond(self, request: Request, answer: Response | EventSource, needs: LogPosition) -> None:
         if not isinstance(answer, Response):
             self._begin_feed(request, answer)
             return
@@ -287,7 +287,7 @@ class HttpSession(asyncio.Protocol):
         first = head(answer, self._listener.dates.now(), connection=connection)
         return first if request is not None and request.is_head else first + answer.body
 
-    def _send(self, data: bytes, needs: Needs, *, is_last: bool = False) -> None:
+    def _send(self, data: bytes, needs: LogPosition, *, is_last: bool = False) -> None:
         """Write an answer, or hold it until what it shows is on the disk: never before one that is held already."""
         durability = self._server.durability
         if durability is None or (not self._held and durability.covers(needs)):
@@ -316,10 +316,10 @@ class HttpSession(asyncio.Protocol):
     def _watch(self) -> None:
         """A request that has begun has to come whole in time."""
         if self._reader.is_reading:
-            self._server.watch_frame(self, self._reader.promised_bytes)
+            self._server.arm_read_deadline(self, self._reader.promised_bytes)
             self._watched = True
         elif self._watched and self.peer.greeted:
-            self._server.unwatch(self)
+            self._server.disarm(self)
             self._watched = False
 
     # ------------------------------------------------------------------ the end
@@ -334,7 +334,7 @@ class HttpSession(asyncio.Protocol):
         self._leaving = True
         self._short = None
         self._reader.drop()
-        self._server.watch_leaving(self)
+        self._server.arm_linger(self)
         if self._is_local or not self.transport.can_write_eof():
             self.transport.close()
         else:
@@ -345,16 +345,16 @@ class HttpSession(asyncio.Protocol):
 
     # ------------------------------------------------------------------ feeds
 
-    def _begin_feed(self, request: Request, feed: Telling) -> None:
+    def _begin_feed(self, request: Request, feed: EventSource) -> None:
         """From now on this connection only tells its peer what that asked for."""
         self._short = None
         self._reader.drop()
         self._reader.waiting.clear()
         self._is_chunked = not request.is_http10
-        self._send(stream_head(self._listener.dates.now(), is_chunked=self._is_chunked), NO_NEEDS)
-        self._server.unwatch(self)
+        self._send(stream_head(self._listener.dates.now(), is_chunked=self._is_chunked), NO_WAIT)
+        self._server.disarm(self)
         self.transport.resume_reading()  # to see the peer close
-        self._pump = Pump(feed, self, self._server.loop)
+        self._pump = FeedWriter(feed, self, self._server.loop)
         self._heartbeat = self._server.loop.call_later(HEARTBEAT_S, self._beat)
 
     def tell(self, events: list[Event]) -> None:
@@ -368,8 +368,8 @@ class HttpSession(asyncio.Protocol):
                 self._send_piece(HEARTBEAT)
 
     def _send_piece(self, data: bytes) -> None:
-        self._send(chunk(data) if self._is_chunked else data, NO_NEEDS)
+        self._send(chunk(data) if self._is_chunked else data, NO_WAIT)
 
     def _end_feed(self, last: bytes) -> None:
         self._pump = None
-        self._send(last, NO_NEEDS, is_last=True)
+        self._send(last, NO_WAIT, is_last=True)

@@ -21,7 +21,7 @@ from kvd.journal.records import CHECKPOINT_MAGIC, Codec, End, Header, Heads
 from kvd.store.heads import FORGOTTEN
 
 if TYPE_CHECKING:
-    from kvd.database import Database
+    from kvd.engine.database import Database
     from kvd.store.heads import Head
 
 # Heads in one record, or bytes of keys and values if that is less: a slice of about a millisecond.
@@ -47,7 +47,7 @@ def _record(database: "Database", heads: "list[Head]") -> Heads:
     there = [head for head in heads if _told(head) is not None]
     keys = [head.key for head in there]
     values: list[bytes] = [head.value for head in there]  # type: ignore[misc]
-    return Heads(keys, values, [head.version for head in there], *database.lives_of(keys))
+    return Heads(keys, values, [head.version for head in there], *database.expiries_of(keys))
 
 
 def _told(head: "Head") -> bytes | None:

@@ -32,7 +32,7 @@ HEADER_BYTES = _HEADER.size + _CRC.size
 _RECORD = struct.Struct("<II")
 RECORD_BYTES = _RECORD.size
 # No record is longer: a commit's frame has at most 256 MiB, and its keys and values come on top of little.
-MOST_RECORD_BYTES = 1 << 30
+MAX_RECORD_BYTES = 1 << 30
 
 
 class Record(msgspec.Struct, array_like=True, tag=True, gc=False, eq=False):
@@ -152,7 +152,7 @@ class Codec:
             return None
         length, crc = _RECORD.unpack_from(data, at)
         end = at + RECORD_BYTES + length
-        if not 0 < length <= MOST_RECORD_BYTES or end > len(data):
+        if not 0 < length <= MAX_RECORD_BYTES or end > len(data):
             return None
         payload = data[at + RECORD_BYTES : end]
         return payload if self._crc(length, payload) == crc else None

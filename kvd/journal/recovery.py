@@ -18,8 +18,8 @@ import msgspec
 from kvd.journal import names
 from kvd.journal.disk import Disk
 from kvd.journal.errors import Damaged, Unfinished
-from kvd.journal.reading import CheckpointReader, SegmentReader, TornTail
 from kvd.journal.records import Group, Header
+from kvd.journal.segments import CheckpointReader, SegmentReader, TornTail
 
 Progress = Callable[[int, int], None]  # bytes done, bytes in all
 # Progress is told about each time when so many more have been done.
@@ -27,7 +27,7 @@ _STEP_BYTES = 1024 * 1024
 
 
 class Target(Protocol):
-    """Whoever is told what a directory holds: ``kvd.database.Database``, or a copy (``copying.py``).
+    """Whoever is told what a directory holds: ``kvd.engine.database.Database``, or a copy (``copying.py``).
 
     First a checkpoint if there is one: ``begin_load``, ``load`` for each of its pieces, ``end_of_load``. Then the
     segments.

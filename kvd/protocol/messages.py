@@ -10,14 +10,14 @@ import msgspec
 
 PROTOCOL = 1
 # Refuses a bigger collection before it is built. The configured limits are lower and are errors of one request.
-MOST_KEYS = 262_144
-MOST_REQUESTS = 65_536
+MAX_KEYS = 262_144
+MAX_REQUESTS = 65_536
 
-Keys = Annotated[list[str], msgspec.Meta(max_length=MOST_KEYS)]
-Entries = Annotated[dict[str, bytes], msgspec.Meta(max_length=MOST_KEYS)]
-Writes = Annotated[dict[str, bytes | None], msgspec.Meta(max_length=MOST_KEYS)]
-Reads = Annotated[dict[str, int], msgspec.Meta(max_length=MOST_KEYS)]
-Ranges = Annotated[list[tuple[str, str | None]], msgspec.Meta(max_length=MOST_KEYS)]
+Keys = Annotated[list[str], msgspec.Meta(max_length=MAX_KEYS)]
+Entries = Annotated[dict[str, bytes], msgspec.Meta(max_length=MAX_KEYS)]
+Writes = Annotated[dict[str, bytes | None], msgspec.Meta(max_length=MAX_KEYS)]
+Reads = Annotated[dict[str, int], msgspec.Meta(max_length=MAX_KEYS)]
+Ranges = Annotated[list[tuple[str, str | None]], msgspec.Meta(max_length=MAX_KEYS)]
 Id = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
 # A version to read at that stands for the snapshot which this connection began last.
 BEGUN = -1
@@ -194,7 +194,7 @@ class Access(Request, tag="access"):
 
     key: str
     uid: int | None = None
-    gids: Annotated[list[int], msgspec.Meta(max_length=MOST_KEYS)] = []
+    gids: Annotated[list[int], msgspec.Meta(max_length=MAX_KEYS)] = []
     certificate: str | None = None
     token: str | None = None
 
@@ -269,7 +269,7 @@ AnyRequest = (
 )
 
 decode_request = msgspec.msgpack.Decoder[AnyRequest](AnyRequest).decode
-_Some = msgspec.Meta(min_length=1, max_length=MOST_REQUESTS)
+_Some = msgspec.Meta(min_length=1, max_length=MAX_REQUESTS)
 decode_batch = msgspec.msgpack.Decoder[list[AnyRequest]](Annotated[list[AnyRequest], _Some]).decode
 # A large frame is first cut into its requests, undecoded.
 split_batch = msgspec.msgpack.Decoder[list[msgspec.Raw]](Annotated[list[msgspec.Raw], _Some]).decode

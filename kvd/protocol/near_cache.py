@@ -52,7 +52,7 @@ MAGIC = int.from_bytes(b"kvd-gen1", "little")
 # fcntl(2): SEAL, SHRINK, GROW and FUTURE_WRITE. Nobody but the server can write, and nobody can take away what clients
 # have mapped, which would kill them.
 SEALS = 0x01 | 0x02 | 0x04 | 0x10
-MOST_SLOTS = 1 << 24
+MAX_SLOTS = 1 << 24
 
 LEASE_MS = 250
 HEARTBEAT_MS = 50

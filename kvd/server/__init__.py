@@ -1,1 +1,1 @@
-"""The edges of the daemon towards its clients: sessions, the table of commands, listeners."""
+"""Connections: bytes in and out in order, fairness, deadlines, admission."""

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from kvd.server.access import ADMINISTER, Access, Grant, Identity, is_trusted
+from kvd.requests.access import ADMINISTER, Access, Grant, Identity, is_trusted
 from kvd.store.authors import OWN_NAMES, Author
 
 if TYPE_CHECKING:
-    from kvd.server.feeds import Telling
+    from kvd.engine.feeds import EventSource
 
 _UCRED = struct.Struct("3i")  # struct ucred of unix(7): pid, uid, gid
 _SO_PEERGROUPS = 59  # of the kernel's asm-generic/socket.h; Python has no name for it
@@ -59,11 +59,11 @@ class Peer:
         self.administrator = self.is_trusted
         self.greeted = uid is not None
         self.begun: int | None = None
-        self.feed: Telling | None = None
+        self.feed: EventSource | None = None
         self.fresh = True
         self.descriptor: int | None = None
 
-    def known_as(self, who: Identity) -> None:
+    def authenticate_as(self, who: Identity) -> None:
         """Somebody on TCP has shown who it is: its commits are by that name."""
         self.identity = who
         self.greeted = True
@@ -129,7 +129,7 @@ def tcp_peer(address: tuple[str, int] | None, certificate: dict[str, Any] | None
         raise ConnectionResetError
     peer = Peer(f"tcp {address[0]}:{address[1]}", None)
     if certificate is not None:
-        peer.known_as(Identity(certificate=_common_name(certificate)))
+        peer.authenticate_as(Identity(certificate=_common_name(certificate)))
     return peer
 
 

@@ -11,21 +11,21 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from kvd.engine.durability import Durability
 from kvd.protocol.frames import frame
 from kvd.protocol.keepalive import keep_alive
 from kvd.protocol.limits import Limits
 from kvd.protocol.messages import encode_replies
-from kvd.server.access import Access
+from kvd.requests.access import Access
+from kvd.requests.errors import error_reply
+from kvd.requests.executor import Commands
 from kvd.server.busy_poll import BusyPoll
-from kvd.server.commands import Commands
-from kvd.server.connections import Connection
-from kvd.server.durability import Durability
-from kvd.server.measures import LoopLag
+from kvd.server.connection import Connection
 from kvd.server.peers import Peer, tcp_peer, unix_peer
-from kvd.server.refusals import error_reply
 from kvd.server.session import Session
+from kvd.server.set_batch import SetBatcher
 from kvd.server.tls_listener import TlsListener
-from kvd.server.turn import Turn
+from kvd.telemetry.metrics import LoopLag
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ class Server:
         self.commands = commands
         self.loop = loop
         self.busy_poll = BusyPoll(loop, busy_poll_us) if busy_poll_us else None
-        self.turn = Turn(commands, loop)
+        self.turn = SetBatcher(commands, loop)
         self.sessions: set[Connection] = set()
         self._buffer_bytes = 0
         self._measure_at = 0.0
@@ -170,7 +170,7 @@ class Server:
         self.turn.make()
         self.commands.tokens = tokens
         for session in list(self.sessions):
-            if not self.commands.still_knows(session.peer):
+            if not self.commands.token_is_valid(session.peer):
                 session.leave(error_reply("unauthenticated", "the token that was shown is not valid any more"))
 
     def speak(self, tls: ssl.SSLContext) -> None:
@@ -183,7 +183,7 @@ class Server:
         self.commands.forget(session.peer)
         self.sessions.discard(session)
         self._tcp.pop(session, None)
-        self.unwatch(session)
+        self.disarm(session)
         uid = session.peer.uid
         if uid is not None:
             self._of_uid[uid] -= 1
@@ -192,22 +192,22 @@ class Server:
         if not self.sessions:
             self._empty.set()
 
-    def watch_frame(self, session: Connection, frame_bytes: int) -> None:
+    def arm_read_deadline(self, session: Connection, frame_bytes: int) -> None:
         """The rest of a frame has to come in time, counted from its first byte (before hello: from the connect)."""
         if session not in self._deadlines:
             self._watch(session, self.limits.frame_timeout_ms / 1000 + frame_bytes / _FRAME_BYTES_A_SECOND)
 
-    def watch_stall(self, session: Connection) -> None:
+    def arm_write_deadline(self, session: Connection) -> None:
         """The peer has to take some of its replies in time."""
         self._unread_bytes[session] = session.transport.get_write_buffer_size()
         self._watch(session, self.limits.stalled_peer_timeout_ms / 1000)
 
-    def watch_leaving(self, session: Connection) -> None:
+    def arm_linger(self, session: Connection) -> None:
         """The peer has to take its last frame, and on TCP to close, in time."""
         self._unread_bytes[session] = session.transport.get_write_buffer_size()
         self._watch(session, LINGER_S)
 
-    def unwatch(self, session: Connection) -> None:
+    def disarm(self, session: Connection) -> None:
         """The session has no deadline any more."""
         self._deadlines.pop(session, None)
         self._unread_bytes.pop(session, None)
@@ -224,7 +224,7 @@ class Server:
 
     def _send_away(self, session: Connection, reason: str) -> None:
         logger.warning("refused %s: %s", session.peer.name, reason)
-        self.commands.measures.turned_away += 1
+        self.commands.measures.rejected += 1
         session.leave(error_reply("busy", f"{reason}; try again later"))
 
     # ------------------------------------------------------------------ deadlines
@@ -262,7 +262,7 @@ class Server:
         return 0 < unread < before
 
     def _expire(self, session: Connection, reason: str) -> None:
-        self.unwatch(session)
+        self.disarm(session)
         if not session.leaving:
             logger.info("closed %s: %s", session.peer.name, reason)
         session.abort()

@@ -20,16 +20,16 @@ from collections.abc import Iterator, Sequence
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, cast
 
+from kvd.engine.durability import NO_WAIT, LogPosition
 from kvd.protocol.frames import HEADER_BYTES, frame
 from kvd.protocol.messages import DECODE_ERRORS, AnyRequest, Set, decode_batch, encode_replies
-from kvd.server.durability import NO_NEEDS, Needs
-from kvd.server.large_frames import replies_in_slices, run_in_slices
+from kvd.requests.errors import error_reply, fault
+from kvd.requests.sliced import replies_in_slices, run_in_slices
+from kvd.server.feed_writer import FeedWriter
 from kvd.server.peers import Peer, send_with_descriptor
-from kvd.server.pump import Pump
-from kvd.server.refusals import error_reply, fault
 
 if TYPE_CHECKING:
-    from kvd.server.feeds import Event, Telling
+    from kvd.engine.feeds import Event, EventSource
     from kvd.server.server import Server
 
 logger = logging.getLogger(__name__)
@@ -82,9 +82,9 @@ class Session(asyncio.BufferedProtocol):
         self._wanted = HEADER_BYTES  # how much of it there has to be before it is worth another look
         self._slices: Iterator[list[bytes] | None] | None = None  # the large frame in work
         self._stalled = False
-        self._pump: Pump | None = None  # once it only tells
+        self._pump: FeedWriter | None = None  # once it only tells
         # Replies that wait for the disk, in order, and the last frame behind them.
-        self._held: deque[tuple[Needs, bytes]] = deque()
+        self._held: deque[tuple[LogPosition, bytes]] = deque()
         self._held_bytes = 0
         self._last: dict[str, object] | None = None
         self.finishing = False
@@ -137,11 +137,11 @@ class Session(asyncio.BufferedProtocol):
     def pause_writing(self) -> None:
         self._stalled = True
         self.transport.pause_reading()
-        self._server.watch_stall(self)
+        self._server.arm_write_deadline(self)
 
     def resume_writing(self) -> None:
         self._stalled = False
-        self._server.unwatch(self)
+        self._server.disarm(self)
         if not self._leaving:
             self._server.loop.call_soon(self._continue)
 
@@ -195,7 +195,7 @@ class Session(asyncio.BufferedProtocol):
         self._leaving = True
         self._left = bytearray()
         self.transport.write(frame(encode_replies(last)))
-        self._server.watch_leaving(self)
+        self._server.arm_linger(self)
         if self.peer.uid is not None or not self.transport.can_write_eof():
             # What the peer has sent meanwhile cannot make it lose this frame: a Unix socket delivers it first. (TLS
             # cannot be closed by halves.)
@@ -213,7 +213,7 @@ class Session(asyncio.BufferedProtocol):
 
     # ------------------------------------------------------------------ replies
 
-    def _send(self, data: bytes, needs: Needs) -> None:
+    def _send(self, data: bytes, needs: LogPosition) -> None:
         """Write a reply, or hold it until what it shows is on the disk: never before one that is held already."""
         durability = self._commands.durability
         if durability is None or (not self._held and durability.covers(needs)):
@@ -276,12 +276,12 @@ class Session(asyncio.BufferedProtocol):
         try:
             reply = self._answer(requests, frame_bytes)
         except Exception:
-            self.break_down()
+            self.fail_internal()
             return
         if reply is not None:
             self.reply(reply, self._commands.needs)
 
-    def reply(self, data: bytes, needs: Needs) -> None:
+    def reply(self, data: bytes, needs: LogPosition) -> None:
         """Send the answer to a frame that was put aside; nobody may be there any more."""
         if not self._leaving:
             self._send(data, needs)
@@ -293,14 +293,14 @@ class Session(asyncio.BufferedProtocol):
         try:
             requests = decode_batch(_read_view[HEADER_BYTES:size])
         except DECODE_ERRORS as error:
-            self._send(self._refuse(str(error)), NO_NEEDS)
+            self._send(self._refuse(str(error)), NO_WAIT)
             return
         commands = self._commands
         if type(requests[0]) is not Set or not self._turn.takes(requests):
             try:
                 reply = self._answer(requests, size - HEADER_BYTES)
             except Exception:
-                self.break_down()
+                self.fail_internal()
                 return
             self.peer.fresh = False
             if reply is None or self._leaving:  # for a fault in what was put aside before
@@ -313,14 +313,14 @@ class Session(asyncio.BufferedProtocol):
                 self._begin_feed(self.peer.feed)
         else:
             self.peer.fresh = False
-            self._turn.put_aside(self, requests, size - HEADER_BYTES)
+            self._turn.enqueue(self, requests, size - HEADER_BYTES)
 
     def _take(self, data: memoryview, size: int) -> int:
         """Answer whole frames from ``data``, as many as this turn allows; how many bytes were taken."""
         at = frames = 0
         replies = b""
-        needs = NO_NEEDS
-        limit = self._most_frame_bytes()
+        needs = NO_WAIT
+        limit = self._max_frame_bytes()
         while size - at >= HEADER_BYTES and frames < TURN_FRAMES:
             (length,) = _header(data, at)
             end = at + HEADER_BYTES + length
@@ -345,9 +345,9 @@ class Session(asyncio.BufferedProtocol):
                 if greeted and type(requests[0]) is Set and self._turn.takes(requests):
                     if replies:
                         self._send(replies, needs)
-                        replies, needs = b"", NO_NEEDS
+                        replies, needs = b"", NO_WAIT
                     self.peer.fresh = False
-                    self._turn.put_aside(self, requests, length)
+                    self._turn.enqueue(self, requests, length)
                     if self._leaving:  # a fault of ours
                         return size
                     frames += 1
@@ -356,7 +356,7 @@ class Session(asyncio.BufferedProtocol):
                     reply = self._answer(requests, length)
                 except Exception:
                     self._send(replies, needs)
-                    self.break_down()
+                    self.fail_internal()
                     return size
             self.peer.fresh = False
             if self._leaving:  # for a fault in what was put aside before
@@ -368,16 +368,16 @@ class Session(asyncio.BufferedProtocol):
             if not greeted:
                 if not self.peer.greeted:
                     break  # nothing behind a failed greeting is looked at
-                self._server.unwatch(self)
-                limit = self._most_frame_bytes()
-            if self._commands.needs is not NO_NEEDS:
+                self._server.disarm(self)
+                limit = self._max_frame_bytes()
+            if self._commands.needs is not NO_WAIT:
                 needs = needs.add(self._commands.needs)
             if self.peer.feed is not None:
                 break
             if len(replies) > WRITE_HIGH_WATER_BYTES:
                 # Not more of it in memory before it is known whether the peer takes it.
                 self._send(replies, needs)
-                replies, needs = b"", NO_NEEDS
+                replies, needs = b"", NO_WAIT
                 if self.busy:
                     break
         if replies:
@@ -388,13 +388,13 @@ class Session(asyncio.BufferedProtocol):
             self.leave(error_reply("unauthenticated", "the first frame must say hello with a valid token"))
         return at
 
-    def _most_frame_bytes(self) -> int:
+    def _max_frame_bytes(self) -> int:
         return self._commands.limits.max_frame_bytes if self.peer.greeted else GREETING_BYTES
 
     def _refuse(self, why: str) -> bytes:
         """The reply to a frame that is none, behind those before it."""
         self._commands.before_others()
-        self._commands.needs = NO_NEEDS
+        self._commands.needs = NO_WAIT
         return frame(encode_replies(error_reply("bad_request", why)))
 
     def _answer(self, requests: Sequence[AnyRequest], frame_bytes: int) -> bytes | None:
@@ -417,10 +417,10 @@ class Session(asyncio.BufferedProtocol):
         Where it is: to copy 16 MiB would keep everybody waiting for some milliseconds.
         """
         size = HEADER_BYTES + (_header(self._left)[0] if len(self._left) >= HEADER_BYTES else 0)
-        if not HEADER_BYTES + SLICE_BYTES < size <= min(len(self._left), HEADER_BYTES + self._most_frame_bytes()):
+        if not HEADER_BYTES + SLICE_BYTES < size <= min(len(self._left), HEADER_BYTES + self._max_frame_bytes()):
             return False
         input_, self._left = self._left, self._left[size:]
-        self._server.unwatch(self)
+        self._server.disarm(self)
         self.peer.fresh = False
         self._begin_work(replies_in_slices(self._commands, memoryview(input_)[HEADER_BYTES:size], self.peer))
         return True
@@ -438,7 +438,7 @@ class Session(asyncio.BufferedProtocol):
             pieces = next(self._slices)
         except Exception:
             self._slices = None
-            self.break_down()
+            self.fail_internal()
             return
         if self._leaving:  # by what it asked for itself
             return
@@ -451,7 +451,7 @@ class Session(asyncio.BufferedProtocol):
             self._begin_feed(self.peer.feed)
         self._continue()
 
-    def break_down(self) -> None:
+    def fail_internal(self) -> None:
         """A fault of ours: what has run of the frame is not known, so nothing more can be answered."""
         logger.exception("internal error in a frame of %s", self.peer.name)
         self.leave(fault())
@@ -465,7 +465,7 @@ class Session(asyncio.BufferedProtocol):
                 taken = self._take(view, len(view))
             del self._left[:taken]
             if taken and not self._leaving:  # who leaves has a new deadline
-                self._server.unwatch(self)
+                self._server.disarm(self)
         self._settle()
 
     def _settle(self) -> None:
@@ -487,10 +487,10 @@ class Session(asyncio.BufferedProtocol):
         elif self.finishing:
             self.leave(error_reply("shutting_down", "the server is stopping; what is not answered did not run"))
         elif self._left:
-            self._server.watch_frame(self, self._wanted)
+            self._server.arm_read_deadline(self, self._wanted)
             self.transport.resume_reading()
         else:
-            self._server.unwatch(self)
+            self._server.disarm(self)
             self.transport.resume_reading()
 
     def _read_on(self) -> None:
@@ -499,14 +499,14 @@ class Session(asyncio.BufferedProtocol):
 
     # ------------------------------------------------------------------ feeds
 
-    def _begin_feed(self, feed: "Telling") -> None:
+    def _begin_feed(self, feed: "EventSource") -> None:
         """From now on this connection only tells its peer what that asked for."""
         if not self._commands.may_go_on(self.peer):
             self.leave(error_reply("forbidden", "the rules have changed: no right to what was to be told"))
             return
-        self._pump = Pump(feed, self, self._server.loop)
+        self._pump = FeedWriter(feed, self, self._server.loop)
 
-    def _go_on_feeding(self, pump: Pump) -> None:
+    def _go_on_feeding(self, pump: FeedWriter) -> None:
         if self._left:
             self._refuse_input()
         else:
@@ -518,4 +518,4 @@ class Session(asyncio.BufferedProtocol):
 
     def tell(self, events: "list[Event]") -> None:
         """Send events of the feed."""
-        self._send(frame(encode_replies(events)), NO_NEEDS)
+        self._send(frame(encode_replies(events)), NO_WAIT)

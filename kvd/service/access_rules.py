@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from kvd.server.access import OVERFLOW_ID, RIGHTS, AccessRule
+from kvd.requests.access import OVERFLOW_ID, RIGHTS, AccessRule
 from kvd.service.options import in_words, suggestion
 
 _WHO = ("user", "group", "uid", "gid", "certificate", "token", "everyone")

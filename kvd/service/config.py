@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from kvd.protocol.address import default_socket, parse_host_port
-from kvd.server.access import AccessRule
+from kvd.requests.access import AccessRule
 from kvd.service.access_rules import access_rule
 from kvd.service.options import (
     OPTIONS,

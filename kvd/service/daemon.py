@@ -27,7 +27,7 @@ from kvd.service.waiting import Waiting
 logger = logging.getLogger(__name__)
 
 
-def standard_fds() -> None:
+def ensure_standard_fds() -> None:
     """Open /dev/null on descriptors 0 to 2 that are closed, before anything else can be given their numbers."""
     for descriptor in range(3):
         try:
@@ -40,11 +40,11 @@ def standard_fds() -> None:
     sys.stderr = sys.stderr or open(2, "w", closefd=False, errors="backslashreplace")  # noqa: SIM115 - it stays open
 
 
-class CallerGone(Exception):
+class ParentGone(Exception):
     """Whoever started the daemon is gone and was not told 0: better no daemon than one that nobody knows of."""
 
 
-class Readiness:
+class ReadyPipe:
     """The daemon's end of the pipe to the process that waits for it."""
 
     def __init__(self, descriptor: int) -> None:
@@ -75,7 +75,7 @@ class Readiness:
         """Tell why not."""
         try:
             self._send(f"F{exit_code} {' '.join(text.splitlines())}")
-        except CallerGone:
+        except ParentGone:
             pass
 
     def _send(self, message: str) -> None:
@@ -85,11 +85,11 @@ class Readiness:
             # A path in a message may be any bytes.
             os.write(self._descriptor, message.encode(errors="backslashreplace") + b"\n")
         except BrokenPipeError:
-            raise CallerGone from None
+            raise ParentGone from None
 
 
 def daemonize(
-    run: Callable[[Readiness], int],
+    run: Callable[[ReadyPipe], int],
     *,
     lock: LockFile,
     preserve: list[int],
@@ -116,7 +116,7 @@ def daemonize(
             os.close(writing)
             raise StartError(EXIT_FAILURE, f"cannot start another process: {error.strerror}") from None
         if child == 0:
-            _be_daemon(run, Readiness(writing), locks, context)
+            _be_daemon(run, ReadyPipe(writing), locks, context)
         os.close(writing)
         for each in locks:
             each.close()
@@ -149,8 +149,8 @@ def _context(lock: LockFile, preserve: list[int]) -> Any:  # noqa: ANN401 - the 
 
 
 def _be_daemon(
-    run: Callable[[Readiness], int],
-    readiness: Readiness,
+    run: Callable[[ReadyPipe], int],
+    readiness: ReadyPipe,
     locks: list[LockFile],
     context: Any,  # noqa: ANN401 - the library has no types
 ) -> NoReturn:
@@ -166,7 +166,7 @@ def _be_daemon(
         status = run(readiness)
     except StartError as error:
         status, text = error.exit_code, error.text
-    except CallerGone:
+    except ParentGone:
         pass
     except BaseException as error:
         text = _report(error, readiness)
@@ -181,7 +181,7 @@ def _be_daemon(
             os._exit(status)
 
 
-def _report(error: BaseException, readiness: Readiness) -> str:
+def _report(error: BaseException, readiness: ReadyPipe) -> str:
     """Show a failure that nobody expected where it will be seen; what to tell the caller."""
     if readiness.is_told:
         logger.critical("the daemon failed", exc_info=error)

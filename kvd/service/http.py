@@ -7,11 +7,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from kvd.protocol.address import parse_host_port
-from kvd.server import exposition
 from kvd.service import systemd
 from kvd.service.config import Config, ConfigError
 from kvd.service.options import is_path
 from kvd.service.unix_socket import bind_unix_socket, remove_socket, socket_inode
+from kvd.telemetry import exposition
 
 if TYPE_CHECKING:
     from kvd.server.server import Server

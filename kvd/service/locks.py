@@ -116,7 +116,7 @@ class LockFile:
 
 
 @contextmanager
-def held_off(path: str) -> Iterator[None]:
+def exclude_daemon(path: str) -> Iterator[None]:
     """Keep every daemon from taking the lock at ``path`` meanwhile, without writing anything; two may do this at once.
 
     Raises AlreadyRunning, StartError.

@@ -15,16 +15,16 @@ from typing import BinaryIO
 
 import msgspec
 
-from kvd.database import Database
+from kvd.engine.copying import Point, copy, leftovers, write_new
+from kvd.engine.database import Database
+from kvd.engine.examination import CheckReport, Extent, examine, furthest, reaches
 from kvd.journal import names
-from kvd.journal.backup import BackupReader, load_backup
-from kvd.journal.copying import Point, copy, leftovers, write_new
+from kvd.journal.backup_file import BackupReader, load_backup
 from kvd.journal.disk import Disk, check_owner
 from kvd.journal.errors import Damaged, JournalError
-from kvd.journal.examination import Examined, Reach, examine, furthest, reaches
 from kvd.journal.recovery import Progress
 from kvd.service.errors import EXIT_CONFIGURATION, EXIT_DAMAGED, EXIT_FAILURE, EXIT_IO_ERROR, EXIT_USAGE, StartError
-from kvd.service.locks import LockFile, held_off
+from kvd.service.locks import LockFile, exclude_daemon
 
 STDIN = "-"
 
@@ -41,7 +41,7 @@ class Made(msgspec.Struct):
     lost: int = 0
 
 
-def check(directory: str, progress: Progress) -> Examined:
+def check(directory: str, progress: Progress) -> CheckReport:
     """Look at all that a data directory holds; it may be on a read-only file system. Raises StartError."""
     with _explained(directory, directory), _reading(directory) as disk:
         return examine(disk, progress)
@@ -87,13 +87,13 @@ def restore(source: str, new_directory: str, version: int | None, time_us: int |
 
 
 def _copied(
-    disk: Disk, directory: str, new_directory: str, reach: Reach, point: Point, progress: Progress
+    disk: Disk, directory: str, new_directory: str, reach: Extent, point: Point, progress: Progress
 ) -> tuple[int, int]:
     with _writing(new_directory) as target, _explained(f"{directory} to {new_directory}", directory):
         return copy(disk, target, reach.base, point, secrets.token_bytes(8), _salt, progress)
 
 
-def _reach_for(disk: Disk, source: str, point: Point) -> Reach:
+def _reach_for(disk: Disk, source: str, point: Point) -> Extent:
     """From where ``point`` can be made, with as much history as there is. Raises StartError, Damaged."""
     found = reaches(disk)
     possible = [reach for reach in found if reach.first == 0 or point.covers(reach.first, reach.first_time)]
@@ -111,7 +111,7 @@ def _reach_for(disk: Disk, source: str, point: Point) -> Reach:
     return reach
 
 
-def _refuse_to_begin(disk: Disk, source: str, found: list[Reach]) -> None:
+def _refuse_to_begin(disk: Disk, source: str, found: list[Extent]) -> None:
     if not found:
         examine(disk)  # which says what is wrong
         raise StartError(EXIT_DAMAGED, f"{source} has nothing that could be restored")
@@ -129,7 +129,7 @@ def _loaded(stream: BinaryIO, source: str, progress: Progress) -> Database:
     size = os.fstat(stream.fileno()).st_size
     database = Database()
     load_backup(BackupReader(stream, source), database, lambda done: progress(done, max(size, done)))
-    database.bury_orphans()
+    database.delete_orphaned_ephemerals()
     return database
 
 
@@ -148,7 +148,7 @@ def _reading(directory: str) -> Iterator[Disk]:
         found = disk.names()
         if not names.log_numbers(found) and not names.checkpoint_numbers(found) and names.UNFINISHED_COPY not in found:
             raise StartError(EXIT_FAILURE, f"{directory} is no data directory: nothing of kvd's is in it")
-        with held_off(os.path.join(directory, names.LOCK)):
+        with exclude_daemon(os.path.join(directory, names.LOCK)):
             yield disk
     finally:
         disk.close()

@@ -15,10 +15,10 @@ import msgspec
 
 from kvd.protocol.address import MAX_UNIX_PATH_BYTES, parse_host_port
 from kvd.protocol.limits import KIB, MIB, Limits
-from kvd.protocol.messages import MOST_KEYS, MOST_REQUESTS
-from kvd.server.access import AccessRule
-from kvd.server.slow_log import DEFAULT_ENTRIES, DEFAULT_THRESHOLD_US
+from kvd.protocol.messages import MAX_KEYS, MAX_REQUESTS
+from kvd.requests.access import AccessRule
 from kvd.store.prefixes import PrefixRule
+from kvd.telemetry.slow_log import DEFAULT_ENTRIES, DEFAULT_THRESHOLD_US
 
 Value = int | str | tuple[str, ...]
 
@@ -135,8 +135,8 @@ BOUNDS: dict[str, tuple[int, int]] = {
     "limits.max_reply_bytes": (4 * KIB, GIB),
     "limits.max_key_bytes": (1, 64 * KIB),
     "limits.max_value_bytes": (1, 256 * MIB),
-    "limits.max_requests_per_frame": (1, MOST_REQUESTS),
-    "limits.max_keys_per_request": (1, MOST_KEYS),
+    "limits.max_requests_per_frame": (1, MAX_REQUESTS),
+    "limits.max_keys_per_request": (1, MAX_KEYS),
     "limits.max_snapshots_per_connection": (0, 1_000_000),
     "limits.snapshot_idle_timeout_ms": (10, DAY_MS),
     "limits.max_ephemeral_keys_per_connection": (0, 1_000_000),

@@ -19,11 +19,11 @@ import time
 from collections.abc import Callable, Mapping
 
 from kvd import __version__
-from kvd.database import Database
+from kvd.engine.database import Database
 from kvd.protocol.limits import Limits
-from kvd.server.access import Access
-from kvd.server.commands import Administration, Commands
-from kvd.server.refusals import Refusal
+from kvd.requests.access import Access
+from kvd.requests.errors import RequestError
+from kvd.requests.executor import Administration, Commands
 from kvd.server.server import Server
 from kvd.service import logs, systemd
 from kvd.service.config import Config, ConfigError, History, Memory
@@ -43,9 +43,9 @@ UPKEEP_PAUSE_S = 0.005
 # What is old enough to go, but needed by a snapshot, is looked at again after so long.
 PINNED_PAUSE_S = 1.0
 # A timer for a deadline is set for no longer than this, and for a little after it.
-LONGEST_TIMER_S = 60.0
+MAX_TIMER_S = 60.0
 TIMER_GRAIN_S = 0.001
-LONGEST_LOOK_S = 2.0  # at snapshots that may be idle
+MAX_LOOK_S = 2.0  # at snapshots that may be idle
 
 
 class Daemon(Administration):
@@ -188,12 +188,12 @@ class Daemon(Administration):
         if self._expiry_timer is not None:
             self._expiry_timer.cancel()
         # A timer goes by another clock, which a suspended machine stops; so it looks again now and then.
-        delay_s = min(delay_us / 1_000_000, LONGEST_TIMER_S) + TIMER_GRAIN_S
+        delay_s = min(delay_us / 1_000_000, MAX_TIMER_S) + TIMER_GRAIN_S
         self._expiry_timer = asyncio.get_running_loop().call_later(delay_s, self._expire)
 
     def _expire(self) -> None:
         self._expiry_timer = None
-        if not self.database.expire_some():
+        if not self.database.expire_step():
             asyncio.get_running_loop().call_soon(self._expire)  # the others' turn first
             return
         due_us = self.database.next_look_us()
@@ -202,7 +202,7 @@ class Daemon(Administration):
 
     def _schedule_letting_go(self) -> None:
         # No longer than this, for a reload may lower the limit.
-        delay_s = min(self.commands.limits.snapshot_idle_timeout_ms / 1000 / 4, LONGEST_LOOK_S)
+        delay_s = min(self.commands.limits.snapshot_idle_timeout_ms / 1000 / 4, MAX_LOOK_S)
         asyncio.get_running_loop().call_later(delay_s, self._let_snapshots_go)
 
     def _let_snapshots_go(self) -> None:
@@ -237,7 +237,7 @@ class Daemon(Administration):
     def checkpoint(self) -> int:
         """Begin a checkpoint. Raises Refusal without a data directory."""
         if self._storage is None:
-            raise Refusal("bad_request", "everything is in memory only; start the daemon with --data-dir")
+            raise RequestError("bad_request", "everything is in memory only; start the daemon with --data-dir")
         self._storage.begin_checkpoint()
         return self.database.store.version
 
@@ -267,7 +267,7 @@ class Daemon(Administration):
             tls = None if self._tls is None else server_context(new.listen)
         except ConfigError as error:
             logger.error("reload refused, nothing was changed: %s", error)
-            raise Refusal("bad_request", f"nothing was changed: {error}") from error
+            raise RequestError("bad_request", f"nothing was changed: {error}") from error
         finally:
             systemd.notify("READY=1", self._status_line())
         self.config = new
@@ -301,7 +301,7 @@ class Daemon(Administration):
             return  # systemd must not be told READY=1 any more
         try:
             self.reload()
-        except Refusal:
+        except RequestError:
             pass  # written to the logging where it arose
 
     # ------------------------------------------------------------------ words

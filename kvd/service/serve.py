@@ -15,18 +15,18 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
-from kvd.database import Database
+from kvd.engine.database import Database
 from kvd.protocol.address import parse_host_port
 from kvd.protocol.frames import frame
 from kvd.service import logs, systemd
 from kvd.service.config import Config, ConfigError, load
-from kvd.service.daemon import daemonize, standard_fds
+from kvd.service.daemon import daemonize, ensure_standard_fds
 from kvd.service.errors import EXIT_CONFIGURATION, EXIT_FAILURE, EXIT_IO_ERROR, StartError
 from kvd.service.http import PASSED_NAME, HttpSockets, check_installed
 from kvd.service.locks import LockFile
 from kvd.service.process import Daemon, window_limits
 from kvd.service.restart_fence import RestartFence
-from kvd.service.storage import Bar, NoBar, Storage
+from kvd.service.storage import Bar, NullProgress, Storage
 from kvd.service.tls import server_context
 from kvd.service.unix_socket import BACKLOG, bind_unix_socket, make_directory, remove_socket, socket_inode
 
@@ -36,12 +36,14 @@ LOCK_SUFFIX = ".lock"
 PING_TIMEOUT_S = 5.0
 
 
-def serve(flags: Mapping[str, object], config_file: str | None, *, daemon: bool, bar: Callable[[], Bar] = NoBar) -> int:
+def serve(
+    flags: Mapping[str, object], config_file: str | None, *, daemon: bool, bar: Callable[[], Bar] = NullProgress
+) -> int:
     """Run a daemon; the exit code. With ``daemon``, return 0 as soon as a detached one accepts connections.
 
     ``bar`` gives what shows the person how far the recovery of a data directory is.
     """
-    standard_fds()
+    ensure_standard_fds()
     try:
         return _Start(flags, config_file, daemon=daemon, bar=bar).run()
     except ConfigError as error:

@@ -1,7 +1,7 @@
 """The data directory of a running daemon: opened and recovered at the start, checkpointed now and then, closed.
 
 start     lock ─ recover ─ make the tail certain ─ new segment ─▶ serve
-running   commit log (``kvd/server/durability.py``); a checkpoint when the log has grown by as much as the last
+running   commit log (``kvd/engine/durability.py``); a checkpoint when the log has grown by as much as the last
           one was large, and by checkpoint_bytes at least
 stop      write, sync, mark that nothing follows
 """
@@ -17,7 +17,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol, Self
 
-from kvd.database import Database
+from kvd.engine.database import Database
+from kvd.engine.durability import Durability
 from kvd.journal import names
 from kvd.journal.checkpoint import CheckpointFile, remove_superseded, slices
 from kvd.journal.commit_log import CommitLog
@@ -25,7 +26,6 @@ from kvd.journal.disk import Disk, check_owner
 from kvd.journal.errors import Damaged, JournalError, NoSpace
 from kvd.journal.records import Header
 from kvd.journal.recovery import Recovered, prepare_tail, recover
-from kvd.server.durability import Durability
 from kvd.service import systemd
 from kvd.service.errors import EXIT_CONFIGURATION, EXIT_DAMAGED, EXIT_IO_ERROR, StartError
 from kvd.service.locks import LockFile
@@ -51,7 +51,7 @@ class Bar(Protocol):
     def __exit__(self, *error: object) -> None: ...
 
 
-class NoBar:
+class NullProgress:
     """Nobody watches."""
 
     is_visible = False
@@ -107,7 +107,7 @@ class Storage:
             raise StartError(EXIT_CONFIGURATION, f"data directory {self._directory}: {problem}")
         self.directory_lock.acquire()
 
-    def open(self, bar: Callable[[], Bar] = NoBar) -> None:
+    def open(self, bar: Callable[[], Bar] = NullProgress) -> None:
         """Recover what is there, and open the commit log. Raises StartError."""
         self.directory_lock.write_pid()
         try:
@@ -166,7 +166,7 @@ class Storage:
         self._writer = ThreadPoolExecutor(1, "checkpoint")
         if config.sync != "always":
             await self.durability.begin_early()
-        self._database.bury_orphans()
+        self._database.delete_orphaned_ephemerals()
         return self.durability
 
     def _maybe_checkpoint(self) -> None:

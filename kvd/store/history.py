@@ -78,12 +78,12 @@ def _commits_after(store: "Store", version: int) -> "Iterator[tuple[Group, int, 
 
 def _page(each: "Iterator[tuple[Group, int, tuple[Head, ...]]]", limit: int, max_bytes: int) -> list[Commit]:
     page: list[Commit] = []
-    room_keys = LOG_KEYS
+    remaining_keys = LOG_KEYS
     for group, version, heads in islice(each, limit):
-        if page and (len(heads) > room_keys or max_bytes <= 0):
+        if page and (len(heads) > remaining_keys or max_bytes <= 0):
             break
         keys = [head.key for head in heads]
         page.append(Commit(version, group.time, group.author, keys))
-        room_keys -= len(keys)
+        remaining_keys -= len(keys)
         max_bytes -= sum(map(len, keys)) + _VERSION_BYTES
     return page

@@ -52,8 +52,8 @@ if TYPE_CHECKING:
 Range = tuple[str, str | None]
 
 # A conflict names no more keys than this, nor more characters of them.
-MOST_CHANGES = 100
-MOST_CHARACTERS = 4_096
+MAX_CHANGES = 100
+MAX_CHARACTERS = 4_096
 # Commits since the snapshot are looked through up to so many keys; then the keys of the range are.
 COMMITTED_KEYS = 4_096
 
@@ -96,7 +96,7 @@ def _changed_in(store: "Store", ranges: list[Range], snapshot: int) -> Iterator[
         heads: Iterable[Head] = {head.key: head for head in committed}.values()
         return (head for head in heads if _within(head.key, ranges, starts))
     found = (store.find(key) for start, end in ranges for key in store.keys_between(start, end))
-    return islice((head for head in found if head is not None and head.version > snapshot), MOST_CHANGES)
+    return islice((head for head in found if head is not None and head.version > snapshot), MAX_CHANGES)
 
 
 def _committed_since(store: "Store", snapshot: int) -> Iterator[Head]:
@@ -129,8 +129,8 @@ def _within(key: str, merged: list[Range], starts: list[str]) -> bool:
 
 
 def _bounded(keys: list[str]) -> Iterator[str]:
-    room = MOST_CHARACTERS
-    for key in keys[:MOST_CHANGES]:
+    room = MAX_CHARACTERS
+    for key in keys[:MAX_CHANGES]:
         yield key
         room -= len(key)
         if room <= 0:

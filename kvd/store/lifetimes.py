@@ -31,7 +31,7 @@ SHARDS = 256
 _MASK = SHARDS - 1
 
 
-class Life(msgspec.Struct, frozen=True, kw_only=True):
+class Expiry(msgspec.Struct, frozen=True, kw_only=True):
     """What a write says about the lives of its keys.
 
     ``keep``: keys that exist keep the life they have, and deadlines count for new ones only. ``deadlines``: those of
@@ -44,8 +44,8 @@ class Life(msgspec.Struct, frozen=True, kw_only=True):
     owner: Hashable = None
 
 
-ENDLESS = Life()
-KEPT = Life(keep=True)
+NO_EXPIRY = Expiry()
+KEEP_TTL = Expiry(keep=True)
 
 
 class Lifetimes:
@@ -88,7 +88,7 @@ class Lifetimes:
             entries = list(map(get, keys))
         return [None if entry is None else entry.deadline for entry in entries]
 
-    def written(self, keys: Collection[str], life: Life, existing: Collection[str] = ()) -> None:
+    def written(self, keys: Collection[str], life: Expiry, existing: Collection[str] = ()) -> None:
         """``keys`` were written; those in ``existing`` were there before (asked for only if ``life.keep``)."""
         for key in keys:
             kept = life.keep and key in existing

@@ -3,7 +3,7 @@
 from kvd.store.errors import NotANumber
 
 # More are not looked at: that takes quadratic time. A number of 64 bits has 19 at most, and may have zeros before it.
-_MOST_DIGITS = 20
+_MAX_DIGITS = 20
 _BEYOND = 2**63
 
 
@@ -15,7 +15,7 @@ def is_number(number: int) -> bool:
 def parse_number(key: str, value: bytes) -> int:
     """The number that ``value`` of ``key`` is. Raises NotANumber."""
     digits = value[1:] if value[:1] in (b"-", b"+") else value
-    if not digits.isdigit() or len(digits) > _MOST_DIGITS:
+    if not digits.isdigit() or len(digits) > _MAX_DIGITS:
         raise NotANumber(key, "the value is not a decimal number")
     number = int(value)
     if not is_number(number):

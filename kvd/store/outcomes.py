@@ -23,7 +23,7 @@ from kvd.store.errors import OutcomeUnknown
 _SHORT_ANSWER = 16
 
 
-class Outcomes:
+class IdempotencyCache:
     """Answers to committed writes by (scope, id); a scope is whoever chose the id.
 
     ``limit`` is how many are remembered; fewer if some are long.

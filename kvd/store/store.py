@@ -25,7 +25,7 @@ from kvd.store.errors import KeysNotFound, NotANumber, SnapshotGone, VersionAhea
 from kvd.store.heads import FORGOTTEN, Head
 from kvd.store.index import PENDING_KEYS, OrderedIndex
 from kvd.store.keyspace import Keyspace
-from kvd.store.lifetimes import ENDLESS, KEPT, Life, Lifetimes
+from kvd.store.lifetimes import KEEP_TTL, NO_EXPIRY, Expiry, Lifetimes
 from kvd.store.numbers import is_number, parse_number
 from kvd.store.retention import Retention
 from kvd.store.window import GROUP_BYTES, PLACE_BYTES, SUPERSEDED_BYTES, Group, Window, WindowLimits
@@ -216,13 +216,13 @@ class Store:
         self.drop_history(written - self._written_before + DROP_BUDGET_KEYS)
         self._written_before = written
 
-    def set(self, entries: Mapping[str, bytes], author: Author = NOBODY, life: Life = ENDLESS) -> int:
+    def set(self, entries: Mapping[str, bytes], author: Author = NOBODY, life: Expiry = NO_EXPIRY) -> int:
         """Store all ``entries`` in one commit; return its version (the current one where there are none)."""
         self.counters.set_operations += len(entries)
         self._give_life(entries, life)
         return self._commit(entries, author, list(map(len, entries.values())))
 
-    def write(self, writes: Mapping[str, bytes | None], author: Author = NOBODY, life: Life = ENDLESS) -> int:
+    def write(self, writes: Mapping[str, bytes | None], author: Author = NOBODY, life: Expiry = NO_EXPIRY) -> int:
         """Store values and delete keys (None; missing ones are passed over) in one commit; return its version."""
         entries = {key: value for key, value in writes.items() if value is not None}
         deleted = [key for key, value in writes.items() if value is None and self.exists(key)]
@@ -233,7 +233,7 @@ class Store:
         stored = list(map(len, entries.values()))
         return self._commit(entries | dict.fromkeys(deleted) if deleted else entries, author, stored)
 
-    def increment(self, key: str, by: int, author: Author = NOBODY, life: Life = KEPT) -> tuple[int, int]:
+    def increment(self, key: str, by: int, author: Author = NOBODY, life: Expiry = KEEP_TTL) -> tuple[int, int]:
         """Add ``by`` to the number stored under ``key`` (absent: 0); return the sum and the version.
 
         Raises NotANumber, with nothing changed.
@@ -254,9 +254,9 @@ class Store:
         self._commit(entries, author, list(map(len, entries.values())))  # type: ignore[arg-type]
         return [found[key] for key in keys]
 
-    def _give_life(self, entries: Mapping[str, bytes], life: Life) -> None:
+    def _give_life(self, entries: Mapping[str, bytes], life: Expiry) -> None:
         """Note how long ``entries``, which are about to be written, live."""
-        if life is ENDLESS:
+        if life is NO_EXPIRY:
             self.lifetimes.ended(entries.keys())
         else:
             self.lifetimes.written(entries, life, {key for key in entries if self.exists(key)} if life.keep else ())
@@ -523,7 +523,7 @@ class Store:
         forgotten = self.retention.forget(self.time, budget_keys) if self.retention else 0
         return forgotten + self._cut(self.window.drop(self.time, budget_keys))
 
-    def squeeze_history(self, size: int, shown: int, *, even_pinned: bool) -> None:
+    def trim_history(self, size: int, shown: int, *, even_pinned: bool) -> None:
         """Drop history until ``size`` bytes of it are gone, or all up to the commit of version ``shown``.
 
         What is pinned stays, unless ``even_pinned``.

@@ -16,7 +16,7 @@ import pexpect
 import pytest
 
 from kv import connect
-from kv.client import Client
+from kv.blocking.client import Client
 from tests.cli.conftest import COMMAND, DEADLINE_S, Kv, environment
 
 Serving = Callable[..., tuple[Kv, "subprocess.Popen[bytes]"]]

@@ -15,8 +15,8 @@ import pexpect
 import pytest
 
 from kv import connect
+from kv.blocking.client import Client
 from kv.cli.bench.keys import PREFIX
-from kv.client import Client
 from tests.cli.conftest import COMMAND, DEADLINE_S, Kv
 
 

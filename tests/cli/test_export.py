@@ -12,7 +12,7 @@ import pexpect
 import pytest
 
 from kv import connect
-from kv.client import Client
+from kv.blocking.client import Client
 from tests.cli.conftest import DEADLINE_S, Kv
 
 VALUES = {

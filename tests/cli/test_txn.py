@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from kv.blocking.client import Client, connect
 from kv.cli.failures import CommandFailed
 from kv.cli.statements import parse
 from kv.cli.transactions import carry_out
-from kv.client import Client, connect
 from kv.errors import Conflict
 from kv.results import Versioned
 

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from kv.blocking.client import Client, connect
+from kv.blocking.watch import Watch
 from kv.cli.commands.wait import until
-from kv.client import Client, connect
-from kv.watches import Watch
 
 if TYPE_CHECKING:
     from tests.cli.conftest import Kv

@@ -17,9 +17,9 @@ import msgspec
 import pytest
 
 import kv
-from kv.calls import Asynchronous, Collecting
-from kv.codecs import Codec, full, light
-from kv.pipeline import Result
+from kv.api.methods import Asynchronous, Deferred
+from kv.api.pipeline import Result
+from kv.wire.codecs import Codec, full, light
 
 ROOT = pathlib.Path(__file__).parents[2]
 DEADLINE_S = 30
@@ -235,7 +235,7 @@ class Awaited:
     def _seen(self, thing: Any) -> Any:  # noqa: ANN401
         if hasattr(thing, "__anext__") and not hasattr(thing, "wait"):
             return self._items(thing)
-        return Awaited(self._loop, thing) if isinstance(thing, Asynchronous | Collecting | Result) else thing
+        return Awaited(self._loop, thing) if isinstance(thing, Asynchronous | Deferred | Result) else thing
 
     def _items(self, iterator: Any) -> Iterator[Any]:  # noqa: ANN401
         while (item := self._loop.run(lambda: anext(iterator, self))) is not self:

@@ -11,8 +11,8 @@ import pytest
 
 import kv
 import kv.aio
-from kv.locks import MAKING
-from kv.near_cache import DecodedObjects
+from kv.api.locks import MAKING
+from kv.near_cache.cache import DecodedObjects
 from tests.client.conftest import DEADLINE_S, ROOT
 
 if TYPE_CHECKING:

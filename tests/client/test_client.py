@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import kv
-from kv.codecs import Codec
+from kv.wire.codecs import Codec
 
 if TYPE_CHECKING:
     from tests.client.conftest import Daemon

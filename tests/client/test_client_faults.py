@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import kv
-from kv.codecs import Codec
 from kv.errors import KvdError
+from kv.wire.codecs import Codec
 
 if TYPE_CHECKING:
     from tests.client.conftest import Line, ScriptedServer

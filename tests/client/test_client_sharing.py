@@ -23,7 +23,12 @@ THREADS = 8
 CALLS = max(100, int(500 * SCALE))
 FORKS = max(50, int(200 * SCALE))
 INTERRUPTS = max(1_000, int(3_000 * SCALE))
-TRACED = tuple(f"kv/{name}.py" for name in ("client", "calls", "link", "channel", "delivery", "connection"))
+TRACED = tuple(
+    f"kv/{name}.py"
+    for name in (
+        "blocking/client", "api/methods", "blocking/connection", "wire/protocol", "wire/exchange", "blocking/stream",
+    )
+)  # fmt: skip
 
 
 def works(db: kv.Client, name: str, calls: int) -> None:

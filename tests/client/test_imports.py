@@ -40,11 +40,11 @@ def test_importing_kv_imports_nothing_heavy() -> None:
 
 
 def test_importing_the_client_imports_neither_codec_nor_socket() -> None:
-    assert imported_by("import kv.client") == {"kvd.protocol"}
+    assert imported_by("import kv.blocking.client") == {"kvd.protocol"}
 
 
 def test_a_light_client_imports_no_msgspec() -> None:
-    code = "import kv.client, kv.codecs; kv.client.connect('/x', codec=kv.codecs.light())"
+    code = "import kv.blocking.client, kv.wire.codecs; kv.blocking.client.connect('/x', codec=kv.wire.codecs.light())"
     assert imported_by(code).isdisjoint(HEAVY - {"msgpack"})
 
 

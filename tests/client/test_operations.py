@@ -8,11 +8,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from kv import operations
-from kv.codecs import full, light
 from kv.errors import KvdError, ProtocolError
-from kv.operations import Operation, prefix_end
 from kv.results import Author, Commit, HotKeys, Item, SlowFrame, Version, Versioned
+from kv.wire import operations
+from kv.wire.codecs import full, light
+from kv.wire.operations import Operation, prefix_end
 from kvd.protocol.messages import decode_batch
 
 SCALE = float(os.environ.get("KVD_TEST_SCALE", "1"))

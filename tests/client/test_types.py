@@ -13,8 +13,8 @@ from typing import assert_type
 
 import kv
 from kv.aio import AsyncClient, AsyncTransaction
-from kv.pipeline import Result
-from kv.transactions import Transaction
+from kv.api.pipeline import Result
+from kv.api.transactions import Transaction
 
 
 def blocking(db: kv.Client) -> None:

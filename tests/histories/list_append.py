@@ -22,9 +22,9 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
-MOST_REPORTS = 8
-MOST_TAIL = 64
-MOST_SEARCHES = 400
+MAX_REPORTS = 8
+MAX_TAIL = 64
+MAX_SEARCHES = 400
 NAMING_S = 30.0
 
 Op = Sequence[Any]  # ("r", key, [value…]) or ("append", key, value)
@@ -56,7 +56,7 @@ class Report:
         return {name for name, _ in self.anomalies}
 
     def add(self, name: str, text: str) -> None:
-        if sum(found == name for found, _ in self.anomalies) < MOST_REPORTS:
+        if sum(found == name for found, _ in self.anomalies) < MAX_REPORTS:
             self.anomalies.append((name, text))
 
 
@@ -191,7 +191,7 @@ def _tails(history: Sequence[Txn], longest: dict[str, list[Any]], committed: set
     infinite = float("inf")
     for key, numbers in found.items():
         numbers.sort(key=lambda number: infinite if history[number].end is None else history[number].end)  # type: ignore[arg-type, return-value]
-        found[key] = numbers[:MOST_TAIL]
+        found[key] = numbers[:MAX_TAIL]
     return found
 
 
@@ -293,7 +293,7 @@ def _find(
             if kind != closing:
                 continue
             searches += 1
-            if searches > MOST_SEARCHES or time.monotonic() > deadline:
+            if searches > MAX_SEARCHES or time.monotonic() > deadline:
                 return None
             path = _path(inside, other, node, allowed)
             if path is not None and needed <= {found for _, found in path}:

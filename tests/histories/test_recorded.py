@@ -27,7 +27,7 @@ TRANSACTIONS = 12_504 * SCALE
 class Workload:
     keys: int
     reads: float
-    least_conflicts: float
+    min_conflicts: float
 
 
 WORKLOADS = {
@@ -62,7 +62,7 @@ def test_concurrent_transactions_are_strictly_serializable(daemon: "Daemon", nam
     print(f"{name}: {len(history)} transactions, {conflicts:.1%} conflicts, {met:.0%} overlap another on a key")
     assert len(history) >= TRANSACTIONS // PROCESSES * PROCESSES
     assert all(txn.ok is not None for txn in history), "nothing was cut"
-    assert workload.least_conflicts <= conflicts <= 0.6
+    assert workload.min_conflicts <= conflicts <= 0.6
     assert met >= (0.3 if workload.keys <= 10 else 0.02)
     assert check(history).anomalies == []
     assert differences(history)[:5] == []

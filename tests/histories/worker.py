@@ -13,7 +13,7 @@ import msgspec
 
 import kv
 
-MOST_APPENDS = 64  # then the list is retired: histories are checked in time proportional to their length
+MAX_APPENDS = 64  # then the list is retired: histories are checked in time proportional to their length
 encode, decode = msgspec.msgpack.encode, msgspec.msgpack.decode
 
 
@@ -60,7 +60,7 @@ class Worker:
                 self._next += 1
                 txn[key] = encode([*values, self._next])
                 ops.append(("append", key, self._next))
-            if len(values) >= MOST_APPENDS:
+            if len(values) >= MAX_APPENDS:
                 self._epochs[slot] += 1
 
 

@@ -7,10 +7,10 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from kvd.database import Database
+from kvd.engine.database import Database
 from kvd.http.listener import Listener
 from kvd.protocol.limits import Limits
-from kvd.server.commands import Administration, Commands
+from kvd.requests.executor import Administration, Commands
 from kvd.server.server import Server
 from kvd.store.authors import Author
 from tests.http.conftest import DEADLINE_S

@@ -8,15 +8,15 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-import kvd.database
+import kvd.engine.database
 from kv.cli.main import main
-from kvd.database import Database
-from kvd.server.durability import NO_NEEDS, Durability
-from kvd.server.feeds import Feed
-from kvd.server.snapshots import Snapshots
+from kvd.engine.database import Database
+from kvd.engine.durability import NO_WAIT, Durability
+from kvd.engine.feeds import Feed
+from kvd.engine.snapshots import Snapshots
 from kvd.store import isolation
 from kvd.store.errors import Conflict
-from kvd.store.outcomes import Outcomes
+from kvd.store.outcomes import IdempotencyCache
 from kvd.store.store import Store
 
 Function = Callable[..., Any]
@@ -39,7 +39,7 @@ def replace(owner: object, name: str, make: Callable[[Function], Function]) -> N
 
 @bug
 def validates_nothing() -> None:
-    replace(kvd.database, "validate", lambda _: lambda *args: None)
+    replace(kvd.engine.database, "validate", lambda _: lambda *args: None)
 
 
 @bug
@@ -54,7 +54,7 @@ def validates_only_what_is_written() -> None:
 
 @bug
 def overlooks_ranges() -> None:
-    replace(kvd.database, "validate", lambda right: lambda store, reads, ranges, at: right(store, reads, [], at))
+    replace(kvd.engine.database, "validate", lambda right: lambda store, reads, ranges, at: right(store, reads, [], at))
 
 
 @bug
@@ -155,12 +155,12 @@ def scans_what_is_current() -> None:
 
 @bug
 def forgets_ids() -> None:
-    replace(Outcomes, "find", lambda _: lambda *args: None)
+    replace(IdempotencyCache, "find", lambda _: lambda *args: None)
 
 
 @bug
 def answers_before_it_is_written() -> None:
-    replace(Durability, "needs_of", lambda _: lambda *args: NO_NEEDS)
+    replace(Durability, "position_for", lambda _: lambda *args: NO_WAIT)
 
 
 # ---------------------------------------------------------------------- feeds

@@ -19,7 +19,7 @@ from tests.isolation.records import Identity, Item, Txn, Value
 
 State = dict[str, tuple[bytes, int]]
 Versions = Mapping[Identity, int]
-MOST_FINDINGS = 20
+MAX_FINDINGS = 20
 
 
 class Findings(list[tuple[str, str]]):
@@ -32,7 +32,7 @@ class Findings(list[tuple[str, str]]):
 
     def add(self, name: str, text: str) -> None:
         """Note it, unless there is a lot of it already."""
-        if sum(found == name for found, _ in self) < MOST_FINDINGS:
+        if sum(found == name for found, _ in self) < MAX_FINDINGS:
             self.append((name, text))
 
 

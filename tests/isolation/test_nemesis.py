@@ -27,8 +27,8 @@ PROCESSES = 8
 KEYS = 10
 FAULTS = 6 * SCALE
 # So many versions are taken between two faults, or nothing was going on.
-LEAST_BETWEEN = min(2_000, 400 * SCALE)
-MOST_UNKNOWN = 0.05
+MIN_BETWEEN = min(2_000, 400 * SCALE)
+MAX_UNKNOWN = 0.05
 IN_MEMORY = ""
 DURABLE = '[data]\ndir = "DATA"\nsync = "{}"\nsegment_bytes = 1048576\n'
 
@@ -48,7 +48,7 @@ class Played:
     def wait_for_commits(self) -> None:
         """Until more than a few have happened."""
         begun = self.daemon.version
-        eventually(lambda: self.daemon.version >= begun + LEAST_BETWEEN)
+        eventually(lambda: self.daemon.version >= begun + MIN_BETWEEN)
 
     def stop(self) -> None:
         """The end; every process must have come through."""
@@ -115,7 +115,7 @@ def test_stalls_and_cut_connections(start: Start) -> None:
             played.wait_for_commits()
     print(played.summary(FAULTS))
     assert played.findings() == []
-    assert played.unknown <= MOST_UNKNOWN
+    assert played.unknown <= MAX_UNKNOWN
     assert played.count("cut") >= 10 * FAULTS
     assert played.count("resent") >= 2 * FAULTS
 
@@ -134,7 +134,7 @@ def test_kill_9_and_a_new_daemon_on_the_same_data(start: Start, sync: str) -> No
                 stall([daemon.process], chance.uniform(0.05, 0.3))
     print(f"{sync}: {played.summary(FAULTS)}")
     assert played.findings() == []
-    assert played.unknown <= MOST_UNKNOWN
+    assert played.unknown <= MAX_UNKNOWN
     assert played.count("reconnected") >= PROCESSES * FAULTS // 2
     assert played.count("resent") >= FAULTS
 

@@ -22,7 +22,7 @@ Start = Callable[..., "Daemon"]
 PROCESSES = 8
 # Four workloads: 50,000 transactions in all, and at scale 4 that many in each.
 TRANSACTIONS = 12_504 * SCALE
-LEAST_OVERLAPPING = 0.3
+MIN_OVERLAPPING = 0.3
 
 # Keys, and the share of transactions that only read.
 WORKLOADS = {
@@ -76,4 +76,4 @@ def test_transactions_with_ranges_are_strictly_serializable(start: Start, name: 
     assert ranges >= len(history) * 0.2
     assert 0.05 <= conflicts <= 0.6
     assert reasons >= conflicts * len(history)
-    assert overlapping >= LEAST_OVERLAPPING
+    assert overlapping >= MIN_OVERLAPPING

@@ -22,7 +22,7 @@ DEADLINE_S = 60
 POLL_S = 0.01
 PREFIXES = ["", "k/", "k/00", "k/003", "by/", "by/1", "none/"]
 BUSY = ("", "k/")  # enough happens here for one to fall behind
-MOST_FRAMES = 30
+MAX_FRAMES = 30
 # Those that were on their way when it fell behind come first.
 FRAMES_OF_A_LATE_ONE = 500
 encode, decode = msgspec.msgpack.encode, msgspec.msgpack.decode
@@ -107,7 +107,7 @@ class Watcher:
     def play(self) -> None:
         """Until everything up to the last version has been told, for every prefix."""
         while not self._knows_the_end():
-            self._watch(self._chance.choice(PREFIXES), self._chance.randint(1, MOST_FRAMES))
+            self._watch(self._chance.choice(PREFIXES), self._chance.randint(1, MAX_FRAMES))
         for prefix in PREFIXES:
             while self._positions.get(prefix, 0) < self._final:  # type: ignore[operator]
                 self._watch(prefix, None)

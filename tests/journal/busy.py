@@ -7,12 +7,12 @@ import random
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from kvd.database import Database
+from kvd.engine.database import Database
 from kvd.journal.checkpoint import CheckpointFile, remove_superseded, slices
 from kvd.journal.disk import Disk
 from kvd.journal.records import Header, Heads
 from kvd.store.history import commits_from
-from kvd.store.lifetimes import ENDLESS
+from kvd.store.lifetimes import NO_EXPIRY
 from kvd.store.prefixes import PrefixRule, PrefixRules
 from kvd.store.window import WindowLimits
 from tests.journal.crashes import RecordingDisk
@@ -182,7 +182,7 @@ class Busy:
         ttl = self.chance.choice((None, None, 2_000, 9_000_000))
         owner = self.chance.choice((None, None, None, f"owner{self._owner}"))
         database = self.running.database
-        life = ENDLESS if ttl is None and owner is None else database.life(ttl, keep=False, owner=owner)
+        life = NO_EXPIRY if ttl is None and owner is None else database.life(ttl, keep=False, owner=owner)
         id_ = self.chance.randbytes(16) if self.chance.random() < 0.5 else None
         version = self.running.set(entries, life, id_=id_)
         deadline = None if ttl is None else WALL_US + self.now + ttl

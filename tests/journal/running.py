@@ -3,14 +3,14 @@
 import random
 from collections.abc import Callable
 
-from kvd.database import Database
+from kvd.engine.database import Database
 from kvd.journal.checkpoint import CheckpointFile, remove_superseded, slices
 from kvd.journal.commit_log import CommitLog
 from kvd.journal.disk import Disk
 from kvd.journal.records import Header
 from kvd.journal.recovery import Recovered, prepare_tail, recover
 from kvd.store.authors import Author
-from kvd.store.lifetimes import ENDLESS, Life
+from kvd.store.lifetimes import NO_EXPIRY, Expiry
 from kvd.store.window import WindowLimits
 
 ME = Author(1000, 7, "test")
@@ -45,9 +45,9 @@ class Running:
         self.log = log_type(disk, header, segment_bytes, lambda: self.random.getrandbits(64))
         self.database.log = self.log
         self.ends = dict(self.found.checkpoints)
-        self.database.bury_orphans()
+        self.database.delete_orphaned_ephemerals()
 
-    def set(self, entries: dict[str, bytes], life: Life = ENDLESS, *, id_: bytes | None = None) -> int:
+    def set(self, entries: dict[str, bytes], life: Expiry = NO_EXPIRY, *, id_: bytes | None = None) -> int:
         """Apply a commit and add it to the log."""
         if id_ is None:
             return self.database.set(entries, ME, life)

@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from kvd.database import Database
+from kvd.engine.database import Database
 from kvd.journal.disk import Disk
 from kvd.store.authors import EXPIRED
 from kvd.store.history import versions

@@ -7,14 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvd.database import Database
+from kvd.engine.database import Database
 from kvd.journal import names
 from kvd.journal.commit_log import COMMITS_BYTES, MARK_BYTES, Batch, CommitLog
 from kvd.journal.errors import NoSpace
-from kvd.journal.reading import SegmentReader
 from kvd.journal.records import HEADER_BYTES, Codec, Commits, Group, Header
+from kvd.journal.segments import SegmentReader
 from kvd.store.authors import Author
-from kvd.store.lifetimes import Life
+from kvd.store.lifetimes import Expiry
 from tests.journal.disks import Failing, MemoryDisk
 from tests.journal.running import ME, Running, items
 
@@ -326,7 +326,7 @@ def test_no_commit_takes_more_than_was_reserved_for_it(
     log = log_on(MemoryDisk(), size=1 << 16)
     database.log = log
     author = Author(2**32 - 1, 2**31, name)
-    life = Life(deadline=2**51 if has_ttl else None, owner="me" if is_ephemeral else None)
+    life = Expiry(deadline=2**51 if has_ttl else None, owner="me" if is_ephemeral else None)
     database.set(entries, author, life)
     keys = list(entries)
     ids: list[tuple[bytes, int | None]] = [(bytes([number]) * 16, None) for number in range(len(keys))]
@@ -365,8 +365,8 @@ def test_keys_that_die_on_a_full_disk_are_deleted_and_in_the_log_when_there_is_r
     disk = Failing()
     now = 0
     running = Running(disk, now=lambda: now)
-    running.set({"due": b"x"}, Life(deadline=running.database.timer() + 1000))
-    running.set({"mine": b"x"}, Life(owner="me"))
+    running.set({"due": b"x"}, Expiry(deadline=running.database.timer() + 1000))
+    running.set({"mine": b"x"}, Expiry(owner="me"))
     running.write()
     full(running, disk)
     now = 2000
@@ -389,7 +389,7 @@ def test_what_waits_for_room_does_not_depend_on_the_history() -> None:
     now = 0
     running = Running(disk, now=lambda: now)
     for number in range(5):
-        running.set({f"due{number}": b"x"}, Life(deadline=running.database.timer() + 1000 * (number + 1)))
+        running.set({f"due{number}": b"x"}, Expiry(deadline=running.database.timer() + 1000 * (number + 1)))
     running.write()
     full(running, disk)
     for _ in range(5):

@@ -5,11 +5,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from kvd.database import Database
+from kvd.engine.copying import Point, copy, write_new
+from kvd.engine.database import Database
+from kvd.engine.examination import Extent, furthest, reaches
 from kvd.journal import names
-from kvd.journal.copying import Point, copy, write_new
 from kvd.journal.errors import Damaged, Unfinished
-from kvd.journal.examination import Reach, furthest, reaches
 from kvd.journal.recovery import recover
 from tests.journal.busy import Busy, differences
 from tests.journal.crashes import Contents, RecordingDisk, crashes
@@ -39,7 +39,7 @@ def salts(seed: int = 1) -> Iterator[int]:
         yield chance.getrandbits(64)
 
 
-def copied(source: Contents, reach: Reach, point: Point, target: MemoryDisk | None = None) -> tuple[MemoryDisk, int]:
+def copied(source: Contents, reach: Extent, point: Point, target: MemoryDisk | None = None) -> tuple[MemoryDisk, int]:
     """A copy, and the version that it says it has."""
     target = target or MemoryDisk()
     salt = salts()

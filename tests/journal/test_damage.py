@@ -10,12 +10,12 @@ from typing import NamedTuple
 
 import pytest
 
-from kvd.database import Database
+from kvd.engine.database import Database
 from kvd.journal import names
 from kvd.journal.errors import Damaged
-from kvd.journal.reading import SegmentReader
 from kvd.journal.records import HEADER_BYTES, RECORD_BYTES, Codec, Commits, Mark, decode
 from kvd.journal.recovery import Recovered, recover
+from kvd.journal.segments import SegmentReader
 from tests.journal.busy import Busy, differences
 from tests.journal.crashes import Contents, RecordingDisk
 from tests.journal.disks import MemoryDisk

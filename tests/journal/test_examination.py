@@ -2,10 +2,10 @@
 
 import pytest
 
+from kvd.engine.copying import Point
+from kvd.engine.examination import CheckReport, examine
 from kvd.journal import names
-from kvd.journal.copying import Point
 from kvd.journal.errors import Damaged, NewerFormat
-from kvd.journal.examination import Examined, examine
 from kvd.journal.records import HEADER_BYTES
 from tests.journal.busy import Busy, differences
 from tests.journal.crashes import Contents, RecordingDisk
@@ -32,7 +32,7 @@ def busy() -> Busy:
     raise AssertionError("no such run")
 
 
-def examined(contents: Contents) -> Examined:
+def examined(contents: Contents) -> CheckReport:
     disk = MemoryDisk(contents)
     found = examine(disk)
     assert disk.contents() == contents

@@ -11,8 +11,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from kvd.database import Database
-from kvd.journal.backup import BackupReader, load_backup
+from kvd.engine.database import Database
+from kvd.journal.backup_file import BackupReader, load_backup
 from kvd.journal.records import FORMAT
 from kvd.journal.recovery import prepare_tail, recover
 from kvd.store.history import commits_from

@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 
-from kvd.database import Database
+from kvd.engine.database import Database
 from kvd.journal import names
 from kvd.journal.checkpoint import CheckpointFile
 from kvd.journal.commit_log import CommitLog
 from kvd.journal.disk import Disk
 from kvd.journal.errors import Damaged
-from kvd.journal.reading import SegmentReader
 from kvd.journal.records import RECORD_BYTES, Codec, Commits, End, Mark
 from kvd.journal.recovery import Recovered, recover
+from kvd.journal.segments import SegmentReader
 from tests.journal.busy import Busy
 from tests.journal.crashes import RecordingDisk, crashes
 from tests.journal.disks import File, MemoryDisk
@@ -23,13 +23,13 @@ from tests.journal.running import Running
 from tests.journal.test_power_cuts import Judge, run_of
 
 # Runs are tried until one shows the bug.
-MOST_RUNS = 24
+MAX_RUNS = 24
 STEPS = 50
 
 
 def shows(make: Callable[[int], Busy]) -> str | None:
     """The first thing that goes wrong in any crash of any run."""
-    for seed in range(MOST_RUNS):
+    for seed in range(MAX_RUNS):
         chance = random.Random(seed)  # noqa: S311 - a test that can be repeated
         try:
             busy = make(seed)

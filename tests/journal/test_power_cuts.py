@@ -10,7 +10,7 @@ import random
 from itertools import islice
 from typing import NamedTuple
 
-from kvd.database import Database
+from kvd.engine.database import Database
 from kvd.journal.recovery import recover
 from tests.journal.busy import STEPS, Busy, differences
 from tests.journal.crashes import Contents, Crash, RecordingDisk, crashes
@@ -19,8 +19,8 @@ from tests.journal.running import BOOT_US, WALL_US, Running, items
 
 SCALE = float(os.environ.get("KVD_TEST_SCALE", "1"))
 RUNS = max(1, round(3 * SCALE))
-LEAST_STATES = 15_000
-LEAST_DIFFERENT = 3_000
+MIN_STATES = 15_000
+MIN_DIFFERENT = 3_000
 STEPS_OF_A_RUN = 45
 GENERATIONS = 3
 
@@ -141,8 +141,8 @@ def test_no_power_cut_loses_what_was_acknowledged() -> None:
             did = {name: did.get(name, 0) + busy.did.get(name, 0) for name in {*did, *busy.did}}
             busy = next_generation(busy, chance, seed + 1000 * generation)
     print(f"{RUNS} runs, {states} states, {different} of them different; {did}")
-    assert states >= LEAST_STATES * SCALE
-    assert different >= LEAST_DIFFERENT * SCALE
+    assert states >= MIN_STATES * SCALE
+    assert different >= MIN_DIFFERENT * SCALE
     assert len(did.keys() & STEPS.keys()) >= len(STEPS) - 2
     assert did["finished"]
     assert did["removed"]

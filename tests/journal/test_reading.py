@@ -4,7 +4,6 @@ import pytest
 
 from kvd.journal import names
 from kvd.journal.errors import Damaged
-from kvd.journal.reading import CheckpointReader, SegmentReader
 from kvd.journal.records import (
     CHECKPOINT_MAGIC,
     HEADER_BYTES,
@@ -18,6 +17,7 @@ from kvd.journal.records import (
     Mark,
     Record,
 )
+from kvd.journal.segments import CheckpointReader, SegmentReader
 from tests.journal.disks import MemoryDisk
 
 HEADER = Header(99, 1, 10, 10, b"8 bytes!")

@@ -120,9 +120,9 @@ def test_a_record_of_nothing_with_a_right_checksum_is_none() -> None:
 
 def test_a_length_above_the_bound_is_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     encoded = CODEC.encode(Mark(1, 2, False))
-    monkeypatch.setattr(records, "MOST_RECORD_BYTES", len(encoded) - RECORD_BYTES)
+    monkeypatch.setattr(records, "MAX_RECORD_BYTES", len(encoded) - RECORD_BYTES)
     assert payload_of(encoded) is not None
-    monkeypatch.setattr(records, "MOST_RECORD_BYTES", len(encoded) - RECORD_BYTES - 1)
+    monkeypatch.setattr(records, "MAX_RECORD_BYTES", len(encoded) - RECORD_BYTES - 1)
     assert payload_of(encoded) is None
 
 

@@ -6,8 +6,8 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
+from kvd.engine.durability import INLINE_BYTES, Durability, LogPosition
 from kvd.journal.errors import NoSpace
-from kvd.server.durability import INLINE_BYTES, Durability, Needs
 from tests.journal.disks import Failing, MemoryDisk
 from tests.journal.running import Running, items
 
@@ -62,7 +62,7 @@ async def hold_a_sync(running: Running, durability: Durability, disk: SlowDisk) 
     """A commit is written, and its sync is under way; it ends when the event is set."""
     disk.go = go = threading.Event()
     running.set({"first": b""})
-    durability.wait(Anyone(), Needs(1, 1))  # type: ignore[arg-type]
+    durability.wait(Anyone(), LogPosition(1, 1))  # type: ignore[arg-type]
     await until(disk.waiting.is_set)
     return go
 
@@ -77,7 +77,7 @@ def test_a_flush_or_a_new_segment_waits_its_turn_with_the_commits_it_takes(kind:
         turn = asyncio.ensure_future(durability.flush() if kind == "flush" else durability.rotate())
         await asyncio.sleep(0)
         running.set({"third": b""})
-        durability.wait(Anyone(), Needs(3, 0))  # type: ignore[arg-type]
+        durability.wait(Anyone(), LogPosition(3, 0))  # type: ignore[arg-type]
         await until(lambda: running.log.written == 3)
         go.set()
         await turn
@@ -91,7 +91,7 @@ def test_a_new_segment_tells_the_version_before_it() -> None:
         turn = asyncio.ensure_future(durability.rotate())
         await asyncio.sleep(0)
         running.set({"second": b""})
-        durability.wait(Anyone(), Needs(2, 0))  # type: ignore[arg-type]
+        durability.wait(Anyone(), LogPosition(2, 0))  # type: ignore[arg-type]
         await until(lambda: running.log.written == 2)
         go.set()
         assert await turn == (2, 2)

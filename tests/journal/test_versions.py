@@ -5,7 +5,7 @@ import pytest
 from kvd.journal import commit_log
 from kvd.journal.records import HEADER_BYTES
 from kvd.store.errors import OutcomeUnknown
-from kvd.store.lifetimes import Life
+from kvd.store.lifetimes import Expiry
 from kvd.store.window import WindowLimits
 from tests.journal.disks import MemoryDisk
 from tests.journal.running import ME, Running, items
@@ -143,7 +143,7 @@ def test_commits_that_came_together_and_their_ids_are_in_one_record() -> None:
 def test_keys_of_a_connection_that_a_crash_ended_are_deleted_once() -> None:
     disk = MemoryDisk()
     first = Running(disk)
-    first.set({"mine": b"1"}, Life(owner="me"))
+    first.set({"mine": b"1"}, Expiry(owner="me"))
     first.write()
     second = restarted(disk)
     assert not second.database.store.exists("mine")

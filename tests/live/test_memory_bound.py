@@ -22,7 +22,7 @@ SIZES = [(64, 1_000), (1024, 1_000), (MIB, 8)]
 sized = pytest.mark.parametrize(("size", "count"), SIZES, ids=["64B", "1KiB", "1MiB"])
 
 
-def most_resident(daemon: "Daemon") -> int:
+def max_resident(daemon: "Daemon") -> int:
     """The most that has been resident, by the kernel's count."""
     with open(f"/proc/{daemon.process.pid}/status", encoding="ascii") as file:
         line = next(line for line in file if line.startswith("VmHWM:"))
@@ -67,8 +67,8 @@ def test_without_eviction_a_write_too_many_is_refused_and_nothing_of_it_made(
     gone = [f"k{n:08d}" for n in range(2 * count)]
     assert peer.ask(["delete", gone])[0][1] == 2 * count, "and so do deletions"
     assert isinstance(peer.ask(["set", entries])[0], int), "then there is room again"
-    print(most_resident(daemon) / 2**20)
-    assert most_resident(daemon) <= BOUND_BYTES
+    print(max_resident(daemon) / 2**20)
+    assert max_resident(daemon) <= BOUND_BYTES
 
 
 @sized
@@ -89,8 +89,8 @@ def test_what_may_be_evicted_goes_and_nothing_else(start: "Callable[..., Daemon]
     assert after["memory_bytes"] <= MAX_BYTES
     assert peer.ask(["get_many", list(kept)]) == [list(kept.values())]
     assert peer.ask(["get_many", list(entries)]) == [list(entries.values())], "what came last is there"
-    print(most_resident(daemon) / 2**20)
-    assert most_resident(daemon) <= BOUND_BYTES
+    print(max_resident(daemon) / 2**20)
+    assert max_resident(daemon) <= BOUND_BYTES
 
 
 @pytest.mark.parametrize("sync", ["always", "never"])
@@ -111,8 +111,8 @@ def test_what_the_disk_does_not_have_yet_counts_too(
                 [version] = peer.receive()
                 assert isinstance(version, int), version
     assert metrics(peers[0])["evicted_keys"] > 0
-    print(most_resident(daemon) / 2**20)
-    assert most_resident(daemon) <= BOUND_BYTES
+    print(max_resident(daemon) / 2**20)
+    assert max_resident(daemon) <= BOUND_BYTES
 
 
 @sized
@@ -130,5 +130,5 @@ def test_history_alone_makes_room_for_what_supersedes_it(start: "Callable[..., D
     assert after["memory_bytes"] <= MAX_BYTES
     assert after["keys_stored"] == count
     assert peer.ask(["get_many", keys]) == [[value] * count]
-    print(most_resident(daemon) / 2**20)
-    assert most_resident(daemon) <= BOUND_BYTES
+    print(max_resident(daemon) / 2**20)
+    assert max_resident(daemon) <= BOUND_BYTES

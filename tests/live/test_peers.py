@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tests.live.conftest import Daemon
 
 IDLE = 10_000
-MOST_DESCRIPTORS = 253  # in one message: SCM_MAX_FD of the kernel
+MAX_DESCRIPTORS = 253  # in one message: SCM_MAX_FD of the kernel
 MIB = 1024 * 1024
 
 
@@ -130,7 +130,7 @@ def test_descriptors_that_a_peer_sends_along_are_not_kept(daemon: "Daemon") -> N
     before = daemon.descriptors()
     with open(os.devnull, "rb") as null:
         for _ in range(1_000 * SCALE):
-            socket.send_fds(peer.socket, [frame([["ping"]])], [null.fileno()] * MOST_DESCRIPTORS)
+            socket.send_fds(peer.socket, [frame([["ping"]])], [null.fileno()] * MAX_DESCRIPTORS)
             assert peer.receive() == [True]
     assert daemon.descriptors() == before
 

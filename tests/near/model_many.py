@@ -2,7 +2,7 @@
 
 A writer always gives both keys the same number, in one commit. One thread of a client reads both; another one fetches
 one or the other whenever it likes, so that entries are replaced at any moment. No server dies here. What rides along
-with another request (``kv/near_demand.py``) is such a fetch: it comes with the generation of its own, at any moment.
+with another request (``kv/near_cache/refresh.py``) is such a fetch: it comes with its own generation, at any moment.
 """
 
 from collections.abc import Iterator

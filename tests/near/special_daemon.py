@@ -11,15 +11,16 @@ from collections.abc import Callable, Iterable
 import uvloop  # noqa: F401  # loaded ahead
 
 from kv.cli.main import main
-from kvd.server import generations, near_caches
-from kvd.server.generations import GenerationTable
-from kvd.server.near_caches import NearCaches
+from kvd.engine import generations
+from kvd.engine import near_cache as near_caches
+from kvd.engine.generations import GenerationTable
+from kvd.engine.near_cache import NearCaches
 from kvd.service import serve  # noqa: F401  # loaded ahead
 from kvd.service.restart_fence import RestartFence
 
 LATE_S = 0.002
 BUGS: dict[str, Callable[[], None]] = {"": lambda: None}
-right_raise = GenerationTable.raise_generations
+right_raise = GenerationTable.bump
 
 
 def bug(plant: Callable[[], None]) -> Callable[[], None]:
@@ -33,7 +34,7 @@ def raises_behind_the_answer() -> None:
     def broken(self: GenerationTable, keys: Iterable[str]) -> None:
         asyncio.get_running_loop().call_later(LATE_S, right_raise, self, list(keys))
 
-    GenerationTable.raise_generations = broken  # type: ignore[method-assign]
+    GenerationTable.bump = broken  # type: ignore[method-assign]
 
 
 @bug
@@ -44,7 +45,7 @@ def overlooks_every_fiftieth_change() -> None:
         else:
             right_raise(self, keys)
 
-    GenerationTable.raise_generations = broken  # type: ignore[method-assign]
+    GenerationTable.bump = broken  # type: ignore[method-assign]
 
 
 @bug

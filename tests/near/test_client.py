@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import kv
-from kv.codecs import light
-from kv.delivery import Delivery
-from kv.near_cache import ENTRY_BYTES
-from kv.procedures import drive
+from kv.api.procedures import run_effects
+from kv.near_cache.cache import ENTRY_BYTES
+from kv.wire.codecs import light
+from kv.wire.exchange import Exchange
 from kvd.protocol.near_cache import LEASE
 from tests.near.conftest import DEADLINE_S, ROOT, eventually
 
@@ -180,14 +180,14 @@ def test_what_changes_while_the_rest_is_fetched_is_fetched_too(near: kv.NearClie
     assert near.get("a") == b"1"
     fetches = []
 
-    def change_and_do(step: Delivery) -> Delivery:
+    def change_and_do(step: Exchange) -> Exchange:
         fetches.append(step.operations[0].request[1])
         if len(fetches) == 1:
             other.set_many({"a": b"2", "b": b"2"})
         near._do(step)
         return step
 
-    assert drive(near.near_cache.get_many(["a", "b"]), change_and_do) == {"a": b"2", "b": b"2"}
+    assert run_effects(near.near_cache.get_many(["a", "b"]), change_and_do) == {"a": b"2", "b": b"2"}
     assert fetches == [["b"], ["a", "b"]]
 
 
@@ -413,7 +413,7 @@ def test_over_a_configured_tcp_address_it_is_an_error_too(monkeypatch: pytest.Mo
 def test_where_clocks_disagree_it_goes_without(
     connect: Connect, other: kv.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kv.attaching.clock_id", lambda: 1)
+    monkeypatch.setattr("kv.near_cache.attach.clock_id", lambda: 1)
     db = connect()
     for number in range(3):
         other.set("a", b"%d" % number)

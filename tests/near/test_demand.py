@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 import pytest
 
 import kv
-from kv.near_cache import Table
-from kv.near_demand import FIRST_RIDES, FREE_RIDES, MOST_A_REQUEST, MOST_BYTES, MOST_KEYS, Demand
+from kv.near_cache.cache import Table
+from kv.near_cache.refresh import FIRST_RIDES, FREE_RIDES, MAX_A_REQUEST, MAX_KEYS, MOST_BYTES, RefreshQueue
 from kvd.protocol.near_cache import FIRST_GENERATION, NOTED, NOTES, first_note, table_bytes
 
 if TYPE_CHECKING:
     from tests.near.conftest import Daemon
 
 SLOTS = 1 << 15
-KEYS = [f"{number}" for number in range(MOST_A_REQUEST + 8)]
+KEYS = [f"{number}" for number in range(MAX_A_REQUEST + 8)]
 
 
 class Server:
@@ -67,7 +67,7 @@ def test_no_more_ride_than_may_and_the_others_come_next(server: Server) -> None:
     for slot in range(len(KEYS)):
         server.change(slot)
     first = server.take()
-    assert len(first) == MOST_A_REQUEST
+    assert len(first) == MAX_A_REQUEST
     assert sorted(first + server.take()) == sorted(KEYS)
 
 
@@ -96,12 +96,12 @@ def test_what_is_not_read_rides_in_vain_only_so_often(server: Server, rides: int
 
 
 def test_large_values_are_not_in_demand_and_the_keys_are_bounded() -> None:
-    demand = Demand(SLOTS)
+    demand = RefreshQueue(SLOTS)
     demand.add("large", b"x" * MOST_BYTES, 8, FREE_RIDES)
     assert len(demand) == 0
-    for number in range(MOST_KEYS + 100):
+    for number in range(MAX_KEYS + 100):
         demand.add(f"{number}", b"", number, FREE_RIDES)
-    assert len(demand) == MOST_KEYS
+    assert len(demand) == MAX_KEYS
     assert not demand.has("99", 99)
     assert demand.has("100", 100)
 

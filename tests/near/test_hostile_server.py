@@ -15,7 +15,7 @@ import msgspec
 import pytest
 
 import kv
-from kvd.protocol.near_cache import LEASE_MS, MAGIC, MAGIC_WORD, MOST_SLOTS, SEALS, SLOTS_WORD, clock_id, table_bytes
+from kvd.protocol.near_cache import LEASE_MS, MAGIC, MAGIC_WORD, MAX_SLOTS, SEALS, SLOTS_WORD, clock_id, table_bytes
 from tests.near.conftest import DEADLINE_S, eventually
 from tests.near.test_client import Driven
 
@@ -164,7 +164,7 @@ def test_what_is_no_table_is_refused(impose: Impose, what: str) -> None:
     assert not db.near_cache.stats().attached
 
 
-@pytest.mark.parametrize("slots", [0, -1, 1, MOST_SLOTS + 1, 2**63, "16", None, 16.0])
+@pytest.mark.parametrize("slots", [0, -1, 1, MAX_SLOTS + 1, 2**63, "16", None, 16.0])
 def test_a_number_of_slots_that_is_not_the_tables_is_refused(impose: Impose, slots: object) -> None:
     db = impose(lambda: (answer(slots), [memfd()]))
     with pytest.raises(kv.ProtocolError):

@@ -6,15 +6,15 @@ from tests.near import model, model_many
 from tests.near.model import explore
 
 # Fewer states than these, and something in the model can no longer happen.
-LEAST_STATES = 25_000
-LEAST_STATES_OF_MANY = 5_000
+MIN_STATES = 25_000
+MIN_STATES_OF_MANY = 5_000
 
 
 def test_no_order_of_steps_leads_to_a_stale_read() -> None:
     states, way = explore(model.State(), model.next_states, "")
     print(f"{states} states, leases of {model.LEASE} beats and fences of {model.FENCE}")
     assert way == []
-    assert states >= LEAST_STATES
+    assert states >= MIN_STATES
 
 
 @pytest.mark.parametrize("variant", model.BROKEN)
@@ -28,7 +28,7 @@ def test_no_order_of_steps_tears_several_keys_apart() -> None:
     states, way = explore(model_many.State(), model_many.next_states, "")
     print(f"{states} states")
     assert way == []
-    assert states >= LEAST_STATES_OF_MANY
+    assert states >= MIN_STATES_OF_MANY
 
 
 @pytest.mark.parametrize("variant", model_many.BROKEN)

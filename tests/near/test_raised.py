@@ -5,11 +5,11 @@ from collections.abc import Callable
 
 import pytest
 
-from kvd.database import Database
-from kvd.server.generations import GenerationTable
-from kvd.server.near_caches import NearCaches
+from kvd.engine.database import Database
+from kvd.engine.generations import GenerationTable
+from kvd.engine.near_cache import NearCaches
+from kvd.requests.errors import RequestError
 from kvd.server.peers import Peer
-from kvd.server.refusals import Refusal
 from kvd.store.authors import NOBODY
 from kvd.store.errors import StoreError
 from tests.near.conftest import SCALE
@@ -27,7 +27,7 @@ class Watched:
         self.database = Database(clock=lambda: self.now, timer=lambda: self.now)
         self.table = GenerationTable(1 << 16)
         assert len({self.table.slots_and_generations([key])[0][0] for key in KEYS}) == len(KEYS)
-        self.database.on_change = self.table.raise_generations
+        self.database.on_change = self.table.bump
 
     def seen(self) -> dict[str, tuple[int, object]]:
         """Each key's generation, and all that a fetch tells of it."""
@@ -89,7 +89,7 @@ def test_keys_that_died_with_their_connections_before_the_start_are_raised() -> 
     database.end_of_load(1, 1)
     database.end_of_replay(1)
     before = watched.seen()
-    database.bury_orphans()
+    database.delete_orphaned_ephemerals()
     after = watched.seen()
     assert after["a"][1] == (None, 0, None)
     assert after["a"][0] > before["a"][0]
@@ -157,19 +157,19 @@ def attach(peer: Peer, before_first: Callable[[], None] | None = lambda: None) -
 
 
 def test_over_tcp_there_is_no_table() -> None:
-    with pytest.raises(Refusal, match="Unix socket"):
+    with pytest.raises(RequestError, match="Unix socket"):
         attach(Peer("tcp", None))
 
 
 def test_behind_the_first_frame_there_is_no_table() -> None:
     peer = Peer("late", 0)
     peer.fresh = False
-    with pytest.raises(Refusal, match="first frame"):
+    with pytest.raises(RequestError, match="first frame"):
         attach(peer)
 
 
 def test_without_a_fence_there_is_no_table() -> None:
-    with pytest.raises(Refusal, match="no near cache"):
+    with pytest.raises(RequestError, match="no near cache"):
         attach(Peer("unfenced", 0), before_first=None)
 
 
@@ -177,7 +177,7 @@ def test_while_stopping_there_is_no_table() -> None:
     near_caches = NearCaches(Database())
     near_caches.before_first = lambda: None
     near_caches.close()
-    with pytest.raises(Refusal) as refused:
+    with pytest.raises(RequestError) as refused:
         near_caches.attach(Peer("late", 0))
     assert refused.value.code == "shutting_down"
 

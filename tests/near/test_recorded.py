@@ -23,7 +23,7 @@ READS = 200_000 * SCALE
 WRITERS = 2
 READERS = 4
 PLAYING_S = 120 * SCALE
-LEAST_HITS = 0.5
+MIN_HITS = 0.5
 
 
 def recorded(process: "Process") -> Recorded:
@@ -70,7 +70,7 @@ def test_recorded_reads_are_linearizable_though_slots_collide(start: Start, dura
     print(f"{asked} reads, {hits / asked:.0%} of them hits, {writes} writes")
     assert problems(history) == ([], [])
     assert asked >= READS * 0.9
-    assert hits >= LEAST_HITS * asked
+    assert hits >= MIN_HITS * asked
     assert writes >= READS / 100
     assert sum(each.refreshed for each in history) >= READS / 1_000
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import pytest
 
+from kvd.engine.generations import GenerationTable
 from kvd.protocol.near_cache import (
     FIRST_GENERATION,
     LEASE,
@@ -20,7 +21,6 @@ from kvd.protocol.near_cache import (
     SLOTS_WORD,
     table_bytes,
 )
-from kvd.server.generations import GenerationTable
 from tests.near.conftest import SCALE
 
 SLOTS = 64
@@ -49,7 +49,7 @@ def test_a_client_sees_what_the_server_writes(table: GenerationTable) -> None:
     assert (words[LEASE], words[MAGIC_WORD], words[SLOTS_WORD]) == (0, MAGIC, SLOTS)
     slot, generation = table.slots_and_generations(["a"])[0]
     assert words[FIRST_GENERATION + slot] == generation
-    table.raise_generations(["a", "b"])
+    table.bump(["a", "b"])
     assert words[FIRST_GENERATION + slot] == table.slots_and_generations(["a"])[0][1] > generation
     before = time.monotonic_ns()
     table.extend_lease()
@@ -64,7 +64,7 @@ def test_only_the_slots_of_the_keys_are_raised_and_never_lowered(table: Generati
     for key, (slot, generation) in zip(keys, before, strict=True):
         others = [other for other in keys if table.slots_and_generations([other])[0][0] != slot]
         told = table.slots_and_generations(others)
-        table.raise_generations([key])
+        table.bump([key])
         assert table.slots_and_generations([key])[0][1] > generation
         assert table.slots_and_generations(others) == told
     assert len({slot for slot, _ in before}) > SLOTS // 2, "keys are spread over the slots"
@@ -130,7 +130,7 @@ ATTEMPTS: dict[str, Attempt] = {
 
 @pytest.mark.parametrize("attempt", ATTEMPTS)
 def test_a_client_can_change_nothing(table: GenerationTable, attempt: str) -> None:
-    table.raise_generations(["a"])
+    table.bump(["a"])
     table.extend_lease()
     descriptor = table.open_read_only()
     before = os.pread(descriptor, SIZE + 8, 0)
@@ -141,7 +141,7 @@ def test_a_client_can_change_nothing(table: GenerationTable, attempt: str) -> No
     assert os.pread(descriptor, SIZE + 8, 0) == before
     assert len(before) == SIZE
     assert fcntl.fcntl(descriptor, fcntl.F_GET_SEALS) == SEALS
-    table.raise_generations(["a"])
+    table.bump(["a"])
     slot, generation = table.slots_and_generations(["a"])[0]
     assert mapped(descriptor)[FIRST_GENERATION + slot] == generation, "the server writes on"
 

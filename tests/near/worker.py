@@ -15,9 +15,9 @@ from typing import Any
 import msgspec
 
 import kv
-from kv.channel import Channel
-from kv.near_cache import NearCache, Table
-from kv.near_client import NearClient
+from kv.near_cache.blocking import NearClient
+from kv.near_cache.cache import NearCache, Table
+from kv.wire.protocol import ClientProtocol
 from kvd.protocol.near_cache import FIRST_GENERATION, LEASE
 from tests.near.register import INFINITY, Reads, Write
 
@@ -171,7 +171,7 @@ def trusts_a_lease_for_too_long() -> None:
 
     right = NearCache.attach
 
-    def broken(self: NearCache, channel: Channel) -> None:
+    def broken(self: NearCache, channel: ClientProtocol) -> None:
         assert channel.table is not None
         channel.table.words = Trusting(channel.table.words)  # type: ignore[assignment]
         right(self, channel)

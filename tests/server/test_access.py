@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from kvd.server.access import ADMINISTER, CACHE, OVERFLOW_ID, READ, RIGHTS, WATCH, WRITE, Access, AccessRule, Identity
+from kvd.requests.access import ADMINISTER, CACHE, OVERFLOW_ID, READ, RIGHTS, WATCH, WRITE, Access, AccessRule, Identity
 from kvd.server.peers import Peer
-from tests.protocol.conftest import Ends
+from tests.requests.conftest import Ends
 
 SCALE = float(os.environ.get("KVD_TEST_SCALE", "1"))
 ROUNDS = max(300, int(300 * SCALE))

@@ -12,17 +12,17 @@ from typing import Any, get_args
 import msgspec
 import pytest
 
+from kvd.engine.durability import NO_WAIT, Durability
 from kvd.protocol import messages
 from kvd.protocol.limits import Limits
 from kvd.protocol.messages import decode_batch
-from kvd.server import permissions
-from kvd.server.access import ADMINISTER, CACHE, READ, RIGHTS, WRITE, Access, AccessRule
-from kvd.server.commands import Commands
-from kvd.server.durability import NO_NEEDS, Durability
+from kvd.requests import permissions
+from kvd.requests.access import ADMINISTER, CACHE, READ, RIGHTS, WRITE, Access, AccessRule
+from kvd.requests.executor import Commands
 from kvd.server.peers import Peer
 from tests.journal.disks import MemoryDisk
 from tests.journal.running import Running
-from tests.protocol.conftest import Process
+from tests.requests.conftest import Process
 from tests.server.test_access import PEOPLE, ROUNDS, WORLD, House, asked, oracle, random_rules
 
 ADMINISTRATORS: list[list[Any]] = [
@@ -222,10 +222,10 @@ def test_a_denied_request_waits_for_no_disk_whatever_it_names(key: str, request_
         else:
             replies = commands.run(requests, peer, 100)  # type: ignore[assignment]
         assert [reply["error"] for reply in replies] == ["forbidden"]
-        assert commands.needs is NO_NEEDS
+        assert commands.needs is NO_WAIT
         allowed = decode_batch(msgspec.msgpack.encode([named, ["get", "own"]]))
         assert isinstance(commands.run(allowed, peer, 100), list)
-        assert commands.needs is not NO_NEEDS, "what is allowed waits as ever"
+        assert commands.needs is not NO_WAIT, "what is allowed waits as ever"
         await durability.close()
 
     asyncio.run(run())

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from kvd.database import Database
-from kvd.journal.backup import BackupReader, load_backup
+from kvd.engine import backup as backups_module
+from kvd.engine.backup import Backup
+from kvd.engine.database import Database
+from kvd.journal.backup_file import BackupReader, load_backup
 from kvd.journal.errors import Damaged, NewerFormat
-from kvd.server import backups as backups_module
-from kvd.server.backups import Backup
 from kvd.store.prefixes import PrefixRule, PrefixRules
 from kvd.store.window import WindowLimits
 from tests.journal.busy import Busy, differences
@@ -53,7 +53,7 @@ class Taken:
 
     def rest(self) -> None:
         """All that there is without waiting."""
-        while not self.feed.caught_up:
+        while not self.feed.is_drained:
             self.take()
 
 
@@ -162,7 +162,7 @@ def test_a_backup_that_is_given_up_lets_the_history_go() -> None:
     for number in range(10):
         database.set({"k": b"%d" % number}, ME)
     assert database.store.window.oldest_readable > 0
-    assert taken.feed.caught_up
+    assert taken.feed.is_drained
     assert taken.feed.next_events() == []
 
 

@@ -13,7 +13,7 @@ import msgspec
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from kvd.server.measures import SAMPLED
+from kvd.telemetry.metrics import SAMPLED
 from tests.server.conftest import ROOT, eventually
 
 if TYPE_CHECKING:
@@ -281,10 +281,10 @@ def test_the_dashboard_shows_what_there_is(start: "Start", tmp_path: pathlib.Pat
 
 
 def test_without_the_library_it_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    from kvd.database import Database
+    from kvd.engine.database import Database
     from kvd.protocol.limits import Limits
     from kvd.protocol.messages import decode_batch
-    from kvd.server.commands import Administration, Commands
+    from kvd.requests.executor import Administration, Commands
     from kvd.server.peers import Peer
 
     class Missing:
@@ -297,8 +297,8 @@ def test_without_the_library_it_says_what_is_missing(monkeypatch: pytest.MonkeyP
     commands = Commands(Database(), Limits(), Administration(), {})
     for name in [name for name in sys.modules if name.startswith("prometheus_client")]:
         monkeypatch.delitem(sys.modules, name)
-    monkeypatch.delitem(sys.modules, "kvd.server.prometheus", raising=False)
-    monkeypatch.delattr("kvd.server.prometheus", raising=False)
+    monkeypatch.delitem(sys.modules, "kvd.telemetry.prometheus", raising=False)
+    monkeypatch.delattr("kvd.telemetry.prometheus", raising=False)
     monkeypatch.setattr(sys, "meta_path", [Missing(), *sys.meta_path])
     replies = commands.run(decode_batch(msgspec.msgpack.encode([["exposition"]])), Peer("test", 0), 20)
     assert isinstance(replies, list)

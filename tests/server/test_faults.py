@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 import msgspec
 import pytest
 
-from kvd.database import Database
+from kvd.engine.database import Database
 from kvd.protocol.limits import Limits
-from kvd.server.commands import Administration, Commands
+from kvd.requests.executor import Administration, Commands
 from kvd.server.server import Server
 from kvd.store.authors import Author
 from tests.journal.disks import MemoryDisk

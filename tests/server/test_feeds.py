@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvd.database import Database
-from kvd.server import feeds as feeds_module
-from kvd.server.feeds import BATCH_BYTES, BATCH_KEYS, BOOKMARK_VERSIONS, Feed, Feeds
+from kvd.engine import feeds as feeds_module
+from kvd.engine.database import Database
+from kvd.engine.feeds import BATCH_BYTES, BATCH_KEYS, BOOKMARK_VERSIONS, Feed, Feeds
+from kvd.requests.errors import RequestError
 from kvd.server.peers import Peer
-from kvd.server.refusals import Refusal
 from kvd.store.authors import Author
 from kvd.store.heads import FORGOTTEN
 from kvd.store.prefixes import PrefixRule, PrefixRules
@@ -117,7 +117,7 @@ class Watcher:
         """Read until there is nothing more; the kinds of the events."""
         kinds: list[str] = []
         for _ in range(10_000):
-            if self.feed.caught_up:
+            if self.feed.is_drained:
                 assert self.feed.next_events() == []
                 return kinds
             kinds += self.read()
@@ -318,7 +318,7 @@ def test_who_starts_where_no_commit_was_is_not_kept_awake_by_one_that_may_not_be
     feed = Feed(store, "", 15, lambda: 20)
     store.set({"a": b""})
     assert feed.next_events() == [("live", 20)]
-    assert feed.caught_up
+    assert feed.is_drained
 
 
 def test_while_commits_concern_others_it_hears_of_the_version_now_and_then(recorded: Recorded) -> None:
@@ -338,7 +338,7 @@ def test_one_batch_looks_at_so_many_keys_and_holds_so_many_bytes(recorded: Recor
     watcher = Watcher(recorded, "", 4)
     assert len(watcher.read()) * feeds_module._EVENT_BYTES <= BATCH_BYTES + 100
     batches = 0
-    while not other.feed.caught_up:
+    while not other.feed.is_drained:
         other.read()
         batches += 1
     assert batches == 3
@@ -487,13 +487,13 @@ def test_each_user_has_so_many_and_administrators_any_number(database: Database)
     peers = [Peer("test", uid) for _ in range(3)]
     for peer in peers[:2]:
         peer.feed = feeds.open(peer, "", None, 2)
-    with pytest.raises(Refusal) as refused:
+    with pytest.raises(RequestError) as refused:
         feeds.open(peers[2], "", None, 2)
     assert refused.value.code == "busy"
     tcp = [Peer("tcp", None) for _ in range(3)]
     for peer in tcp[:2]:
         peer.feed = feeds.open(peer, "", None, 2)
-    with pytest.raises(Refusal):
+    with pytest.raises(RequestError):
         feeds.open(tcp[2], "", None, 2)
     administrators = [Peer("root", 0) for _ in range(3)]
     for peer in administrators:

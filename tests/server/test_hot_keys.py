@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvd.protocol import messages
-from kvd.server.hot_keys import LONGEST_KEY, ONE_IN, PERIOD_S, HotKeys, Summary
 from kvd.store.largest import PAGE_KEYS, largest
 from kvd.store.store import Store
-from tests.protocol.conftest import Ends
+from kvd.telemetry.hot_keys import MAX_KEY, PERIOD_S, SAMPLE_EVERY, HotKeys, Summary
+from tests.requests.conftest import Ends
 
 
 class Clock:
@@ -43,10 +43,10 @@ def test_a_summary_keeps_what_came_often(keys: list[str], most: int) -> None:
 
 def test_gets_alone_are_looked_at_once_in_so_many_and_without_rhythm() -> None:
     hot = HotKeys(seed=1)
-    gaps = [hot.look_at_get("a") for _ in range(20_000)]
+    gaps = [hot.sample_get("a") for _ in range(20_000)]
     assert min(gaps) == 1
-    assert max(gaps) == 2 * ONE_IN - 1
-    assert sum(gaps) / len(gaps) == pytest.approx(ONE_IN, rel=0.03)
+    assert max(gaps) == 2 * SAMPLE_EVERY - 1
+    assert sum(gaps) / len(gaps) == pytest.approx(SAMPLE_EVERY, rel=0.03)
 
 
 def test_the_estimates_are_near_the_truth() -> None:
@@ -64,7 +64,7 @@ def test_the_estimates_are_near_the_truth() -> None:
         else:
             writes.update(set(several))
             frame = [messages.Set(dict.fromkeys(several, b""))]
-        if chosen.randrange(ONE_IN) == 0:
+        if chosen.randrange(SAMPLE_EVERY) == 0:
             hot.look(frame)
     for true, sampled in ((reads, hot.reads), (writes, hot.writes)):
         _, told = sampled.most(5)
@@ -80,18 +80,18 @@ def test_what_is_told_is_of_the_last_minute_or_two() -> None:
     clock.now += PERIOD_S
     hot.look([messages.Get("new")])
     covered_ms, told = hot.reads.most(10)
-    assert (covered_ms, dict(told)) == (int(PERIOD_S * 1000), {"old": ONE_IN, "new": ONE_IN})
+    assert (covered_ms, dict(told)) == (int(PERIOD_S * 1000), {"old": SAMPLE_EVERY, "new": SAMPLE_EVERY})
     clock.now += PERIOD_S
-    assert hot.reads.most(10) == (int(PERIOD_S * 1000), [("new", ONE_IN)])
+    assert hot.reads.most(10) == (int(PERIOD_S * 1000), [("new", SAMPLE_EVERY)])
     clock.now += 5 * PERIOD_S
     assert hot.reads.most(10)[1] == []
 
 
 def test_a_very_long_key_is_not_kept() -> None:
     hot = HotKeys()
-    hot.look([messages.Get("x" * (LONGEST_KEY + 1)), messages.Get("y" * LONGEST_KEY)])
-    hot.look_at_get("x" * (LONGEST_KEY + 1))
-    assert [key for key, _ in hot.reads.most(10)[1]] == ["y" * LONGEST_KEY]
+    hot.look([messages.Get("x" * (MAX_KEY + 1)), messages.Get("y" * MAX_KEY)])
+    hot.sample_get("x" * (MAX_KEY + 1))
+    assert [key for key, _ in hot.reads.most(10)[1]] == ["y" * MAX_KEY]
 
 
 def test_gets_alone_in_their_frames_are_counted(ends: Ends) -> None:
@@ -142,11 +142,11 @@ def test_every_way_of_a_frame_is_sampled(ends: Ends) -> None:
     """Sets of many connections together, several requests in a frame, and frames in slices."""
     commands = ends.commands
     payload = msgspec.msgpack.encode([["get", "in slices"]])
-    for _ in range(40 * ONE_IN):
+    for _ in range(40 * SAMPLE_EVERY):
         commands.set_together([messages.Set({"together": b""}), messages.Set({"together": b""})], ends.peer)
         commands.run([messages.Get("several"), messages.Get("several")], ends.peer, 40)
         ends.sliced(payload)
     assert ends.ask("hottest", "writes", 10)[1][0][0] == "together"
     assert {key for key, _ in ends.ask("hottest", "reads", 10)[1]} == {"several", "in slices"}
     for key, operations in dict(ends.ask("hottest", "reads", 10)[1]).items():
-        assert operations > 10 * ONE_IN, key
+        assert operations > 10 * SAMPLE_EVERY, key

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from kvd.protocol import messages
-from kvd.server.measures import Histogram, LoopLag, Measures
+from kvd.telemetry.metrics import Histogram, LoopLag, ServerMetrics
 
 
 @pytest.mark.parametrize(
@@ -19,7 +19,7 @@ def test_a_duration_counts_below_the_first_bound_that_it_does_not_exceed(seconds
 
 
 def test_frames_are_named_by_their_requests() -> None:
-    measures = Measures(0)
+    measures = ServerMetrics(0)
     get, ping = messages.Get("a"), messages.Ping()
     for requests in ([get], [get, get], [ping], [get, ping]):
         measures.note_frame(requests, 0)

@@ -3,9 +3,9 @@
 import pytest
 
 from kvd.protocol import messages
-from kvd.server.slow_log import SHOWN_CHARACTERS, SlowLog
 from kvd.store.authors import Author
-from tests.protocol.conftest import Ends
+from kvd.telemetry.slow_log import SHOWN_CHARACTERS, SlowLog
+from tests.requests.conftest import Ends
 
 ANN = Author(1000, 7, "ann")
 

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kvd.engine.snapshots import Snapshots
+from kvd.requests.errors import RequestError
 from kvd.server.peers import Peer
-from kvd.server.refusals import Refusal
-from kvd.server.snapshots import Snapshots
 from kvd.store.errors import SnapshotGone
 from kvd.store.store import Store
 from kvd.store.window import WindowLimits
@@ -101,7 +101,7 @@ def test_a_connection_holds_at_most_so_many(house: House, changes: bool) -> None
         held.append(house.snapshots.begin(one, 3))
         if changes:
             house.write()
-    with pytest.raises(Refusal) as refused:
+    with pytest.raises(RequestError) as refused:
         house.snapshots.begin(one, 3)
     assert (refused.value.code, len(house.snapshots)) == ("too_large", 3)
     assert house.snapshots.begin(other, 3) == house.store.version, "each connection has its own"
@@ -113,7 +113,7 @@ def test_none_at_all_may_be_held_and_nothing_is_left_of_the_attempt(house: House
     woken: list[bool] = []
     house.snapshots.on_first = lambda: woken.append(True)
     one = peer()
-    with pytest.raises(Refusal):
+    with pytest.raises(RequestError):
         house.snapshots.begin(one, 0)
     assert one.begun is None
     assert not woken
@@ -190,7 +190,7 @@ def test_what_is_held_is_what_was_begun_and_neither_ended_nor_idle(sequence: lis
         last = one.begun if one.begun is not None else 0
         if step == "begin":
             if sum(count for (whose, _), (count, _) in held.items() if whose == who) >= 3:
-                with pytest.raises(Refusal):
+                with pytest.raises(RequestError):
                     house.snapshots.begin(one, 3)
             else:
                 entry = held.setdefault((who, house.snapshots.begin(one, 3)), [0, 0])

@@ -12,17 +12,17 @@ from typing import Any, NamedTuple
 import msgspec
 import pytest
 
-from kvd.database import Database
+from kvd.engine.database import Database
+from kvd.engine.durability import Durability
 from kvd.journal.commit_log import CommitLog
 from kvd.journal.records import Header
 from kvd.protocol.limits import Limits
+from kvd.requests.executor import Commands
 from kvd.server import session as session_module
-from kvd.server.commands import Commands
-from kvd.server.durability import Durability
 from kvd.server.peers import Peer
 from kvd.server.server import Server
 from kvd.server.session import Session
-from kvd.server.turn import MOST_REQUESTS, Turn
+from kvd.server.set_batch import MAX_REQUESTS, SetBatcher
 from kvd.store.history import newest_commits
 from tests.journal.disks import MemoryDisk
 
@@ -235,10 +235,10 @@ def test_no_more_than_a_turns_worth_is_put_aside() -> None:
     async def play() -> None:
         house = House(None)
         request = ["set", {"key": b"x"}]
-        for number in range(MOST_REQUESTS // 16):
+        for number in range(MAX_REQUESTS // 16):
             assert house.database.store.version == 0
             house.send(number % 2, framed(msgspec.msgpack.encode([request] * 16)))
-        assert house.database.store.version == MOST_REQUESTS
+        assert house.database.store.version == MAX_REQUESTS
 
     asyncio.run(play())
 
@@ -344,5 +344,5 @@ def test_behind_a_fault_of_ours_nothing_is_answered(fault: str, before: int, mon
 
 def test_a_write_that_asks_for_less_is_not_put_aside() -> None:
     requests = [msgspec.convert(["set", {"a": b""}, {"sync": False}], session_module.AnyRequest)]
-    assert not Turn.takes(requests)
-    assert not Turn.takes([*requests, *requests])
+    assert not SetBatcher.takes(requests)
+    assert not SetBatcher.takes([*requests, *requests])

@@ -11,7 +11,7 @@ import socket
 import sys
 from collections.abc import Callable
 
-from kvd.service.daemon import Readiness, daemonize, standard_fds
+from kvd.service.daemon import ReadyPipe, daemonize, ensure_standard_fds
 from kvd.service.errors import StartError
 from kvd.service.locks import LockFile
 from kvd.service.unix_socket import bind_unix_socket, remove_socket, socket_inode
@@ -35,7 +35,7 @@ class WaitingLock(LockFile):
 
 
 def main(path: str, behaviour: str = "", argument: str = "") -> int:
-    standard_fds()
+    ensure_standard_fds()
     if behaviour == "at-once":
         os.read(0, 1)  # returns in all of them when the test closes the pipe
     lock = WaitingLock(path + ".lock", argument) if behaviour == "slow-release" else LockFile(path + ".lock")
@@ -55,7 +55,7 @@ def main(path: str, behaviour: str = "", argument: str = "") -> int:
         lock.release()
 
 
-def run(readiness: Readiness, path: str, behaviour: str, argument: str) -> int:
+def run(readiness: ReadyPipe, path: str, behaviour: str, argument: str) -> int:
     if behaviour in BEFORE_READY:
         BEFORE_READY[behaviour](argument)
     signal.signal(signal.SIGTERM, stop)

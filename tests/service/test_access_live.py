@@ -24,7 +24,7 @@ BY_GROUP = '[[access]]\nprefix = "group/"\ngid = 7001\nrights = ["read", "write"
 SOMEBODY = """
 import os, sys
 uid, groups, address = int(sys.argv[1]), [int(gid) for gid in sys.argv[2].split(",") if gid], sys.argv[3]
-import kv, kv.near_client, kv.watches, kv.procedures, kv.transactions, msgspec, select
+import kv, kv.near_cache.blocking, kv.blocking.watch, kv.api.procedures, kv.api.transactions, msgspec, select
 os.setgroups(groups); os.setgid(uid); os.setuid(uid)
 db, near, watch = kv.connect(address), kv.connect(address, near_cache=True), None
 for line in sys.stdin:

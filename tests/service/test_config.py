@@ -9,7 +9,7 @@ import pytest
 
 from kvd.protocol.address import default_socket
 from kvd.protocol.limits import Limits
-from kvd.server.access import AccessRule
+from kvd.requests.access import AccessRule
 from kvd.service.config import Config, ConfigError, History, Listen, Log, load, standard_places
 from kvd.service.config_changes import changes
 from kvd.service.options import BOUNDS, OPTIONS

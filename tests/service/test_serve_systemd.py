@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kvd.database import Database
+from kvd.engine.database import Database
 from kvd.protocol.limits import Limits
-from kvd.server.commands import Administration, Commands
+from kvd.requests.executor import Administration, Commands
 from kvd.server.server import Server
 from kvd.service.config import Config
 from kvd.service.http import HttpSockets

@@ -9,7 +9,7 @@ import pytest
 from kvd.store import isolation
 from kvd.store.authors import Author
 from kvd.store.errors import Conflict, SnapshotGone, VersionAhead
-from kvd.store.isolation import COMMITTED_KEYS, MOST_CHANGES, MOST_CHARACTERS, Change, Range, validate
+from kvd.store.isolation import COMMITTED_KEYS, MAX_CHANGES, MAX_CHARACTERS, Change, Range, validate
 from kvd.store.store import Store
 from kvd.store.window import WindowLimits
 
@@ -238,7 +238,7 @@ def test_a_range_is_judged_by_its_snapshot_though_a_key_in_it_was_read_later() -
 def test_keys_read_as_absent_that_came_and_went_hide_no_phantom_behind_them() -> None:
     """More of them than a conflict names."""
     store = filled()
-    absent = [f"{number:03}" for number in range(MOST_CHANGES + 20)]
+    absent = [f"{number:03}" for number in range(MAX_CHANGES + 20)]
     store.set(dict.fromkeys(absent, b""))
     store.delete(absent)
     store.set({"zz": b"phantom"})
@@ -283,15 +283,15 @@ def test_keys_of_commits_are_looked_at_up_to_a_bound_and_then_the_range_is(monke
 @pytest.mark.parametrize("read", ["keys", "ranges"])
 def test_a_conflict_names_no_more_keys_than_it_may(read: str) -> None:
     store = filled()
-    keys = [f"{number:04}" for number in range(MOST_CHANGES + 50)]
+    keys = [f"{number:04}" for number in range(MAX_CHANGES + 50)]
     store.set(dict.fromkeys(keys, b""))
     if read == "keys":
-        assert [change.key for change in conflicts(store, dict.fromkeys(keys, 0))] == keys[:MOST_CHANGES]
+        assert [change.key for change in conflicts(store, dict.fromkeys(keys, 0))] == keys[:MAX_CHANGES]
     else:
-        assert len(changed_in(store, "", None, 0)) == MOST_CHANGES
+        assert len(changed_in(store, "", None, 0)) == MAX_CHANGES
 
 
-@pytest.mark.parametrize(("characters", "named"), [(MOST_CHARACTERS, 1), (MOST_CHARACTERS // 4, 4), (1_500, 3)])
+@pytest.mark.parametrize(("characters", "named"), [(MAX_CHARACTERS, 1), (MAX_CHARACTERS // 4, 4), (1_500, 3)])
 def test_a_conflict_of_long_keys_ends_once_it_is_long_enough(characters: int, named: int) -> None:
     store = filled()
     keys = [f"{number:0{characters}}" for number in range(10)]

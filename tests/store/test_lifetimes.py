@@ -8,15 +8,15 @@ from hypothesis import strategies as st
 
 from kvd.store import lifetimes as lifetimes_module
 from kvd.store import schedule as schedule_module
-from kvd.store.lifetimes import ENDLESS, KEPT, SHARDS, Life, Lifetimes
+from kvd.store.lifetimes import KEEP_TTL, NO_EXPIRY, SHARDS, Expiry, Lifetimes
 from kvd.store.schedule import Entry, Schedule
 from tests.store.deadlines import all_deadlines, scheduled
 
 MANY = 1_000
 
 
-def until(deadline: int | None, **how: object) -> Life:
-    return Life(deadline=deadline, **how)  # type: ignore[arg-type]
+def until(deadline: int | None, **how: object) -> Expiry:
+    return Expiry(deadline=deadline, **how)  # type: ignore[arg-type]
 
 
 def with_deadlines(**deadlines: int) -> Lifetimes:
@@ -44,7 +44,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_without_deadlines_there_is_nothing_to_look_for() -> None:
     lifetimes = Lifetimes()
-    lifetimes.written(["a"], ENDLESS)
+    lifetimes.written(["a"], NO_EXPIRY)
     assert (lifetimes.next_look, lifetimes.take_due(10**18, MANY), bool(lifetimes)) == (None, [], False)
 
 
@@ -106,13 +106,13 @@ def test_a_kept_key_keeps_its_deadline_and_a_new_one_takes_the_one_given() -> No
 def test_a_kept_key_keeps_its_owner_and_a_new_one_has_none() -> None:
     lifetimes = Lifetimes()
     lifetimes.written(["old"], until(None, owner="me"))
-    lifetimes.written(["old", "new"], KEPT, existing={"old"})
+    lifetimes.written(["old", "new"], KEEP_TTL, existing={"old"})
     assert (lifetimes.owned("me"), lifetimes.is_owned("new")) == (["old"], False)
 
 
 def test_a_write_that_keeps_nothing_takes_deadline_and_owner_away() -> None:
     lifetimes = Lifetimes()
-    for life in (ENDLESS, until(None), KEPT):
+    for life in (NO_EXPIRY, until(None), KEEP_TTL):
         lifetimes.written(["a"], until(10, owner="me"))
         assert (all_deadlines(lifetimes), lifetimes.count_owned("me")) == ({"a": 10}, 1)
         lifetimes.written(["a"], life)  # KEPT, but the key was not there before
@@ -245,7 +245,7 @@ def test_new_keys_fill_the_first_dict_and_then_the_shards_evenly(monkeypatch: py
         lambda lifetimes, key: lifetimes.touched([key], 1_000),
         lambda lifetimes, key: lifetimes.touched([key], 1_000_000),
         lambda lifetimes, key: lifetimes.ended([key]),
-        lambda lifetimes, key: lifetimes.written([key], ENDLESS),
+        lambda lifetimes, key: lifetimes.written([key], NO_EXPIRY),
         lambda lifetimes, _: lifetimes.take_due(15_000, 3),
     ],
     ids=["earlier", "later", "ended", "endless", "take"],
@@ -353,7 +353,7 @@ def test_lifetimes_are_two_dicts(first_keys: int, run_entries: int, monkeypatch:
 def test_keys_that_were_prolonged_are_put_back_in_steps_too() -> None:
     """A million sessions, begun together and prolonged since, must not keep everybody waiting when the first is due."""
     lives, keys = Lifetimes(), [str(number) for number in range(5_000)]
-    lives.written(keys, Life(deadline=10))
+    lives.written(keys, Expiry(deadline=10))
     lives.touched(keys, 1_000)
     steps = 0
     while lives.next_look == 10:

@@ -1,18 +1,18 @@
 """What is remembered of writes that carried an id, and what is said about those that were forgotten."""
 
 from kvd.store.errors import OutcomeUnknown
-from kvd.store.outcomes import Outcomes
+from kvd.store.outcomes import IdempotencyCache
 
 
-def remembering(*ids: bytes, limit: int = 3) -> Outcomes:
+def remembering(*ids: bytes, limit: int = 3) -> IdempotencyCache:
     """Each id committed at one version more, the first at 1, answered by its version."""
-    outcomes = Outcomes(limit)
+    outcomes = IdempotencyCache(limit)
     for version, id_ in enumerate(ids, 1):
         outcomes.remember("me", id_, version, version)
     return outcomes
 
 
-def is_unknown(outcomes: Outcomes, id_: bytes, since: int, version: int) -> bool:
+def is_unknown(outcomes: IdempotencyCache, id_: bytes, since: int, version: int) -> bool:
     try:
         outcomes.find("me", id_, since, version)
     except OutcomeUnknown as unknown:
@@ -28,7 +28,7 @@ def test_an_id_that_committed_gets_its_answer_whatever_else_it_says() -> None:
 
 
 def test_an_answer_is_given_as_it_was() -> None:
-    outcomes = Outcomes(2)
+    outcomes = IdempotencyCache(2)
     for id_, answer in ((b"a", [False]), (b"b", [])):
         outcomes.remember("me", id_, 1, answer)
         assert outcomes.find("me", id_, 0, 1) is answer
@@ -69,7 +69,7 @@ def test_without_since_a_forgotten_id_is_like_a_new_one() -> None:
 
 
 def test_who_chose_the_id_belongs_to_it() -> None:
-    outcomes = Outcomes(5)
+    outcomes = IdempotencyCache(5)
     outcomes.remember(1000, b"a", 1, "mine")
     outcomes.remember(None, b"a", 2, "theirs")
     assert [outcomes.find(scope, b"a", 0, 2) for scope in (1000, None, 1001)] == ["mine", "theirs", None]
@@ -99,7 +99,7 @@ def test_a_limit_that_was_raised_brings_nothing_back() -> None:
 
 
 def test_ids_of_one_batch_are_forgotten_one_by_one() -> None:
-    outcomes = Outcomes(2)
+    outcomes = IdempotencyCache(2)
     for id_ in (b"a", b"b", b"c"):
         outcomes.remember("me", id_, 7, id_)
     assert [outcomes.find("me", id_, 7, 7) for id_ in (b"a", b"b", b"c")] == [None, b"b", b"c"]
@@ -108,7 +108,7 @@ def test_ids_of_one_batch_are_forgotten_one_by_one() -> None:
 
 def test_long_answers_count_for_more_than_one() -> None:
     """A touch of 65,536 keys has as many answers; so many of those must not be kept as of versions."""
-    outcomes = Outcomes(10)
+    outcomes = IdempotencyCache(10)
     for number in range(3):
         outcomes.remember(0, bytes([number]) * 16, number + 1, [True] * 64)
     assert len(outcomes) == 2
@@ -126,7 +126,7 @@ def test_what_was_said_to_be_unknown_stays_so_whatever_is_forgotten_later() -> N
 
 
 def test_a_long_answer_counts_for_as_many_as_it_takes_the_room_of() -> None:
-    outcomes = Outcomes(10)
+    outcomes = IdempotencyCache(10)
     for number in range(5):
         outcomes.remember("me", bytes([number]), number + 1, number)
     outcomes.remember("me", b"long", 6, [True] * (16 * 7))

@@ -5,7 +5,7 @@ import pytest
 from kvd.store.authors import EXPIRED, NOBODY, Author
 from kvd.store.errors import NotANumber, SnapshotGone, VersionAhead
 from kvd.store.history import newest_commits
-from kvd.store.lifetimes import KEPT, Life
+from kvd.store.lifetimes import KEEP_TTL, Expiry
 from kvd.store.store import Store
 from kvd.store.window import WindowLimits
 from tests.store.deadlines import all_deadlines
@@ -56,8 +56,8 @@ def test_a_write_passes_over_missing_keys_that_it_would_delete() -> None:
 
 def test_a_write_gives_a_life_to_what_it_stores_and_ends_those_it_deletes() -> None:
     store = Store()
-    store.set({"a": b"", "b": b"", "c": b""}, ME, Life(deadline=10, owner="me"))
-    store.write({"a": None, "b": b"", "d": b""}, ME, Life(deadline=20, owner="you"))
+    store.set({"a": b"", "b": b"", "c": b""}, ME, Expiry(deadline=10, owner="me"))
+    store.write({"a": None, "b": b"", "d": b""}, ME, Expiry(deadline=20, owner="you"))
     assert deadlines(store, "a", "b", "c", "d") == [None, 20, 10, 20]
     assert (store.lifetimes.owned("me"), sorted(store.lifetimes.owned("you"))) == (["c"], ["b", "d"])
 
@@ -87,10 +87,10 @@ def test_a_number_is_stored_as_plain_decimal_text() -> None:
 )
 def test_what_is_no_number_or_would_be_none_is_refused_and_nothing_is_changed(value: bytes, by: int) -> None:
     store = Store()
-    store.set({"n": value}, ME, Life(deadline=10))
+    store.set({"n": value}, ME, Expiry(deadline=10))
     before = counters(store)
     with pytest.raises(NotANumber) as refused:
-        store.increment("n", by, YOU, Life(deadline=99))
+        store.increment("n", by, YOU, Expiry(deadline=99))
     assert refused.value.key == "n"
     assert (store.version, counters(store), store.fetch(["n"])) == (1, before, [(value, 1, 10)])
 
@@ -104,10 +104,10 @@ def test_the_whole_range_of_64_bits_is_reached() -> None:
 
 def test_an_increment_keeps_the_life_of_its_key_unless_told_otherwise() -> None:
     store = Store()
-    store.set({"n": b"1"}, ME, Life(deadline=10, owner="me"))
+    store.set({"n": b"1"}, ME, Expiry(deadline=10, owner="me"))
     store.increment("n", 1)
     assert (deadlines(store, "n"), store.lifetimes.owned("me")) == ([10], ["n"])
-    store.increment("n", 1, ME, Life(deadline=20))
+    store.increment("n", 1, ME, Expiry(deadline=20))
     assert (deadlines(store, "n"), store.lifetimes.owned("me")) == ([20], [])
 
 
@@ -123,26 +123,26 @@ def test_a_plain_write_gives_its_keys_a_life_without_end() -> None:
         lambda: store.set_each([{"a": b"2", "new": b""}]),
         lambda: store.write({"a": b"2"}),
     ):
-        store.set({"a": b"1", "b": b"1"}, ME, Life(deadline=10, owner="me"))
+        store.set({"a": b"1", "b": b"1"}, ME, Expiry(deadline=10, owner="me"))
         write()
         assert (deadlines(store, "a"), "a" in store.lifetimes.owned("me")) == ([None], False)
 
 
 def test_a_write_that_keeps_lives_gives_its_own_to_new_keys_only() -> None:
     store = Store()
-    store.set({"old": b""}, ME, Life(deadline=10))
-    store.set({"deleted": b""}, ME, Life(deadline=10))
+    store.set({"old": b""}, ME, Expiry(deadline=10))
+    store.set({"deleted": b""}, ME, Expiry(deadline=10))
     store.delete(["deleted"])
     store.set({"endless": b""})
-    store.set(dict.fromkeys(["old", "endless", "deleted", "new"], b""), ME, Life(deadline=99, keep=True))
+    store.set(dict.fromkeys(["old", "endless", "deleted", "new"], b""), ME, Expiry(deadline=99, keep=True))
     assert deadlines(store, "old", "endless", "deleted", "new") == [10, None, 99, 99]
-    store.set(dict.fromkeys(["old", "newer"], b""), ME, KEPT)
+    store.set(dict.fromkeys(["old", "newer"], b""), ME, KEEP_TTL)
     assert deadlines(store, "old", "newer") == [10, None]
 
 
 def test_a_deletion_ends_a_life() -> None:
     store = Store()
-    store.set({"a": b""}, ME, Life(deadline=10, owner="me"))
+    store.set({"a": b""}, ME, Expiry(deadline=10, owner="me"))
     store.delete(["a"])
     assert (all_deadlines(store.lifetimes), store.lifetimes.owned("me")) == ({}, [])
 
@@ -171,7 +171,7 @@ def test_touching_nothing_that_exists_is_no_commit() -> None:
 
 def test_keys_expire_in_one_commit_by_the_author_expired() -> None:
     store = Store()
-    store.set({"a": b"1", "b": b"22"}, ME, Life(deadline=10))
+    store.set({"a": b"1", "b": b"22"}, ME, Expiry(deadline=10))
     store.set({"c": b"3"})
     assert store.expire(store.lifetimes.take_due(10, 256)) == 3
     assert (last_commit(store), store.get_many(["a", "b", "c"])) == ((3, EXPIRED, ["a", "b"]), [None, None, b"3"])
@@ -189,10 +189,10 @@ def test_expiring_what_is_gone_already_is_no_commit() -> None:
 
 def test_the_keys_of_an_owner_are_buried_in_one_commit_and_no_others() -> None:
     store = Store()
-    store.set({"a": b"", "b": b"", "c": b""}, ME, Life(owner="me"))
-    store.set({"b": b""}, YOU, Life(owner="you"))
+    store.set({"a": b"", "b": b"", "c": b""}, ME, Expiry(owner="me"))
+    store.set({"b": b""}, YOU, Expiry(owner="you"))
     store.set({"c": b""}, YOU)
-    store.set({"d": b""}, ME, Life(owner="me"))
+    store.set({"d": b""}, ME, Expiry(owner="me"))
     assert store.bury("me", ME) == 2
     assert (last_commit(store)[:2], sorted(last_commit(store)[2])) == ((5, ME), ["a", "d"])
     assert store.get_many(["a", "b", "c", "d"]) == [None, b"", b"", None]
@@ -205,8 +205,8 @@ def test_the_keys_of_an_owner_are_buried_in_one_commit_and_no_others() -> None:
 
 def test_fetch_tells_value_version_and_deadline_all_from_one_instant() -> None:
     store = Store()
-    store.set({"a": b"1"}, ME, Life(deadline=10))
-    store.set({"a": b"2", "b": b""}, ME, Life(deadline=20))
+    store.set({"a": b"1"}, ME, Expiry(deadline=10))
+    store.set({"a": b"2", "b": b""}, ME, Expiry(deadline=20))
     store.delete(["b"])
     assert store.fetch(["a", "b", "never", "a"]) == [(b"2", 2, 20), (None, 0, None), (None, 0, None), (b"2", 2, 20)]
     assert store.fetch(["a", "b"], at=2) == [(b"2", 2, None), (b"", 2, None)], "no deadlines of the past"

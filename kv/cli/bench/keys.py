@@ -7,9 +7,9 @@ from kv.cli.bench.choices import key_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from kv.blocking.client import Client
     from kv.cli.bench.plan import Plan
     from kv.cli.progress import Bar
-    from kv.client import Client
 
 # Every key of every benchmark begins with it: for access rules, and for `kv del --prefix` after a `kill -9`.
 PREFIX = "kv-bench/"

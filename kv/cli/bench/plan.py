@@ -11,11 +11,11 @@ OPERATIONS = ("get", "set", "del", "incr")
 DISTRIBUTIONS = ("uniform", "zipf")
 DEFAULT_DURATION_S = 5.0
 # What the daemon takes unless configured otherwise; it refuses more itself, this only says so earlier.
-_MOST_VALUE_BYTES = 8 << 20
-_MOST_FRAME_BYTES = 16 << 20
-_MOST_PIPELINE = 65_536
-_MOST_PROCESSES = 256
-_MOST_KEYS = 100_000_000
+_MAX_VALUE_BYTES = 8 << 20
+_MAX_FRAME_BYTES = 16 << 20
+_MAX_PIPELINE = 65_536
+_MAX_PROCESSES = 256
+_MAX_KEYS = 100_000_000
 
 
 class Plan:
@@ -43,17 +43,17 @@ class Plan:
 
     def _check(self) -> None:
         """Raise UsageError for what cannot be done."""
-        _at_most("--value-size", self.value_bytes, _MOST_VALUE_BYTES)
-        _at_most("--keys", self.keys, _MOST_KEYS)
-        _at_most("--processes", self.processes, _MOST_PROCESSES)
-        _at_most("--pipeline", self.pipeline, _MOST_PIPELINE)
+        _at_most("--value-size", self.value_bytes, _MAX_VALUE_BYTES)
+        _at_most("--keys", self.keys, _MAX_KEYS)
+        _at_most("--processes", self.processes, _MAX_PROCESSES)
+        _at_most("--pipeline", self.pipeline, _MAX_PIPELINE)
         if self.connections < self.processes:
             raise UsageError(
                 f"--connections {self.connections} is less than one for each of {self.processes} processes"
             )
         if self.requests is not None and self.requests < self.connections:
             raise UsageError(f"--requests {self.requests} is less than one for each of {self.connections} connections")
-        if self.pipeline * self.value_bytes > _MOST_FRAME_BYTES and self.pipeline > 1:
+        if self.pipeline * self.value_bytes > _MAX_FRAME_BYTES and self.pipeline > 1:
             raise UsageError(f"--pipeline {self.pipeline} of --value-size {self.value_bytes} is over 16 MiB a frame")
         if self.near_cache:
             self._check_near_cache()

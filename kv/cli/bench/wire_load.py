@@ -8,14 +8,14 @@ import os
 import select
 import time
 
-from kv.channel import framed
+from kv.blocking.client import read_token
+from kv.blocking.stream import HEADER_BYTES, Deadline, open_connection
 from kv.cli.bench.choices import Choices
 from kv.cli.bench.tally import Tally
-from kv.client import read_token
-from kv.codecs import full
-from kv.connection import HEADER_BYTES, Deadline, open_connection
 from kv.errors import Unavailable, from_reply
-from kv.operations import hello
+from kv.wire.codecs import full
+from kv.wire.operations import hello
+from kv.wire.protocol import framed
 from kvd.protocol.address import is_network
 
 TYPE_CHECKING = False
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Any
 
+    from kv.blocking.stream import Connection
     from kv.cli.bench.plan import Plan
-    from kv.codecs import Codec
-    from kv.connection import Connection
+    from kv.wire.codecs import Codec
 
 _READ_BYTES = 256 * 1024
 _EVENTS = 256

@@ -3,12 +3,12 @@
 import grp
 import pwd
 
-from kv import operations
 from kv.cli import exits
 from kv.cli.context import Context
 from kv.cli.escape import show
 from kv.cli.failures import UsageError
 from kv.cli.parser import Parser, completed
+from kv.wire import operations
 
 USAGE = "kv access [OPTION]... USER KEY"
 EXAMPLES = """

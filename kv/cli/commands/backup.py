@@ -13,7 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from kv.backups import Piece
+    from kv.blocking.backup import Piece
 
 USAGE = "kv backup [OPTION]... FILE|-"
 EXAMPLES = """
@@ -76,7 +76,7 @@ def _into_file(context: Context, path: str) -> "Piece":
 
 def _take(context: Context, write: "Callable[[bytes], None]") -> "Piece":
     """Hand all pieces to ``write``; the last of them."""
-    from kv.backups import BackupStream
+    from kv.blocking.backup import BackupStream
     from kv.cli.progress import bar
 
     with (

@@ -9,12 +9,12 @@ from kv.cli.parser import Parser, completed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from kv.blocking.client import Client
     from kv.cli.bench.plan import Plan
     from kv.cli.bench.report import Findings
     from kv.cli.bench.tally import Tally
     from kv.cli.bench.workers import Workers
     from kv.cli.progress import Bar
-    from kv.client import Client
 
 USAGE = "kv bench [OPTION]..."
 EXAMPLES = """

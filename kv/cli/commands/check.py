@@ -11,7 +11,7 @@ from kv.cli.parser import Parser
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from kvd.journal.examination import Examined
+    from kvd.engine.examination import CheckReport
     from kvd.journal.recovery import Recovered
 
 USAGE = "kv check [OPTION]... DIR|FILE\n       kv check [OPTION]... --salvage DIR NEWDIR"
@@ -55,7 +55,7 @@ def _check_backup(context: Context, path: str) -> int:
 
 
 def _check_directory(context: Context, directory: str) -> int:
-    found: Examined = offline(context, "checking", lambda kvd, progress: kvd.check(directory, progress))
+    found: CheckReport = offline(context, "checking", lambda kvd, progress: kvd.check(directory, progress))
     if context.options.json:
         context.print_json(_as_json(found))
     elif found.recovered is not None:
@@ -65,7 +65,7 @@ def _check_directory(context: Context, directory: str) -> int:
     return exits.DAMAGED_DATA if found.damages else exits.OK
 
 
-def _tell_sound(context: Context, found: "Examined", recovered: "Recovered") -> None:
+def _tell_sound(context: Context, found: "CheckReport", recovered: "Recovered") -> None:
     from kv.cli.times import show_time
 
     context.print(
@@ -79,7 +79,7 @@ def _tell_sound(context: Context, found: "Examined", recovered: "Recovered") -> 
         context.print("The last daemon did not stop in order; nothing is missing")
 
 
-def _tell_damaged(context: Context, directory: str, found: "Examined") -> None:
+def _tell_damaged(context: Context, directory: str, found: "CheckReport") -> None:
     from kv.cli.times import show_time
 
     for damage in found.damages:
@@ -96,7 +96,7 @@ def _tell_damaged(context: Context, directory: str, found: "Examined") -> None:
     context.print(f"To save it, write: kv check --salvage {directory} NEWDIR")
 
 
-def _as_json(found: "Examined") -> dict[str, object]:
+def _as_json(found: "CheckReport") -> dict[str, object]:
     from kv.cli.times import time_json
 
     recovered, saved = found.recovered, found.saved

@@ -9,7 +9,7 @@ from kv.cli.parser import Parser
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from kv.client import Client
+    from kv.blocking.client import Client
 
 USAGE = "kv checkpoint [OPTION]..."
 EXAMPLES = """
@@ -22,7 +22,7 @@ the log before it, except for what the history needs. Writes go on meanwhile. --
 (default: 60 seconds here); the daemon goes on when it is over.
 """
 _TIMEOUT_S = 60.0
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.01, 0.5
+_FIRST_PAUSE_S, _MAX_PAUSE_S = 0.01, 0.5
 
 
 def arguments(parser: Parser) -> None:
@@ -56,4 +56,4 @@ def _wait(client: "Client", wanted: int, failures: int, timeout_s: float | None)
                 f"the checkpoint was not there within {timeout_s:g} seconds; the daemon goes on with it"
             )
         time.sleep(pause_s)
-        pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+        pause_s = min(2 * pause_s, _MAX_PAUSE_S)

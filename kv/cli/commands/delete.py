@@ -13,7 +13,7 @@ from kv.cli.writing import How, add_sync
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from kv.client import Client
+    from kv.blocking.client import Client
 
 USAGE = "kv del [OPTION]... KEY...\n       kv del [OPTION]... --prefix PREFIX"
 EXAMPLES = """

@@ -11,7 +11,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from kv.client import Client
+    from kv.blocking.client import Client
 
 USAGE = "kv diff [OPTION]... FROM [TO]"
 EXAMPLES = """

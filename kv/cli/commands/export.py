@@ -13,7 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from kv.client import Client
+    from kv.blocking.client import Client
     from kv.results import Item
 
 USAGE = "kv export [OPTION]... [PREFIX]"

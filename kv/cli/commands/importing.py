@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from typing import BinaryIO
 
+    from kv.api.transactions import Transaction
+    from kv.blocking.client import Client
     from kv.cli.progress import Bar
-    from kv.client import Client
-    from kv.transactions import Transaction
 
 USAGE = "kv import [OPTION]... [FILE|-]"
 EXAMPLES = """

@@ -9,7 +9,7 @@ from kv.cli.writing import How, add_lifetime, add_sync
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from kv.client import Client
+    from kv.blocking.client import Client
 
 USAGE = "kv incr [OPTION]... KEY [NUMBER]"
 EXAMPLES = """

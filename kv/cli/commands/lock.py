@@ -17,7 +17,7 @@ from kv.cli.processes import environment, start, status_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from kv.locks import Lock
+    from kv.api.locks import Lock
 
 USAGE = "kv lock [OPTION]... NAME -- COMMAND [ARGUMENT]..."
 EXAMPLES = """

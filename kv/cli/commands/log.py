@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from kv.results import Commit
 
 _DEFAULT_LIMIT = 20
-_MOST_KEYS_A_LINE = 8
+_MAX_KEYS_A_LINE = 8
 
 USAGE = "kv log [OPTION]..."
 EXAMPLES = """
@@ -60,7 +60,7 @@ def _print(context: Context, commit: "Commit") -> None:
         context.print_json({**commit_json(commit.version, commit.time, commit.author), "keys": commit.keys})
         return
     who = who_and_when(commit.author, commit.time)
-    context.print(f"{commit.version}  {who}  {keys_text(commit.keys, _MOST_KEYS_A_LINE)}")
+    context.print(f"{commit.version}  {who}  {keys_text(commit.keys, _MAX_KEYS_A_LINE)}")
 
 
 def keys_text(keys: list[str], most: int) -> str:

@@ -8,7 +8,7 @@ from kv.cli.parser import Parser, completed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from kv.operations import Item
+    from kv.wire.operations import Item
 
 USAGE = "kv ls [OPTION]... [PREFIX]"
 EXAMPLES = """

@@ -9,7 +9,7 @@ from kv.cli.parser import Parser, completed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from kv.client import Client
+    from kv.blocking.client import Client
 
 USAGE = "kv rollback [OPTION]... --to VERSION|TIME KEY..."
 EXAMPLES = """

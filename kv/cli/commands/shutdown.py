@@ -10,7 +10,7 @@ from kv.cli.parser import Parser
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from kv.client import Client
+    from kv.blocking.client import Client
 
 USAGE = "kv shutdown [OPTION]..."
 EXAMPLES = """

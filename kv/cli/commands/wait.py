@@ -11,7 +11,7 @@ from kv.cli.parser import Parser, completed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from kv.client import Client
+    from kv.blocking.client import Client
 
 USAGE = """\
 kv wait [OPTION]... KEY[=VALUE]

@@ -30,7 +30,7 @@ A COMMAND is run for each change, one after the other, with KVD_KEY, KVD_VERSION
 resync, which has no key) in its environment, the value on its standard input, and in KVD_VALUE if it is text of up to
 64 KiB. If it cannot be run, watching ends; how it ends does not matter. Ctrl-C ends with exit code 130.
 """
-_MOST_IN_ENVIRONMENT_BYTES = 64 * 1024
+_MAX_IN_ENVIRONMENT_BYTES = 64 * 1024
 _LOOK_UP_S = 1.0  # how often it is looked whether anybody still reads what is printed
 
 
@@ -136,7 +136,7 @@ class Teller:
 
 def _in_environment(data: bytes | None) -> bytes | None:
     """``data``, if a variable of the environment can hold it: text without a zero byte, not too long."""
-    if data is None or b"\0" in data or len(data) > _MOST_IN_ENVIRONMENT_BYTES:
+    if data is None or b"\0" in data or len(data) > _MAX_IN_ENVIRONMENT_BYTES:
         return None
     try:
         data.decode()

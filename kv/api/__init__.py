@@ -1,0 +1,1 @@
+"""What both clients offer, declared once: methods, procedures, transactions, locks, snapshots, history."""

@@ -1,0 +1,149 @@
+"""The past: the versions of a key, the log of commits, and going back to what was.
+
+Going back is an ordinary commit that validates what it read, so it never overwrites what somebody has just written,
+and shows in the log like any other.
+"""
+
+from __future__ import annotations
+
+from kv.api.procedures import YieldItem, ask, send
+from kv.errors import Conflict, SnapshotGone
+from kv.wire import operations
+from kv.wire.exchange import Exchange
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from kv.api.procedures import Pages, Procedure
+    from kv.results import Commit, Version
+
+_PAGE_VERSIONS = 1_000
+
+
+class Plan:
+    """What a commit that goes back writes, and the versions that it expects to find."""
+
+    def __init__(self, writes: dict[str, bytes | None], reads: dict[str, int], store_id: str | None) -> None:
+        self.writes = writes
+        self.reads = reads
+        self.store_id = store_id
+
+    def carry_out(self) -> Procedure[int]:
+        """Make the commit; its version."""
+        how = operations.write_options(keep_ttl=True)
+        version: int = yield from ask(operations.commit(self.writes, self.reads, (), None, how), self.store_id)
+        return version
+
+
+def writes_of(planning: Procedure[Plan]) -> Procedure[dict[str, bytes | None]]:
+    """What a plan would write."""
+    plan = yield from planning
+    return plan.writes
+
+
+# ---------------------------------------------------------------------- looking back
+
+
+def history(key: str, limit: int | None) -> Pages[Version]:
+    """The versions of a key, newest first."""
+    before: int | None = None
+    while limit is None or limit > 0:
+        page = _PAGE_VERSIONS if limit is None else min(limit, _PAGE_VERSIONS)
+        delivery: Exchange = yield Exchange((operations.history(key, page, before),))
+        versions: list[Version] = delivery.result()
+        if not versions:
+            return
+        yield YieldItem(versions)
+        before = versions[-1].version
+        if limit is not None:
+            limit -= len(versions)
+
+
+def log(since: int | None, limit: int | None) -> Pages[Commit]:
+    """The commits behind ``since``, oldest first; or the newest ``limit`` of them."""
+    if since is None and limit is not None:
+        yield from _newest(limit)
+        return
+    newest: int | None = None
+    following = 0 if since is None else since + 1
+    while limit is None or limit > 0:
+        page = _PAGE_VERSIONS if limit is None else min(limit, _PAGE_VERSIONS)
+        # Up to what is the newest at the beginning: while others write there would be no end.
+        delivery: Exchange = yield Exchange((operations.log(following, page), operations.version()))
+        try:
+            commits: list[Commit] = delivery.result(0)
+        except SnapshotGone as gone:
+            oldest = gone.fields.get("oldest_readable")
+            if since is not None or not isinstance(oldest, int) or following > oldest:
+                raise
+            following = oldest + 1  # all that are known
+            continue
+        newest = delivery.result(1) if newest is None else newest
+        told = [commit for commit in commits if commit.version <= newest]
+        if not told:
+            return
+        yield YieldItem(told)
+        following = told[-1].version + 1
+        if limit is not None:
+            limit -= len(told)
+
+
+def _newest(limit: int) -> Pages[Commit]:
+    """The newest commits. A page holds at most so many, so that more are found from the front."""
+    if limit <= 0:
+        return
+    delivery: Exchange = yield Exchange((operations.log(None, min(limit, operations.MAX_A_PAGE)),))
+    yield YieldItem(delivery.result())
+
+
+# ---------------------------------------------------------------------- going back
+
+
+def plan_rollback(keys: list[str], to: int) -> Procedure[Plan]:
+    """What makes ``keys`` what they were at version ``to``."""
+    delivery = yield from send(operations.fetch(keys, to), operations.fetch(keys, None))
+    then, now = delivery.result(0), delivery.result(1)
+    writes = {key: then[key].value for key in keys if then[key].version != now[key].version}
+    reads = {key: now[key].version for key in keys}
+    return Plan(writes, reads, _store_of(delivery))
+
+
+def rollback(keys: list[str], to: int) -> Procedure[int]:
+    """Make ``keys`` what they were at version ``to``."""
+    plan = yield from plan_rollback(keys, to)
+    version = yield from plan.carry_out()
+    return version
+
+
+def plan_revert(version: int) -> Procedure[Plan]:
+    """What undoes the commit that made ``version``, if nothing that it wrote has changed since."""
+    delivery = yield from send(operations.log(version, 1))
+    commits: list[Commit] = delivery.result()
+    if not commits or commits[0].version != version:
+        raise SnapshotGone(f"there is no commit with version {version}; see the log", "snapshot_gone")
+    keys, store_id = commits[0].keys, _store_of(delivery)
+    last = [operations.history(key, 1, None) for key in keys]
+    delivery = yield from send(operations.fetch(keys, version - 1), *last, store_id=store_id)
+    before = delivery.result(0)
+    newest: dict[str, Version] = {key: delivery.result(1 + number)[0] for number, key in enumerate(keys)}
+    changed = [[key, version, v.version, v.time, _wire(v)] for key, v in newest.items() if v.version != version]
+    if changed:
+        text = f"{changed[0][0]!r} has changed since version {version}; nothing was undone"
+        raise Conflict(text, "conflict", {"conflicts": changed[:100]})
+    reads = {key: 0 if newest[key].value is None else version for key in keys}
+    return Plan({key: before[key].value for key in keys}, reads, store_id)
+
+
+def revert(version: int) -> Procedure[int]:
+    """Undo the commit that made ``version``."""
+    plan = yield from plan_revert(version)
+    made = yield from plan.carry_out()
+    return made
+
+
+def _wire(version: Version) -> list[object] | None:
+    who = version.author
+    return None if who is None else [who.uid, who.pid, who.name]
+
+
+def _store_of(delivery: Exchange) -> str | None:
+    return delivery.channel.store_id if delivery.channel is not None else None

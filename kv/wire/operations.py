@@ -1,0 +1,409 @@
+"""What a client can ask: each operation as a request of the wire and the reading of its reply. No I/O.
+
+Blocking and other clients share these; they differ only in how a frame travels.
+"""
+
+from __future__ import annotations
+
+from kv.errors import ProtocolError
+
+TYPE_CHECKING = False  # importing typing to ask it would cost the short-lived command 7 ms
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+    from datetime import timedelta
+    from typing import Any, TypeVar
+    from typing import Generic as Generic
+
+    from kv.results import Commit, HotKeys, SlowFrame, Version, Versioned
+    from kv.results import Item as Item
+
+    T = TypeVar("T")
+    Range = tuple[str, str | None]
+else:
+    T = None
+
+    class Generic:
+        """Stands in for typing.Generic, which only a type checker needs."""
+
+        def __class_getitem__(cls, _: object) -> type:
+            return cls
+
+
+PROTOCOL = 1
+# As a version to read at: the snapshot that the last begin on this connection answered.
+BEGUN = -1
+MAX_A_PAGE = 65_536
+
+
+class Operation(Generic[T]):
+    """A request, how to read its successful reply, and what it does.
+
+    ``how`` is how a write is to be done, the last element of its request; with it, the write can carry an id.
+    ``held_on``: it gives back what belongs to this channel, so it has nothing to do on another one.
+    """
+
+    __slots__ = ("held_on", "how", "read", "request", "writing")
+
+    def __init__(
+        self,
+        request: tuple[object, ...],
+        read: Callable[[object], T],
+        *,
+        how: dict[str, object] | None = None,
+        writing: bool = False,
+        held_on: object = None,
+    ) -> None:
+        self.request = request
+        self.read = read
+        self.how = how
+        self.writing = writing or how is not None
+        self.held_on = held_on
+
+
+def write_options(
+    ttl: float | timedelta | None = None,
+    keep_ttl: bool = False,
+    ephemeral: bool = False,
+    sync: bool | None = None,
+) -> dict[str, object]:
+    """How long what is written shall live, and whether to wait for the disk, as the wire says it."""
+    how: dict[str, object] = {}
+    if ttl is not None:
+        how["ttl"] = milliseconds(ttl)
+    if keep_ttl:
+        how["keep_ttl"] = True
+    if ephemeral:
+        how["ephemeral"] = True
+    if sync is not None:
+        how["sync"] = sync
+    return how
+
+
+def milliseconds(duration: float | timedelta) -> int:
+    """Seconds, or a timedelta, in whole milliseconds, rounded up. Raises TypeError, ValueError, OverflowError."""
+    try:
+        seconds = duration if isinstance(duration, int | float) else duration.total_seconds()
+    except AttributeError:
+        raise TypeError(f"a duration is seconds or a timedelta, not {type(duration).__name__}") from None
+    return -int(-seconds * 1000 // 1)
+
+
+def binary(value: bytes) -> bytes:
+    """A value as the wire takes it. Raises TypeError for what is not like bytes."""
+    if type(value) is bytes:
+        return value
+    if isinstance(value, bytes | bytearray | memoryview):
+        return bytes(value)
+    raise TypeError(f"a value is bytes, not {type(value).__name__}; encode text first, as in value.encode()")
+
+
+# ---------------------------------------------------------------------- reading replies
+
+
+def _unexpected(reply: object) -> ProtocolError:
+    return ProtocolError(f"a reply of an unexpected form ({type(reply).__name__})", "bad_reply")
+
+
+def _value(reply: object) -> bytes | None:
+    if reply is None or type(reply) is bytes:
+        return reply
+    raise _unexpected(reply)
+
+
+def _list(reply: object) -> list[object]:
+    if isinstance(reply, list):
+        return reply
+    raise _unexpected(reply)
+
+
+def _integer(reply: object) -> int:
+    if isinstance(reply, int):
+        return reply
+    raise _unexpected(reply)
+
+
+def _text(reply: object) -> str:
+    if isinstance(reply, str):
+        return reply
+    raise _unexpected(reply)
+
+
+def _time(reply: object) -> int | None:
+    return None if reply is None else _integer(reply)
+
+
+def _pairs(reply: object) -> dict[str, str | int]:
+    return dict(_list(reply))  # type: ignore[arg-type]  # anything else raises, which the caller expects
+
+
+def _page(reply: object) -> tuple[list[Item], str | None]:
+    from kv.results import Item
+
+    items, following = _list(reply)
+    return [Item(*item) for item in _list(items)], following  # type: ignore[misc, return-value]
+
+
+def _seconds_left(reply: object) -> list[float | None]:
+    left = [_time(each) for each in _list(reply)]
+    return [None if ms is None else float("inf") if ms < 0 else ms / 1000 for ms in left]
+
+
+def _versions(reply: object) -> list[Version]:
+    from kv.results import Version, author
+
+    versions = []
+    for entry in _list(reply):
+        version, value, time, who = _list(entry)
+        versions.append(Version(_integer(version), _value(value), _time(time), author(who)))
+    return versions
+
+
+def _commits(reply: object) -> list[Commit]:
+    from kv.results import Commit, author
+
+    commits = []
+    for entry in _list(reply):
+        version, time, who, keys = _list(entry)
+        commits.append(Commit(_integer(version), _time(time), author(who), [str(key) for key in _list(keys)]))
+    return commits
+
+
+# ---------------------------------------------------------------------- operations
+
+
+def hello(client_name: str, token: str | None) -> Operation[list[object]]:
+    """Agree on the protocol, and say who one is."""
+    request = ("hello", PROTOCOL, client_name) if token is None else ("hello", PROTOCOL, client_name, token)
+    return Operation(request, _list)
+
+
+def version() -> Operation[int]:
+    """The current version."""
+    return Operation(("hello", PROTOCOL, "kv"), lambda reply: _integer(_list(reply)[3]))
+
+
+PING = ("ping",)
+ATTACH = ("attach",)
+
+
+def ping() -> Operation[bool]:
+    """Whether the daemon answers."""
+    return Operation(PING, bool)
+
+
+def metrics() -> Operation[dict[str, int]]:
+    """Counters by name."""
+    return Operation(("metrics",), _pairs)  # type: ignore[arg-type]
+
+
+def exposition() -> Operation[str]:
+    """Everything that is measured, as Prometheus reads it."""
+    return Operation(("exposition",), _text)
+
+
+def status() -> Operation[dict[str, str | int]]:
+    """What the daemon tells about itself."""
+    return Operation(("status",), _pairs)
+
+
+def reload() -> Operation[list[str]]:
+    """Have the configuration read again; what changed."""
+    return Operation(("reload",), lambda reply: [str(line) for line in _list(reply)])
+
+
+def access(
+    key: str, uid: int | None, gids: list[int], certificate: str | None, token: str | None
+) -> Operation[dict[str, Any]]:
+    """What somebody may do with a key: rights, reason and rules, in words."""
+    return Operation(("access", key, uid, gids, certificate, token), _access)
+
+
+def _access(reply: object) -> dict[str, Any]:
+    rights, reason, rules = _list(reply)
+    return {"rights": [*map(str, _list(rights))], "reason": str(reason), "rules": [*map(str, _list(rules))]}
+
+
+def slow_log(limit: int, reset: bool) -> Operation[list[SlowFrame]]:
+    """The last frames that held the daemon, the newest first."""
+    return Operation(("slowlog", limit, reset), lambda reply: [_slow(entry) for entry in _list(reply)], writing=reset)
+
+
+def _slow(entry: object) -> SlowFrame:
+    from kv.results import SlowFrame, author
+
+    time, held_us, who, kinds, keys, more = _list(entry)
+    requests = {str(name): _integer(count) for name, count in map(_list, _list(kinds))}
+    return SlowFrame(_integer(time), _integer(held_us), author(who), requests, [*map(str, _list(keys))], bool(more))
+
+
+def largest(start: str, limit: int) -> Operation[tuple[dict[str, int], str | None]]:
+    """The largest values of the next keys from ``start`` on, and where to go on."""
+
+    def read(reply: object) -> tuple[dict[str, int], str | None]:
+        sizes, following = _list(reply)
+        return _numbers(sizes), None if following is None else str(following)
+
+    return Operation(("largest", start, limit), read)
+
+
+def hottest(by: str, limit: int) -> Operation[HotKeys]:
+    """The keys most often in "reads" or "writes", with about how often."""
+
+    def read(reply: object) -> HotKeys:
+        from kv.results import HotKeys
+
+        covered_ms, keys = _list(reply)
+        return HotKeys(_integer(covered_ms) / 1000, _numbers(keys))
+
+    return Operation(("hottest", by, limit), read)
+
+
+def _numbers(pairs: object) -> dict[str, int]:
+    return {str(key): _integer(number) for key, number in map(_list, _list(pairs))}
+
+
+def checkpoint() -> Operation[int]:
+    """Have a checkpoint begun; the version that it will cover."""
+    return Operation(("checkpoint",), _integer)
+
+
+def backup() -> Operation[bool]:
+    """Turn the connection into a feed of a backup."""
+    return Operation(("backup",), bool)
+
+
+def shutdown() -> Operation[int]:
+    """Have the daemon stop; its process id."""
+    return Operation(("shutdown",), lambda reply: _integer(_list(reply)[0]), writing=True)
+
+
+def get(key: str) -> Operation[bytes | None]:
+    """The value of ``key``."""
+    return Operation(("get", key), _value)
+
+
+def get_many(keys: list[str], at: int | None) -> Operation[dict[str, bytes | None]]:
+    """The values of ``keys``, all of one instant."""
+    request = ("get_many", keys) if at is None else ("get_many", keys, at)
+    return Operation(request, lambda reply: dict(zip(keys, map(_value, _list(reply)), strict=True)))
+
+
+def fetch(keys: list[str], at: int | None) -> Operation[dict[str, Versioned]]:
+    """Values with their versions, all of one instant."""
+    from kv.results import Versioned
+
+    def read(reply: object) -> dict[str, Versioned]:
+        entries = zip(keys, map(_list, _list(reply)), strict=True)
+        return {key: Versioned(_value(entry[0]), _integer(entry[1])) for key, entry in entries}
+
+    return Operation(("fetch", keys) if at is None else ("fetch", keys, at), read)
+
+
+def fetch_entries(keys: list[str]) -> Operation[list[list[Any]]]:
+    """What a near cache keeps of each key: value, version, slot, generation, deadline."""
+    return Operation(("fetch", keys), lambda reply: entries_of(keys, reply))
+
+
+def entries_of(keys: list[str], reply: object) -> list[list[Any]]:
+    """The reply to a fetch of ``keys``, looked through. Raises ProtocolError, ValueError, TypeError."""
+    entries: list[list[Any]] = _list(reply)  # type: ignore[assignment]  # looked at below
+    if len(entries) != len(keys):
+        raise _unexpected(reply)
+    for value, version, slot, generation, deadline in entries:
+        if value is not None and type(value) is not bytes:
+            raise _unexpected(value)
+        if (
+            type(version) is not int
+            or (type(slot) is not int and slot is not None)
+            or (type(generation) is not int and generation is not None)
+            or (type(deadline) is not int and deadline is not None)
+        ):
+            raise _unexpected(reply)
+    return entries
+
+
+def set_many(entries: dict[str, bytes], how: dict[str, object]) -> Operation[int]:
+    """Store all entries in one commit."""
+    return Operation(("set", entries), _integer, how=how)
+
+
+def delete(keys: list[str], missing_ok: bool, how: dict[str, object]) -> Operation[int]:
+    """Delete all keys in one commit, or none; reads as their count."""
+    return Operation(("delete", keys, missing_ok), lambda reply: _integer(_list(reply)[1]), how=how)
+
+
+def increment(key: str, by: int, how: dict[str, object]) -> Operation[int]:
+    """Add to a number; reads as the new one."""
+    return Operation(("increment", key, by), lambda reply: _integer(_list(reply)[0]), how=how)
+
+
+def commit(
+    writes: Mapping[str, bytes | None],
+    reads: Mapping[str, int] | None,
+    ranges: Iterable[Range],
+    snapshot: int | None,
+    how: dict[str, object],
+) -> Operation[int]:
+    """Write (None deletes) if what was read is still so."""
+    checked = {key: None if value is None else binary(value) for key, value in writes.items()}
+    return Operation(("commit", checked, dict(reads or {}), list(ranges), snapshot), _integer, how=how)
+
+
+def touch(keys: list[str], ttl: float | timedelta | None) -> Operation[list[bool]]:
+    """Have keys live so long from now on; whether each is there."""
+    ttl_ms = None if ttl is None else milliseconds(ttl)
+    return Operation(("touch", keys, ttl_ms), lambda reply: [bool(found) for found in _list(reply)], how={})
+
+
+def ttl(keys: list[str]) -> Operation[list[float | None]]:
+    """How many seconds keys have still to live."""
+    return Operation(("ttl", keys), _seconds_left)
+
+
+def scan(
+    start: str, end: str | None, limit: int, at: int | None, keys_only: bool
+) -> Operation[tuple[list[Item], str | None]]:
+    """One page of keys in order, and where to go on."""
+    return Operation(("scan", start, end, limit, at, keys_only), _page)
+
+
+def begin() -> Operation[int]:
+    """Hold the current version readable."""
+    return Operation(("begin",), _integer)
+
+
+def end(snapshot: int, held_on: object) -> Operation[bool]:
+    """Give a snapshot back on the channel where it was begun."""
+    return Operation(("end", snapshot), bool, held_on=held_on)
+
+
+def history(key: str, limit: int, before: int | None) -> Operation[list[Version]]:
+    """One page of a key's versions, newest first."""
+    return Operation(("history", key, limit, before), _versions)
+
+
+def log(first: int | None, limit: int) -> Operation[list[Commit]]:
+    """One page of commits, oldest first."""
+    return Operation(("log", first, limit), _commits)
+
+
+def version_at(time_us: int) -> Operation[int]:
+    """The version that was current at a time."""
+    return Operation(("version_at", time_us), _integer)
+
+
+def watch(prefix: str, since: int | None) -> Operation[bool]:
+    """Turn the connection into a feed."""
+    return Operation(("watch", prefix, since), bool)
+
+
+def prefix_end(prefix: str) -> str | None:
+    """The least string after all that begin with ``prefix``; None if there is none."""
+    while prefix:
+        last = ord(prefix[-1]) + 1
+        if last == 0xD800:  # surrogates are no characters
+            last = 0xE000
+        if last <= 0x10FFFF:
+            return prefix[:-1] + chr(last)
+        prefix = prefix[:-1]
+    return None

@@ -1,0 +1,171 @@
+"""A backup under way: everything, told as a file while writes go on, consistent at its end.
+
+Each turn makes one piece: what was committed since the last one, out of the history window, and then a slice of the
+keyspace (``kvd/journal/backup_file.py``). It is held until all that it shows may be shown. After the last slice the
+end is the first version at which all commits have been told, and that is what the file is.
+
+        window    ─────┤ pinned ─▶ told ─▶ ├──▶ version
+                       where the last piece that had everything ended
+
+So a backup pins no more than what is committed while its reader is slow; a reader so slow that the window has to move
+on is told that it failed. Commits are told with the lives that their keys have now: where that differs from what they
+had then, a later commit says so, which is told too before the end.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterator
+
+import msgspec
+
+from kvd.engine.database import Database
+from kvd.engine.feeds import Event
+from kvd.journal.backup_file import BACKUP_MAGIC
+from kvd.journal.checkpoint import SLICE_BYTES, SLICE_KEYS
+from kvd.journal.records import Codec, Commits, End, Group, Header, Heads
+from kvd.store.errors import SnapshotGone
+from kvd.store.heads import FORGOTTEN, Head
+
+# One piece has about so many keys of commits, or so many bytes of them; more is left for the next.
+COMMITS_KEYS = 4_096
+COMMITS_BYTES = 256 * 1024
+# While pieces wait for the disk, others are made, until they have so many bytes together.
+HELD_BYTES = 1024 * 1024
+_TOO_SLOW = (
+    "the backup was taken too slowly to keep up with the writes; history is kept for it, but only so much: "
+    "see history.max_bytes"
+)
+
+
+class Piece(msgspec.Struct, eq=False):
+    """Events to be told once ``version`` may be shown; how many bytes they hold."""
+
+    events: list[Event]
+    version: int
+    bytes: int
+
+
+class Backup:
+    """A feed of one backup. ``salt`` is a random number of 64 bits."""
+
+    def __init__(self, database: Database, salt: int) -> None:
+        self._database = database
+        self._store = database.store
+        self._codec = Codec(salt)
+        self._pinned: int | None = self._store.pin()
+        self._position = self._pinned  # all commits up to here are in a piece
+        self._keys_in_all = self._store.counters.keys
+        self._keys = 0
+        self._slices = self._take_slices()
+        store_id = bytes.fromhex(database.store_id)
+        self._begin = Header(salt, 0, self._position, self._position, store_id).encode(BACKUP_MAGIC)
+        self._held: deque[Piece] = deque()
+        self._held_bytes = 0
+        self._is_made = False  # all pieces are
+        self.wake: Callable[[], None] | None = None
+
+    @property
+    def is_drained(self) -> bool:
+        """Whether there is nothing to tell now."""
+        return not self._can_tell and not self._can_make
+
+    @property
+    def _can_tell(self) -> bool:
+        return bool(self._held) and self._held[0].version <= self._database.visible
+
+    @property
+    def _can_make(self) -> bool:
+        return not self._is_made and self._held_bytes < HELD_BYTES
+
+    def next_events(self) -> list[Event]:
+        """One piece, if there is one that may be shown; and one more is made."""
+        if self._can_make:
+            self._make_piece()
+        if not self._can_tell:
+            return []
+        piece = self._held.popleft()
+        self._held_bytes -= piece.bytes
+        return piece.events
+
+    def close(self) -> None:
+        """Nobody listens any more."""
+        self._is_made = True
+        self._held.clear()
+        self._repin(None)
+
+    def _make_piece(self) -> None:
+        # What is in no log yet is an expiry that found no room on the disk; it may be shown.
+        log, version = self._database.log, self._store.version
+        needed = version if log is None else min(version, log.added)
+        try:
+            events, size = self._next_piece()
+        except SnapshotGone:
+            self._is_made = True
+            events, size = [("failed", _TOO_SLOW)], 0
+        self._held.append(Piece(events, needed, size))
+        self._held_bytes += size
+
+    def _next_piece(self) -> tuple[list[Event], int]:
+        """The events of a piece, and how many bytes they hold. Raises SnapshotGone."""
+        data, self._begin = self._begin, b""
+        groups, is_all = self._next_commits()
+        if groups:
+            data += self._codec.encode(Commits(0, groups))
+        heads = next(self._slices, None)
+        if heads is not None and heads.keys:
+            self._keys += len(heads.keys)
+            data += self._codec.encode(heads)
+        if heads is not None or not is_all:
+            return [("data", data, self._keys, max(self._keys, self._keys_in_all))], len(data)
+        self._is_made = True
+        self._repin(None)
+        version, time, keys = self._store.version, self._store.time, self._store.counters.keys
+        data += self._codec.encode(End(keys, version, time))
+        return [("data", data, keys, keys), ("end", version, time, keys)], len(data)
+
+    def _next_commits(self) -> tuple[list[Group], bool]:
+        """What was committed since the last piece, and whether that is all."""
+        groups: list[Group] = []
+        remaining_keys, budget_bytes = COMMITS_KEYS, COMMITS_BYTES
+        for group in self._store.window.after(self._position):
+            if remaining_keys <= 0 or budget_bytes <= 0:
+                return groups, False
+            record = self._database.record_of(group)
+            # What is forgotten was evicted since, which is told before the end.
+            record.values = [b"" if value is FORGOTTEN else value for value in record.values]
+            groups.append(record)
+            remaining_keys -= len(group.heads)
+            budget_bytes -= sum(len(value or b"") for value in record.values) + sum(map(len, record.keys))
+            self._position = group.heads[-1].version
+        self._position = self._store.version
+        if self._pinned != self._position:
+            self._repin(self._store.pin())
+        return groups, True
+
+    def _repin(self, version: int | None) -> None:
+        """Pin nothing from now on but ``version``, which is pinned already."""
+        if self._pinned is not None:
+            self._store.unpin(self._pinned)
+        self._pinned = version
+
+    def _take_slices(self) -> Iterator[Heads]:
+        """The current values, each as it is at the moment when its slice is taken."""
+        find = self._store.find
+        for part in self._store.parts():
+            heads: list[Head] = []
+            visits = size = 0
+            for key in list(part):
+                visits += 1
+                head = find(key)
+                if head is not None and head.value is not None:
+                    heads.append(head)
+                    size += len(head.value)
+                if visits >= SLICE_KEYS or size >= SLICE_BYTES:
+                    yield self._record_of(heads)
+                    heads, visits, size = [], 0, 0
+            if heads:
+                yield self._record_of(heads)
+
+    def _record_of(self, heads: list[Head]) -> Heads:
+        keys = [head.key for head in heads]
+        values: list[bytes] = [head.value for head in heads]  # type: ignore[misc]
+        return Heads(keys, values, [head.version for head in heads], *self._database.expiries_of(keys))

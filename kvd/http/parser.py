@@ -1,0 +1,225 @@
+"""What comes from one HTTP connection: bytes in, whole requests out in order, and every limit on them.
+
+        head ──whole, and admitted──▶ body ──whole──▶ waiting ──▶ (the session takes it)
+          └──── not, or too long ───────┴──▶ a refusal waits in its place; where what follows cannot be told from
+                                             it, or may not be sent, all further input is thrown away
+
+The parser is llhttp's (httptools), which refuses what could be read in two ways: both lengths, a length twice, folded
+lines, bare line feeds. **The short way**: a client on a kept connection sends the same head again and again, but for
+the path. When llhttp has found such a head to be that of one whole, plain, admitted GET, another input that is equal to
+it behind the path, and whose path has only characters that stand for themselves, is one too, and is not parsed.
+"""
+
+from collections import deque
+from collections.abc import Callable
+
+import httptools
+
+from kvd.http.problems import Problem
+from kvd.http.requests import Request
+
+MAX_HEAD_BYTES = 32 * 1024
+MAX_HEADERS = 100
+_SHORT = b"GET /v1/"
+_SHORT_BYTES = len(_SHORT)
+_TARGET_END = b" HTTP/1.1\r\n"
+_PLAIN = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~!$&'()*+,;=:@/"
+# Of these one line must be all: two would be read one way by us and another by somebody else.
+_ONCE = frozenset((b"host", b"authorization", b"content-type", b"origin", b"expect"))
+
+
+def short_key(data: bytes, tail: bytes) -> str:
+    """The key of a GET that may go the short way, ``tail`` being that of the one before; empty: it may not."""
+    if data.endswith(tail) and data.startswith(_SHORT):
+        name = data[_SHORT_BYTES : -len(tail)]
+        if not name.translate(None, _PLAIN):
+            return name.decode("ascii")
+    return ""
+
+
+class Reader:
+    """The requests of one connection.
+
+    ``max_body_bytes``: how long a request's body may be. ``admit`` is called with each request whose head has come,
+    and raises Problem if it is to be refused. ``waiting``: what is to be answered, in order. ``request``: the one being
+    read, once its head has come; between two, the last one. ``tail``: what the next GET has to end with to go the short
+    way, if it may.
+    """
+
+    __slots__ = (
+        "_admit",
+        "_body",
+        "_body_bytes",
+        "_head_bytes",
+        "_headers",
+        "_max_body_bytes",
+        "_parser",
+        "_target",
+        "is_dropping",
+        "is_reading",
+        "request",
+        "tail",
+        "waiting",
+    )
+
+    def __init__(self, max_body_bytes: Callable[[Request], int], admit: Callable[[Request], None]) -> None:
+        self._max_body_bytes = max_body_bytes
+        self._admit = admit
+        self._parser = httptools.HttpRequestParser(self)
+        # The message being read: its target, headers and body so far.
+        self.is_reading = False
+        self._target = b""
+        self._headers: dict[bytes, bytes] = {}
+        self._head_bytes = 0
+        self.request: Request | None = None
+        self._body: list[bytes] = []
+        self._body_bytes = 0
+        self.is_dropping = False  # nothing further is taken from this peer
+        self.waiting: deque[Request] = deque()
+        self.tail: bytes | None = None
+
+    # ------------------------------------------------------------------ called by the session
+
+    @property
+    def buffer_bytes(self) -> int:
+        """What it holds of its peer's."""
+        return self._body_bytes + sum(len(request.body) for request in self.waiting)
+
+    @property
+    def promised_bytes(self) -> int:
+        """How long the body being read says it is; 0 if it does not say."""
+        length = self._headers.get(b"content-length", b"")
+        return int(length) if self.request is not None and length else 0
+
+    def feed(self, data: bytes) -> None:
+        """Read on."""
+        may_be_plain = not self.is_reading and data.startswith(b"GET ") and data.find(b"\r\n\r\n") == len(data) - 4
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self.is_dropping = True  # nobody speaks anything else here; what was asked is answered, and that was all
+        except httptools.HttpParserError as error:
+            if not self.is_dropping:
+                status = 405 if isinstance(error, httptools.HttpParserInvalidMethodError) else 400
+                self.refuse(Problem(status, "bad_request", f"this is no HTTP request: {error}"))
+        if self.is_reading and self.request is None and not self.is_dropping:
+            self._head_bytes += len(data)
+            if self._head_bytes > 2 * MAX_HEAD_BYTES:
+                self._refuse_head()
+        self.tail = self._tail_of(data) if may_be_plain else None
+
+    def refuse(self, problem: Problem, *, closes: bool = True) -> None:
+        """Answer so behind all that waits. ``closes``: and take nothing further from this peer."""
+        request = self.request
+        if request is None or not self.is_reading:
+            request = self.request = Request("GET", self._target or b"/v2/", {})
+        request.refusal, request.closes = problem, closes or not self._parser.should_keep_alive()
+        if request.closes:
+            self.drop()
+            self.waiting.append(request)
+
+    def drop(self) -> None:
+        """Take nothing further from this peer."""
+        self.is_dropping = True
+        self._body, self._body_bytes = [], 0
+
+    # ------------------------------------------------------------------ called by the parser
+
+    def on_message_begin(self) -> None:
+        self.is_reading = True
+        self._target = b""
+        self._headers = {}
+        self._head_bytes = 0
+        self.request = None
+
+    def on_url(self, url: bytes) -> None:
+        self._target += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self.is_dropping or self.request is not None:  # what stands behind the last chunk says nothing to us
+            return
+        name = name.lower()
+        before = self._headers.get(name)
+        if before is not None:
+            if name in _ONCE:
+                self.refuse(Problem(400, "bad_request", f"two headers of the name {name.decode()}"))
+                return
+            value = before + b", " + value
+        self._headers[name] = value
+        self._head_bytes += len(name) + len(value)
+        if self._head_bytes > MAX_HEAD_BYTES or len(self._headers) > MAX_HEADERS:
+            self._refuse_head()
+
+    def on_headers_complete(self) -> None:
+        if self.is_dropping:
+            return
+        parser, headers = self._parser, self._headers
+        version = parser.get_http_version()
+        try:
+            self.request = request = Request(parser.get_method().decode("ascii"), self._target, headers)
+            request.is_http10 = version == "1.0"
+            self._check_head(request, version)
+            self._admit(request)
+        except Problem as problem:
+            # Without its body being awaited: a peer that may not ask has nothing to send.
+            self.refuse(problem, closes=self._has_body())
+            return
+        request.closes = not parser.should_keep_alive() or parser.should_upgrade()
+
+    def on_body(self, body: bytes) -> None:
+        if self.is_dropping or self.request is None or self.request.refusal is not None:
+            return
+        self._body_bytes += len(body)
+        if self._body_bytes > (most := self._max_body_bytes(self.request)):
+            self.refuse(_too_long(most))
+        else:
+            self._body.append(body)
+
+    def on_message_complete(self) -> None:
+        self.is_reading = False
+        if self.is_dropping or self.request is None:
+            return
+        request = self.request
+        request.body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
+        self._body, self._body_bytes = [], 0
+        self.waiting.append(request)
+        if request.closes:
+            self.is_dropping = True
+
+    # ------------------------------------------------------------------ heads
+
+    def _tail_of(self, data: bytes) -> bytes | None:
+        """Of one whole plain GET, what stands behind its path: the next that ends alike goes the short way."""
+        request = self.request
+        if request is None or self.is_reading or len(self.waiting) != 1 or request.refusal or request.closes:
+            return None
+        if request.is_http10 or self._has_body() or b"expect" in request.headers:
+            return None
+        at = data.find(b"\r\n") - len(_TARGET_END) + 2
+        return data[at:] if data.startswith(_TARGET_END, at) and data[at - 1 : at] != b" " else None
+
+    def _has_body(self) -> bool:
+        length = self._headers.get(b"content-length", b"0")
+        return length.strip(b"0") != b"" or b"transfer-encoding" in self._headers
+
+    def _check_head(self, request: Request, version: str) -> None:
+        headers = request.headers
+        if version not in ("1.0", "1.1"):
+            raise Problem(505, "bad_request", "HTTP/1.1 is spoken here")
+        coding = headers.get(b"transfer-encoding")
+        if coding is not None and (version == "1.0" or coding.lower() != b"chunked"):
+            raise Problem(
+                501 if version == "1.1" else 400, "bad_request", "no transfer coding but chunked, in HTTP/1.1"
+            )
+        if headers.get(b"expect", b"100-continue").lower() != b"100-continue":
+            raise Problem(417, "bad_request", "nothing but 100-continue can be expected")
+        length, most = headers.get(b"content-length", b"0"), self._max_body_bytes(request)
+        if len(length) > 18 or int(length) > most:
+            raise _too_long(most)
+
+    def _refuse_head(self) -> None:
+        self.refuse(Problem(431, "too_large", f"a request's head has at most {MAX_HEAD_BYTES} bytes"))
+
+
+def _too_long(most: int) -> Problem:
+    return Problem(413, "too_large", f"the body of this request has at most {most} bytes")

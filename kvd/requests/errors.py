@@ -1,0 +1,82 @@
+"""Error replies: what a handler raises, and the map that goes on the wire."""
+
+from kvd.protocol.errors import CODES
+from kvd.store.authors import Author
+from kvd.store.errors import (
+    Conflict,
+    KeysNotFound,
+    NotANumber,
+    OutcomeUnknown,
+    OutOfMemory,
+    SnapshotGone,
+    StoreError,
+    VersionAhead,
+)
+
+_MESSAGE_CHARACTERS = 300
+
+
+class RequestError(Exception):
+    """A request is answered with an error map of this code, message and fields."""
+
+    def __init__(self, code: str, message: str, **fields: object) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.fields = fields
+
+    def reply(self) -> dict[str, object]:
+        """The map to send."""
+        return error_reply(self.code, self.message, **self.fields)
+
+
+def error_reply(code: str, message: str, **fields: object) -> dict[str, object]:
+    """An error map. The message is cut to a length that no peer can blow up."""
+    assert code in CODES, code
+    if len(message) > _MESSAGE_CHARACTERS:
+        message = message[:_MESSAGE_CHARACTERS] + "…"
+    return {"error": code, "message": message, **fields}
+
+
+def fault() -> dict[str, object]:
+    """The error map of a fault of ours."""
+    return error_reply("internal", "a fault in the server; its logging says more")
+
+
+def error_for(error: StoreError) -> RequestError:
+    """What the store refused, in the words of the wire. Raises ``error`` again if the wire has none for it."""
+    match error:
+        case KeysNotFound():
+            shown = ", ".join(map(repr, error.keys[:5])) + (", …" if len(error.keys) > 5 else "")
+            return RequestError("not_found", f"no such key: {shown}; nothing was deleted", keys=error.keys)
+        case SnapshotGone():
+            what = "that time" if error.version is None else f"version {error.version}"
+            of_key = "" if error.key is None else f" of {error.key!r}"
+            text = f"{what}{of_key} has left the history; the oldest that can be read is {error.oldest_readable}"
+            return RequestError("snapshot_gone", text, oldest_readable=error.oldest_readable)
+        case VersionAhead():
+            text = f"there is no version {error.version} yet; the newest is {error.newest}"
+            return RequestError("bad_request", text)
+        case Conflict():
+            return RequestError("conflict", _conflict_text(error), conflicts=error.changes)
+        case NotANumber():
+            return RequestError("not_a_number", f"{error.key!r}: {error.reason}; nothing was changed")
+        case OutOfMemory():
+            return RequestError("out_of_memory", f"{error}; nothing was changed")
+        case OutcomeUnknown():
+            text = "whether a write with this id has taken effect is not remembered; this one has not"
+            return RequestError("outcome_unknown", text, version=error.version)
+    raise error
+
+
+def _conflict_text(error: Conflict) -> str:
+    first = error.changes[0]
+    found = f"is at version {first.found}" if first.found else "is absent"
+    expected = f"version {first.expected}" if first.expected else "its absence"
+    by = f" since {_who(first.author)} changed it" if first.author is not None else ""
+    more = f" (and {len(error.changes) - 1} more)" if len(error.changes) > 1 else ""
+    return f"{first.key!r} {found}, not at {expected} as it was read,{by}{more}; nothing was written"
+
+
+def _who(author: Author) -> str:
+    return author.name if author.uid is None else f"uid {author.uid} pid {author.pid} ({author.name})"

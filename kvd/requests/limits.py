@@ -1,0 +1,63 @@
+"""What a request may name and bring: the limits on keys, values and counts, as errors of the one request."""
+
+from collections.abc import Iterable, Mapping
+
+from kvd.protocol.limits import Limits
+from kvd.requests.errors import RequestError
+
+MAX_TTL_MS = 100 * 365_25 * 24 * 36_000  # a hundred years of 365.25 days
+
+
+class Checks:
+    """Each method returns if all is well, and raises Refusal otherwise. A reload replaces ``limits``."""
+
+    __slots__ = ("limits",)
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+
+    def key(self, key: str) -> None:
+        """One key."""
+        if not key:
+            raise RequestError("bad_request", "a key has at least one byte")
+        # A code point is at most four bytes of UTF-8.
+        if len(key) * 4 > self.limits.max_key_bytes and len(key.encode()) > self.limits.max_key_bytes:
+            raise RequestError("too_large", f"a key has at most {self.limits.max_key_bytes} bytes")
+
+    def prefix(self, prefix: str) -> None:
+        """What keys begin with; it may be empty."""
+        if prefix:
+            self.key(prefix)
+
+    def keys(self, keys: Iterable[str], count: int) -> None:
+        """``count`` keys."""
+        self.count(count)
+        for key in keys:
+            self.key(key)
+
+    def count(self, count: int) -> None:
+        """How many keys one request names."""
+        if count > self.limits.max_keys_per_request:
+            raise RequestError("too_large", f"a request names at most {self.limits.max_keys_per_request} keys")
+
+    def entries(self, entries: Mapping[str, bytes | None]) -> None:
+        """What is to be written."""
+        if not entries:
+            return
+        self.count(len(entries))
+        if "" in entries or max(map(len, entries)) * 4 > self.limits.max_key_bytes:
+            for key in entries:
+                self.key(key)
+        # filter() passes over deletions; empty values, too, are no matter.
+        if max(map(len, filter(None, entries.values())), default=0) > self.limits.max_value_bytes:
+            raise RequestError("too_large", f"a value has at most {self.limits.max_value_bytes} bytes")
+
+    def page(self, limit: int, what: str) -> None:
+        """The limit that a request sets to its own answer."""
+        if not 1 <= limit <= self.limits.max_keys_per_request:
+            raise RequestError("bad_request", f"the limit of {what} is 1 to {self.limits.max_keys_per_request}")
+
+    def ttl(self, ttl_ms: int) -> None:
+        """A time to live."""
+        if not 1 <= ttl_ms <= MAX_TTL_MS:
+            raise RequestError("bad_request", f"a ttl is 1 to {MAX_TTL_MS} ms")

@@ -1,0 +1,139 @@
+"""The rules of transactions: what they read, and whether they may commit, by brute force over the versions."""
+
+from collections import Counter
+
+import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import precondition, rule
+
+from kvd.store.authors import Author
+from kvd.store.errors import Conflict, SnapshotGone
+from kvd.store.isolation import Range
+from tests.engine.machine import (
+    LifeDrawn,
+    Machine,
+    Txn,
+    authors,
+    counted,
+    fired,
+    keys,
+    lives,
+    ranges,
+    wide,
+    writes,
+)
+from tests.engine.model import Gone, Writes
+
+
+class Transacting(Machine):
+    """Transactions, blind and not, and rolling back."""
+
+    # ------------------------------------------------------------------ transactions
+
+    def committing(
+        self, writes: Writes, reads: dict[str, int], ranges: list[Range], snapshot: int, author: Author,
+        drawn: LifeDrawn = (None, False, None),
+    ) -> None:  # fmt: skip
+        """Commit in the database and judge in the model."""
+        self.settle()
+        life, modelled = self.life(drawn)
+
+        def commit() -> int:
+            return self.database.commit(writes, reads, ranges, snapshot, author, life)
+
+        try:
+            conflicts = self.model.conflicts(reads, ranges, snapshot)
+        except Gone:
+            fired["range at a snapshot gone"] += 1
+            with pytest.raises(SnapshotGone):
+                commit()
+            return
+        if conflicts:
+            fired["conflict"] += 1
+            with pytest.raises(Conflict) as refused:
+                commit()
+            assert {change.key: change for change in refused.value.changes} == conflicts
+            assert len(refused.value.changes) == len(conflicts)
+            return
+        fired["committed with reads"] += bool(reads or ranges) and bool(writes)
+        self.model.advance(self.wall)
+        wanted = self.model.write(writes, author, *modelled)
+        assert commit() == wanted
+
+    @rule(writes=writes, author=authors, drawn=lives)
+    @counted
+    def commit_blindly(self, writes: Writes, author: Author, drawn: LifeDrawn) -> None:
+        self.committing(writes, {}, [], 0, author, drawn)
+
+    @rule(writes=writes, chosen=st.lists(keys, max_size=3), ranges=ranges, data=st.data(), author=authors)
+    @counted
+    def commit_whatever(
+        self, writes: Writes, chosen: list[str], ranges: list[Range], data: st.DataObject, author: Author
+    ) -> None:
+        """Also what no transaction could have read."""
+        self.settle()
+        version = self.model.version
+        at = st.integers(max(0, self.model.oldest - 3), version) | st.just(version)
+        reads = {key: self.model.seen(key, data.draw(at)) for key in chosen}
+        self.committing(writes, reads, ranges, data.draw(at), author)
+
+    @precondition(lambda self: len(self.txns) < 4)
+    @rule(pinned=st.booleans())
+    @counted
+    def begin(self, pinned: bool) -> None:
+        self.settle()
+        if pinned:
+            assert self.store.pin() == self.model.version
+            self.pins[self.model.version] += 1
+            if self.store.window.limits.max_pinned_bytes == wide:
+                self.promised.add(self.model.version)
+        self.txns.append(Txn(self.model.version, pinned))
+
+    @precondition(lambda self: self.txns)
+    @rule(data=st.data(), chosen=st.lists(keys, min_size=1, max_size=3))
+    @counted
+    def read_in_a_txn(self, data: st.DataObject, chosen: list[str]) -> None:
+        self.settle()
+        txn = data.draw(st.sampled_from(self.txns))
+        found = self.fetching(chosen, txn.snapshot)
+        if found is not None:
+            txn.reads |= {key: version for key, (_, version, _) in zip(chosen, found, strict=True)}
+
+    @precondition(lambda self: self.txns)
+    @rule(data=st.data(), start=st.just("") | keys, end=st.none() | keys, limit=st.integers(1, 4))
+    @counted
+    def scan_in_a_txn(self, data: st.DataObject, start: str, end: str | None, limit: int) -> None:
+        self.settle()
+        txn = data.draw(st.sampled_from(self.txns))
+        found = self.scanning(start, end, limit, txn.snapshot)
+        if found is not None:
+            txn.ranges.append((start, end))
+
+    @precondition(lambda self: self.txns)
+    @rule(data=st.data(), writes=writes, author=authors, drawn=lives, is_wanted=st.sampled_from([True, True, False]))
+    @counted
+    def end_a_txn(self, data: st.DataObject, writes: Writes, author: Author, drawn: LifeDrawn, is_wanted: bool) -> None:
+        txn = data.draw(st.sampled_from(self.txns))
+        if is_wanted:
+            self.committing(writes, txn.reads, txn.ranges, txn.snapshot, author, drawn)
+        self.txns.remove(txn)
+        if txn.pinned:
+            self.store.unpin(txn.snapshot)
+            self.pins[txn.snapshot] -= 1
+            self.pins += Counter()  # forget those at zero
+            self.promised &= self.pins.keys()
+
+    @rule(chosen=st.lists(keys, min_size=1, max_size=4, unique=True), data=st.data(), author=authors)
+    @counted
+    def roll_back(self, chosen: list[str], data: st.DataObject, author: Author) -> None:
+        """Give keys the values of a version, if nobody has changed them meanwhile."""
+        self.settle()
+        at = data.draw(st.integers(self.model.oldest, self.model.version))
+        then = self.fetching(chosen, at)
+        if then is None:
+            return  # it is within the window, so a value is not known any more
+        reads = {key: self.model.seen(key, self.model.version) for key in chosen}
+        self.committing({key: value for key, (value, _, _) in zip(chosen, then, strict=True)}, reads, [], 0, author)
+        after = self.store.get_many(chosen)
+        self.gets += len(chosen)
+        assert after == [self.model.snapshots[at].get(key, (None, 0))[0] for key in chosen]

@@ -1,0 +1,208 @@
+"""Keys that expire: exactly, by the even clock alone, and as commits that everybody can see."""
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from kvd.engine import database as database_module
+from kvd.engine.database import Database
+from kvd.store.authors import EXPIRED, Author
+from kvd.store.errors import Conflict, NotANumber
+from kvd.store.history import commits_from, versions
+from kvd.store.lifetimes import KEEP_TTL
+
+if TYPE_CHECKING:
+    from tests.engine.conftest import Clocks
+
+ME = Author(1, 2, "me")
+SECOND = 1_000_000
+
+
+def set_for(database: Database, ttl_us: int, *keys: str) -> None:
+    database.set(dict.fromkeys(keys, b"x"), ME, database.life(ttl_us, keep=False, owner=None))
+
+
+def seen(database: Database, *keys: str) -> str:
+    """Those of ``keys`` that a reader finds, who settles first as all do."""
+    database.settle()
+    values = database.store.get_many(list(keys))
+    return "".join(key for key, value in zip(keys, values, strict=True) if value is not None)
+
+
+def test_a_key_is_there_until_its_deadline_and_not_from_then_on(database: Database, clocks: "Clocks") -> None:
+    set_for(database, SECOND, "a")
+    clocks.pass_(SECOND - 1)
+    assert (seen(database, "a"), database.time_to_live_us("a")) == ("a", 1)
+    clocks.pass_(1)
+    assert (database.time_to_live_us("a"), seen(database, "a")) == (0, "")
+
+
+@pytest.mark.parametrize("jump_us", [-(10**15), -1, 1, 10**15], ids=["far back", "back", "ahead", "far ahead"])
+def test_a_wall_clock_that_jumps_moves_no_deadline(database: Database, clocks: "Clocks", jump_us: int) -> None:
+    set_for(database, SECOND, "a", "b")
+    clocks.wall_us += jump_us
+    set_for(database, SECOND, "c")
+    database.touch(["b"], 2 * SECOND, ME)
+    assert [database.time_to_live_us(key) for key in "abc"] == [SECOND, 2 * SECOND, SECOND]
+    clocks.even_us += SECOND - 1
+    assert seen(database, *"abc") == "abc"
+    clocks.even_us += 1
+    assert seen(database, *"abc") == "b"
+    clocks.wall_us -= jump_us
+    assert seen(database, *"abc") == "b"
+
+
+def test_the_times_of_commits_never_go_back_expiries_included(database: Database, clocks: "Clocks") -> None:
+    set_for(database, SECOND, "a")
+    clocks.wall_us -= 500
+    database.set({"b": b""}, ME)
+    clocks.even_us += SECOND
+    database.settle()
+    clocks.wall_us += 800
+    database.delete(["b"], ME, missing_ok=False)
+    times = [commit.time for commit in commits_from(database.store, 0, 10, 10**6)]
+    assert times == [1_000_000, 1_000_000, 1_000_000, 1_000_300]
+
+
+def test_an_expiry_is_a_commit_that_the_history_and_the_log_show(database: Database, clocks: "Clocks") -> None:
+    set_for(database, SECOND, "a", "b")
+    database.set({"c": b""}, ME)
+    clocks.pass_(SECOND)
+    assert database.store.version == 2, "nobody has asked yet"
+    database.settle()
+    commit = commits_from(database.store, 3, 10, 10**6)
+    assert [(each.version, each.time, each.author) for each in commit] == [(3, 2_000_000, EXPIRED)]
+    assert sorted(commit[0].keys) == ["a", "b"]
+    told = versions(database.store, "a", 10, None, 10**6)
+    assert [(each.version, each.value, each.author) for each in told] == [(3, None, EXPIRED), (1, b"x", ME)]
+    assert database.store.get_many(["a", "b"], at=2) == [b"x", b"x"]
+
+
+def test_a_transaction_that_read_a_key_before_it_expired_conflicts(database: Database, clocks: "Clocks") -> None:
+    set_for(database, SECOND, "a")
+    clocks.pass_(SECOND)
+    database.settle()
+    with pytest.raises(Conflict) as refused:
+        database.commit({"b": b""}, {"a": 1}, [], 0, ME)
+    assert [(change.key, change.found, change.author) for change in refused.value.changes] == [("a", 0, EXPIRED)]
+
+
+def test_keys_that_are_due_together_expire_in_commits_of_a_bounded_size(
+    database: Database, clocks: "Clocks", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database_module, "EXPIRED_KEYS", 10)
+    set_for(database, SECOND, *(f"{number:02}" for number in range(25)))
+    set_for(database, SECOND + 1, "later")
+    clocks.pass_(SECOND)
+    database.settle()
+    assert [len(commit.keys) for commit in commits_from(database.store, 3, 10, 10**6)] == [10, 10, 5]
+    assert database.store.counters.keys == 1
+
+
+def test_settling_when_nothing_is_due_commits_nothing(database: Database, clocks: "Clocks") -> None:
+    database.settle()
+    set_for(database, SECOND, "a", "deleted", "endless", "later")
+    database.delete(["deleted"], ME, missing_ok=False)
+    database.set({"endless": b""}, ME)
+    database.touch(["later"], 2 * SECOND, ME)
+    version = database.store.version
+    clocks.pass_(SECOND - 1)
+    database.settle()
+    assert database.store.version == version
+    clocks.pass_(1)
+    database.settle()
+    assert commits_from(database.store, version + 1, 10, 10**6)[0].keys == ["a"]
+    database.settle()
+    assert database.store.version == version + 1
+
+
+def test_a_life_counts_from_the_write_on(database: Database, clocks: "Clocks") -> None:
+    life = database.life(SECOND, keep=True, owner="me")
+    assert (life.deadline, life.keep, life.owner) == (clocks.even_us + SECOND, True, "me")
+    assert database.life(None, keep=False, owner=None).deadline is None
+
+
+def test_every_kind_of_write_may_give_a_deadline(database: Database, clocks: "Clocks") -> None:
+    def life() -> object:
+        return database.life(SECOND, keep=False, owner=None)
+
+    database.set({"a": b""}, ME, life())  # type: ignore[arg-type]
+    database.commit({"b": b""}, {}, [], 0, ME, life())  # type: ignore[arg-type]
+    database.increment("c", 1, ME, life())  # type: ignore[arg-type]
+    database.set({"d": b""}, ME)
+    database.touch(["d"], SECOND, ME)
+    assert [database.time_to_live_us(key) for key in "abcd"] == [SECOND] * 4
+    clocks.pass_(SECOND)
+    assert seen(database, *"abcd") == ""
+
+
+def test_a_kept_life_goes_on_and_a_touched_one_begins_anew(database: Database, clocks: "Clocks") -> None:
+    set_for(database, SECOND, "a", "b", "c")
+    clocks.pass_(SECOND // 2)
+    database.set({"a": b"kept"}, ME, KEEP_TTL)
+    database.increment("n", 1, ME, database.life(SECOND, keep=False, owner=None))
+    database.increment("n", 1, ME)
+    database.touch(["b"], SECOND, ME)
+    database.touch(["c"], None, ME)
+    assert [database.time_to_live_us(key) for key in "abcn"] == [SECOND // 2, SECOND, None, SECOND]
+
+
+def test_a_refused_write_gives_no_life(database: Database) -> None:
+    set_for(database, SECOND, "a")
+    life = database.life(None, keep=False, owner="me")
+    with pytest.raises(NotANumber):
+        database.increment("a", 1, ME, life)
+    with pytest.raises(Conflict):
+        database.commit({"a": b""}, {"a": 0}, [], 0, ME, life)
+    assert (database.time_to_live_us("a"), database.count_owned("me")) == (SECOND, 0)
+
+
+# ---------------------------------------------------------------------- who has to look, and when
+
+
+def test_whoever_sets_the_timers_is_told_of_each_deadline_that_comes_first(
+    database: Database, clocks: "Clocks"
+) -> None:
+    told: list[int] = []
+    database.on_deadline = told.append
+    database.set({"endless": b""}, ME)
+    assert (told, database.next_look_us()) == ([], None)
+    set_for(database, 50, "a")
+    set_for(database, 80, "later")
+    assert told == [50]
+    clocks.pass_(10)
+    set_for(database, 30, "b")
+    database.touch(["endless"], 20, ME)
+    database.increment("n", 1, ME, database.life(10, keep=False, owner=None))
+    database.commit({"c": b""}, {}, [], 0, ME, database.life(5, keep=False, owner=None))
+    assert told == [50, 30, 20, 10, 5]
+    assert database.next_look_us() == 5
+
+
+def test_once_something_has_expired_the_next_deadline_is_told(database: Database, clocks: "Clocks") -> None:
+    told: list[int] = []
+    database.on_deadline = told.append
+    for ttl_us in (10, 20, 40):
+        set_for(database, ttl_us, str(ttl_us))
+    clocks.pass_(10)
+    database.settle()
+    assert told == [10, 10]
+    clocks.pass_(35)
+    database.settle()
+    assert (told, database.next_look_us()) == ([10, 10], None)
+
+
+def test_looking_whenever_told_to_lets_everything_expire_on_time(database: Database, clocks: "Clocks") -> None:
+    """A timer that knows nothing but what it is told, and prolonged keys that make it look in vain."""
+    set_for(database, 10, "a", "b")
+    set_for(database, 25, "c")
+    database.touch(["b"], 30, ME)
+    expired: dict[int, list[str]] = {}
+    start_us = clocks.even_us
+    while (wait_us := database.next_look_us()) is not None:
+        clocks.pass_(wait_us)
+        version = database.store.version
+        database.settle()
+        for commit in commits_from(database.store, version + 1, 10, 10**6):
+            expired[clocks.even_us - start_us] = commit.keys
+    assert expired == {10: ["a"], 25: ["c"], 30: ["b"]}

@@ -1,0 +1,83 @@
+"""Lives by prefix: the life of keys that are written without one, and the longest that may be given."""
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from kvd.store.prefixes import PrefixRule, PrefixRules
+
+if TYPE_CHECKING:
+    from tests.requests.conftest import Ends
+
+RULES = PrefixRules(
+    [
+        PrefixRule(prefix="s/", ttl_ms=100, max_ttl_ms=1_000),
+        PrefixRule(prefix="s/free/"),
+        PrefixRule(prefix="m/", max_ttl_ms=500),
+    ]
+)
+
+
+@pytest.fixture
+def ruled(ends: "Ends") -> "Ends":
+    ends.database.room.set_rules(RULES)
+    return ends
+
+
+WRITES: dict[str, Any] = {
+    "set": lambda key, how: ["set", {key: b"1"}, how],
+    "commit": lambda key, how: ["commit", {key: b"1"}, {}, [], None, how],
+    "increment": lambda key, how: ["increment", key, 1, how],
+}
+
+
+@pytest.mark.parametrize("write", WRITES)
+@pytest.mark.parametrize(
+    ("key", "how", "left"),
+    [
+        ("s/a", None, 100),
+        ("s/a", {"ttl": 1_000}, 1_000),
+        ("m/a", None, 500),
+        ("m/a", {"ttl": 7}, 7),
+        ("s/free/a", None, -1),
+        ("a", None, -1),
+        ("a", {"ttl": 10**9}, 10**9),
+    ],
+)
+def test_keys_get_the_life_of_their_prefix_unless_the_write_says_another(
+    ruled: "Ends", write: str, key: str, how: dict[str, int] | None, left: int
+) -> None:
+    assert ruled.code(*WRITES[write](key, how)) == ""
+    assert ruled.ask("ttl", [key]) == [left]
+
+
+@pytest.mark.parametrize("write", WRITES)
+@pytest.mark.parametrize("how", [{"ttl": 1_001}, {"ttls": {"s/a": 1_001}}])
+def test_a_longer_life_than_the_prefix_allows_is_refused_and_nothing_written(
+    ruled: "Ends", write: str, how: dict[str, Any]
+) -> None:
+    assert ruled.code(*WRITES[write]("s/a", how)) == "bad_request"
+    assert ruled.ask("get", "s/a") is None
+
+
+@pytest.mark.parametrize("ttl", [1_001, None])
+def test_no_touch_makes_a_key_live_longer_than_allowed(ruled: "Ends", ttl: int | None) -> None:
+    ruled.ask("set", {"s/a": b"1", "a": b"1"})
+    assert ruled.code("touch", ["a", "s/a"], ttl) == "bad_request"
+    assert ruled.ask("ttl", ["a", "s/a"]) == [-1, 100]
+    assert ruled.ask("touch", ["a", "s/a"], 1_000) == [True, True]
+    assert ruled.ask("ttl", ["a", "s/a"]) == [1_000, 1_000]
+
+
+def test_an_increment_keeps_the_life_that_is_there(ruled: "Ends") -> None:
+    ruled.ask("increment", "s/n", 1, {"ttl": 1_000})
+    ruled.timer.now += 400_000
+    ruled.ask("increment", "s/n", 1)
+    assert ruled.ask("ttl", ["s/n"]) == [600]
+
+
+def test_every_write_of_a_run_gets_the_life_of_its_prefix(ruled: "Ends") -> None:
+    ruled.batch(["set", {"s/a": b"1"}], ["set", {"m/a": b"1"}], ["set", {"a": b"1"}])
+    assert ruled.ask("ttl", ["s/a", "m/a", "a"]) == [100, 500, -1]
+    ruled.timer.now += 100_000
+    assert ruled.ask("get_many", ["s/a", "m/a", "a"]) == [None, b"1", b"1"]
