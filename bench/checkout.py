@@ -1,4 +1,4 @@
-"""A checkout that can be measured: its interpreter, its command `kv`, and which code they run."""
+"""A checkout to be measured: its interpreter, its command `kv`, and the code that they run."""
 
 import json
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ DRIVER = Path(__file__).with_name("checkout_driver.py")
 
 @dataclass(frozen=True)
 class Checkout:
-    """A directory with kvd's source, and the interpreter of the environment in which it is installed."""
+    """A directory with kvd's source, and the interpreter of the environment that runs it."""
 
     name: str
     directory: Path
@@ -21,7 +21,7 @@ class Checkout:
 
     @classmethod
     def other(cls, directory: Path) -> "Checkout":
-        """Another checkout, with the environment that `make` builds in it. Raises BenchError if it has none."""
+        """Return another checkout with the environment that `make` builds in it. Raises BenchError without one."""
         directory = directory.absolute()
         python = directory / ".venv" / "bin" / "python"
         if not directory.is_dir():
@@ -35,15 +35,15 @@ class Checkout:
         return [str(self.python), str(self.python.with_name("kv")), *words]
 
     def driver(self, *words: str) -> list[str]:
-        """The driver with these words. `-P` keeps the modules of this folder out of its imports."""
+        """The driver of the client with these words. `-P` keeps the modules of this folder out of its imports."""
         return [str(self.python), "-P", str(DRIVER), *words]
 
     def daemon(self, *options: str) -> Kvd:
-        """The daemon of the checkout, to be started."""
+        """The daemon of the checkout, which is not running yet."""
         return Kvd((*self.command("serve", "--socket", "{socket}"), *options))
 
     def describe(self) -> dict[str, str]:
-        """Name → text: what the figures depend on. Raises BenchError if the environment runs other code."""
+        """Return name → text: facts that change the figures. Raises BenchError if the environment runs other code."""
         facts: dict[str, str] = json.loads(output(self.driver("describe"), clean_environment()))
         code = Path(facts.pop("code")).resolve()
         if not code.is_relative_to(self.directory.resolve()):

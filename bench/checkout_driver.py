@@ -1,7 +1,7 @@
-"""What one operation costs a checkout's own client and its daemon: prints the CPU time of both, as JSON.
+"""Measure the CPU time of one operation of a checkout's own client, and of its daemon: prints both as JSON.
 
-`PYTHON -P checkout_driver.py WORK SOCKET SERVER_CLOCK OPERATIONS FILE`, run by the interpreter of the checkout that is
-measured. It imports nothing but the standard library and the public `kv`, because another checkout may have other
+`PYTHON -P checkout_driver.py WORK SOCKET SERVER_CLOCK OPERATIONS FILE` is run by the interpreter of the measured
+checkout. It imports nothing but the standard library and the public `kv`, because another checkout may have other
 folders. WORK is a name of `_call`, SERVER_CLOCK the number of the daemon's CPU clock. FILE holds a JSON object of keys
 and values, which the daemon holds already unless WORK sets them. `checkout_driver.py describe` prints which code and
 which versions of the libraries the interpreter runs.
@@ -26,16 +26,16 @@ _WARM_UP = 10  # a tenth of the calls comes before the timing
 
 
 def describe() -> dict[str, str]:
-    """Where the code is, and what else a figure depends on."""
+    """The place of the code, and the versions that change a figure."""
     versions = [f"{name} {_version(name)}" for name in _LIBRARIES]
     return {"code": str(kv.__file__), "python": platform.python_version(), "libraries": ", ".join(versions)}
 
 
 def measure(work: str, path: str, server_clock: int, operations: int, items: Mapping[str, bytes]) -> dict[str, float]:
-    """Microseconds of CPU time for one operation, of the client and of the daemon."""
+    """Return microseconds of CPU time an operation, of the client and of the daemon."""
     with kv.connect(path) as db:
-        call, worth = _call(db, work, items)
-        calls = max(1, operations // worth)
+        call, size = _call(db, work, items)
+        calls = max(1, operations // size)
         for _ in range(1 + calls // _WARM_UP):
             call()
         server_ns, client_ns = time.clock_gettime_ns(server_clock), time.process_time_ns()
@@ -44,11 +44,11 @@ def measure(work: str, path: str, server_clock: int, operations: int, items: Map
         client_ns = time.process_time_ns() - client_ns
         server_ns = time.clock_gettime_ns(server_clock) - server_ns
         _check(db.get_many(list(items)), items)
-    return {"client": client_ns / (calls * worth) / 1000, "server": server_ns / (calls * worth) / 1000}
+    return {"client": client_ns / (calls * size) / 1000, "server": server_ns / (calls * size) / 1000}
 
 
 def _call(db: "kv.Client", work: str, items: Mapping[str, bytes]) -> tuple[Callable[[], object], int]:
-    """The call without arguments that is repeated, and the number of operations in it."""
+    """The call to repeat, and the number of operations in it."""
     key, value = next(iter(items.items()))
     calls: dict[str, tuple[Callable[[], object], int]] = {
         "get1": (partial(db.get, key), 1),
@@ -73,10 +73,10 @@ def _pipelined_sets(db: "kv.Client", items: Mapping[str, bytes]) -> None:
             pipeline.set(key, value)
 
 
-def _check(found: object, items: Mapping[str, bytes]) -> None:
+def _check(values: object, items: Mapping[str, bytes]) -> None:
     """Exit with status 1 unless the daemon holds the items: a call that finds nothing is quick, and would look good."""
-    if found != items:
-        sys.exit(f"the daemon does not hold the benchmark's items but {str(found)[:300]}")
+    if values != items:
+        sys.exit(f"the daemon does not hold the benchmark's items but {str(values)[:300]}")
 
 
 def _version(library: str) -> str:

@@ -1,4 +1,4 @@
-"""The rows of `--against`: what is measured once on one side, and how often in a round."""
+"""The rows of `--against`: how one measurement of a row is made, and the number of measurements in a round."""
 
 import os
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from bench.context import THROUGHPUT_KEYS
 from bench.data import chosen, key, value
 from bench.errors import BenchError
 from bench.peers.kvd import Kvd
-from bench.side import CLIENT, SERVER, WALL, Cost, Side
+from bench.side import CLIENT, SERVER, USERS, WALL, Cost, Side
 from bench.throughput import GET_1, GET_64, GET_MANY, SET_1, SET_64, SET_100, Workload
 
 Measure = Callable[[Side, float], Cost]
@@ -22,18 +22,18 @@ _WIRE = Kvd()  # encodes the requests: the same bytes for both sides
 class ComparedRow:
     """How a row is measured.
 
-    `measure(side, effort)` is one measurement; with an effort below 1 it does less work, to warm up. A round has
+    `measure(side, effort)` makes one measurement; with an effort below 1 it does less work, to warm up. A round has
     `pairs` measurements of each side. The row compares the sum of the parts that `compared` names.
     """
 
-    measured: str
+    description: str
     unit: str
     pairs: int
     compared: tuple[str, ...]
     measure: Measure
 
     def cost(self, parts: Cost) -> float:
-        """The figure that is compared, of the parts of one measurement."""
+        """The compared cost of one measurement: the sum of the compared parts."""
         return sum(parts[name] for name in self.compared)
 
 
@@ -57,7 +57,7 @@ def client_alone(work: str, workload: Workload, operations: int) -> Measure:
 
 
 def durable_sets(rounds: int) -> Measure:
-    """The daemon's cost of a set that is acknowledged once it is synced, under the load generator."""
+    """The daemon's cost of a set that is acknowledged after its sync, under the load generator."""
     exchange = _WIRE.sets(chosen(1, THROUGHPUT_KEYS))
     return lambda side, effort: side.requests(exchange, _part(rounds, effort), durable=True)
 
@@ -76,9 +76,9 @@ def tab(side: Side, _effort: float) -> Cost:
     candidates = side.server().socket.with_name("candidates")
     outputs = {1: _NULL, 2: _NULL, 8: candidates, 9: _NULL}
     cost = side.command((), shell_function_environment("kv get us"), outputs)
-    offered = candidates.read_text().split(SEPARATOR)
-    if len(offered) != 20:
-        raise BenchError(f"TAB after `kv get us` offered {offered[:3]!r}")
+    keys = candidates.read_text().split(SEPARATOR)
+    if len(keys) != len(USERS):
+        raise BenchError(f"TAB after `kv get us` offered {keys[:3]!r}")
     return cost
 
 

@@ -1,8 +1,8 @@
 """Two checkouts measured in the same rounds: the ratio of each pair and how far the ratios spread. Measures nothing.
 
 A *pair* is one measurement of each checkout, one directly after the other. A *round* holds a few pairs of the same two
-daemons. The ratio of a round is the median of its pairs, so that one disturbed measurement does not count; the
-result is the median of the rounds, because each start of a daemon is a little faster or slower than the next.
+daemons. The ratio of a round is the median of its pairs, so that one disturbed measurement does not count. The result
+is the median of the rounds, because a daemon is a little faster or slower after each start.
 """
 
 from collections.abc import Mapping, Sequence
@@ -35,7 +35,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class Paired:
-    """One cost of both checkouts: for each round the measurements of its pairs, in order."""
+    """One cost of both checkouts. Each round holds the measurements of its pairs, in order."""
 
     ours: Rounds
     theirs: Rounds
@@ -65,22 +65,23 @@ class Paired:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One row of the result: the cost that is compared, and the parts of it that are known."""
+    """One row of the result: the compared cost, and its parts."""
 
     name: str
     unit: str
-    measured: str
+    description: str
     cost: Paired
     parts: Mapping[str, Paired]
 
     def as_json(self) -> Json:
         """The row with all its samples."""
         parts = {name: part.as_json() for name, part in self.parts.items()}
-        return {"name": self.name, "unit": self.unit, "measured": self.measured, **self.cost.as_json(), "parts": parts}
+        facts = {"name": self.name, "unit": self.unit, "description": self.description}
+        return {**facts, **self.cost.as_json(), "parts": parts}
 
 
 def in_turn(sides: Sequence[str], number: int) -> tuple[str, ...]:
-    """The order of the sides in this round or pair: every second one begins with the last side."""
+    """The order of the sides in this round or pair. Every second round or pair begins with the last side."""
     return tuple(sides) if number % 2 == 0 else tuple(reversed(sides))
 
 

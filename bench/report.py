@@ -15,7 +15,7 @@ _RESULTS = Path(__file__).parent / "results"
 
 
 class Record(Protocol):
-    """A row of either kind, as far as it is kept."""
+    """A row of any kind, which can be written as JSON."""
 
     def as_json(self) -> Json: ...
 
@@ -65,7 +65,7 @@ def _digits(figure: float) -> str:
 
 
 def comparison_lines(rows: Sequence[Comparison]) -> list[str]:
-    """The rows of two checkouts, with a line above them and what they mean below."""
+    """The rows of two checkouts as lines, with a heading above and the descriptions below."""
     heading = ("row", "ours", "theirs", "ratio", "quartiles", "min-max", "parts: ours / theirs (ratio)")
     lines = [_columns(_COMPARED_WIDTHS, heading)]
     for row in rows:
@@ -74,7 +74,7 @@ def comparison_lines(rows: Sequence[Comparison]) -> list[str]:
         quartiles = f"{spread.first_quartile:.3f}-{spread.third_quartile:.3f}"
         cells = (row.name, ours, theirs, f"{spread.median:.3f}", quartiles, f"{spread.low:.3f}-{spread.high:.3f}")
         lines.append(_columns(_COMPARED_WIDTHS, (*cells, _parts(row))))
-    lines += ["", *(f"{row.name}: {row.measured}" for row in rows)]
+    lines += ["", *(f"{row.name}: {row.description}" for row in rows)]
     return lines
 
 
@@ -87,7 +87,7 @@ def _parts(row: Comparison) -> str:
 
 
 def new_path(started: datetime) -> Path:
-    """Where the result of a run goes that names no file."""
+    """The default path of the result of a run."""
     return _RESULTS / f"{started:%Y%m%dT%H%M%SZ}.json"
 
 

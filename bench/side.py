@@ -1,4 +1,4 @@
-"""One of the two checkouts while a round runs: its daemons, and the CPU time that work costs it."""
+"""One of the two checkouts during a round: its daemons, and the CPU time that a workload costs."""
 
 import json
 import time
@@ -18,12 +18,12 @@ from bench.throughput import CONNECTIONS, operations_a_second
 # The parts of a cost: CPU time of the checkout's own client and of its daemon, and the wall time of a whole process.
 CLIENT, SERVER, WALL = "client", "server", "wall"
 Cost = dict[str, float]
-FEW: Items = {f"user:{n}": b"%d" % n for n in range(20)}
-_DURABLE_KEYS = 1_000  # nothing is read from it
+USERS: Items = {f"user:{n}": b"%d" % n for n in range(20)}
+_DURABLE_KEYS = 1_000  # few, because the durable row only sets
 
 
 class Side:
-    """A checkout with the daemons that run for it. `stack` stops them."""
+    """A checkout with its running daemons. `stack` stops them."""
 
     def __init__(self, checkout: Checkout, context: Context, stack: ExitStack) -> None:
         self.checkout = checkout
@@ -32,20 +32,20 @@ class Side:
         self._servers: dict[bool, Server] = {}
 
     def server(self, durable: bool = False) -> Server:
-        """The daemon in memory, or the one that syncs each commit: started and loaded when it is first needed."""
+        """Return the daemon in memory, or the one that syncs each commit. Starts and loads it on the first call."""
         if durable not in self._servers:
             directory = self._context.new_directory()
             options = ("--data-dir", str(directory / "data"), "--data-sync", "always") if durable else ()
             server = Server(self.checkout.daemon(*options), directory, self.checkout.directory)
             self._servers[durable] = self._stack.enter_context(server)
             server.load(_DURABLE_KEYS if durable else THROUGHPUT_KEYS)
-            server.try_once(server.peer.load_batch(FEW))
+            server.try_once(server.peer.load_batch(USERS))
         return self._servers[durable]
 
     def requests(self, exchange: Exchange, rounds: int, durable: bool = False) -> Cost:
-        """CPU time of the daemon for one operation in us, while the load generator sends the exchange `rounds` times.
+        """Send the exchange `rounds` times by the load generator. Returns us of the daemon's CPU time an operation.
 
-        The load generator is this checkout's for both sides, so that both daemons meet the same bytes at the same pace.
+        Both sides use the load generator of this checkout, so that both daemons get the same bytes in the same way.
         """
         server = self.server(durable)
         load = self._context.program("load")
@@ -55,7 +55,7 @@ class Side:
         return {SERVER: (_cpu_ns(server) - begin_ns) / 1000 / (rounds * exchange.operations)}
 
     def calls(self, work: str, operations: int, items: Items) -> Cost:
-        """CPU time of one operation in us: of the checkout's own client, and of its daemon meanwhile."""
+        """Call the checkout's own client. Returns us of CPU time an operation, of the client and of the daemon."""
         server = self.server()
         file = server.socket.with_name("items.json")
         file.write_text(json.dumps({key: value.decode() for key, value in items.items()}))
@@ -64,7 +64,7 @@ class Side:
         return cost
 
     def command(self, words: tuple[str, ...], variables: dict[str, str], outputs: Mapping[int, Path]) -> Cost:
-        """Times in ms of the command `kv` with these words: of the wall, and the CPU time of it and of the daemon."""
+        """Run the command `kv` with these words. Returns ms of wall time, and of CPU time of the process and daemon."""
         server = self.server()
         env = clean_environment() | {"KVD_SOCKET": str(server.socket)} | variables
         begin_ns = _cpu_ns(server)
@@ -73,5 +73,5 @@ class Side:
 
 
 def _cpu_ns(server: Server) -> int:
-    """CPU time of all threads of a daemon, to the nanosecond; /proc counts it in steps of 10 ms."""
+    """CPU time of all threads of a daemon. The clock counts nanoseconds, /proc/PID/stat only steps of 10 ms."""
     return time.clock_gettime_ns(cpu_clock(server.pid))

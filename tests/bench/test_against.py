@@ -84,8 +84,8 @@ def test_sides_take_turns_in_going_first() -> None:
 # ------------------------------------------------------------------ rounds and rows
 
 
-class Measured:
-    """A measurement that costs what it is given, in turn, and notes which side it was made on."""
+class Measurements:
+    """A measurement that returns these costs in turn, and records the sides and the efforts."""
 
     def __init__(self, *costs: Cost) -> None:
         self.order: list[str] = []
@@ -113,7 +113,7 @@ def sides(tmp_path: pathlib.Path) -> dict[str, Side]:
     ],
 )
 def test_a_round_warms_both_sides_up_and_pairs_them(tmp_path: pathlib.Path, number: int, order: list[str]) -> None:
-    measure = Measured(*({"server": float(cost)} for cost in range(6)))
+    measure = Measurements(*({"server": float(cost)} for cost in range(6)))
     row = ComparedRow("a row", "us", 2, ("server",), measure)
     costs = against.one_round(row, number, sides(tmp_path), quick=False)
     assert measure.order == order
@@ -124,7 +124,7 @@ def test_a_round_warms_both_sides_up_and_pairs_them(tmp_path: pathlib.Path, numb
 
 
 def test_a_row_compares_the_sum_of_its_parts_and_knows_each_part() -> None:
-    row = ComparedRow("a row", "us", 1, ("client", "server"), Measured())
+    row = ComparedRow("a row", "us", 1, ("client", "server"), Measurements())
     costs = {"ours": [{"client": 6.0, "server": 5.0}], "theirs": [{"client": 8.0, "server": 2.0}]}
     result = against.comparison("get1", row, [costs, costs])
     assert result.cost == Paired(((11.0,), (11.0,)), ((10.0,), (10.0,)))
@@ -228,7 +228,7 @@ def test_a_quick_run_beside_another_checkout(other: pathlib.Path, tmp_path: path
         assert list(row["parts"]) == {
             "kv_get": ["wall", "client", "server"], "tab": ["wall", "client", "server"], "durable": ["server"],
         }.get(row["name"], ["client", "server"])  # fmt: skip
-        assert f"{row['name']}: {row['measured']}" in done.stdout
+        assert f"{row['name']}: {row['description']}" in done.stdout
 
 
 @pytest.mark.skipif(shutil.which("gcc") is None, reason="the load generator is a C program")
