@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 from kvd.protocol.address import parse_host_port
 from kvd.service import systemd
-from kvd.service.config import Config, ConfigError
-from kvd.service.options import is_path
+from kvd.service.config.checks import is_path
+from kvd.service.config.sections import Config
+from kvd.service.errors import ConfigError
 from kvd.service.unix_socket import bind_unix_socket, remove_socket, socket_inode
 from kvd.telemetry import exposition
 

@@ -9,7 +9,7 @@ import logging.handlers
 import os
 import sys
 
-from kvd.service.config import Config
+from kvd.service.config.sections import Config
 from kvd.service.errors import EXIT_CONFIGURATION, EXIT_IO_ERROR, StartError
 from kvd.service.systemd import is_journal
 from kvd.service.unix_socket import make_directory

@@ -2,7 +2,8 @@
 
 import ssl
 
-from kvd.service.config import ConfigError, Listen
+from kvd.service.config.sections import Listen
+from kvd.service.errors import ConfigError
 
 
 def server_context(listen: Listen) -> ssl.SSLContext | None:

@@ -10,9 +10,12 @@ import pytest
 from kvd.protocol.address import default_socket
 from kvd.protocol.limits import Limits
 from kvd.requests.access import AccessRule
-from kvd.service.config import Config, ConfigError, History, Listen, Log, load, standard_places
-from kvd.service.config_changes import changes
-from kvd.service.options import BOUNDS, OPTIONS
+from kvd.service.config.changes import changes
+from kvd.service.config.file import standard_places
+from kvd.service.config.loader import load
+from kvd.service.config.options import BOUNDS, OPTIONS
+from kvd.service.config.sections import Config, History, Listen, Log
+from kvd.service.errors import ConfigError
 from kvd.store.prefixes import PrefixRule
 
 NOTHING: dict[str, str] = {}

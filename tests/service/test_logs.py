@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from kvd.service import logs
-from kvd.service.config import Config, Log
+from kvd.service.config.sections import Config, Log
 from kvd.service.errors import StartError
 
 Python = Callable[..., "subprocess.CompletedProcess[bytes]"]
@@ -101,7 +101,7 @@ def test_the_journal_gets_one_line_with_its_priority(level: int, priority: int) 
 TO_STDERR = """
 import logging, os
 from kvd.service import logs
-from kvd.service.config import Config
+from kvd.service.config.sections import Config
 handler = logs.open_handler("stderr")
 logs.start(handler, Config())
 logging.getLogger("kvd").warning("a key: %s", "caf\\u00e9 \\n")

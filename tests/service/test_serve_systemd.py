@@ -16,9 +16,9 @@ from kvd.engine.database import Database
 from kvd.protocol.limits import Limits
 from kvd.requests.executor import Administration, Commands
 from kvd.server.server import Server
-from kvd.service.config import Config
+from kvd.service.config.sections import Config
 from kvd.service.http import HttpSockets
-from kvd.service.serve import tcp_socket
+from kvd.service.tcp_socket import bind_tcp_socket
 from tests.http.conftest import Answer, Client, request
 
 if TYPE_CHECKING:
@@ -399,7 +399,7 @@ def test_a_stop_leaves_the_queue_of_a_passed_socket_for_http_alone(web: socket.s
     async def stop_with_one_waiting() -> None:
         server = Server(Commands(Database(), Limits(), Administration(), {}), asyncio.get_running_loop())
         sockets = HttpSockets(Config(), [web.dup()])
-        sockets.bind(tcp_socket)
+        sockets.bind(bind_tcp_socket)
         await sockets.serve(server, None)
         with connect(web) as waiting:
             await server.stop()
