@@ -28,7 +28,7 @@ def bind_tcp_socket(address: str) -> socket.socket:
             listening.close()
         text = f"cannot listen on tcp {address}: {error.strerror}"
         if error.errno == errno.EAFNOSUPPORT and "INVOCATION_ID" in os.environ:
-            text += "; this unit lets kvd open no network: add ListenStream= to kvd.socket instead"
+            text += "; the unit does not let kvd open network sockets: add ListenStream= to kvd.socket instead"
         raise StartError(EXIT_IO_ERROR, text) from None
     return listening
 

@@ -136,7 +136,7 @@ def test_syslog_gets_lines_of_the_daemons_facility(tmp_path: pathlib.Path, monke
 
 def test_without_syslog_it_is_an_io_error(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logs, "SYSLOG_SOCKET", str(tmp_path / "missing"))
-    with pytest.raises(StartError, match="cannot write the log to syslog: nobody listens at /") as refused:
+    with pytest.raises(StartError, match="cannot write the log to syslog: no process listens at /") as refused:
         logs.open_handler("syslog")
     assert refused.value.exit_code == 74
 

@@ -71,6 +71,6 @@ def _check(rule: AccessRule, table: dict[str, Any]) -> None:
     if "rights" not in table:
         raise ValueError('rights: which? for example rights = ["read"]; [] is none')
     if OVERFLOW_ID in (rule.uid, rule.gid):
-        raise ValueError(f"{OVERFLOW_ID} stands for those whom the kernel cannot name here; it never matches")
+        raise ValueError(f"{OVERFLOW_ID} is what the kernel shows for ids that have no name here; it never matches")
     if "everyone" in table and not rule.everyone:
         raise ValueError("everyone: true, or leave it out")

@@ -124,10 +124,10 @@ def _read(path: str) -> str:
 
 def _check_trust(path: str, mode: int) -> None:
     if not stat.S_ISREG(mode):
-        raise ConfigError(f"{path}: not a regular file; a configuration has to be one")
+        raise ConfigError(f"{path}: not a regular file; a configuration must be one")
     if mode & (stat.S_IWGRP | stat.S_IWOTH):
         shown = f"{stat.S_IMODE(mode):04o}"
-        raise ConfigError(f"{path}: others than its owner can write it (mode {shown}); run: chmod go-w {path}")
+        raise ConfigError(f"{path}: users other than its owner can write it (mode {shown}); run: chmod go-w {path}")
 
 
 def _parse(path: str, text: str) -> dict[str, Any]:

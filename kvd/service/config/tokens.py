@@ -50,5 +50,5 @@ _FORMAT = (
 )
 
 
-def _malformed(path: str, must_hold: str) -> ConfigError:
-    return ConfigError(f"listen.token_file: {path} has to hold {must_hold}")
+def _malformed(path: str, content: str) -> ConfigError:
+    return ConfigError(f"listen.token_file: {path} must hold {content}")
