@@ -4,8 +4,9 @@ import os
 import pathlib
 import re
 import signal
+import subprocess
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import count
 
@@ -118,6 +119,17 @@ class Daemon(RealDaemon):
             assert "Traceback" not in self.log(), self.log()
         finally:
             self.clean_up()
+
+
+def see_all_end(daemons: Iterable[Daemon]) -> None:
+    """Stop them all; each must have served without an error."""
+    errors = []
+    for daemon in daemons:
+        try:
+            daemon.see_it_end()
+        except (AssertionError, OSError, EOFError, subprocess.TimeoutExpired) as error:
+            errors.append(f"{error!r}\n{daemon.log()}")
+    assert not errors, "\n".join(errors)
 
 
 @contextmanager
