@@ -15,13 +15,13 @@ import pytest
 from kvd.service.config import Config
 from kvd.service.http import HttpSockets
 from kvd.service.serve import tcp_socket
+from tests.harness.http_peer import HttpPeer, HttpResponse, http_request
 from tests.harness.in_memory import build
-from tests.http.conftest import Answer, Client, request
+from tests.harness.waiting import DEADLINE_S
 
 if TYPE_CHECKING:
     from tests.service.real_daemon import Process, RealDaemon
 
-DEADLINE_S = 30
 WATCHDOG_US = 100_000
 # Puts the descriptors named by the first argument at 3 and up, and becomes the command, as systemd does.
 ACTIVATE = """
@@ -345,13 +345,13 @@ def web(kvd: "RealDaemon") -> Iterator[socket.socket]:
         yield listening
 
 
-def connect(listening: socket.socket) -> Client:
+def connect(listening: socket.socket) -> HttpPeer:
     connecting = socket.socket(listening.family)
     connecting.connect(listening.getsockname())
-    return Client(connecting)
+    return HttpPeer(connecting)
 
 
-def ask(listening: socket.socket, method: str, target: str, body: bytes | None = None, **headers: str) -> Answer:
+def ask(listening: socket.socket, method: str, target: str, body: bytes | None = None, **headers: str) -> HttpResponse:
     """One request over HTTP on a connection of its own."""
     with connect(listening) as client:
         return client.ask(method, target, body, **headers)
@@ -383,9 +383,9 @@ def test_whoever_is_not_accepted_by_one_daemon_over_http_is_answered_by_the_next
     """And a stop leaves the socket where it is."""
     for _ in range(2):
         with connect(web) as early:
-            early.send(request("GET", "/v1/none"))
+            early.send(http_request("GET", "/v1/none"))
             process = activate(kvd, unix, web, names="kvd:http")
-            assert early.answer().status == 404
+            assert early.response().status == 404
             assert kvd.stop(process) == 0
             assert early.is_over()
 
