@@ -14,7 +14,8 @@ import pytest
 
 import kv
 import kv.aio
-from tests.client.conftest import DEADLINE_S, Daemon
+from tests.harness.daemon import Daemon
+from tests.harness.waiting import DEADLINE_S
 
 NEW_KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
 TOKEN = "a-token-of-some-length"  # noqa: S105
