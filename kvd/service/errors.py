@@ -1,11 +1,13 @@
 """Why a daemon could not start, and the exit codes of ``kv serve`` (sysexits.h where it has a fitting one)."""
 
-EXIT_FAILURE = 1
-EXIT_USAGE = 2
-EXIT_DAMAGED = 65
-EXIT_IO_ERROR = 74
-EXIT_ALREADY_RUNNING = 75
-EXIT_CONFIGURATION = 78
+from kvd.protocol import exits
+
+EXIT_FAILURE = exits.FAILURE
+EXIT_USAGE = exits.USAGE
+EXIT_DAMAGED = exits.DAMAGED_DATA
+EXIT_IO_ERROR = exits.IO_ERROR
+EXIT_ALREADY_RUNNING = exits.ALREADY_RUNNING
+EXIT_CONFIGURATION = exits.CONFIGURATION
 
 
 class StartError(Exception):

@@ -25,8 +25,9 @@ from kvd.service.errors import EXIT_CONFIGURATION, EXIT_FAILURE, EXIT_IO_ERROR, 
 from kvd.service.http import PASSED_NAME, HttpSockets, check_installed
 from kvd.service.locks import LockFile
 from kvd.service.process import Daemon, window_limits
+from kvd.service.progress import NullProgress, ProgressBar
 from kvd.service.restart_fence import RestartFence
-from kvd.service.storage import Bar, NullProgress, Storage
+from kvd.service.storage import Storage
 from kvd.service.tls import server_context
 from kvd.service.unix_socket import BACKLOG, bind_unix_socket, make_directory, remove_socket, socket_inode
 
@@ -37,7 +38,7 @@ PING_TIMEOUT_S = 5.0
 
 
 def serve(
-    flags: Mapping[str, object], config_file: str | None, *, daemon: bool, bar: Callable[[], Bar] = NullProgress
+    flags: Mapping[str, object], config_file: str | None, *, daemon: bool, bar: Callable[[], ProgressBar] = NullProgress
 ) -> int:
     """Run a daemon; the exit code. With ``daemon``, return 0 as soon as a detached one accepts connections.
 
@@ -102,7 +103,7 @@ class _Start:
     """One start: what was read and locked in the foreground, and what the daemon's own process does with it."""
 
     def __init__(
-        self, flags: Mapping[str, object], config_file: str | None, *, daemon: bool, bar: Callable[[], Bar]
+        self, flags: Mapping[str, object], config_file: str | None, *, daemon: bool, bar: Callable[[], ProgressBar]
     ) -> None:
         # As they are now: a reload reads the same sources, from another directory.
         self._flags = flags
