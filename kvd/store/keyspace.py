@@ -30,18 +30,19 @@ class Keyspace(ShardedDict[Head]):
         """
         first, shards, heads = self.first, self.shards, list[Head]()
         first_keys = self.first_keys
-        self.is_sharded = True
+        old: Head | None
         for (key, value), current in zip(writes.items(), in_first, strict=True):
-            old, place = current, first
-            if old is None:
+            if current is not None:
+                old, place = current, first
+            else:
                 shard = shards[hash(key) & MASK]
                 old = shard.get(key)
-                if old is not None or len(first) >= first_keys:
-                    place = shard
+                place = first if old is None and len(first) < first_keys else shard
             # The key as the keyspace has it: the one that came with the request need not outlive the request.
             head = Head(key if old is None else old.key, value, version, old)
             place[head.key] = head
             heads.append(head)
+        self.is_sharded = self.is_sharded or len(first) >= first_keys
         return tuple(heads)
 
     def add_all(self, heads: Sequence[Head]) -> None:

@@ -30,7 +30,7 @@ class ShardedDict(Generic[Value]):
     def __init__(self, first_keys: int) -> None:
         self.first: dict[str, Value] = {}
         self.first_keys = first_keys
-        self.is_sharded = False  # whether a shard ever held a key
+        self.is_sharded = False  # whether a shard may hold a key
         self.shards: list[dict[str, Value]] = [{} for _ in range(SHARDS)]
 
     def find(self, key: str) -> Value | None:
