@@ -120,7 +120,7 @@ completions: $(VENV)/.kvd ## Write the generated files anew: completions/ and do
 	$(BIN)/kv completion fish > completions/kv.fish
 	$(BIN)/python -m kv.cli.manpage > docs/kv.1
 
-bench: $(VENV)/.kvd ## Measure the speed beside Redis and memcached; some minutes. See bench/README.md.
+bench: $(VENV)/.kvd ## Measure the speed beside Redis and memcached, or another checkout; some minutes. See bench/README.md.
 	$(BIN)/python -m bench $(BENCHARGS)
 
 # KVD_TEST_SCALE multiplies the figures of those tests that read it; the other tests of these folders run as always.
