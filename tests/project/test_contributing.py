@@ -14,7 +14,7 @@ CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
 TESTS = (ROOT / "tests/README.md").read_text()
 MAKEFILE = (ROOT / "Makefile").read_text()
 TARGETS = set(re.findall(r"^([a-z-]+):", MAKEFILE, re.MULTILINE))
-FOLDERS = {path.parent.name for path in (ROOT / "tests").glob("*/*.py")}
+FOLDERS = {path.parent.name for path in (ROOT / "tests").glob("*/test_*.py")}
 
 
 @pytest.mark.parametrize(
@@ -22,7 +22,7 @@ FOLDERS = {path.parent.name for path in (ROOT / "tests").glob("*/*.py")}
 )
 def test_every_target_of_make_that_is_named_exists(page: str) -> None:
     text = (ROOT / page).read_text()
-    named = re.findall(r"(?:`|\n|&& )make ((?:[A-Z]+=\S* )*)([a-z-]+)", text)
+    named = re.findall(r"(?:`|\n|&& )make ((?:[A-Z]+=\S* )*)([a-z][a-z-]*)", text)
     assert {target for _, target in named} <= TARGETS
 
 
