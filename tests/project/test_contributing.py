@@ -75,7 +75,7 @@ def test_each_part_of_check_runs_though_others_fail(failing_tools: pathlib.Path)
 
 def test_quick_runs_its_tests_though_lint_and_types_fail(failing_tools: pathlib.Path) -> None:
     summary, calls = make(failing_tools, "quick")
-    assert calls[-1].startswith("python -m pytest -q tests/")
+    assert calls[-1].startswith("python -m pytest -q ")
     assert summary == "Failed: lint types quick-tests"
 
 
