@@ -21,8 +21,9 @@ from kvd.service.http import PASSED_NAME, HttpSockets, check_installed
 from kvd.service.launcher import ping
 from kvd.service.locks import LockFile
 from kvd.service.process import Daemon, window_limits
+from kvd.service.progress import NullProgress, ProgressBar
 from kvd.service.restart_fence import RestartFence
-from kvd.service.storage import Bar, NullProgress, Storage
+from kvd.service.storage import Storage
 from kvd.service.tcp_socket import bind_tcp_socket, check_exposure
 from kvd.service.tls import server_context
 from kvd.service.unix_socket import bind_unix_socket, make_directory, remove_socket, socket_inode
@@ -31,7 +32,7 @@ LOCK_SUFFIX = ".lock"
 
 
 def serve(
-    flags: Mapping[str, object], config_file: str | None, *, daemon: bool, bar: Callable[[], Bar] = NullProgress
+    flags: Mapping[str, object], config_file: str | None, *, daemon: bool, bar: Callable[[], ProgressBar] = NullProgress
 ) -> int:
     """Run a daemon; return the exit code. With ``daemon``, return 0 as soon as a detached one accepts connections.
 
@@ -61,7 +62,7 @@ class _Start:
     """One start: what the foreground reads and locks, and what the daemon's own process does with it."""
 
     def __init__(
-        self, flags: Mapping[str, object], config_file: str | None, *, daemon: bool, bar: Callable[[], Bar]
+        self, flags: Mapping[str, object], config_file: str | None, *, daemon: bool, bar: Callable[[], ProgressBar]
     ) -> None:
         # Kept as they are now, because a reload reads the same sources, from another directory.
         self._flags = flags
