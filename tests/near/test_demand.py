@@ -12,7 +12,7 @@ from kv.near_cache.refresh import FIRST_RIDES, FREE_RIDES, MAX_A_REQUEST, MAX_KE
 from kvd.protocol.near_cache import FIRST_GENERATION, NOTED, NOTES, first_note, table_bytes
 
 if TYPE_CHECKING:
-    pass
+    from tests.near.conftest import ReplaceableDaemon
 
 SLOTS = 1 << 15
 KEYS = [f"{number}" for number in range(MAX_A_REQUEST + 8)]
