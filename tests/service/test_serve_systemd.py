@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kvd.service.config import Config
+from kvd.service.config.sections import Config
 from kvd.service.http import HttpSockets
-from kvd.service.serve import tcp_socket
+from kvd.service.tcp_socket import bind_tcp_socket
 from tests.harness.http_peer import HttpPeer, HttpResponse, http_request
 from tests.harness.in_memory import build
 from tests.harness.waiting import DEADLINE_S
@@ -323,7 +323,7 @@ def test_an_abstract_socket_is_refused(kvd: "RealDaemon") -> None:
         abstract.listen()
         exit_code, error = refusal(activate(kvd, abstract))
     assert exit_code == 78
-    assert "is open to everybody on this host; ListenStream= needs an absolute path" in error
+    assert "is open to every user of this host; ListenStream= needs an absolute path" in error
 
 
 def test_a_passed_socket_that_does_not_listen_is_refused_by_its_name(kvd: "RealDaemon") -> None:
@@ -396,7 +396,7 @@ def test_a_stop_leaves_the_queue_of_a_passed_socket_for_http_alone(web: socket.s
     async def stop_with_one_waiting() -> None:
         server = build(loop=asyncio.get_running_loop()).server
         sockets = HttpSockets(Config(), [web.dup()])
-        sockets.bind(tcp_socket)
+        sockets.bind(bind_tcp_socket)
         await sockets.serve(server, None)
         with connect(web) as waiting:
             await server.stop()
@@ -435,4 +435,4 @@ def test_a_passed_tcp_socket_for_http_beyond_the_loopback_is_refused(
 def test_http_that_is_open_and_spoken_nowhere_is_refused(kvd: "RealDaemon", unix: socket.socket) -> None:
     exit_code, error = refusal(activate(kvd, unix, names="kvd", flags=("--http-open",)))
     assert exit_code == 78
-    assert error == "http.open: without http.listen, or a passed socket called http, it is of no use"
+    assert error == "http.open: it has no effect without http.listen or a passed socket called http"
