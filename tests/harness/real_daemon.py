@@ -83,7 +83,7 @@ class RealDaemon:
 
     def environment(self, **more: str) -> dict[str, str]:
         """The environment of the daemon, by which ``clean_up`` finds its processes."""
-        return environment(HOME=str(self.folder), **self._variables, **more)
+        return environment(**{"HOME": str(self.folder)} | self._variables | more)
 
     def with_hook(self, code: str, **more: str) -> dict[str, str]:
         """An environment in which every interpreter runs ``code`` before anything else."""
