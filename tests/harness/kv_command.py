@@ -15,7 +15,7 @@ class Kv:
 
     def environment(self, **more: str) -> dict[str, str]:
         """The environment that the command has, for tests that start it in a way of their own."""
-        return environment(**self._variables, **more)
+        return environment(**self._variables | more)
 
     def __call__(self, *arguments: str | bytes, stdin: bytes = b"", **more: str) -> Completed:
         """Run the command to its end."""

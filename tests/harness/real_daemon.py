@@ -7,7 +7,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from kvd.service.locks import AlreadyRunning, LockFile
 from tests.harness.kv_command import Kv
@@ -36,6 +36,9 @@ def at_bind(event, arguments):
 
 sys.addaudithook(at_bind)
 """
+
+
+Peer = TypeVar("Peer", bound=RawPeer)
 
 
 class RealDaemon:
@@ -80,7 +83,7 @@ class RealDaemon:
 
     def environment(self, **more: str) -> dict[str, str]:
         """The environment of the daemon, by which ``clean_up`` finds its processes."""
-        return environment(HOME=str(self.folder), **self._variables, **more)
+        return environment(**{"HOME": str(self.folder)} | self._variables | more)
 
     def with_hook(self, code: str, **more: str) -> dict[str, str]:
         """An environment in which every interpreter runs ``code`` before anything else."""
@@ -169,7 +172,7 @@ class RealDaemon:
         """A connection to a port of the loopback. Closed at the end if it is still open."""
         return self.keep(RawPeer.tcp(port, host))
 
-    def keep(self, peer: RawPeer) -> RawPeer:
+    def keep(self, peer: Peer) -> Peer:
         """Close this connection, too, at the end."""
         self._peers.append(peer)
         return peer

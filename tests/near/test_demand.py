@@ -12,7 +12,7 @@ from kv.near_cache.refresh import FIRST_RIDES, FREE_RIDES, MAX_A_REQUEST, MAX_KE
 from kvd.protocol.near_cache import FIRST_GENERATION, NOTED, NOTES, first_note, table_bytes
 
 if TYPE_CHECKING:
-    from tests.near.conftest import Daemon
+    from tests.near.conftest import ReplaceableDaemon
 
 SLOTS = 1 << 15
 KEYS = [f"{number}" for number in range(MAX_A_REQUEST + 8)]
@@ -184,9 +184,11 @@ def test_a_forked_child_has_nothing_in_demand(filled: kv.NearClient) -> None:
 
 
 @pytest.mark.parametrize("sync", ["always", "never"])
-def test_nothing_rides_where_reads_of_it_would_wait_for_the_disk(start: "Callable[..., Daemon]", sync: str) -> None:
+def test_nothing_rides_where_reads_of_it_would_wait_for_the_disk(
+    start: "Callable[..., ReplaceableDaemon]", sync: str
+) -> None:
     daemon = start(durable=True, sync=sync)
-    with daemon.near() as db, daemon.connect() as writer:
+    with daemon.near() as db, daemon.client() as writer:
         db.get("a")
         writer.set("a", b"1")
         db.get("b")

@@ -1,7 +1,8 @@
 """A process that reads through a near cache, and perhaps writes, and records when what was read and written.
 
 Keys come in pairs, ``a0`` and ``b0`` and so on, which are always written together: so a ``get_many`` of both that finds
-two values is torn. With ``until`` it goes on until its stdin ends, and says on stdout which values it sees first.
+two values is torn. Without a number of ``reads`` it goes on until its stdin ends, and says on stdout which values it
+sees first. A line with a number on stdin asks each thread to say on stdout when it has read this often from then on.
 """
 
 import asyncio
@@ -22,6 +23,7 @@ from kvd.protocol.near_cache import FIRST_GENERATION, LEASE
 from tests.near.register import INFINITY, Reads, Write
 
 DEADLINE_S = 60
+REPORT = "has read\n"
 
 
 class Plan(msgspec.Struct):
@@ -57,6 +59,11 @@ class Recorder:
         self.writes: list[Write] = []
         self.reads: dict[tuple[str, bytes | None], list[int]] = {}
         self.torn: list[tuple[str | None, str | None]] = []
+        self._reads_to_report = 0
+
+    def report_after(self, reads: int) -> None:
+        """Say on stdout when this number of reads has ended from now on. Called by another thread."""
+        self._reads_to_report = reads
 
     def read(self, key: str, value: bytes | None, start: int, end: int) -> None:
         """Note a read. Of all reads of a value only the first end and the last start matter."""
@@ -69,6 +76,11 @@ class Recorder:
         else:
             seen[1] = start
             seen[2] += 1
+        if self._reads_to_report:
+            self._reads_to_report -= 1
+            if not self._reads_to_report:
+                sys.stdout.write(REPORT)
+                sys.stdout.flush()
 
     def read_both(self, keys: list[str], found: dict[str, bytes | None], start: int, end: int) -> None:
         """Note a read of a pair."""
@@ -161,13 +173,13 @@ def samples_the_generation_when_the_answer_has_come() -> None:
 
 def trusts_a_lease_for_too_long() -> None:
     class Trusting:
-        """Words whose lease lasts for two seconds more."""
+        """Words whose lease lasts for a minute more."""
 
         def __init__(self, words: memoryview) -> None:
             self.words = words
 
         def __getitem__(self, number: int) -> int:
-            return self.words[number] + (2 * 10**9 if number == LEASE else 0)
+            return self.words[number] + (60 * 10**9 if number == LEASE else 0)
 
     right = NearCache.attach
 
@@ -199,9 +211,16 @@ def main(plan: Plan) -> Recorded:
     BUGS[plan.bug]()
     recorders = [Recorder(plan, f"{plan.number}.{thread}") for thread in range(plan.threads)]
     ended = threading.Event()
+
+    def obey() -> None:
+        for line in sys.stdin:
+            for recorder in recorders:
+                recorder.report_after(int(line))
+        ended.set()
+
     if not plan.reads:
         os.nice(10)  # it never rests, and is not to keep a daemon from starting
-        threading.Thread(target=lambda: (sys.stdin.read(), ended.set()), daemon=True).start()
+        threading.Thread(target=obey, daemon=True).start()
 
     def going_on(number: int) -> bool:
         return number < plan.reads if plan.reads else not ended.is_set()
