@@ -36,6 +36,7 @@ LIGHT = {
     "kvd.protocol",
     "kvd.protocol.address",
     "kvd.protocol.errors",
+    "kvd.protocol.frames",
     "kvd.protocol.keepalive",
     "kvd.protocol.near_cache",
 }

@@ -18,7 +18,7 @@ import pytest
 
 import kv
 from kv.api.methods import Asynchronous, Deferred
-from kv.api.pipeline import Result
+from kv.api.result import Result
 from kv.wire.codecs import Codec, full, light
 
 ROOT = pathlib.Path(__file__).parents[2]
