@@ -3,10 +3,11 @@
 One frame with one request, bounded by the server in what it answers; one deadline for everything together.
 """
 
-from kv.blocking.stream import Deadline, open_connection
+from kv.blocking.stream import Deadline, open_stream
 from kv.wire.codecs import light
 from kv.wire.operations import hello, log, prefix_end, scan
 from kvd.protocol.address import parse_tcp
+from kvd.protocol.frames import frame
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -44,14 +45,13 @@ def _answer(question: "Operation[T]", address: str | None, token_file: str | Non
         return None
     requests = [question.request] if token_file is None else [hello("kv", _token(token_file)).request, question.request]
     codec = light()
-    payload = codec.encode(requests)
     deadline = Deadline(_BUDGET_S)
-    connection = open_connection(address, deadline)
+    stream = open_stream(address, deadline)
     try:
-        connection.send(len(payload).to_bytes(4, "big") + payload, deadline)
-        replies = codec.decode(connection.receive(deadline))
+        stream.send(frame(codec.encode(requests)), deadline)
+        replies = codec.decode(stream.receive_frame(deadline))
     finally:
-        connection.close()
+        stream.close()
     return question.read(replies[-1])  # type: ignore[index]
 
 

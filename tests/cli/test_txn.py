@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kv.blocking.client import Client, connect
+from kv.blocking.client import Client
+from kv.blocking.connect import connect
 from kv.cli.failures import CommandFailed
 from kv.cli.statements import parse
 from kv.cli.transactions import carry_out

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kv.blocking.client import Client, connect
+from kv.blocking.client import Client
+from kv.blocking.connect import connect
 from kv.blocking.watch import Watch
 from kv.cli.commands.wait import until
 
