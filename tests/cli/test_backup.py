@@ -1,13 +1,16 @@
 """``kv backup``, ``kv restore`` and ``kv checkpoint`` as a person uses them; and what is left when they are ended."""
 
+import fcntl
 import json
 import os
 import pathlib
 import re
 import signal
 import stat
+import struct
 import subprocess
 import sys
+import termios
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -309,18 +312,14 @@ def test_a_restore_that_is_killed_can_be_done_again(
     """At any moment: no daemon starts on what is there, or all of it is there."""
     big(kv)
     kv.ok("backup", file)
+    backup = pathlib.Path(file).read_bytes()
     with client(kv) as db:
         expected = everything(db)
     halves = 0
     for attempt in range(KILLS):
         new = tmp_path / f"new{attempt}"
-        process = alone.start("restore", file, str(new))
         # From nothing at all to nearly the end.
-        wanted = os.stat(file).st_size * attempt // KILLS
-        while process.poll() is None and _bytes_in(new) < wanted:
-            pass
-        process.kill()
-        process.wait(DEADLINE_S)
+        _kill_a_restore(alone, backup[: len(backup) * attempt // KILLS], new)
         refused = alone("check", str(new)) if new.exists() and _bytes_in(new) else None
         if refused is not None and refused.returncode != 0:
             halves += 1
@@ -331,6 +330,25 @@ def test_a_restore_that_is_killed_can_be_done_again(
             alone.ok("restore", file, str(new))
         assert restored(serving, str(new)) == expected
     assert halves
+
+
+def _kill_a_restore(alone: Kv, begin: bytes, directory: pathlib.Path) -> None:
+    """Kill a restore that has read the beginning of a backup and waits for the rest."""
+    process = alone.start("restore", "-", str(directory), stdin=subprocess.PIPE)
+    assert process.stdin is not None
+    with process.stdin as pipe:
+        pipe.write(begin)
+        pipe.flush()
+        while process.poll() is None and _unread_bytes(pipe.fileno()):
+            pass
+        process.kill()
+        process.wait(DEADLINE_S)
+
+
+def _unread_bytes(pipe: int) -> int:
+    """How much of what was written to a pipe has not been read."""
+    (unread,) = struct.unpack("i", fcntl.ioctl(pipe, termios.FIONREAD, b"\0" * 4))
+    return int(unread)
 
 
 def _bytes_in(directory: pathlib.Path) -> int:
