@@ -13,7 +13,7 @@ import pytest
 from kv.cli.registry import COMMANDS
 
 if TYPE_CHECKING:
-    from tests.cli.conftest import Kv
+    from tests.harness.kv_command import Kv
 
 
 def answer(kv: "Kv", line: str, **more: str) -> "subprocess.CompletedProcess[bytes]":
