@@ -17,7 +17,7 @@ from kv.errors import Conflict
 from kv.results import Versioned
 
 if TYPE_CHECKING:
-    from tests.cli.conftest import Kv
+    from tests.harness.kv_command import Kv
 
 
 def newest(kv: "Kv") -> int:

@@ -61,7 +61,6 @@ class RealDaemon:
         # What starts the command: a shell, or a service manager.
         self.wrapper: list[str] = []
         self.started: list[Process] = []
-        self.kv = Kv(self.path, HOME=str(folder))
         # What a subclass has opened, to be closed at the end.
         self._resources = ExitStack()
         self._peers: list[RawPeer] = []
@@ -78,6 +77,11 @@ class RealDaemon:
     def address(self) -> str:
         """What a client connects to."""
         return self.path
+
+    @property
+    def kv(self) -> Kv:
+        """The command line, for this daemon."""
+        return Kv(self.path, HOME=str(self.folder))
 
     # ------------------------------------------------------------------ starting
 
