@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal, overload
 
 from kv.aio.client import AsyncClient
 from kv.aio.scopes import AsyncLock, AsyncPipeline, AsyncSnapshot, AsyncTransaction
-from kv.api.settings import DEFAULT_TIMEOUT_S
+from kv.settings import DEFAULT_TIMEOUT_S
 
 if TYPE_CHECKING:
     from kv.blocking.tls import TlsFiles

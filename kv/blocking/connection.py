@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
 
-    from kv.api.settings import ClientSettings
     from kv.blocking.stream import Stream
     from kv.near_cache.cache import NearCache
+    from kv.settings import ClientSettings
 
 _MAX_WAIT_S = 4_000_000.0  # a lock cannot wait for longer
 
