@@ -1,6 +1,6 @@
 """kvd for programs: ``db = kv.connect()``, then ``db.get``, ``db.set``, ``db.scan`` and the rest of Client.
 
-Names are imported when first used, so that the command line starts without what it does not need.
+Names are imported at their first use, so that the command line starts without those that it does not need.
 """
 
 TYPE_CHECKING = False

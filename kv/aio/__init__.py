@@ -1,6 +1,6 @@
 """The asyncio client: ``db = kv.aio.connect()``, and then as the blocking one, with ``await`` and ``async for``.
 
-All calls made in one turn of the event loop go to the daemon in one frame, without further ado.
+All calls made in one turn of the event loop go to the daemon in one frame, by themselves.
 """
 
 from __future__ import annotations
