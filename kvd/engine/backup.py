@@ -13,7 +13,7 @@ had then, a later commit says so, which is told too before the end.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import msgspec
 
@@ -61,7 +61,6 @@ class Backup:
         self._held: deque[Piece] = deque()
         self._held_bytes = 0
         self._is_made = False  # all pieces are
-        self.wake: Callable[[], None] | None = None
 
     @property
     def is_drained(self) -> bool:

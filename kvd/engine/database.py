@@ -237,7 +237,7 @@ class Database:
         deadlines = {key: now + ttl for key, ttl in (ttls_us or {}).items()}
         return Expiry(deadline=None if ttl_us is None else now + ttl_us, deadlines=deadlines, keep=keep, owner=owner)
 
-    def bury(self, owner: Hashable, author: Author) -> None:
+    def delete_owned(self, owner: Hashable, author: Author) -> None:
         """Delete the keys that die with ``owner``."""
         if self._lifetimes.count_owned(owner):
             self.expire_named(self._lifetimes.owned(owner))

@@ -19,26 +19,17 @@ Applications Recover from fsync Failures?*, USENIX ATC 2020).
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, TypeVar
+from typing import Any, TypeVar
 
 from kvd.engine.database import Database
 from kvd.journal.commit_log import Batch, CommitLog
 from kvd.journal.errors import NoSpace
-from kvd.protocol import messages
-from kvd.protocol.messages import AnyRequest
-from kvd.requests.keys import written_keys
 from kvd.telemetry.metrics import SYNC_BOUNDS, Histogram
-
-if TYPE_CHECKING:
-    from kvd.server.connection import Connection
 
 logger = logging.getLogger(__name__)
 
-# What a request shows: nothing, or the versions of its keys; the others show the current version.
-_SHOWS_NOTHING = frozenset((messages.Ping, messages.Attach))
-_SHOWS_KEYS = frozenset((messages.Get, messages.GetMany, messages.Fetch))
 # The ceiling is raised by so many versions, when half of them are used.
 CEILING_STEP = 1 << 20
 # On a full disk it is tried again after so long.
@@ -72,7 +63,34 @@ class LogPosition:
 NO_WAIT = LogPosition(0, 0)
 
 
+class MemoryDurability:
+    may_wait = False
+    always = False
+    is_occupied = False
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self.sync_times = Histogram(SYNC_BOUNDS)
+
+    def newest(self) -> int:
+        return self._database.store.version
+
+    def is_settled(self, version: int) -> bool:
+        return True
+
+    def ceiling_for(self, version: int) -> int:
+        return version
+
+    def has_reached(self, position: "LogPosition") -> bool:
+        return True
+
+    def wait(self, waiter: object, position: "LogPosition") -> None: ...
+    def expect(self, count: int, flush: object) -> None: ...
+    def write_at_once(self) -> None: ...
+
+
 class Durability:
+    may_wait = True
     """Has the commit log written, and holds the answers that wait for it."""
 
     def __init__(
@@ -94,7 +112,7 @@ class Durability:
         self._loop = loop
         self._on_failure = on_failure
         self._worker = ThreadPoolExecutor(1, "commit-log")
-        self._waiting: dict[Connection, None] = {}  # in the order they came
+        self._waiting: dict[Any, None] = {}  # in the order they came
         self._is_due = False
         self._busy = False  # the worker has something to do with the log
         self._syncing = False  # and it is no more than a sync
@@ -117,52 +135,17 @@ class Durability:
         database.shown = log.synced
         self._written = self._synced = log.synced
 
-    # ------------------------------------------------------------------ what answers need
+    def newest(self) -> int:
+        return min(self._database.store.version, self._log.added)
 
-    def position_for(self, requests: Sequence[AnyRequest]) -> LogPosition:
-        """What an answer to these, which have just run, has to wait for; NO_NEEDS if it may leave."""
-        # What is not in the log yet is an expiry that found no room: it is shown, and happens again after a crash.
-        version = min(self._database.store.version, self._log.added)
-        if version <= (self._synced if self._always else self._written) and version >= self._sync_wanted:
-            return NO_WAIT
-        needs = LogPosition(0, 0)
-        for request in requests:
-            self._add_needs(needs, request, version)
-        return NO_WAIT if self.covers(needs) else needs
+    def is_settled(self, version: int) -> bool:
+        return version <= (self._synced if self._always else self._written) and version >= self._sync_wanted
 
-    def _add_needs(self, needs: LogPosition, request: AnyRequest, version: int) -> None:
-        kind = type(request)
-        if kind in _SHOWS_NOTHING:
-            return
-        shown = min(self._version_of(request), version) if kind in _SHOWS_KEYS else version
-        how = getattr(request, "how", None)
-        sync = self._sync_of(request) if how is None or how.sync is None else how.sync
-        needs.written = max(needs.written, shown)
-        if sync or shown > self._ceiling_for(shown):
-            needs.synced = max(needs.synced, shown)
+    @property
+    def always(self) -> bool:
+        return self._always
 
-    def _sync_of(self, request: AnyRequest) -> bool:
-        """Whether a request that does not say it itself waits for the disk."""
-        rules = self._database.room.rules
-        keys = written_keys(request) if rules.have_syncs else ()
-        if not keys:
-            return self._always
-        # What several keys have to wait for is what the strictest of them has to.
-        said = [None if (rule := rules.rule_of(key)) is None else rule.sync for key in keys]
-        return any(self._always if sync is None else sync for sync in said)
-
-    def _version_of(self, request: AnyRequest) -> int:
-        """The newest version that a read of keys shows; the current one if it shows that a key is not there."""
-        keys = [request.key] if isinstance(request, messages.Get) else request.keys  # type: ignore[union-attr]
-        store, newest = self._database.store, 0
-        for key in keys:
-            head = store.find(key)
-            if head is None:
-                return store.version
-            newest = max(newest, head.version)
-        return newest
-
-    def _ceiling_for(self, version: int) -> int:
+    def ceiling_for(self, version: int) -> int:
         """Up to which version one may be shown early; it is raised ahead of time."""
         ceiling = self._log.ceiling
         if version > ceiling - CEILING_STEP // 2 and not self._raising:
@@ -184,11 +167,11 @@ class Durability:
     def _allow_raising(self) -> None:
         self._raising = False
 
-    def covers(self, needs: LogPosition) -> bool:
+    def has_reached(self, needs: LogPosition) -> bool:
         """Whether an answer with these needs may leave."""
         return needs.written <= self._written and needs.synced <= self._synced
 
-    def wait(self, session: "Connection", needs: LogPosition) -> None:
+    def wait(self, session: Any, needs: LogPosition)  -> None:  # noqa: ANN401
         """``session`` holds an answer; it is told when more has reached the disk."""
         self._waiting[session] = None
         if needs.written > needs.synced:
@@ -215,9 +198,10 @@ class Durability:
         """Whether a commit made now waits for the next sync, as all do, and that has not begun."""
         return self._always and (self._busy or self._gathering is not None)
 
-    def expect(self, count: int) -> None:
+    def expect(self, count: int, flush: Callable[[], None]) -> None:
         """So many commits have been put aside, which will be made ``before_write``."""
         self._expected = count
+        self.before_write = flush
         self._wake()
 
     def write_at_once(self) -> None:
@@ -313,7 +297,7 @@ class Durability:
         self._database.room.on_visible()
         waiting, self._waiting = self._waiting, {}
         for session in waiting:
-            session.release()
+            session.on_durable()
         if self._database.on_commit is not None:
             self._database.on_commit()
         self._arm_timers()

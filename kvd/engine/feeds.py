@@ -14,13 +14,11 @@ session takes the events and decides when (``session.py``).
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Protocol
 
 from kvd.engine.database import Database
-from kvd.requests.access import Identity
-from kvd.requests.errors import RequestError
-from kvd.server.peers import Peer
+from kvd.engine.errors import EngineError
 from kvd.store.errors import SnapshotGone
 from kvd.store.heads import FORGOTTEN, Head
 from kvd.store.store import Store
@@ -38,8 +36,6 @@ _EVENT_BYTES = 64
 
 class EventSource(Protocol):
     """What a session needs of a feed. ``wake`` is called when there may be more to tell."""
-
-    wake: Callable[[], None] | None
 
     @property
     def is_drained(self) -> bool:
@@ -77,7 +73,6 @@ class Feed:
         self._next_item: str | None = None  # where the resynchronisation goes on, while one runs
         self._snapshot: int | None = None
         self._is_reset_told = False
-        self.wake: Callable[[], None] | None = None
 
     @property
     def is_drained(self) -> bool:
@@ -182,44 +177,47 @@ class Feeds:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._feeds: set[EventSource] = set()
-        self._watches: Counter[int | Identity] = Counter()  # of each user
+        self._feeds: dict[EventSource, Hashable] = {}
+        self._of_owner: dict[Hashable, EventSource] = {}
+        self._users: dict[EventSource, Hashable] = {}
+        self._wakes: dict[EventSource, Callable[[], None]] = {}
+        self._watches: Counter[Hashable] = Counter()  # of each user
 
     def __len__(self) -> int:
         return len(self._feeds)
 
-    def open(self, peer: Peer, prefix: str, from_version: int | None, most: int) -> Feed:
-        """A feed for ``peer``, a user who may have ``most`` of them. Raises Refusal."""
-        if self._watches[_user(peer)] >= most and not peer.administrator:
-            raise RequestError("busy", f"there are {most} watches of this user already; end some first")
+    def open(self, owner: Hashable, user: Hashable, prefix: str, from_version: int | None, limit: int) -> Feed:
+        if self._watches[user] >= limit:
+            raise EngineError("busy", f"there are {limit} watches of this user already; end some first")
         database = self._database
         feed = Feed(database.store, prefix, from_version, lambda: database.visible, database.expire_step)
-        self.add(feed)
-        self._watches[_user(peer)] += 1
+        self.add(owner, feed)
+        self._users[feed] = user
+        self._watches[user] += 1
         return feed
 
-    def add(self, feed: EventSource) -> None:
+    def add(self, owner: Hashable, feed: EventSource) -> None:
         """Wake this one too."""
-        self._feeds.add(feed)
+        self._feeds[feed] = owner
+        self._of_owner[owner] = feed
         self._database.on_commit = self._wake
 
-    def close(self, peer: Peer) -> None:
-        """``peer`` has gone, and its feed with it."""
-        feed = peer.feed
-        if feed is not None and feed in self._feeds:
+    def subscribe(self, feed: EventSource, wake: Callable[[], None]) -> None:
+        self._wakes[feed] = wake
+
+    def close(self, owner: Hashable) -> None:
+        feed = self._of_owner.pop(owner, None)
+        if feed is not None:
             feed.close()
-            self._feeds.discard(feed)
-            self._watches[_user(peer)] -= isinstance(feed, Feed)
-            self._watches += Counter()  # keeps those who have any
+            self._feeds.pop(feed, None)
+            self._wakes.pop(feed, None)
+            user = self._users.pop(feed, None)
+            if user is not None:
+                self._watches[user] -= 1
+                self._watches += Counter()
         if not self._feeds:
             self._database.on_commit = None
 
     def _wake(self) -> None:
-        for feed in self._feeds:
-            if feed.wake is not None:
-                feed.wake()
-
-
-def _user(peer: Peer) -> int | Identity:
-    """Whose connection it is: over TCP whose it has shown to be."""
-    return peer.identity if peer.uid is None else peer.uid
+        for wake in self._wakes.values():
+            wake()

@@ -8,14 +8,12 @@ answered, ``before_first`` notes for our successor that leases are about (``kvd/
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 
 from kvd.engine.database import Database
+from kvd.engine.errors import EngineError
 from kvd.engine.generations import SLOTS, GenerationTable
 from kvd.protocol.near_cache import HEARTBEAT_MS, LEASE_MS, clock_id, table_bytes
-from kvd.requests.access import CACHE
-from kvd.requests.errors import RequestError
-from kvd.server.peers import Peer
 
 logger = logging.getLogger(__name__)
 
@@ -33,40 +31,34 @@ class NearCaches:
         self.before_first: Callable[[], None] | None = None
         # Whether clients are told what has changed lately. Not where a read of that would wait for the disk.
         self.tells_changes = True
-        self._attached: set[Peer] = set()
+        self._attached: set[Hashable] = set()
         self._beat: asyncio.TimerHandle | None = None
         self._closed = False
 
-    def attach(self, peer: Peer) -> tuple[int, int, int, int]:
+    def attach(self, peer: Hashable) -> tuple[tuple[int, int, int, int], int]:
         """Have the table handed to ``peer`` with this reply: slots, lease in ms, the time in µs, whose time it is.
 
         Raises Refusal.
         """
-        if peer.uid is None:
-            raise RequestError("bad_request", "a near cache needs a Unix socket: over TCP nothing can be shared")
-        if not peer.fresh or peer.descriptor is not None:
-            raise RequestError("bad_request", "attach belongs into the first frame of a connection, once")
-        if peer.grant is not None and not peer.grant.may_anywhere(CACHE):
-            raise RequestError("forbidden", "no right to a near cache")
         if self.before_first is None or self._closed:
-            raise RequestError("shutting_down" if self._closed else "bad_request", "there is no near cache here")
+            raise EngineError("shutting_down" if self._closed else "bad_request", "there is no near cache here")
         try:
             table = self.table or self._make_table(self.before_first)
-            peer.descriptor = table.open_read_only()
+            descriptor = table.open_read_only()
         except OSError as error:
-            logger.error("no near cache for %s: %s", peer.name, error)
-            raise RequestError("internal", f"a near cache cannot be had: {error.strerror}") from None
+            logger.error("no near cache: %s", error)
+            raise EngineError("internal", f"a near cache cannot be had: {error.strerror}") from None
         self._attached.add(peer)
         if self._beat is None:
             self._keep_lease()
-        return table.slots, LEASE_MS, time.monotonic_ns() // 1000, clock_id()
+        return (table.slots, LEASE_MS, time.monotonic_ns() // 1000, clock_id()), descriptor
 
-    def void(self) -> None:
+    def invalidate_all(self) -> None:
         """Have every client ask again for everything."""
         if self.table is not None:
             self.table.bump_all()
 
-    def detach(self, peer: Peer) -> None:
+    def detach(self, peer: Hashable) -> None:
         """The connection of ``peer`` has ended."""
         self._attached.discard(peer)
 

@@ -5,10 +5,9 @@ snapshot that is let go, for whatever reason, is readable for as long as the his
 that a reader is told that it has gone.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 
-from kvd.requests.errors import RequestError
-from kvd.server.peers import Peer
+from kvd.engine.errors import EngineError
 from kvd.store.store import Store
 
 
@@ -28,24 +27,24 @@ class Snapshots:
     def __init__(self, store: Store, timer: Callable[[], int]) -> None:
         self._store = store
         self._timer = timer
-        self._held: dict[Peer, dict[int, SnapshotPin]] = {}
-        self._count: dict[Peer, int] = {}  # how many each of them holds, one version held twice counting as two
+        self._held: dict[Hashable, dict[int, SnapshotPin]] = {}
+        self._count: dict[Hashable, int] = {}  # how many each of them holds, one version held twice counting as two
         # Called once, when the first one is held: from then on there is something to let go.
         self.on_first: Callable[[], None] | None = None
 
     def __len__(self) -> int:
         return sum(self._count.values())
 
-    def begin(self, peer: Peer, most: int) -> int:
+    def begin(self, peer: Hashable, most: int) -> int:
         """Hold the current version for ``peer``, who may hold ``most``. Raises Refusal."""
         count = self._count.get(peer, 0)
         if count >= most:
-            raise RequestError("too_large", f"a connection holds at most {most} snapshots; end some first")
+            raise EngineError("too_large", f"a connection holds at most {most} snapshots; end some first")
         if self.on_first is not None:
             call, self.on_first = self.on_first, None
             call()
         self._count[peer] = count + 1
-        version = peer.begun = self._store.pin()
+        version = self._store.pin()
         holds = self._held.setdefault(peer, {})
         if version in holds:
             holds[version].count += 1
@@ -54,7 +53,7 @@ class Snapshots:
             holds[version] = SnapshotPin(self._timer())
         return version
 
-    def end(self, peer: Peer, version: int) -> bool:
+    def end(self, peer: Hashable, version: int) -> bool:
         """Give back one hold; whether there was one."""
         holds = self._held.get(peer, {})
         hold = holds.get(version)
@@ -66,13 +65,13 @@ class Snapshots:
         self._given_back(peer, version, 1)
         return True
 
-    def used(self, peer: Peer, version: int) -> None:
+    def used(self, peer: Hashable, version: int) -> None:
         """``peer`` reads at ``version``."""
         hold = self._held.get(peer, {}).get(version)
         if hold is not None:
             hold.used_us = self._timer()
 
-    def release(self, peer: Peer) -> None:
+    def release(self, peer: Hashable) -> None:
         """Give back all that ``peer`` holds."""
         for version in list(self._held.get(peer, ())):
             self._release(peer, version)
@@ -85,10 +84,10 @@ class Snapshots:
             self._release(peer, version)
         return bool(self._held)
 
-    def _release(self, peer: Peer, version: int) -> None:
+    def _release(self, peer: Hashable, version: int) -> None:
         self._given_back(peer, version, self._held[peer].pop(version).count)
 
-    def _given_back(self, peer: Peer, version: int, count: int) -> None:
+    def _given_back(self, peer: Hashable, version: int, count: int) -> None:
         for _ in range(count):
             self._store.unpin(version)
         self._count[peer] -= count
