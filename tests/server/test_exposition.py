@@ -9,11 +9,11 @@ from collections.abc import Callable
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from kvd.telemetry.metrics import SAMPLED
+from tests.harness.in_memory import connect
 from tests.server.conftest import ROOT, eventually
 
 if TYPE_CHECKING:
@@ -281,12 +281,6 @@ def test_the_dashboard_shows_what_there_is(start: "Start", tmp_path: pathlib.Pat
 
 
 def test_without_the_library_it_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    from kvd.engine.database import Database
-    from kvd.protocol.limits import Limits
-    from kvd.protocol.messages import decode_batch
-    from kvd.requests.executor import Administration, Commands
-    from kvd.server.peers import Peer
-
     class Missing:
         """Finds that the library is not installed."""
 
@@ -294,13 +288,12 @@ def test_without_the_library_it_says_what_is_missing(monkeypatch: pytest.MonkeyP
             if name == "prometheus_client":
                 raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
-    commands = Commands(Database(), Limits(), Administration(), {})
+    client = connect()
     for name in [name for name in sys.modules if name.startswith("prometheus_client")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.delitem(sys.modules, "kvd.telemetry.prometheus", raising=False)
     monkeypatch.delattr("kvd.telemetry.prometheus", raising=False)
     monkeypatch.setattr(sys, "meta_path", [Missing(), *sys.meta_path])
-    replies = commands.run(decode_batch(msgspec.msgpack.encode([["exposition"]])), Peer("test", 0), 20)
-    assert isinstance(replies, list)
-    assert replies[0]["error"] == "bad_request"
-    assert "install kvd[prometheus]" in replies[0]["message"]
+    reply = client.ask("exposition")
+    assert reply["error"] == "bad_request"
+    assert "install kvd[prometheus]" in reply["message"]

@@ -12,13 +12,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kvd.engine.database import Database
-from kvd.protocol.limits import Limits
-from kvd.requests.executor import Administration, Commands
-from kvd.server.server import Server
 from kvd.service.config import Config
 from kvd.service.http import HttpSockets
 from kvd.service.serve import tcp_socket
+from tests.harness.in_memory import build
 from tests.http.conftest import Answer, Client, request
 
 if TYPE_CHECKING:
@@ -397,7 +394,7 @@ def test_a_stop_leaves_the_queue_of_a_passed_socket_for_http_alone(web: socket.s
     """From the inside: a connection that comes between the last turn of the loop and the stop."""
 
     async def stop_with_one_waiting() -> None:
-        server = Server(Commands(Database(), Limits(), Administration(), {}), asyncio.get_running_loop())
+        server = build(loop=asyncio.get_running_loop()).server
         sockets = HttpSockets(Config(), [web.dup()])
         sockets.bind(tcp_socket)
         await sockets.serve(server, None)
