@@ -171,7 +171,7 @@ class Durability:
         """Whether an answer with these needs may leave."""
         return needs.written <= self._written and needs.synced <= self._synced
 
-    def wait(self, session: Any, needs: LogPosition)  -> None:  # noqa: ANN401
+    def wait(self, session: Any, needs: LogPosition) -> None:  # noqa: ANN401
         """``session`` holds an answer; it is told when more has reached the disk."""
         self._waiting[session] = None
         if needs.written > needs.synced:

@@ -40,7 +40,7 @@ class HttpAuth:
             raise Problem(403, "forbidden", "no page of another origin may ask")
 
     def peer_of(self, request: Request, connected: Peer) -> Peer:
-        """Return the peer of a request: that of its connection, or the holder of the token that it shows. Raises Problem."""
+        """Return the peer of a request: its connection's, or the holder of the token that it shows. Raises Problem."""
         shown = request.headers.get(b"authorization")
         if shown is None or connected.uid is not None:
             if connected.is_authenticated:

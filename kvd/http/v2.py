@@ -103,7 +103,9 @@ def _reads_for(context: RequestContext, key: str) -> int:
     store_id = context.executor.store_id
     holds = conditions.holds_if_match(context.request, version, store_id)
     if not holds or not conditions.holds_if_none_match(context.request, version, store_id):
-        context.ask(messages.Fetch([key]))  # raises for a peer that may not read; and the answer shows what has to be durable
+        context.ask(
+            messages.Fetch([key])
+        )  # raises for a peer that may not read; and the answer shows what has to be durable
         raise _failed(f"the key is at version {version}" if version else "there is no such key")
     return version
 

@@ -11,7 +11,7 @@ each. Everything that a frame has to say is in the return value; nothing is left
 import logging
 import time
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from itertools import chain, groupby
 from time import perf_counter_ns
 from typing import Any
@@ -36,11 +36,11 @@ from kvd.requests.streams import StreamHandlers
 from kvd.requests.table import (
     MAY_SEE_ALL,
     MAYBE_COSTLY,
-    TABLE,
     bind_handlers,
     is_costly,
     named_keys,
     quoted_keys,
+    sampled_keys,
     sees_all,
 )
 from kvd.requests.writes import WriteHandlers
@@ -82,6 +82,7 @@ class Executor:
         self._admin = AdminHandlers(engine, telemetry, limits, authentication, backend)
         streams = StreamHandlers(engine, limits)
         self._handlers = bind_handlers(self._reads, self._writes, streams, authentication, self._admin)
+        self.set_limits(limits.limits)
         self._frames_until_timed = SAMPLED
         self._gets_until_sampled = SAMPLE_EVERY
 
@@ -119,7 +120,7 @@ class Executor:
             began_ns = perf_counter_ns()
             replies = self._run(requests, peer, frame_bytes)
             if not began_ns % SAMPLE_EVERY and replies is not None:
-                self._hot_keys.sample_frame(requests, _hot_keys_of)
+                self._hot_keys.sample_frame(requests, sampled_keys)
         if replies is None:
             return None
         position = self._needs.position_for(_allowed(requests, replies, peer)) if self._may_wait else NO_WAIT
@@ -215,7 +216,7 @@ class Executor:
         if versions is None:
             return None
         if not began_ns % SAMPLE_EVERY:
-            self._hot_keys.sample_frame(requests, _hot_keys_of)
+            self._hot_keys.sample_frame(requests, sampled_keys)
         self._note_if_slow(requests, peer, perf_counter_ns() - began_ns)
         if timed_ns:
             self._add_timed(requests, timed_ns)
@@ -239,7 +240,7 @@ class Executor:
         replies, budget_bytes = self._run_within(requests, peer, budget_bytes)
         requests = _allowed(requests, replies, peer)
         if not perf_counter_ns() % SAMPLE_EVERY:
-            self._hot_keys.sample_frame(requests, _hot_keys_of)
+            self._hot_keys.sample_frame(requests, sampled_keys)
         position = self._needs.position_for(requests) if self._may_wait else NO_WAIT
         return replies, budget_bytes, position
 
@@ -297,6 +298,11 @@ class Executor:
         """The limits in force."""
         return self._limits.limits
 
+    def set_limits(self, limits: Limits) -> None:
+        """Replace the limits: after a reload."""
+        self._limits.limits = limits
+        self._database.outcomes.limit = limits.max_remembered_writes
+
     @property
     def store_id(self) -> str:
         """Names the store that versions belong to."""
@@ -351,11 +357,6 @@ def _are_costly(requests: Sequence[AnyRequest]) -> bool:
 
 def _name(kind: type) -> str:
     return str(kind.__struct_config__.tag)  # type: ignore[attr-defined]
-
-
-def _hot_keys_of(request: AnyRequest) -> tuple[Collection[str], Collection[str]]:
-    row = TABLE[type(request)]
-    return row.hot_reads(request), row.writes(request)
 
 
 def _allowed(requests: Sequence[AnyRequest], replies: list[Reply] | ErrorReply, peer: Peer) -> Sequence[AnyRequest]:

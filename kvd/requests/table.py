@@ -237,6 +237,12 @@ def written_keys(request: m.AnyRequest) -> Collection[str]:
     return TABLE[type(request)].writes(request)
 
 
+def sampled_keys(request: m.AnyRequest) -> tuple[Collection[str], Collection[str]]:
+    """The keys that count as read by a request, and those that count as written, for ``kv top-keys``."""
+    row = TABLE[type(request)]
+    return row.hot_reads(request), row.writes(request)
+
+
 def quoted_keys(request: m.AnyRequest) -> Collection[str]:
     """The keys by which people recognise a request in the slow log."""
     row = TABLE[type(request)]

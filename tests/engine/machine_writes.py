@@ -101,7 +101,7 @@ class Writing(Machine):
             self.model.advance(self.wall)
         owned = [key for key, who in self.model.owners.items() if who == owner]
         assert self.database.count_owned(owner) == len(owned)
-        self.database.bury(owner, author)
+        self.database.delete_owned(owner, author)
         if owned:
             fired["buried"] += 1
             self.model.write(dict.fromkeys(owned), author, None, False, None)

@@ -171,7 +171,7 @@ def test_with_an_owner_go_its_keys(database: Database) -> None:
     database.set({"a": b"1", "b": b"2"}, ME, life)
     database.set({"c": b"3"}, ME)
     assert database.count_owned("session") == 2
-    database.bury("session", ME)
+    database.delete_owned("session", ME)
     assert (database.store.get_many(["a", "b", "c"]), database.count_owned("session")) == ([None, None, b"3"], 0)
     (commit,) = commits_from(database.store, 3, 10, 10**6)
     assert (commit.author, sorted(commit.keys)) == (ME, ["a", "b"])
@@ -180,8 +180,8 @@ def test_with_an_owner_go_its_keys(database: Database) -> None:
 def test_the_end_of_somebody_without_keys_is_no_commit(database: Database) -> None:
     database.set({"a": b""}, ME, database.life(None, keep=False, owner="session"))
     database.set({"a": b"another's now"}, YOU)
-    database.bury("session", ME)
-    database.bury("nobody", ME)
+    database.delete_owned("session", ME)
+    database.delete_owned("nobody", ME)
     assert (database.store.version, database.store.get("a")) == (2, b"another's now")
 
 
@@ -189,7 +189,7 @@ def test_what_was_due_before_the_end_of_its_owner_has_expired(database: Database
     database.set({"due": b""}, ME, database.life(10, keep=False, owner="session"))
     database.set({"not due": b""}, ME, database.life(99, keep=False, owner="session"))
     clocks.pass_(10)
-    database.bury("session", ME)
+    database.delete_owned("session", ME)
     told = [(commit.author, commit.keys) for commit in commits_from(database.store, 3, 10, 10**6)]
     assert told == [(EXPIRED, ["due"]), (ME, ["not due"])]
     assert all_deadlines(database.store.lifetimes) == {}
@@ -212,7 +212,7 @@ def test_whoever_watches_is_told_of_every_commit_expiries_and_burials_included(
     database.delete(["c"], ME, missing_ok=False)
     clocks.pass_(10)
     database.settle()
-    database.bury("session", ME)
+    database.delete_owned("session", ME)
     assert told == [1, 2, 4, 5, 6, 7, 8, 9, 10]
 
 

@@ -233,7 +233,7 @@ class Busy:
     def bury(self) -> None:
         """The connection of this run's ephemeral keys goes."""
         owner = f"owner{self._owner}"
-        self.running.database.bury(owner, ME)
+        self.running.database.delete_owned(owner, ME)
         keys = [key for key, now in self.model.state.items() if now.owner == owner]
         if keys:
             self._commit("test", dict.fromkeys(keys))

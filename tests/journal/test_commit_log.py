@@ -372,7 +372,7 @@ def test_keys_that_die_on_a_full_disk_are_deleted_and_in_the_log_when_there_is_r
     now = 2000
     before = running.log.added
     running.database.settle()
-    running.database.bury("me", ME)
+    running.database.delete_owned("me", ME)
     assert not {"due", "mine"} & items(running.database).keys()
     assert running.log.added == before
     disk.fails = lambda call: None

@@ -207,7 +207,7 @@ def test_other_rules_void_what_near_caches_keep() -> None:
     client = connect([], PEOPLE[0])
     table = client.server.share_table()
     before = [generation for _, generation in table.slots_and_generations(WORLD)]
-    client.server.near_caches.void()
+    client.server.near_caches.invalidate_all()
     after = [generation for _, generation in table.slots_and_generations(WORLD)]
     assert all(now > then for then, now in zip(before, after, strict=True))
 

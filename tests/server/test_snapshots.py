@@ -53,7 +53,7 @@ def test_a_snapshot_stays_readable_until_it_is_ended(pinned: Pinned) -> None:
     one = peer()
     pinned.write()
     snapshot = pinned.snapshots.begin(one, MANY)
-    assert snapshot == one.begun == pinned.store.version
+    assert snapshot == one.last_snapshot == pinned.store.version
     pinned.write()
     assert pinned.is_readable(snapshot)
     assert pinned.snapshots.end(one, snapshot)
@@ -106,7 +106,7 @@ def test_none_at_all_may_be_held_and_nothing_is_left_of_the_attempt(pinned: Pinn
     one = peer()
     with pytest.raises(RequestError):
         pinned.snapshots.begin(one, 0)
-    assert one.begun is None
+    assert one.last_snapshot is None
     assert not woken
     assert not pinned.snapshots.let_go(IDLE_US), "there is nothing that could be let go later"
 
@@ -178,7 +178,7 @@ def test_what_is_held_is_what_was_begun_and_neither_ended_nor_idle(sequence: lis
     held: dict[tuple[int, int], list[int]] = {}  # (peer, version) → [how often, used at]
     for step, who in sequence:
         one = peers[who]
-        last = one.begun if one.begun is not None else 0
+        last = one.begun if one.last_snapshot is not None else 0
         if step == "begin":
             if sum(count for (whose, _), (count, _) in held.items() if whose == who) >= 3:
                 with pytest.raises(RequestError):
