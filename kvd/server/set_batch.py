@@ -23,7 +23,6 @@ from kvd.protocol.messages import AnyRequest, Set, encode_replies
 from kvd.requests import permissions
 from kvd.requests.executor import Executor
 from kvd.requests.peer import Peer
-from kvd.store.authors import Author
 
 # No more requests are queued than one turn of the loop may take.
 MAX_REQUESTS = 1024
@@ -136,5 +135,5 @@ class SetBatcher:
                 at = end
 
 
-def _author(queued: Queued) -> Author:
+def _author(queued: Queued) -> object:
     return queued[0].peer.author
