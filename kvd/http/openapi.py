@@ -52,7 +52,7 @@ def document_route(context: RequestContext) -> Response:
 
 
 def document() -> Json:
-    """All of it."""
+    """Return the whole document."""
     _, schemas = msgspec.json.schema_components([*_BODIES, *_ANSWERS], ref_template="#/components/schemas/{name}")
     return {
         "openapi": "3.1.0",

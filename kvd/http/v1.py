@@ -1,8 +1,7 @@
-"""The routes of the original, bodies and statuses to the letter, without its faults.
+"""The routes of the original service: its bodies and statuses to the letter, without its faults.
 
-Errors are one line of plain text. Keys are whatever stands behind ``/v1/``, percent-decoded, with any ``/`` in it;
-there is no redirect. What looks like a query is refused: the original's client does not encode ``?``, and would hit
-another key.
+Errors are one line of plain text. A key is everything after ``/v1/``, percent-decoded, with any ``/`` in it; there is
+no redirect. A query is refused: the original's client does not encode ``?``, and would reach another key.
 """
 
 import datetime

@@ -196,12 +196,12 @@ def transaction_route(context: RequestContext) -> Response:
 
 
 def watch_route(context: RequestContext) -> EventSource:
-    """``/v2/watch``: server-sent events, until somebody closes."""
+    """``/v2/watch``: server-sent events, until the client or the server closes."""
     if context.request.method != "GET":
         raise not_allowed("GET")
     given = context.request.parameters("prefix", "from")
     last = context.request.headers.get(b"last-event-id")
-    if last:  # a browser comes back, and says up to where it has been told
+    if last:  # a browser comes back, and says which events it has received
         given["from"] = last.decode("latin-1")
     context.ask(messages.Watch(given.get("prefix", ""), _number(given, "from")))
     feed = context.peer.feed
