@@ -30,6 +30,7 @@ LIGHT = {
     "kvd.protocol",
     "kvd.protocol.address",
     "kvd.protocol.errors",
+    "kvd.protocol.exits",
     "kvd.protocol.keepalive",
     "kvd.protocol.near_cache",
     "kvd.protocol.ranges",

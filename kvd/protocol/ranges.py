@@ -1,17 +1,10 @@
-"""Ranges of keys, which are ordered by their UTF-8 bytes (the same order as that of code points)."""
-
-_LAST = chr(0x10FFFF)
-_FIRST_SURROGATE, _AFTER_SURROGATES = 0xD800, chr(0xE000)
+"""Ranges of keys. This module imports nothing, for the sake of short-lived clients."""
 
 
 def prefix_end(prefix: str) -> str | None:
-    """Return the first string after all that begin with ``prefix``; None if there is none.
-
-    >>> prefix_end("team/")
-    'team0'
-    """
-    cut = prefix.rstrip(_LAST)
-    if not cut:
+    """Return the first string after all that begin with ``prefix``; None if there is none."""
+    stem = prefix.rstrip(chr(0x10FFFF))
+    if not stem:
         return None
-    following = ord(cut[-1]) + 1
-    return cut[:-1] + (_AFTER_SURROGATES if following == _FIRST_SURROGATE else chr(following))
+    last = ord(stem[-1]) + 1
+    return stem[:-1] + chr(0xE000 if last == 0xD800 else last)  # there are no surrogates in keys

@@ -15,7 +15,6 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol, Self
 
 from kvd.engine.database import Database
 from kvd.engine.durability import Durability
@@ -27,43 +26,16 @@ from kvd.journal.errors import Damaged, JournalError, NoSpace
 from kvd.journal.records import Header
 from kvd.journal.recovery import Recovered, prepare_tail, recover
 from kvd.service import systemd
+from kvd.service.config.sections import Data
 from kvd.service.errors import EXIT_CONFIGURATION, EXIT_DAMAGED, EXIT_IO_ERROR, StartError
 from kvd.service.locks import LockFile
-from kvd.service.options import Data
+from kvd.service.progress import NullProgress, ProgressBar
 
 logger = logging.getLogger(__name__)
 
 _REPORT_S = 2.0
 SWITCH_INTERVAL_S = 0.000_2
 _EXTEND_US = 30_000_000
-
-
-class Bar(Protocol):
-    """Shows a person how far something is, from its ``__enter__`` to its ``__exit__``."""
-
-    is_visible: bool
-
-    def reach(self, done: int, total: int) -> None:
-        """So many bytes of so many."""
-
-    def __enter__(self) -> Self: ...
-
-    def __exit__(self, *error: object) -> None: ...
-
-
-class NullProgress:
-    """Nobody watches."""
-
-    is_visible = False
-
-    def reach(self, done: int, total: int) -> None:
-        """Shows nothing."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        """Nothing to end."""
 
 
 class _Stopping(Exception):
@@ -107,7 +79,7 @@ class Storage:
             raise StartError(EXIT_CONFIGURATION, f"data directory {self._directory}: {problem}")
         self.directory_lock.acquire()
 
-    def open(self, bar: Callable[[], Bar] = NullProgress) -> None:
+    def open(self, bar: Callable[[], ProgressBar] = NullProgress) -> None:
         """Recover what is there, and open the commit log. Raises StartError."""
         self.directory_lock.write_pid()
         try:
@@ -122,7 +94,7 @@ class Storage:
             full = " (the disk is full)" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
             raise StartError(EXIT_IO_ERROR, f"data directory {self._directory}: {error.strerror}{full}") from None
 
-    def _recover(self, bar: Callable[[], Bar]) -> None:
+    def _recover(self, bar: Callable[[], ProgressBar]) -> None:
         begin = time.monotonic()
         reported = begin
 
@@ -130,7 +102,7 @@ class Storage:
 
             def progress(done: int, size: int) -> None:
                 nonlocal reported
-                shown.reach(done, size)
+                shown.update(done, size)
                 now = time.monotonic()
                 if now - reported > _REPORT_S:
                     reported = now

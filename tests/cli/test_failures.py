@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kv.cli import exits
 from kv.cli.output import Output
+from kvd.protocol import exits
 
 if TYPE_CHECKING:
     from tests.cli.conftest import Kv

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kv.cli import exits
 from kv.cli.manpage import page
 from kv.cli.parser import build
 from kv.cli.registry import COMMANDS
+from kvd.protocol import exits
 
 if TYPE_CHECKING:
     from tests.cli.conftest import Kv

@@ -88,4 +88,10 @@ def test_no_client_command_imports_anything_heavy(kv: "Kv") -> None:
 def test_get_imports_nothing_of_the_daemon(kv: "Kv") -> None:
     kv.ok("set", "a=1")
     of_the_daemon = {name for name in modules_of(kv, "get", "a") if name.startswith("kvd")}
-    assert of_the_daemon <= {"kvd", "kvd.protocol", "kvd.protocol.address", "kvd.protocol.errors"}
+    assert of_the_daemon <= {
+        "kvd",
+        "kvd.protocol",
+        "kvd.protocol.address",
+        "kvd.protocol.errors",
+        "kvd.protocol.exits",
+    }

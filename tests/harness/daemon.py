@@ -4,8 +4,9 @@ import os
 import pathlib
 import re
 import signal
+import subprocess
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import count
 
@@ -30,6 +31,7 @@ class Daemon(RealDaemon):
         super().__init__(folder, command=command, variables=variables)
         self._flags = ("--config", self.configure(configuration), *flags)
         self.process: Process
+        self._exit_code = 0  # with which it is to end
         try:
             self.serve()
         except BaseException:
@@ -48,6 +50,7 @@ class Daemon(RealDaemon):
     def serve(self, *flags: str, **options: object) -> Process:
         """Start it, and wait until it says that it serves."""
         process = self.process = self.start(*flags, **options)
+        self._exit_code = 0
         assert process.stdout is not None
         line = process.stdout.readline()
         assert line == STARTED, f"the daemon did not start: {line!r} {self.log()}"
@@ -103,7 +106,8 @@ class Daemon(RealDaemon):
 
     def kill(self) -> None:
         """kill -9."""
-        self.terminate(signal.SIGKILL)
+        assert self.terminate(signal.SIGKILL) == -signal.SIGKILL
+        self._exit_code = -signal.SIGKILL
 
     def restart(self) -> None:
         """kill -9, and a new one in its place."""
@@ -111,13 +115,24 @@ class Daemon(RealDaemon):
         self.serve()
 
     def see_it_end(self) -> None:
-        """Stop it unless it has ended; it must have served without an error, and end with 0."""
+        """Stop it unless it has ended; it must have served without an error, and end with 0 unless it was killed."""
         try:
-            assert self.terminate() == 0, self.log()
+            assert self.terminate() == self._exit_code, self.log()
             assert "ERROR" not in self.log(), self.log()
             assert "Traceback" not in self.log(), self.log()
         finally:
             self.clean_up()
+
+
+def see_all_end(daemons: Iterable[Daemon]) -> None:
+    """Stop them all; each must have served without an error."""
+    errors = []
+    for daemon in daemons:
+        try:
+            daemon.see_it_end()
+        except (AssertionError, OSError, EOFError, subprocess.TimeoutExpired) as error:
+            errors.append(f"{error!r}\n{daemon.log()}")
+    assert not errors, "\n".join(errors)
 
 
 @contextmanager

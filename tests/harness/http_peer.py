@@ -8,7 +8,7 @@ from typing import Any, Self
 from tests.harness.waiting import DEADLINE_S
 
 
-class HttpReply:
+class HttpResponse:
     """One response: its status, its headers with names in lower case, its body."""
 
     def __init__(self, status: int, headers: dict[str, str], body: bytes) -> None:
@@ -58,10 +58,10 @@ class HttpPeer:
         """Send these bytes."""
         self.socket.sendall(data)
 
-    def ask(self, method: str, target: str, body: bytes | None = None, **headers: str) -> HttpReply:
-        """Send one request as a client would write it; its reply. Header names have _ for -."""
+    def ask(self, method: str, target: str, body: bytes | None = None, **headers: str) -> HttpResponse:
+        """Send one request as a client would write it; its response. Header names have _ for -."""
         self.send(http_request(method, target, body, **headers))
-        return self.reply(is_head=method == "HEAD")
+        return self.response(is_head=method == "HEAD")
 
     def head(self) -> tuple[int, dict[str, str]]:
         """Status and headers; EOFError if nothing more arrives."""
@@ -81,12 +81,12 @@ class HttpPeer:
             headers[name.lower()] = value
         return int(status), headers
 
-    def reply(self, *, is_head: bool = False) -> HttpReply:
+    def response(self, *, is_head: bool = False) -> HttpResponse:
         """The next response. ``is_head``: it is the response to HEAD, which has no body."""
         status, headers = self.head()
         has_body = not is_head and status not in (100, 204, 304)
         body = self.stream.read(int(headers["content-length"])) if has_body else b""
-        return HttpReply(status, headers, body)
+        return HttpResponse(status, headers, body)
 
     def chunks(self) -> Iterator[bytes]:
         """The chunks of a body, to the last."""

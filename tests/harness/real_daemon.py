@@ -6,7 +6,7 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, Self
 
 from kvd.service.locks import AlreadyRunning, LockFile
@@ -59,6 +59,8 @@ class RealDaemon:
         self.wrapper: list[str] = []
         self.started: list[Process] = []
         self.kv = Kv(self.path, HOME=str(folder))
+        # What a subclass has opened, to be closed at the end.
+        self._resources = ExitStack()
         self._peers: list[RawPeer] = []
         self._command = list(command)
         self._variables = variables or {}
@@ -265,6 +267,7 @@ class RealDaemon:
     def clean_up(self) -> None:
         """Close what is still open, and kill what still runs."""
         self.close_peers()
+        self._resources.close()
         for process in self.started:
             if process.poll() is None:
                 process.kill()

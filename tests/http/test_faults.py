@@ -10,7 +10,7 @@ from kvd.engine.database import Database
 from kvd.http.listener import Listener
 from kvd.store.authors import Author
 from tests.harness.in_memory import build, build_database
-from tests.http.conftest import DEADLINE_S
+from tests.harness.waiting import DEADLINE_S
 
 UNSPEAKABLE = Author(None, None, "\ud800")  # half of a character: no text that could be sent
 SOMEBODY = Author(None, None, "somebody")

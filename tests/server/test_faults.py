@@ -11,9 +11,10 @@ import pytest
 from kvd.engine.database import Database
 from kvd.store.authors import Author
 from tests.harness.in_memory import FakeBackend, build, build_database
+from tests.harness.raw_peer import frame
+from tests.harness.waiting import DEADLINE_S
 from tests.journal.disks import MemoryDisk
 from tests.journal.running import Running
-from tests.server.conftest import DEADLINE_S, frame
 
 Result = TypeVar("Result")
 UNSPEAKABLE = Author(None, None, "\ud800")  # half of a character: no text that could be sent

@@ -1,7 +1,11 @@
-"""The exit codes: an interface for scripts. Additions are possible, changes are not."""
+"""The exit codes of ``kv``, ``kv serve`` included: an interface for scripts. Codes may be added, never changed.
+
+Where sysexits.h has a fitting code, it is that one.
+"""
 
 OK = 0
 NOT_FOUND = 1
+FAILURE = 1  # of ``kv serve`` and of the commands that work on a data directory, for what has no code of its own
 USAGE = 2
 CONFLICT = 3
 DENIED = 4
