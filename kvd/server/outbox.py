@@ -107,6 +107,10 @@ class Outbox:
         self.pending.clear()
         self._close_descriptor()
 
+    def close(self) -> None:
+        """End the connection after what has been written: no final reply follows."""
+        self._close(b"")
+
     def _keep(self, data: bytes, position: LogPosition) -> None:
         self.pending.append((position, data))
         self.pending_bytes += len(data)

@@ -23,7 +23,20 @@ from kvd.engine.database import Database
 from kvd.protocol.limits import Limits
 from kvd.requests.access import Access
 from kvd.requests.errors import RequestError
-from kvd.requests.executor import Administration, Commands
+from kvd.engine.durability import MemoryDurability
+from kvd.engine.engine import Engine
+from kvd.engine.feeds import Feeds
+from kvd.engine.near_cache import NearCaches
+from kvd.engine.snapshots import Snapshots
+from kvd.requests.authentication import Authentication
+from kvd.requests.executor import Executor
+from kvd.requests.limits import LimitChecker
+from kvd.server.connection import Connections
+from kvd.server.session import GOODBYE, Session
+from kvd.telemetry.hot_keys import HotKeys
+from kvd.telemetry.metrics import LoopLag, ServerMetrics
+from kvd.telemetry.slow_log import SlowLog
+from kvd.telemetry.telemetry import Telemetry
 from kvd.server.server import Server
 from kvd.service import logs, systemd
 from kvd.service.config.changes import changes
@@ -49,7 +62,7 @@ TIMER_GRAIN_S = 0.001
 MAX_LOOK_S = 2.0  # at snapshots that may be idle
 
 
-class Daemon(Administration):
+class Daemon:
     """One daemon, from its listening sockets, each with its address in words, to its end."""
 
     def __init__(
@@ -86,11 +99,14 @@ class Daemon(Administration):
         self.database.on_deadline = self._schedule_expiry
         self._upkeep_timer: asyncio.TimerHandle | None = None
         self._expiry_timer: asyncio.TimerHandle | None = None
-        self.commands = Commands(self.database, config.limits, self, tokens)
-        self.commands.snapshots.on_first = self._schedule_letting_go
-        self.commands.near_caches.before_first = fence.write
-        self.commands.access = Access(config.access)
-        self.commands.slow_log.configure(config.slowlog.threshold_us, config.slowlog.max_entries)
+        self.snapshots = Snapshots(database.store, database.timer)
+        self.near_caches = NearCaches(database)
+        self.snapshots.on_first = self._schedule_letting_go
+        self.near_caches.before_first = fence.write
+        self.slow_log = SlowLog()
+        self.slow_log.configure(config.slowlog.threshold_us, config.slowlog.max_entries)
+        self.limit_checker = LimitChecker(config.limits)
+        self.authentication = Authentication(database, self.limit_checker, Access(config.access), tokens)
         self._stop = asyncio.Event()
         self._server: Server | None = None
 
@@ -105,15 +121,42 @@ class Daemon(Administration):
         if os.getpid() == 1:
             # Alone in a container: whose parents have gone become our children. We have none of our own to wait for.
             signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-        self._server = Server(self.commands, loop, self.config.listen.busy_poll_us)
+        durability = MemoryDurability(self.database)
         if self._storage is not None:
-            self.commands.durability = await self._storage.start(self._fail)
-            self.commands.durability.before_write = self._server.turn.make
-            self.commands.near_caches.tells_changes = self.config.data.sync != "always"
+            durability = await self._storage.start(self._fail)
+            self.near_caches.tells_changes = self.config.data.sync != "always"
+        self.engine = Engine(self.database, durability, self.snapshots, Feeds(self.database), self.near_caches)
+        connections = Connections(loop.time)
+        telemetry = Telemetry(
+            ServerMetrics(self.database.store.version),
+            self.slow_log,
+            HotKeys(),
+            LoopLag(loop.call_later),
+            connections.__len__,
+        )
+        self.executor = Executor(self.engine, telemetry, self.limit_checker, self.authentication, self)
+        self._server = Server(
+            self.executor,
+            self.engine,
+            self.authentication,
+            telemetry.metrics,
+            connections,
+            loop,
+            self.config.listen.busy_poll_us,
+        )
+        self.database.room.buffer_bytes = lambda: (
+            connections.buffer_bytes()
+            + self.near_caches.table_bytes
+            + self._server.sliced_runs.held_bytes
+            + (0 if self.database.log is None else self.database.log.outstanding_bytes)
+        )
+        if self._storage is not None:
             self._schedule_upkeep()  # of the history that came with it
         await self._fence.wait()
         for _, listening in self._sockets:
-            await self._server.listen(listening, own=not self._activated, tls=self._tls)
+            await self._server.listen(
+                listening, lambda: Session(self._server), own=not self._activated, goodbye=GOODBYE, tls=self._tls
+            )
         if self._http is not None:
             await self._http.serve(self._server, self._tls)
         raise_descriptor_limit(self.config.limits)
@@ -130,7 +173,7 @@ class Daemon(Administration):
             await self._server.stop()
         if self._storage is not None and self.failure is None:
             await self._storage.stop()
-        self.commands.near_caches.close()
+        self.near_caches.close()
         if self.failure is None:
             self._fence.remove()
         logger.info("stopped: pid %d", os.getpid())
@@ -159,7 +202,7 @@ class Daemon(Administration):
             self.failure = error
             logger.critical("the commit log cannot be written: %s; stopping, nothing that waits is answered", error)
             assert self._server is not None
-            for session in list(self._server.sessions):
+            for session in self._server.connections:
                 session.abort()
             self._stop.set()
 
@@ -203,15 +246,15 @@ class Daemon(Administration):
 
     def _schedule_letting_go(self) -> None:
         # No longer than this, for a reload may lower the limit.
-        delay_s = min(self.commands.limits.snapshot_idle_timeout_ms / 1000 / 4, MAX_LOOK_S)
+        delay_s = min(self.limit_checker.limits.snapshot_idle_timeout_ms / 1000 / 4, MAX_LOOK_S)
         asyncio.get_running_loop().call_later(delay_s, self._let_snapshots_go)
 
     def _let_snapshots_go(self) -> None:
         """Release snapshots that nobody uses; while there are none, nothing wakes up."""
-        if self.commands.snapshots.let_go(self.commands.limits.snapshot_idle_timeout_ms * 1000):
+        if self.snapshots.let_go(self.limit_checker.limits.snapshot_idle_timeout_ms * 1000):
             self._schedule_letting_go()
         else:
-            self.commands.snapshots.on_first = self._schedule_letting_go
+            self.snapshots.on_first = self._schedule_letting_go
 
     # ------------------------------------------------------------------ what administrators may ask for
 
@@ -230,8 +273,8 @@ class Daemon(Administration):
             ("version", store.version),
             ("oldest_readable_version", store.window.oldest_readable),
             ("keys", store.counters.keys),
-            ("connections", len(self._server.sessions)),
-            ("near_caches", self.commands.near_caches.clients),
+            ("connections", len(self._server.connections)),
+            ("near_caches", self.near_caches.clients),
             ("memory_rss_bytes", resident_bytes()),
         ]
 
@@ -242,7 +285,7 @@ class Daemon(Administration):
         self._storage.begin_checkpoint()
         return self.database.store.version
 
-    def figures(self) -> list[tuple[str, int]]:
+    def counters(self) -> list[tuple[str, int]]:
         """What the data directory counts."""
         return [] if self._storage is None else self._storage.figures()
 
@@ -273,16 +316,16 @@ class Daemon(Administration):
             systemd.notify("READY=1", self._status_line())
         self.config = new
         logs.apply_level(new)
-        self.commands.limits = new.limits
-        self.commands.slow_log.configure(new.slowlog.threshold_us, new.slowlog.max_entries)
+        self.executor.set_limits(new.limits)
+        self.slow_log.configure(new.slowlog.threshold_us, new.slowlog.max_entries)
         self._allow(new)
         assert self._server is not None
-        if self._server.commands.access.rules != new.access:
-            self._server.allow(Access(new.access))
+        if self.authentication.access.rules != new.access:
+            self._server.set_access_rules(Access(new.access))
         if tls is not None:
-            self._server.speak(tls)
-        if self.commands.tokens != tokens:
-            self._server.know(tokens)
+            self._server.set_tls_context(tls)
+        if self.authentication.tokens != tokens:
+            self._server.set_tokens(tokens)
             reloadable.append("listen.token_file: other tokens")
         self.database.store.window.limits = window_limits(new.history)
         raise_descriptor_limit(new.limits)

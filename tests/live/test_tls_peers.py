@@ -98,7 +98,7 @@ def ends(connected: socket.socket) -> bool:
 
 @pytest.mark.parametrize("payload", [b"", b"\xc1", b"\x91" * 100_000, b"\xdd\xff\xff\xff\xff", bytes(range(256))])
 def test_garbage_in_a_frame_is_refused_and_the_connection_goes_on(remote: Remote, payload: bytes) -> None:
-    peer = remote.is_authenticated()
+    peer = remote.greeted()
     peer.send(packed(payload))
     assert peer.receive()["error"] == "bad_request"
     assert peer.ask(["ping"]) == [True]
@@ -106,7 +106,7 @@ def test_garbage_in_a_frame_is_refused_and_the_connection_goes_on(remote: Remote
 
 @pytest.mark.parametrize("length", [LIMIT + 1, 2**32 - 1])
 def test_a_huge_length_is_answered_and_the_connection_closed(remote: Remote, length: int) -> None:
-    peer = remote.is_authenticated()
+    peer = remote.greeted()
     peer.send(frame(["ping"]) + length.to_bytes(4, "big") + b"rest")
     assert peer.receive() == [True]
     assert peer.receive()["error"] == "too_large"
@@ -121,14 +121,14 @@ def test_before_hello_not_even_a_large_frame_may_begin(remote: Remote) -> None:
 
 
 def test_a_frame_may_come_byte_by_byte(remote: Remote) -> None:
-    peer = remote.is_authenticated()
+    peer = remote.greeted()
     for byte in frame(["set", {"a": b"1"}], ["get", "a"]):
         peer.send(bytes([byte]))
     assert peer.receive()[1] == b"1"
 
 
 def test_large_frames_go_both_ways(remote: Remote) -> None:
-    peer = remote.is_authenticated()
+    peer = remote.greeted()
     value = bytes(range(256)) * (8 * MIB // 256)
     assert isinstance(peer.ask(["set", {"a": value}])[0], int)
     assert peer.ask(["get", "a"]) == [value]
@@ -142,14 +142,14 @@ def test_who_does_not_say_hello_is_closed(remote: Remote) -> None:
 
 
 def test_a_frame_that_has_begun_must_end_in_time(remote: Remote) -> None:
-    idle, slow = remote.is_authenticated(), remote.is_authenticated()
+    idle, slow = remote.greeted(), remote.greeted()
     slow.send(frame(["ping"])[:-1])
     assert ends(slow.socket)
     assert idle.ask(["ping"]) == [True], "who has begun nothing is not in a hurry"
 
 
 def test_a_peer_that_never_reads_costs_little_delays_nobody_and_is_closed(remote: Remote) -> None:
-    greedy, other = remote.is_authenticated(), remote.daemon.connect()
+    greedy, other = remote.greeted(), remote.daemon.connect()
     other.ask(["set", {"big": bytes(MIB)}])
     before = remote.daemon.status()["memory_rss_bytes"]
     greedy.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -171,7 +171,7 @@ def test_who_never_ends_the_handshake_is_closed(tls_remote: Remote, said: bytes)
         assert ends(silent)
         silent.close()
     eventually(lambda: tls_remote.daemon.descriptors() <= descriptors + 1)
-    assert tls_remote.is_authenticated().ask(["ping"]) == [True]
+    assert tls_remote.greeted().ask(["ping"]) == [True]
 
 
 def test_a_flood_of_handshakes_takes_no_more_places_than_there_are(
@@ -179,7 +179,7 @@ def test_a_flood_of_handshakes_takes_no_more_places_than_there_are(
 ) -> None:
     remote = Remote(start, papers, tls=True, more=f"limits.max_connections = {MOST}\nlimits.hello_timeout_ms = 2000\n")
     before = remote.daemon.descriptors()
-    own = remote.is_authenticated()
+    own = remote.greeted()
     with contextlib.ExitStack() as sockets:
         flood = [sockets.enter_context(remote.raw()) for _ in range(5 * MOST * SCALE)]
         with contextlib.suppress(OSError):
@@ -188,7 +188,7 @@ def test_a_flood_of_handshakes_takes_no_more_places_than_there_are(
         assert own.ask(["ping"]) == [True], "who is there already is served"
         assert remote.daemon.descriptors() <= before + MOST + 2
         assert all(ends(silent) for silent in flood), "sent away at once, or closed when their time was over"
-    with remote.is_authenticated().socket, remote.daemon.connect().socket:
+    with remote.greeted().socket, remote.daemon.connect().socket:
         pass  # there is room again
 
 
