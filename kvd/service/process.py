@@ -20,24 +20,20 @@ from collections.abc import Callable, Mapping
 
 from kvd import __version__
 from kvd.engine.database import Database
-from kvd.protocol.limits import Limits
-from kvd.requests.access import Access
-from kvd.requests.errors import RequestError
 from kvd.engine.durability import MemoryDurability
 from kvd.engine.engine import Engine
 from kvd.engine.feeds import Feeds
 from kvd.engine.near_cache import NearCaches
 from kvd.engine.snapshots import Snapshots
+from kvd.protocol.limits import Limits
+from kvd.requests.access import Access
 from kvd.requests.authentication import Authentication
+from kvd.requests.errors import RequestError
 from kvd.requests.executor import Executor
 from kvd.requests.limits import LimitChecker
 from kvd.server.connection import Connections
-from kvd.server.session import GOODBYE, Session
-from kvd.telemetry.hot_keys import HotKeys
-from kvd.telemetry.metrics import LoopLag, ServerMetrics
-from kvd.telemetry.slow_log import SlowLog
-from kvd.telemetry.telemetry import Telemetry
 from kvd.server.server import Server
+from kvd.server.session import GOODBYE, Session
 from kvd.service import logs, systemd
 from kvd.service.config.changes import changes
 from kvd.service.config.sections import Config, History, Memory
@@ -48,6 +44,10 @@ from kvd.service.storage import Storage
 from kvd.service.tls import server_context
 from kvd.store.prefixes import PrefixRules
 from kvd.store.window import WindowLimits
+from kvd.telemetry.hot_keys import HotKeys
+from kvd.telemetry.metrics import LoopLag, ServerMetrics
+from kvd.telemetry.slow_log import SlowLog
+from kvd.telemetry.telemetry import Telemetry
 
 logger = logging.getLogger(__name__)
 

@@ -69,13 +69,21 @@ def test_an_event_that_cannot_be_encoded_ends_its_watch(
     assert record.exc_info is not None
 
 
+class NotInstalled:
+    """Finds modules as if prometheus-client were not installed."""
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> None:
+        if name == "prometheus_client":
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+
 def test_metrics_for_prometheus_answer_501_where_the_extra_is_missing(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delitem(sys.modules, "kvd.telemetry.prometheus", raising=False)
     for name in [name for name in sys.modules if name.partition(".")[0] == "prometheus_client"]:
         monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "prometheus_client", None)
+    monkeypatch.setattr(sys, "meta_path", [NotInstalled(), *sys.meta_path])
     answers: list[bytes] = []
 
     async def work(connect: Connect) -> None:
