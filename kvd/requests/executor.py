@@ -44,7 +44,7 @@ from kvd.requests.table import (
     sees_all,
 )
 from kvd.requests.writes import WriteHandlers
-from kvd.store.errors import OutOfMemory, StoreError
+from kvd.store.errors import StoreError
 from kvd.telemetry.hot_keys import SAMPLE_EVERY
 from kvd.telemetry.metrics import MIXED, SAMPLED
 from kvd.telemetry.slow_log import LARGE_VALUE_BYTES
@@ -127,8 +127,8 @@ class Executor:
         if timed_ns:
             self._add_timed(requests, timed_ns)
         encoded = encode_replies(replies)
-        if began_ns:
-            self._note_if_slow(requests, peer, perf_counter_ns() - began_ns)
+        if began_ns and (held_ns := perf_counter_ns() - began_ns) >= self._slow_log.threshold_ns:
+            self._add_slow(requests, peer, held_ns)
         return len(encoded).to_bytes(HEADER_BYTES, "big") + encoded, position
 
     def _run(self, requests: Sequence[AnyRequest], peer: Peer, frame_bytes: int) -> list[Reply] | ErrorReply | None:
@@ -154,7 +154,7 @@ class Executor:
         if kind is messages.Get:
             return self._reads.get_each(requests)
         if kind is messages.Set and frame_bytes <= self._limits.limits.max_value_bytes:
-            versions = self._set_all(requests, peer)
+            versions = self._writes.set_each(requests, peer)
             if versions is not None:
                 return versions
         return [self._run_one(request, peer) for request in requests]
@@ -211,22 +211,19 @@ class Executor:
         began_ns = perf_counter_ns()
         self._frames_until_timed = frames = self._frames_until_timed - 1
         timed_ns = 0 if frames else self._begin_timing()
-        self.can_run(requests)
-        versions = self._set_all(requests, peer)
+        if not self._database.expire_due_bounded():
+            self.can_run(requests)
+        versions = self._writes.set_each(requests, peer)
         if versions is None:
             return None
         if not began_ns % SAMPLE_EVERY:
             self._hot_keys.sample_frame(requests, sampled_keys)
-        self._note_if_slow(requests, peer, perf_counter_ns() - began_ns)
+        held_ns = perf_counter_ns() - began_ns
+        if held_ns >= self._slow_log.threshold_ns:
+            self._add_slow(requests, peer, held_ns)
         if timed_ns:
             self._add_timed(requests, timed_ns)
         return versions, self._needs.position_for(requests) if self._may_wait else NO_WAIT
-
-    def _set_all(self, requests: Sequence[messages.Set], peer: Peer) -> list[int] | None:
-        try:
-            return self._writes.set_each(requests, peer)
-        except (NoSpace, OutOfMemory):
-            return None  # for all of them together; some may fit
 
     # ------------------------------------------------------------------ parts of a frame, and requests of HTTP
 
@@ -285,7 +282,8 @@ class Executor:
 
     def note_slice(self, requests: Sequence[AnyRequest], peer: Peer, held_us: int) -> None:
         """Add a slice to the slow log if it held the loop for long."""
-        self._note_if_slow(requests, peer, held_us * 1_000)
+        if held_us * 1_000 >= self._slow_log.threshold_ns:
+            self._add_slow(requests, peer, held_us * 1_000)
 
     def add_sliced(self, seconds: float) -> None:
         """Count a frame that ran in slices for this long."""
@@ -342,12 +340,10 @@ class Executor:
         is_mixed = len(requests) > 1 and len(set(map(type, requests))) > 1
         self._metrics.add_frame(MIXED if is_mixed else _name(type(requests[0])), seconds)
 
-    def _note_if_slow(self, requests: Sequence[AnyRequest], peer: Peer, held_ns: int) -> None:
-        slow_log = self._slow_log
-        if held_ns >= slow_log.threshold_ns:
-            kinds = [(_name(kind), count) for kind, count in Counter(map(type, requests)).most_common()]
-            keys = chain.from_iterable(map(quoted_keys, requests))
-            slow_log.add(kinds, keys, peer.author, held_us=held_ns // 1_000, ended_us=time.time_ns() // 1_000)
+    def _add_slow(self, requests: Sequence[AnyRequest], peer: Peer, held_ns: int) -> None:
+        kinds = [(_name(kind), count) for kind, count in Counter(map(type, requests)).most_common()]
+        keys = chain.from_iterable(map(quoted_keys, requests))
+        self._slow_log.add(kinds, keys, peer.author, held_us=held_ns // 1_000, ended_us=time.time_ns() // 1_000)
 
 
 def _are_costly(requests: Sequence[AnyRequest]) -> bool:

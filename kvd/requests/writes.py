@@ -5,11 +5,13 @@ from itertools import chain
 from typing import TypeVar
 
 from kvd.engine.database import Database
+from kvd.engine.errors import NoSpace
 from kvd.protocol import messages
 from kvd.protocol.messages import How
 from kvd.requests.errors import RequestError
 from kvd.requests.limits import LimitChecker
 from kvd.requests.peer import Peer
+from kvd.store.errors import OutOfMemory
 from kvd.store.lifetimes import KEEP_TTL, NO_EXPIRY, Expiry
 
 Reply = TypeVar("Reply")
@@ -22,37 +24,54 @@ class WriteHandlers:
     def __init__(self, database: Database, limits: LimitChecker) -> None:
         self._database = database
         self._limits = limits
-        self._room = database.room
+        self._memory = database.room
 
     def set(self, request: messages.Set, peer: Peer) -> int:
         """Store values; return the version."""
         self._limits.entries(request.entries)
-        if request.how is None and not self._room.rules.have_lives:
+        if request.how is None and not self._memory.rules.have_lives:
             return self._database.set(request.entries, peer.author)
         self._check_ttls(request.how, request.entries)
         expiry = self._expiry(request.how, peer, request.entries)
         return self._once(request.how, peer, lambda: self._database.set(request.entries, peer.author, expiry))
 
     def set_each(self, requests: Sequence[messages.Set], peer: Peer) -> list[int] | None:
-        """Store sets of a frame so small that no value can be too large; return None if they need a closer look."""
-        batch = [request.entries for request in requests]
+        """Store sets of a frame so small that no value can be too large; each is a commit of its own.
+
+        Return None, with nothing done, if they need a closer look, or there is no room for all of them together.
+        """
+        if self._memory.rules.have_lives:
+            return None
+        try:
+            if len(requests) == 1 and requests[0].how is None:
+                return self._set_alone(requests[0].entries, peer)
+            return self._set_in_columns(requests, peer)
+        except (NoSpace, OutOfMemory):
+            return None
+
+    def _set_alone(self, entries: dict[str, bytes], peer: Peer) -> list[int] | None:
+        limits = self._limits.limits
+        if len(entries) > limits.max_keys_per_request or "" in entries:
+            return None
         # A code point is at most four bytes of UTF-8.
+        if max(map(len, entries), default=0) * 4 > limits.max_key_bytes:
+            return None
+        return [self._database.set(entries, peer.author)]
+
+    def _set_in_columns(self, requests: Sequence[messages.Set], peer: Peer) -> list[int] | None:
+        batch = [request.entries for request in requests]
         limits = self._limits.limits
         if max(map(len, batch)) > limits.max_keys_per_request:
             return None
         longest_key = max(map(len, chain.from_iterable(batch)), default=0)
         if longest_key * 4 > limits.max_key_bytes or any("" in entries for entries in batch):
             return None
-        if self._room.rules.have_lives:
-            return None
-        hows = [request.how for request in requests]
-        if not any(hows):
-            if len(batch) == 1:  # columns pay from two sets on
-                return [self._database.set(batch[0], peer.author)]
+        options = [request.how for request in requests]
+        if not any(options):
             return self._database.set_each(batch, peer.author)
-        if not all(map(_only_identified, hows)):
+        if not all(map(_only_identified, options)):
             return None
-        ids: list[tuple[bytes, int | None]] = [(how.id, how.since) for how in hows]  # type: ignore[union-attr, misc]
+        ids: list[tuple[bytes, int | None]] = [(each.id, each.since) for each in options]  # type: ignore[union-attr, misc]
         return self._database.set_each_once(peer.uid, ids, batch, peer.author)
 
     def delete(self, request: messages.Delete, peer: Peer) -> tuple[int, int]:
@@ -80,7 +99,7 @@ class WriteHandlers:
         self._limits.keys(request.keys, len(request.keys))
         if request.ttl is not None:
             self._limits.ttl(request.ttl)
-        if self._room.rules.have_lives:
+        if self._memory.rules.have_lives:
             for key in request.keys:
                 self._check_max_ttl(key, request.ttl)
         ttl_us = None if request.ttl is None else request.ttl * 1000
@@ -115,7 +134,7 @@ class WriteHandlers:
 
     def _expiry(self, how: How | None, peer: Peer, keys: Collection[str], *, keeps: bool = False) -> Expiry:
         """The expiry of ``keys``, by what the request's options and the rules for their prefixes say."""
-        if self._room.rules.have_lives:
+        if self._memory.rules.have_lives:
             return self._expiry_by_rules(how, peer, keys, keeps=keeps)
         if how is None or (how.ttl is None and not how.ttls and not how.keep_ttl and not how.ephemeral):
             return KEEP_TTL if keeps else NO_EXPIRY
@@ -132,7 +151,7 @@ class WriteHandlers:
         ttls_us: dict[str, int] = {}
         for key in keys:
             ttl = (how.ttls or {}).get(key, how.ttl)
-            rule = self._room.rules.rule_of(key)
+            rule = self._memory.rules.rule_of(key)
             if ttl is not None:
                 self._check_max_ttl(key, ttl)
             elif rule is not None and not how.ephemeral:
@@ -144,7 +163,7 @@ class WriteHandlers:
         return self._database.life(None, ttls_us=ttls_us, keep=keep, owner=peer if how.ephemeral else None)
 
     def _check_max_ttl(self, key: str, ttl_ms: int | None) -> None:
-        rule = self._room.rules.rule_of(key)
+        rule = self._memory.rules.rule_of(key)
         most = 0 if rule is None else rule.max_ttl_ms
         if most and (ttl_ms is None or ttl_ms > most):
             text = f"a key under {rule.prefix!r} lives {most} ms at most"  # type: ignore[union-attr]

@@ -63,7 +63,10 @@ class Outbox:
         if self.has_final:
             return
         if not self.pending and (position is NO_WAIT or self._durability.has_reached(position)):
-            self._write(data)
+            if self._owner.peer.descriptor is None:
+                self._owner.transport.write(data)
+            else:
+                self._write_with_descriptor(data)
             return
         self._keep(data, position)
         if self.pending_bytes > HIGH_WATER_BYTES:
@@ -92,7 +95,7 @@ class Outbox:
         self.pending_bytes -= sum(map(len, ready))
         final = ready.pop() if self.has_final and not pending else None
         if ready and self._owner.peer.descriptor is not None:
-            self._write(ready.pop(0))
+            self._write_with_descriptor(ready.pop(0))
         self._owner.transport.writelines(ready)
         if pending:
             self._durability.wait(self, pending[0][0])
@@ -130,12 +133,6 @@ class Outbox:
             # Half-close, and discard input until the peer has closed too.
             transport.write_eof()
             transport.resume_reading()
-
-    def _write(self, data: bytes) -> None:
-        if self._owner.peer.descriptor is None:
-            self._owner.transport.write(data)
-        else:
-            self._write_with_descriptor(data)
 
     def _write_with_descriptor(self, data: bytes) -> None:
         """Send a descriptor with the reply: the connection's first, so nothing can be on its way before it."""

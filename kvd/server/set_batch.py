@@ -14,11 +14,11 @@ is alone (it also sent the previous set) skips the queue.
 """
 
 import asyncio
-from itertools import chain, groupby
+from itertools import groupby
 from typing import Protocol, TypeGuard
 
 from kvd.engine.durability import NO_WAIT, Durability, LogPosition
-from kvd.protocol.frames import frame
+from kvd.protocol.frames import HEADER_BYTES
 from kvd.protocol.messages import AnyRequest, Set, encode_replies
 from kvd.requests import permissions
 from kvd.requests.executor import Executor
@@ -114,7 +114,7 @@ class SetBatcher:
 
     def _make_together(self, frames: list[Queued]) -> tuple[list[int], LogPosition] | None:
         """Make frames of one author. Return the versions and what the replies wait for, None if nothing was done."""
-        requests = list(chain.from_iterable(requests for _, requests, _ in frames))
+        requests = frames[0][1] if len(frames) == 1 else [each for _, requests, _ in frames for each in requests]
         try:
             return self._executor.set_each(requests, frames[0][0].peer)
         except Exception:
@@ -131,7 +131,8 @@ class SetBatcher:
             at = 0
             for sender, requests, _ in frames:
                 end = at + len(requests)
-                sender.reply(frame(encode_replies(versions[at:end])), position)
+                payload = encode_replies(versions[at:end])
+                sender.reply(len(payload).to_bytes(HEADER_BYTES, "big") + payload, position)
                 at = end
 
 
