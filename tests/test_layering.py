@@ -31,6 +31,7 @@ LIGHT = {
     "kvd.protocol.address",
     "kvd.protocol.errors",
     "kvd.protocol.exits",
+    "kvd.protocol.frames",
     "kvd.protocol.keepalive",
     "kvd.protocol.near_cache",
     "kvd.protocol.ranges",
