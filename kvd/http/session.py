@@ -188,12 +188,12 @@ class HttpSession(asyncio.Protocol):
         self._short = None
         self.transport.abort()
 
-    def release(self) -> None:
+    def on_durable(self) -> None:
         """More has reached the disk: write what may leave now."""
         durability = self._server.durability
         if self._leaving or durability is None or not self._held:
             return
-        while self._held and durability.covers(self._held[0][0]):
+        while self._held and durability.has_reached(self._held[0][0]):
             _, data, is_last = self._held.popleft()
             self._held_bytes -= len(data)
             if is_last:
@@ -290,7 +290,7 @@ class HttpSession(asyncio.Protocol):
     def _send(self, data: bytes, needs: LogPosition, *, is_last: bool = False) -> None:
         """Write an answer, or hold it until what it shows is on the disk: never before one that is held already."""
         durability = self._server.durability
-        if durability is None or (not self._held and durability.covers(needs)):
+        if durability is None or (not self._held and durability.has_reached(needs)):
             if is_last:
                 self._write_last(data)
             else:
@@ -354,7 +354,7 @@ class HttpSession(asyncio.Protocol):
         self._send(stream_head(self._listener.dates.now(), is_chunked=self._is_chunked), NO_WAIT)
         self._server.disarm(self)
         self.transport.resume_reading()  # to see the peer close
-        self._pump = FeedWriter(feed, self, self._server.loop)
+        self._pump = FeedWriter(feed, self, self._server.loop, self._listener.commands.feeds)
         self._heartbeat = self._server.loop.call_later(HEARTBEAT_S, self._beat)
 
     def tell(self, events: list[Event]) -> None:

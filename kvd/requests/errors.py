@@ -1,5 +1,6 @@
 """Error replies: what a handler raises, and the map that goes on the wire."""
 
+from kvd.engine.errors import EngineError
 from kvd.protocol.errors import CODES
 from kvd.store.authors import Author
 from kvd.store.errors import (
@@ -16,13 +17,11 @@ from kvd.store.errors import (
 _MESSAGE_CHARACTERS = 300
 
 
-class RequestError(Exception):
+class RequestError(EngineError):
     """A request is answered with an error map of this code, message and fields."""
 
     def __init__(self, code: str, message: str, **fields: object) -> None:
-        super().__init__(message)
-        self.code = code
-        self.message = message
+        super().__init__(code, message)
         self.fields = fields
 
     def reply(self) -> dict[str, object]:

@@ -7,6 +7,7 @@ with most of what Python costs for each.
 import hmac
 import logging
 import secrets
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain, groupby
@@ -16,16 +17,17 @@ from typing import Any
 from kvd import __version__
 from kvd.engine.backup import Backup
 from kvd.engine.database import Database
-from kvd.engine.durability import NO_WAIT, Durability, LogPosition
+from kvd.engine.durability import NO_WAIT, LogDurability, LogPosition
+from kvd.engine.errors import EngineError
 from kvd.engine.feeds import Feed, Feeds
-from kvd.engine.near_cache import NearCaches
+from kvd.engine.near_cache import NearCaches, refuse_leases
 from kvd.engine.snapshots import Snapshots
 from kvd.journal.errors import NoSpace
 from kvd.protocol import messages
 from kvd.protocol.limits import Limits
 from kvd.protocol.messages import AnyRequest
-from kvd.requests import permissions
-from kvd.requests.access import WATCH, Access, Grant, Identity
+from kvd.requests import needs, permissions
+from kvd.requests.access import CACHE, WATCH, Access, Grant, Identity
 from kvd.requests.errors import RequestError, error_for, error_reply
 from kvd.requests.keys import named_keys
 from kvd.requests.limits import Checks
@@ -85,22 +87,31 @@ class Commands:
     """Runs requests against the database."""
 
     def __init__(
-        self, database: Database, limits: Limits, administration: Administration, tokens: Mapping[str, str | None]
+        self,
+        database: Database,
+        limits: Limits,
+        administration: Administration,
+        tokens: Mapping[str, str | None],
+        *,
+        durability: LogDurability | None = None,
+        near_caches: NearCaches | None = None,
     ) -> None:
         self.database = database
         self._store = database.store
         self.measures = ServerMetrics(database.store.version)
         self._until_timed = SAMPLED
         self._checks = Checks(limits)
+        self.snapshots = Snapshots(database.store, database.timer, database.scheduler)
         self.limits = limits
         self.access = Access()
         self.administration = administration
         self.tokens = tokens  # and whose they are, where they have names
-        self.snapshots = Snapshots(database.store, database.timer)
         self.feeds = Feeds(database)
-        self.near_caches = NearCaches(database)
-        # Set once the commit log is written by somebody; None while everything is in memory only.
-        self.durability: Durability | None = None
+        self.near_caches = near_caches or NearCaches(
+            database.generations, database.scheduler, refuse_leases, notes_changes=True
+        )
+        # None while everything is in memory only.
+        self.durability = durability
         self.needs = NO_WAIT
         # What the frames that run in slices hold: their input, and their replies so far.
         self.sliced_bytes = 0
@@ -155,13 +166,14 @@ class Commands:
     def limits(self, limits: Limits) -> None:
         self._checks.limits = limits
         self.database.outcomes.limit = limits.max_remembered_writes
+        self.snapshots.idle_us = limits.snapshot_idle_timeout_ms * 1000
 
     def forget(self, peer: Peer) -> None:
         """A connection has ended: give back what hung on it."""
         self.feeds.close(peer)
         self.snapshots.release(peer)
         self.near_caches.detach(peer)
-        self.database.bury(peer, peer.author)
+        self.database.delete_owned(peer, peer.author)
 
     def run(self, requests: Sequence[AnyRequest], peer: Peer, frame_bytes: int) -> list[Reply] | Refused | None:
         """Run a frame's requests; one reply for each, or a map that refuses the frame.
@@ -197,7 +209,7 @@ class Commands:
             if not self.began_ns % SAMPLE_EVERY and replies is not None:
                 self.hot_keys.look(requests)
         if self.durability is not None and replies is not None:
-            self.needs = self.durability.position_for(_answered(requests, replies, peer))
+            self.needs = needs.position_for(self.durability, self.database, _answered(requests, replies, peer))
         if began_ns and replies is not None:
             self.measures.note_frame(requests, began_ns)
         return replies
@@ -265,7 +277,9 @@ class Commands:
             self.note_slow(requests, peer, took_ns)
         if began_ns:
             self.measures.note_frame(requests, began_ns)
-        return versions, NO_WAIT if self.durability is None else self.durability.position_for(requests)
+        if self.durability is None:
+            return versions, NO_WAIT
+        return versions, needs.position_for(self.durability, self.database, requests)
 
     def may_run(self, requests: Sequence[AnyRequest]) -> bool:
         """Let expire what these could see; False if they could see all, and that takes longer than one step."""
@@ -309,6 +323,8 @@ class Commands:
             return self._handlers[type(request)](request, peer)
         except RequestError as refusal:
             reply = refusal.reply()
+        except EngineError as error:
+            reply = error_reply(error.code, error.message)
         except StoreError as error:
             reply = error_for(error).reply()
         except NoSpace as error:
@@ -330,7 +346,7 @@ class Commands:
         if not perf_counter_ns() % SAMPLE_EVERY:
             self.hot_keys.look(requests)
         if self.durability is not None:
-            self.needs = self.durability.position_for(requests)
+            self.needs = needs.position_for(self.durability, self.database, requests)
         return replies, budget_bytes
 
     def _run_counting(self, requests: Sequence[AnyRequest], peer: Peer, budget_bytes: int) -> tuple[list[Reply], int]:
@@ -350,8 +366,9 @@ class Commands:
         """The session does the rest, once this reply has left."""
         self._check_free(peer)
         self._checks.prefix(request.prefix)
-        most = self.limits.max_watches_per_uid
-        peer.feed = self.feeds.open(peer, request.prefix, request.from_version, most)
+        limit = sys.maxsize if peer.administrator else self.limits.max_watches_per_uid
+        user = peer.identity if peer.uid is None else peer.uid
+        peer.feed = self.feeds.open(peer, user, request.prefix, request.from_version, limit)
         return True
 
     def _backup(self, request: messages.Backup, peer: Peer) -> bool:
@@ -359,7 +376,7 @@ class Commands:
         self._check_administrator(peer, "backup")
         self._check_free(peer)
         peer.feed = Backup(self.database, secrets.randbits(64))
-        self.feeds.add(peer.feed)
+        self.feeds.add(peer, peer.feed)
         logger.info("backup begun by %s", peer.name)
         return True
 
@@ -400,7 +417,14 @@ class Commands:
 
     def _attach(self, request: messages.Attach, peer: Peer) -> tuple[int, int, int, int]:
         """The session sends the table with the reply."""
-        return self.near_caches.attach(peer)
+        if peer.uid is None:
+            raise RequestError("bad_request", "a near cache needs a Unix socket: over TCP nothing can be shared")
+        if not peer.fresh or peer.descriptor is not None:
+            raise RequestError("bad_request", "attach belongs into the first frame of a connection, once")
+        if peer.grant is not None and not peer.grant.may_anywhere(CACHE):
+            raise RequestError("forbidden", "no right to a near cache")
+        reply, peer.descriptor = self.near_caches.attach(peer)
+        return reply
 
     def _ping(self, request: messages.Ping, peer: Peer) -> bool:
         return True

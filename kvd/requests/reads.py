@@ -34,7 +34,7 @@ class Reading:
         self._checks = checks
         self._snapshots = snapshots
         self._near_caches = near_caches
-        self._room = database.room
+        self._room = database.memory
         self._measures = measures
 
     # ------------------------------------------------------------------ values
@@ -181,7 +181,8 @@ class Reading:
 
     def begin(self, request: messages.Begin, peer: Peer) -> int:
         """A snapshot, held for this peer."""
-        return self._snapshots.begin(peer, self._checks.limits.max_snapshots_per_connection)
+        peer.begun = self._snapshots.begin(peer, self._checks.limits.max_snapshots_per_connection)
+        return peer.begun
 
     def end(self, request: messages.End, peer: Peer) -> bool:
         """A snapshot is given back."""

@@ -22,7 +22,7 @@ class Writing:
     def __init__(self, database: Database, checks: Checks) -> None:
         self._database = database
         self._checks = checks
-        self._room = database.room
+        self._room = database.memory
 
     def set(self, request: messages.Set, peer: Peer) -> int:
         """Store values."""
@@ -111,7 +111,7 @@ class Writing:
     def _once(self, how: How | None, peer: Peer, write: Callable[[], Answer]) -> Answer:
         if how is None or how.id is None:
             return write()
-        return self._database.once(peer.uid, how.id, how.since, write)
+        return self._database.run_once(peer.uid, how.id, how.since, write)
 
     def _life(self, how: How | None, peer: Peer, keys: Collection[str], *, keeps: bool = False) -> Expiry:
         """How long ``keys`` are to live, by what ``how`` says and what holds below their prefixes."""
@@ -123,7 +123,7 @@ class Writing:
         ttl_us = None if how.ttl is None else how.ttl * 1000
         ttls_us = {key: ttl * 1000 for key, ttl in how.ttls.items()} if how.ttls else None
         owner = peer if how.ephemeral else None
-        return self._database.life(ttl_us, ttls_us=ttls_us, keep=how.keep_ttl or keeps, owner=owner)
+        return self._database.expiry(ttl_us, ttls_us=ttls_us, keep=how.keep_ttl or keeps, owner=owner)
 
     def _life_by_rules(self, how: How | None, peer: Peer, keys: Collection[str], *, keeps: bool) -> Expiry:
         how = How() if how is None else how
@@ -141,7 +141,7 @@ class Writing:
                 ttls_us[key] = ttl * 1000
         if not ttls_us and not keep and not how.ephemeral:
             return NO_EXPIRY
-        return self._database.life(None, ttls_us=ttls_us, keep=keep, owner=peer if how.ephemeral else None)
+        return self._database.expiry(None, ttls_us=ttls_us, keep=keep, owner=peer if how.ephemeral else None)
 
     def _check_longest(self, key: str, ttl_ms: int | None) -> None:
         rule = self._room.rules.rule_of(key)

@@ -34,5 +34,5 @@ class Connection(Protocol):
     def abort(self) -> None:
         """Close at once."""
 
-    def release(self) -> None:
+    def on_durable(self) -> None:
         """More has reached the disk."""

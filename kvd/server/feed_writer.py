@@ -13,7 +13,7 @@ import asyncio
 import logging
 from typing import Protocol
 
-from kvd.engine.feeds import Event, EventSource
+from kvd.engine.feeds import Event, EventSource, Feeds
 from kvd.requests.errors import error_reply, fault
 from kvd.server.connection import Connection
 
@@ -38,12 +38,12 @@ class FeedWriter:
 
     __slots__ = ("_connection", "_feed", "_is_due", "_loop")
 
-    def __init__(self, feed: EventSource, connection: EventSink, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, feed: EventSource, connection: EventSink, loop: asyncio.AbstractEventLoop, feeds: Feeds) -> None:
         self._feed = feed
         self._connection = connection
         self._loop = loop
         self._is_due = False
-        feed.wake = self.wake
+        feeds.subscribe(feed, self.wake)
         self.wake()
 
     def wake(self) -> None:

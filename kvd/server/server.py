@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from kvd.engine.durability import Durability
+from kvd.engine.durability import LogDurability
 from kvd.protocol.frames import frame
 from kvd.protocol.keepalive import keep_alive
 from kvd.protocol.limits import Limits
@@ -52,7 +52,7 @@ class Server:
         self.sessions: set[Connection] = set()
         self._buffer_bytes = 0
         self._measure_at = 0.0
-        commands.database.room.buffer_bytes = self.buffer_bytes
+        commands.database.memory.buffer_bytes = self.buffer_bytes
         commands.measures.open_connections = self.sessions.__len__
         commands.measures.loop_lag = LoopLag(loop.call_later)
         self._listeners: list[asyncio.Server] = []
@@ -69,7 +69,7 @@ class Server:
         self._empty.set()
 
     @property
-    def durability(self) -> Durability | None:
+    def durability(self) -> LogDurability | None:
         """Who holds replies until the disk has what they show."""
         return self.commands.durability
 
@@ -88,8 +88,7 @@ class Server:
             self._measure_at = now + BUFFERS_S
             held = sum(session.buffer_bytes for session in self.sessions) + SESSION_BYTES * len(self.sessions)
             self._buffer_bytes = held + self.commands.near_caches.table_bytes
-        log = self.commands.database.log
-        return self._buffer_bytes + self.commands.sliced_bytes + (0 if log is None else log.outstanding_bytes)
+        return self._buffer_bytes + self.commands.sliced_bytes + self.commands.database.journal.outstanding_bytes
 
     async def listen(
         self,
@@ -160,7 +159,7 @@ class Server:
         self.commands.access = access
         for session in self.sessions:
             session.peer.allow(access)
-        self.commands.near_caches.void()
+        self.commands.near_caches.invalidate_all()
         for session in list(self.sessions):
             if session.feeding and not self.commands.may_go_on(session.peer):
                 session.leave(error_reply("forbidden", "the rules have changed: no right to what this was told"))

@@ -216,7 +216,7 @@ class Session(asyncio.BufferedProtocol):
     def _send(self, data: bytes, needs: LogPosition) -> None:
         """Write a reply, or hold it until what it shows is on the disk: never before one that is held already."""
         durability = self._commands.durability
-        if durability is None or (not self._held and durability.covers(needs)):
+        if durability is None or (not self._held and durability.has_reached(needs)):
             if self.peer.descriptor is not None:
                 self._write_with_descriptor(data)
             else:
@@ -228,14 +228,14 @@ class Session(asyncio.BufferedProtocol):
             self.transport.pause_reading()
         durability.wait(self, needs)
 
-    def release(self) -> None:
+    def on_durable(self) -> None:
         """More has reached the disk: write what may leave now."""
         durability = self._server.durability
         if self._leaving or durability is None or not self._held:
             return
         before = self._held_bytes
         ready: list[bytes] = []
-        while self._held and durability.covers(self._held[0][0]):
+        while self._held and durability.has_reached(self._held[0][0]):
             ready.append(self._held.popleft()[1])
         self._held_bytes -= sum(map(len, ready))
         if self.peer.descriptor is not None and ready:
@@ -504,7 +504,7 @@ class Session(asyncio.BufferedProtocol):
         if not self._commands.may_go_on(self.peer):
             self.leave(error_reply("forbidden", "the rules have changed: no right to what was to be told"))
             return
-        self._pump = FeedWriter(feed, self, self._server.loop)
+        self._pump = FeedWriter(feed, self, self._server.loop, self._commands.feeds)
 
     def _go_on_feeding(self, pump: FeedWriter) -> None:
         if self._left:

@@ -73,7 +73,7 @@ class SetBatcher:
             self.make()
         elif durability is not None and is_occupied:
             # What is made now has to wait for the next sync anyway, and that makes it first.
-            durability.expect(self._requests)
+            durability.expect(self._requests, self.make)
         elif not self._is_due:
             self._is_due = True
             self._loop.call_soon(self.make)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
-from kvd.engine.database import Database
+from kvd.engine.replay import Replay
 from kvd.protocol.address import parse_host_port
 from kvd.protocol.frames import frame
 from kvd.service import logs, systemd
@@ -24,11 +24,12 @@ from kvd.service.daemon import daemonize, ensure_standard_fds
 from kvd.service.errors import EXIT_CONFIGURATION, EXIT_FAILURE, EXIT_IO_ERROR, StartError
 from kvd.service.http import PASSED_NAME, HttpSockets, check_installed
 from kvd.service.locks import LockFile
-from kvd.service.process import Daemon, window_limits
+from kvd.service.process import Daemon
 from kvd.service.restart_fence import RestartFence
-from kvd.service.storage import Bar, NullProgress, Storage
+from kvd.service.storage import Bar, DataDirectory, NullProgress, Storage
 from kvd.service.tls import server_context
 from kvd.service.unix_socket import BACKLOG, bind_unix_socket, make_directory, remove_socket, socket_inode
+from kvd.service.wiring import window_limits
 
 MAX_TOKEN_BYTES = 4096
 MAX_TOKENS_BYTES = 1024 * 1024
@@ -112,8 +113,8 @@ class _Start:
         self._is_daemon = daemon
         self._bar = bar
         self.config = self._read_config()
-        self._database = Database(window_limits(self.config.history))
-        self._storage: Storage | None = None
+        self._contents = Replay(window_limits(self.config.history))
+        self._data: DataDirectory | None = None
         self._tokens = _read_tokens(self.config)
         self._tls = server_context(self.config.listen)
         passed = systemd.listen_fds()
@@ -150,15 +151,15 @@ class _Start:
                 return self._run_detached(lock, handler)
             return self._run_process(handler, _say_started)
         finally:
-            if self._storage is not None:
-                self._storage.directory_lock.release()
+            if self._data is not None:
+                self._data.lock_file.release()
             lock.release()
 
     def _lock_data(self) -> None:
         """In the foreground: whoever starts a second daemon on a data directory shall be told at once."""
         if self.config.data.dir:
-            self._storage = Storage(self.config.data, self._database)
-            self._storage.lock()
+            self._data = DataDirectory(self.config.data, self._contents)
+            self._data.lock()
 
     def _run_detached(self, lock: LockFile, handler: logging.Handler) -> int:
         passed = (*self._activated, *self._http.passed)
@@ -167,7 +168,7 @@ class _Start:
             lambda readiness: self._run_process(handler, readiness.ready),
             lock=lock,
             preserve=preserve,
-            further_locks=[] if self._storage is None else [self._storage.directory_lock],
+            further_locks=[] if self._data is None else [self._data.lock_file],
             confirm=lambda: ping(self._socket_path),
         )
 
@@ -176,8 +177,7 @@ class _Start:
         import uvloop
 
         logs.start(handler, self.config)
-        if self._storage is not None:
-            self._storage.open(self._bar)
+        storage = None if self._data is None else self._data.open(self._bar)
         own = [] if self._activated else [self._bind_unix()]
         inode = socket_inode(self._socket_path)
         try:
@@ -187,7 +187,8 @@ class _Start:
             self._http.bind(tcp_socket)
             self._refuse_open_tcp([listening for _, listening in self._http.sockets], is_open=self.config.http.open)
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                failure = runner.run(self._serve([(self._address(each), each) for each in sockets], ready))
+                addressed = [(self._address(each), each) for each in sockets]
+                failure = runner.run(self._serve(addressed, ready, storage))
         finally:
             self._http.close()
             if own and inode is not None:
@@ -202,7 +203,9 @@ class _Start:
         scheme = "tls" if self.config.listen.tls_certificate else "tcp"
         return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
-    async def _serve(self, sockets: list[tuple[str, socket.socket]], ready: Callable[[], None]) -> BaseException | None:
+    async def _serve(
+        self, sockets: list[tuple[str, socket.socket]], ready: Callable[[], None], storage: Storage | None
+    ) -> BaseException | None:
         daemon = Daemon(
             self.config,
             sockets,
@@ -211,9 +214,9 @@ class _Start:
             tls=self._tls,
             read_config=self._read_config,
             read_tokens=_read_tokens,
-            database=self._database,
+            contents=self._contents,
             fence=self._fence,
-            storage=self._storage,
+            storage=storage,
             http=self._http,
         )
         await daemon.run(ready)

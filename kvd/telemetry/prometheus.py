@@ -103,7 +103,7 @@ class KvdCollector(Collector):
         yield _gauge("kvd_pinned_versions", "Versions kept readable for snapshots, watches, backups.", window.pinned)
 
     def _memory(self) -> Iterator[Metric]:
-        room = self._commands.database.room
+        room = self._commands.database.memory
         memory = GaugeMetricFamily("kvd_memory_bytes", "Memory that is counted, by what takes it.", labels=["kind"])
         for kind, size in room.by_kind().items():
             memory.add_metric([kind], size)

@@ -18,6 +18,7 @@ from kvd.requests.executor import Administration, Commands
 from kvd.requests.sliced import replies_in_slices, run_in_slices
 from kvd.server.peers import Peer
 from kvd.store.window import WindowLimits
+from tests.engine.schedulers import ListScheduler
 
 # An error message ends here, and says so.
 MAX_MESSAGE = 300 + len("…")
@@ -58,7 +59,10 @@ class Ends:
     ) -> None:
         ticks = itertools.count(1_000_000)
         self.timer = Clock()
-        self.database = Database(WindowLimits(**window), clock=lambda: next(ticks), timer=self.timer)
+        self.scheduler = ListScheduler()
+        self.database = Database(
+            WindowLimits(**window), clock=lambda: next(ticks), timer=self.timer, scheduler=self.scheduler
+        )
         self.process = Process()
         self.commands = Commands(self.database, limits or Limits(), self.process, {token: None} if token else {})
         self.peer = Peer("test", uid)

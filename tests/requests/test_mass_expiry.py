@@ -1,10 +1,11 @@
 """More keys due at once than can expire in one step: nobody sees one after its time, and nobody waits for all."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from kvd.engine.database import EXPIRED_KEYS
+from kvd.engine.expiry import EXPIRED_KEYS
 from kvd.protocol import messages
 from kvd.protocol.messages import AnyRequest
 from tests.requests.conftest import Ends
@@ -24,15 +25,14 @@ NAMED: list[tuple[list[list[Any]], list[Any]]] = [
 ]
 
 
-def with_many_due() -> tuple[Ends, list[int]]:
-    """Keys k0 to k(MANY - 1) are due; what the timer was told."""
+def with_many_due() -> tuple[Ends, Callable[[], list[int]]]:
+    """Keys k0 to k(MANY - 1) are due; and in how many microseconds each timer was set since."""
     ends = Ends()
-    told: list[int] = []
     ends.ask("set", {f"k{number}": b"x" for number in range(MANY)}, {"ttl": TTL_MS})
     ends.ask("set", {"stays": b"here"})
-    ends.database.on_deadline = told.append
+    ends.scheduler.calls.clear()
     ends.timer.now += TTL_MS * 1000
-    return ends, told
+    return ends, lambda: ends.scheduler.deadlines_us(ends.database.expirer)
 
 
 def left(ends: Ends) -> int:
@@ -45,7 +45,7 @@ def test_no_frame_lets_more_expire_than_one_step(requests: list[list[Any]]) -> N
     for _ in range(10):
         ends.batch(*requests)
     assert left(ends) == MANY - EXPIRED_KEYS
-    assert told == [0], "whoever has the timer goes on, and is told once"
+    assert told() == [0], "whoever has the timer goes on, and is told once"
 
 
 def a_dead_key(ends: Ends) -> str:

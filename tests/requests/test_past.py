@@ -77,7 +77,7 @@ def test_one_reads_from_the_oldest_readable_version_to_the_current_one(make_ends
 @pytest.mark.parametrize("read", READS)
 def test_a_value_whose_prefix_has_a_shorter_history_is_gone(ends: "Ends", read: str) -> None:
     """The clock of these commits ticks a microsecond each time it is asked."""
-    ends.database.room.set_rules(PrefixRules([PrefixRule(prefix="a", history_ms=1)]))
+    ends.database.memory.set_rules(PrefixRules([PrefixRule(prefix="a", history_ms=1)]))
     ends.batch(["set", {"a": b"old", "other": b"old"}], ["set", {"a": b"new"}])
     ends.database.store.advance(ends.database.store.time + 2_000)
     request = READS[read](1)
@@ -152,7 +152,7 @@ def test_reading_at_a_snapshot_keeps_it_and_not_reading_lets_it_go(make_ends: Ma
     for _ in range(3):
         ends.timer.now += 600
         assert read.ask("fetch", ["a"], second)[0][0] == b"1"
-        ends.commands.snapshots.let_go(1_000)
+        ends.commands.snapshots.release_idle(1_000)
         ends.ask("set", {"a": b"2"})
     assert read.ask("end", second) is True
     assert idle.ask("end", first) is False

@@ -20,7 +20,7 @@ RULES = PrefixRules(
 
 @pytest.fixture
 def ruled(ends: "Ends") -> "Ends":
-    ends.database.room.set_rules(RULES)
+    ends.database.memory.set_rules(RULES)
     return ends
 
 

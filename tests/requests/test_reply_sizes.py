@@ -189,7 +189,7 @@ def tell_generations(ends: "Ends") -> None:
     table = GenerationTable(1 << 17)
     table._raised = 1 << 60
     table.bump([*KEYS, "a", "b"])
-    ends.commands.near_caches.table = table
+    ends.database.generations.table = table
 
 
 @settings(max_examples=200, deadline=None)

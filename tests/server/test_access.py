@@ -195,8 +195,7 @@ def test_a_near_cache_gets_slots_only_for_what_it_may_keep() -> None:
         AccessRule(prefix="a", everyone=True, rights=("read", "cache")),
     ]
     house = House(rules, PEOPLE[0])
-    house.ends.commands.near_caches.before_first = lambda: None
-    house.ends.commands.near_caches._make_table(lambda: None)
+    house.ends.database.generations.create(1 << 10, notes_changes=True)
     kept, not_kept = house.ends.ask("fetch", ["a", "b"])
     assert isinstance(kept[2], int)
     assert not_kept[2:4] == [None, None]
@@ -210,9 +209,9 @@ def test_without_the_right_to_cache_there_is_no_table() -> None:
 
 def test_other_rules_void_what_near_caches_keep() -> None:
     house = House([], PEOPLE[0])
-    table = house.ends.commands.near_caches._make_table(lambda: None)
+    table = house.ends.database.generations.create(1 << 10, notes_changes=True)
     before = [generation for _, generation in table.slots_and_generations(WORLD)]
-    house.ends.commands.near_caches.void()
+    house.ends.commands.near_caches.invalidate_all()
     after = [generation for _, generation in table.slots_and_generations(WORLD)]
     assert all(now > then for then, now in zip(before, after, strict=True))
 

@@ -12,7 +12,8 @@ from typing import Any, get_args
 import msgspec
 import pytest
 
-from kvd.engine.durability import NO_WAIT, Durability
+from kvd.engine.durability import NO_WAIT, LogDurability
+from kvd.journal.commit_log import CommitLog
 from kvd.protocol import messages
 from kvd.protocol.limits import Limits
 from kvd.protocol.messages import decode_batch
@@ -20,6 +21,7 @@ from kvd.requests import permissions
 from kvd.requests.access import ADMINISTER, CACHE, READ, RIGHTS, WRITE, Access, AccessRule
 from kvd.requests.executor import Commands
 from kvd.server.peers import Peer
+from kvd.store.store import Store
 from tests.journal.disks import MemoryDisk
 from tests.journal.running import Running
 from tests.requests.conftest import Process
@@ -140,7 +142,7 @@ def test_near_caches_get_slots_as_the_oracle_says() -> None:
     for _ in range(ROUNDS):
         rules, who = random_rules(chosen), chosen.choice(PEOPLE)
         house = House(rules, who)
-        house.ends.commands.near_caches._make_table(lambda: None)
+        house.ends.database.generations.create(1 << 10, notes_changes=True)
         keys = chosen.sample(WORLD, 3)
         reply = house.ends.ask("fetch", keys)
         rights = [oracle(rules, who, key) for key in keys]
@@ -205,12 +207,15 @@ def test_a_denied_request_waits_for_no_disk_whatever_it_names(key: str, request_
     named = json.loads(json.dumps(request_).replace("KEY", key))
 
     async def run() -> None:
-        running = Running(MemoryDisk())
-        durability = Durability(
-            running.database, running.log, "always", 1, asyncio.get_running_loop(), lambda error: None
-        )
-        commands = Commands(running.database, Limits(), Process(), {})
-        commands.durability = durability
+        loop = asyncio.get_running_loop()
+
+        def progress(store: Store, log: CommitLog) -> LogDurability:
+            return LogDurability(store, log, "always", 1, loop, lambda error: None)
+
+        running = Running(MemoryDisk(), progress=progress)
+        durability = running.progress
+        assert isinstance(durability, LogDurability)
+        commands = Commands(running.database, Limits(), Process(), {}, durability=durability)
         running.set({"there": b""})
         await durability.flush()
         running.set({"latest": b""})

@@ -6,12 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kvd.engine.errors import EngineError
 from kvd.engine.snapshots import Snapshots
-from kvd.requests.errors import RequestError
 from kvd.server.peers import Peer
 from kvd.store.errors import SnapshotGone
 from kvd.store.store import Store
 from kvd.store.window import WindowLimits
+from tests.engine.schedulers import ListScheduler
 
 IDLE_US = 100
 MANY = 1_000
@@ -33,7 +34,8 @@ class House:
     def __init__(self) -> None:
         self.store = Store(WindowLimits(max_commits=0))
         self.clock = Clock()
-        self.snapshots = Snapshots(self.store, self.clock)
+        self.scheduler = ListScheduler()
+        self.snapshots = Snapshots(self.store, self.clock, self.scheduler, IDLE_US)
 
     def write(self) -> int:
         """A commit, and all the pruning that can be done."""
@@ -62,7 +64,7 @@ def test_a_snapshot_stays_readable_until_it_is_ended(house: House) -> None:
     one = peer()
     house.write()
     snapshot = house.snapshots.begin(one, MANY)
-    assert snapshot == one.begun == house.store.version
+    assert snapshot == house.store.version
     house.write()
     assert house.is_readable(snapshot)
     assert house.snapshots.end(one, snapshot)
@@ -101,7 +103,7 @@ def test_a_connection_holds_at_most_so_many(house: House, changes: bool) -> None
         held.append(house.snapshots.begin(one, 3))
         if changes:
             house.write()
-    with pytest.raises(RequestError) as refused:
+    with pytest.raises(EngineError) as refused:
         house.snapshots.begin(one, 3)
     assert (refused.value.code, len(house.snapshots)) == ("too_large", 3)
     assert house.snapshots.begin(other, 3) == house.store.version, "each connection has its own"
@@ -110,14 +112,12 @@ def test_a_connection_holds_at_most_so_many(house: House, changes: bool) -> None
 
 
 def test_none_at_all_may_be_held_and_nothing_is_left_of_the_attempt(house: House) -> None:
-    woken: list[bool] = []
-    house.snapshots.on_first = lambda: woken.append(True)
     one = peer()
-    with pytest.raises(RequestError):
+    with pytest.raises(EngineError):
         house.snapshots.begin(one, 0)
-    assert one.begun is None
-    assert not woken
-    assert not house.snapshots.let_go(IDLE_US), "there is nothing that could be let go later"
+    assert len(house.snapshots) == 0
+    assert not house.scheduler.calls
+    assert not house.snapshots.release_idle(IDLE_US), "there is nothing that could be let go later"
 
 
 def test_who_has_gone_holds_nothing(house: House) -> None:
@@ -144,17 +144,17 @@ def test_one_that_nobody_reads_at_is_let_go_and_one_that_is_read_is_not(house: H
     house.write()
     used = house.snapshots.begin(one, MANY)
     house.clock.now = IDLE_US - 1
-    assert house.snapshots.let_go(IDLE_US)
+    assert house.snapshots.release_idle(IDLE_US)
     assert len(house.snapshots) == 2, "a microsecond is left"
     house.snapshots.used(one, used)
     house.snapshots.used(one, 10**9)
     house.clock.now = IDLE_US
-    assert house.snapshots.let_go(IDLE_US), "one is left"
+    assert house.snapshots.release_idle(IDLE_US), "one is left"
     house.write()
     assert (house.is_readable(idle), house.is_readable(used)) == (False, True)
     assert not house.snapshots.end(one, idle), "it does not hold it any more"
     house.clock.now = 2 * IDLE_US
-    assert not house.snapshots.let_go(IDLE_US), "none is left"
+    assert not house.snapshots.release_idle(IDLE_US), "none is left"
 
 
 def test_another_begin_of_the_same_version_is_a_use_of_it(house: House) -> None:
@@ -163,17 +163,15 @@ def test_another_begin_of_the_same_version_is_a_use_of_it(house: House) -> None:
     house.clock.now = IDLE_US - 1
     assert house.snapshots.begin(one, MANY) == snapshot
     house.clock.now = IDLE_US
-    assert house.snapshots.let_go(IDLE_US)
+    assert house.snapshots.release_idle(IDLE_US)
     assert len(house.snapshots) == 2
 
 
 def test_the_first_one_wakes_whoever_lets_go_once(house: House) -> None:
-    woken: list[bool] = []
-    house.snapshots.on_first = lambda: woken.append(True)
     one = peer()
     house.snapshots.begin(one, MANY)
     house.snapshots.begin(one, MANY)
-    assert woken == [True]
+    assert len(house.scheduler.calls) == 1
 
 
 steps = st.lists(
@@ -185,15 +183,17 @@ steps = st.lists(
 def test_what_is_held_is_what_was_begun_and_neither_ended_nor_idle(sequence: list[tuple[str, int]]) -> None:
     house, peers = House(), [peer() for _ in range(3)]
     held: dict[tuple[int, int], list[int]] = {}  # (peer, version) → [how often, used at]
+    begun = [0, 0, 0]  # the version that each began last
     for step, who in sequence:
         one = peers[who]
-        last = one.begun if one.begun is not None else 0
+        last = begun[who]
         if step == "begin":
             if sum(count for (whose, _), (count, _) in held.items() if whose == who) >= 3:
-                with pytest.raises(RequestError):
+                with pytest.raises(EngineError):
                     house.snapshots.begin(one, 3)
             else:
-                entry = held.setdefault((who, house.snapshots.begin(one, 3)), [0, 0])
+                begun[who] = house.snapshots.begin(one, 3)
+                entry = held.setdefault((who, begun[who]), [0, 0])
                 entry[:] = entry[0] + 1, house.clock.now
         elif step == "end":
             assert house.snapshots.end(one, last) == ((who, last) in held)
@@ -211,7 +211,7 @@ def test_what_is_held_is_what_was_begun_and_neither_ended_nor_idle(sequence: lis
             house.clock.now += IDLE_US // 2
         elif step == "let go":
             held = {key: entry for key, entry in held.items() if entry[1] > house.clock.now - IDLE_US}
-            assert house.snapshots.let_go(IDLE_US) == bool(held)
+            assert house.snapshots.release_idle(IDLE_US) == bool(held)
         else:
             house.write()
         counts = Counter({key: entry[0] for key, entry in held.items()})

@@ -13,7 +13,8 @@ import msgspec
 import pytest
 
 from kvd.engine.database import Database
-from kvd.engine.durability import Durability
+from kvd.engine.durability import LogDurability
+from kvd.engine.replay import Replay
 from kvd.journal.commit_log import CommitLog
 from kvd.journal.records import Header
 from kvd.protocol.limits import Limits
@@ -25,6 +26,7 @@ from kvd.server.session import Session
 from kvd.server.set_batch import MAX_REQUESTS, SetBatcher
 from kvd.store.history import newest_commits
 from tests.journal.disks import MemoryDisk
+from tests.journal.running import journal_on
 
 KEYS = [f"key{number}" for number in range(6)]
 LIMITS = Limits(max_key_bytes=50, max_keys_per_request=3, max_requests_per_frame=20)
@@ -90,18 +92,17 @@ class House:
 
     def __init__(self, sync: str | None) -> None:
         self.loop = asyncio.get_running_loop()
-        self.database = Database(clock=lambda: WALL_US, timer=lambda: WALL_US)
-        self.commands = Commands(self.database, LIMITS, None, {})  # type: ignore[arg-type] # nobody administers
+        contents = Replay(clock=lambda: WALL_US, timer=lambda: WALL_US)
+        durability = None
+        if sync is None:
+            self.database = Database(contents=contents)
+        else:
+            log = CommitLog(MemoryDisk(), Header(0, 1, 0, 0, bytes(8)), 1 << 20, lambda: 4711)
+            durability = LogDurability(contents.store, log, sync, 100, self.loop, self._failed)
+            self.database = Database(contents=contents, journal=journal_on(log, contents, durability))
+        self.commands = Commands(self.database, LIMITS, None, {}, durability=durability)  # type: ignore[arg-type]
         self.server = Server(self.commands, self.loop)
-        if sync is not None:
-            self._write_log(sync)
         self.sessions = [self._connect(pid) for pid in (10, 10, 20, 20)]
-
-    def _write_log(self, sync: str) -> None:
-        log = CommitLog(MemoryDisk(), Header(0, 1, 0, 0, bytes(8)), 1 << 20, lambda: 4711)
-        self.database.log = log
-        self.commands.durability = Durability(self.database, log, sync, 100, self.loop, self._failed)
-        self.commands.durability.before_write = self.server.turn.make
 
     def _failed(self, error: BaseException) -> None:
         raise error
