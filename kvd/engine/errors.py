@@ -1,4 +1,4 @@
-"""What the engine refuses, with a code of the wire and a message for people."""
+"""What the engine refuses beyond the store's own errors; the text is for the client."""
 
 from kvd.journal.errors import NoSpace
 
@@ -6,7 +6,7 @@ __all__ = ["EngineError", "NoSpace"]
 
 
 class EngineError(Exception):
-    """The engine cannot do what is asked. ``code`` is one of ``kvd.protocol.errors.CODES``."""
+    """The engine refuses an operation. ``code`` is one of the wire's codes (``kvd/protocol/errors.py``)."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)

@@ -1,7 +1,7 @@
 """One HTTP request as it was read, and how its target becomes a path, a query and a key."""
 
 from kvd.http.problems import Problem
-from kvd.server.peers import Peer
+from kvd.requests.peer import Peer
 
 _HEX = b"0123456789abcdefABCDEF"
 

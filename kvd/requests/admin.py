@@ -128,7 +128,7 @@ class AdminHandlers:
         """Return all that is measured, as it is now."""
         engine, metrics = self._engine, self._telemetry.metrics
         database = engine.database
-        store, memory = database.store, database.room
+        store, memory = database.store, database.memory
         window, counters = store.window, store.counters
         process = dict(self._backend.counters())
         return Figures(

@@ -77,7 +77,7 @@ class Executor:
         self._limits = limits
         self._needs = Needs(engine.database, engine.durability)
         self._may_wait = engine.durability.may_wait
-        self._reads = ReadHandlers(engine.database, limits, engine.snapshots, engine.near_caches, telemetry.metrics)
+        self._reads = ReadHandlers(engine.database, limits, engine.snapshots, telemetry.metrics)
         self._writes = WriteHandlers(engine.database, limits)
         self._admin = AdminHandlers(engine, telemetry, limits, authentication, backend)
         streams = StreamHandlers(engine, limits)
@@ -300,6 +300,7 @@ class Executor:
         """Replace the limits: after a reload."""
         self._limits.limits = limits
         self._database.outcomes.limit = limits.max_remembered_writes
+        self._engine.snapshots.idle_us = limits.snapshot_idle_timeout_ms * 1_000
 
     @property
     def store_id(self) -> str:

@@ -47,7 +47,7 @@ class Needs:
         if options is not None and options.sync is not None:
             return bool(options.sync)
         always = self._durability.always
-        rules = self._database.room.rules
+        rules = self._database.memory.rules
         keys = written_keys(request) if rules.have_syncs else ()
         if not keys:
             return always

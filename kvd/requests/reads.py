@@ -5,7 +5,6 @@ from typing import Any
 
 from kvd.engine.database import Database
 from kvd.engine.generations import GenerationTable
-from kvd.engine.near_cache import NearCaches
 from kvd.engine.snapshots import Snapshots
 from kvd.protocol import messages
 from kvd.requests.access import CACHE
@@ -30,15 +29,14 @@ class ReadHandlers:
         database: Database,
         limits: LimitChecker,
         snapshots: Snapshots,
-        near_caches: NearCaches,
         metrics: ServerMetrics,
     ) -> None:
         self._database = database
         self._store = database.store
         self._limits = limits
         self._snapshots = snapshots
-        self._near_caches = near_caches
-        self._room = database.room
+        self._generations = database.generations
+        self._memory = database.memory
         self._metrics = metrics
 
     # ------------------------------------------------------------------ values
@@ -48,7 +46,7 @@ class ReadHandlers:
         value = self._store.get(request.key)
         if value is None:
             return self._missed([request.key], 1)
-        if (marks := self._room.marks) is not None:
+        if (marks := self._memory.marks) is not None:
             marks.places[hash(request.key) & marks.mask] = 1
         return value
 
@@ -63,7 +61,7 @@ class ReadHandlers:
         else:
             store.counters.get_operations += len(values)
         marks, complete = (
-            self._room.marks,
+            self._memory.marks,
             all(values),
         )  # quicker than `None in`; an empty value does no harm
         if marks is not None and complete:
@@ -80,7 +78,7 @@ class ReadHandlers:
         """Return the values or nils."""
         self._limits.count(len(request.keys))
         values = self._store.get_many(request.keys, self._version(request.at, peer))
-        if (marks := self._room.marks) is not None:
+        if (marks := self._memory.marks) is not None:
             marks.set_found(request.keys, values)
         refused = None if all(values) else self._missed(request.keys, values.count(None))
         return values if refused is None else refused
@@ -88,13 +86,13 @@ class ReadHandlers:
     def fetch(self, request: messages.Fetch, peer: Peer) -> Reply:
         """Return values with their versions, and what a cache in the client needs."""
         self._limits.count(len(request.keys))
-        table = self._near_caches.table
-        if table is not None and request.at is None and not peer.is_restricted and self._room.marks is None:
+        table = self._generations.table
+        if table is not None and request.at is None and not peer.is_restricted and self._memory.marks is None:
             entries = self._entries(request.keys, table)
             if entries is not None:
                 return entries
         found = self._store.fetch(request.keys, self._version(request.at, peer))
-        if (marks := self._room.marks) is not None:
+        if (marks := self._memory.marks) is not None:
             marks.set_found(request.keys, [value for value, _, _ in found])
         missed = 0 if all(version for _, version, _ in found) else sum(not version for _, version, _ in found)
         refused = self._missed(request.keys, missed) if missed else None
@@ -108,7 +106,7 @@ class ReadHandlers:
             slots = [
                 slot if rights(key) & CACHE else (None, None) for slot, key in zip(slots, request.keys, strict=True)
             ]
-        if self._room.marks is not None:
+        if self._memory.marks is not None:
             found = self._with_short_deadlines(request.keys, found)
         return [
             (value, version, *slot, deadline) for (value, version, deadline), slot in zip(found, slots, strict=True)
@@ -141,7 +139,7 @@ class ReadHandlers:
         Cached reads are invisible to eviction, so a hot key would look idle.
         """
         latest = self._database.timer() + NEAR_CACHED_US
-        rules = self._room.rules
+        rules = self._memory.rules
         return [
             (value, version, latest if deadline is None else min(deadline, latest))
             if (rule := rules.rule_of(key)) is not None and rule.evict

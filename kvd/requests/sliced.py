@@ -29,24 +29,33 @@ SLICE_US = 1_000
 Result = tuple[list[bytes], LogPosition]
 
 
+class HeldBytes:
+    """How many bytes the frames under way hold, input and replies so far: they count as memory."""
+
+    __slots__ = ("total",)
+
+    def __init__(self) -> None:
+        self.total = 0
+
+
 class SlicedRuns:
-    """Runs frames in slices. ``held_bytes``: what the frames under way hold, input and replies so far.
+    """Runs frames in slices. ``held``: counts what the frames under way hold.
 
     Each method returns an iterator that yields None after each slice, and at last the result. Other requests may run
     between two slices.
     """
 
-    def __init__(self, executor: Executor) -> None:
+    def __init__(self, executor: Executor, held: HeldBytes) -> None:
         self._executor = executor
-        self.held_bytes = 0
+        self._held = held
 
     def run_payload(self, payload: memoryview, peer: Peer) -> Iterator[Result | None]:
         """Run a large frame that is still encoded. The caller must not change ``payload`` meanwhile."""
-        self.held_bytes += len(payload)
+        self._held.total += len(payload)
         try:
             yield from self._run_payload(payload, peer)
         finally:  # also if the client has gone and the rest is not needed
-            self.held_bytes -= len(payload)
+            self._held.total -= len(payload)
 
     def run_requests(self, requests: Sequence[AnyRequest], peer: Peer) -> Iterator[Result | None]:
         """Run a small frame whose requests are costly."""
@@ -79,7 +88,7 @@ class SlicedRuns:
         try:
             yield from self._run_into(pieces, slices, peer)
         finally:
-            self.held_bytes -= sum(map(len, pieces[1:]))
+            self._held.total -= sum(map(len, pieces[1:]))
 
     def _run_into(
         self, pieces: list[bytes], slices: Iterable[Sequence[AnyRequest]], peer: Peer
@@ -99,7 +108,7 @@ class SlicedRuns:
                 began_us = executor.now_us()
                 replies, budget_bytes, needed = executor.run_slice(requests, peer, budget_bytes)
                 pieces.append(b"".join(map(encode_replies, replies)))
-                self.held_bytes += len(pieces[-1])
+                self._held.total += len(pieces[-1])
                 position = position.add(needed)
                 took_us = executor.now_us() - began_us
                 executor.note_slice(requests, peer, took_us)

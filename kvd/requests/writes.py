@@ -24,7 +24,7 @@ class WriteHandlers:
     def __init__(self, database: Database, limits: LimitChecker) -> None:
         self._database = database
         self._limits = limits
-        self._memory = database.room
+        self._memory = database.memory
 
     def set(self, request: messages.Set, peer: Peer) -> int:
         """Store values; return the version."""
@@ -130,7 +130,7 @@ class WriteHandlers:
     def _once(self, how: How | None, peer: Peer, write: Callable[[], Reply]) -> Reply:
         if how is None or how.id is None:
             return write()
-        return self._database.once(peer.uid, how.id, how.since, write)
+        return self._database.run_once(peer.uid, how.id, how.since, write)
 
     def _expiry(self, how: How | None, peer: Peer, keys: Collection[str], *, keeps: bool = False) -> Expiry:
         """The expiry of ``keys``, by what the request's options and the rules for their prefixes say."""
@@ -142,7 +142,7 @@ class WriteHandlers:
         ttl_us = None if how.ttl is None else how.ttl * 1000
         ttls_us = {key: ttl * 1000 for key, ttl in how.ttls.items()} if how.ttls else None
         owner = peer if how.ephemeral else None
-        return self._database.life(ttl_us, ttls_us=ttls_us, keep=how.keep_ttl or keeps, owner=owner)
+        return self._database.expiry(ttl_us, ttls_us=ttls_us, keep=how.keep_ttl or keeps, owner=owner)
 
     def _expiry_by_rules(self, how: How | None, peer: Peer, keys: Collection[str], *, keeps: bool) -> Expiry:
         how = How() if how is None else how
@@ -160,7 +160,7 @@ class WriteHandlers:
                 ttls_us[key] = ttl * 1000
         if not ttls_us and not keep and not how.ephemeral:
             return NO_EXPIRY
-        return self._database.life(None, ttls_us=ttls_us, keep=keep, owner=peer if how.ephemeral else None)
+        return self._database.expiry(None, ttls_us=ttls_us, keep=keep, owner=peer if how.ephemeral else None)
 
     def _check_max_ttl(self, key: str, ttl_ms: int | None) -> None:
         rule = self._memory.rules.rule_of(key)

@@ -19,7 +19,7 @@ from kvd.requests.authentication import Authentication
 from kvd.requests.errors import error_reply
 from kvd.requests.executor import Executor
 from kvd.requests.peer import Peer
-from kvd.requests.sliced import SlicedRuns
+from kvd.requests.sliced import HeldBytes, SlicedRuns
 from kvd.requests.streams import may_go_on
 from kvd.server.busy_poll import BusyPoll
 from kvd.server.connection import Connection, Connections
@@ -47,6 +47,7 @@ class Server:
         authentication: Authentication,
         metrics: ServerMetrics,
         connections: Connections,
+        sliced_bytes: HeldBytes,
         loop: asyncio.AbstractEventLoop,
         busy_poll_us: int = 0,
     ) -> None:
@@ -57,7 +58,7 @@ class Server:
         self.loop = loop
         self.busy_poll = BusyPoll(loop, busy_poll_us) if busy_poll_us else None
         self.set_batch = SetBatcher(executor, engine.durability, loop)
-        self.sliced_runs = SlicedRuns(executor)
+        self.sliced_runs = SlicedRuns(executor, sliced_bytes)
         self.connections = connections
         self._near_caches = engine.near_caches
         self._metrics = metrics

@@ -20,11 +20,15 @@ from typing import Any
 import msgspec
 
 from kvd.engine.database import Database
-from kvd.engine.durability import Durability, LogPosition, MemoryDurability
+from kvd.engine.durability import Durability, LogDurability, LogPosition, MemoryDurability
 from kvd.engine.engine import Engine
+from kvd.engine.expiry import TIMER_GRAIN_S
 from kvd.engine.feeds import Feeds
 from kvd.engine.generations import GenerationTable
+from kvd.engine.journal import DurableJournal
 from kvd.engine.near_cache import NearCaches
+from kvd.engine.records import RecordMaker
+from kvd.engine.replay import Replay
 from kvd.engine.snapshots import Snapshots
 from kvd.journal.commit_log import CommitLog
 from kvd.protocol.errors import CODES
@@ -37,7 +41,7 @@ from kvd.requests.errors import RequestError, error_reply
 from kvd.requests.executor import Executor
 from kvd.requests.limits import LimitChecker
 from kvd.requests.peer import Peer
-from kvd.requests.sliced import Result
+from kvd.requests.sliced import HeldBytes, Result
 from kvd.server import session as session_module
 from kvd.server.connection import Connections
 from kvd.server.server import Server
@@ -84,7 +88,12 @@ def build_database(
     window: WindowLimits | None = None, *, clock: Clock | None = None, timer: Clock | None = None
 ) -> Database:
     """An empty database. ``clock`` gives the times of commits, ``timer`` those of deadlines, both in µs."""
-    return Database(window, clock=clock or TickingClock(1_000_000), timer=timer or ManualClock(10**9))
+    return Database(
+        window,
+        clock=clock or TickingClock(1_000_000),
+        timer=timer or ManualClock(10**9),
+        scheduler=ManualScheduler(),
+    )
 
 
 def build(
@@ -94,6 +103,7 @@ def build(
     clock: Clock | None = None,
     timer: Clock | None = None,
     database: Database | None = None,
+    durability: Durability | None = None,
     log: CommitLog | None = None,
     sync: str = "always",
     tokens: Mapping[str, str | None] | None = None,
@@ -102,20 +112,28 @@ def build(
 ) -> "InMemoryServer":
     """Build a server: with a database of its own unless it is passed, in memory only unless ``log`` is passed.
 
-    ``loop`` is for tests with sessions, sockets or a log. Without it a `ManualScheduler` stands in its place.
+    ``durability``: of a database that is passed and has a log. ``loop`` is for tests with sessions, sockets or a log;
+    without it a `ManualScheduler` stands in its place.
     """
-    if database is None:
-        database = build_database(window, clock=clock, timer=timer)
-    database.log = database.log or log
     scheduler: Any = loop or ManualScheduler()
-    durability: Any = MemoryDurability(database)
+    connections, sliced_bytes = Connections(scheduler.time), HeldBytes()
     if log is not None:
         assert loop is not None
-        durability = Durability(database, log, sync, 100, loop, _fail)
+        contents = Replay(window, clock or TickingClock(1_000_000), timer or ManualClock(10**9))
+        durability = log_durability = LogDurability(contents.store, log, sync, 100, loop, _fail)
+        records = RecordMaker(contents.store.lifetimes, contents.clock, contents.timer)
+        journal = DurableJournal(log, contents.store, records, log_durability)
+        database = Database(contents=contents, journal=journal, buffer_bytes=connections.buffer_bytes)
+    if database is None:
+        database = build_database(window, clock=clock, timer=timer)
+    durability = durability or MemoryDurability()
     engine = Engine(
-        database, durability, Snapshots(database.store, database.timer), Feeds(database), NearCaches(database)
+        database,
+        durability,
+        Snapshots(database.store, database.timer, database.scheduler),
+        Feeds(database),
+        NearCaches(database.generations, database.scheduler, lambda: None, notes_changes=not durability.always),
     )
-    connections = Connections(scheduler.time)
     telemetry = Telemetry(
         ServerMetrics(database.store.version), SlowLog(), HotKeys(), LoopLag(scheduler.call_later), connections.__len__
     )
@@ -123,8 +141,8 @@ def build(
     authentication = Authentication(database, limit_checker, Access(), tokens or {})
     backend = backend or FakeBackend()
     executor = Executor(engine, telemetry, limit_checker, authentication, backend)
-    server = Server(executor, engine, authentication, telemetry.metrics, connections, scheduler)
-    return InMemoryServer(engine, telemetry, limit_checker, authentication, executor, server, backend)
+    server = Server(executor, engine, authentication, telemetry.metrics, connections, sliced_bytes, scheduler)
+    return InMemoryServer(engine, telemetry, limit_checker, authentication, executor, server, sliced_bytes, backend)
 
 
 def connect(
@@ -133,6 +151,12 @@ def connect(
     """A connection to a server of its own. ``window``: the limits of its history."""
     server = build(limits, window=WindowLimits(**window), tokens={token: None} if token else {})
     return server.connect(uid)
+
+
+def deadlines_us(database: Database) -> list[int]:
+    """In how many microseconds each deadline was that the database set a timer for."""
+    calls = database.scheduler.calls_of(database.expirer)  # type: ignore[attr-defined] # a ManualScheduler
+    return [round((call.delay_s - TIMER_GRAIN_S) * 1_000_000) for call in calls]
 
 
 def _fail(error: BaseException) -> None:
@@ -150,6 +174,7 @@ class InMemoryServer:
         authentication: Authentication,
         executor: Executor,
         server: Server,
+        sliced: HeldBytes,
         backend: Any,  # noqa: ANN401 - a FakeBackend, or the test's own
     ) -> None:
         self.engine = engine
@@ -158,10 +183,12 @@ class InMemoryServer:
         self.authentication = authentication
         self.executor = executor
         self.server = server
+        self._sliced = sliced
         self.backend = backend
         self.database = engine.database
         self.durability: Any = engine.durability
         self.timer: Any = self.database.timer
+        self.scheduler: Any = self.database.scheduler
         self.snapshots = engine.snapshots
         self.feeds = engine.feeds
         self.near_caches = engine.near_caches
@@ -231,14 +258,14 @@ class InMemoryServer:
 
     def share_table(self) -> GenerationTable:
         """Make the table of generations that near caches share, as the first of them does when it attaches."""
-        return self.near_caches._make_table(lambda: None)
+        return self.database.generations.create(1 << 10, notes_changes=True)
 
     # ------------------------------------------------------------------ looking
 
     @property
     def sliced_bytes(self) -> int:
         """What the frames that run in slices hold: their input, and their replies so far."""
-        return self.server.sliced_runs.held_bytes
+        return self._sliced.total
 
     def metric(self, name: str) -> int:
         """One of the database's counters."""

@@ -13,13 +13,15 @@ import msgspec
 import pytest
 
 from kvd.engine.durability import NO_WAIT
+from kvd.journal.commit_log import CommitLog
+from kvd.journal.records import Header
 from kvd.protocol import messages
 from kvd.protocol.messages import decode_batch
 from kvd.requests import permissions
 from kvd.requests.access import ADMINISTER, CACHE, READ, RIGHTS, WRITE, Access, AccessRule, Identity
 from tests.harness.in_memory import FakeBackend, build
 from tests.journal.disks import MemoryDisk
-from tests.journal.running import Running
+from tests.journal.running import ME
 from tests.server.test_access import PEOPLE, ROUNDS, WORLD, asked, connect, oracle, random_rules, state
 
 ADMINISTRATORS: list[list[Any]] = [
@@ -202,11 +204,11 @@ def test_a_denied_request_waits_for_no_disk_whatever_it_names(key: str, request_
     named = json.loads(json.dumps(request_).replace("KEY", key))
 
     async def run() -> None:
-        running = Running(MemoryDisk())
-        server = build(database=running.database, log=running.log, loop=asyncio.get_running_loop())
-        running.set({"there": b""})
+        log = CommitLog(MemoryDisk(), Header(0, 1, 0, 0, bytes(8)), 1 << 20, lambda: 4711)
+        server = build(log=log, loop=asyncio.get_running_loop())
+        server.database.set({"there": b""}, ME)
         await server.flush()
-        running.set({"latest": b""})
+        server.database.set({"latest": b""}, ME)
         server.set_rules([AccessRule(prefix="own", everyone=True, rights=("read",))])
         client = server.connect_as(Identity(uid=5001))
         requests = decode_batch(msgspec.msgpack.encode([named]))
