@@ -13,9 +13,9 @@ SOURCES = sorted(path for package in ("kvd", "kv") for path in (ROOT / package).
 MAY_IMPORT = {
     "kvd.protocol": [],
     "kvd.store": [],
-    "kvd.journal": ["kvd.store", "kvd.engine"],
+    "kvd.journal": ["kvd.store"],
     "kvd.telemetry": ["kvd.protocol", "kvd.store", "kvd.requests"],
-    "kvd.engine": ["kvd.protocol", "kvd.store", "kvd.journal", "kvd.telemetry", "kvd.requests", "kvd.server"],
+    "kvd.engine": ["kvd.protocol", "kvd.store", "kvd.journal", "kvd.telemetry"],
     "kvd.requests": ["kvd.protocol", "kvd.store", "kvd.journal", "kvd.telemetry", "kvd.engine", "kvd.server"],
     "kvd.server": ["kvd.protocol", "kvd.store", "kvd.engine", "kvd.requests", "kvd.telemetry"],
     "kvd.http": ["kvd.protocol", "kvd.server", "kvd.engine", "kvd.requests", "kvd.telemetry"],
@@ -36,6 +36,8 @@ LIGHT = {
     "kvd.protocol",
     "kvd.protocol.address",
     "kvd.protocol.errors",
+    "kvd.protocol.exits",
+    "kvd.protocol.frames",
     "kvd.protocol.keepalive",
     "kvd.protocol.near_cache",
 }

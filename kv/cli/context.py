@@ -1,19 +1,20 @@
-"""What a command works with: its options, where it prints, and the way to the daemon."""
+"""What a command works with: where it prints, and the way to the daemon."""
 
 from kv.cli.failures import UsageError
 from kv.cli.output import Output, complain
-from kv.cli.parser import DEFAULT_TIMEOUT_S, Options
+from kv.cli.parser import DEFAULT_TIMEOUT_S, CommonOptions
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from kv.blocking.client import Client
-    from kv.cli.points import Point
+    from kv.cli.points import HistoryPoint
+    from kvd.service.progress import ProgressBar
 
 
 class Context:
-    """One run of one command."""
+    """One run of one command; ``options`` are those that every command has."""
 
-    def __init__(self, options: Options, output: Output) -> None:
+    def __init__(self, options: CommonOptions, output: Output) -> None:
         self.options = options
         self.output = output
         output.quiet = options.quiet
@@ -23,25 +24,22 @@ class Context:
 
         ``waits``: the command waits for something else, and --timeout is how long for that.
         """
-        from kv.blocking.client import connect
+        from kv.blocking.client import Client
         from kv.wire.codecs import light
 
         timeout_s = self.options.timeout_s(default_timeout_s, flag=not waits)
         try:
             if self.options.socket == "":
                 raise ValueError("an address cannot be empty")
-            return connect(self.options.socket, timeout=timeout_s, token_file=self.options.token_file, codec=light())
+            return Client(self.options.socket, timeout=timeout_s, token_file=self.options.token_file, codec=light())
         except ValueError as error:
             raise UsageError(f"{error}; write a socket's path, tcp://HOST:PORT or tls://HOST:PORT") from None
 
-    def point(self, option: str) -> "Point | None":
-        """The point in the history that an option names, if it was given. Raises UsageError."""
-        text = getattr(self.options, option, None)
-        if text is None:
-            return None
-        from kv.cli.points import Point
+    def progress(self, unit: str, label: str) -> "ProgressBar":
+        """``with context.progress("B", "restoring") as bar:``, and ``bar.update(done, total)`` now and then."""
+        from kv.cli.progress import progress_bar
 
-        return Point(text, f"--{option}")
+        return progress_bar(unit, label, quiet=self.options.quiet)
 
     def print(self, text: str) -> None:
         """One line of output; ``text`` is already safe to show."""
@@ -68,6 +66,15 @@ class Context:
         """Name the missing keys on stderr, behind what was printed so far."""
         for key in keys:
             self.complain(f"error: no such key: {key}")
+
+
+def history_point(text: str | None, option: str) -> "HistoryPoint | None":
+    """The point in the history that ``option`` names, if it was given. Raises UsageError."""
+    if text is None:
+        return None
+    from kv.cli.points import HistoryPoint
+
+    return HistoryPoint(text, option)
 
 
 def checked_keys(operands: list[str], command: str) -> list[str]:

@@ -1,6 +1,6 @@
 """What ends a command early. Each becomes one line on stderr and an exit code, in main.py."""
 
-from kv.cli import exits
+from kvd.protocol import exits
 
 
 class CommandFailed(Exception):

@@ -2,8 +2,8 @@
 
 import os
 
-from kv.cli import exits
 from kv.cli.failures import CommandFailed
+from kvd.protocol import exits
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -1,9 +1,9 @@
 """What ``kv help``, ``-h`` and a bare ``kv`` print: examples first."""
 
-from kv.cli import exits
 from kv.cli.parser import build
 from kv.cli.points import HELP as TIMES
 from kv.cli.registry import COMMANDS, Command, find_or_suggest
+from kvd.protocol import exits
 
 _OVERVIEW = """\
 kv: keys and values, kept by a daemon on this host.

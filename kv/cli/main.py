@@ -4,13 +4,13 @@ import gc
 import os
 import sys
 
-from kv.cli import exits
 from kv.cli.failures import CommandFailed, OutputFailed
 from kv.cli.output import Output, complain
+from kvd.protocol import exits
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from kv.cli.parser import Options
+    from kv.cli.parser import CommonOptions
 
 # Looking for garbage would cost a short command one and a half of its twenty milliseconds; these live longer.
 _COLLECTS_GARBAGE = ("serve", "watch", "wait", "lock", "backup", "restore", "check", "export", "import", "bench")
@@ -55,24 +55,25 @@ def _dispatch(arguments: list[str], output: Output) -> int:
         gc.enable()
     if command.name != "serve":  # which has its own care for its descriptors
         _hold_standard_descriptors()
-    options = parse(build(command), before + after)
+    module = command.load()
+    options = parse(build(command), before + after, module.Options())
     if options.help or options.version:
         return _explain(command.name, options, output)
     from kv.cli.context import Context
 
-    return int(command.load().run(Context(options, output)))
+    return int(module.run(Context(options, output), options))
 
 
 def _without_command(before: list[str], output: Output) -> int:
-    from kv.cli.parser import Parser, add_common, parse
+    from kv.cli.parser import CommonOptions, Parser, add_common, parse
 
     parser = Parser("kv")
     add_common(parser)
-    options = parse(parser, before)
+    options = parse(parser, before, CommonOptions())
     return _explain("", options, output)
 
 
-def _explain(topic: str, options: "Options", output: Output) -> int:
+def _explain(topic: str, options: "CommonOptions", output: Output) -> int:
     from kv.cli.commands import version
     from kv.cli.helptext import explain
 

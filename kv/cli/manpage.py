@@ -3,10 +3,10 @@
 import argparse
 import sys
 
-from kv.cli import exits
 from kv.cli.parser import Parser, add_common, build
 from kv.cli.points import HELP as TIMES
 from kv.cli.registry import COMMANDS, Command
+from kvd.protocol import exits
 
 _INTRODUCTION = """\
 kv talks to the kvd daemon, which keeps keys and values for the programs and people of one Linux host. A key is any

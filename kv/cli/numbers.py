@@ -9,17 +9,17 @@ if TYPE_CHECKING:
 _HIGHEST = (1 << 63) - 1
 
 
-def whole(name: str, least: int = 0) -> "Callable[[str], int]":
-    """Reads what follows option ``name`` as a number from ``least`` on; raises UsageError."""
+def whole_number(name: str, minimum: int = 0) -> "Callable[[str], int]":
+    """A reader of what follows the option ``name``: a whole number, ``minimum`` or greater. It raises UsageError."""
 
     def read(text: str) -> int:
-        if not (text.isascii() and text.isdigit() and len(text) < 20 and least <= int(text) <= _HIGHEST):
-            raise UsageError(f"{name} is a whole number from {least} on, not {text!r}")
+        if not (text.isascii() and text.isdigit() and len(text) < 20 and minimum <= int(text) <= _HIGHEST):
+            raise UsageError(f"{name} is a whole number from {minimum} on, not {text!r}")
         return int(text)
 
     return read
 
 
-def counted(number: int, noun: str) -> str:
+def plural(number: int, noun: str) -> str:
     """``1 key``, ``2 keys``."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

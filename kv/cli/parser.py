@@ -15,7 +15,9 @@ from kv.cli.registry import Command
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import NoReturn
+    from typing import NoReturn, TypeVar
+
+    Options = TypeVar("Options", bound="CommonOptions")
 
 _WIDTH = 100
 _COMMON_WITH_VALUE = ("-s", "--socket", "--token-file", "--timeout")
@@ -30,8 +32,12 @@ class Formatter(argparse.RawDescriptionHelpFormatter):
         super().__init__(prog, max_help_position=28, width=_WIDTH)
 
 
-class Options(argparse.Namespace):
-    """What was asked for; the common options with their defaults."""
+class CommonOptions:
+    """The options that every command has, with their defaults. Each command adds its own in a subclass.
+
+    argparse sets what the command line has and leaves the rest (``argument_default=SUPPRESS``). So an option may stand
+    before or after the command, and its default stands once, in the class, where mypy sees its type.
+    """
 
     socket: str | None = None
     token_file: str | None = None
@@ -40,7 +46,7 @@ class Options(argparse.Namespace):
     verbose: bool = False
     help: bool = False
     version: bool = False
-    json: bool = False
+    # Set by ``parse``: the operands, the words of a command to run, the values of each verbatim option.
     operands: list[str]
     command: list[str]
     verbatim: dict[str, list[str]]
@@ -82,7 +88,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def completed(action: argparse.Action, kind: str) -> argparse.Action:
-    """Mark ``action`` as completed by ``kind``, one of the names in complete.py."""
+    """Mark ``action`` as completed by ``kind``, one of the names in completers.py."""
     action.completes = kind  # type: ignore[attr-defined]
     return action
 
@@ -143,10 +149,10 @@ def _common_width(word: str) -> int:
     raise UsageError(f"unknown option before the command: {word}; write it behind the command, or see 'kv help'")
 
 
-def parse(parser: Parser, arguments: list[str]) -> Options:
-    """The options and operands of one command. Raises UsageError."""
+def parse(parser: Parser, arguments: list[str], options: "Options") -> "Options":
+    """Set what the command line says on ``options``, which has the defaults, and return it. Raises UsageError."""
     arguments, verbatim, literal = _set_aside(parser, arguments)
-    options, rest = parser.parse_known_args(arguments, Options())
+    options, rest = parser.parse_known_args(arguments, options)
     options.verbatim = verbatim
     for word in rest:
         if word.startswith("-") and word != "-" and not (parser.takes_numbers and word[1:].isdigit()):

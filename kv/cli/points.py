@@ -26,7 +26,7 @@ higher; they may have gaps. Old ones stay readable for a while ('kv status' name
 history is an error, never a guess."""
 
 
-class Point:
+class HistoryPoint:
     """What was written on the command line; ``version`` finds out what it means."""
 
     def __init__(self, text: str, name: str) -> None:

@@ -7,14 +7,14 @@ kv's connection to the daemon open.
 import os
 import signal
 
-from kv.cli import exits
 from kv.cli.failures import CommandFailed
+from kvd.protocol import exits
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from kv.cli.parser import Options
+    from kv.cli.parser import CommonOptions
 
 # What Python itself ignores, and a command expects to be as usual.
 _USUAL = (signal.SIGPIPE, signal.SIGXFSZ)
@@ -52,7 +52,7 @@ def input_of(data: bytes) -> int:
     return descriptor
 
 
-def environment(options: "Options", **more: "str | bytes | None") -> "dict[str, str | bytes]":
+def environment(options: "CommonOptions", **more: "str | bytes | None") -> "dict[str, str | bytes]":
     """Ours, with ``more`` in it (None: not there), and the daemon that was named on the command line."""
     found: dict[str, str | bytes] = dict(os.environ)
     named = {"KVD_SOCKET": options.socket, "KVD_TOKEN_FILE": options.token_file}

@@ -1,4 +1,4 @@
-"""A bar on stderr while something takes long: only on a terminal, and only if it takes longer than a moment."""
+"""A bar on stderr while something takes long: only on a terminal, and only after half a second."""
 
 import os
 
@@ -6,12 +6,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Self
 
-# What is over sooner needs no bar.
+    from kvd.service.progress import ProgressBar
+
 _DELAY_S = 0.5
 
 
-class Bar:
-    """Shows nothing; what ``bar`` gives where there is no terminal."""
+class _HiddenBar:
+    """Shows nothing: standard error is no terminal, or --quiet."""
 
     is_visible = False
 
@@ -19,17 +20,14 @@ class Bar:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.close()
+        """End nothing."""
 
-    def reach(self, done: int, total: int) -> None:
-        """So much is done, of so much in all; 0 if that is not known."""
-
-    def close(self) -> None:
-        """It is over."""
+    def update(self, done: int, total: int) -> None:
+        """Show nothing."""
 
 
-class _Shown(Bar):
-    """A bar drawn by tqdm."""
+class _TerminalBar:
+    """A bar that tqdm draws."""
 
     is_visible = True
 
@@ -40,14 +38,18 @@ class _Shown(Bar):
         delay_s = 0.0 if os.environ.get("TQDM_DELAY") == "0" else _DELAY_S
         self._bar = tqdm(desc=label, unit=unit, unit_scale=True, unit_divisor=1000, delay=delay_s, leave=False)
 
-    def reach(self, done: int, total: int) -> None:
+    def __enter__(self) -> "Self":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.close()
+
+    def update(self, done: int, total: int) -> None:
+        """Show that ``done`` of ``total`` are done; 0 if the total is not known."""
         self._bar.total = max(total, done) or None
         self._bar.update(done - self._bar.n)
 
-    def close(self) -> None:
-        self._bar.close()
 
-
-def bar(unit: str, label: str, *, quiet: bool = False) -> Bar:
-    """``with bar("B", "restoring") as shown:``, and ``shown.reach(done, total)`` now and then."""
-    return Bar() if quiet or not os.isatty(2) else _Shown(unit, label)
+def progress_bar(unit: str, label: str, *, quiet: bool = False) -> "ProgressBar":
+    """A bar on standard error, if that is a terminal."""
+    return _HiddenBar() if quiet or not os.isatty(2) else _TerminalBar(unit, label)

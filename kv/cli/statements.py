@@ -88,9 +88,9 @@ def _check(line: int, key: str, *condition: str) -> Statement:
     if len(condition) == 2 and condition[0] == "=":
         return Statement(line, "=", _key(key), _value(condition[1]))
     if len(condition) == 2 and condition[0] == "version":
-        from kv.cli.numbers import whole
+        from kv.cli.numbers import whole_number
 
-        return Statement(line, "version", _key(key), whole("a version")(condition[1]))
+        return Statement(line, "version", _key(key), whole_number("a version")(condition[1]))
     raise UsageError(f"write {_FORMS['check']}")
 
 

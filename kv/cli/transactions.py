@@ -5,19 +5,19 @@ what it writes if none of that has changed meanwhile. If it has, the whole is do
 hold ends with a refusal.
 """
 
-from kv.cli import exits
 from kv.cli.authors import entry_text
 from kv.cli.commands.increment import number_in
 from kv.cli.escape import show
 from kv.cli.failures import CommandFailed
 from kv.cli.statements import Statement
+from kvd.protocol import exits
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from kv.blocking.client import Client
-    from kv.cli.writing import How
+    from kv.cli.writing import WriteOptions
     from kv.results import Versioned
 
 _MAX_ATTEMPTS = 30
@@ -81,10 +81,12 @@ class Outcome:
         self.shown.append((statement.key, self.writes[statement.key]))
 
 
-def _commit(client: "Client", writes: "Mapping[str, bytes | None]", reads: dict[str, int], how: "How | None") -> int:
-    if how is None:
+def _commit(
+    client: "Client", writes: "Mapping[str, bytes | None]", reads: dict[str, int], options: "WriteOptions | None"
+) -> int:
+    if options is None:
         return client.commit(writes, reads=reads)
-    return client.commit(writes, reads=reads, ttl=how.ttl_s, keep_ttl=how.keep_ttl, sync=how.sync)
+    return client.commit(writes, reads=reads, ttl=options.ttl_s, keep_ttl=options.keep_ttl, sync=options.sync)
 
 
 def carry_out(
@@ -92,13 +94,14 @@ def carry_out(
     statements: list[Statement],
     *,
     dry_run: bool = False,
-    how: "How | None" = None,
+    options: "WriteOptions | None" = None,
 ) -> tuple[Outcome, int | None]:
     """The outcome, and the version of its commit, if there was one to make. Raises CommandFailed, KvdError."""
-    from kv.errors import Conflict
+    from kv.blocking.steps import retry_on_conflict
 
     keys = list(dict.fromkeys(each.key for each in statements if each.does not in ("set", "del")))
-    for attempt in range(_MAX_ATTEMPTS):
+
+    def attempt() -> tuple[Outcome, int | None]:
         outcome = Outcome(client.fetch(keys) if keys else {})
         try:
             for statement in statements:
@@ -106,23 +109,11 @@ def carry_out(
         except CheckFailed as failed:
             raise CommandFailed(_refusal(client, failed), exits.CONFLICT) from None
         if not outcome.writes or dry_run:
-            break
-        try:
-            reads = {key: found.version for key, found in outcome.found.items()}
-            return outcome, _commit(client, outcome.writes, reads, how)
-        except Conflict:
-            if attempt == _MAX_ATTEMPTS - 1:
-                raise
-            _pause(attempt)
-    return outcome, None
+            return outcome, None
+        reads = {key: found.version for key, found in outcome.found.items()}
+        return outcome, _commit(client, outcome.writes, reads, options)
 
-
-def _pause(attempt: int) -> None:
-    """Longer and longer, and random: those who met in a conflict are not to meet again."""
-    from random import random
-    from time import sleep
-
-    sleep(random() * min(0.2, 0.002 * 2**attempt))  # noqa: S311 (no secret)
+    return retry_on_conflict(attempt, _MAX_ATTEMPTS)
 
 
 def _refusal(client: "Client", failed: CheckFailed) -> str:

@@ -1,27 +1,30 @@
-"""What the commands that write have in common: how long it shall live, and whether to wait for the disk."""
+"""The options that the commands that write have in common: how long keys live, and whether to wait for the disk."""
 
-from kv.cli.parser import Options, Parser, completed
+from kv.cli.parser import CommonOptions, Parser, completed
 
 
-class How:
-    """What a command line says about its writes; None and False where it says nothing."""
+class SyncOption(CommonOptions):
+    """Whether to wait until the commit is on the disk; None: as the daemon is configured."""
 
-    __slots__ = ("keep_ttl", "sync", "ttl_s")
+    sync: bool | None = None
 
-    def __init__(self, options: Options) -> None:
-        self.ttl_s: float | None = getattr(options, "ttl", None)
-        self.keep_ttl: bool = getattr(options, "keep_ttl", False)
-        self.sync: bool | None = getattr(options, "sync", None)
+
+class WriteOptions(SyncOption):
+    """How to write: also how long the keys live; None: without end."""
+
+    ttl_s: float | None = None
+    keep_ttl: bool = False
 
 
 def add_lifetime(parser: Parser) -> None:
     """The options for how long what is written shall live."""
     completed(
         parser.add_argument(
-            "--ttl", metavar="DURATION", type=_ttl, help="delete the keys after so long: 10m, 1h30m, 500ms, 2d, seconds"
+            "--ttl", dest="ttl_s", metavar="DURATION", type=_ttl_s,
+            help="delete the keys after so long: 10m, 1h30m, 500ms, 2d, seconds",
         ),
         "durations",
-    )
+    )  # fmt: skip
     parser.add_argument(
         "--keep-ttl", action="store_true", help="keys that exist keep their end; --ttl is for new ones then"
     )
@@ -36,7 +39,7 @@ def add_sync(parser: Parser) -> None:
     group.add_argument("--no-sync", dest="sync", action="store_false", help="do not wait for that")
 
 
-def _ttl(text: str) -> float:
+def _ttl_s(text: str) -> float:
     from kv.cli.durations import duration_s
 
     return duration_s(text, "--ttl")

@@ -1,17 +1,34 @@
-"""Why a daemon could not start, and the exit codes of ``kv serve`` (sysexits.h where it has a fitting one)."""
+"""Why a daemon cannot start, with the exit code that says so."""
 
-EXIT_FAILURE = 1
-EXIT_USAGE = 2
-EXIT_DAMAGED = 65
-EXIT_IO_ERROR = 74
-EXIT_ALREADY_RUNNING = 75
-EXIT_CONFIGURATION = 78
+import sys
+
+from kvd.protocol import exits
+
+EXIT_FAILURE = exits.FAILURE
+EXIT_USAGE = exits.USAGE
+EXIT_DAMAGED = exits.DAMAGED_DATA
+EXIT_IO_ERROR = exits.IO_ERROR
+EXIT_ALREADY_RUNNING = exits.ALREADY_RUNNING
+EXIT_CONFIGURATION = exits.CONFIGURATION
 
 
 class StartError(Exception):
-    """The daemon cannot start, or what a command was to do offline cannot be done; ``text`` says why and what to do."""
+    """The daemon cannot start, or an offline command cannot do its work; ``text`` says why and what to do."""
 
     def __init__(self, exit_code: int, text: str) -> None:
         super().__init__(text)
         self.exit_code = exit_code
         self.text = text
+
+
+class ConfigError(StartError):
+    """The configuration cannot be used; the text says where the mistake is and what is allowed there."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(exits.CONFIGURATION, text)
+
+
+def print_error(text: str, exit_code: int) -> int:
+    """Print an error on stderr, as one line of ``kv``; return the exit code."""
+    print(f"kv: error: {text}", file=sys.stderr, flush=True)
+    return exit_code

@@ -22,8 +22,9 @@ from kvd.requests.access import Access
 from kvd.requests.errors import RequestError
 from kvd.requests.executor import Administration
 from kvd.service import logs, systemd
-from kvd.service.config import Config, ConfigError
-from kvd.service.config_changes import changes
+from kvd.service.config.changes import changes
+from kvd.service.config.sections import Config
+from kvd.service.errors import ConfigError
 from kvd.service.http import HttpSockets
 from kvd.service.resources import freeze_garbage_collector, raise_descriptor_limit, resident_bytes
 from kvd.service.restart_fence import RestartFence

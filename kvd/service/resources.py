@@ -6,7 +6,7 @@ import os
 import resource
 
 from kvd.protocol.limits import Limits
-from kvd.service.options import Memory
+from kvd.service.config.sections import Memory
 
 logger = logging.getLogger(__name__)
 

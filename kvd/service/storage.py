@@ -10,7 +10,6 @@ import os
 import secrets
 import time
 from collections.abc import Callable
-from typing import Protocol, Self
 
 import msgspec
 
@@ -22,43 +21,16 @@ from kvd.journal.errors import Damaged, JournalError
 from kvd.journal.records import Header
 from kvd.journal.recovery import Recovered, prepare_tail, recover
 from kvd.service import systemd
+from kvd.service.config.sections import Data
 from kvd.service.errors import EXIT_CONFIGURATION, EXIT_DAMAGED, EXIT_IO_ERROR, StartError
 from kvd.service.locks import LockFile
-from kvd.service.options import Data
+from kvd.service.progress import NullProgress, ProgressBar
 from kvd.telemetry.metrics import SYNC_BOUNDS, Histogram
 
 logger = logging.getLogger(__name__)
 
 _REPORT_S = 2.0
 _EXTEND_US = 30_000_000
-
-
-class Bar(Protocol):
-    """Shows a person how far a piece of work is, from ``__enter__`` to ``__exit__``."""
-
-    is_visible: bool
-
-    def reach(self, done: int, total: int) -> None:
-        """``done`` bytes of ``total`` are done."""
-
-    def __enter__(self) -> Self: ...
-
-    def __exit__(self, *error: object) -> None: ...
-
-
-class NullProgress:
-    """Shows nothing."""
-
-    is_visible = False
-
-    def reach(self, done: int, total: int) -> None:
-        """Show nothing."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        """Show nothing."""
 
 
 def _report(done: int, size: int, *, to_log: bool) -> None:
@@ -103,7 +75,7 @@ class DataDirectory:
             raise StartError(EXIT_CONFIGURATION, f"data directory {self._directory}: {problem}")
         self.lock_file.acquire()
 
-    def open(self, bar: Callable[[], Bar] = NullProgress) -> Storage:
+    def open(self, bar: Callable[[], ProgressBar] = NullProgress) -> Storage:
         """Recover what is there, and open the commit log. Raises StartError."""
         self.lock_file.write_pid()
         try:
@@ -118,7 +90,7 @@ class DataDirectory:
             full = " (the disk is full)" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
             raise StartError(EXIT_IO_ERROR, f"data directory {self._directory}: {error.strerror}{full}") from None
 
-    def _recover(self, disk: Disk, bar: Callable[[], Bar]) -> Recovered:
+    def _recover(self, disk: Disk, bar: Callable[[], ProgressBar]) -> Recovered:
         begin = time.monotonic()
         reported = begin
 
@@ -126,7 +98,7 @@ class DataDirectory:
 
             def progress(done: int, size: int) -> None:
                 nonlocal reported
-                shown.reach(done, size)
+                shown.update(done, size)
                 now = time.monotonic()
                 if now - reported > _REPORT_S:
                     reported = now

@@ -22,7 +22,7 @@ from kvd.requests.access import Access
 from kvd.requests.executor import Administration, Commands
 from kvd.server.server import Server
 from kvd.service.checkpoints import Checkpoints, DiskCheckpoints, NoCheckpoints
-from kvd.service.config import Config, History
+from kvd.service.config.sections import Config, History
 from kvd.service.resources import freeze_garbage_collector, memory_limit
 from kvd.service.restart_fence import RestartFence
 from kvd.service.storage import Storage

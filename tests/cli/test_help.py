@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kv.cli import exits
 from kv.cli.manpage import page
 from kv.cli.parser import build
 from kv.cli.registry import COMMANDS
+from kvd.protocol import exits
 
 if TYPE_CHECKING:
-    from tests.cli.conftest import Kv
+    from tests.harness.kv_command import Kv
 
 ROOT = pathlib.Path(__file__).parents[2]
 NAMES = [command.name for command in COMMANDS]

@@ -1,9 +1,11 @@
 """The grammar of the command line, without a daemon."""
 
+from typing import Any
+
 import pytest
 
 from kv.cli.failures import UsageError
-from kv.cli.parser import Options, build, parse, split_command
+from kv.cli.parser import build, parse, split_command
 from kv.cli.registry import COMMANDS, Command, find, find_or_suggest
 
 
@@ -13,8 +15,9 @@ def command(name: str) -> Command:
     return found
 
 
-def parsed(name: str, *words: str) -> Options:
-    return parse(build(command(name)), list(words))
+def parsed(name: str, *words: str) -> Any:  # noqa: ANN401 (the options class of the command)
+    """The options of one command line."""
+    return parse(build(command(name)), list(words), command(name).load().Options())
 
 
 def test_common_options_stand_before_or_behind_the_command() -> None:

@@ -5,7 +5,7 @@ import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tests.cli.conftest import Kv
+    from tests.harness.kv_command import Kv
 
 # Run by an interpreter of its own: the modules that kv adds to those which Python itself needs to start.
 MODULES_OF = """
@@ -88,4 +88,10 @@ def test_no_client_command_imports_anything_heavy(kv: "Kv") -> None:
 def test_get_imports_nothing_of_the_daemon(kv: "Kv") -> None:
     kv.ok("set", "a=1")
     of_the_daemon = {name for name in modules_of(kv, "get", "a") if name.startswith("kvd")}
-    assert of_the_daemon <= {"kvd", "kvd.protocol", "kvd.protocol.address", "kvd.protocol.errors"}
+    assert of_the_daemon <= {
+        "kvd",
+        "kvd.protocol",
+        "kvd.protocol.address",
+        "kvd.protocol.errors",
+        "kvd.protocol.exits",
+    }

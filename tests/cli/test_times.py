@@ -4,11 +4,11 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kv.cli.failures import UsageError
-from kv.cli.points import Point
+from kv.cli.points import HistoryPoint
 from kv.cli.times import maybe_time_us, show_time, time_json
 
 NOON_US = 1_795_435_200_000_000  # 2026-11-23 12:00:00 UTC, 15:00 here
@@ -56,14 +56,16 @@ def test_what_is_a_moment(text: str, moment: str) -> None:
 def test_what_is_none(text: str) -> None:
     assert maybe_time_us(text, NOON_US) is None
     with pytest.raises(UsageError, match=r"--at"):
-        Point(text or "?", "--at")
+        HistoryPoint(text or "?", "--at")
 
 
+@settings(deadline=None)
 @given(st.text(alphabet="0123456789-+:TZ .@mhsago", max_size=30))
 def test_any_text_is_a_moment_or_none(text: str) -> None:
     maybe_time_us(text, NOON_US)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 4_000_000_000_000_000))
 def test_a_moment_for_programs_is_read_as_the_same(moment_us: int) -> None:
     text = time_json(moment_us)
@@ -79,9 +81,9 @@ def test_moments_for_people_are_local() -> None:
 @pytest.mark.parametrize("text", ["99999999999999999999", "9223372036854775808", "1.5", "1234x", "-1", "v12", "NOW"])
 def test_what_is_neither_a_version_nor_a_time(text: str) -> None:
     with pytest.raises(UsageError, match="--to"):
-        Point(text, "--to")
+        HistoryPoint(text, "--to")
 
 
 def test_a_time_in_the_future_is_refused() -> None:
     with pytest.raises(UsageError, match="in the future"):
-        Point("2300-01-01", "--at")
+        HistoryPoint("2300-01-01", "--at")

@@ -13,10 +13,11 @@ import kv
 import kv.aio
 from kv.api.locks import MAKING
 from kv.near_cache.cache import DecodedObjects
-from tests.client.conftest import DEADLINE_S, ROOT
+from tests.harness.processes import ROOT
+from tests.harness.waiting import DEADLINE_S
 
 if TYPE_CHECKING:
-    from tests.client.conftest import Daemon
+    from tests.harness.daemon import Daemon
 
 CALLERS = 8
 
@@ -175,7 +176,7 @@ def test_made_objects_are_bounded() -> None:
     values = [b"%d" % number for number in range(5)]
     for number, value in enumerate(values):
         assert objects.of(str(number), value, int) == number
-    assert len(objects._made) <= 2
+    assert len(objects._objects) <= 2
 
 
 def test_decoding_with_asyncio(shared_daemon: "Daemon") -> None:

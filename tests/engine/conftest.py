@@ -6,7 +6,7 @@ import pytest
 
 from kvd.engine.database import Database
 from kvd.store.window import WindowLimits
-from tests.engine.schedulers import ListScheduler
+from tests.harness.clocks import RecordingScheduler
 
 
 class Clocks:
@@ -15,7 +15,7 @@ class Clocks:
     def __init__(self) -> None:
         self.wall_us = 1_000_000
         self.even_us = 5_000
-        self.scheduler = ListScheduler()
+        self.scheduler = RecordingScheduler()
 
     def pass_(self, us: int) -> None:
         """Time passes, as both clocks see it."""

@@ -230,7 +230,7 @@ def test_the_first_commit_of_an_empty_history_starts_its_upkeep_once(database: D
     assert not database.upkeep.is_armed
     database.set({"a": b""}, ME)
     database.set({"a": b""}, ME)
-    assert (len(clocks.scheduler.of(database.upkeep)), database.upkeep.is_armed) == (1, True)
+    assert (len(clocks.scheduler.handles_of(database.upkeep)), database.upkeep.is_armed) == (1, True)
 
 
 def test_growth_is_told_each_time_it_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -175,7 +175,8 @@ def test_the_timer_is_set_anew_for_each_deadline_that_comes_first(database: Data
     database.increment("n", 1, ME, database.expiry(10, keep=False, owner=None))
     database.commit({"c": b""}, {}, [], 0, ME, database.expiry(5, keep=False, owner=None))
     assert timers() == [50, 30, 20, 10, 5]
-    assert [call.is_cancelled for call in clocks.scheduler.of(database.expirer)] == [True] * 4 + [False]
+    cancelled = [handle.cancelled() for handle in clocks.scheduler.handles_of(database.expirer)]
+    assert cancelled == [True] * 4 + [False]
     assert database.next_look_us() == 5
 
 

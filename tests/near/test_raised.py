@@ -9,13 +9,10 @@ from kvd.engine.database import Database
 from kvd.engine.errors import EngineError
 from kvd.engine.near_cache import NearCaches, refuse_leases
 from kvd.engine.replay import Replay
-from kvd.protocol.limits import Limits
-from kvd.protocol.messages import Attach
-from kvd.requests.executor import Administration, Commands
-from kvd.server.peers import Peer
 from kvd.store.authors import NOBODY
 from kvd.store.errors import StoreError
-from tests.near.conftest import SCALE
+from tests.harness.in_memory import build_database, connect
+from tests.harness.waiting import SCALE
 
 KEYS = ["a", "b", "c", "d"]
 STEPS = 3_000 * SCALE
@@ -160,34 +157,25 @@ def near_caches_of(database: Database, begin_leases: Callable[[], None] = lambda
     return NearCaches(database.generations, database.scheduler, begin_leases, notes_changes=True)
 
 
-def attach(peer: Peer) -> object:
-    database = Database()
-    administration = Administration()
-    commands = Commands(database, Limits(), administration, {}, near_caches=near_caches_of(database))
-    return commands.run([Attach()], peer, 10)
-
-
 def test_over_tcp_there_is_no_table() -> None:
-    peer = Peer("tcp", None)
-    peer.greeted = True
-    (reply,) = attach(peer)  # type: ignore[misc]
-    assert "Unix socket" in reply["message"]
+    client = connect(uid=None)
+    client.peer.greeted = True
+    assert "Unix socket" in client.ask("attach")["message"]
 
 
 def test_after_the_first_frame_there_is_no_table() -> None:
-    peer = Peer("late", 0)
-    peer.fresh = False
-    (reply,) = attach(peer)  # type: ignore[misc]
-    assert "first frame" in reply["message"]
+    client = connect()
+    client.peer.fresh = False
+    assert "first frame" in client.ask("attach")["message"]
 
 
 def test_without_a_fence_there_is_no_table() -> None:
     with pytest.raises(EngineError, match="no near cache"):
-        near_caches_of(Database(), refuse_leases).attach("unfenced")
+        near_caches_of(build_database(), refuse_leases).attach("unfenced")
 
 
 def test_while_stopping_there_is_no_table() -> None:
-    near_caches = near_caches_of(Database())
+    near_caches = near_caches_of(build_database())
     near_caches.close()
     with pytest.raises(EngineError) as refused:
         near_caches.attach("late")
@@ -196,6 +184,6 @@ def test_while_stopping_there_is_no_table() -> None:
 
 def test_without_a_table_nothing_is_called() -> None:
     """So as long as nobody attaches, it costs a comparison."""
-    near_caches = near_caches_of(database := Database())
+    near_caches = near_caches_of(database := build_database())
     assert database.generations.table is None
     assert near_caches.table is None

@@ -46,8 +46,12 @@ class NearLoad:
                 self._left -= count
             progress(self.tally.done)
         stats = self._db.near_cache.stats()
-        names = ("hits", "misses", "refetches", "refreshed")
-        self.tally.near_cache = {name: getattr(stats, name) for name in names}
+        self.tally.near_cache = {
+            "hits": stats.hits,
+            "misses": stats.misses,
+            "refetches": stats.refetches,
+            "refreshed": stats.refreshed,
+        }
 
     def _make(self, count: int) -> None:
         drawn = [self._draw() for _ in range(count)]

@@ -5,11 +5,8 @@ from kvd.protocol.address import parse_tcp
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from kv.cli.parser import Options
+    from kv.cli.bench.options import Options
 
-OPERATIONS = ("get", "set", "del", "incr")
-DISTRIBUTIONS = ("uniform", "zipf")
-DEFAULT_DURATION_S = 5.0
 # What the daemon takes unless configured otherwise; it refuses more itself, this only says so earlier.
 _MAX_VALUE_BYTES = 8 << 20
 _MAX_FRAME_BYTES = 16 << 20
@@ -22,22 +19,19 @@ class Plan:
     """One benchmark."""
 
     def __init__(self, options: "Options") -> None:
-        def given(name: str, default: int) -> int:
-            return int(getattr(options, name, default))
-
-        self.mix: dict[str, float] = _mix(options)
-        self.keys = given("keys", 10_000)
-        self.value_bytes = given("value_size", 64)
-        self.processes = given("processes", 1)
-        self.near_cache: bool = getattr(options, "near_cache", False)
-        self.connections = given("connections", self.processes if self.near_cache else max(16, self.processes))
-        self.pipeline = given("pipeline", 1)
-        self.distribution: str = getattr(options, "distribution", DISTRIBUTIONS[0])
-        self.seed = given("seed", 1)
-        self.requests: int | None = getattr(options, "requests", None)
-        self.duration_s: float | None = None if self.requests else getattr(options, "duration", DEFAULT_DURATION_S)
-        self.address: str | None = options.socket
-        self.token_file: str | None = options.token_file
+        self.mix = _mix(options)
+        self.keys = options.keys
+        self.value_bytes = options.value_bytes
+        self.processes = options.processes
+        self.near_cache = options.near_cache
+        self.connections = options.connections or (self.processes if self.near_cache else max(16, self.processes))
+        self.pipeline = options.pipeline
+        self.distribution = options.distribution
+        self.seed = options.seed
+        self.requests = options.requests
+        self.duration_s = None if self.requests else options.duration_s
+        self.address = options.socket
+        self.token_file = options.token_file
         self.timeout_s = options.timeout_s()
         self._check()
 
@@ -77,55 +71,27 @@ class Plan:
 
     def settings(self) -> "dict[str, object]":
         """For ``--json``: all that another run needs to be the same."""
-        names = ("mix", "keys", "value_bytes", "connections", "processes", "pipeline", "distribution", "near_cache",
-                 "seed", "requests", "duration_s")  # fmt: skip
-        return {name: getattr(self, name) for name in names}
+        return {
+            "mix": self.mix,
+            "keys": self.keys,
+            "value_bytes": self.value_bytes,
+            "connections": self.connections,
+            "processes": self.processes,
+            "pipeline": self.pipeline,
+            "distribution": self.distribution,
+            "near_cache": self.near_cache,
+            "seed": self.seed,
+            "requests": self.requests,
+            "duration_s": self.duration_s,
+        }
 
 
 def _mix(options: "Options") -> dict[str, float]:
     """Operations with their share of all, which add up to 1."""
-    text = getattr(options, "mix", None)
-    if text is None:
-        reads = getattr(options, "reads", 95.0)
-        text = f"get={reads},set={100 - reads}"
+    text = f"get={options.reads},set={100 - options.reads}" if options.mix is None else options.mix
     weights = {name: float(weight) for name, weight in (part.split("=") for part in text.split(","))}
     total = sum(weights.values())
     return {name: weight / total for name, weight in weights.items() if weight}
-
-
-def check_mix(text: str) -> str:
-    """``get=95,set=5``, as it is. Raises UsageError if it is no mix."""
-    problem = f"--mix is operations and their shares, such as get=95,set=5 (of {', '.join(OPERATIONS)}), not {text!r}"
-    seen: set[str] = set()
-    total = 0.0
-    for part in text.split(","):
-        name, equals, weight = part.partition("=")
-        if name not in OPERATIONS or not equals or name in seen:
-            raise UsageError(problem)
-        seen.add(name)
-        total += _weight(weight, problem)
-    if not total:
-        raise UsageError(problem)
-    return text
-
-
-def check_reads(text: str) -> float:
-    """A percentage. Raises UsageError."""
-    problem = f"--reads is a percentage from 0 to 100, not {text!r}"
-    percent = _weight(text, problem)
-    if percent > 100:
-        raise UsageError(problem)
-    return percent
-
-
-def _weight(text: str, problem: str) -> float:
-    try:
-        weight = float(text)
-    except ValueError:
-        weight = -1.0
-    if not 0 <= weight <= 1e9:  # also refuses nan
-        raise UsageError(problem)
-    return weight
 
 
 def _at_most(option: str, value: int, most: int) -> None:

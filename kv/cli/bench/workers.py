@@ -18,11 +18,11 @@ import select
 import signal
 import time
 
-from kv.cli import exits
 from kv.cli.bench.signals import ENDING, deferred
 from kv.cli.bench.tally import Tally
 from kv.cli.failures import CommandFailed
 from kv.errors import KvdError
+from kvd.protocol import exits
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -3,12 +3,11 @@
 import grp
 import pwd
 
-from kv.cli import exits
 from kv.cli.context import Context
 from kv.cli.escape import show
 from kv.cli.failures import UsageError
-from kv.cli.parser import Parser, completed
-from kv.wire import operations
+from kv.cli.parser import CommonOptions, Parser, completed
+from kvd.protocol import exits
 
 USAGE = "kv access [OPTION]... USER KEY"
 EXAMPLES = """
@@ -28,6 +27,14 @@ The exit code is 0 if USER may read KEY, else 1.
 """
 
 
+class Options(CommonOptions):
+    """The options of ``kv access``."""
+
+    user: str | None = None
+    key: str | None = None
+    json: bool = False
+
+
 def arguments(parser: Parser) -> None:
     """The options of ``kv access``."""
     who = "who: a name, a number, group:, token: or certificate:NAME"
@@ -38,14 +45,13 @@ def arguments(parser: Parser) -> None:
     parser.add_argument("--json", action="store_true", help="one JSON object")
 
 
-def run(context: Context) -> int:
+def run(context: Context, options: Options) -> int:
     """Print the decision and the rules that it rests on."""
-    options = context.options
     if options.user is None or options.key is None:
         raise UsageError("who, and which key? kv access USER KEY")
     uid, gids, certificate, token = _identity(options.user)
     with context.connect() as client:
-        told = client._call(operations.access(options.key, uid, gids, certificate, token))
+        told = client.access(options.key, uid=uid, gids=gids, certificate=certificate, token=token)
     may_read = "read" in told["rights"]
     if options.json:
         context.print_json(told)

@@ -2,12 +2,12 @@
 
 import os
 
-from kv.cli import exits
 from kv.cli.context import Context
 from kv.cli.failures import CommandFailed, OutputFailed, UsageError
 from kv.cli.files import Replacing, write_all
-from kv.cli.numbers import counted
-from kv.cli.parser import Parser
+from kv.cli.numbers import plural
+from kv.cli.parser import CommonOptions, Parser
+from kvd.protocol import exits
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,32 +28,38 @@ reads it to its end. Only root and the daemon's own user may. --timeout is how l
 """
 
 
+class Options(CommonOptions):
+    """The options of ``kv backup``."""
+
+    json: bool = False
+
+
 def arguments(parser: Parser) -> None:
     """The operand of ``kv backup``."""
     parser.add_argument("--json", action="store_true", help="print version and keys as JSON")
     parser.operands("FILE", "where to; '-' is standard output", "files")
 
 
-def run(context: Context) -> int:
+def run(context: Context, options: Options) -> int:
     """Take a backup; ``Backup written: version 123, 4567 keys``."""
-    if len(context.options.operands) != 1:
+    if len(options.operands) != 1:
         raise UsageError("where to? write 'kv backup FILE', or 'kv backup -' for standard output")
-    place = context.options.operands[0]
+    place = options.operands[0]
     if place == "-":
         _check_no_terminal()
         last = _take(context, _write_out)
     else:
         last = _into_file(context, place)
-        _tell(context, last)
-    context.note(f"version {last.version}, {counted(last.keys, 'key')}")
+        _tell(context, last, json=options.json)
+    context.note(f"version {last.version}, {plural(last.keys, 'key')}")
     return exits.OK
 
 
-def _tell(context: Context, last: "Piece") -> None:
-    if context.options.json:
+def _tell(context: Context, last: "Piece", *, json: bool) -> None:
+    if json:
         context.print_json({"version": last.version, "keys": last.keys})
     else:
-        context.print(f"Backup written: version {last.version}, {counted(last.keys, 'key')}")
+        context.print(f"Backup written: version {last.version}, {plural(last.keys, 'key')}")
 
 
 def _check_no_terminal() -> None:
@@ -77,21 +83,20 @@ def _into_file(context: Context, path: str) -> "Piece":
 def _take(context: Context, write: "Callable[[bytes], None]") -> "Piece":
     """Hand all pieces to ``write``; the last of them."""
     from kv.blocking.backup import BackupStream
-    from kv.cli.progress import bar
 
     with (
         context.connect() as client,
         BackupStream(client, context.options.timeout_s()) as stream,
-        bar(" keys", "backup", quiet=context.options.quiet) as shown,
+        context.progress(" keys", "backup") as bar,
     ):
-        return _each(stream, write, shown.reach)
+        return _each(stream, write, bar.update)
 
 
-def _each(stream: "Iterator[Piece]", write: "Callable[[bytes], None]", reach: "Callable[[int, int], None]") -> "Piece":
+def _each(stream: "Iterator[Piece]", write: "Callable[[bytes], None]", update: "Callable[[int, int], None]") -> "Piece":
     for piece in stream:
         if piece.data:
             write(piece.data)
-        reach(piece.keys, piece.keys_in_all)
+        update(piece.keys, piece.keys_in_all)
         if piece.version is not None:
             return piece
     raise CommandFailed("the backup has no end")

@@ -2,19 +2,22 @@
 
 import time
 
-from kv.cli import exits
+from kv.cli.bench.options import Options, read_distribution, read_duration_s, read_mix, read_reads
 from kv.cli.context import Context
-from kv.cli.failures import UsageError
+from kv.cli.numbers import whole_number
 from kv.cli.parser import Parser, completed
+from kvd.protocol import exits
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from argparse import _ArgumentGroup
+
     from kv.blocking.client import Client
     from kv.cli.bench.plan import Plan
     from kv.cli.bench.report import Findings
     from kv.cli.bench.tally import Tally
     from kv.cli.bench.workers import Workers
-    from kv.cli.progress import Bar
+    from kvd.service.progress import ProgressBar
 
 USAGE = "kv bench [OPTION]..."
 EXAMPLES = """
@@ -41,21 +44,24 @@ def arguments(parser: Parser) -> None:
     """The options of ``kv bench``."""
     work = parser.add_argument_group("the work")
     mix = work.add_mutually_exclusive_group()
-    mix.add_argument("--mix", metavar="NAME=SHARE,...", type=_mix, help="get, set, del, incr (default: get=95,set=5)")
-    mix.add_argument("--reads", metavar="PERCENT", type=_reads, help="that many gets, the rest sets")
+    mix.add_argument(
+        "--mix", metavar="NAME=SHARE,...", type=read_mix, help="get, set, del, incr (default: get=95,set=5)"
+    )
+    mix.add_argument("--reads", metavar="PERCENT", type=read_reads, help="that many gets, the rest sets")
     _number(work, "--keys", "N", "different keys (default: 10000)")
-    _number(work, "--value-size", "BYTES", "of each value (default: 64)", least=0)
+    _number(work, "--value-size", "BYTES", "of each value (default: 64)", minimum=0, dest="value_bytes")
     completed(
-        work.add_argument("--distribution", metavar="NAME", type=_distribution,
+        work.add_argument("--distribution", metavar="NAME", type=read_distribution,
                           help="uniform, or zipf: few keys get most requests (default: uniform)"),
         "distributions",
     )  # fmt: skip
-    _number(work, "--seed", "N", "other choices of operations and keys (default: 1)", least=0)
+    _number(work, "--seed", "N", "other choices of operations and keys (default: 1)", minimum=0)
     end = work.add_mutually_exclusive_group()
     completed(
-        end.add_argument("--duration", metavar="DURATION", type=_duration, help="for how long (default: 5s)"),
+        end.add_argument("--duration", dest="duration_s", metavar="DURATION", type=read_duration_s,
+                         help="for how long (default: 5s)"),
         "durations",
-    )
+    )  # fmt: skip
     _number(end, "--requests", "N", "end after so many requests")
     clients = parser.add_argument_group("the clients")
     _number(clients, "--connections", "N", "in all (default: 16)")
@@ -67,51 +73,22 @@ def arguments(parser: Parser) -> None:
     parser.add_argument("--json", action="store_true", help="one JSON object")
 
 
-def _number(group: "object", option: str, metavar: str, text: str, least: int = 1) -> None:
-    def read(given: str) -> int:
-        from kv.cli.numbers import whole
-
-        return whole(option, least)(given)
-
-    group.add_argument(option, metavar=metavar, type=read, help=text)  # type: ignore[attr-defined]
+def _number(
+    group: "_ArgumentGroup", option: str, metavar: str, text: str, *, minimum: int = 1, dest: str | None = None
+) -> None:
+    group.add_argument(option, dest=dest, metavar=metavar, type=whole_number(option, minimum), help=text)
 
 
-def _mix(text: str) -> str:
-    from kv.cli.bench.plan import check_mix
-
-    return check_mix(text)
-
-
-def _reads(text: str) -> float:
-    from kv.cli.bench.plan import check_reads
-
-    return check_reads(text)
-
-
-def _distribution(text: str) -> str:
-    from kv.cli.bench.plan import DISTRIBUTIONS
-
-    if text not in DISTRIBUTIONS:
-        raise UsageError(f"--distribution is one of {', '.join(DISTRIBUTIONS)}, not {text!r}")
-    return text
-
-
-def _duration(text: str) -> float:
-    from kv.cli.durations import duration_s
-
-    return duration_s(text, "--duration")
-
-
-def run(context: Context) -> int:
+def run(context: Context, options: Options) -> int:
     """Measure, print. The keys are gone afterwards, however it ends."""
     from kv.cli.bench import signals
     from kv.cli.bench.plan import Plan
     from kv.cli.bench.report import as_json, as_text
 
-    plan = Plan(context.options)
+    plan = Plan(options)
     with signals.ending():
         found = _measure(context, plan)
-    if context.options.json:
+    if options.json:
         context.print_json(as_json(found))
     else:
         for line in as_text(found):
@@ -138,31 +115,29 @@ def _work(context: Context, client: "Client", plan: "Plan", prefix: str, workers
     from kv.cli.bench import keys
     from kv.cli.bench.processor import daemon_pid, used_s
     from kv.cli.bench.report import Findings
-    from kv.cli.progress import bar
 
-    quiet = context.options.quiet
     pid = daemon_pid(client.status().get("pid"), client.server_pid())
     began = time.monotonic()
-    with bar(" keys", "loading", quiet=quiet) as shown:
-        keys.load(client, plan, prefix, shown)
+    with context.progress(" keys", "loading") as bar:
+        keys.load(client, plan, prefix, bar)
     loaded_s = time.monotonic() - began
     before_s = None if pid is None else used_s(pid)
-    with bar(" requests" if plan.requests else "s", "measuring", quiet=quiet) as shown:
-        tally = _with_bar(workers, plan, shown)
+    with context.progress(" requests" if plan.requests else "s", "measuring") as bar:
+        tally = _with_bar(workers, plan, bar)
     after_s = None if pid is None else used_s(pid)
     daemon_s = None if before_s is None or after_s is None else after_s - before_s
     return Findings(plan, tally, daemon_s, loaded_s)
 
 
-def _with_bar(workers: "Workers", plan: "Plan", shown: "Bar") -> "Tally":
+def _with_bar(workers: "Workers", plan: "Plan", bar: "ProgressBar") -> "Tally":
     began = time.monotonic()
 
     def progress(done: int) -> None:
         if plan.requests is not None:
-            shown.reach(done, plan.requests)
+            bar.update(done, plan.requests)
         else:
             total_s = int(plan.duration_s or 0)
-            shown.reach(min(int(time.monotonic() - began), total_s), total_s)
+            bar.update(min(int(time.monotonic() - began), total_s), total_s)
 
     return workers.work(progress)
 
@@ -170,11 +145,10 @@ def _with_bar(workers: "Workers", plan: "Plan", shown: "Bar") -> "Tally":
 def _remove(context: Context, client: "Client", prefix: str) -> None:
     """Delete the keys, undisturbed by another Ctrl-C; say so if it cannot be done."""
     from kv.cli.bench import keys, signals
-    from kv.cli.progress import bar
     from kv.errors import KvdError
 
-    with signals.deferred(), bar(" keys", "removing", quiet=context.options.quiet) as shown:
+    with signals.deferred(), context.progress(" keys", "removing") as bar:
         try:
-            keys.remove(client, prefix, shown)
+            keys.remove(client, prefix, bar)
         except KvdError as error:
             context.complain(f"warning: keys below {prefix} may be left: {error.message}")

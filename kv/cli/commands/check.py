@@ -2,12 +2,12 @@
 
 import os
 
-from kv.cli import exits
 from kv.cli.context import Context
 from kv.cli.failures import UsageError
-from kv.cli.numbers import counted
+from kv.cli.numbers import plural
 from kv.cli.offline import offline, tell_made
-from kv.cli.parser import Parser
+from kv.cli.parser import CommonOptions, Parser
+from kvd.protocol import exits
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,6 +27,13 @@ A torn tail is no damage: a crash leaves it, nobody was told of what stood there
 """
 
 
+class Options(CommonOptions):
+    """The options of ``kv check``."""
+
+    salvage: bool = False
+    json: bool = False
+
+
 def arguments(parser: Parser) -> None:
     """The options of ``kv check``."""
     parser.operands("DIR", "a data directory or a backup, and for --salvage the directory to be made", "files")
@@ -34,29 +41,30 @@ def arguments(parser: Parser) -> None:
     parser.add_argument("--json", action="store_true", help="print what was found as JSON")
 
 
-def run(context: Context) -> int:
+def run(context: Context, options: Options) -> int:
     """Check, or salvage."""
-    operands = context.options.operands
-    if getattr(context.options, "salvage", False):
+    operands = options.operands
+    if options.salvage:
         if len(operands) != 2:
             raise UsageError("write 'kv check --salvage DIR NEWDIR': what to save, and the directory to be made of it")
         made = offline(context, "saving", lambda kvd, progress: kvd.salvage(*operands, progress))
-        tell_made(context, "Saved", made)
+        tell_made(context, "Saved", made, json=options.json)
         return exits.OK
     if len(operands) != 1:
         raise UsageError("check what? write 'kv check DIR'")
-    return _check_directory(context, operands[0]) if os.path.isdir(operands[0]) else _check_backup(context, operands[0])
+    check = _check_directory if os.path.isdir(operands[0]) else _check_backup
+    return check(context, operands[0], json=options.json)
 
 
-def _check_backup(context: Context, path: str) -> int:
+def _check_backup(context: Context, path: str, *, json: bool) -> int:
     made = offline(context, "checking", lambda kvd, progress: kvd.check_backup(path, progress))
-    tell_made(context, "Sound backup", made)
+    tell_made(context, "Sound backup", made, json=json)
     return exits.OK
 
 
-def _check_directory(context: Context, directory: str) -> int:
+def _check_directory(context: Context, directory: str, *, json: bool) -> int:
     found: CheckReport = offline(context, "checking", lambda kvd, progress: kvd.check(directory, progress))
-    if context.options.json:
+    if json:
         context.print_json(_as_json(found))
     elif found.recovered is not None:
         _tell_sound(context, found, found.recovered)
@@ -68,9 +76,7 @@ def _check_directory(context: Context, directory: str) -> int:
 def _tell_sound(context: Context, found: "CheckReport", recovered: "Recovered") -> None:
     from kv.cli.times import show_time
 
-    context.print(
-        f"Sound: version {recovered.version} of {show_time(found.time or None)}, {counted(found.keys, 'key')}"
-    )
+    context.print(f"Sound: version {recovered.version} of {show_time(found.time or None)}, {plural(found.keys, 'key')}")
     if recovered.torn is not None:
         torn = recovered.torn
         text = f"{torn.path} is torn at byte {torn.offset}: the next start leaves out {torn.bytes} bytes behind version"

@@ -2,10 +2,10 @@
 
 import time
 
-from kv.cli import exits
 from kv.cli.context import Context
 from kv.cli.failures import CommandFailed
-from kv.cli.parser import Parser
+from kv.cli.parser import CommonOptions, Parser
+from kvd.protocol import exits
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,13 +25,17 @@ _TIMEOUT_S = 60.0
 _FIRST_PAUSE_S, _MAX_PAUSE_S = 0.01, 0.5
 
 
+class Options(CommonOptions):
+    """``kv checkpoint`` has no options of its own."""
+
+
 def arguments(parser: Parser) -> None:
     """``kv checkpoint`` has no options of its own."""
 
 
-def run(context: Context) -> int:
+def run(context: Context, options: Options) -> int:
     """Ask for a checkpoint and wait for it; ``Checkpoint written.``"""
-    timeout_s = context.options.timeout_s(_TIMEOUT_S)
+    timeout_s = options.timeout_s(_TIMEOUT_S)
     with context.connect() as client:
         failures = client.metrics().get("checkpoint_failures", 0)
         wanted = client.checkpoint()

@@ -1,9 +1,9 @@
 """``kv completion``: the script that teaches a shell to complete ``kv``."""
 
-from kv.cli import exits
 from kv.cli.context import Context
 from kv.cli.failures import UsageError
-from kv.cli.parser import Parser
+from kv.cli.parser import CommonOptions, Parser
+from kvd.protocol import exits
 
 USAGE = "kv completion [OPTION]... bash|zsh|fish"
 EXAMPLES = """
@@ -16,16 +16,20 @@ Needed only where the scripts that come with kv are not installed in the places 
 """
 
 
+class Options(CommonOptions):
+    """``kv completion`` has no options of its own."""
+
+
 def arguments(parser: Parser) -> None:
     """``kv completion`` takes the name of a shell."""
     parser.operands("SHELL", "bash, zsh or fish", "shells")
 
 
-def run(context: Context) -> int:
+def run(context: Context, options: Options) -> int:
     """Print the script."""
     from kv.cli.shells import SHELLS, script
 
-    if len(context.options.operands) != 1 or context.options.operands[0] not in SHELLS:
+    if len(options.operands) != 1 or options.operands[0] not in SHELLS:
         raise UsageError(f"name one shell: {', '.join(SHELLS)}")
-    context.output.line(script(context.options.operands[0]), end="")
+    context.output.line(script(options.operands[0]), end="")
     return exits.OK

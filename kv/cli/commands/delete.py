@@ -2,14 +2,14 @@
 
 import os
 
-from kv.cli import exits
 from kv.cli.context import Context, checked_key, checked_keys
 from kv.cli.escape import show
 from kv.cli.failures import UsageError
-from kv.cli.numbers import counted
+from kv.cli.numbers import plural
 from kv.cli.output import complain
 from kv.cli.parser import Parser, completed
-from kv.cli.writing import How, add_sync
+from kv.cli.writing import SyncOption, add_sync
+from kvd.protocol import exits
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,6 +30,15 @@ deleted in steps of up to 10,000, each step all or none; keys set meanwhile may 
 _STEP_KEYS = 10_000
 
 
+class Options(SyncOption):
+    """The options of ``kv del``."""
+
+    prefix: str | None = None
+    yes: bool = False
+    ignore_missing: bool = False
+    dry_run: bool = False
+
+
 def arguments(parser: Parser) -> None:
     """The options of ``kv del``."""
     parser.operands("KEY", "what to delete", "keys")
@@ -42,33 +51,31 @@ def arguments(parser: Parser) -> None:
     parser.add_argument("-n", "--dry-run", action="store_true", help="show what would be deleted; delete nothing")
 
 
-def run(context: Context) -> int:
+def run(context: Context, options: Options) -> int:
     """Delete; ``Keys deleted``."""
-    prefix = getattr(context.options, "prefix", None)
-    if prefix is not None:
-        return _delete_prefix(context, prefix)
-    keys = list(dict.fromkeys(checked_keys(context.options.operands, "del")))
-    if getattr(context.options, "dry_run", False):
-        return _rehearse(context, keys)
+    if options.prefix is not None:
+        return _delete_prefix(context, options, options.prefix)
+    keys = list(dict.fromkeys(checked_keys(options.operands, "del")))
+    if options.dry_run:
+        return _rehearse(context, options, keys)
     from kv.errors import NotFound
 
     try:
         with context.connect() as client:
-            missing_ok = getattr(context.options, "ignore_missing", False)
-            count = client.delete(*keys, missing_ok=missing_ok, sync=How(context.options).sync)
+            count = client.delete(*keys, missing_ok=options.ignore_missing, sync=options.sync)
     except NotFound as error:
         context.not_found(error.keys)
         return exits.NOT_FOUND
     context.print("Keys deleted")
-    context.note(counted(count, "key"))
+    context.note(plural(count, "key"))
     return exits.OK
 
 
-def _rehearse(context: Context, keys: list[str]) -> int:
+def _rehearse(context: Context, options: Options, keys: list[str]) -> int:
     with context.connect() as client:
         values = client.get_many(keys)
     missing = [key for key in keys if values[key] is None]
-    if missing and not getattr(context.options, "ignore_missing", False):
+    if missing and not options.ignore_missing:
         context.not_found(missing)
         return exits.NOT_FOUND
     for key in keys:
@@ -77,33 +84,33 @@ def _rehearse(context: Context, keys: list[str]) -> int:
     return exits.OK
 
 
-def _delete_prefix(context: Context, argument: str) -> int:
+def _delete_prefix(context: Context, options: Options, argument: str) -> int:
     if not argument:
         raise UsageError("--prefix cannot be empty: that would be every key")
-    if context.options.operands:
+    if options.operands:
         raise UsageError("give either keys or --prefix, not both")
     prefix = checked_key(argument)
     with context.connect() as client:
         keys = [item.key for item in client.scan(prefix, keys_only=True)]
         if not keys:
-            return _nothing_found(context, prefix)
-        if getattr(context.options, "dry_run", False):
+            return _nothing_found(options, prefix)
+        if options.dry_run:
             for key in keys:
                 context.print(f"would delete {show(key)}")
             return exits.OK
-        if not _confirmed(context, prefix, len(keys)):
+        if not (options.yes or _confirmed(prefix, len(keys))):
             complain("nothing was deleted")
             return exits.NOT_FOUND
-        _delete_steps(client, keys, How(context.options).sync)
+        _delete_steps(client, keys, options.sync)
     context.print("Keys deleted")
-    context.note(counted(len(keys), "key"))
+    context.note(plural(len(keys), "key"))
     return exits.OK
 
 
-def _nothing_found(context: Context, prefix: str) -> int:
-    if getattr(context.options, "ignore_missing", False):
+def _nothing_found(options: Options, prefix: str) -> int:
+    if options.ignore_missing:
         return exits.OK
-    if not context.options.quiet:
+    if not options.quiet:
         complain(f"error: no key begins with: {prefix}")
     return exits.NOT_FOUND
 
@@ -113,10 +120,8 @@ def _delete_steps(client: "Client", keys: list[str], sync: bool | None) -> None:
         client.delete(*keys[start : start + _STEP_KEYS], missing_ok=True, sync=sync)
 
 
-def _confirmed(context: Context, prefix: str, count: int) -> bool:
+def _confirmed(prefix: str, count: int) -> bool:
     """Whether the person agrees. Raises UsageError where nobody can be asked."""
-    if getattr(context.options, "yes", False):
-        return True
     if not (os.isatty(0) and os.isatty(2)):
         raise UsageError(f"{count} keys begin with {prefix!r}; add --yes to delete them without being asked")
     os.write(2, f"Delete the {count} keys that begin with {show(prefix)}? [y/N] ".encode())

@@ -1,11 +1,11 @@
 """``kv diff``: which keys differ between two versions, and how."""
 
-from kv.cli import exits
 from kv.cli.context import Context
 from kv.cli.escape import show
 from kv.cli.failures import UsageError
-from kv.cli.parser import Parser
-from kv.cli.points import Point
+from kv.cli.parser import CommonOptions, Parser
+from kv.cli.points import HistoryPoint
+from kvd.protocol import exits
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,22 +28,28 @@ In JSON "old" and "new" are null where there is nothing. The exit code does not 
 _STEP_KEYS = 1_000
 
 
+class Options(CommonOptions):
+    """The options of ``kv diff``."""
+
+    json: bool = False
+
+
 def arguments(parser: Parser) -> None:
     """The options of ``kv diff``."""
     parser.operands("FROM [TO]", "versions or times", "points")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
 
 
-def run(context: Context) -> int:
+def run(context: Context, options: Options) -> int:
     """Print the differences."""
-    operands = context.options.operands
+    operands = options.operands
     if not 1 <= len(operands) <= 2:
         raise UsageError("give one or two versions or times; write 'kv diff FROM [TO]'")
-    points = [Point(text, "what is compared") for text in (*operands, "now")[:2]]
+    points = [HistoryPoint(text, "what is compared") for text in (*operands, "now")[:2]]
     with context.connect() as client:
         old, new = (point.version(client) for point in points)
         for key, before, after in differences(client, old, new):
-            _print(context, key, before, after)
+            _print(context, key, before, after, json=options.json)
     return exits.OK
 
 
@@ -66,8 +72,8 @@ def differences(client: "Client", old: int, new: int) -> "Iterator[tuple[str, by
                 yield key, before[key], after[key]
 
 
-def _print(context: Context, key: str, before: bytes | None, after: bytes | None) -> None:
-    if context.options.json:
+def _print(context: Context, key: str, before: bytes | None, after: bytes | None, *, json: bool) -> None:
+    if json:
         from kv.cli.jsontext import value_json
 
         old, new = (None if value is None else value_json(value) for value in (before, after))

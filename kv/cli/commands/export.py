@@ -2,12 +2,12 @@
 
 import time
 
-from kv.cli import exits
 from kv.cli.context import Context
 from kv.cli.failures import UsageError
-from kv.cli.numbers import counted
-from kv.cli.parser import Parser, completed
+from kv.cli.numbers import plural
+from kv.cli.parser import CommonOptions, Parser, completed
 from kv.cli.records import Record, line_of
+from kvd.protocol import exits
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,6 +32,12 @@ the exact lifetimes: 'kv backup'.
 _PAGE_KEYS = 500
 
 
+class Options(CommonOptions):
+    """The options of ``kv export``."""
+
+    output: str | None = None
+
+
 def arguments(parser: Parser) -> None:
     """The options of ``kv export``."""
     parser.operands("PREFIX", "only keys that begin with it", "prefixes")
@@ -40,17 +46,16 @@ def arguments(parser: Parser) -> None:
     )
 
 
-def run(context: Context) -> int:
+def run(context: Context, options: Options) -> int:
     """Print the keys, or write them to a file."""
-    if len(context.options.operands) > 1:
+    if len(options.operands) > 1:
         raise UsageError("kv export takes one prefix")
-    prefix = "".join(context.options.operands)
-    path: str | None = getattr(context.options, "output", None)
-    if path is None:
+    prefix = "".join(options.operands)
+    if options.output is None:
         count = _export(context, prefix, lambda text: context.output.write(text.encode()))
     else:
-        count = _into_file(context, prefix, path)
-    context.note(counted(count, "key"))
+        count = _into_file(context, prefix, options.output)
+    context.note(plural(count, "key"))
     return exits.OK
 
 
@@ -63,15 +68,13 @@ def _into_file(context: Context, prefix: str, path: str) -> int:
 
 def _export(context: Context, prefix: str, write: "Callable[[str], None]") -> int:
     """Hand a page of lines after the other to ``write``; how many keys there were."""
-    from kv.cli.progress import bar
-
     count = 0
-    with context.connect() as client, bar(" keys", "export", quiet=context.options.quiet) as shown:
+    with context.connect() as client, context.progress(" keys", "export") as bar:
         total = 0 if prefix else client.metrics()["keys_stored"]
         for lines in _pages(client, prefix):
             write("".join(f"{line}\n" for line in lines))
             count += len(lines)
-            shown.reach(count, total)
+            bar.update(count, total)
     return count
 
 

@@ -1,10 +1,10 @@
 """``kv get``: values, in the order asked."""
 
-from kv.cli import exits
-from kv.cli.context import Context, checked_keys
+from kv.cli.context import Context, checked_keys, history_point
 from kv.cli.escape import show
 from kv.cli.failures import UsageError
-from kv.cli.parser import Parser, completed
+from kv.cli.parser import CommonOptions, Parser, completed
+from kvd.protocol import exits
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,6 +30,21 @@ with access rules it takes the right to write, too. A key that is missing stays 
 """
 
 
+class ValueForms(CommonOptions):
+    """How values are printed; the options of ``add_forms``."""
+
+    raw: bool = False
+    json: bool = False
+    null: bool = False
+
+
+class Options(ValueForms):
+    """The options of ``kv get``."""
+
+    at: str | None = None
+    touch: str | None = None
+
+
 def arguments(parser: Parser) -> None:
     """The options of ``kv get``."""
     parser.operands("KEY", "what to read", "keys")
@@ -49,29 +64,28 @@ def add_forms(parser: Parser) -> None:
     form.add_argument("-0", "--null", action="store_true", help="end each record with a NUL byte and escape nothing")
 
 
-def run(context: Context) -> int:
+def run(context: Context, options: Options) -> int:
     """Print the values; ``key: value``."""
-    keys = checked_keys(context.options.operands, "get")
-    if getattr(context.options, "raw", False) and len(keys) != 1:
+    keys = checked_keys(options.operands, "get")
+    if options.raw and len(keys) != 1:
         raise UsageError(f"--raw prints exactly one value, {len(keys)} keys were given; use -0 or --json for several")
-    point = context.point("at")
-    touch = getattr(context.options, "touch", None)
-    if touch is not None and point is not None:
+    point = history_point(options.at, "--at")
+    if options.touch is not None and point is not None:
         raise UsageError("--touch prolongs what is there now, and --at reads what was there then: one of them")
-    ttl_s = _ttl(touch)
+    ttl_s = _ttl_s(options.touch)
     with context.connect() as client:
-        if touch is not None:
+        if options.touch is not None:
             values = client.get_and_touch(*dict.fromkeys(keys), ttl=ttl_s)
             found = [(key, values[key]) for key in keys]
         else:
             found = _read(client, keys, None if point is None else point.version(client))
-    print_found(context, {key: value for key, value in found if value is not None}, keys)
+    print_found(context, options, {key: value for key, value in found if value is not None}, keys)
     missing = list(dict.fromkeys(key for key, value in found if value is None))
     context.not_found(missing)
     return exits.NOT_FOUND if missing else exits.OK
 
 
-def _ttl(text: str | None) -> float | None:
+def _ttl_s(text: str | None) -> float | None:
     if text is None or text == "none":
         return None
     from kv.cli.durations import duration_s
@@ -86,22 +100,22 @@ def _read(client: "Client", keys: list[str], at: int | None) -> list[tuple[str, 
     return [(key, values[key]) for key in keys]
 
 
-def print_found(context: Context, present: dict[str, bytes], keys: list[str]) -> None:
+def print_found(context: Context, forms: ValueForms, present: dict[str, bytes], keys: list[str]) -> None:
     """Print those of ``keys`` that are ``present``, in the form that was asked for."""
-    if context.options.json:
+    if forms.json:
         from kv.cli.jsontext import value_json
 
         context.print_json({key: value_json(value) for key, value in present.items()})
         return
     for key in keys:
         if key in present:
-            _print_record(context, key, present[key])
+            _print_record(context, forms, key, present[key])
 
 
-def _print_record(context: Context, key: str, value: bytes) -> None:
-    if getattr(context.options, "raw", False):
+def _print_record(context: Context, forms: ValueForms, key: str, value: bytes) -> None:
+    if forms.raw:
         context.output.write(value)
-    elif getattr(context.options, "null", False):
+    elif forms.null:
         context.output.write(key.encode() + b": " + value + b"\0")
     else:
         context.print(f"{show(key)}: {show(value)}")

@@ -1,9 +1,9 @@
 """``kv help``: the help on everything, on a command, or on a topic."""
 
-from kv.cli import exits
 from kv.cli.context import Context
 from kv.cli.failures import UsageError
-from kv.cli.parser import Parser
+from kv.cli.parser import CommonOptions, Parser
+from kvd.protocol import exits
 
 USAGE = "kv help [COMMAND|exit-codes|times]"
 EXAMPLES = """
@@ -14,16 +14,20 @@ kv help times                       how to write a VERSION or a TIME
 DETAILS = ""
 
 
+class Options(CommonOptions):
+    """``kv help`` has no options of its own."""
+
+
 def arguments(parser: Parser) -> None:
     """``kv help`` takes the name of a command."""
     parser.operands("COMMAND", "what to explain", "topics")
 
 
-def run(context: Context) -> int:
+def run(context: Context, options: Options) -> int:
     """Print the help."""
     from kv.cli.helptext import explain
 
-    if len(context.options.operands) > 1:
+    if len(options.operands) > 1:
         raise UsageError("one command at a time; see 'kv help'")
-    context.print(explain("".join(context.options.operands)))
+    context.print(explain("".join(options.operands)))
     return exits.OK

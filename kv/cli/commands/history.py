@@ -1,10 +1,10 @@
 """``kv history``: what a key was, newest first."""
 
-from kv.cli import exits
 from kv.cli.context import Context, checked_key
 from kv.cli.escape import show
 from kv.cli.failures import UsageError
-from kv.cli.parser import Parser
+from kv.cli.parser import CommonOptions, Parser
+from kvd.protocol import exits
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,6 +22,13 @@ The author is the process that connected: user, process id and name by the kerne
 """
 
 
+class Options(CommonOptions):
+    """The options of ``kv history``."""
+
+    limit: int | None = None
+    json: bool = False
+
+
 def arguments(parser: Parser) -> None:
     """The options of ``kv history``."""
     parser.operands("KEY", "which key", "keys")
@@ -35,28 +42,28 @@ def add_limit(parser: Parser, help: str) -> None:  # noqa: A002 - argparse's wor
 
 
 def _limit(text: str) -> int:
-    from kv.cli.numbers import whole
+    from kv.cli.numbers import whole_number
 
-    return whole("--limit", 1)(text)
+    return whole_number("--limit", 1)(text)
 
 
-def run(context: Context) -> int:
+def run(context: Context, options: Options) -> int:
     """Print the versions."""
-    if len(context.options.operands) != 1:
+    if len(options.operands) != 1:
         raise UsageError("give one key; write 'kv history KEY'")
-    key = checked_key(context.options.operands[0])
+    key = checked_key(options.operands[0])
     found = False
     with context.connect() as client:
-        for version in client.history(key, limit=getattr(context.options, "limit", None)):
+        for version in client.history(key, limit=options.limit):
             found = True
-            _print(context, key, version)
-    if not found and not context.options.quiet:
+            _print(context, key, version, json=options.json)
+    if not found and not options.quiet:
         context.complain(f"error: the history holds no version of {key}")
     return exits.OK if found else exits.NOT_FOUND
 
 
-def _print(context: Context, key: str, version: "Version") -> None:
-    if context.options.json:
+def _print(context: Context, key: str, version: "Version", *, json: bool) -> None:
+    if json:
         from kv.cli.authors import commit_json
         from kv.cli.jsontext import value_json
 

@@ -3,13 +3,13 @@
 import os
 import time
 
-from kv.cli import exits
 from kv.cli.context import Context
 from kv.cli.failures import CommandFailed, UsageError
-from kv.cli.numbers import counted
+from kv.cli.numbers import plural
 from kv.cli.parser import Parser, completed
 from kv.cli.records import Record, records
-from kv.cli.writing import add_sync
+from kv.cli.writing import SyncOption, add_sync
+from kvd.protocol import exits
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from kv.api.transactions import Transaction
     from kv.blocking.client import Client
-    from kv.cli.progress import Bar
+    from kvd.service.progress import ProgressBar
 
 USAGE = "kv import [OPTION]... [FILE|-]"
 EXAMPLES = """
@@ -39,6 +39,16 @@ _BATCH_BYTES = 2 * 1024 * 1024
 _MOST_BYTES = 256 * 1024 * 1024
 
 
+class Options(SyncOption):
+    """The options of ``kv import``."""
+
+    merge: bool = False
+    replace: bool = False
+    prefix: str = ""
+    batches: bool = False
+    dry_run: bool = False
+
+
 def arguments(parser: Parser) -> None:
     """The options of ``kv import``."""
     parser.operands("FILE", "lines of JSON; '-' or nothing: standard input", "files")
@@ -54,12 +64,11 @@ def arguments(parser: Parser) -> None:
 class Import:
     """What was asked for, and what has been done of it."""
 
-    def __init__(self, context: Context) -> None:
-        options = context.options
+    def __init__(self, context: Context, options: Options) -> None:
         self.context = context
-        self.prefix: str = getattr(options, "prefix", "")
-        self.replaces: bool = getattr(options, "replace", False)
-        self.sync: bool | None = getattr(options, "sync", None)
+        self.prefix = options.prefix
+        self.replaces = options.replace
+        self.sync = options.sync
         self.keys = self.expired = self.deleted = self.commits = 0
 
     def wanted(self, found: "Iterable[Record]") -> "Iterator[Record]":
@@ -107,7 +116,7 @@ class Import:
         expired = f", {self.expired} left out that have expired" if self.expired else ""
         deleted = f", {self.deleted} deleted" if self.replaces else ""
         commits = f", in {self.commits} commits" if self.commits > 1 else ""
-        self.context.print(f"Imported: {counted(self.keys, 'key')}{deleted}{expired}{commits}")
+        self.context.print(f"Imported: {plural(self.keys, 'key')}{deleted}{expired}{commits}")
 
 
 def _set(txn: "Transaction", batch: list[Record]) -> None:
@@ -117,21 +126,21 @@ def _set(txn: "Transaction", batch: list[Record]) -> None:
         txn.set(record.key, record.value, ttl=ttl)
 
 
-def run(context: Context) -> int:
+def run(context: Context, options: Options) -> int:
     """Import; ``Imported: 123 keys``."""
-    operands = context.options.operands
+    operands = options.operands
     if len(operands) > 1:
         raise UsageError("kv import takes one file")
     path = operands[0] if operands else "-"
-    work = Import(context)
+    work = Import(context, options)
     with _opened(path) as stream:
-        if getattr(context.options, "dry_run", False):
+        if options.dry_run:
             work.keys = sum(1 for _ in work.wanted(records(stream, _name(path))))
             context.print(
-                f"would import {counted(work.keys, 'key')}" + (f", {work.expired} have expired" if work.expired else "")
+                f"would import {plural(work.keys, 'key')}" + (f", {work.expired} have expired" if work.expired else "")
             )
             return exits.OK
-        if getattr(context.options, "batches", False):
+        if options.batches:
             _in_batches(work, stream, path)
         else:
             _in_one(work, stream, path)
@@ -177,17 +186,15 @@ def _explaining(work: Import, keys: int, write: "Callable[[], None]") -> None:
 
 
 def _in_batches(work: Import, stream: "BinaryIO", path: str) -> None:
-    from kv.cli.progress import bar
-
     if stream.seekable():  # all of it is checked before anything is written
         for _ in work.wanted(records(stream, _name(path))):
             pass
         work.expired = 0
         stream.seek(0)
     names: set[str] = set()
-    with work.context.connect() as client, bar("B", "import", quiet=work.context.options.quiet) as shown:
+    with work.context.connect() as client, work.context.progress("B", "import") as bar:
         try:
-            _write_batches(work, client, stream, path, names, shown)
+            _write_batches(work, client, stream, path, names, bar)
             if work.replaces:
                 work.delete_others(client, names)
         except UsageError as error:
@@ -202,7 +209,7 @@ def _so_far(work: Import) -> str:
 
 
 def _write_batches(
-    work: Import, client: "Client", stream: "BinaryIO", path: str, names: set[str], shown: "Bar"
+    work: Import, client: "Client", stream: "BinaryIO", path: str, names: set[str], bar: "ProgressBar"
 ) -> None:
     total = os.fstat(stream.fileno()).st_size
     batch: list[Record] = []
@@ -215,7 +222,7 @@ def _write_batches(
         if len(batch) >= _BATCH_KEYS or size >= _BATCH_BYTES:
             work.write(client, batch)
             done += size
-            shown.reach(done, max(total, done))
+            bar.update(done, max(total, done))
             batch, size = [], 0
     if batch:
         work.write(client, batch)

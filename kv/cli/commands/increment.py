@@ -1,11 +1,11 @@
 """``kv incr``: add to a number, in the daemon, so that many may do it at once."""
 
-from kv.cli import exits
 from kv.cli.context import Context, checked_key
 from kv.cli.escape import show
 from kv.cli.failures import CommandFailed, UsageError
 from kv.cli.parser import Parser
-from kv.cli.writing import How, add_lifetime, add_sync
+from kv.cli.writing import WriteOptions, add_lifetime, add_sync
+from kvd.protocol import exits
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,6 +26,13 @@ Increments never conflict.
 _LOWEST, _HIGHEST = -(1 << 63), (1 << 63) - 1
 
 
+class Options(WriteOptions):
+    """The options of ``kv incr``."""
+
+    json: bool = False
+    dry_run: bool = False
+
+
 def arguments(parser: Parser) -> None:
     """The options of ``kv incr``."""
     parser.takes_numbers = True
@@ -36,20 +43,19 @@ def arguments(parser: Parser) -> None:
     parser.add_argument("-n", "--dry-run", action="store_true", help="show what would be set; set nothing")
 
 
-def run(context: Context) -> int:
+def run(context: Context, options: Options) -> int:
     """Add; print the new number."""
-    operands = context.options.operands
+    operands = options.operands
     if not 1 <= len(operands) <= 2:
         raise UsageError("give a key, and at most one number; write 'kv incr KEY [NUMBER]'")
     key = checked_key(operands[0])
     by = increment_of(operands[1]) if len(operands) == 2 else 1
-    how = How(context.options)
     with context.connect() as client:
-        if getattr(context.options, "dry_run", False):
+        if options.dry_run:
             context.print(f"would set {show(key)}: {_rehearsed(client, key, by)}")
             return exits.OK
-        number = client.increment(key, by, ttl=how.ttl_s, keep_ttl=how.keep_ttl, sync=how.sync)
-    if context.options.json:
+        number = client.increment(key, by, ttl=options.ttl_s, keep_ttl=options.keep_ttl, sync=options.sync)
+    if options.json:
         context.print_json({key: number})
     else:
         context.print(str(number))

@@ -7,13 +7,13 @@ terminal sent it, to the command too, or somebody sent it to kv alone, who means
 import os
 import signal
 
-from kv.cli import exits
 from kv.cli.context import Context, checked_key
 from kv.cli.escape import show
 from kv.cli.failures import UsageError
 from kv.cli.output import complain
-from kv.cli.parser import Parser, completed
+from kv.cli.parser import CommonOptions, Parser, completed
 from kv.cli.processes import environment, start, status_of
+from kvd.protocol import exits
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -45,38 +45,47 @@ _LOOK_UP_S = 0.5  # how often it is looked whether the connection still stands
 _LOOKS_A_QUESTION = 10  # and every how many looks the daemon is asked
 
 
+class Options(CommonOptions):
+    """The options of ``kv lock``."""
+
+    ttl_s: float | None = None
+    no_wait: bool = False
+    keep_running: bool = False
+    dry_run: bool = False
+
+
 def arguments(parser: Parser) -> None:
     """The options of ``kv lock``."""
     parser.takes_command = True
     parser.operands("NAME", "the lock's name; the command stands behind '--'", "locks")
     completed(
         parser.add_argument(
-            "--ttl", metavar="DURATION", type=_ttl, help="hold it for so long at most, counted from when it is had"
+            "--ttl", dest="ttl_s", metavar="DURATION", type=_ttl_s,
+            help="hold it for so long at most, counted from when it is had",
         ),
         "durations",
-    )
+    )  # fmt: skip
     parser.add_argument("--no-wait", action="store_true", help="do not wait if somebody else has it; exit code 5")
     parser.add_argument("--keep-running", action="store_true", help="let the command run on if the lock is lost")
     parser.add_argument("-n", "--dry-run", action="store_true", help="show who has it and who waits; run nothing")
 
 
-def _ttl(text: str) -> float:
+def _ttl_s(text: str) -> float:
     from kv.cli.durations import duration_s
 
     return duration_s(text, "--ttl")
 
 
-def run(context: Context) -> int:
+def run(context: Context, options: Options) -> int:
     """Run the command with the lock; its exit code."""
-    options = context.options
     name = _name(options.operands)
-    if getattr(options, "dry_run", False):
+    if options.dry_run:
         return _rehearse(context, name)
     if not options.command:
         raise UsageError("which command? write 'kv lock NAME -- COMMAND'")
-    limit_s = 0.0 if getattr(options, "no_wait", False) else options.timeout or None
+    limit_s = 0.0 if options.no_wait else options.timeout or None
     with context.connect(waits=True) as client:
-        return _run_with(context, client.lock(name, ttl=getattr(options, "ttl", None), timeout=limit_s))
+        return _run_with(options, client.lock(name, ttl=options.ttl_s, timeout=limit_s))
 
 
 def _name(operands: list[str]) -> str:
@@ -99,14 +108,14 @@ def _rehearse(context: Context, name: str) -> int:
     return exits.OK
 
 
-def _run_with(context: Context, lock: "Lock") -> int:
+def _run_with(options: Options, lock: "Lock") -> int:
     from kv.errors import KvdError, LockLost, TimedOut
 
     token = lock.__enter__()
     failure: KvdError | None = None
     status, lost = exits.SERVER_ERROR, False
     try:
-        status, lost = _run_command(context, lock, token)
+        status, lost = _run_command(options, lock, token)
     finally:
         try:
             lock.__exit__(None, None, None)
@@ -124,14 +133,12 @@ def _run_with(context: Context, lock: "Lock") -> int:
     return status
 
 
-def _run_command(context: Context, lock: "Lock", token: int) -> tuple[int, bool]:
+def _run_command(options: Options, lock: "Lock", token: int) -> tuple[int, bool]:
     """Run it to its end; its exit code, and whether the lock was lost meanwhile."""
-    options = context.options
     signal.pthread_sigmask(signal.SIG_BLOCK, _TAKEN)
     try:
         process = start(options.command, environment(options, KVD_LOCK_TOKEN=str(token)))
-        keep_running = getattr(options, "keep_running", False)
-        lost = _attend(lock, process, keep_running)
+        lost = _attend(lock, process, options.keep_running)
         return status_of(process), lost
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _TAKEN)

@@ -1,11 +1,11 @@
 """``kv log``: commits, the newest last."""
 
-from kv.cli import exits
 from kv.cli.commands.history import add_limit
-from kv.cli.context import Context
+from kv.cli.context import Context, history_point
 from kv.cli.escape import show
 from kv.cli.failures import UsageError
-from kv.cli.parser import Parser, completed
+from kv.cli.parser import CommonOptions, Parser, completed
+from kvd.protocol import exits
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,6 +29,15 @@ along: 'kv watch'.
 """
 
 
+class Options(CommonOptions):
+    """The options of ``kv log``."""
+
+    since: str | None = None
+    limit: int | None = None
+    all: bool = False
+    json: bool = False
+
+
 def arguments(parser: Parser) -> None:
     """The options of ``kv log``."""
     completed(parser.add_argument("--since", metavar="VERSION|TIME", help="the commits after that"), "points")
@@ -37,26 +46,25 @@ def arguments(parser: Parser) -> None:
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
 
 
-def run(context: Context) -> int:
+def run(context: Context, options: Options) -> int:
     """Print the commits."""
-    point = context.point("since")
-    limit = getattr(context.options, "limit", None)
-    everything = getattr(context.options, "all", False)
-    if everything and (point is not None or limit is not None):
+    point = history_point(options.since, "--since")
+    limit = options.limit
+    if options.all and (point is not None or limit is not None):
         raise UsageError("--all goes without --since and --limit")
-    if point is None and not everything:
+    if point is None and not options.all:
         limit = limit or _DEFAULT_LIMIT
     with context.connect() as client:
         since = None if point is None else point.version(client)
         for commit in client.log(since, limit=limit):
-            _print(context, commit)
+            _print(context, commit, json=options.json)
     return exits.OK
 
 
-def _print(context: Context, commit: "Commit") -> None:
+def _print(context: Context, commit: "Commit", *, json: bool) -> None:
     from kv.cli.authors import commit_json, who_and_when
 
-    if context.options.json:
+    if json:
         context.print_json({**commit_json(commit.version, commit.time, commit.author), "keys": commit.keys})
         return
     who = who_and_when(commit.author, commit.time)

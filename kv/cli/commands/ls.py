@@ -1,10 +1,10 @@
 """``kv ls``: keys in order, a page at a time."""
 
-from kv.cli import exits
-from kv.cli.context import Context, checked_key
+from kv.cli.context import Context, checked_key, history_point
 from kv.cli.escape import show
 from kv.cli.failures import UsageError
-from kv.cli.parser import Parser, completed
+from kv.cli.parser import CommonOptions, Parser, completed
+from kvd.protocol import exits
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,6 +25,15 @@ explains what --at takes.
 """
 
 
+class Options(CommonOptions):
+    """The options of ``kv ls``."""
+
+    long: bool = False
+    at: str | None = None
+    json: bool = False
+    null: bool = False
+
+
 def arguments(parser: Parser) -> None:
     """The options of ``kv ls``."""
     parser.operands("PREFIX", "only keys that begin with it", "prefixes")
@@ -35,26 +44,24 @@ def arguments(parser: Parser) -> None:
     form.add_argument("-0", "--null", action="store_true", help="end each line with a NUL byte and escape nothing")
 
 
-def run(context: Context) -> int:
+def run(context: Context, options: Options) -> int:
     """Print the keys."""
-    if len(context.options.operands) > 1:
-        raise UsageError(f"one prefix at a time: {context.options.operands[1]!r} is too many")
-    prefix = "".join(checked_key(operand) for operand in context.options.operands if operand)
-    long = getattr(context.options, "long", False)
-    point = context.point("at")
+    if len(options.operands) > 1:
+        raise UsageError(f"one prefix at a time: {options.operands[1]!r} is too many")
+    prefix = "".join(checked_key(operand) for operand in options.operands if operand)
+    point = history_point(options.at, "--at")
     with context.connect() as client:
         at = None if point is None else point.version(client)
-        for item in client.scan(prefix, at=at, keys_only=not long):
-            _print(context, item, long)
+        for item in client.scan(prefix, at=at, keys_only=not options.long):
+            _print(context, options, item)
     return exits.OK
 
 
-def _print(context: Context, item: "Item", long: bool) -> None:
+def _print(context: Context, options: Options, item: "Item") -> None:
     size = len(item.value or b"")
-    if context.options.json:
-        extra = {"size": size, "version": item.version} if long else {}
+    if options.json:
+        extra = {"size": size, "version": item.version} if options.long else {}
         context.print_json({"key": item.key, **extra})
         return
-    raw = getattr(context.options, "null", False)
-    columns = f"{size:>8} {item.version:>8}  " if long else ""
-    context.output.line(columns + (item.key if raw else show(item.key)), end="\0" if raw else "\n")
+    columns = f"{size:>8} {item.version:>8}  " if options.long else ""
+    context.output.line(columns + (item.key if options.null else show(item.key)), end="\0" if options.null else "\n")

@@ -1,9 +1,9 @@
 """``kv metrics``: five counters, or everything that is counted: with --json, or as Prometheus reads it."""
 
-from kv.cli import exits
 from kv.cli.context import Context
 from kv.cli.failures import UsageError
-from kv.cli.parser import Parser, completed
+from kv.cli.parser import CommonOptions, Parser, completed
+from kvd.protocol import exits
 
 USAGE = "kv metrics [OPTION]..."
 EXAMPLES = """
@@ -28,6 +28,14 @@ _LABELS = {
 _MODE = 0o644  # node-exporter runs as somebody else
 
 
+class Options(CommonOptions):
+    """The options of ``kv metrics``."""
+
+    json: bool = False
+    prometheus: bool = False
+    textfile: str | None = None
+
+
 def arguments(parser: Parser) -> None:
     """The options of ``kv metrics``."""
     parser.add_argument("--json", action="store_true", help="one JSON object")
@@ -35,23 +43,21 @@ def arguments(parser: Parser) -> None:
     completed(parser.add_argument("--textfile", metavar="FILE", help="the same, into a file"), "files")
 
 
-def run(context: Context) -> int:
+def run(context: Context, options: Options) -> int:
     """Print the counters, or write them."""
-    options = context.options
-    textfile: str | None = getattr(options, "textfile", None)
-    prometheus: bool = getattr(options, "prometheus", False)
-    if options.json + prometheus + (textfile is not None) > 1:
+    textfile = options.textfile
+    if options.json + options.prometheus + (textfile is not None) > 1:
         raise UsageError("give one of --json, --prometheus and --textfile")
     if textfile is not None and not textfile.endswith(".prom"):
         raise UsageError(f"node-exporter reads files that end in .prom, which this does not: {textfile}")
     with context.connect() as client:
-        if prometheus or textfile is not None:
+        if options.prometheus or textfile is not None:
             text = client.exposition()
         else:
             metrics = client.metrics()
     if textfile is not None:
         _write(textfile, text.encode())
-    elif prometheus:
+    elif options.prometheus:
         context.output.write(text.encode())
     elif options.json:
         context.print_json(metrics)

@@ -1,8 +1,8 @@
 """``kv ping``: does the daemon answer?"""
 
-from kv.cli import exits
 from kv.cli.context import Context
-from kv.cli.parser import Parser
+from kv.cli.parser import CommonOptions, Parser
+from kvd.protocol import exits
 
 USAGE = "kv ping [OPTION]..."
 EXAMPLES = """
@@ -14,11 +14,15 @@ The exit code is 0 if the daemon answered and 69 if none could be reached.
 """
 
 
+class Options(CommonOptions):
+    """``kv ping`` has no options of its own."""
+
+
 def arguments(parser: Parser) -> None:
     """``kv ping`` has no options of its own."""
 
 
-def run(context: Context) -> int:
+def run(context: Context, options: Options) -> int:
     """Ask; ``ok``."""
     with context.connect() as client:
         client.ping()

@@ -1,9 +1,9 @@
 """``kv reload``: the daemon reads its configuration again, all or nothing."""
 
-from kv.cli import exits
 from kv.cli.context import Context
 from kv.cli.escape import show
-from kv.cli.parser import Parser
+from kv.cli.parser import CommonOptions, Parser
+from kvd.protocol import exits
 
 USAGE = "kv reload [OPTION]..."
 EXAMPLES = """
@@ -15,11 +15,15 @@ If the configuration is wrong the daemon keeps the one it has, and the reason is
 """
 
 
+class Options(CommonOptions):
+    """``kv reload`` has no options of its own."""
+
+
 def arguments(parser: Parser) -> None:
     """``kv reload`` has no options of its own."""
 
 
-def run(context: Context) -> int:
+def run(context: Context, options: Options) -> int:
     """Ask; one line for each change."""
     with context.connect() as client:
         changes = client.reload()

@@ -1,10 +1,10 @@
 """``kv restore``: make a data directory, out of a backup or of another data directory at an earlier point."""
 
-from kv.cli import exits
-from kv.cli.context import Context
+from kv.cli.context import Context, history_point
 from kv.cli.failures import UsageError
 from kv.cli.offline import offline, tell_made
-from kv.cli.parser import Parser, completed
+from kv.cli.parser import CommonOptions, Parser, completed
+from kvd.protocol import exits
 
 USAGE = "kv restore [OPTION]... SOURCE DIR"
 EXAMPLES = """
@@ -24,6 +24,13 @@ belong to whoever runs this, and a daemon only uses a directory of its own user 
 """
 
 
+class Options(CommonOptions):
+    """The options of ``kv restore``."""
+
+    to: str | None = None
+    json: bool = False
+
+
 def arguments(parser: Parser) -> None:
     """The options of ``kv restore``."""
     parser.operands("SOURCE DIR", "a backup, a data directory, or '-'; and the directory to be made", "files")
@@ -34,16 +41,16 @@ def arguments(parser: Parser) -> None:
     parser.add_argument("--json", action="store_true", help="print version and time as JSON")
 
 
-def run(context: Context) -> int:
+def run(context: Context, options: Options) -> int:
     """Restore; ``Restored: version 123 of 2026-11-23 10:00:00``."""
-    operands = context.options.operands
+    operands = options.operands
     if len(operands) != 2:
         raise UsageError("write 'kv restore SOURCE DIR': what to restore, and the directory to be made of it")
     source, directory = operands
-    point = context.point("to")
+    point = history_point(options.to, "--to")
     version, time_us = (None, None) if point is None else point.given
     made = offline(
         context, "restoring", lambda kvd, progress: kvd.restore(source, directory, version, time_us, progress)
     )
-    tell_made(context, "Restored", made)
+    tell_made(context, "Restored", made, json=options.json)
     return exits.OK

@@ -1,11 +1,11 @@
 """``kv revert``: undo one commit, if nothing that it wrote has changed since."""
 
-from kv.cli import exits
 from kv.cli.commands.rollback import changes, print_plan
 from kv.cli.context import Context
 from kv.cli.failures import UsageError
-from kv.cli.numbers import whole
-from kv.cli.parser import Parser
+from kv.cli.numbers import whole_number
+from kv.cli.parser import CommonOptions, Parser
+from kvd.protocol import exits
 
 USAGE = "kv revert [OPTION]... VERSION"
 EXAMPLES = """
@@ -19,23 +19,29 @@ rollback' does not mind.
 """
 
 
+class Options(CommonOptions):
+    """The options of ``kv revert``."""
+
+    dry_run: bool = False
+
+
 def arguments(parser: Parser) -> None:
     """The options of ``kv revert``."""
     parser.operands("VERSION", "which commit, as 'kv log' shows it", "versions")
     parser.add_argument("-n", "--dry-run", action="store_true", help="show what would be done; change nothing")
 
 
-def run(context: Context) -> int:
+def run(context: Context, options: Options) -> int:
     """Undo it; ``Commit reverted``."""
-    if len(context.options.operands) != 1:
+    if len(options.operands) != 1:
         raise UsageError("give the version of one commit, as 'kv log' shows it; write 'kv revert VERSION'")
-    version = whole("the version of a commit", 1)(context.options.operands[0])
+    version = whole_number("the version of a commit", 1)(options.operands[0])
     with context.connect() as client:
         writes = changes(client, client.plan_revert(version))
         if not writes:
             context.print(f"Nothing to change: already as before version {version}")
             return exits.OK
-        if getattr(context.options, "dry_run", False):
+        if options.dry_run:
             print_plan(context, writes)
             return exits.OK
         made = client.revert(version)

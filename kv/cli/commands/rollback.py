@@ -1,11 +1,11 @@
 """``kv rollback``: keys become what they were, in a commit of its own."""
 
-from kv.cli import exits
-from kv.cli.context import Context, checked_keys
+from kv.cli.context import Context, checked_keys, history_point
 from kv.cli.escape import show
 from kv.cli.failures import UsageError
-from kv.cli.numbers import counted
-from kv.cli.parser import Parser, completed
+from kv.cli.numbers import plural
+from kv.cli.parser import CommonOptions, Parser, completed
+from kvd.protocol import exits
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,6 +24,13 @@ at the same moment, nothing is written and the exit code is 3. 'kv help times' e
 """
 
 
+class Options(CommonOptions):
+    """The options of ``kv rollback``."""
+
+    to: str | None = None
+    dry_run: bool = False
+
+
 def arguments(parser: Parser) -> None:
     """The options of ``kv rollback``."""
     parser.operands("KEY", "which keys", "keys")
@@ -31,10 +38,10 @@ def arguments(parser: Parser) -> None:
     parser.add_argument("-n", "--dry-run", action="store_true", help="show what would be done; change nothing")
 
 
-def run(context: Context) -> int:
+def run(context: Context, options: Options) -> int:
     """Go back; ``Keys rolled back``."""
-    keys = list(dict.fromkeys(checked_keys(context.options.operands, "rollback")))
-    point = context.point("to")
+    keys = list(dict.fromkeys(checked_keys(options.operands, "rollback")))
+    point = history_point(options.to, "--to")
     if point is None:
         raise UsageError("to which version or time? write --to VERSION|TIME; 'kv history KEY' shows the versions")
     with context.connect() as client:
@@ -43,12 +50,12 @@ def run(context: Context) -> int:
         if not writes:
             context.print(f"Nothing to change: already as at version {to}")
             return exits.OK
-        if getattr(context.options, "dry_run", False):
+        if options.dry_run:
             print_plan(context, writes)
             return exits.OK
         version = client.rollback(*keys, to=to)
     context.print("Keys rolled back")
-    context.note(f"{counted(len(writes), 'key')} to version {to}, version {version}")
+    context.note(f"{plural(len(writes), 'key')} to version {to}, version {version}")
     return exits.OK
 
 

@@ -1,9 +1,9 @@
 """``kv serve``: run the daemon. The flags are handed on; everything else is the daemon's own."""
 
-from kv.cli import exits
 from kv.cli.context import Context
 from kv.cli.failures import CommandFailed, UsageError
-from kv.cli.parser import Parser, completed
+from kv.cli.parser import CommonOptions, Parser, completed
+from kvd.protocol import exits
 
 USAGE = "kv serve [OPTION]..."
 EXAMPLES = """
@@ -19,19 +19,23 @@ A flag goes before the environment (KVD_*), that before the configuration file, 
 are not here are in the file. TCP needs --token-file or certificates of clients, and beyond loopback also TLS, which is
 configured in the file.
 """
-# Command-line options, and the settings that they are.
-_SETTINGS = {
-    "socket": "listen.socket",
-    "socket_mode": "listen.socket_mode",
-    "socket_group": "listen.socket_group",
-    "tcp": "listen.tcp",
-    "token_file": "listen.token_file",
-    "http": "http.listen",
-    "data_dir": "data.dir",
-    "data_sync": "data.sync",
-    "log_level": "log.level",
-    "log_to": "log.to",
-}
+
+
+class Options(CommonOptions):
+    """The options of ``kv serve``."""
+
+    daemon: bool = False
+    socket_mode: str | None = None
+    socket_group: str | None = None
+    tcp: list[str] | None = None
+    http: list[str] | None = None
+    http_open: bool = False
+    data_dir: str | None = None
+    data_sync: str | None = None
+    config: str | None = None
+    log_level: str | None = None
+    log_to: str | None = None
+    check_config: bool = False
 
 
 def arguments(parser: Parser) -> None:
@@ -65,28 +69,39 @@ def arguments(parser: Parser) -> None:
     parser.add_argument("--check-config", action="store_true", help="say whether the configuration is right, and end")
 
 
-def run(context: Context) -> int:
+def run(context: Context, options: Options) -> int:
     """Run the daemon until it ends; its exit code."""
-    options = context.options
     if options.socket and options.socket.startswith(("tcp://", "tls://")):
         raise UsageError("--socket is the path of a socket here; to listen on TCP write --tcp HOST:PORT")
-    given = {setting: getattr(options, name, None) for name, setting in _SETTINGS.items()}
-    flags: dict[str, object] = {setting: value for setting, value in given.items() if value is not None}
-    if getattr(options, "http_open", False):
-        flags["http.open"] = True
-    config_file: str | None = getattr(options, "config", None)
+    settings = _settings(options)
     try:
         from kvd.service.serve import check_config, serve
     except ImportError as error:
         raise CommandFailed(f"the daemon is not installed completely: {error}", exits.INTERNAL) from None
-    if getattr(options, "check_config", False):
-        status = check_config(flags, config_file)
+    if options.check_config:
+        status = check_config(settings, options.config)
         if status == exits.OK:
             context.print("The configuration is valid.")
         return status
-    from kv.cli.progress import bar
-
     return serve(
-        flags, config_file, daemon=getattr(options, "daemon", False),
-        bar=lambda: bar("B", "recovering", quiet=options.quiet),
+        settings, options.config, daemon=options.daemon,
+        bar=lambda: context.progress("B", "recovering"),
     )  # fmt: skip
+
+
+def _settings(options: Options) -> dict[str, object]:
+    """The daemon's settings that stand on the command line, by their names in the configuration."""
+    settings = {
+        "listen.socket": options.socket,
+        "listen.socket_mode": options.socket_mode,
+        "listen.socket_group": options.socket_group,
+        "listen.tcp": options.tcp,
+        "listen.token_file": options.token_file,
+        "http.listen": options.http,
+        "http.open": options.http_open or None,
+        "data.dir": options.data_dir,
+        "data.sync": options.data_sync,
+        "log.level": options.log_level,
+        "log.to": options.log_to,
+    }
+    return {name: value for name, value in settings.items() if value is not None}

@@ -1,11 +1,11 @@
 """``kv set``: all pairs in one atomic commit."""
 
-from kv.cli import exits
 from kv.cli.context import Context
 from kv.cli.escape import show
 from kv.cli.pairs import collect
 from kv.cli.parser import Parser, completed
-from kv.cli.writing import How, add_lifetime, add_sync
+from kv.cli.writing import WriteOptions, add_lifetime, add_sync
+from kvd.protocol import exits
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,6 +35,15 @@ key named, or nothing is set, the first key for which it does not hold is named,
 """
 
 
+class Options(WriteOptions):
+    """The options of ``kv set``."""
+
+    raw_values: bool = False
+    if_version: int | None = None
+    if_absent: bool = False
+    dry_run: bool = False
+
+
 def arguments(parser: Parser) -> None:
     """The options of ``kv set``."""
     parser.operands("KEY=VALUE", "what to set: KEY=VALUE, KEY=@FILE, KEY=- (standard input), KEY==TEXT", "pairs")
@@ -56,39 +65,38 @@ def arguments(parser: Parser) -> None:
 
 
 def _version(text: str) -> int:
-    from kv.cli.numbers import whole
+    from kv.cli.numbers import whole_number
 
-    return whole("--if-version")(text)
+    return whole_number("--if-version")(text)
 
 
-def run(context: Context) -> int:
+def run(context: Context, options: Options) -> int:
     """Set the pairs; ``Keys set``."""
-    options = context.options
     pairs = collect(
         options.operands,
         options.verbatim["--key"],
         options.verbatim["--value"],
-        raw_values=getattr(options, "raw_values", False),
+        raw_values=options.raw_values,
     )
     if not pairs:  # empty standard input
         context.note("no pairs on standard input")
         return exits.OK
-    expected = 0 if getattr(options, "if_absent", False) else getattr(options, "if_version", None)
-    if getattr(options, "dry_run", False):
+    expected = 0 if options.if_absent else options.if_version
+    if options.dry_run:
         return _rehearse(context, pairs, expected)
     with context.connect() as client:
-        version = _write(client, pairs, expected, How(options))
+        version = _write(client, pairs, expected, options)
     context.print("Keys set")
     context.note(f"{len(pairs)} keys, version {version}")
     return exits.OK
 
 
-def _write(client: "Client", pairs: dict[str, bytes], expected: int | None, how: How) -> int:
+def _write(client: "Client", pairs: dict[str, bytes], expected: int | None, options: WriteOptions) -> int:
     """The commit's version. Raises Conflict if a key is not at the version ``expected``."""
     if expected is None:
-        return client.set_many(pairs, ttl=how.ttl_s, keep_ttl=how.keep_ttl, sync=how.sync)
+        return client.set_many(pairs, ttl=options.ttl_s, keep_ttl=options.keep_ttl, sync=options.sync)
     reads = dict.fromkeys(pairs, expected)
-    return client.commit(pairs, reads=reads, ttl=how.ttl_s, keep_ttl=how.keep_ttl, sync=how.sync)
+    return client.commit(pairs, reads=reads, ttl=options.ttl_s, keep_ttl=options.keep_ttl, sync=options.sync)
 
 
 def _rehearse(context: Context, pairs: dict[str, bytes], expected: int | None) -> int:

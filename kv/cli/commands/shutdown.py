@@ -2,11 +2,11 @@
 
 import os
 
-from kv.cli import exits
 from kv.cli.context import Context
 from kv.cli.failures import CommandFailed
 from kv.cli.output import complain
-from kv.cli.parser import Parser
+from kv.cli.parser import CommonOptions, Parser
+from kvd.protocol import exits
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,13 +25,17 @@ The daemon answers the requests that it has read, removes its socket and ends. -
 _TIMEOUT_S = 30.0
 
 
+class Options(CommonOptions):
+    """``kv shutdown`` has no options of its own."""
+
+
 def arguments(parser: Parser) -> None:
     """``kv shutdown`` has no options of its own."""
 
 
-def run(context: Context) -> int:
+def run(context: Context, options: Options) -> int:
     """Stop the daemon; ``Kvd stopped.``"""
-    timeout_s = context.options.timeout_s(_TIMEOUT_S)
+    timeout_s = options.timeout_s(_TIMEOUT_S)
     with context.connect(_TIMEOUT_S) as client:
         status = client.status()
         process = _watch(client, status)
@@ -40,7 +44,7 @@ def run(context: Context) -> int:
     if not gone:
         raise CommandFailed(f"kvd (pid {pid}) is still stopping after {timeout_s:g} seconds; see its log")
     context.print("Kvd stopped.")
-    if status.get("activated") and not context.options.quiet:
+    if status.get("activated") and not options.quiet:
         complain("the next client starts it again; to stop it for good: systemctl stop kvd.socket kvd.service")
     return exits.OK
 

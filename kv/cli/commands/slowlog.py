@@ -1,10 +1,10 @@
 """``kv slowlog``: which requests held the daemon for long."""
 
-from kv.cli import exits
 from kv.cli.commands.history import add_limit
 from kv.cli.context import Context
 from kv.cli.escape import show
-from kv.cli.parser import Parser
+from kv.cli.parser import CommonOptions, Parser
+from kvd.protocol import exits
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,6 +30,14 @@ Not measured: the decoding of a frame, the events of watches, and a get alone in
 """
 
 
+class Options(CommonOptions):
+    """The options of ``kv slowlog``."""
+
+    limit: int | None = None
+    reset: bool = False
+    json: bool = False
+
+
 def arguments(parser: Parser) -> None:
     """The options of ``kv slowlog``."""
     add_limit(parser, "so many at most, up to 1000 (default: 20)")
@@ -37,22 +45,20 @@ def arguments(parser: Parser) -> None:
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
 
 
-def run(context: Context) -> int:
+def run(context: Context, options: Options) -> int:
     """Print the entries."""
-    limit = getattr(context.options, "limit", None) or _DEFAULT_LIMIT
-    reset = getattr(context.options, "reset", False)
     with context.connect() as client:
-        frames = client.slow_log(limit=limit, reset=reset)
+        frames = client.slow_log(limit=options.limit or _DEFAULT_LIMIT, reset=options.reset)
     for frame in reversed(frames):
-        _print(context, frame)
+        _print(context, frame, json=options.json)
     return exits.OK
 
 
-def _print(context: Context, frame: "SlowFrame") -> None:
+def _print(context: Context, frame: "SlowFrame", *, json: bool) -> None:
     from kv.cli.authors import author_json, who_and_when
     from kv.cli.times import time_json
 
-    if context.options.json:
+    if json:
         context.print_json(
             {
                 "time": time_json(frame.time),

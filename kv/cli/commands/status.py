@@ -1,9 +1,9 @@
 """``kv status``: what the daemon says about itself."""
 
-from kv.cli import exits
 from kv.cli.context import Context
 from kv.cli.escape import show
-from kv.cli.parser import Parser
+from kv.cli.parser import CommonOptions, Parser
+from kvd.protocol import exits
 
 USAGE = "kv status [OPTION]..."
 EXAMPLES = """
@@ -15,16 +15,22 @@ The exit code is 0 if the daemon answered and 69 if none could be reached.
 """
 
 
+class Options(CommonOptions):
+    """The options of ``kv status``."""
+
+    json: bool = False
+
+
 def arguments(parser: Parser) -> None:
     """The options of ``kv status``."""
     parser.add_argument("--json", action="store_true", help="one JSON object")
 
 
-def run(context: Context) -> int:
+def run(context: Context, options: Options) -> int:
     """Print the facts."""
     with context.connect() as client:
         status = client.status()
-    if context.options.json:
+    if options.json:
         context.print_json(status)
         return exits.OK
     for name, value in status.items():

@@ -1,10 +1,10 @@
 """``kv top-keys``: which keys are the largest, or are read or written most."""
 
-from kv.cli import exits
 from kv.cli.commands.history import add_limit
 from kv.cli.context import Context
 from kv.cli.escape import show
-from kv.cli.parser import Parser
+from kv.cli.parser import CommonOptions, Parser
+from kvd.protocol import exits
 
 _DEFAULT_LIMIT = 10
 _ORDERS = ("size", "reads", "writes")
@@ -27,25 +27,32 @@ administrators only.
 """
 
 
+class Options(CommonOptions):
+    """The options of ``kv top-keys``."""
+
+    by: str = "size"
+    limit: int | None = None
+    json: bool = False
+
+
 def arguments(parser: Parser) -> None:
     """The options of ``kv top-keys``."""
-    parser.add_argument("--by", choices=_ORDERS, default="size", help="size (the default), reads or writes")
+    parser.add_argument("--by", choices=_ORDERS, help="size (the default), reads or writes")
     add_limit(parser, "so many keys at most, up to 1000 (default: 10)")
     parser.add_argument("--json", action="store_true", help="one JSON object of keys and numbers, the greatest first")
 
 
-def run(context: Context) -> int:
+def run(context: Context, options: Options) -> int:
     """Print the keys; ``key: number``."""
-    limit = getattr(context.options, "limit", None) or _DEFAULT_LIMIT
-    order = getattr(context.options, "by", "size")
+    limit = options.limit or _DEFAULT_LIMIT
     with context.connect() as client:
-        if order == "size":
+        if options.by == "size":
             found = client.largest_keys(limit=limit)
         else:
-            hottest = client.hottest_keys(order, limit=limit)
+            hottest = client.hottest_keys(options.by, limit=limit)
             found = hottest.operations
-            context.note(f"{order} of the last {hottest.seconds:.0f} s, estimated")
-    if context.options.json:
+            context.note(f"{options.by} of the last {hottest.seconds:.0f} s, estimated")
+    if options.json:
         context.print_json(found)
         return exits.OK
     for key, number in found.items():

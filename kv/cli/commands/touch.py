@@ -1,10 +1,10 @@
 """``kv touch``: how long keys live from now on, without a change of their values."""
 
-from kv.cli import exits
 from kv.cli.context import Context, checked_keys
 from kv.cli.escape import show
 from kv.cli.failures import UsageError
-from kv.cli.parser import Parser, completed
+from kv.cli.parser import CommonOptions, Parser, completed
+from kvd.protocol import exits
 
 USAGE = "kv touch [OPTION]... --ttl DURATION|none KEY..."
 EXAMPLES = """
@@ -20,6 +20,14 @@ refused, and nothing is changed. 'kv get --touch' reads at the same time.
 """
 
 
+class Options(CommonOptions):
+    """The options of ``kv touch``."""
+
+    ttl: str | None = None
+    json: bool = False
+    dry_run: bool = False
+
+
 def arguments(parser: Parser) -> None:
     """The options of ``kv touch``."""
     parser.operands("KEY", "which keys", "keys")
@@ -31,20 +39,18 @@ def arguments(parser: Parser) -> None:
     parser.add_argument("-n", "--dry-run", action="store_true", help="show what would be done; change nothing")
 
 
-def run(context: Context) -> int:
+def run(context: Context, options: Options) -> int:
     """Change them; ``Keys touched``."""
-    text = getattr(context.options, "ttl", None)
-    if text is None:
+    if options.ttl is None:
         raise UsageError("how long? write --ttl DURATION, or --ttl none for a life without end")
-    keys = list(dict.fromkeys(checked_keys(context.options.operands, "touch")))
-    ttl_s = None if text == "none" else _ttl(text)
-    dry = getattr(context.options, "dry_run", False)
+    keys = list(dict.fromkeys(checked_keys(options.operands, "touch")))
+    ttl_s = None if options.ttl == "none" else _ttl_s(options.ttl)
     with context.connect() as client:
-        there = [left is not None for left in client.ttl(*keys)] if dry else client.touch(*keys, ttl=ttl_s)
+        there = [left is not None for left in client.ttl(*keys)] if options.dry_run else client.touch(*keys, ttl=ttl_s)
     touched = [key for key, found in zip(keys, there, strict=True) if found]
-    if getattr(context.options, "json", False):
+    if options.json:
         context.print_json(dict(zip(keys, there, strict=True)))
-    elif dry:
+    elif options.dry_run:
         for key in touched:
             context.print(f"would touch {show(key)}")
     elif touched:
@@ -54,7 +60,7 @@ def run(context: Context) -> int:
     return exits.NOT_FOUND if missing else exits.OK
 
 
-def _ttl(text: str) -> float:
+def _ttl_s(text: str) -> float:
     from kv.cli.durations import duration_s
 
     return duration_s(text, "--ttl")

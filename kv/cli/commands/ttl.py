@@ -1,9 +1,9 @@
 """``kv ttl``: how long keys have still to live."""
 
-from kv.cli import exits
 from kv.cli.context import Context, checked_keys
 from kv.cli.escape import show
-from kv.cli.parser import Parser
+from kv.cli.parser import CommonOptions, Parser
+from kvd.protocol import exits
 
 USAGE = "kv ttl [OPTION]... KEY..."
 EXAMPLES = """
@@ -17,19 +17,25 @@ are seconds, -1 for a key that lives without end. 'kv touch' and 'kv set --ttl' 
 """
 
 
+class Options(CommonOptions):
+    """The options of ``kv ttl``."""
+
+    json: bool = False
+
+
 def arguments(parser: Parser) -> None:
     """The options of ``kv ttl``."""
     parser.operands("KEY", "which keys", "keys")
     parser.add_argument("--json", action="store_true", help="one JSON object of keys and seconds; -1: without end")
 
 
-def run(context: Context) -> int:
+def run(context: Context, options: Options) -> int:
     """Print the durations; ``key: 9m59s``."""
-    keys = checked_keys(context.options.operands, "ttl")
+    keys = checked_keys(options.operands, "ttl")
     with context.connect() as client:
         found = dict(zip(keys, client.ttl(*keys), strict=True))
     present = {key: seconds for key, seconds in found.items() if seconds is not None}
-    if context.options.json:
+    if options.json:
         context.print_json({key: -1 if seconds == float("inf") else seconds for key, seconds in present.items()})
     else:
         for key in keys:

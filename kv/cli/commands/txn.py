@@ -1,15 +1,15 @@
 """``kv txn``: a script of checks, reads and writes, as one atomic transaction."""
 
-from kv.cli import exits
 from kv.cli.commands.rollback import print_plan
 from kv.cli.context import Context
 from kv.cli.escape import show
-from kv.cli.numbers import counted
+from kv.cli.numbers import plural
 from kv.cli.pairs import read_stdin
 from kv.cli.parser import Parser
 from kv.cli.statements import parse
 from kv.cli.transactions import Outcome, carry_out
-from kv.cli.writing import How, add_lifetime, add_sync
+from kv.cli.writing import WriteOptions, add_lifetime, add_sync
+from kvd.protocol import exits
 
 USAGE = "kv txn [OPTION]... < SCRIPT"
 EXAMPLES = """
@@ -41,6 +41,13 @@ otherwise.
 """
 
 
+class Options(WriteOptions):
+    """The options of ``kv txn``."""
+
+    json: bool = False
+    dry_run: bool = False
+
+
 def arguments(parser: Parser) -> None:
     """The options of ``kv txn``."""
     add_lifetime(parser)
@@ -49,21 +56,20 @@ def arguments(parser: Parser) -> None:
     parser.add_argument("-n", "--dry-run", action="store_true", help="check and show what would be done; write nothing")
 
 
-def run(context: Context) -> int:
+def run(context: Context, options: Options) -> int:
     """Do it; print what was read."""
     statements = parse(read_stdin())
     if not statements:
         context.note("no statements on standard input")
         return exits.OK
-    dry = getattr(context.options, "dry_run", False)
     with context.connect() as client:
-        outcome, version = carry_out(client, statements, dry_run=dry, how=How(context.options))
-    _print(context, outcome, version)
+        outcome, version = carry_out(client, statements, dry_run=options.dry_run, options=options)
+    _print(context, options, outcome, version)
     return exits.OK
 
 
-def _print(context: Context, outcome: Outcome, version: int | None) -> None:
-    if context.options.json:
+def _print(context: Context, options: Options, outcome: Outcome, version: int | None) -> None:
+    if options.json:
         from kv.cli.jsontext import value_json
 
         found = {key: None if value is None else value_json(value) for key, value in outcome.shown}
@@ -74,7 +80,7 @@ def _print(context: Context, outcome: Outcome, version: int | None) -> None:
             context.complain(f"no such key: {key}")
         else:
             context.print(f"{show(key)}: {show(value)}")
-    if getattr(context.options, "dry_run", False):
+    if options.dry_run:
         print_plan(context, outcome.writes)
     elif version is not None:
-        context.note(f"{counted(len(outcome.writes), 'key')} written, version {version}")
+        context.note(f"{plural(len(outcome.writes), 'key')} written, version {version}")

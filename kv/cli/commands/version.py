@@ -1,8 +1,8 @@
 """``kv version``: which version this is."""
 
-from kv.cli import exits
 from kv.cli.context import Context
-from kv.cli.parser import Parser
+from kv.cli.parser import CommonOptions, Parser
+from kvd.protocol import exits
 
 USAGE = "kv version [OPTION]..."
 EXAMPLES = """
@@ -12,11 +12,15 @@ kv status                           the version of the daemon is in there
 DETAILS = ""
 
 
+class Options(CommonOptions):
+    """``kv version`` has no options of its own."""
+
+
 def arguments(parser: Parser) -> None:
     """``kv version`` has no options of its own."""
 
 
-def run(context: Context) -> int:
+def run(context: Context, options: Options) -> int:
     """Print it."""
     context.print(text())
     return exits.OK

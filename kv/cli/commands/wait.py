@@ -3,11 +3,11 @@
 import os
 import time
 
-from kv.cli import exits
-from kv.cli.commands.get import add_forms, print_found
+from kv.cli.commands.get import ValueForms, add_forms, print_found
 from kv.cli.context import Context, checked_key
 from kv.cli.failures import CommandFailed, UsageError
 from kv.cli.parser import Parser, completed
+from kvd.protocol import exits
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,6 +30,12 @@ If it is so already, it returns at once. Without --timeout it waits for ever; wh
 """
 
 
+class Options(ValueForms):
+    """The options of ``kv wait``."""
+
+    absent: bool = False
+
+
 def arguments(parser: Parser) -> None:
     """The options of ``kv wait``."""
     parser.operands("KEY[=VALUE]", "the key, and the value that it shall have; the first '=' ends the key", "keys")
@@ -40,22 +46,21 @@ def arguments(parser: Parser) -> None:
     add_forms(parser)
 
 
-def run(context: Context) -> int:
+def run(context: Context, options: Options) -> int:
     """Wait; print the key as ``kv get`` does."""
-    key, wanted = _condition(context)
-    absent = getattr(context.options, "absent", False)
-    limit_s = context.options.timeout or None
+    key, wanted = _condition(options)
+    limit_s = options.timeout or None
     with context.connect(waits=True) as client:
-        value = until(client, key, wanted, absent=absent, limit_s=limit_s)
-    if not absent and value is not None:
-        print_found(context, {key: value}, [key])
+        value = until(client, key, wanted, absent=options.absent, limit_s=limit_s)
+    if not options.absent and value is not None:
+        print_found(context, options, {key: value}, [key])
     return exits.OK
 
 
-def _condition(context: Context) -> tuple[str, bytes | None]:
+def _condition(options: Options) -> tuple[str, bytes | None]:
     """The key, and the value that it shall have; None: any. Raises UsageError."""
-    operands = context.options.operands
-    keys, values = context.options.verbatim["--key"], context.options.verbatim["--value"]
+    operands = options.operands
+    keys, values = options.verbatim["--key"], options.verbatim["--value"]
     if keys and not operands and len(keys) == 1 and len(values) <= 1:
         return checked_key(keys[0]), os.fsencode(values[0]) if values else None
     if keys or values or len(operands) != 1:

@@ -2,11 +2,11 @@
 
 import os
 
-from kv.cli import exits
 from kv.cli.commands.history import event_text
-from kv.cli.context import Context, checked_key
+from kv.cli.context import Context, checked_key, history_point
 from kv.cli.failures import OutputFailed, UsageError
-from kv.cli.parser import Parser, completed
+from kv.cli.parser import CommonOptions, Parser, completed
+from kvd.protocol import exits
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,6 +34,14 @@ _MAX_IN_ENVIRONMENT_BYTES = 64 * 1024
 _LOOK_UP_S = 1.0  # how often it is looked whether anybody still reads what is printed
 
 
+class Options(CommonOptions):
+    """The options of ``kv watch``."""
+
+    since: str | None = None
+    count: int | None = None
+    json: bool = False
+
+
 def arguments(parser: Parser) -> None:
     """The options of ``kv watch``."""
     parser.takes_command = True
@@ -44,21 +52,20 @@ def arguments(parser: Parser) -> None:
 
 
 def _count(text: str) -> int:
-    from kv.cli.numbers import whole
+    from kv.cli.numbers import whole_number
 
-    return whole("--count", 1)(text)
+    return whole_number("--count", 1)(text)
 
 
-def run(context: Context) -> int:
+def run(context: Context, options: Options) -> int:
     """Tell each change until ctrl-c, or --count."""
-    options = context.options
     if len(options.operands) > 1:
         raise UsageError(f"one prefix at a time: {options.operands[1]!r} is too many; a command stands behind '--'")
     if options.command and options.json:
         raise UsageError("--json is for what is printed; a command gets the change in its environment")
     prefix = "".join(checked_key(operand) for operand in options.operands if operand)
-    point = context.point("since")
-    teller = Teller(context, getattr(options, "count", None))
+    point = history_point(options.since, "--since")
+    teller = Teller(context, options)
     with context.connect() as client:
         since = None if point is None else point.version(client)
         with client.watch(prefix, since) as watch:
@@ -82,11 +89,12 @@ def _check_reader() -> None:
 
 
 class Teller:
-    """Tells changes, key by key, until there were ``count`` of them (None: for ever)."""
+    """Tells changes, key by key, until there were as many as --count says."""
 
-    def __init__(self, context: Context, count: int | None) -> None:
+    def __init__(self, context: Context, options: Options) -> None:
         self._context = context
-        self._left = count
+        self._options = options
+        self._left = options.count
 
     @property
     def done(self) -> bool:
@@ -95,7 +103,7 @@ class Teller:
 
     def tell(self, change: "Change") -> None:
         """Print it, or run the command for it. Raises CommandFailed if that cannot be run, OutputFailed."""
-        tell_one = self._run if self._context.options.command else self._print
+        tell_one = self._run if self._options.command else self._print
         if change.resync:
             tell_one(change, "resync", None, None)
         for key in sorted(change.writes):
@@ -108,7 +116,7 @@ class Teller:
         self._context.output.flush()
 
     def _print(self, change: "Change", event: str, key: str | None, value: bytes | None) -> None:
-        if not self._context.options.json:
+        if not self._options.json:
             self._context.print(f"{change.version} {event if key is None else event_text(key, value)}")
             return
         from kv.cli.authors import commit_json
@@ -123,12 +131,12 @@ class Teller:
         from kv.cli.processes import environment, input_of, start, status_of
 
         known = environment(
-            self._context.options, KVD_KEY=_in_environment(None if key is None else key.encode()),
+            self._options, KVD_KEY=_in_environment(None if key is None else key.encode()),
             KVD_VALUE=_in_environment(value), KVD_VERSION=str(change.version), KVD_EVENT=event,
         )  # fmt: skip
         stdin = input_of(value or b"")
         try:
-            status = status_of(start(self._context.options.command, known, stdin))
+            status = status_of(start(self._options.command, known, stdin))
         finally:
             os.close(stdin)
         self._context.note(f"{change.version} {event}: the command ended with {status}")
