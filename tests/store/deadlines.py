@@ -19,7 +19,7 @@ def all_deadlines(lifetimes: Lifetimes) -> dict[str, int]:
     counting = [entry for entry in scheduled(schedule) if entries.get(entry.key) is entry]
     assert len(counting) == len(entries) == lifetimes.count
     assert len(scheduled(schedule)) - len(counting) == schedule.stale
-    assert all(entry.place <= entry.deadline for entry in counting)
+    assert all(entry.wake_at <= entry.deadline for entry in counting)
     deadlines = {key: entry.deadline for key, entry in entries.items()}
     assert (
         lifetimes.deadlines_of(list(deadlines)) == list(map(lifetimes.deadline_of, deadlines)) == [*deadlines.values()]

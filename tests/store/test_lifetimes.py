@@ -279,7 +279,7 @@ def test_keys_that_were_prolonged_together_are_looked_at_a_few_at_a_time() -> No
     for _ in range(9):
         found += lifetimes.take_due(20, 10)
         assert lifetimes.next_look == 10, "there are more"
-        assert sum(entry.place == 50 for entry in scheduled(lifetimes._schedule)) <= 90
+        assert sum(entry.wake_at == 50 for entry in scheduled(lifetimes._schedule)) <= 90
     found += lifetimes.take_due(20, 10)
     assert (lifetimes.next_look, lifetimes.take_due(49, 100)) == (50, [])
     assert sorted(found + lifetimes.take_due(50, 100)) == sorted(names)

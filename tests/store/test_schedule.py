@@ -54,7 +54,7 @@ def test_no_more_are_looked_at_than_asked_for() -> None:
     schedule, entries = schedule_of(*range(20))
     for entry in entries[:10]:
         entry.deadline = 30
-    schedule.abandon(entries[10])
+    schedule.cancel(entries[10])
     found = [schedule.take_due(25, 4) for _ in range(6)]
     assert list(map(len, found)) == [0, 0, 1, 4, 4, 0]
     assert (schedule.stale, schedule.next_look) == (0, 30)
@@ -70,7 +70,7 @@ def test_a_later_deadline_is_found_at_the_old_place_and_put_at_the_new_one() -> 
 
 def test_an_abandoned_entry_is_passed_over() -> None:
     schedule, [first, _] = schedule_of(10, 10)
-    schedule.abandon(first)
+    schedule.cancel(first)
     schedule.add(Entry(10, "0", 10))  # the same in all that it says
     assert sorted(schedule.take_due(10, MANY)) == ["0", "1"]
     assert (schedule.stale, scheduled(schedule)) == (0, [])
@@ -79,12 +79,12 @@ def test_an_abandoned_entry_is_passed_over() -> None:
 def test_the_oldest_run_is_dissolved_while_most_entries_are_stale() -> None:
     schedule, entries = schedule_of(*range(100, 140))
     for number, entry in enumerate(entries[::2]):
-        schedule.abandon(entry)
-        schedule.tend(39 - number, 1)
+        schedule.cancel(entry)
+        schedule.compact(39 - number, 1)
     assert (schedule.stale, len(scheduled(schedule))) == (20, 40), "no more than count"
     for number, entry in enumerate(entries[1::2]):
-        schedule.abandon(entry)
-        schedule.tend(19 - number, 1)
+        schedule.cancel(entry)
+        schedule.compact(19 - number, 1)
         assert schedule.stale <= RUN + 19 - number + RUN
     assert len(scheduled(schedule)) <= 2 * RUN
     assert schedule.take_due(MANY, MANY) == []
@@ -98,7 +98,7 @@ def test_runs_that_are_nearly_used_up_become_one() -> None:
     assert len(schedule._runs) == 25, "of one entry each"
     for _ in range(25):
         before = len(schedule._runs)
-        schedule.tend(25, 1)
+        schedule.compact(25, 1)
         assert len(schedule._runs) >= before - 1, "one at a time"
     assert len(schedule._runs) <= 1 + 2 * 25 // RUN
     assert len(schedule.take_due(2_000, MANY)) == 25
@@ -110,11 +110,11 @@ def test_what_many_changes_leave_is_made_up_for_as_they_come() -> None:
     entries: list[Entry] = []
     for step in range(50):
         for entry in entries:
-            schedule.abandon(entry)
+            schedule.cancel(entry)
         entries = [Entry(1_000 - step, str(number), 1_000 - step) for number in range(10 * RUN)]
         for entry in entries:
             schedule.add(entry)
-        schedule.tend(len(entries), len(entries))
+        schedule.compact(len(entries), len(entries))
         most = max(most, len(scheduled(schedule)))
     assert most <= 4 * len(entries)
 
@@ -140,7 +140,7 @@ def test_a_schedule_is_a_dict_of_deadlines(steps: list[tuple[str, int, int]], rn
         elif what == "prolong" and some is not None:
             some.deadline += in_
         elif what == "abandon" and some is not None:
-            schedule.abandon(entries.pop(some.key))
+            schedule.cancel(entries.pop(some.key))
         elif what == "take":
             now += in_
             due = {key for key, entry in entries.items() if entry.deadline <= now}
@@ -152,11 +152,11 @@ def test_a_schedule_is_a_dict_of_deadlines(steps: list[tuple[str, int, int]], rn
             assert sorted(found) == sorted(due)
             for key in due:
                 del entries[key]
-        schedule.tend(len(entries), 1)
+        schedule.compact(len(entries), 1)
         there = scheduled(schedule)
         assert sum(entries.get(entry.key) is entry for entry in there) == len(entries)
         assert schedule.stale == len(there) - len(entries)
         assert schedule.next_look <= min((entry.deadline for entry in entries.values()), default=NEVER)
         for run in schedule._runs:
-            places = [entry.place for entry in run]
+            places = [entry.wake_at for entry in run]
             assert places == sorted(places, reverse=True)
