@@ -167,8 +167,8 @@ class Window:
         """Return the version that was current at ``time``. Raises SnapshotGone if the window begins later."""
         if time < self.oldest_time:
             raise SnapshotGone(None, self.oldest_readable)
-        place = bisect_right(self._queue, time, lo=self._begin, key=_time)  # type: ignore[arg-type] return
-        _last_version(self._queue[place - 1]) if place > self._begin else self.oldest_readable  # type: ignore[arg-type]
+        place = bisect_right(self._queue, time, lo=self._begin, key=_time)  # type: ignore[arg-type]
+        return _last_version(self._queue[place - 1]) if place > self._begin else self.oldest_readable  # type: ignore[arg-type]
 
     def _find(self, version: int) -> int:
         """Return the place of the first group that has ``version`` or a later one."""
