@@ -16,13 +16,13 @@ from bench.peers.kvd import exchange
 from bench.peers.redis import command
 from bench.servers import Server
 from kvd.engine.database import Database
-from kvd.engine.near_cache import NearCaches
+from kvd.engine.near_cache import NearCaches, refuse_leases
 from kvd.engine.snapshots import Snapshots
 from kvd.protocol.limits import Limits
 from kvd.protocol.messages import Get
 from kvd.requests.limits import Checks
+from kvd.requests.peer import Peer
 from kvd.requests.reads import Reading
-from kvd.server.peers import Peer
 from kvd.store.authors import NOBODY
 from kvd.store.prefixes import PrefixRule, PrefixRules
 from kvd.telemetry.metrics import ServerMetrics
@@ -47,9 +47,11 @@ class Kvd:
 
     def __init__(self, keys: int) -> None:
         self._database = Database()
-        self._database.room.set_rules(PrefixRules([PrefixRule(prefix="", max_keys=keys, evict=True)]))
+        self._database.memory.set_rules(PrefixRules([PrefixRule(prefix="", max_keys=keys, evict=True)]))
         store, timer = self._database.store, self._database.timer
-        snapshots, near_caches = Snapshots(store, timer), NearCaches(self._database)
+        scheduler, generations = self._database.scheduler, self._database.generations
+        snapshots = Snapshots(store, timer, scheduler)
+        near_caches = NearCaches(generations, scheduler, refuse_leases, notes_changes=True)
         self._reading = Reading(self._database, Checks(Limits()), snapshots, near_caches, ServerMetrics(store.version))
         self._peer = Peer("bench", 0)
 

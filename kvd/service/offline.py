@@ -18,6 +18,7 @@ import msgspec
 from kvd.engine.copying import Point, copy, leftovers, write_new
 from kvd.engine.database import Database
 from kvd.engine.examination import CheckReport, Extent, examine, furthest, reaches
+from kvd.engine.replay import Replay
 from kvd.journal import names
 from kvd.journal.backup_file import BackupReader, load_backup
 from kvd.journal.disk import Disk, check_owner
@@ -129,8 +130,9 @@ def _shown(time_us: int) -> str:
 def _load(stream: BinaryIO, source: str, progress: Progress) -> Database:
     """Return a database with the content of a backup, without ephemeral keys, whose connections have ended."""
     size = os.fstat(stream.fileno()).st_size
-    database = Database()
-    load_backup(BackupReader(stream, source), database, lambda done: progress(done, max(size, done)))
+    contents = Replay()
+    load_backup(BackupReader(stream, source), contents, lambda done: progress(done, max(size, done)))
+    database = Database(contents=contents)
     database.delete_orphaned_ephemerals()
     return database
 

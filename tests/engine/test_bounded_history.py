@@ -41,7 +41,7 @@ def test_large_values_after_many_small_ones_take_no_more_than_the_limit(clocks: 
     small_ones(database, 5_000)
     large = {f"large {number}": b"x" * 20_000 for number in range(10)}
     for _ in range(100):
-        life = database.life(1 if how == "expiries" else None, keep=False, owner=None)
+        life = database.expiry(1 if how == "expiries" else None, keep=False, owner=None)
         bounded(database, partial(database.set, large, ME, life))
         clocks.pass_(1)
         bounded(database, partial(another_write, database, how, large))
@@ -53,7 +53,7 @@ def another_write(database: Database, how: str, large: dict[str, bytes]) -> None
     elif how == "deletes":
         database.delete(large, ME, missing_ok=False)
     elif how == "expiries":
-        database.settle()
+        database.expire_all_due()
     elif how == "commits":
         database.commit(dict.fromkeys(large), {}, [], 0, ME)
     elif how == "touches":
@@ -85,7 +85,7 @@ def test_a_snapshot_holds_no_more_than_the_limit_for_snapshots(clocks: "Clocks")
         assert window.bytes <= limits.max_pinned_bytes + next(window.newest()).size
     assert window.oldest_readable > snapshot, "past its limit the snapshot has gone"
     database.store.unpin(snapshot)
-    while database.tidy(100):
+    while database.upkeep.drop_old(100):
         pass
     assert window.bytes <= limits.max_bytes
 

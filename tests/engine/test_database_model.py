@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule, run_state_machine_as_test
 
-from kvd.engine import database as database_module
+from kvd.engine import expiry as expiry_module
 from kvd.store import isolation
 from kvd.store import lifetimes as lifetimes_module
 from kvd.store import schedule as schedule_module
@@ -87,7 +87,7 @@ class TimeAndHistory(Machine):
     @counted
     def tidy(self) -> None:
         self.model.advance(self.wall)
-        while self.database.tidy(3):
+        while self.database.upkeep.drop_old(3):
             pass
         self.forgetting()
         window, limits = self.store.window, self.store.window.limits
@@ -192,7 +192,7 @@ def test_the_database_is_a_dict_for_each_version(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(schedule_module, "RUN_ENTRIES", 2)
     monkeypatch.setattr(schedule_module, "_FEW_RUNS", 1)
     monkeypatch.setattr(isolation, "COMMITTED_KEYS", 4)
-    monkeypatch.setattr(database_module, "EXPIRED_KEYS", EXPIRED_TOGETHER)
+    monkeypatch.setattr(expiry_module, "EXPIRED_KEYS", EXPIRED_TOGETHER)
     fired.clear()
     run_state_machine_as_test(  # type: ignore[no-untyped-call]
         Everything,

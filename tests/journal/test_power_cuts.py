@@ -10,12 +10,12 @@ import random
 from itertools import islice
 from typing import NamedTuple
 
-from kvd.engine.database import Database
+from kvd.engine.replay import Replay
 from kvd.journal.recovery import recover
 from tests.journal.busy import STEPS, Busy, differences
 from tests.journal.crashes import Contents, Crash, RecordingDisk, crashes
 from tests.journal.disks import MemoryDisk
-from tests.journal.running import BOOT_US, WALL_US, Running, items
+from tests.journal.running import BOOT_US, WALL_US, Running, items, recovered
 
 SCALE = float(os.environ.get("KVD_TEST_SCALE", "1"))
 RUNS = max(1, round(3 * SCALE))
@@ -64,9 +64,10 @@ class Judge:
         return None
 
     def _recovered(self, state: Contents) -> Verdict:
-        database = Database(self.limits, lambda: WALL_US + self.now, lambda: 2 * BOOT_US + self.now)
         try:
-            found = recover(MemoryDisk(state), database)
+            database, found = recovered(
+                MemoryDisk(state), self.limits, lambda: WALL_US + self.now, lambda: 2 * BOOT_US + self.now
+            )
             problem = differences(database, found.version, self.model, self.now)
             if problem is None and len(self.seen) % self.every == 0:
                 problem = self._goes_on(state, found.version)
@@ -119,7 +120,7 @@ def some_crash(busy: Busy, chance: random.Random) -> tuple[Crash, Contents]:
 def next_generation(busy: Busy, chance: random.Random, seed: int) -> Busy:
     """One that goes on from a crash in a run."""
     crash, state = some_crash(busy, chance)
-    version = recover(MemoryDisk(state), Database()).version
+    version = recover(MemoryDisk(state), Replay()).version
     disk = RecordingDisk(state, {**crash.facts, "synced": version, "written": version})
     following = Busy(disk, seed, model=busy.model, now=busy.now)
     while sum(following.did.values()) < STEPS_OF_A_RUN // 3:

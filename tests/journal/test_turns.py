@@ -6,8 +6,11 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from kvd.engine.durability import INLINE_BYTES, Durability, LogPosition
+from kvd.engine.durability import LogDurability, LogPosition
+from kvd.journal.commit_log import CommitLog
 from kvd.journal.errors import NoSpace
+from kvd.journal.writer import INLINE_BYTES
+from kvd.store.store import Store
 from tests.journal.disks import Failing, MemoryDisk
 from tests.journal.running import Running, items
 
@@ -32,7 +35,7 @@ class SlowDisk(MemoryDisk):
 class Anyone:
     """A session that holds an answer."""
 
-    def release(self) -> None:
+    def on_durable(self) -> None:
         """It is told that there was progress."""
 
 
@@ -43,13 +46,12 @@ async def until(there: Callable[[], bool]) -> None:
             await asyncio.sleep(0)
 
 
-def run(body: Callable[[Running, Durability, SlowDisk], Awaitable[None]], sync: str = "interval") -> Running:
+def run(body: Callable[[Running, LogDurability, SlowDisk], Awaitable[None]], sync: str = "interval") -> Running:
     """Run ``body`` in a loop; then recover from what is on the disk."""
     disk = SlowDisk()
-    running = Running(disk, segment_bytes=SEGMENT_BYTES)
 
     async def main() -> None:
-        durability = Durability(running.database, running.log, sync, 1, asyncio.get_running_loop(), lambda error: None)
+        running, durability = durably_running(disk, SEGMENT_BYTES, sync, lambda error: None)
         await body(running, durability, disk)
         disk.go = None
         await durability.close()
@@ -58,7 +60,21 @@ def run(body: Callable[[Running, Durability, SlowDisk], Awaitable[None]], sync: 
     return Running(MemoryDisk(disk.contents()), segment_bytes=SEGMENT_BYTES)
 
 
-async def hold_a_sync(running: Running, durability: Durability, disk: SlowDisk) -> threading.Event:
+def durably_running(
+    disk: MemoryDisk, segment_bytes: int, sync: str, on_failure: Callable[[BaseException], None]
+) -> tuple[Running, LogDurability]:
+    """A database whose log is written by the running loop."""
+    loop = asyncio.get_running_loop()
+
+    def progress(store: Store, log: CommitLog) -> LogDurability:
+        return LogDurability(store, log, sync, 1, loop, on_failure)
+
+    running = Running(disk, segment_bytes=segment_bytes, progress=progress)
+    assert isinstance(running.progress, LogDurability)
+    return running, running.progress
+
+
+async def hold_a_sync(running: Running, durability: LogDurability, disk: SlowDisk) -> threading.Event:
     """A commit is written, and its sync is under way; it ends when the event is set."""
     disk.go = go = threading.Event()
     running.set({"first": b""})
@@ -71,7 +87,7 @@ async def hold_a_sync(running: Running, durability: Durability, disk: SlowDisk) 
 def test_a_flush_or_a_new_segment_waits_its_turn_with_the_commits_it_takes(kind: str) -> None:
     """While it waits for a sync to end, somebody who need not wait for that has later commits written."""
 
-    async def body(running: Running, durability: Durability, disk: SlowDisk) -> None:
+    async def body(running: Running, durability: LogDurability, disk: SlowDisk) -> None:
         go = await hold_a_sync(running, durability, disk)
         running.set({"second": b""})
         turn = asyncio.ensure_future(durability.flush() if kind == "flush" else durability.rotate())
@@ -86,7 +102,7 @@ def test_a_flush_or_a_new_segment_waits_its_turn_with_the_commits_it_takes(kind:
 
 
 def test_a_new_segment_tells_the_version_before_it() -> None:
-    async def body(running: Running, durability: Durability, disk: SlowDisk) -> None:
+    async def body(running: Running, durability: LogDurability, disk: SlowDisk) -> None:
         go = await hold_a_sync(running, durability, disk)
         turn = asyncio.ensure_future(durability.rotate())
         await asyncio.sleep(0)
@@ -100,7 +116,7 @@ def test_a_new_segment_tells_the_version_before_it() -> None:
 
 
 def test_a_large_batch_that_goes_to_the_worker_is_not_overtaken() -> None:
-    async def body(running: Running, durability: Durability, disk: SlowDisk) -> None:
+    async def body(running: Running, durability: LogDurability, disk: SlowDisk) -> None:
         loop = asyncio.get_running_loop()
         turns = []
 
@@ -121,34 +137,29 @@ def test_a_large_batch_that_goes_to_the_worker_is_not_overtaken() -> None:
 def test_after_an_error_nothing_more_is_written_or_synced() -> None:
     """The one who waited for its turn when the sync failed must not try again: it might seem to succeed."""
     disk = Failing()
-    running = Running(disk)
     failures: list[BaseException] = []
 
     async def main() -> None:
-        loop = asyncio.get_running_loop()
-        durability = Durability(running.database, running.log, "always", 1, loop, failures.append)
+        running, durability = durably_running(disk, 4096, "always", failures.append)
         running.set({"a": b""})
         disk.fails = lambda call: 5 if call == "sync" and not failures else None
         flushes = [asyncio.ensure_future(durability.flush()) for _ in range(2)]
         done = await asyncio.gather(*flushes, return_exceptions=True)
         assert [type(error) for error in done] == [OSError, OSError]
-        assert running.database.visible == 0
+        assert (running.database.visible, running.log.synced) == (0, 0)
         await durability.close()
 
     asyncio.run(main())
     assert isinstance(failures[0], OSError)
     assert failures[0].errno == 5
-    assert running.log.synced == 0
 
 
 def test_without_room_a_new_segment_is_refused_and_nothing_ends() -> None:
     disk = Failing()
-    running = Running(disk, segment_bytes=1024)
     failures: list[BaseException] = []
 
     async def main() -> None:
-        loop = asyncio.get_running_loop()
-        durability = Durability(running.database, running.log, "always", 1, loop, failures.append)
+        running, durability = durably_running(disk, 1024, "always", failures.append)
         disk.fails = lambda call: 28 if call in ("create", "allocate") else None
         await durability.rotate()  # into the one that was allocated ahead
         with pytest.raises(NoSpace):

@@ -115,7 +115,7 @@ def test_an_id_that_was_forgotten_with_its_segment_is_not_taken_for_a_new_one() 
     assert first.remove_superseded()
     second = restarted(disk)
     with pytest.raises(OutcomeUnknown):
-        second.database.once(1000, ID, 0, lambda: second.database.set({"n": b"1"}, ME))
+        second.database.run_once(1000, ID, 0, lambda: second.database.set({"n": b"1"}, ME))
     assert items(second.database)["n"] == (b"4", 4)
 
 
