@@ -1,4 +1,4 @@
-"""What the store refuses, with the fields from which a message is made."""
+"""What the store refuses, with the fields from which the message is built."""
 
 from typing import TYPE_CHECKING
 
@@ -7,7 +7,7 @@ if TYPE_CHECKING:
 
 
 class StoreError(Exception):
-    """The operation was refused as a whole: nothing was changed."""
+    """The operation was refused as a whole: nothing changed."""
 
 
 class KeysNotFound(StoreError):
@@ -19,7 +19,10 @@ class KeysNotFound(StoreError):
 
 
 class SnapshotGone(StoreError):
-    """The version asked for (None: the one of a time) is older than what is still held: all of it, or of ``key``."""
+    """The requested version is older than the oldest version that is still held: of the whole store, or of ``key``.
+
+    ``version`` is None if the request named a time.
+    """
 
     def __init__(self, version: int | None, oldest_readable: int, key: str | None = None) -> None:
         super().__init__(version, oldest_readable, key)
@@ -29,7 +32,7 @@ class SnapshotGone(StoreError):
 
 
 class VersionAhead(StoreError):
-    """The version asked for has not been given to any commit yet."""
+    """The requested version has not been given to any commit yet."""
 
     def __init__(self, version: int, newest: int) -> None:
         super().__init__(version, newest)
@@ -38,7 +41,7 @@ class VersionAhead(StoreError):
 
 
 class Conflict(StoreError):
-    """What a commit had read has changed since; the entries of ``changes`` are isolation.Change."""
+    """What a transaction read has changed since; the entries of ``changes`` are isolation.Change."""
 
     def __init__(self, changes: "list[Change]") -> None:
         super().__init__(changes)
@@ -46,7 +49,7 @@ class Conflict(StoreError):
 
 
 class NotANumber(StoreError):
-    """An increment met a value that is not a number, or would leave the range of 64 bits."""
+    """An increment met a value that is not a number, or its sum would need more than 64 bits."""
 
     def __init__(self, key: str, reason: str) -> None:
         super().__init__(key, reason)
@@ -55,11 +58,11 @@ class NotANumber(StoreError):
 
 
 class OutOfMemory(StoreError):
-    """There is no room for what was to be written; the text says what is full."""
+    """The write needs more memory than there is; the text says which limit is reached."""
 
 
 class OutcomeUnknown(StoreError):
-    """Whether a write with this id has committed is not remembered any more."""
+    """The store no longer remembers whether a write with this id has committed."""
 
     def __init__(self, version: int) -> None:
         super().__init__(version)

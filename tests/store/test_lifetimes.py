@@ -1,4 +1,4 @@
-"""How long keys live: what is due when, who owns what, and how much is remembered about it."""
+"""How long keys live: which keys are due when, which owner has which keys, and how many entries that takes."""
 
 import random
 
@@ -28,13 +28,13 @@ def with_deadlines(**deadlines: int) -> Lifetimes:
 
 
 def taken(lifetimes: Lifetimes, now: int) -> list[str]:
-    """What is due at ``now``."""
+    """Take and return all keys that are due at ``now``."""
     return lifetimes.take_due(now, MANY)
 
 
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A few keys are many: they go to the shards, and into runs of four that are dissolved early."""
+    """Make the limits so small that a few keys fill shards, and runs of four entries that are merged early."""
     monkeypatch.setattr(lifetimes_module, "FIRST_KEYS", 2)
     monkeypatch.setattr(schedule_module, "RUN_ENTRIES", 4)
     monkeypatch.setattr(schedule_module, "_FEW_RUNS", 1)
@@ -43,7 +43,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
 # ---------------------------------------------------------------------- deadlines
 
 
-def test_without_deadlines_there_is_nothing_to_look_for() -> None:
+def test_without_deadlines_no_key_is_due() -> None:
     lifetimes = Lifetimes()
     lifetimes.written(["a"], NO_EXPIRY)
     assert (lifetimes.next_look, lifetimes.take_due(10**18, MANY), bool(lifetimes)) == (None, [], False)
@@ -62,7 +62,7 @@ def test_keys_are_due_in_the_order_of_their_deadlines() -> None:
     assert (taken(lifetimes, 25), taken(lifetimes, 35)) == (["b", "c"], ["a"])
 
 
-def test_no_more_are_taken_than_asked_for_and_the_rest_stays_due() -> None:
+def test_no_more_keys_are_taken_than_allowed_and_the_others_stay_due() -> None:
     lifetimes = with_deadlines(a=1, b=2, c=3)
     due = lifetimes.take_due(5, 2)
     assert (due, lifetimes.next_look, taken(lifetimes, 5)) == (["a", "b"], 3, ["c"])
@@ -79,7 +79,7 @@ def test_a_new_deadline_replaces_the_old_one(later: bool) -> None:
     assert taken(lifetimes, 100) == []
 
 
-def test_a_key_made_endless_is_never_due() -> None:
+def test_a_key_without_its_deadline_is_never_due() -> None:
     lifetimes = with_deadlines(touched=10, written=10, ended=10)
     lifetimes.touched(["touched"], None)
     lifetimes.written(["written"], until(None))
@@ -87,7 +87,7 @@ def test_a_key_made_endless_is_never_due() -> None:
     assert (all_deadlines(lifetimes), taken(lifetimes, 100), lifetimes.next_look) == ({}, [], None)
 
 
-def test_a_key_that_ended_and_got_another_deadline_is_due_at_that_one() -> None:
+def test_a_cleared_key_with_another_deadline_is_due_at_that_one() -> None:
     lifetimes = with_deadlines(a=10, b=10)
     lifetimes.ended(["a", "b"])
     lifetimes.written(["a"], until(30))
@@ -98,29 +98,29 @@ def test_a_key_that_ended_and_got_another_deadline_is_due_at_that_one() -> None:
 # ---------------------------------------------------------------------- keep
 
 
-def test_a_kept_key_keeps_its_deadline_and_a_new_one_takes_the_one_given() -> None:
+def test_a_kept_key_keeps_its_deadline_and_a_new_key_takes_the_given_one() -> None:
     lifetimes = with_deadlines(old=10)
     lifetimes.written(["old", "endless", "new"], until(99, keep=True), existing={"old", "endless"})
     assert all_deadlines(lifetimes) == {"old": 10, "new": 99}
 
 
-def test_a_kept_key_keeps_its_owner_and_a_new_one_has_none() -> None:
+def test_a_kept_key_keeps_its_owner_and_a_new_key_has_none() -> None:
     lifetimes = Lifetimes()
     lifetimes.written(["old"], until(None, owner="me"))
     lifetimes.written(["old", "new"], KEEP_TTL, existing={"old"})
     assert (lifetimes.owned("me"), lifetimes.is_owned("new")) == (["old"], False)
 
 
-def test_a_write_that_keeps_nothing_takes_deadline_and_owner_away() -> None:
+def test_a_write_that_keeps_nothing_removes_deadline_and_owner() -> None:
     lifetimes = Lifetimes()
-    for life in (NO_EXPIRY, until(None), KEEP_TTL):
+    for expiry in (NO_EXPIRY, until(None), KEEP_TTL):
         lifetimes.written(["a"], until(10, owner="me"))
         assert (all_deadlines(lifetimes), lifetimes.count_owned("me")) == ({"a": 10}, 1)
-        lifetimes.written(["a"], life)  # KEPT, but the key was not there before
+        lifetimes.written(["a"], expiry)  # KEEP_TTL, but the key is not among the existing ones
         assert (all_deadlines(lifetimes), lifetimes.count_owned("me"), bool(lifetimes)) == ({}, 0, False)
 
 
-def test_an_owner_given_with_keep_is_taken_on() -> None:
+def test_an_owner_that_is_given_with_keep_replaces_the_old_one() -> None:
     lifetimes = Lifetimes()
     lifetimes.written(["a"], until(10, owner="me"))
     lifetimes.written(["a"], until(99, keep=True, owner="you"), existing={"a"})
@@ -134,19 +134,19 @@ def test_each_owner_has_its_keys() -> None:
     lifetimes = Lifetimes()
     lifetimes.written(["a", "b"], until(None, owner="me"))
     lifetimes.written(["c"], until(None, owner="you"))
-    assert (sorted(lifetimes.owned("me")), lifetimes.owned("you"), lifetimes.owned("nobody")) == (["a", "b"], ["c"], [])
-    assert [lifetimes.count_owned(owner) for owner in ("me", "you", "nobody")] == [2, 1, 0]
+    assert (sorted(lifetimes.owned("me")), lifetimes.owned("you"), lifetimes.owned("other")) == (["a", "b"], ["c"], [])
+    assert [lifetimes.count_owned(owner) for owner in ("me", "you", "other")] == [2, 1, 0]
     assert [lifetimes.is_owned(key) for key in "acx"] == [True, True, False]
 
 
-def test_a_key_has_one_owner_the_last_who_wrote_it() -> None:
+def test_a_key_has_one_owner_that_of_its_last_write() -> None:
     lifetimes = Lifetimes()
     lifetimes.written(["a"], until(None, owner="me"))
     lifetimes.written(["a"], until(None, owner="you"))
     assert (lifetimes.owned("me"), lifetimes.owned("you")) == ([], ["a"])
 
 
-def test_a_touched_key_keeps_its_owner() -> None:
+def test_a_key_with_a_new_deadline_keeps_its_owner() -> None:
     lifetimes = Lifetimes()
     lifetimes.written(["a"], until(None, owner="me"))
     lifetimes.touched(["a"], 10)
@@ -154,7 +154,7 @@ def test_a_touched_key_keeps_its_owner() -> None:
     assert lifetimes.owned("me") == ["a"]
 
 
-def test_a_key_that_ended_has_no_owner_and_an_owner_without_keys_is_forgotten() -> None:
+def test_a_cleared_key_has_no_owner_and_an_owner_without_keys_is_forgotten() -> None:
     lifetimes = Lifetimes()
     lifetimes.written(["a", "b"], until(None, owner="me"))
     lifetimes.ended(["a"])
@@ -163,11 +163,11 @@ def test_a_key_that_ended_has_no_owner_and_an_owner_without_keys_is_forgotten() 
     assert (lifetimes.owned("me"), lifetimes.has_owners, lifetimes._of_owner) == ([], False, {})
 
 
-# ---------------------------------------------------------------------- asking
+# ---------------------------------------------------------------------- lookups
 
 
 @pytest.mark.parametrize("first_keys", [1, 2, 3, 4, 100])
-def test_deadlines_are_told_wherever_they_are_kept(first_keys: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_deadlines_are_found_in_whichever_dict_they_are(first_keys: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lifetimes_module, "FIRST_KEYS", first_keys)
     lifetimes = Lifetimes()
     assert (lifetimes.deadlines_of(["a", "b"]), lifetimes.deadline_of("a"), lifetimes.count) == ([None, None], None, 0)
@@ -183,9 +183,7 @@ def test_deadlines_are_told_wherever_they_are_kept(first_keys: int, monkeypatch:
 
 
 @pytest.mark.parametrize("first_keys", [1, 100])
-def test_those_that_are_due_of_some_keys_are_taken_and_no_others(
-    first_keys: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_of_some_keys_the_due_ones_are_taken_and_no_others(first_keys: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lifetimes_module, "FIRST_KEYS", first_keys)
     lifetimes = with_deadlines(a=10, b=20, c=10, d=11)
     lifetimes.written(["c"], until(10, owner="me"))
@@ -194,14 +192,14 @@ def test_those_that_are_due_of_some_keys_are_taken_and_no_others(
     assert taken(lifetimes, 20) == ["a", "d", "b"]
 
 
-def test_a_key_that_is_due_has_no_owner_any_more() -> None:
+def test_a_key_taken_as_due_has_no_owner() -> None:
     lifetimes = Lifetimes()
     lifetimes.written(["a", "b"], until(10, owner="me"))
     lifetimes.touched(["b"], None)
     assert (taken(lifetimes, 10), lifetimes.owned("me"), lifetimes.count_owned("me")) == (["a"], ["b"], 1)
 
 
-# ---------------------------------------------------------------------- what is remembered
+# ---------------------------------------------------------------------- the number of entries
 
 
 def test_a_key_prolonged_a_thousand_times_takes_one_entry() -> None:
@@ -214,17 +212,17 @@ def test_a_key_prolonged_a_thousand_times_takes_one_entry() -> None:
 
 @pytest.mark.usefixtures("tiny")
 @pytest.mark.parametrize("shrinking", ["deadlines that come earlier", "keys that end"])
-def test_entries_that_nobody_needs_are_swept_out(shrinking: str) -> None:
+def test_stale_entries_are_removed(shrinking: str) -> None:
     lifetimes = Lifetimes()
-    longest = 0
+    max_entries = 0
     for number in range(1_000):
         if shrinking == "keys that end":
             lifetimes.written([str(number)], until(5_000 + number))
             lifetimes.ended([str(number - 1)])
         else:
             lifetimes.written(["a"], until(5_000 - number))
-        longest = max(longest, len(scheduled(lifetimes._schedule)))
-    assert longest <= 4 + 2 * 2 + 4, "never more than two keys have a deadline"
+        max_entries = max(max_entries, len(scheduled(lifetimes._schedule)))
+    assert max_entries <= 4 + 2 * 2 + 4, "never more than two keys have a deadline"
     assert all_deadlines(lifetimes) in ({"999": 5_999}, {"a": 4_001})
     ((key, deadline),) = all_deadlines(lifetimes).items()
     assert (taken(lifetimes, deadline - 1), taken(lifetimes, deadline)) == ([], [key])
@@ -251,8 +249,8 @@ def test_new_keys_fill_the_first_dict_and_then_the_shards_evenly(monkeypatch: py
     ],
     ids=["earlier", "later", "ended", "endless", "take"],
 )
-def test_no_change_of_one_key_is_work_for_many(change: object, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of 2,000 keys each is changed: whatever has to be put in order then is put in order a few entries at a time."""
+def test_no_change_of_one_key_costs_work_for_many(change: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of 2,000 keys is changed: each change merges only a few entries."""
     lifetimes, rng = Lifetimes(), random.Random(1)  # noqa: S311
     names = [str(number) for number in range(2_000)]
     for number, name in enumerate(names):
@@ -270,7 +268,7 @@ def test_no_change_of_one_key_is_work_for_many(change: object, monkeypatch: pyte
     assert len(lifetimes._schedule._runs) <= 1 + 2 * most // 4 + 1
 
 
-def test_keys_that_were_prolonged_together_are_looked_at_a_few_at_a_time() -> None:
+def test_keys_that_were_prolonged_together_are_visited_a_few_at_a_time() -> None:
     lifetimes, names = Lifetimes(), [str(number) for number in range(100)]
     lifetimes.written(names, until(10))
     lifetimes.touched(names, 50)
@@ -279,7 +277,7 @@ def test_keys_that_were_prolonged_together_are_looked_at_a_few_at_a_time() -> No
     for _ in range(9):
         found += lifetimes.take_due(20, 10)
         assert lifetimes.next_look == 10, "there are more"
-        assert sum(entry.place == 50 for entry in scheduled(lifetimes._schedule)) <= 90
+        assert sum(entry.wake_at == 50 for entry in scheduled(lifetimes._schedule)) <= 90
     found += lifetimes.take_due(20, 10)
     assert (lifetimes.next_look, lifetimes.take_due(49, 100)) == (50, [])
     assert sorted(found + lifetimes.take_due(50, 100)) == sorted(names)
@@ -296,7 +294,7 @@ work = st.lists(
 
 @pytest.mark.parametrize(("first_keys", "run_entries"), [(1, 2), (3, 4), (100, 4_096)])
 def test_lifetimes_are_two_dicts(first_keys: int, run_entries: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Against the plainest model: a deadline and an owner for each key, and a look at all of them."""
+    """Against the plainest model: a deadline and an owner for each key, all of which it visits."""
     monkeypatch.setattr(lifetimes_module, "FIRST_KEYS", first_keys)
     monkeypatch.setattr(schedule_module, "RUN_ENTRIES", run_entries)
     monkeypatch.setattr(schedule_module, "_FEW_RUNS", 1)
@@ -342,7 +340,7 @@ def test_lifetimes_are_two_dicts(first_keys: int, run_entries: int, monkeypatch:
             assert len(scheduled(lifetimes._schedule)) <= 2 * len(wanted) + 2 * run_entries
             if wanted:
                 assert lifetimes.next_look is not None
-                assert lifetimes.next_look <= min(wanted.values()), "a deadline that nobody looks for in time"
+                assert lifetimes.next_look <= min(wanted.values()), "the schedule wakes too late for a deadline"
             for name in ("me", "you"):
                 assert set(lifetimes.owned(name)) == {each for each in alive if owners[each] == name}
 
@@ -353,13 +351,13 @@ def test_lifetimes_are_two_dicts(first_keys: int, run_entries: int, monkeypatch:
 
 def test_keys_that_were_prolonged_are_put_back_in_steps_too() -> None:
     """A million sessions, begun together and prolonged since, must not keep everybody waiting when the first is due."""
-    lives, keys = Lifetimes(), [str(number) for number in range(5_000)]
-    lives.written(keys, Expiry(deadline=10))
-    lives.touched(keys, 1_000)
+    lifetimes, keys = Lifetimes(), [str(number) for number in range(5_000)]
+    lifetimes.written(keys, Expiry(deadline=10))
+    lifetimes.touched(keys, 1_000)
     steps = 0
-    while lives.next_look == 10:
-        assert lives.take_due(10, 100) == []
+    while lifetimes.next_look == 10:
+        assert lifetimes.take_due(10, 100) == []
         steps += 1
     assert steps >= 10
-    assert sorted(lives.take_due(1_000, 5_000)) == sorted(keys)
-    assert lives.next_look is None
+    assert sorted(lifetimes.take_due(1_000, 5_000)) == sorted(keys)
+    assert lifetimes.next_look is None

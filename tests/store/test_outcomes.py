@@ -45,7 +45,7 @@ def test_the_oldest_is_forgotten_past_the_limit() -> None:
     assert [outcomes.find("me", id_, 2, 5) for id_ in (b"a", b"b", b"c", b"d", b"e")] == [None, None, 3, 4, 5]
 
 
-def test_since_before_the_last_that_was_forgotten_nobody_knows() -> None:
+def test_with_a_since_before_the_last_forgotten_id_the_outcome_is_unknown() -> None:
     outcomes = remembering(b"a", b"b", b"c", b"d", b"e", limit=3)
     assert [is_unknown(outcomes, b"b", since, 5) for since in range(6)] == [True, True, False, False, False, False]
 
@@ -57,7 +57,7 @@ def test_ids_that_were_made_at_the_version_of_a_forgotten_write_came_after_it() 
     assert outcomes.find("me", b"new", 1, 2) is None
 
 
-def test_since_a_version_that_this_store_never_had_nobody_knows() -> None:
+def test_with_a_since_that_this_store_never_had_the_outcome_is_unknown() -> None:
     outcomes = remembering(b"a")
     assert not is_unknown(outcomes, b"new", 1, 1)
     assert is_unknown(outcomes, b"new", 2, 1)
@@ -75,14 +75,14 @@ def test_who_chose_the_id_belongs_to_it() -> None:
     assert [outcomes.find(scope, b"a", 0, 2) for scope in (1000, None, 1001)] == ["mine", "theirs", None]
 
 
-def test_with_a_limit_of_zero_nothing_is_remembered_and_that_is_said() -> None:
+def test_with_a_limit_of_zero_no_answer_is_remembered_and_outcomes_are_unknown() -> None:
     outcomes = remembering(b"a", b"b", limit=0)
     assert len(outcomes) == 0
     assert is_unknown(outcomes, b"b", 1, 2)
     assert outcomes.find("me", b"b", 2, 2) is None
 
 
-def test_a_limit_that_was_lowered_holds_from_the_next_write_on() -> None:
+def test_a_lowered_limit_applies_from_the_next_write_on() -> None:
     outcomes = remembering(b"a", b"b", b"c", limit=3)
     outcomes.limit = 1
     outcomes.remember("me", b"d", 4, 4)
@@ -90,7 +90,7 @@ def test_a_limit_that_was_lowered_holds_from_the_next_write_on() -> None:
     assert [is_unknown(outcomes, b"new", since, 4) for since in (2, 3)] == [True, False]
 
 
-def test_a_limit_that_was_raised_brings_nothing_back() -> None:
+def test_a_raised_limit_brings_no_answer_back() -> None:
     outcomes = remembering(b"a", b"b", limit=1)
     outcomes.limit = 5
     outcomes.remember("me", b"c", 3, 3)
@@ -107,7 +107,7 @@ def test_ids_of_one_batch_are_forgotten_one_by_one() -> None:
 
 
 def test_long_answers_count_for_more_than_one() -> None:
-    """A touch of 65,536 keys has as many answers; so many of those must not be kept as of versions."""
+    """A touch of 65,536 keys has an answer with as many elements, so it must count for more than a version."""
     outcomes = IdempotencyCache(10)
     for number in range(3):
         outcomes.remember(0, bytes([number]) * 16, number + 1, [True] * 64)
@@ -115,7 +115,7 @@ def test_long_answers_count_for_more_than_one() -> None:
     assert outcomes.find(0, bytes([2]) * 16, 0, 3) == [True] * 64
 
 
-def test_what_was_said_to_be_unknown_stays_so_whatever_is_forgotten_later() -> None:
+def test_an_unknown_outcome_stays_unknown_whatever_is_forgotten_later() -> None:
     outcomes = remembering(b"a", b"b", limit=2)
     outcomes.forget(5)
     outcomes.forget(4)
@@ -125,7 +125,7 @@ def test_what_was_said_to_be_unknown_stays_so_whatever_is_forgotten_later() -> N
     assert [is_unknown(outcomes, b"new", since, 9) for since in (1, 4, 5)] == [True, True, False]
 
 
-def test_a_long_answer_counts_for_as_many_as_it_takes_the_room_of() -> None:
+def test_a_long_answer_counts_as_several_short_ones() -> None:
     outcomes = IdempotencyCache(10)
     for number in range(5):
         outcomes.remember("me", bytes([number]), number + 1, number)
@@ -136,4 +136,4 @@ def test_a_long_answer_counts_for_as_many_as_it_takes_the_room_of() -> None:
     assert is_unknown(outcomes, b"longer than all", 6, 7)
     for number in range(20):
         outcomes.remember("me", bytes([number]), number + 8, number)
-    assert len(outcomes) == 10, "what has gone counts no more"
+    assert len(outcomes) == 10, "forgotten answers do not count"
