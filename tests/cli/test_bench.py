@@ -17,7 +17,9 @@ import pytest
 from kv import connect
 from kv.blocking.client import Client
 from kv.cli.bench.keys import PREFIX
-from tests.cli.conftest import COMMAND, DEADLINE_S, Kv
+from tests.harness.kv_command import Kv
+from tests.harness.processes import KV
+from tests.harness.waiting import DEADLINE_S
 
 
 def client(kv: Kv) -> Client:
@@ -52,7 +54,7 @@ def counted(kv: Kv) -> Iterator[dict[str, int]]:
         ["--requests", "999", "--reads", "0", "--value-size", "100000", "--connections", "2"],
         ["--requests", "99", "--reads", "50", "--value-size", "1000000", "--pipeline", "4", "--connections", "2"],
         ["--requests", "999", "--value-size", "0", "--distribution", "zipf"],
-        ["--duration", "200ms", "--pipeline", "7"],
+        ["--duration", "1s", "--pipeline", "7"],
         ["--requests", "5001", "--near-cache", "--processes", "2", "--mix", "get=1,set=1"],
     ],
     ids=" ".join,
@@ -281,7 +283,7 @@ def test_it_works_over_tcp(serving: Callable[..., "tuple[Kv, object]"], tmp_path
 
 
 def test_a_bar_is_drawn_on_a_terminal(kv: Kv) -> None:
-    command, *arguments = [*COMMAND, "bench", "--keys", "5000", "--requests", "3000"]
+    command, *arguments = [*KV, "bench", "--keys", "5000", "--requests", "3000"]
     with_bar = pexpect.spawn(
         command, arguments, env={**kv.environment(), "TQDM_DELAY": "0", "TERM": "xterm"}, timeout=DEADLINE_S
     )  # fmt: skip

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-if TYPE_CHECKING:
-    from tests.cli.conftest import Kv
+from tests.harness.waiting import DEADLINE_S
 
-DEADLINE_S = 30
+if TYPE_CHECKING:
+    from tests.harness.kv_command import Kv
 
 
 def watching(kv: "Kv", *arguments: str, stderr: int = subprocess.PIPE) -> "subprocess.Popen[bytes]":
@@ -196,7 +196,7 @@ def test_a_daemon_that_does_not_come_back_ends_it_with_69(
     serving: "Callable[..., tuple[Kv, subprocess.Popen[bytes]]]",
 ) -> None:
     kv, daemon = serving()
-    process = watching(kv, "--timeout", "0.2")
+    process = watching(kv, "--timeout", "2")
     kv.ok("set", "a=1")
     line_of(process)
     daemon.send_signal(signal.SIGTERM)
