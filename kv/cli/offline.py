@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, TypeVar
 
-    from kvd.service.offline import Made
+    from kvd.service.offline import DataSummary
 
     Progress = Callable[[int, int], None]
     Result = TypeVar("Result")
@@ -30,7 +30,7 @@ def offline(context: Context, label: str, work: "Callable[[Any, Progress], Resul
             raise CommandFailed(error.text, error.exit_code) from None
 
 
-def tell_made(context: Context, word: str, made: "Made", *, json: bool) -> None:
+def tell_made(context: Context, word: str, made: "DataSummary", *, json: bool) -> None:
     """Say with which version a directory was made, and what was lost."""
     from kv.cli.times import show_time, time_json
 

@@ -141,7 +141,7 @@ def test_a_format_from_the_future(left: Callable[[signal.Signals], pathlib.Path]
 
 
 def test_what_is_no_data_directory(alone: Kv, tmp_path: pathlib.Path) -> None:
-    assert "is no data directory" in alone.fails(1, "check", str(tmp_path))
+    assert "is not a data directory" in alone.fails(1, "check", str(tmp_path))
     assert "No such file" in alone.fails(74, "check", str(tmp_path / "missing"))
     assert list(tmp_path.iterdir()) == []
 
