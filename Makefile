@@ -6,11 +6,20 @@ PYTHON = $(shell for python in /usr/bin/python3 python3; do \
 	"$$python" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	&& { echo "$$python"; break; }; done)
 BIN = $(VENV)/bin
+# What the work on it installs, with hashes. `make LOCK= test` takes the newest versions that pyproject.toml allows.
+LOCK = requirements-dev.txt
+# For `make lock`. LOCKARGS= keeps the versions that still fit; LOCKARGS='--upgrade-package mypy' renews one.
+LOCKARGS = --upgrade
+DEV = $(VENV)/.dev$(if $(LOCK),,-newest)
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 # For `make test`: which tests, and pytest's own options.
 TESTS = tests
 TESTARGS =
+# For `make quick`: no root, no other program, and no test that takes longer than some seconds.
+QUICK_TESTS = tests/test_layering.py tests/project tests/store tests/engine tests/requests \
+	tests/client/test_client.py tests/cli/test_get.py tests/cli/test_set.py
+QUICK_ARGS = -q --ignore=tests/engine/test_bounded_history.py
 # For `make faults` and `make soak`: how many times the usual figures, and for how long.
 SCALE = 10
 MINUTES = 30
@@ -39,8 +48,15 @@ INSTALLED = lib/systemd/system/kvd.service lib/systemd/system/kvd.socket lib/sys
 	share/man/man1/kv.1 share/doc/kvd/kvd.toml
 SOURCES = $(shell find kv kvd -name '*.py' -o -name py.typed)
 
-.PHONY: help run test check lint fmt types generated bench faults soak stage install uninstall completions clean
+.PHONY: help run test quick check lint fmt types quick-tests generated coverage lock dist release bench faults soak stage install uninstall \
+	completions clean
 .DELETE_ON_ERROR:
+# With -j, two targets would install into one environment at the same time.
+.NOTPARALLEL:
+
+# Makes each of these targets, also after one has failed; fails at the end, and names those that did.
+run_each = @failed=; for part in $1; do $(MAKE) --no-print-directory $$part || failed="$$failed $$part"; done; \
+	[ -z "$$failed" ] || { echo "Failed:$$failed" >&2; exit 1; }
 
 help: ## List what can be made.
 	@echo 'make TARGET, with these targets:'
@@ -61,23 +77,30 @@ run: $(VENV)/.kvd ## Install into .venv, start the daemon, set and read the firs
 
 # ------------------------------------------------------------------ work on it
 
-test: $(VENV)/.dev ## Run all tests. TESTS=tests/cli chooses some, TESTARGS passes options to pytest.
+test: $(DEV) ## Run all tests. TESTS=tests/cli chooses some, TESTARGS passes options to pytest.
 	$(BIN)/python -m pytest $(TESTS) $(TESTARGS)
 
-check: lint types generated ## Run lint and types, and see that the generated files are up to date.
+quick: $(DEV) ## Run lint, types and the quick tests; about a minute. Most mistakes show here.
+	$(call run_each,lint types quick-tests)
 
-lint: $(VENV)/.dev ## Look for mistakes and for wrong formatting.
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
+check: $(DEV) ## Run lint and types, and see that the generated files are up to date.
+	$(call run_each,lint types generated)
 
-fmt: $(VENV)/.dev ## Format the code and mend what can be mended without thinking.
+lint: $(DEV) ## Look for mistakes, for wrong formatting and for misspelt words.
+	@failed=0; run() { echo "$$*"; "$$@" || failed=1; }; \
+	run $(BIN)/ruff check .; run $(BIN)/ruff format --check .; run $(BIN)/codespell; exit $$failed
+
+fmt: $(DEV) ## Format the code and mend what can be mended without thinking.
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-types: $(VENV)/.dev ## Check the types.
+types: $(DEV) ## Check the types.
 	$(BIN)/mypy
 
-# Not for people: a part of `check`.
+# Not for people: a part of `quick`, and one of `check`.
+quick-tests: $(DEV)
+	KVD_TEST_SCALE=0.5 $(BIN)/python -m pytest $(QUICK_ARGS) $(QUICK_TESTS) $(TESTARGS)
+
 generated: $(VENV)/.kvd
 	@set -e; same() { diff -u "$$1" - || { echo "$$1 is out of date: run make completions" >&2; exit 1; }; }; \
 	$(BIN)/kv completion bash | same completions/kv.bash; \
@@ -86,20 +109,26 @@ generated: $(VENV)/.kvd
 	$(BIN)/python -m kv.cli.manpage | same docs/kv.1; \
 	echo 'The generated files are up to date.'
 
+coverage: $(DEV) ## Run the tests (TESTS, TESTARGS) and print how much of each folder they ran. Takes about twice as long.
+	@rm -rf build/coverage && mkdir -p build/coverage
+	@status=0; $(BIN)/python -m coverage run -m pytest $(TESTS) $(TESTARGS) || status=$$?; \
+	$(BIN)/python -m coverage combine --quiet && $(BIN)/python -m coverage json --quiet -o build/coverage/lines.json && \
+	$(BIN)/python tools/coverage_by_folder.py build/coverage/lines.json; exit $$status
+
 completions: $(VENV)/.kvd ## Write the generated files anew: completions/ and docs/kv.1.
 	$(BIN)/kv completion bash > completions/kv.bash
 	$(BIN)/kv completion zsh > completions/_kv
 	$(BIN)/kv completion fish > completions/kv.fish
 	$(BIN)/python -m kv.cli.manpage > docs/kv.1
 
-bench: $(VENV)/.kvd ## Measure the speed beside Redis and memcached; some minutes. See bench/README.md.
+bench: $(VENV)/.kvd ## Measure the speed beside Redis and memcached, or another checkout; some minutes. See bench/README.md.
 	$(BIN)/python -m bench $(BENCHARGS)
 
 # KVD_TEST_SCALE multiplies the figures of those tests that read it; the other tests of these folders run as always.
-faults: $(VENV)/.dev ## Run the tests of faults and abuse with SCALE (10) times the usual figures, where a test has figures.
+faults: $(DEV) ## Run the tests of faults and abuse with SCALE (10) times the usual figures, where a test has figures.
 	KVD_TEST_SCALE=$(SCALE) $(BIN)/python -m pytest $(FAULT_TESTS) $(TESTARGS)
 
-soak: $(VENV)/.dev ## Repeat `make faults` for MINUTES (30), until the first failure.
+soak: $(DEV) ## Repeat `make faults` for MINUTES (30), until the first failure.
 	@end=$$(( $$(date +%s) + 60 * $(MINUTES) )); rounds=0; \
 	while [ "$$(date +%s)" -lt "$$end" ]; do \
 	KVD_TEST_SCALE=$(SCALE) $(BIN)/python -m pytest -x -q $(FAULT_TESTS) $(TESTARGS) || exit; \
@@ -115,18 +144,43 @@ echo 'kvd needs Python 3.11 or newer with its module venv; on Debian: apt-get in
 echo 'If yours is elsewhere: make PYTHON=/path/to/python3' >&2; exit 1; fi
 endef
 
-# Set-up happens again only when pyproject.toml has changed.
+# Set-up happens again only when one of the files that it depends on has changed. The installed metadata has the version.
+SETUP = pyproject.toml kvd/__init__.py
+
 $(BIN)/python:
 	@$(need_python)
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.kvd: pyproject.toml | $(BIN)/python
+$(VENV)/.kvd: $(SETUP) | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable .
 	@touch $@
 
-$(VENV)/.dev: pyproject.toml $(VENV)/.kvd
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
-	@touch $@
+# One environment, two ways to fill it: a stamp says by which it was filled last, and that it was filled to the end.
+$(DEV): $(SETUP) $(LOCK) | $(BIN)/python
+	@rm -f $(VENV)/.dev $(VENV)/.dev-newest
+ifneq ($(LOCK),)
+	$(BIN)/python -m pip install --quiet --require-hashes -r $(LOCK)
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+else
+	$(BIN)/python -m pip install --quiet --upgrade --upgrade-strategy eager --editable '.[dev]'
+endif
+	@touch $(VENV)/.kvd $@
+
+lock: ## Renew requirements-dev.txt: the newest versions that pyproject.toml allows, for Python 3.11 and later.
+	@$(need_python)
+	$(PYTHON) -m venv --clear build/lock
+	build/lock/bin/python -m pip install --quiet --upgrade uv
+	build/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --extra dev --generate-hashes \
+	--custom-compile-command 'make lock' $(LOCKARGS) --output-file requirements-dev.txt pyproject.toml
+
+# ------------------------------------------------------------------ release it
+
+dist: $(DEV) ## Build the wheel and the source archive into dist/. The same commit gives the same bytes.
+	rm -rf dist
+	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(BIN)/python -m hatchling build --directory dist
+
+release: check ## Write VERSION and today into kvd/__init__.py and CHANGELOG.md, commit and tag. See docs/releasing.md.
+	$(BIN)/python tools/release.py $(VERSION)
 
 # ------------------------------------------------------------------ install
 

@@ -1,4 +1,4 @@
-"""`python -m bench`: run the benchmarks, print a row for each figure, keep them as JSON."""
+"""`python -m bench`: run the benchmarks, print a row for each figure, and keep the rows as JSON."""
 
 import argparse
 import shlex
@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from bench import charts, figures, report
+from bench import against, charts, figures, report
+from bench.compared_rows import ROWS
 from bench.context import Context
 from bench.errors import BenchError
 from bench.machine import describe
@@ -20,26 +21,44 @@ from bench.peers.redis import Redis
 from bench.rows import Row
 from bench.suite import BENCHMARKS
 
-_RESULTS = Path(__file__).parent / "results"
-
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     names = ", ".join(BENCHMARKS)
     parser.add_argument("--only", nargs="+", metavar="NAME", choices=list(BENCHMARKS), help=f"only these of: {names}")
-    parser.add_argument("--rounds", type=_positive, metavar="N", help="rounds of each workload (7; quick: 3)")
+    parser.add_argument(
+        "--rounds",
+        type=_positive,
+        metavar="N",
+        help=f"rounds of each workload (7; quick: 3; with --against {against.ROUNDS}; quick: 2)",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="where the result goes (bench/results/TIME.json)")
-    parser.add_argument("--quick", action="store_true", help="less work: shows that it runs, not how fast kvd is")
+    parser.add_argument(
+        "--quick", action="store_true", help="less work: shows that the benchmarks run, not how fast kvd is"
+    )
     parser.add_argument(
         "--charts",
         nargs="+",
         type=Path,
         metavar="RESULTS",
-        help="measure nothing; draw docs/charts/ and write docs/figures.md of this JSON, and of others for some rows",
+        help="measure nothing; draw docs/charts/ of the first file; write docs/figures.md, later files replace rows",
     )
-    parser.add_argument("--serve", default=shlex.join(SERVE), metavar="COMMAND", help="what starts kvd on {socket}")
-    return parser.parse_args(argv)
+    parser.add_argument(
+        "--against",
+        type=Path,
+        metavar="DIR",
+        help=f"measure this checkout beside the one in DIR, in the same rounds; rows: {', '.join(ROWS)}",
+    )
+    parser.add_argument(
+        "--serve", default=shlex.join(SERVE), metavar="COMMAND", help="the command that starts kvd on {socket}"
+    )
+    args = parser.parse_args(argv)
+    if args.against and (others := [name for name in args.only or [] if name not in ROWS]):
+        parser.error(f"--against cannot measure {', '.join(others)}, only {', '.join(ROWS)}")
+    if args.against and (args.charts or args.serve != parser.get_default("serve")):
+        parser.error("--against goes with neither --charts nor --serve")
+    return args
 
 
 def _positive(text: str) -> int:
@@ -50,7 +69,7 @@ def _positive(text: str) -> int:
 
 
 def available(peers: Sequence[Peer]) -> list[Peer]:
-    """The peers that are installed; says which are not."""
+    """Return the installed peers, and name the missing ones on stderr."""
     for peer in peers:
         if reason := peer.missing():
             print(f"{peer.name} is left out: {reason}", file=sys.stderr)
@@ -58,7 +77,7 @@ def available(peers: Sequence[Peer]) -> list[Peer]:
 
 
 def run(context: Context, names: Sequence[str]) -> tuple[list[Row], list[str]]:
-    """Run these benchmarks, each row printed as it comes. Returns the rows and what could not be measured."""
+    """Run these benchmarks and print each row when it is measured. Returns the rows and the failures."""
     rows: list[Row] = []
     failures: list[str] = []
     print(report.heading())
@@ -74,21 +93,23 @@ def run(context: Context, names: Sequence[str]) -> tuple[list[Row], list[str]]:
 
 
 def draw(results: Sequence[Path]) -> int:
-    """The charts of a result, into docs/charts/, and the figures of all. Returns 2 for what is no result."""
+    """Draw the charts of the first result and write the figures of all. Returns 2 if a file is not a result."""
     try:
         for path in [*charts.write(results[0]), figures.write(results)]:
             print(f"written: {path}")
     except (OSError, ValueError, KeyError, TypeError) as error:
-        print(f"not a result of the benchmarks: {error!r}", file=sys.stderr)
+        print(f"this file is not a result of the benchmarks: {error!r}", file=sys.stderr)
         return 2
     return 0
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run, print, keep. Returns 1 if something could not be measured; a missed target is a result, not a failure."""
+    """Run, print and keep. Returns 1 if a measurement failed; a missed target is a result, not a failure."""
     args = parse(argv)
     if args.charts:
         return draw(args.charts)
+    if args.against:
+        return against.main(args.against, args.only, args.rounds, args.quick, args.json)
     kvd = Kvd(shlex.split(args.serve))
     peers = available([Redis(), Memcached()])
     machine = describe([kvd, *peers])
@@ -104,7 +125,7 @@ def main(argv: Sequence[str]) -> int:
         finally:
             context.close()
     facts = {"started": started.isoformat(), "rounds": rounds, "quick": args.quick, "failures": failures}
-    path = args.json or _RESULTS / f"{started:%Y%m%dT%H%M%SZ}.json"
+    path = args.json or report.new_path(started)
     report.write_json(path, machine, facts, rows)
     print(f"\nkept in {path}")
     if not args.only and not args.quick:
@@ -117,7 +138,7 @@ def _end(*_: object) -> None:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, _end)  # as an exception, so that the servers are stopped on the way out
+    signal.signal(signal.SIGTERM, _end)  # raises an exception, so that the servers are stopped on the way out
     try:
         sys.exit(main(sys.argv[1:]))
     except KeyboardInterrupt:

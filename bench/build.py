@@ -1,4 +1,4 @@
-"""The C programs of this folder, compiled into the run's temporary directory."""
+"""Compile the C programs of this folder into the temporary directory of the run."""
 
 import shutil
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ TLS = ("-DWITH_TLS", "-lssl", "-lcrypto")
 
 
 def compile_c(name: str, directory: Path, flags: Sequence[str] = ()) -> Path:
-    """Compile NAME.c and return the program's path; compiled once a run. Raises BenchError without gcc."""
+    """Compile NAME.c, once a run, and return the path of the program. Raises BenchError without gcc."""
     program = directory / "".join((name, *flags))
     if program.exists():
         return program

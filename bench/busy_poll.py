@@ -1,4 +1,4 @@
-"""One get after the other on one connection: both ends sleep in between, or look for input for a while first."""
+"""Gets on one connection, one after the other: both ends sleep between them, or poll for input first."""
 
 import sys
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ print(calls / (time.perf_counter() - began))
 
 
 def busy_poll(context: Context) -> Iterator[Row]:
-    """One row: with and without, in turn."""
+    """One row: busy polling beside sleeping, in turn."""
     polling = context.kvd.with_variables(KVD_BUSY_POLL_US=str(BUSY_POLL_US))
     busy: list[float] = []
     asleep: list[float] = []

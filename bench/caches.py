@@ -1,6 +1,6 @@
-"""Caches of so many keys, each asked one key after the other: kvd's own, and what it is compared with.
+"""Caches that hold a given number of keys: kvd's own, and the caches that it is compared with.
 
-Each takes keys one at a time, ``hits(keys)`` counts how many were there; those that were not are put in.
+``hits(keys)`` reads the keys one after the other and returns the number of hits. After a miss it sets the key.
 """
 
 from collections import OrderedDict
@@ -28,9 +28,9 @@ from kvd.store.prefixes import PrefixRule, PrefixRules
 from kvd.telemetry.metrics import ServerMetrics
 
 _VALUE = b"v" * 64
-# How many keys one script of Redis asks for: it evicts only between scripts.
+# The number of keys that one script reads: Redis evicts only between scripts.
 _REDIS_KEYS = 20
-# What a key takes there, roughly; and how often its memory may be set anew.
+# The approximate bytes of a key in Redis, and how often its memory limit may be changed.
 _REDIS_KEY_BYTES = 180
 _TRIES = 30
 _SCRIPT = b"""
@@ -54,18 +54,18 @@ class Kvd:
         self._peer = Peer("bench", 0)
 
     def hits(self, keys: Iterable[str]) -> int:
-        """How many of ``keys`` were there."""
-        found = 0
+        """Read these keys and return the number of hits."""
+        hits = 0
         for key in keys:
             if self._reading.get(Get(key), self._peer) is None:
                 self._database.set({key: _VALUE}, NOBODY)
             else:
-                found += 1
-        return found
+                hits += 1
+        return hits
 
 
 class KvdDaemon:
-    """The same over the socket of a real daemon."""
+    """kvd's cache in a real daemon, over its socket."""
 
     def __init__(self, keys: int, context: Context, stack: ExitStack) -> None:
         directory = context.new_directory()
@@ -75,88 +75,88 @@ class KvdDaemon:
         self._connection = stack.enter_context(server.connect())
 
     def hits(self, keys: Iterable[str]) -> int:
-        """How many of ``keys`` were there."""
-        found = 0
+        """Read these keys and return the number of hits."""
+        hits = 0
         for key in keys:
             if msgspec.msgpack.decode(self._connection.call(exchange(["get", key]))) == [None]:
                 self._connection.call(exchange(["set", {key: _VALUE}]))
             else:
-                found += 1
-        return found
+                hits += 1
+        return hits
 
 
 class Lru:
-    """Exact: the key that was used least recently goes."""
+    """Exact LRU: it evicts the least recently used key."""
 
     def __init__(self, keys: int) -> None:
         self._keys = keys
-        self._there: OrderedDict[str, None] = OrderedDict()
+        self._held: OrderedDict[str, None] = OrderedDict()
 
     def hits(self, keys: Iterable[str]) -> int:
-        """How many of ``keys`` were there."""
-        found, there = 0, self._there
+        """Read these keys and return the number of hits."""
+        hits, held = 0, self._held
         for key in keys:
-            if key in there:
-                found += 1
-                self._used(key)
+            if key in held:
+                hits += 1
+                self._touch(key)
             else:
-                if len(there) >= self._keys:
-                    there.popitem(last=False)
-                there[key] = None
-        return found
+                if len(held) >= self._keys:
+                    held.popitem(last=False)
+                held[key] = None
+        return hits
 
-    def _used(self, key: str) -> None:
-        self._there.move_to_end(key)
+    def _touch(self, key: str) -> None:
+        self._held.move_to_end(key)
 
 
 class Fifo(Lru):
-    """The key that came first goes, however much it is used."""
+    """It evicts the oldest key, no matter how often the key is used."""
 
-    def _used(self, key: str) -> None:
+    def _touch(self, key: str) -> None:
         pass
 
 
 class Redis:
-    """A real one with allkeys-lru, and as much memory as so many keys take in it."""
+    """A real Redis with allkeys-lru, and the memory limit at which it holds ``keys`` keys."""
 
     def __init__(self, keys: int, context: Context, stack: ExitStack) -> None:
         server = stack.enter_context(context.fresh(context.peer("redis")))
-        self._wanted = keys
+        self._target_keys = keys
         self.held = 0
         self._connection: Connection = stack.enter_context(server.connect())
-        self._ask(b"CONFIG", b"SET", b"maxmemory-policy", b"allkeys-lru")
+        self._call(b"CONFIG", b"SET", b"maxmemory-policy", b"allkeys-lru")
         self._tune()
 
     def _tune(self) -> None:
-        """Find the memory with which it holds as many keys, within a hundredth, by what it holds of others."""
-        self.hits(self._filler(0, self._wanted))
-        most = self._used_bytes()
+        """Find the memory limit at which it holds the target number of keys, within 1 %."""
+        self.hits(self._filler(0, self._target_keys))
+        max_bytes = self._used_bytes()
         for number in range(1, _TRIES):
-            self._ask(b"CONFIG", b"SET", b"maxmemory", b"%d" % most)
-            self.hits(self._filler(number, self._wanted))
-            if abs(self.held - self._wanted) <= self._wanted // 100:
+            self._call(b"CONFIG", b"SET", b"maxmemory", b"%d" % max_bytes)
+            self.hits(self._filler(number, self._target_keys))
+            if abs(self.held - self._target_keys) <= self._target_keys // 100:
                 return
-            most += (self._wanted - self.held) * _REDIS_KEY_BYTES
-        raise BenchError(f"redis holds {self.held} keys, and not {self._wanted}")
+            max_bytes += (self._target_keys - self.held) * _REDIS_KEY_BYTES
+        raise BenchError(f"redis holds {self.held} keys instead of {self._target_keys}")
 
     def _filler(self, number: int, count: int) -> list[str]:
         return [f"filler:{number}:{key}" for key in range(count)]
 
     def hits(self, keys: Sequence[str]) -> int:
-        """How many of ``keys`` were there. Afterwards ``held`` tells how many it has."""
-        found = 0
+        """Read these keys and return the number of hits. Afterwards ``held`` is the number of keys in Redis."""
+        hits = 0
         for begin in range(0, len(keys), _REDIS_KEYS):
             part = [key.encode() for key in keys[begin : begin + _REDIS_KEYS]]
-            found += int(self._ask(b"EVAL", _SCRIPT, b"0", *part)[1:])
-        self.held = int(self._ask(b"DBSIZE")[1:])
-        return found
+            hits += int(self._call(b"EVAL", _SCRIPT, b"0", *part)[1:])
+        self.held = int(self._call(b"DBSIZE")[1:])
+        return hits
 
     def _used_bytes(self) -> int:
-        info = self._ask(b"INFO", b"memory").decode()
+        info = self._call(b"INFO", b"memory").decode()
         return int(next(line for line in info.splitlines() if line.startswith("used_memory:")).partition(":")[2])
 
-    def _ask(self, *words: bytes) -> bytes:
-        """One request; its reply's first line, or a whole text. Raises BenchError for an error."""
+    def _call(self, *words: bytes) -> bytes:
+        """Send one request. Returns the first line of the reply, or a whole string. Raises BenchError for an error."""
         self._connection.call(Exchange(command(*words), 0, 1))
         line = self._line()
         if line.startswith(b"-"):

@@ -1,7 +1,7 @@
-"""Charts of a result, as SVG by hand: `python -m bench --charts RESULTS.json` writes them into docs/charts/.
+"""Draw the charts of a result as SVG: `python -m bench --charts RESULTS.json` writes them into docs/charts/.
 
-Their colours are readable on white and on dark ground, and there is no ground of their own. A chart whose rows are not
-in the result is not written, and the one that is there stays.
+The colours are readable on a white and on a dark page; a chart has no background of its own. A chart whose rows are
+missing in the result is not written, and its old file stays.
 """
 
 import json
@@ -21,7 +21,7 @@ _FONT = "font-family='system-ui, sans-serif'"
 
 @dataclass(frozen=True)
 class Bar:
-    """One subject: its median, and the least and greatest of its rounds."""
+    """One subject: its median, and the minimum and maximum of its rounds."""
 
     label: str
     median: float
@@ -32,7 +32,7 @@ class Bar:
 
 @dataclass(frozen=True)
 class Chart:
-    """Bars below each other; ``mark`` is a value that is drawn as a line through all of them."""
+    """Bars, one below the other. ``mark`` is a value that is drawn as a line through all of them."""
 
     name: str
     title: str
@@ -44,19 +44,19 @@ class Chart:
 
 
 def write(result: Path, directory: Path = CHARTS) -> list[Path]:
-    """Draw what the result has; the files written. Raises OSError, ValueError for what is no result."""
+    """Draw the charts of a result and return their files. Raises OSError, or ValueError if it is not a result."""
     rows = json.loads(result.read_text())["rows"]
     directory.mkdir(parents=True, exist_ok=True)
-    written = []
+    paths = []
     for chart in _charts(rows):
         path = directory / f"{chart.name}.svg"
         path.write_text(svg(chart))
-        written.append(path)
-    return written
+        paths.append(path)
+    return paths
 
 
 def _charts(rows: list[dict[str, Any]]) -> Iterator[Chart]:
-    """The charts that can be drawn of these rows."""
+    """Yield the charts whose rows are in the result."""
     if bars := _subjects(rows, "repeated get of one key"):
         title = "Reading one key again and again, one Python process"
         yield Chart("reads", title, "gets a second, more is better; logarithmic", bars, logarithmic=True)
@@ -81,17 +81,17 @@ def _bar(samples: dict[str, Any], *, ours: bool) -> Bar:
     return Bar(samples["name"], median, values[0], values[-1], ours)
 
 
-def _subjects(rows: list[dict[str, Any]], begins: str) -> list[Bar]:
-    """Everybody in the rows whose name begins so, ours first and the others by their median."""
-    found = [row for row in rows if row["name"].startswith(begins) and row["theirs"]]
-    if not found:
+def _subjects(rows: list[dict[str, Any]], prefix: str) -> list[Bar]:
+    """The subjects of the rows whose names have this prefix: ours first, then the others by median."""
+    matches = [row for row in rows if row["name"].startswith(prefix) and row["theirs"]]
+    if not matches:
         return []
-    others = [_bar(row["theirs"], ours=row["theirs"]["name"].startswith("kvd")) for row in found]
-    return [_bar(found[0]["ours"], ours=True), *sorted(others, key=lambda bar: -bar.median)]
+    others = [_bar(row["theirs"], ours=row["theirs"]["name"].startswith("kvd")) for row in matches]
+    return [_bar(matches[0]["ours"], ours=True), *sorted(others, key=lambda bar: -bar.median)]
 
 
 def _ratios(rows: list[dict[str, Any]]) -> Iterator[Bar]:
-    """kvd to Redis, for each piece of work over the socket."""
+    """The ratio of kvd to Redis, for each workload over the socket."""
     for row in rows:
         if " | " in row["name"] and row["theirs"] and row["theirs"]["name"] == "redis":
             rounds = row["round_ratios"]
@@ -109,7 +109,7 @@ def svg(chart: Chart) -> str:
         _text(0, 38, chart.subtitle, size=12),
     ]
     for number, bar in enumerate(chart.bars):
-        parts += _drawn(bar, _TOP + _ROW * number, place, chart.unit)
+        parts += _draw(bar, _TOP + _ROW * number, place, chart.unit)
     if chart.mark is not None:
         x, bottom = place(chart.mark), _TOP + _ROW * len(chart.bars)
         parts.append(f"<path d='M{x:.1f} {_TOP - 4}V{bottom}' stroke='{_TEXT}' stroke-dasharray='4 3'/>")
@@ -118,16 +118,16 @@ def svg(chart: Chart) -> str:
 
 
 def _scale(chart: Chart) -> "Any":  # noqa: ANN401 - a function of a value
-    """Where a value is, from left to right."""
+    """Return the function from a value to its horizontal position."""
     span = _WIDTH - _LABEL - _FIGURE
-    most = max([bar.high for bar in chart.bars] + [chart.mark or 0])
+    highest = max([bar.high for bar in chart.bars] + [chart.mark or 0])
     if not chart.logarithmic:
-        return lambda value: _LABEL + span * value / most
-    least = 10 ** math.floor(math.log10(min(bar.low for bar in chart.bars)) - 0.3)
-    return lambda value: _LABEL + span * math.log(value / least) / math.log(most / least)
+        return lambda value: _LABEL + span * value / highest
+    lowest = 10 ** math.floor(math.log10(min(bar.low for bar in chart.bars)) - 0.3)
+    return lambda value: _LABEL + span * math.log(value / lowest) / math.log(highest / lowest)
 
 
-def _drawn(bar: Bar, y: float, place: "Any", unit: str) -> list[str]:  # noqa: ANN401 - a function of a value
+def _draw(bar: Bar, y: float, place: "Any", unit: str) -> list[str]:  # noqa: ANN401 - a function of a value
     colour = _OURS if bar.ours else _THEIRS
     middle, end = y + _BAR / 2, place(bar.median)
     low, high = place(bar.low), place(bar.high)
@@ -140,7 +140,7 @@ def _drawn(bar: Bar, y: float, place: "Any", unit: str) -> list[str]:  # noqa: A
 
 
 def _whisker(low: float, high: float, y: float) -> str:
-    """From the least round to the greatest."""
+    """A line from the lowest round to the highest."""
     return f"<path d='M{low:.1f} {y}H{high:.1f}M{low:.1f} {y - 4}v8M{high:.1f} {y - 4}v8' stroke='{_WHISKER}'/>"
 
 

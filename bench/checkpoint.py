@@ -1,4 +1,4 @@
-"""What a checkpoint does to the others: gets while one of a million keys is written, and while none is."""
+"""What a checkpoint costs the clients: pings while a checkpoint of a million keys is written, and without one."""
 
 import time
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ _PATIENCE_S = 120.0
 
 
 def checkpoint(context: Context) -> Iterator[Row]:
-    """p99 of pings during a checkpoint, beside as long a time without one."""
+    """p99 of pings during a checkpoint, beside the same length of time without one."""
     directory = context.new_directory()
     kvd = context.kvd.with_options("--data-dir", str(directory / "data"), "--data-sync", "never")
     during: list[Summary] = []
@@ -35,7 +35,7 @@ def checkpoint(context: Context) -> Iterator[Row]:
 
 
 def _write_checkpoint(server: Server) -> None:
-    """Ask for one, and return when it is there."""
+    """Request a checkpoint, and return when it is written."""
     with server.connect() as connection:
         before = _version(connection)
         connection.call(exchange(["set", {"checkpointed": b"%d" % time.monotonic_ns()}], ["checkpoint"]))

@@ -1,4 +1,4 @@
-"""What the client library costs: to import it, and around one round trip."""
+"""What the client library costs: its import, and its share of a round trip."""
 
 import os
 import sys
@@ -21,10 +21,10 @@ _MISSES = 20_000
 
 
 def importing(context: Context) -> Iterator[Row]:
-    """Whole processes, alternately: `import kv` with what connects, beside the two modules that any client needs.
+    """Whole processes, alternately: `import kv` with a client, beside the two modules that any client needs.
 
-    `import kv` alone imports next to nothing, for its names are imported when they are first used: so a client is made
-    as well, which opens no connection before its first call.
+    `import kv` alone imports almost nothing, because its names are imported when they are first used. So the process
+    also creates a client, which opens no connection before its first call.
     """
     programs = {
         "import kv, and a client made": "import kv; kv.connect('/nowhere')",
@@ -44,9 +44,9 @@ def importing(context: Context) -> Iterator[Row]:
 
 
 def miss(context: Context) -> Iterator[Row]:
-    """A get that the near cache cannot answer, beside a bare Python socket and an echo server; same bytes, same cores.
+    """A near-cache miss, beside a bare Python socket and an echo server; the same bytes on the same cores.
 
-    The servers stay on one core and the client on another, as for the pings of `floors`.
+    The servers stay on one core and the client on another one, as for the pings of `floors`.
     """
     request = frame(["fetch", [key(7)]])
     figures: dict[str, list[float]] = {"near": [], "echo": [], "bare": []}
@@ -56,9 +56,9 @@ def miss(context: Context) -> Iterator[Row]:
         size = _reply_bytes(kvd, request)
         echo = _pinned(context, stack, Echo(context.program("echo"), size))
         for _ in range(context.rounds):
-            figures["near"].append(_driven(context, "miss", kvd))
-            figures["echo"].append(_driven(context, request.hex(), echo))
-            figures["bare"].append(_driven(context, request.hex(), kvd))
+            figures["near"].append(_round_trip_us(context, "miss", kvd))
+            figures["echo"].append(_round_trip_us(context, request.hex(), echo))
+            figures["bare"].append(_round_trip_us(context, request.hex(), kvd))
     ours = Samples("kvd, near cache", tuple(figures["near"]))
     title = "a get that misses the near cache"
     yield Row(title, "us", ours, Samples("C echo, bare Python socket", tuple(figures["echo"])), Target("<=", 1.3))
@@ -72,12 +72,11 @@ def _pinned(context: Context, stack: ExitStack, peer: Peer) -> Server:
 
 
 def _reply_bytes(server: Server, request: bytes) -> int:
-    """The size of the answer's payload while somebody has a near cache: with slot and generation."""
-    said = output([sys.executable, "-m", "bench.miss_driver", "size", str(server.socket), request.hex()])
-    return int(said)
+    """The size of the reply's payload while a client has a near cache: it contains a slot and a generation."""
+    return int(output([sys.executable, "-m", "bench.miss_driver", "size", str(server.socket), request.hex()]))
 
 
-def _driven(context: Context, what: str, server: Server) -> float:
-    """Microseconds a round trip, the client on the last core."""
-    words = [sys.executable, "-m", "bench.miss_driver", what, str(server.socket), str(context.work(_MISSES))]
+def _round_trip_us(context: Context, mode: str, server: Server) -> float:
+    """Run the driver on the last core. Returns microseconds a round trip."""
+    words = [sys.executable, "-m", "bench.miss_driver", mode, str(server.socket), str(context.work(_MISSES))]
     return float(output(words, clean_environment()))

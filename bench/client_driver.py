@@ -1,7 +1,8 @@
-"""What one Python client library gets done in a second, in a process of its own: prints operations a second.
+"""Measure one Python client library in a process of its own: prints operations a second.
 
-`python -m bench.client_driver LIBRARY WORK SOCKET COUNT`, where WORK is `gets` or `sets` (64 asyncio tasks, each one
-operation after the other) or `transactions` (blocking: read a number, write it back one higher, atomically).
+`python -m bench.client_driver LIBRARY WORK SOCKET COUNT`, where WORK is `gets` or `sets` (64 asyncio tasks, each
+waits for one operation before the next) or `transactions` (blocking: increment a number atomically by a read and a
+write).
 """
 
 import asyncio
@@ -17,7 +18,7 @@ Call = Callable[[int], Awaitable[object]]
 
 
 async def many_tasks(call: Call, count: int) -> float:
-    """Operations a second, with TASKS of them in flight."""
+    """Run TASKS operations at a time. Returns operations a second."""
 
     async def task(number: int) -> None:
         for turn in range(count // TASKS):
@@ -29,7 +30,7 @@ async def many_tasks(call: Call, count: int) -> float:
 
 
 async def kvd_asyncio(work: str, path: str, count: int) -> float:
-    """kv.aio, one connection."""
+    """kv.aio on one connection."""
     import kv.aio
 
     async with kv.aio.connect(path) as db:
@@ -43,7 +44,7 @@ async def kvd_asyncio(work: str, path: str, count: int) -> float:
 
 
 async def redis_asyncio(work: str, path: str, count: int) -> float:
-    """redis-py, its own pool of connections, as its documentation shows it."""
+    """redis-py with its own pool of connections, as its documentation shows it."""
     import redis.asyncio
 
     client = redis.asyncio.Redis(unix_socket_path=path)
@@ -59,7 +60,7 @@ async def redis_asyncio(work: str, path: str, count: int) -> float:
 
 
 def kvd_transactions(path: str, count: int) -> float:
-    """db.transaction(): two round trips."""
+    """db.transaction(): two round trips each."""
     import kv
 
     with kv.connect(path) as db:
@@ -68,13 +69,13 @@ def kvd_transactions(path: str, count: int) -> float:
         for _ in range(count):
             with db.transaction() as txn:
                 txn["counter"] = str(int(txn["counter"]) + 1).encode()
-        took = time.perf_counter() - begin
+        seconds = time.perf_counter() - begin
         assert db.get("counter") == str(count).encode()
-    return count / took
+    return count / seconds
 
 
 def redis_transactions(path: str, count: int) -> float:
-    """WATCH, GET, MULTI-SET-EXEC: redis-py's own way to do the same."""
+    """WATCH, GET, MULTI-SET-EXEC: redis-py's own way to increment a number by a read and a write."""
     import redis
 
     client = redis.Redis(unix_socket_path=path)
@@ -83,17 +84,17 @@ def redis_transactions(path: str, count: int) -> float:
     for _ in range(count):
         with client.pipeline() as pipe:
             pipe.watch("counter")
-            found = int(pipe.get("counter"))  # type: ignore[arg-type]
+            number = int(pipe.get("counter"))  # type: ignore[arg-type]
             pipe.multi()
-            pipe.set("counter", found + 1)
+            pipe.set("counter", number + 1)
             pipe.execute()
-    took = time.perf_counter() - begin
+    seconds = time.perf_counter() - begin
     assert int(client.get("counter")) == count  # type: ignore[arg-type]
-    return count / took
+    return count / seconds
 
 
 def main(library: str, work: str, path: str, count: str) -> None:
-    """Measure, print."""
+    """Measure and print."""
     if work == "transactions":
         run = kvd_transactions if library == "kvd" else redis_transactions
         print(run(path, int(count)))

@@ -14,7 +14,7 @@ from bench.rows import Row, Samples, Target
 
 @dataclass(frozen=True)
 class Work:
-    """What both libraries do, and what kvd should reach."""
+    """A workload for both libraries, and the ratio that kvd should reach."""
 
     name: str
     title: str
@@ -27,8 +27,8 @@ ASYNC_SETS = Work("sets", "asyncio, 64 tasks, set", 40_000, Target(">=", 3.0))
 TRANSACTIONS = Work("transactions", "read-modify-write transaction", 5_000, None)
 
 
-def measured(context: Context, work: Work) -> Row:
-    """Round after round, each library in turn, each in a process of its own."""
+def measure(context: Context, work: Work) -> Row:
+    """Measure each library in turn, in a process of its own, round after round."""
     if importlib.util.find_spec("redis") is None:
         raise BenchError("needs redis-py to compare with: pip install redis")
     figures: dict[str, list[float]] = {"kvd": [], "redis": []}
@@ -46,11 +46,11 @@ def _once(context: Context, peer: Peer, work: Work) -> float:
 
 
 def asyncio_clients(context: Context) -> Iterator[Row]:
-    """Gets and sets of 64 tasks."""
-    yield measured(context, ASYNC_GETS)
-    yield measured(context, ASYNC_SETS)
+    """Gets and sets by 64 tasks."""
+    yield measure(context, ASYNC_GETS)
+    yield measure(context, ASYNC_SETS)
 
 
 def transactions(context: Context) -> Iterator[Row]:
-    """Read a number and write it back one higher, atomically: two round trips, and WATCH/GET/MULTI/EXEC."""
-    yield measured(context, TRANSACTIONS)
+    """Increment a number by an atomic read and write: two round trips, beside WATCH/GET/MULTI/EXEC."""
+    yield measure(context, TRANSACTIONS)

@@ -1,4 +1,4 @@
-"""The command as a person meets it: whole processes, from start to end, beside an interpreter that does nothing."""
+"""The command `kv` as a user meets it: whole processes, beside an interpreter that does nothing."""
 
 import os
 import sys
@@ -17,20 +17,20 @@ _NULL = Path(os.devnull)
 
 
 def kv_command() -> list[str]:
-    """The installed `kv` beside this interpreter if there is one, else `python -m kv`."""
+    """Return the installed `kv` beside this interpreter, or else `python -m kv`."""
     script = Path(sys.executable).parent / "kv"
     return [str(script)] if script.exists() else [sys.executable, "-m", "kv"]
 
 
 def kv_get(context: Context) -> Iterator[Row]:
-    """`kv get KEY` beside `python -c pass` of the same interpreter, alternately."""
+    """`kv get KEY` beside `python -c pass` with the same interpreter, alternately."""
     server = context.loaded(context.kvd)
     env = clean_environment() | {"KVD_SOCKET": str(server.socket)}
     get = [*kv_command(), "get", key(7)]
     bare = [sys.executable, "-c", "pass"]
-    said = output(get, env)
-    if value(7).decode() not in said:
-        raise BenchError(f"{' '.join(get)} printed {said!r}")
+    printed = output(get, env)
+    if value(7).decode() not in printed:
+        raise BenchError(f"{' '.join(get)} printed {printed!r}")
     ours: list[float] = []
     floor: list[float] = []
     for run in range(_WARM_UP + max(20, context.work(_RUNS))):

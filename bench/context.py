@@ -1,4 +1,4 @@
-"""What every benchmark is given: the peers, the size of the run, and servers that are already loaded."""
+"""The input of every benchmark: the peers, the size of the run, and servers that are loaded already."""
 
 import tempfile
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ THROUGHPUT_KEYS = 100_000
 
 
 class Context:
-    """One run. Its servers live until `close`, so that the workloads of a run meet the same ones."""
+    """One run. Its servers live until `close`, so that all workloads of a run use the same servers."""
 
     def __init__(self, kvd: Kvd, peers: Sequence[Peer], rounds: int, quick: bool, directory: Path) -> None:
         self.kvd = kvd
@@ -28,23 +28,23 @@ class Context:
         self._stack = ExitStack()
 
     def work(self, amount: int) -> int:
-        """An amount of work, less of it in a quick run."""
+        """Scale an amount of work: a quick run does less."""
         return max(1, amount // 5) if self.quick else amount
 
     def program(self, name: str, flags: Sequence[str] = ()) -> Path:
-        """A C program of this folder, compiled."""
+        """Compile a C program of this folder and return its path."""
         return compile_c(name, self._directory, flags)
 
     def new_directory(self) -> Path:
-        """An empty directory that goes when the run ends."""
+        """Create an empty directory, which is removed when the run ends."""
         return Path(tempfile.mkdtemp(dir=self._directory))
 
     def fresh(self, peer: Peer) -> Server:
-        """A new, empty server; the caller stops it."""
+        """Start an empty server; the caller stops it."""
         return Server(peer, self.new_directory())
 
     def loaded(self, peer: Peer) -> Server:
-        """The run's server of this kind, holding the keys of the throughput workloads."""
+        """The server of this kind that the run shares; it holds the keys of the throughput workloads."""
         if peer.name not in self._loaded:
             server = self._stack.enter_context(self.fresh(peer))
             server.load(THROUGHPUT_KEYS)
@@ -52,11 +52,11 @@ class Context:
         return self._loaded[peer.name]
 
     def peer(self, name: str) -> Peer:
-        """The peer of this name. Raises BenchError if it is not there to be measured."""
+        """The peer of this name. Raises BenchError if it is not installed."""
         for peer in self.peers:
             if peer.name == name:
                 return peer
-        raise BenchError(f"needs {name}, which is not here")
+        raise BenchError(f"needs {name}, which is not installed")
 
     def close(self) -> None:
         """Stop the servers."""

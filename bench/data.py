@@ -16,17 +16,17 @@ def key(number: int) -> str:
 
 
 def value(number: int) -> bytes:
-    """The value of this number, 64 bytes; no two are equal, so that no server can share them."""
+    """The value of this number, 64 bytes. No two values are equal, so that no server can store them once."""
     return b"%064d" % number
 
 
 def batches(count: int, size: int = BATCH) -> Iterator[Items]:
-    """Keys 0 to count, with their values, size at a time."""
+    """Yield the keys 0 to `count` with their values, `size` at a time."""
     for begin in range(0, count, size):
         yield {key(n): value(n) for n in range(begin, min(begin + size, count))}
 
 
 def chosen(count: int, of: int) -> Items:
-    """Some of the first `of` keys, all different; the same ones in every run, so that runs can be compared."""
+    """Choose `count` different keys of the first `of`: the same in every run, so that runs can be compared."""
     numbers = random.Random(20).sample(range(of), count)  # noqa: S311 (nothing secret: a fixed choice)
     return {key(n): value(n) for n in numbers}

@@ -1,4 +1,4 @@
-"""What it costs to keep everything: sets that wait for the disk, sets that only write, and the way back."""
+"""What durability costs: sets that wait for the disk, sets that only write, and recovery."""
 
 import secrets
 import time
@@ -26,7 +26,7 @@ _MIB = 1024 * 1024
 
 
 class DurableRedis(Redis):
-    """redis-server that syncs its append-only file before each answer; the file lies beside the socket."""
+    """redis-server that syncs its append-only file before each reply. The file is beside the socket."""
 
     name = "redis, appendfsync always"
 
@@ -36,7 +36,7 @@ class DurableRedis(Redis):
 
 
 def durable_sets(context: Context) -> Iterator[Row]:
-    """One set a frame over 32 connections, acknowledged once it is on the disk; and once it is only written."""
+    """One set a frame over 32 connections, acknowledged after the sync; and acknowledged after the write."""
     with ExitStack() as stack:
         always = _durable(context, stack, "always")
         yield from _compare(context, stack, always, DurableRedis(), "durable set, sync always", 60_000, 1.0)
@@ -47,7 +47,7 @@ def durable_sets(context: Context) -> Iterator[Row]:
 
 
 def _beside_etcd(context: Context, stack: ExitStack, ours: Server, count: int) -> Row:
-    """The same beside one node of etcd, which syncs its log before it answers; over TCP, as it has no other way."""
+    """Durable sets beside one node of etcd, which syncs its log before it replies. etcd serves only TCP."""
     load, items = context.program("load"), chosen(1, THROUGHPUT_KEYS)
     theirs = stack.enter_context(etcd.Etcd(context.new_directory()))
     encoded = {key.encode(): value for key, value in items.items()}
@@ -82,7 +82,7 @@ def _compare(
 
 
 def recovery(context: Context) -> Iterator[Row]:
-    """From files to a store, in one process: keys of a checkpoint, and commits of one key each of the log."""
+    """Recover a store from files, in one process: the keys of a checkpoint, and one-key commits of a log."""
     keys, commits = context.work(1_000_000), context.work(400_000)
     loaded, replayed = [], []
     for _ in range(min(context.rounds, 3)):
@@ -125,6 +125,6 @@ def _recovery_s(disk: Disk, keys: int) -> float:
     database = Database()
     begin = time.perf_counter()
     recover(disk, database)
-    took = time.perf_counter() - begin
+    took_s = time.perf_counter() - begin
     assert database.store.counters.keys == keys
-    return took
+    return took_s

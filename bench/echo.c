@@ -1,11 +1,11 @@
-/* A floor for any server of framed requests: it answers every frame with a frame of one fixed size.
+/* The floor of every server of framed requests: it replies to each frame with a frame of a fixed size.
  *
  *   echo SOCKET REPLY_BYTES
  *
- * Reads frames (u32 length, big-endian, then as many bytes), looks at nothing in them, and writes for each one a
- * frame with REPLY_BYTES of zeros, one write a frame. With one frame a round (as the floors use it) this is what the
- * kernel path costs: no single-threaded server behind a Unix socket does better with the same sizes by much.
- * One thread, epoll; ends on a signal. A reply that does not fit into the socket's buffer waits for the peer.
+ * It reads frames (a length as u32, big-endian, then that number of bytes), ignores their contents, and writes for each
+ * one a frame with REPLY_BYTES zeros, one write a frame. With one frame a round (as in `floors`) this is the cost of the
+ * kernel's path: no single-threaded server on a Unix socket can be much faster with frames of the same sizes.
+ * It has one thread with epoll and ends on a signal. A reply that does not fit into the socket's buffer waits.
  *
  * Build: gcc -O2 -Wall -o echo echo.c
  */
@@ -39,7 +39,7 @@ static int listen_on(const char *path) {
     return fd;
 }
 
-/* How many frames end within these n bytes. */
+/* Count the frames that end within these n bytes. */
 static long count_frames(struct connection *c, const unsigned char *p, long n) {
     long whole = 0;
     while (n > 0) {
@@ -56,7 +56,7 @@ static long count_frames(struct connection *c, const unsigned char *p, long n) {
     return whole;
 }
 
-/* 0, or -1 when the peer is gone. */
+/* Return 0, or -1 if the peer has closed the connection. */
 static int write_all(int fd, const char *p, size_t n) {
     while (n > 0) {
         ssize_t done = write(fd, p, n);
@@ -67,7 +67,7 @@ static int write_all(int fd, const char *p, size_t n) {
     return 0;
 }
 
-/* 0, or -1 when the connection is over. */
+/* Return 0, or -1 if the connection has ended. */
 static int serve(struct connection *c, const char *reply, size_t reply_bytes) {
     static unsigned char input[1 << 18];
     ssize_t n = read(c->fd, input, sizeof input);

@@ -1,5 +1,5 @@
-"""What a benchmark raises when it cannot measure; the text is for the person who started it."""
+"""The error of a benchmark that cannot measure. Its text is for the user who started the benchmark."""
 
 
 class BenchError(Exception):
-    """A measurement that could not be made. The run goes on with the next one and ends with status 1."""
+    """A measurement failed. The run continues with the next benchmark and ends with status 1."""

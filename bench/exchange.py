@@ -1,7 +1,6 @@
-"""One round of work with a server: the bytes to send, and how to know the end of its answer.
+"""One round of work with a server: the bytes to send, and how to find the end of the reply.
 
-The same exchange is used by the load generator (which repeats it) and by the plain client here, for loading,
-checking and pinging.
+The load generator repeats an exchange; the plain client in this module uses it to load, check and ping a server.
 """
 
 import socket
@@ -15,10 +14,10 @@ PATIENCE_S = 30.0
 
 @dataclass(frozen=True)
 class Exchange:
-    """What is sent and what comes back.
+    """A request and the shape of its reply.
 
-    `reply_bytes` is the whole answer's length, or None if it is one frame with its length in front;
-    `operations` is how many gets or sets the round is worth.
+    `reply_bytes` is the length of the whole reply, or None for one frame that begins with its length. `operations` is
+    the number of gets or sets in the request.
     """
 
     request: bytes
@@ -39,7 +38,7 @@ class Connection:
             raise
 
     def call(self, exchange: Exchange) -> bytes:
-        """Send the request and return the whole answer (a frame's without its length). Raises OSError, BenchError."""
+        """Send the request and return the reply (a frame without its length). Raises OSError and BenchError."""
         self._socket.sendall(exchange.request)
         if exchange.reply_bytes is not None:
             return self._read(exchange.reply_bytes)
@@ -63,6 +62,6 @@ class Connection:
         while len(parts) < count:
             data = self._socket.recv(count - len(parts))
             if not data:
-                raise BenchError(f"the server closed the connection after {bytes(parts[:200])!r}")
+                raise BenchError(f"the server closed the connection; it had sent {bytes(parts[:200])!r}")
             parts += data
         return bytes(parts)

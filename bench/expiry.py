@@ -1,4 +1,4 @@
-"""How long a small request waits while a million keys expire within one second."""
+"""How long a ping waits while a million keys expire within one second."""
 
 import time
 from collections.abc import Iterator
@@ -16,13 +16,13 @@ from bench.stall import Summary, pinged
 
 _MAX_ROUNDS = 3
 _LIMIT_MS = 10.0
-_LOADING_S = 30.0  # the first key expires so long after the first was set
+_LOADING_S = 30.0  # from the first set to the first deadline
 _PATIENCE_S = 60.0
 _ROOMY = "memory.max_bytes = 68719476736\n"
 
 
 def expiry(context: Context) -> Iterator[Row]:
-    """The worst ping, and how long it took until all keys were gone."""
+    """The worst ping, and the time until all keys are gone."""
     measured = [_expiring(context) for _ in range(min(context.rounds, _MAX_ROUNDS))]
     target = Target("<=", _LIMIT_MS, of="value", worst=True)
     title = f"{context.many_keys:,} keys expire in a second"
@@ -32,7 +32,7 @@ def expiry(context: Context) -> Iterator[Row]:
 
 
 def _expiring(context: Context) -> tuple[Summary, float]:
-    """The pings meanwhile, and seconds from the first deadline until no key was there."""
+    """Ping while keys expire. Returns the pings, and the seconds from the first deadline to the last expiry."""
     directory = context.new_directory()
     (directory / "kvd.toml").write_text(_ROOMY)
     peer = context.kvd.with_options("--config", str(directory / "kvd.toml"))
@@ -49,12 +49,12 @@ def _expiring(context: Context) -> tuple[Summary, float]:
 
 
 def _load(server: Server, connection: Connection, count: int, first: float) -> None:
-    """Set them so that they are due one after the other within a second from ``first``."""
-    done = 0
+    """Set the keys with deadlines that spread evenly over the second after ``first``."""
+    loaded = 0
     for items in batches(count):
-        due_ms = (first - time.monotonic() + done / count) * 1000
+        due_ms = (first - time.monotonic() + loaded / count) * 1000
         server.peer.check(connection.call(exchange(["set", items, {"ttl": max(1, int(due_ms))}])))
-        done += len(items)
+        loaded += len(items)
 
 
 def _wait_until_gone(server: Server) -> None:

@@ -1,4 +1,4 @@
-"""All rows of a result as a page of the documentation: docs/figures.md, written beside the charts."""
+"""Write all rows of a result as a page of the documentation, docs/figures.md. The charts are written with it."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -12,10 +12,10 @@ PAGE = Path(__file__).parent.parent / "docs" / "figures.md"
 _BEGIN = """\
 # The figures of one whole run
 
-Written by `make bench` (`bench/figures.py`), together with the charts; not by hand. All rows are of the same run, or of
-one that measured some of them again, as the first lines tell.
-What they mean, and why some targets are missed: [`performance.md`](performance.md). What each row does:
-[`bench/README.md`](../bench/README.md). Medians, with the least and the greatest round in brackets.
+`make bench` (`bench/figures.py`) writes this page and the charts; do not edit it. All rows are of the same run, or of
+a later run that measured some of them again; the first lines say which.
+What the rows mean, and why some targets are missed: [`performance.md`](performance.md). What each row does:
+[`bench/README.md`](../bench/README.md). Medians, with the minimum and the maximum of the rounds in brackets.
 
 """
 _HEADING = """\
@@ -25,12 +25,12 @@ _HEADING = """\
 
 
 def write(results: Sequence[Path], page: Path = PAGE) -> Path:
-    """Write the page of a whole result, and of others that measured some of its rows again: theirs count.
+    """Write the page of a whole result. Rows that a later result measured again replace those of the whole one.
 
-    Raises OSError, and ValueError, KeyError, TypeError for what is no result.
+    Raises OSError, or ValueError, KeyError or TypeError for a file that is not a result.
     """
     whole, *others = (json.loads(result.read_text()) for result in results)
-    facts = [f"- {name}: {text}" for name, text in _told(whole["machine"], whole["run"]).items()]
+    facts = [f"- {name}: {text}" for name, text in _facts(whole["machine"], whole["run"]).items()]
     rows = {_title(each): each for each in whole["rows"]}
     for other in others:
         again = {_title(each): each for each in other["rows"]}
@@ -43,15 +43,15 @@ def write(results: Sequence[Path], page: Path = PAGE) -> Path:
     return page
 
 
-def _title(told: dict[str, Any]) -> tuple[str, str]:
-    """What a row measures, and beside what."""
-    return told["name"], told["theirs"]["name"] if told["theirs"] else ""
+def _title(record: dict[str, Any]) -> tuple[str, str]:
+    """The name of a row, and of the subject beside kvd."""
+    return record["name"], record["theirs"]["name"] if record["theirs"] else ""
 
 
-def _told(machine: Mapping[str, str], run: Mapping[str, Any]) -> dict[str, str]:
-    """What a reader has to know of the machine, without its paths."""
+def _facts(machine: Mapping[str, str], run: Mapping[str, Any]) -> dict[str, str]:
+    """What a reader must know of the machine, without its paths."""
     interpreter = machine["interpreter"].partition(": ")[2]
-    wanted = (
+    shown = (
         "cores",
         "processor",
         "load average at start",
@@ -60,17 +60,17 @@ def _told(machine: Mapping[str, str], run: Mapping[str, Any]) -> dict[str, str]:
         "redis",
         "memcached",
     )
-    facts = {name: machine[name].partition(" (/")[0] for name in wanted if name in machine}
+    facts = {name: machine[name].partition(" (/")[0] for name in shown if name in machine}
     return {"begun": run["started"][:16] + " UTC", "rounds": str(run["rounds"]), "interpreter": interpreter} | facts
 
 
-def _row(told: dict[str, Any]) -> Row:
-    """The row as it was before it became JSON."""
+def _row(record: dict[str, Any]) -> Row:
+    """The row that this JSON was written from."""
     ours, theirs = (
-        told[side] and Samples(told[side]["name"], tuple(told[side]["values"])) for side in ("ours", "theirs")
+        record[side] and Samples(record[side]["name"], tuple(record[side]["values"])) for side in ("ours", "theirs")
     )
-    target = told["target"] and Target(**told["target"])
-    return Row(told["name"], told["unit"], ours, theirs, target, told["note"])
+    target = record["target"] and Target(**record["target"])
+    return Row(record["name"], record["unit"], ours, theirs, target, record["note"])
 
 
 def _line(row: Row) -> str:

@@ -1,7 +1,7 @@
-"""What the machine allows: servers that do nothing, measured like the real ones.
+"""What the machine allows: servers that do nothing, measured like the real servers.
 
-`floors` compares kvd with a C echo server (same requests, replies of the same size) under the load generator, and,
-from one Python connection, kvd and its peers with a bare Python server that sends back what it gets.
+`floors` compares kvd with a C echo server (same requests, replies of the same size) under the load generator. From one
+Python connection it compares kvd and its peers with a bare Python server that sends each request back.
 """
 
 import gc
@@ -24,7 +24,7 @@ _PING_BYTES = 16
 
 
 class Echo(Peer):
-    """The C echo server: answers any frame with one of a fixed size."""
+    """The C echo server: it replies to any frame with a frame of a fixed size."""
 
     name = "C echo"
 
@@ -42,7 +42,7 @@ class Echo(Peer):
         return Exchange(b"\0\0\0\1p", None, 1)
 
     def gets(self, items: Items) -> Exchange:
-        raise NotImplementedError("it is sent kvd's own frames")
+        raise NotImplementedError("the echo server gets kvd's frames")
 
     get_many = set_many = sets = gets
 
@@ -51,7 +51,7 @@ class Echo(Peer):
 
 
 class PythonEcho(Echo):
-    """The least that a Python server does: recv, send."""
+    """The minimum that a Python server does: recv, send."""
 
     name = "Python echo"
 
@@ -73,7 +73,7 @@ def floors(context: Context) -> Iterator[Row]:
 
 
 def beside_echo(context: Context, workload: Workload) -> Row:
-    """The same frames to kvd and to the echo server, alternately."""
+    """Send the same frames to kvd and to the echo server, alternately."""
     load = context.program("load")
     exchange = context.kvd.gets(chosen(workload.keys, THROUGHPUT_KEYS))
     reply = context.loaded(context.kvd).try_once(exchange)
@@ -90,10 +90,10 @@ def beside_echo(context: Context, workload: Workload) -> Row:
 
 
 def pings_from_python(context: Context) -> Iterator[Row]:
-    """One blocking Python connection: the mean round trip of a ping, for each server in turn.
+    """The mean round trip of a ping over one blocking Python connection, for each server in turn.
 
-    The servers stay on one core and the client on another: a round trip within one core takes a fraction of one
-    between two, and otherwise the scheduler's choice would be what is measured.
+    The servers stay on one core and the client on another one. A round trip within one core takes a fraction of the
+    time, so without this the result would show the choice of the scheduler.
     """
     floor = PythonEcho()
     cores = sorted(os.sched_getaffinity(0))
@@ -101,7 +101,7 @@ def pings_from_python(context: Context) -> Iterator[Row]:
     with ExitStack() as stack:
         connections: list[tuple[Peer, Connection]] = []
         for peer in (context.kvd, floor, *context.peers):
-            server = stack.enter_context(context.fresh(peer))  # not the loaded one: it is pinned
+            server = stack.enter_context(context.fresh(peer))  # a server of its own, because it is pinned
             connections.append((peer, stack.enter_context(server.connect())))
             pin(server.pid, cores[0])
         stack.callback(os.sched_setaffinity, 0, cores)

@@ -1,4 +1,4 @@
-"""What the past costs the present: gets while another connection writes, with and without pruning and snapshots."""
+"""What the history costs gets: another connection writes meanwhile, with and without pruning and snapshots."""
 
 import sys
 from collections.abc import Iterator
@@ -16,14 +16,14 @@ _CHECKOUT = Path(__file__).parent.parent
 _SNAPSHOTS = 1_000
 _DAY_MS = 86_400_000
 
-# A history so long that nothing is dropped while we measure; one so short that each write drops as much as it adds.
+# A history that is long enough to drop nothing during a run, and one in which each write drops as much as it adds.
 _LONG = "history.max_versions = 1000000000\nhistory.max_bytes = 1099511627776\n"
 _SHORT = "history.max_versions = 1000\n"
 _PATIENT = f"limits.snapshot_idle_timeout_ms = {_DAY_MS}\n"
 
 
 def history(context: Context) -> Iterator[Row]:
-    """64 gets a frame beside a steady writer: plain, while each write prunes, and with a thousand snapshots held."""
+    """64 gets a frame beside a steady writer: plain, while each write prunes, and while 1,000 snapshots are held."""
     with ExitStack() as stack:
         plain = _Case(context, stack, _LONG, 0)
         pruned = _Case(context, stack, _SHORT, 0)
@@ -39,7 +39,7 @@ def history(context: Context) -> Iterator[Row]:
 
 
 class _Case:
-    """One server with its own limits; a writer at its side only while it is measured."""
+    """One server with limits of its own. A writer runs only while the server is measured."""
 
     def __init__(self, context: Context, stack: ExitStack, config: str, snapshots: int) -> None:
         self.figures: list[float] = []
@@ -52,11 +52,11 @@ class _Case:
         self._server.load(THROUGHPUT_KEYS)
 
     def measure(self) -> None:
-        """One round."""
+        """Measure one round."""
         command = [sys.executable, "-m", "bench.paced_writer", str(self._server.socket), str(self._snapshots)]
         writer = Child(command, self._server.socket.with_name("writer.log"), clean_environment(), cwd=_CHECKOUT)
         try:
-            writer.wait_until_it_says("ready", 20.0)
+            writer.wait_for_output("ready", 20.0)
             load = self._context.program("load")
             gets = self._context.kvd.gets(chosen(GET_64.keys, THROUGHPUT_KEYS))
             sent = self._context.work(GET_64.rounds_sent)

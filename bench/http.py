@@ -1,4 +1,4 @@
-"""HTTP: a get of one key on kept connections, beside forty lines of Go; and what the listener costs the socket."""
+"""HTTP: a get of one key on persistent connections, beside 40 lines of Go; and what the listener costs the socket."""
 
 import shutil
 import socket
@@ -26,14 +26,14 @@ _MIN_OF_SOCKET = 0.98
 
 
 def http(context: Context) -> Iterator[Row]:
-    """GET of one key, 32 kept connections."""
+    """GET of one key over 32 persistent connections."""
     [(key, value)] = chosen(1, THROUGHPUT_KEYS).items()
     load, file = context.program("load"), context.new_directory() / "request"
     with ExitStack() as stack:
         server = stack.enter_context(Server(context.kvd.with_options(*_LISTENS), context.new_directory()))
         addresses = {"kvd": _port_of(server), "Go net/http": _go(context, stack)}
         figures: dict[str, list[float]] = {name: [] for name in addresses}
-        exchanges = {name: _prepared(address, key, value) for name, address in addresses.items()}
+        exchanges = {name: _prepare(address, key, value) for name, address in addresses.items()}
         for _ in range(context.rounds):
             for name, address in addresses.items():
                 sent = context.work(_ROUNDS_SENT)
@@ -43,7 +43,7 @@ def http(context: Context) -> Iterator[Row]:
 
 
 def http_idle(context: Context) -> Iterator[Row]:
-    """The daemon's own protocol while nobody uses the HTTP listener."""
+    """The daemon's own protocol while the HTTP listener is open and no client uses it."""
     load = context.program("load")
     with ExitStack() as stack:
         kinds = {"kvd with HTTP": context.kvd.with_options(*_LISTENS), "without": context.kvd}
@@ -72,7 +72,7 @@ def _port_of(server: Server) -> str:
 
 
 def _go(context: Context, stack: ExitStack) -> str:
-    """The address of the server in Go. Raises BenchError where there is no Go."""
+    """Build and start the server in Go, and return its address. Raises BenchError without Go."""
     go = shutil.which("go")
     if go is None:
         raise BenchError("go is not installed: apt-get install golang-go")
@@ -82,24 +82,24 @@ def _go(context: Context, stack: ExitStack) -> str:
     output([go, "build", "-o", str(program), str(_SOURCE)], environment)
     child = Child([str(program), "127.0.0.1:0"], log, clean_environment())
     stack.callback(child.stop)
-    child.wait_until_it_says("listening at ", PATIENCE_S)
-    return child.said().rpartition(" ")[2].strip()
+    child.wait_for_output("listening at ", PATIENCE_S)
+    return child.output().rpartition(" ")[2].strip()
 
 
-def _prepared(address: str, key: str, value: bytes) -> Exchange:
-    """Put the key there, and get it once: the exchange that is repeated."""
+def _prepare(address: str, key: str, value: bytes) -> Exchange:
+    """Store the key and get it once. Returns the exchange to repeat."""
     host, _, port = address.rpartition(":")
     head = f"/v1/{key} HTTP/1.1\r\nHost: {address}\r\n"
     get = f"GET {head}User-Agent: bench\r\nAccept: */*\r\n\r\n".encode()
-    with socket.create_connection((host, int(port)), PATIENCE_S) as connected:
-        connected.sendall(f"PUT {head}Content-Length: {len(value)}\r\n\r\n".encode() + value)
-        if b" 201 " not in connected.recv(4096):
-            raise BenchError(f"{address} did not take the key")
-        connected.sendall(get)
-        answer = b""
-        while not answer.endswith(value):
-            more = connected.recv(4096)
+    with socket.create_connection((host, int(port)), PATIENCE_S) as connection:
+        connection.sendall(f"PUT {head}Content-Length: {len(value)}\r\n\r\n".encode() + value)
+        if b" 201 " not in connection.recv(4096):
+            raise BenchError(f"{address} did not store the key")
+        connection.sendall(get)
+        reply = b""
+        while not reply.endswith(value):
+            more = connection.recv(4096)
             if not more:
-                raise BenchError(f"{address} answered {answer!r}")
-            answer += more
-    return Exchange(get, len(answer), 1)
+                raise BenchError(f"{address} answered {reply!r}")
+            reply += more
+    return Exchange(get, len(reply), 1)

@@ -1,4 +1,4 @@
-// The least that Go's net/http does for the same work: a map behind a lock.
+// A minimal server for the same requests with Go's net/http: a map with a lock.
 //
 //	http_map HOST:PORT      (PUT and GET /v1/KEY)
 package main

@@ -1,13 +1,14 @@
-"""How a program reads and writes with each library that stands beside kvd, as that library's documentation shows it.
+"""How a program reads and writes with kvd and with each other library, as the library's documentation shows it.
 
-Each opener takes a place (a socket, HOST:PORT, or a directory) and returns a get of str → bytes or None, and a set.
+Each opener takes a place (a socket, HOST:PORT, or a directory) and returns two functions: a get of str → bytes or None,
+and a set.
 """
 
 from collections.abc import Callable
 
 Get = Callable[[str], bytes | None]
 Put = Callable[[str, bytes], object]
-# What has to be installed for each, besides the server.
+# The packages that each library needs, besides the server.
 NEEDS = {
     "redis": ("redis", "hiredis"), "redis_cached": ("redis", "hiredis"), "lmdb": ("lmdb",),
     "memcached": ("pymemcache",), "diskcache": ("diskcache",),
@@ -31,7 +32,7 @@ def kvd(place: str) -> tuple[Get, Put]:
 
 
 def redis(place: str) -> tuple[Get, Put]:
-    """redis-py, which uses hiredis where that is installed."""
+    """redis-py, which uses hiredis if it is installed."""
     from redis import Redis
 
     client = Redis(unix_socket_path=place)
@@ -39,10 +40,10 @@ def redis(place: str) -> tuple[Get, Put]:
 
 
 def redis_cached(place: str) -> tuple[Get, Put]:
-    """redis-py with its own client-side cache, which it has over TCP only.
+    """redis-py with its own client-side cache, which works over TCP only.
 
-    It asks for a server of 7.4 at least, "to maximize compatibility with all Redis products"; what it uses, CLIENT
-    TRACKING, has been there since 6.0, so it is told that this server will do.
+    redis-py requires a server of 7.4 or newer, "to maximize compatibility with all Redis products". It uses only CLIENT
+    TRACKING, which Redis has since 6.0, so this lowers the required version.
     """
     from redis import Redis
     from redis.cache import CacheConfig
@@ -55,7 +56,7 @@ def redis_cached(place: str) -> tuple[Get, Put]:
 
 
 def memcached(place: str) -> tuple[Get, Put]:
-    """pymemcache; a set waits for its answer, as everybody else's does."""
+    """pymemcache. A set waits for its reply, like the sets of the other libraries."""
     from pymemcache.client.base import Client
 
     client = Client(place, no_delay=True, default_noreply=False)
@@ -63,7 +64,7 @@ def memcached(place: str) -> tuple[Get, Put]:
 
 
 def diskcache(place: str) -> tuple[Get, Put]:
-    """diskcache: SQLite and files, shared by processes through the file system."""
+    """diskcache: SQLite and files, which processes share through the file system."""
     from diskcache import Cache
 
     cache = Cache(place)
@@ -71,15 +72,15 @@ def diskcache(place: str) -> tuple[Get, Put]:
 
 
 def lmdb(place: str) -> tuple[Get, Put]:
-    """py-lmdb: a read transaction begun for each get, so that it is never stale; writes are not synced."""
+    """py-lmdb: each get begins a read transaction, so that it is never stale. Writes are not synced."""
     import lmdb as library
 
     env = library.open(place, max_dbs=0, sync=False, map_size=1 << 30)
 
     def get(key: str) -> bytes | None:
         with env.begin() as txn:
-            found: bytes | None = txn.get(key.encode())
-            return found
+            value: bytes | None = txn.get(key.encode())
+            return value
 
     def put(key: str, value: bytes) -> None:
         with env.begin(write=True) as txn:

@@ -1,4 +1,4 @@
-"""What limits and rules cost: eviction, and a hundred access rules, each beside the same daemon without them."""
+"""What limits and rules cost: eviction, and 100 access rules, each beside the same daemon without them."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -17,13 +17,13 @@ from bench.rows import Row, Samples, Target
 from bench.servers import Server
 from bench.throughput import CONNECTIONS, operations_a_second
 
-# Somebody who is neither root nor the daemon's own user: these two are not asked for rights.
+# A user who is neither root nor the daemon's own user, because the rules do not apply to these two.
 _STRANGER = 54_321
 _RULES = 100
-# load.c makes it another key each time it is sent: each set brings a new one.
+# load.c replaces the ############ by another number each time: each set adds a new key.
 _NEW_KEY = "key:############"
 _MAX_BYTES = 64 * 1024 * 1024
-_LOADED_KEYS = 3 * THROUGHPUT_KEYS  # more than there is room for in that
+_LOADED_KEYS = 3 * THROUGHPUT_KEYS  # more than _MAX_BYTES can hold
 
 _ROOMY = "memory.max_bytes = 68719476736\n"
 _EVICTING = f'memory.max_bytes = {_MAX_BYTES}\n[[prefix]]\nprefix = ""\nevict = true\n'
@@ -32,7 +32,7 @@ _OPEN = 'listen.socket_mode = "0666"\n'
 
 @dataclass(frozen=True)
 class Work:
-    """What every connection sends, over and over; `rounds_sent` of it in all."""
+    """The exchange that every connection repeats; all connections send it `rounds_sent` times in all."""
 
     title: str
     exchange: Exchange
@@ -40,19 +40,19 @@ class Work:
 
 
 def gets(count: int, rounds_sent: int) -> Work:
-    """So many gets a frame, the same keys each time."""
+    """`count` gets a frame, of the same keys each time."""
     keys = chosen(count, THROUGHPUT_KEYS)
     return Work(f"{count} get{'s' * (count > 1)} a frame", exchange(*(["get", key] for key in keys)), rounds_sent)
 
 
 def sets(count: int, rounds_sent: int) -> Work:
-    """So many sets a frame, each of a key that is new."""
+    """`count` sets a frame, each of a new key."""
     requests = [["set", {_NEW_KEY: value(1)}]] * count
     return Work(f"{count} set{'s' * (count > 1)} of new keys a frame", exchange(*requests), rounds_sent)
 
 
 def overwrites(count: int, rounds_sent: int) -> Work:
-    """So many sets a frame, the same keys each time: what they supersede is history."""
+    """`count` sets a frame, of the same keys each time: each set adds a version to the history."""
     keys = chosen(count, THROUGHPUT_KEYS)
     requests = [["set", {key: value(1)}] for key in keys]
     return Work(f"{count} set{'s' * (count > 1)} of the same keys a frame", exchange(*requests), rounds_sent)
@@ -62,24 +62,25 @@ WORKS = (gets(64, 20_000), gets(1, 100_000), sets(64, 3_000), sets(1, 60_000))
 
 
 def eviction(context: Context) -> Iterator[Row]:
-    """Memory full and everything evictable, beside a daemon with room.
+    """A daemon whose memory is full and whose keys are all evictable, beside a daemon with free memory.
 
-    Gets, and sets of keys that are there, do the same in both. A set of a new key evicts one there, and adds one here.
+    Gets, and sets of stored keys, do the same work in both daemons. A set of a new key evicts a key in the full daemon,
+    and only adds a key in the other one.
     """
     works = (*WORKS, overwrites(64, 6_000), overwrites(1, 60_000))
     yield from _compared(context, works, _EVICTING, _ROOMY, "eviction on", "off", 0.85, ())
 
 
 def rules(context: Context) -> Iterator[Row]:
-    """A hundred access rules beside none, for somebody to whom they apply."""
+    """100 access rules beside none, for a user to whom the rules apply."""
     if os.geteuid() != 0:
-        raise BenchError("needs root: the load has to come from another user than the daemon's")
+        raise BenchError("needs root: the load must come from another user than the daemon's")
     user = ("setpriv", f"--reuid={_STRANGER}", f"--regid={_STRANGER}", "--clear-groups")
     yield from _compared(context, WORKS, _OPEN + _ROOMY + _many_rules(), _OPEN + _ROOMY, "100 rules", "none", 0.9, user)
 
 
 def _many_rules() -> str:
-    """Rules of prefixes of many lengths and for many users; one of them allows what is measured."""
+    """Rules for prefixes of several lengths and for many users. One rule allows the measured requests."""
     rest = 'rights = ["read", "write"]\n'
     tables = [
         f'[[access]]\nprefix = "{"app" + "s" * (number % 10)}/{number}/"\nuid = {60_000 + number}\n{rest}'
@@ -90,21 +91,21 @@ def _many_rules() -> str:
 
 
 def _compared(
-    context: Context, works: Sequence[Work], on: str, off: str, title: str, name: str, least: float, user: Sequence[str]
+    context: Context, works: Sequence[Work], on: str, off: str, title: str, name: str, bound: float, user: Sequence[str]
 ) -> Iterator[Row]:
-    """Each work by two daemons in turn, round after round."""
+    """Measure each workload with both daemons in turn, round after round."""
     with ExitStack() as stack:
         ours, theirs = (_Case(context, stack, config, user) for config in (on, off))
         for work in works:
             figures = [(*ours.measure(work), *theirs.measure(work)) for _ in range(context.rounds)]
             with_it, own, without, other = zip(*figures, strict=True)
             note = f"processor time {median(own):.2f} µs each to {median(other):.2f}"
-            target = Target(">=", least)
+            target = Target(">=", bound)
             yield Row(f"{work.title}, {title}", "/s", Samples("kvd", with_it), Samples(name, without), target, note)
 
 
 class _Case:
-    """One daemon with a configuration, loaded."""
+    """One loaded daemon with a configuration of its own."""
 
     def __init__(self, context: Context, stack: ExitStack, config: str, user: Sequence[str]) -> None:
         self._context = context
@@ -123,17 +124,17 @@ class _Case:
                 self._server.peer.check(connection.call(exchange(["set", items])))
 
     def measure(self, work: Work) -> tuple[float, float]:
-        """One round: operations a second, and the daemon's processor time for each, in microseconds.
+        """Measure one round: operations a second, and the daemon's CPU time for one operation in microseconds.
 
-        What is read is there when it begins, and, by the check after it, when it ends.
+        The keys that are read are stored before the round, and the check after it shows that they still are.
         """
         self._server.load(THROUGHPUT_KEYS)
         read: Items = chosen(64, THROUGHPUT_KEYS)
         load, sent = self._context.program("load"), self._context.work(work.rounds_sent)
         clock = cpu_clock(self._server.pid)
-        began_ns = clock_gettime_ns(clock)
+        begin_ns = clock_gettime_ns(clock)
         rate = operations_a_second(load, self._server, work.exchange, CONNECTIONS, sent, self._user)
-        took_us = (clock_gettime_ns(clock) - began_ns) / 1000
+        took_us = (clock_gettime_ns(clock) - begin_ns) / 1000
         if "get" in work.title:
             self._server.try_once(self._server.peer.gets(read))
         else:

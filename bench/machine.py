@@ -1,4 +1,4 @@
-"""Where a run took place: the figures of another machine, or of another build of Python, are other figures."""
+"""Describe the machine of a run: another machine, or another build of Python, gives other figures."""
 
 import importlib.metadata
 import os
@@ -15,7 +15,7 @@ _LIBRARIES = ("msgspec", "uvloop", "msgpack", "argcomplete")
 
 
 def describe(peers: Iterable[Peer]) -> dict[str, str]:
-    """Name → text, in the order to print."""
+    """Return name → text, in the order to print."""
     facts = {
         "cores": str(len(os.sched_getaffinity(0))),
         "processor": _processor(),
@@ -36,11 +36,11 @@ def _processor() -> str:
 
 
 def _build() -> str:
-    """What its configure line and compiler flags say; a distribution may optimise in ways that do not show here."""
+    """The interpreter's configure line and compiler flags. A distribution may optimise in ways they do not show."""
     configured = str(sysconfig.get_config_var("CONFIG_ARGS") or "")
     options = ("--enable-optimizations", "--with-lto", "--with-pydebug")
-    said = [f"{option} {'yes' if option in configured else 'no'}" for option in options]
-    return ", ".join([*said, f"flags {sysconfig.get_config_var('OPT') or 'unknown'}"])
+    facts = [f"{option} {'yes' if option in configured else 'no'}" for option in options]
+    return ", ".join([*facts, f"flags {sysconfig.get_config_var('OPT') or 'unknown'}"])
 
 
 def _version(library: str) -> str:

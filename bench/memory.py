@@ -1,4 +1,4 @@
-"""Memory a key: how much a fresh server grows while it takes many keys, divided by the keys."""
+"""Memory a key: the growth of a fresh server while it stores many keys, divided by the number of keys."""
 
 from collections.abc import Iterator
 
@@ -10,7 +10,7 @@ from bench.rows import Row, Samples, Target
 
 
 def memory(context: Context) -> Iterator[Row]:
-    """100 keys a commit (the target), and one key a commit; one fresh server of each kind for each."""
+    """100 keys a commit (with a target), and one key a commit; each with a fresh server of each kind."""
     for one_key_a_commit in (False, True):
         figures = {peer: bytes_a_key(context, peer, one_key_a_commit) for peer in (context.kvd, *context.peers)}
         ours = Samples("kvd", (figures.pop(context.kvd),))
@@ -24,9 +24,9 @@ def memory(context: Context) -> Iterator[Row]:
 
 
 def bytes_a_key(context: Context, peer: Peer, one_key_a_commit: bool) -> float:
-    """Growth of the resident memory a key, from the first answer until all keys are in.
+    """Growth of the resident memory a key, from the first reply until all keys are stored.
 
-    kvd's ordered index takes new keys lazily: a scan makes it take them, and the greater figure counts.
+    kvd's ordered index adds new keys lazily. A scan makes it add them, and the greater figure counts.
     """
     with context.fresh(peer) as server:
         before = server.rss_bytes()

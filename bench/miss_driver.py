@@ -1,8 +1,8 @@
-"""The mean time of one round trip from Python, in microseconds, on the last core.
+"""Measure the mean time of one round trip from Python, in microseconds, on the last core.
 
 `python -m bench.miss_driver miss SOCKET COUNT`: gets of different keys through a near cache, which holds none of them.
 `python -m bench.miss_driver REQUEST_HEX SOCKET COUNT`: the same bytes through a bare socket, one send and one recv.
-`python -m bench.miss_driver size SOCKET REQUEST_HEX`: how many bytes are answered while somebody has a near cache.
+`python -m bench.miss_driver size SOCKET REQUEST_HEX`: the size of the reply while a client has a near cache.
 """
 
 import gc
@@ -21,7 +21,7 @@ HEADER_BYTES = 4
 
 
 def timed_us(call: Callable[[int], object], count: int) -> float:
-    """Microseconds a call."""
+    """Return microseconds a call."""
     for number in range(_WARM_UP):
         call(number)
     gc.disable()
@@ -32,26 +32,26 @@ def timed_us(call: Callable[[int], object], count: int) -> float:
 
 
 def miss(path: str, count: int) -> float:
-    """Each key is asked for once."""
+    """Read each key once."""
     with kv.connect(path, near_cache=True) as db:
         names = [key(number) for number in range(_WARM_UP + count)]
         get = db.get
         took_us = timed_us(lambda number: get(names[number]), count)
         if db.near_cache.stats().misses < count:
-            raise SystemExit("the near cache has answered what it should not know")
+            raise SystemExit("the near cache answered a read of a key that it cannot hold")
         return took_us
 
 
-def connected(path: str) -> socket.socket:
-    """A bare socket."""
+def connect(path: str) -> socket.socket:
+    """Open a bare socket."""
     bare = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     bare.connect(path)
     return bare
 
 
 def round_trips(path: str, request: bytes, count: int) -> float:
-    """One send, one recv: an answer of this size comes in one piece."""
-    with connected(path) as bare:
+    """One send, one recv: a reply of this size arrives in one piece."""
+    with connect(path) as bare:
         send, receive = bare.sendall, bare.recv
 
         def call(_: int) -> None:
@@ -62,20 +62,20 @@ def round_trips(path: str, request: bytes, count: int) -> float:
 
 
 def size(path: str, request: bytes) -> int:
-    """Bytes of the answer's payload."""
-    with kv.connect(path, near_cache=True) as db, connected(path) as bare:
+    """The size of the reply's payload."""
+    with kv.connect(path, near_cache=True) as db, connect(path) as bare:
         db.ping()
         bare.sendall(request)
         return len(bare.recv(_READ_BYTES)) - HEADER_BYTES
 
 
-def main(what: str, path: str, last: str) -> None:
-    """Measure, print."""
-    if what == "size":
+def main(mode: str, path: str, last: str) -> None:
+    """Measure and print."""
+    if mode == "size":
         print(size(path, bytes.fromhex(last)))
         return
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
-    print(miss(path, int(last)) if what == "miss" else round_trips(path, bytes.fromhex(what), int(last)))
+    print(miss(path, int(last)) if mode == "miss" else round_trips(path, bytes.fromhex(mode), int(last)))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How often a cache does not have what it is asked for: kvd's SIEVE, LRU, FIFO, Redis; each holds as many keys."""
+"""Miss ratios of kvd's SIEVE, LRU, FIFO and Redis; each cache holds the same number of keys."""
 
 import sys
 from collections.abc import Iterator
@@ -11,11 +11,11 @@ from bench.rows import Row, Samples, Target
 
 _REQUESTS = 400_000
 _DAEMON_REQUESTS = 50_000
-_PARTS = (100, 10)  # a cache of one in so many of the keys that there are
+_PARTS = (100, 10)  # a cache holds a hundredth of the keys, or a tenth
 
 
 def miss_ratio(context: Context) -> Iterator[Row]:
-    """Each trace with a small and a larger cache; the ratio is kvd's misses to the other's."""
+    """Each trace with a small and a larger cache. The ratio is kvd's misses to the misses of the other cache."""
     count = context.work(_REQUESTS)
     polluted = traces.with_scans(traces.zipf(1.0, count))
     for name, keys, scans in (
@@ -25,16 +25,16 @@ def miss_ratio(context: Context) -> Iterator[Row]:
         *((name, keys, False) for name, keys in _recorded()),
     ):
         for part in _PARTS:
-            there = traces.KEYS if name.startswith("Zipf") else len(set(keys))
-            yield from _compared(context, name, keys, there // part, scans)
+            distinct = traces.KEYS if name.startswith("Zipf") else len(set(keys))
+            yield from _compared(context, name, keys, distinct // part, scans)
     yield _daemon(context, polluted[: context.work(_DAEMON_REQUESTS)], traces.KEYS // 100)
 
 
 def _recorded() -> Iterator[tuple[str, list[str]]]:
-    found = list(traces.recorded(1_000_000))
-    if not found:
+    available = list(traces.recorded(1_000_000))
+    if not available:
         print(f"recorded traces are left out: {traces.VARIABLE} names none (see bench/README.md)", file=sys.stderr)
-    yield from found
+    yield from available
 
 
 def _compared(context: Context, name: str, keys: list[str], size: int, scans: bool) -> Iterator[Row]:
@@ -51,7 +51,7 @@ def _compared(context: Context, name: str, keys: list[str], size: int, scans: bo
 
 
 def _daemon(context: Context, keys: list[str], size: int) -> Row:
-    """The daemon over its socket beside the same code called here: the figures above are the daemon's."""
+    """A daemon over its socket beside the same code in this process, which shows that both have the same figures."""
     with ExitStack() as stack:
         ours = _misses(KvdDaemon(size, context, stack).hits(keys), keys, "kvd")
     title = f"misses: a real daemon, Zipf 1.0 and scans, {size:,} keys"

@@ -1,4 +1,4 @@
-"""Repeated reads of one key in one process: the near cache beside every other way to do that, and a dict."""
+"""Repeated reads of one key in one process: the near cache beside the other libraries, and a dict."""
 
 import sys
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from bench.process import clean_environment, output
 from bench.rows import Row, Samples, Target
 from bench.sharing import SHOWN, places
 
-# Of each library so many calls that a round takes about half a second.
+# The number of calls with which a round of each library takes about half a second.
 _COUNTS = {
     "near": 2_000_000, "kvd": 8_000, "redis": 8_000, "redis_cached": 12_000, "lmdb": 400_000, "memcached": 10_000,
     "diskcache": 20_000, "method": 5_000_000,
@@ -17,12 +17,12 @@ _TARGETS = {"redis": 100.0, "lmdb": 1.0, "method": 1 / 6}
 
 
 def near_cache(context: Context) -> Iterator[Row]:
-    """One row beside each."""
-    found = places(context, ("near", "kvd", "redis", "redis_cached", "lmdb", "memcached", "diskcache"))
-    found["method"] = ""
-    figures: dict[str, list[float]] = {name: [] for name in found}
+    """One row beside each library."""
+    chosen = places(context, ("near", "kvd", "redis", "redis_cached", "lmdb", "memcached", "diskcache"))
+    chosen["method"] = ""
+    figures: dict[str, list[float]] = {name: [] for name in chosen}
     for _ in range(context.rounds):
-        for name, place in found.items():
+        for name, place in chosen.items():
             figures[name].append(_rate(context, name, place))
     ours = Samples("kvd, near cache", tuple(figures["near"]))
     title = "repeated get of one key"

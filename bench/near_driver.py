@@ -1,4 +1,4 @@
-"""How long a repeated read of one key takes in one process, in nanoseconds, by one library.
+"""Measure a repeated read of one key in one process with one library, in nanoseconds.
 
 `python -m bench.near_driver LIBRARY PLACE COUNT`: PLACE is a socket, or a directory for lmdb. `method` is the floor: a
 dict lookup through a method.
@@ -15,7 +15,7 @@ WARM_UP = 1_000
 
 
 def timed_ns(get: Callable[[str], bytes | None], count: int) -> float:
-    """Nanoseconds a call, the loop's own time taken off."""
+    """Return nanoseconds a call, without the time of the loop itself."""
     for _ in range(WARM_UP):
         assert get(KEY) == VALUE
     turns = range(count)
@@ -39,7 +39,7 @@ def near(path: str, count: int) -> float:
         return timed_ns(db.get, count)
 
 
-def asking(path: str, count: int) -> float:
+def without_cache(path: str, count: int) -> float:
     """kv.connect(): every read asks the daemon."""
     import kv
 
@@ -49,7 +49,7 @@ def asking(path: str, count: int) -> float:
 
 
 def redis_py(path: str, count: int) -> float:
-    """redis-py, which uses hiredis where that is installed."""
+    """redis-py, which uses hiredis if it is installed."""
     import redis
 
     client = redis.Redis(unix_socket_path=path)
@@ -58,7 +58,7 @@ def redis_py(path: str, count: int) -> float:
 
 
 def lmdb_(path: str, count: int) -> float:
-    """py-lmdb: a read transaction begun for each get, so that it is never stale."""
+    """py-lmdb: each get begins a read transaction, so that it is never stale."""
     import lmdb
 
     with lmdb.open(path, max_dbs=0) as env:
@@ -68,25 +68,25 @@ def lmdb_(path: str, count: int) -> float:
 
         def get(_: str) -> bytes | None:
             with env.begin() as txn:
-                found: bytes | None = txn.get(encoded)
-                return found
+                value: bytes | None = txn.get(encoded)
+                return value
 
         return timed_ns(get, count)
 
 
 def by_library(name: str) -> Callable[[str, int], float]:
-    """One of bench/libraries.py."""
+    """Return the measurement of a library of bench/libraries.py."""
 
-    def timed(place: str, count: int) -> float:
+    def measure(place: str, count: int) -> float:
         get, put = OPENERS[name](place)
         put(KEY, VALUE)
         return timed_ns(get, count)
 
-    return timed
+    return measure
 
 
-class _Held:
-    """A dict behind a method."""
+class _Wrapper:
+    """A dict that is read through a method."""
 
     def __init__(self) -> None:
         self._values = {KEY: VALUE}
@@ -97,12 +97,12 @@ class _Held:
 
 
 def method(_: str, count: int) -> float:
-    """The least that a get in Python can cost."""
-    return timed_ns(_Held().get, count)
+    """The minimum cost of a get in Python."""
+    return timed_ns(_Wrapper().get, count)
 
 
 LIBRARIES: dict[str, Callable[[str, int], float]] = {
-    "near": near, "kvd": asking, "redis": redis_py, "lmdb": lmdb_, "method": method,
+    "near": near, "kvd": without_cache, "redis": redis_py, "lmdb": lmdb_, "method": method,
     **{name: by_library(name) for name in ("redis_cached", "memcached", "diskcache")},
 }  # fmt: skip
 

@@ -1,10 +1,10 @@
-/* An open-loop load generator: requests leave at a fixed rate, whether or not the ones before were answered.
+/* An open-loop load generator: it sends requests at a fixed rate, even if earlier requests are not answered yet.
  *
  *   open_loop SOCKET REQUEST_FILE REPLY_BYTES|frames ACTIVE IDLE RATE SECONDS
  *
- * ACTIVE connections take turns in sending; IDLE more are open, have been answered once, and say nothing. A request's
- * latency counts from the moment at which it was due, so waiting behind a slow answer is counted as well (no
- * coordinated omission; the idea is wrk2's). Prints, in microseconds: p50 p99 p999 max, and the requests answered.
+ * ACTIVE connections send in turn. IDLE further connections are open; each sent one request before the timing. The
+ * latency of a request counts from the moment at which it was due, so it includes waiting for slow earlier replies (no
+ * coordinated omission; the idea is wrk2's). Prints, in microseconds: p50 p99 p999 max, and the number of replies.
  *
  * Build: gcc -O2 -Wall -o open_loop open_loop.c
  */
@@ -19,14 +19,14 @@
 #include <time.h>
 #include <unistd.h>
 
-#define QUEUE 4096 /* requests of one connection that may be under way */
+#define QUEUE 4096 /* the maximum of unanswered requests on one connection */
 
 struct connection {
     int fd;
     long received;  /* bytes of the reply that is being read */
-    long expected;  /* its length, once that is known */
+    long expected;  /* its length, after the prefix is read */
     unsigned char head[4];
-    unsigned first, next;  /* of the queue below, modulo QUEUE */
+    unsigned first, next;  /* the ends of the queue below, modulo QUEUE */
     double *due;
 };
 
@@ -70,7 +70,7 @@ static void whole_reply(struct connection *c) {
     c->received = 0;
 }
 
-/* Read what is there, and count the replies that are whole. */
+/* Read the available bytes and count the complete replies. */
 static void take(struct connection *c) {
     ssize_t got = read(c->fd, reply, sizeof reply);
     if (got <= 0) { fprintf(stderr, "the server closed a connection\n"); exit(1); }
@@ -98,7 +98,7 @@ static void open_all(struct connection *all, int count, const char *path) {
     answered = 0;
 }
 
-/* Wait for replies until a moment. */
+/* Read replies until this moment. */
 static void wait_until(int poll, double moment) {
     struct epoll_event ready[256];
     for (;;) {
@@ -134,7 +134,7 @@ int main(int argc, char **argv) {
     for (long sent = 0; sent < total; sent++) {
         double due = begin + sent / rate;
         if (due > now()) wait_until(poll, due);
-        else if (sent % 64 == 0) wait_until(poll, 0); /* behind: look for replies all the same */
+        else if (sent % 64 == 0) wait_until(poll, 0); /* late: read replies all the same */
         send_one(&all[sent % active], due);
     }
     for (double end = now() + 10; answered < total && now() < end;) wait_until(poll, now() + 0.001);

@@ -1,7 +1,7 @@
-"""Write to a server at a steady pace until SIGTERM, holding snapshots if asked to.
+"""Write to a server at a steady pace until SIGTERM, and hold snapshots meanwhile.
 
-`python -m bench.paced_writer SOCKET SNAPSHOTS`, a process of its own: each few milliseconds a frame of 64 sets, each a
-commit of its own. The snapshots are begun first, on the same connection, a commit between each and the next.
+`python -m bench.paced_writer SOCKET SNAPSHOTS` is a process of its own. Every 10 ms it sends a frame of 64 sets, each a
+commit of its own. Before that it begins the snapshots on the same connection, with a commit between two snapshots.
 """
 
 import sys
@@ -18,21 +18,21 @@ PACE_S = 0.010
 
 
 def main(path: str, snapshots: str) -> None:
-    """Write, and say how much at the end."""
+    """Write until SIGTERM, then print the number of sets."""
     stop = Stop()
     items = chosen(SETS, 100_000)
     sets = exchange(*(["set", {key: value}] for key, value in items.items()))
-    written = 0
+    count = 0
     with Connection(Path(path)) as connection:
         for key, value in list(items.items()) * (int(snapshots) // SETS + 1):
             if int(snapshots):
                 connection.call(exchange(["set", {key: value}], ["begin"]))
         print("ready", flush=True)
-        while not stop.asked:
+        while not stop.requested:
             connection.call(sets)
-            written += SETS
+            count += SETS
             time.sleep(PACE_S)
-    print(written, flush=True)
+    print(count, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A server that sends back what it gets, one connection after the other: the floor for one in Python.
+"""A server that sends each request back, one connection after the other: the floor of a server in Python.
 
 `python -m bench.python_echo SOCKET`, until a signal ends it.
 """
@@ -8,7 +8,7 @@ import sys
 
 
 def main(path: str) -> None:
-    """Serve for ever."""
+    """Serve until a signal ends the process."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
         listener.bind(path)
         listener.listen()

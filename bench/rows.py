@@ -1,4 +1,4 @@
-"""What a measurement is: samples, a ratio, a target, a verdict. No printing here."""
+"""A measurement: samples, a ratio, a target and a verdict. This module prints nothing."""
 
 from dataclasses import asdict, dataclass
 from statistics import median
@@ -8,32 +8,32 @@ Json = dict[str, object]
 
 @dataclass(frozen=True)
 class Samples:
-    """The values of one subject, one for each round, in the order of the rounds."""
+    """The values of one subject, one for each round, in order."""
 
     name: str
     values: tuple[float, ...]
 
     @property
     def median(self) -> float:
-        """The value in the middle."""
+        """The median value."""
         return median(self.values)
 
     @property
     def low(self) -> float:
-        """The least."""
+        """The minimum."""
         return min(self.values)
 
     @property
     def high(self) -> float:
-        """The greatest."""
+        """The maximum."""
         return max(self.values)
 
 
 @dataclass(frozen=True)
 class Target:
-    """A limit on the row's ratio, or on its own value when `of` is "value".
+    """A limit on the row's ratio, or on its own value if `of` is "value".
 
-    `worst` judges by the worst round instead of the median: for what must never happen.
+    With `worst` the worst round counts instead of the median, for limits that must never be exceeded.
     """
 
     bound: str  # ">=" or "<="
@@ -42,13 +42,13 @@ class Target:
     worst: bool = False
 
     def allows(self, figure: float) -> bool:
-        """Whether the figure is on the right side."""
+        """Whether the figure meets the target."""
         return figure >= self.limit if self.bound == ">=" else figure <= self.limit
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the result: ours beside theirs (or beside a floor), in one unit."""
+    """One line of the result: kvd beside another subject or a floor, in one unit."""
 
     name: str
     unit: str
@@ -59,19 +59,19 @@ class Row:
 
     @property
     def ratio(self) -> float | None:
-        """Ours / theirs, of the medians."""
+        """The ratio of the medians, ours / theirs."""
         return self.ours.median / self.theirs.median if self.theirs else None
 
     @property
     def round_ratios(self) -> tuple[float, ...]:
-        """Ours / theirs, round by round: how far the ratio moves with the machine."""
+        """Ours / theirs of each round, which shows how much the machine changes the ratio."""
         if self.theirs is None:
             return ()
         return tuple(a / b for a, b in zip(self.ours.values, self.theirs.values, strict=False))
 
     @property
     def verdict(self) -> str:
-        """met, missed, or, where single rounds disagree with the median, that as well."""
+        """`met` or `missed`, and the number of rounds that agree if some do not."""
         if self.target is None:
             return ""
         by_round = self.round_ratios if self.target.of == "ratio" else self.ours.values
@@ -84,5 +84,5 @@ class Row:
         return word if agreeing == len(by_round) else f"{word} ({agreeing} of {len(by_round)} rounds)"
 
     def as_json(self) -> Json:
-        """All of it, with the figures that follow from the samples."""
+        """The whole row, with the figures that follow from the samples."""
         return asdict(self) | {"ratio": self.ratio, "round_ratios": self.round_ratios, "verdict": self.verdict}

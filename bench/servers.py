@@ -1,4 +1,4 @@
-"""Running servers: started when first asked for, loaded, stopped at the end, each on a Unix socket of its own."""
+"""Running servers, each on a Unix socket of its own: start, load, use and stop them."""
 
 import time
 from pathlib import Path
@@ -14,13 +14,13 @@ _CHECKOUT = Path(__file__).parent.parent
 
 
 class Server:
-    """One running server of a peer's kind. Use as a context manager."""
+    """One running server. Use as a context manager."""
 
-    def __init__(self, peer: Peer, directory: Path) -> None:
+    def __init__(self, peer: Peer, directory: Path, checkout: Path = _CHECKOUT) -> None:
         self.peer = peer
         self.socket = directory / "server.sock"
         env = clean_environment() | {"XDG_CONFIG_HOME": str(directory), "XDG_RUNTIME_DIR": str(directory)}
-        self._child = Child(peer.command(self.socket), directory / "server.log", env, cwd=_CHECKOUT)
+        self._child = Child(peer.command(self.socket), directory / "server.log", env, cwd=checkout)
         self.pid = self._child.pid
         try:
             self._wait_until_it_answers()
@@ -29,18 +29,18 @@ class Server:
             raise
 
     def connect(self) -> Connection:
-        """A new connection to it."""
+        """Open a connection to the server."""
         return Connection(self.socket)
 
     def try_once(self, exchange: Exchange) -> bytes:
-        """Do one exchange on a connection of its own and check the answer."""
+        """Make one exchange on a connection of its own, and check the reply."""
         with self.connect() as connection:
             reply = connection.call(exchange)
         self.peer.check(reply)
         return reply
 
     def load(self, count: int, one_key_a_commit: bool = False) -> None:
-        """Set the first `count` keys, 100 a round trip; then read the last ones back and compare."""
+        """Set the first `count` keys, 100 a round trip; then read the last key and compare its value."""
         spell = self.peer.sets if one_key_a_commit else self.peer.load_batch
         with self.connect() as connection:
             for items in batches(count):
@@ -48,14 +48,14 @@ class Server:
         last = count - 1
         reply = self.try_once(self.peer.gets({key(last): value(last)}))
         if value(last) not in reply:
-            raise BenchError(f"{self.peer.name} was loaded but does not have the last key: {reply[:200]!r}")
+            raise BenchError(f"{self.peer.name} was loaded but does not hold the last key: {reply[:200]!r}")
 
     def rss_bytes(self) -> int:
         """Its resident memory."""
         return self._child.rss_bytes()
 
     def stop(self) -> None:
-        """End it by SIGTERM."""
+        """Stop it with SIGTERM."""
         self._child.stop()
 
     def __enter__(self) -> "Server":
@@ -72,6 +72,6 @@ class Server:
                 return
             except OSError as error:
                 if self._child.ended() or time.monotonic() > deadline:
-                    said = self._child.said()[-800:].strip() or "nothing"
-                    raise BenchError(f"{self.peer.name} did not start ({error}); it wrote: {said}") from None
+                    printed = self._child.output()[-800:].strip() or "nothing"
+                    raise BenchError(f"{self.peer.name} did not start ({error}); it wrote: {printed}") from None
             time.sleep(0.02)

@@ -1,4 +1,4 @@
-"""Processes that share data, and mostly read it: the near cache beside every other way to do that from Python."""
+"""Processes that share data and mostly read it: the near cache beside the other libraries for Python."""
 
 import importlib.util
 import sys
@@ -25,22 +25,22 @@ SHOWN = {
 
 
 def missing(library: str) -> str | None:
-    """Why this library cannot be measured; None if it can."""
-    lacking = [name for name in NEEDS.get(library, ()) if importlib.util.find_spec(name) is None]
-    return f"{SHOWN[library]} is left out: pip install {' '.join(lacking)}" if lacking else None
+    """Return why this library cannot be measured, or None if it can."""
+    packages = [name for name in NEEDS.get(library, ()) if importlib.util.find_spec(name) is None]
+    return f"{SHOWN[library]} is left out: pip install {' '.join(packages)}" if packages else None
 
 
 def places(context: Context, libraries: Sequence[str]) -> dict[str, str]:
-    """Where each of them reads and writes; those that are not installed are left out and named."""
-    found: dict[str, str] = {}
+    """Return the place where each library reads and writes. Leaves out the missing ones, and names them on stderr."""
+    available: dict[str, str] = {}
     for library in libraries:
         try:
             if reason := missing(library):
                 raise BenchError(reason)
-            found[library] = _place(context, library)
+            available[library] = _place(context, library)
         except BenchError as error:
             print(error, file=sys.stderr)
-    return found
+    return available
 
 
 def _place(context: Context, library: str) -> str:
@@ -55,7 +55,7 @@ def _place(context: Context, library: str) -> str:
 
 
 class RedisOnTcp(Redis):
-    """The same server, reached over loopback too: redis-py's client-side cache is for TCP only."""
+    """Redis that also listens on loopback, because redis-py's client-side cache works over TCP only."""
 
     name = "redis over TCP"
 
@@ -65,7 +65,7 @@ class RedisOnTcp(Redis):
 
     @staticmethod
     def port_of(socket: Path) -> int:
-        """A port for the server of this socket: another for every run."""
+        """The port for the server of this socket; it differs from run to run."""
         return 20_000 + hash(str(socket)) % 10_000
 
 
@@ -73,17 +73,17 @@ def mixed(context: Context) -> Iterator[Row]:
     """95 % reads, one process."""
     libraries = places(context, ("near", "lmdb", "diskcache", "memcached", "redis", "redis_cached", "kvd"))
     title = f"95 % get, 5 % set, {MIXED_KEYS:,} keys (zipf), 1 process"
-    return _rows(title, _measured(context, libraries, 1, MIXED_KEYS), None)
+    return _rows(title, _measure(context, libraries, 1, MIXED_KEYS), None)
 
 
 def hot(context: Context) -> Iterator[Row]:
     """95 % reads of 10,000 keys, four processes."""
     libraries = places(context, ("near", "redis", "memcached", "redis_cached"))
     title = f"95 % get, 5 % set, {HOT_KEYS:,} keys (zipf), {PROCESSES} processes"
-    return _rows(title, _measured(context, libraries, PROCESSES, HOT_KEYS), Target(">=", 10.0))
+    return _rows(title, _measure(context, libraries, PROCESSES, HOT_KEYS), Target(">=", 10.0))
 
 
-def _measured(context: Context, libraries: dict[str, str], processes: int, keys: int) -> dict[str, list[float]]:
+def _measure(context: Context, libraries: dict[str, str], processes: int, keys: int) -> dict[str, list[float]]:
     figures: dict[str, list[float]] = {name: [] for name in libraries}
     seconds = str(_SECONDS / 5 if context.quick else _SECONDS)
     for _ in range(context.rounds):

@@ -1,4 +1,4 @@
-"""How long the server keeps a small request waiting while another connection grows it to many keys."""
+"""How long a ping waits while another connection grows the server to many keys."""
 
 import json
 import sys
@@ -22,7 +22,7 @@ Summary = dict[str, float]
 
 @dataclass(frozen=True)
 class Figure:
-    """One number of the pinger's summary, as a row."""
+    """A figure of the pinger's summary that becomes a row."""
 
     title: str
     field: str
@@ -35,7 +35,7 @@ _P999 = Figure("p99.9 of pings", "p999_ms", None)
 
 
 def stall(context: Context) -> Iterator[Row]:
-    """kvd growing, each peer growing, and an idle kvd on a machine that is as busy: the floor."""
+    """kvd while it grows, each peer while it grows, and the floor: an idle kvd on an equally busy machine."""
     summaries: dict[str, list[Summary]] = {}
     for _ in range(min(context.rounds, _MAX_ROUNDS)):
         for peer in (context.kvd, *context.peers):
@@ -46,30 +46,30 @@ def stall(context: Context) -> Iterator[Row]:
 
 
 def pinged_while_growing(context: Context, peer: Peer) -> Summary:
-    """The pings of a fresh server that is growing."""
+    """Ping a fresh server while it grows."""
     with context.fresh(peer) as server:
         return pinged(context, server, lambda: server.load(context.many_keys))
 
 
 def pinged_while_another_grows(context: Context) -> Summary:
-    """The pings of a kvd with nothing else to do, while a second one grows: what they show is the machine's doing."""
+    """Ping an idle kvd while another kvd grows: its delays come from the machine."""
     with context.fresh(context.kvd) as busy:
         return pinged(context, context.loaded(context.kvd), lambda: busy.load(context.many_keys))
 
 
 def pinged(context: Context, server: Server, work: Callable[[], None]) -> Summary:
-    """Ping the server from another process while the work is done."""
+    """Ping the server from another process while `work` runs."""
     ping = server.peer.ping()
     reply = "frame" if ping.reply_bytes is None else str(ping.reply_bytes)
     argv = [sys.executable, "-m", "bench.pinger", str(server.socket), str(server.pid), ping.request.hex(), reply]
     pinger = Child(argv, context.new_directory() / "pinger.log", clean_environment(), cwd=_CHECKOUT)
     try:
-        pinger.wait_until_it_says("ready", 20)
+        pinger.wait_for_output("ready", 20)
         work()
     finally:
         pinger.stop()
-    pinger.wait_until_it_says("}", 1)
-    summary: Summary = json.loads(pinger.said().partition("ready")[2])
+    pinger.wait_for_output("}", 1)
+    summary: Summary = json.loads(pinger.output().partition("ready")[2])
     return summary
 
 

@@ -1,4 +1,4 @@
-"""How long a small request waits while something large happens: five million keys, a pruned history, a 16 MiB frame."""
+"""How long a ping waits during large operations: five million keys, a pruned history, a frame of 16 MiB."""
 
 import time
 from collections.abc import Iterator
@@ -17,15 +17,15 @@ from bench.stall import Summary, pinged
 _MAX_ROUNDS = 3
 _LIMIT_MS = 10.0
 _PATIENCE_S = 60.0
-_KEPT = 100
+_MAX_COMMITS = 100
 _FRAME_KEYS = 65_000
 _FRAME_VALUE_BYTES = 230
 _LONG = "[history]\nmax_versions = 1000000000\nmax_bytes = 1099511627776\n"
-_SHORT = f"[history]\nmax_versions = {_KEPT}\nmax_bytes = 1099511627776\n"
+_SHORT = f"[history]\nmax_versions = {_MAX_COMMITS}\nmax_bytes = 1099511627776\n"
 
 
 def stalls(context: Context) -> Iterator[Row]:
-    """The worst ping of each."""
+    """The worst ping during each operation."""
     rounds = min(context.rounds, _MAX_ROUNDS)
     keys = 5 * context.many_keys
     yield from _rows(f"growing to {keys:,} keys", [_growing(context, keys)])
@@ -46,7 +46,7 @@ def _growing(context: Context, keys: int) -> Summary:
 
 
 def _pruning(context: Context) -> Summary:
-    """Write versions that all stay, and then tell the daemon to keep a hundred commits."""
+    """Write versions that the history keeps, and then limit the history to 100 commits."""
     directory = context.new_directory()
     file = directory / "kvd.toml"
     file.write_text(_LONG)
@@ -60,11 +60,11 @@ def _pruning(context: Context) -> Summary:
 
 
 def _reload(server: Server) -> None:
-    """Have the new limit read, and return when the history is as short as that."""
+    """Make the daemon read the new limit, and return when the history is short enough."""
     with server.connect() as connection:
         server.peer.check(connection.call(exchange(["reload"])))
         deadline = time.monotonic() + _PATIENCE_S
-        while _versions(connection) > _KEPT + 1:  # as history is dropped before a commit, not after it
+        while _versions(connection) > _MAX_COMMITS + 1:  # + 1, because the daemon prunes before a commit, not after it
             if time.monotonic() > deadline:
                 raise BenchError(f"the history still has {_versions(connection)} commits")
             connection.call(exchange(["set", {key(0): b"%d" % time.monotonic_ns()}]))
@@ -76,7 +76,7 @@ def _versions(connection: Connection) -> int:
 
 
 def _large_frames(context: Context, requests: int) -> Summary:
-    """Five of them, one after the other, to a fresh server: all keys in one request, or each in one of its own."""
+    """Send five frames to a fresh server, one after the other: all keys in one request, or one request for each."""
     value = b"v" * _FRAME_VALUE_BYTES
     items = {name: value for batch in batches(_FRAME_KEYS) for name in batch}
     frame = exchange(["set", items]) if requests == 1 else exchange(*(["set", {name: value}] for name in items))

@@ -1,4 +1,4 @@
-"""What a large commit costs in the store alone, without wire and process: nanoseconds a key."""
+"""What a large commit costs in the store alone, without the wire and a process: nanoseconds a key."""
 
 import gc
 import time
@@ -16,7 +16,7 @@ _LIMIT_NS = 1_000.0
 
 
 def commit1000(context: Context) -> Iterator[Row]:
-    """Commits of 1,000 keys each over 100,000 keys: blind, and with everything read validated; beside dict.update."""
+    """Commits of 1,000 keys over 100,000 keys: blind, and with a read set of all keys; beside dict.update."""
     writes = list(batches(KEYS, COMMIT_KEYS))
     blind, validated, plain = [], [], []
     for _ in range(context.rounds):
@@ -30,7 +30,7 @@ def commit1000(context: Context) -> Iterator[Row]:
 
 
 def _commit_ns(writes: list[Items], *, reads: bool) -> float:
-    """The second time over: the keys are there, and older versions hang behind them."""
+    """Time the second pass: the keys exist, and the history holds older versions of them."""
     database = Database()
     for items in writes:
         database.commit(items, {}, [], 0, NOBODY)

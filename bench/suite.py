@@ -1,4 +1,4 @@
-"""The names of the benchmarks, in the order they run: those that fill a server with a million keys come last."""
+"""The names of the benchmarks, in the order in which they run: those that store a million keys come last."""
 
 from collections.abc import Callable, Iterator
 
@@ -29,7 +29,7 @@ from bench.tls import tls
 
 Benchmark = Callable[[Context], Iterator[Row]]
 
-# Reads before writes: kvd keeps what the writes supersede, and the reads shall meet a server without history.
+# Reads come before writes: the writes leave a history, and the reads are to meet a server without one.
 BENCHMARKS: dict[str, Benchmark] = {
     "get64": get64,
     "get1": get1,

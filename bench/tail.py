@@ -1,4 +1,4 @@
-"""The slow answers: single gets at a fixed rate (open loop), and the same beside ten thousand idle connections."""
+"""The slow replies: single gets at a fixed rate (open loop), and the same beside 9,900 idle connections."""
 
 import resource
 from collections.abc import Iterator
@@ -16,13 +16,13 @@ from bench.throughput import CONNECTIONS, GET_1, operations_a_second
 _SECONDS = 3.0
 FEW = 100
 MANY = 10_000
-_RATE_OF_MANY = 20_000  # single gets a second, of FEW connections: a tenth to a fifth of what kvd can do
+_RATE_OF_MANY = 20_000  # single gets a second over FEW connections: a tenth to a fifth of what kvd can do
 _DESCRIPTORS = MANY + 500
 
 
 @dataclass(frozen=True)
 class Load:
-    """What the open-loop generator does; single gets of one key."""
+    """The work of the open-loop generator: single gets of one key."""
 
     active: int
     idle: int
@@ -31,8 +31,8 @@ class Load:
 
 
 def tail_latency(context: Context) -> Iterator[Row]:
-    """kvd and its peers at one rate: half of what kvd reaches in a closed loop, measured first."""
-    rate = round(_most(context) / 2)
+    """kvd and its peers at the same rate, which is half of kvd's rate in a closed loop."""
+    rate = round(_closed_loop_rate(context) / 2)
     load = Load(CONNECTIONS, 0, rate, context.work(15) * _SECONDS / 15)
     figures: dict[str, list[tuple[float, ...]]] = {peer.name: [] for peer in (context.kvd, *context.peers)}
     for _ in range(context.rounds):
@@ -45,8 +45,8 @@ def tail_latency(context: Context) -> Iterator[Row]:
             yield Row(f"{name} of single gets, {rate / 1000:.0f} k/s, open loop", "us", ours, theirs, target)
 
 
-def _most(context: Context) -> float:
-    """Single gets a second that kvd reaches, the median of three."""
+def _closed_loop_rate(context: Context) -> float:
+    """Single gets a second that kvd reaches: the median of three runs."""
     exchange = context.kvd.gets(chosen(1, THROUGHPUT_KEYS))
     program, server = context.program("load"), context.loaded(context.kvd)
     return median(
@@ -55,7 +55,7 @@ def _most(context: Context) -> float:
 
 
 def many_connections(context: Context) -> Iterator[Row]:
-    """A hundred connections at one rate, alone and beside 9,900 that are open and idle."""
+    """100 connections at one rate, alone and beside 9,900 idle connections."""
     _raise_descriptors()
     seconds = context.work(15) * _SECONDS / 15
     alone: list[tuple[float, ...]] = []
@@ -72,21 +72,21 @@ def many_connections(context: Context) -> Iterator[Row]:
 
 
 def _raise_descriptors() -> None:
-    """Let the server and the generator, which inherit it, have so many connections. Raises BenchError."""
+    """Raise the limit of descriptors, which the server and the generator inherit. Raises BenchError."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < _DESCRIPTORS:
-        raise BenchError(f"needs {_DESCRIPTORS} descriptors in a process, and may have {hard}: ulimit -Hn")
+        raise BenchError(f"needs {_DESCRIPTORS} descriptors in a process, but the limit is {hard}: ulimit -Hn")
     if soft != resource.RLIM_INFINITY and soft < _DESCRIPTORS:
         resource.setrlimit(resource.RLIMIT_NOFILE, (_DESCRIPTORS, hard))
 
 
 def latencies_us(context: Context, server: Server, load: Load) -> tuple[float, ...]:
-    """p50, p99, p99.9 and the worst, of one run. Raises BenchError if the server cannot keep up."""
+    """Run once and return p50, p99, p99.9 and the maximum. Raises BenchError if the server cannot keep up."""
     exchange = server.peer.gets(chosen(1, THROUGHPUT_KEYS))
     server.try_once(exchange)
     file = server.socket.with_name("request")
     file.write_bytes(exchange.request)
     reply = "frames" if exchange.reply_bytes is None else str(exchange.reply_bytes)
     words = [str(context.program("open_loop")), str(server.socket), str(file), reply]
-    said = output([*words, *map(str, (load.active, load.idle, load.rate, load.seconds))])
-    return tuple(map(float, said.split()[:4]))
+    printed = output([*words, *map(str, (load.active, load.idle, load.rate, load.seconds))])
+    return tuple(map(float, printed.split()[:4]))

@@ -1,4 +1,4 @@
-"""How much work a second: the workloads of get and set, each server in turn, round after round."""
+"""Throughput: the workloads of get and set, with each server in turn, round after round."""
 
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -20,14 +20,14 @@ _PRINTED = re.compile(r"(\d+) req/s")
 
 @dataclass(frozen=True)
 class Workload:
-    """A piece of work that every connection repeats: how a peer spells it, and what kvd should reach.
+    """A request that every connection repeats: how a peer encodes it, and the ratio that kvd should reach.
 
-    `rounds_sent` is how many times one run of the load generator sends it, in all.
+    All connections of the load generator together send it `rounds_sent` times in one run.
     """
 
     title: str
     keys: int
-    spell: Callable[[Peer, Items], Exchange | None]
+    encode: Callable[[Peer, Items], Exchange | None]
     rounds_sent: int
     target_beside_redis: float | None
 
@@ -43,7 +43,7 @@ SET_100 = Workload("set of 100 keys | MSET 100", 100, lambda p, i: p.set_many(i)
 def operations_a_second(
     load: Path, server: Server, exchange: Exchange, connections: int, rounds: int, user: Sequence[str] = ()
 ) -> float:
-    """One run of the load generator; gets or sets a second, each key counted. ``user``: a command to become another."""
+    """Run the load generator once. Returns gets or sets a second, by keys. ``user`` is a command to change the user."""
     return rate(load, str(server.socket), server.socket.with_name("request"), exchange, connections, rounds, user)
 
 
@@ -57,22 +57,22 @@ def rate(
     user: Sequence[str] = (),
     greeting: Sequence[str] = (),
 ) -> float:
-    """As operations_a_second, to any address that load.c knows; ``file`` is for the request."""
+    """Like operations_a_second, but for any address that load.c accepts. The request is written to ``file``."""
     file.write_bytes(exchange.request)
     reply = "frames" if exchange.reply_bytes is None else str(exchange.reply_bytes)
-    said = output([*user, str(load), address, str(file), reply, str(connections), "1", str(rounds), *greeting])
-    found = _PRINTED.match(said)
-    if found is None:
-        raise BenchError(f"the load generator printed {said!r}")
-    return float(found[1]) * exchange.operations
+    printed = output([*user, str(load), address, str(file), reply, str(connections), "1", str(rounds), *greeting])
+    match = _PRINTED.match(printed)
+    if match is None:
+        raise BenchError(f"the load generator printed {printed!r}")
+    return float(match[1]) * exchange.operations
 
 
 def measure(context: Context, workload: Workload) -> Iterator[Row]:
-    """kvd, Redis, kvd, Redis … (and any other peer), as many rounds as asked for; one row for each peer."""
+    """Measure kvd and each peer in turn (kvd, Redis, kvd, Redis …), for all rounds. One row for each peer."""
     load = context.program("load")
     items = chosen(workload.keys, THROUGHPUT_KEYS)
-    spelled = {peer: workload.spell(peer, items) for peer in [context.kvd, *context.peers]}
-    exchanges = {peer: exchange for peer, exchange in spelled.items() if exchange is not None}
+    encoded = {peer: workload.encode(peer, items) for peer in [context.kvd, *context.peers]}
+    exchanges = {peer: exchange for peer, exchange in encoded.items() if exchange is not None}
     figures: dict[Peer, list[float]] = {peer: [] for peer in exchanges}
     _check(context, exchanges)
     for _ in range(context.rounds):
@@ -84,7 +84,7 @@ def measure(context: Context, workload: Workload) -> Iterator[Row]:
 
 
 def _check(context: Context, exchanges: dict[Peer, Exchange]) -> None:
-    """Before and after the timing: the load generator counts answers, and does not see that they are errors."""
+    """Check the replies before and after the timing: the load generator only counts replies, even errors."""
     for peer, exchange in exchanges.items():
         context.loaded(peer).try_once(exchange)
 
@@ -100,7 +100,7 @@ def _rows(context: Context, workload: Workload, figures: dict[Peer, list[float]]
 
 
 def get64(context: Context) -> Iterator[Row]:
-    """64 single gets a frame over 32 connections, beside pipelines of 64."""
+    """64 single gets a frame over 32 connections, beside pipelines of 64 GETs."""
     return measure(context, GET_64)
 
 
@@ -115,15 +115,15 @@ def get_many(context: Context) -> Iterator[Row]:
 
 
 def set1(context: Context) -> Iterator[Row]:
-    """One set a frame over 32 connections, all of the same key."""
+    """One set a frame over 32 connections, always of the same key."""
     return measure(context, SET_1)
 
 
 def set64(context: Context) -> Iterator[Row]:
-    """64 single sets a frame, each a commit, beside pipelines of 64."""
+    """64 single sets a frame, each a commit, beside pipelines of 64 SETs."""
     return measure(context, SET_64)
 
 
 def set100(context: Context) -> Iterator[Row]:
-    """100 keys in one set, one commit, beside MSET."""
+    """100 keys in one set, which is one commit, beside MSET."""
     return measure(context, SET_100)

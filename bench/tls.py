@@ -1,4 +1,4 @@
-"""What TLS costs: the same work over TCP on loopback, encrypted and not. The load generator speaks TLS by OpenSSL."""
+"""What TLS costs: the same work over TCP on loopback, with and without TLS. The load generator uses OpenSSL."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -19,7 +19,7 @@ from bench.throughput import CONNECTIONS, rate
 
 _TOKEN = "a-token-of-the-benchmarks"  # noqa: S105 (of a server of our own, on loopback)
 _NEW_KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
-_LEAST = 0.5
+_MIN_RATIO = 0.5
 _MANY = Work(
     "get_many of 100",
     Exchange(frame(["get_many", list(chosen(100, THROUGHPUT_KEYS))]), None, 100),
@@ -29,18 +29,18 @@ WORKS = (gets(1, 60_000), gets(64, 10_000), _MANY, sets(1, 60_000), sets(64, 3_0
 
 
 def tls(context: Context) -> Iterator[Row]:
-    """TLS beside plain TCP, 32 connections."""
+    """TLS beside plain TCP, over 32 connections."""
     with ExitStack() as stack:
         ours, plain = _Case(context, stack, encrypted=True), _Case(context, stack, encrypted=False)
         for work in WORKS:
             figures = [(ours.measure(work), plain.measure(work)) for _ in range(context.rounds)]
             with_it, without = zip(*figures, strict=True)
-            target = Target(">=", _LEAST)
+            target = Target(">=", _MIN_RATIO)
             yield Row(f"{work.title}, TLS", "/s", Samples("kvd", with_it), Samples("plain TCP", without), target)
 
 
 class _Case:
-    """One daemon on a port of loopback, loaded."""
+    """One loaded daemon on a port of loopback."""
 
     def __init__(self, context: Context, stack: ExitStack, *, encrypted: bool) -> None:
         self._context = context
@@ -58,10 +58,10 @@ class _Case:
         peer = context.kvd.with_options("--config", str(directory / "kvd.toml"))
         self._server = stack.enter_context(Server(peer, directory))
         self._server.load(THROUGHPUT_KEYS)
-        self._address = self._where()
+        self._address = self._listening_address()
 
-    def _where(self) -> str:
-        """As load.c spells it."""
+    def _listening_address(self) -> str:
+        """The daemon's address, in the form that load.c accepts."""
         [status] = msgspec.msgpack.decode(self._server.try_once(exchange(["status"])))
         for word in str(dict(status)["listening"]).split():
             scheme, _, place = word.partition("://")
@@ -70,7 +70,7 @@ class _Case:
         raise BenchError(f"kvd does not listen on TCP: {status}")
 
     def measure(self, work: Work) -> float:
-        """One round."""
+        """Measure one round."""
         load = self._context.program("load", TLS)
         sent = self._context.work(work.rounds_sent)
         file, greeting = self._directory / "request", self._directory / "greeting"

@@ -1,4 +1,4 @@
-"""Which keys are asked for, one after the other: drawn by Zipf's law, with scans among them, or recorded somewhere."""
+"""Sequences of keys to read: drawn by Zipf's law, mixed with scans, or recorded in production."""
 
 import os
 import random
@@ -7,21 +7,21 @@ from collections.abc import Callable, Iterator
 from itertools import accumulate, islice
 from pathlib import Path
 
-# The source package of libcachesim (PyPI), which brings two recorded traces; or nothing.
+# The variable may name the source package of libcachesim, which contains two recorded traces.
 VARIABLE = "KVD_BENCH_TRACES"
 KEYS = 100_000
 _SCAN_EVERY, _SCAN_KEYS = 20_000, 5_000
 
 
 def zipf(alpha: float, count: int) -> list[str]:
-    """``count`` draws of KEYS keys, the n-th as often as 1 / n ** alpha; the same ones each time."""
+    """Draw ``count`` of KEYS keys, the n-th with weight 1 / n ** alpha. The draws are the same each time."""
     chosen = random.Random(6)  # noqa: S311 (to be repeatable)
     weights = list(accumulate(1 / number**alpha for number in range(1, KEYS + 1)))
     return [f"key:{number}" for number in chosen.choices(range(KEYS), cum_weights=weights, k=count)]
 
 
 def with_scans(keys: list[str]) -> list[str]:
-    """The same, and now and then somebody goes through keys that nobody asks for again."""
+    """Mix the keys with scans, at regular intervals, over keys that are read only once."""
     mixed: list[str] = []
     for number, begin in enumerate(range(0, len(keys), _SCAN_EVERY)):
         mixed += keys[begin : begin + _SCAN_EVERY]
@@ -29,8 +29,8 @@ def with_scans(keys: list[str]) -> list[str]:
     return mixed
 
 
-def recorded(most: int) -> Iterator[tuple[str, list[str]]]:
-    """Name and keys of each recorded trace that is here, ``most`` requests of it."""
+def recorded(max_requests: int) -> Iterator[tuple[str, list[str]]]:
+    """Yield the name and the keys of each recorded trace that is available, at most ``max_requests`` of each."""
     package = os.environ.get(VARIABLE)
     if not package:
         return
@@ -38,7 +38,7 @@ def recorded(most: int) -> Iterator[tuple[str, list[str]]]:
         ("CloudPhysics, blocks of a virtual disk", "cloudPhysicsIO.csv", 4),
         ("Twitter, cluster 52", "twitter_cluster52.csv", 1),
     ):
-        yield name, list(islice(_column(Path(package), file, column), most))
+        yield name, list(islice(_column(Path(package), file, column), max_requests))
 
 
 def _column(package: Path, file: str, column: int) -> Iterator[str]:

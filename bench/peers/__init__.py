@@ -1,1 +1,1 @@
-"""The servers that are measured, one module each; `base` says what a peer has to know."""
+"""The measured servers, one module each. `base` says what a peer must provide."""

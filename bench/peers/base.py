@@ -1,4 +1,4 @@
-"""What the benchmarks must know of a server: how it starts, and how it spells each piece of work."""
+"""What the benchmarks must know about a server: how it starts, and how it encodes each request."""
 
 import shutil
 from abc import ABC, abstractmethod
@@ -11,10 +11,10 @@ from bench.exchange import Exchange
 
 
 class Peer(ABC):
-    """A kind of server. It holds no state: `servers.Server` is a running one.
+    """A kind of server. It holds no state: `servers.Server` is a running server.
 
-    A method that returns None instead of an exchange says: this server has no such request. What is measured over
-    it then leaves the peer out.
+    A method that returns None instead of an exchange says that this server has no such request. A benchmark that needs
+    the request leaves the peer out.
     """
 
     name: str
@@ -22,22 +22,22 @@ class Peer(ABC):
     package: str
 
     def missing(self) -> str | None:
-        """Why it cannot be measured here, and what to do about it; None if it can."""
+        """Return why it cannot be measured here and what to do about it, or None if it can."""
         if shutil.which(self.program):
             return None
         return f"{self.program} is not installed: apt-get install {self.package}"
 
     @abstractmethod
     def version(self) -> str:
-        """What the program says its version is."""
+        """The version that the program reports."""
 
     @abstractmethod
     def command(self, socket: Path) -> Sequence[str]:
-        """The command line that serves in the foreground on this Unix socket and writes nothing to disk."""
+        """The command line that serves in the foreground on this Unix socket, and writes nothing to disk."""
 
     @abstractmethod
     def ping(self) -> Exchange:
-        """The least that it answers."""
+        """The smallest request."""
 
     @abstractmethod
     def gets(self, items: Items) -> Exchange:
@@ -56,9 +56,9 @@ class Peer(ABC):
         """All keys in one request."""
 
     def check(self, reply: bytes) -> None:
-        """Raise BenchError if the answer to one of the exchanges above is an error.
+        """Raise BenchError if the reply to one of the exchanges above is an error.
 
-        Every exchange is tried and checked once before it is timed: errors are quick, and would look good.
+        Each exchange is tried and checked before it is timed, because errors are quick and would look good.
         """
         if not self._is_good(reply):
             raise BenchError(f"{self.name} answered {reply[:300]!r}")
@@ -67,5 +67,5 @@ class Peer(ABC):
     def _is_good(self, reply: bytes) -> bool: ...
 
     def load_batch(self, items: Items) -> Exchange:
-        """The best way to put many keys in: one request if there is one."""
+        """The quickest way to store many keys: one request, if the server has such a request."""
         return self.set_many(items) or self.sets(items)

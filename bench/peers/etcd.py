@@ -1,4 +1,4 @@
-"""etcd, one node, over gRPC on loopback: driven by h2load, the load generator of nghttp2, which speaks HTTP/2 in C."""
+"""etcd, one node, over gRPC on loopback. The load comes from h2load, the load generator of nghttp2, in C."""
 
 import base64
 import json
@@ -18,19 +18,19 @@ _SUCCEEDED = re.compile(r"(\d+) succeeded, 0 failed, 0 errored")
 
 
 def missing() -> str | None:
-    """Why it cannot be measured here, and what to do about it; None if it can."""
-    lacking = {"etcd": "etcd-server", "h2load": "nghttp2-client"}
-    packages = [package for program, package in lacking.items() if shutil.which(program) is None]
+    """Return why it cannot be measured here and what to do about it, or None if it can."""
+    needed = {"etcd": "etcd-server", "h2load": "nghttp2-client"}
+    packages = [package for program, package in needed.items() if shutil.which(program) is None]
     return f"not installed: apt-get install {' '.join(packages)}" if packages else None
 
 
 def version() -> str:
-    """What the program says its version is."""
+    """The version that the program reports."""
     return output(["etcd", "--version"]).splitlines()[0]
 
 
 class Etcd:
-    """A running node, its data in ``directory``. Use as a context manager."""
+    """A running node with its data in ``directory``. Use as a context manager."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -58,27 +58,27 @@ class Etcd:
             time.sleep(0.1)
 
     def sets_a_second(self, items: dict[bytes, bytes], connections: int, count: int) -> float:
-        """Puts of one key each, one at a time on each connection; how many a second."""
+        """Put one key again and again, one request at a time on each connection. Returns puts a second."""
         ((key, value),) = items.items()
         message = b"\x0a" + _sized(key) + b"\x12" + _sized(value)  # PutRequest: fields 1 and 2, both bytes
         body = self._directory / "put"
         body.write_bytes(b"\0" + len(message).to_bytes(4, "big") + message)
         argv = ["h2load", "-c", str(connections), "-m", "1", "-n", str(count), "-d", str(body)]
         argv += ["-H", "content-type: application/grpc", "-H", "te: trailers"]
-        said = output([*argv, f"http://127.0.0.1:{self._port}/etcdserverpb.KV/Put"])
-        rate, succeeded = _RATE.search(said), _SUCCEEDED.search(said)
+        report = output([*argv, f"http://127.0.0.1:{self._port}/etcdserverpb.KV/Put"])
+        rate, succeeded = _RATE.search(report), _SUCCEEDED.search(report)
         if rate is None or succeeded is None or int(succeeded[1]) != count:
-            raise BenchError(f"h2load printed {said[-600:]!r}")
+            raise BenchError(f"h2load printed {report[-600:]!r}")
         self._check(key, value)
         return float(rate[1])
 
     def _check(self, key: bytes, value: bytes) -> None:
-        """An error of gRPC is a success of HTTP: so see that the value is there."""
-        asked = json.dumps({"key": base64.b64encode(key).decode()}).encode()
-        with urllib.request.urlopen(f"http://127.0.0.1:{self._port}/v3/kv/range", asked) as reply:
-            found = json.load(reply).get("kvs", [{}])[0].get("value", "")
-        if base64.b64decode(found) != value:
-            raise BenchError("etcd did not keep what was put")
+        """Check that the value is stored, because h2load counts an error of gRPC as a success of HTTP."""
+        query = json.dumps({"key": base64.b64encode(key).decode()}).encode()
+        with urllib.request.urlopen(f"http://127.0.0.1:{self._port}/v3/kv/range", query) as reply:
+            stored = json.load(reply).get("kvs", [{}])[0].get("value", "")
+        if base64.b64decode(stored) != value:
+            raise BenchError("etcd did not store the value")
 
     def __enter__(self) -> "Etcd":
         return self
@@ -88,17 +88,17 @@ class Etcd:
 
 
 def _sized(data: bytes) -> bytes:
-    """A length-delimited field of a protobuf message; short ones only."""
+    """Encode a length-delimited field of a protobuf message, up to 127 bytes."""
     if len(data) > 127:
-        raise BenchError("a longer field needs a longer length")
+        raise BenchError("a field of more than 127 bytes needs a longer length")
     return bytes([len(data)]) + data
 
 
 def _free_ports(count: int) -> list[int]:
-    with_sockets = [socket.socket() for _ in range(count)]
-    for each in with_sockets:
+    sockets = [socket.socket() for _ in range(count)]
+    for each in sockets:
         each.bind(("127.0.0.1", 0))
-    ports = [each.getsockname()[1] for each in with_sockets]
-    for each in with_sockets:
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
         each.close()
     return ports

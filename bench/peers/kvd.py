@@ -1,4 +1,4 @@
-"""kvd itself: a frame is a u32 length (big-endian) and a MessagePack array of requests."""
+"""kvd itself: a frame is a length (u32, big-endian) and a MessagePack array of requests."""
 
 import importlib.metadata
 import sys
@@ -15,18 +15,18 @@ SERVE = (sys.executable, "-m", "kv", "serve", "--socket", "{socket}")
 
 
 def frame(*requests: object) -> bytes:
-    """The requests as one frame."""
+    """Encode the requests as one frame."""
     payload = msgspec.msgpack.encode(requests)
     return len(payload).to_bytes(4, "big") + payload
 
 
 def exchange(*requests: object) -> Exchange:
-    """One frame and its answer."""
+    """One frame and its reply."""
     return Exchange(frame(*requests), None, len(requests))
 
 
 class Kvd(Peer):
-    """kvd, started by `serve`, in which {socket} stands for the socket's path."""
+    """kvd, started by the command `serve`, in which {socket} stands for the path of the socket."""
 
     name = "kvd"
 
@@ -34,15 +34,15 @@ class Kvd(Peer):
         self._serve = tuple(serve)
 
     def with_options(self, *words: str) -> "Kvd":
-        """The same, started with more options."""
+        """Return the same daemon with more options."""
         return Kvd((*self._serve, *words))
 
     def with_variables(self, **variables: str) -> "Kvd":
-        """The same, with these in its environment."""
+        """Return the same daemon with these variables in its environment."""
         return Kvd(("env", *(f"{name}={value}" for name, value in variables.items()), *self._serve))
 
     def missing(self) -> str | None:
-        return None  # it is this checkout: if it does not start, that is an error and is reported as one
+        return None  # it is this checkout: a failure to start is reported as an error
 
     def version(self) -> str:
         try:
@@ -70,14 +70,14 @@ class Kvd(Peer):
 
     def _is_good(self, reply: bytes) -> bool:
         try:
-            answer = msgspec.msgpack.decode(reply)
+            replies = msgspec.msgpack.decode(reply)
         except msgspec.DecodeError:
             return False
-        if not isinstance(answer, list):
-            return False  # a map refuses the whole frame
-        return not any(one is None or isinstance(one, dict) or _has_none(one) for one in answer)
+        if not isinstance(replies, list):
+            return False  # a map rejects the whole frame
+        return not any(one is None or isinstance(one, dict) or _has_none(one) for one in replies)
 
 
 def _has_none(reply: object) -> bool:
-    """Whether a get_many missed a key: every key the benchmarks ask for is there."""
+    """Whether a get_many missed a key. The benchmarks read only keys that are stored."""
     return isinstance(reply, list) and None in reply

@@ -1,4 +1,4 @@
-"""memcached, its text protocol. One thread, as the others have; memory enough that it evicts nothing."""
+"""memcached with its text protocol. It has one thread, like the other servers, and enough memory to evict nothing."""
 
 import getpass
 from collections.abc import Sequence

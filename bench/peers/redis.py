@@ -1,4 +1,4 @@
-"""Redis with nothing written to disk: requests in RESP, a pipeline is requests one after the other."""
+"""Redis, which writes nothing to disk: requests in RESP; a pipeline is a sequence of requests."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,12 +13,12 @@ _OK = len(b"+OK\r\n")
 
 
 def command(*words: bytes) -> bytes:
-    """One request."""
+    """Encode one request."""
     return b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%s\r\n" % (len(word), word) for word in words)
 
 
 class Redis(Peer):
-    """redis-server, persistence off."""
+    """redis-server without persistence."""
 
     name = "redis"
     program = "redis-server"

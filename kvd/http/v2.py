@@ -27,6 +27,7 @@ from kvd.http.requests import decoded
 from kvd.http.responses import BYTES, JSON, Response
 from kvd.protocol import messages
 from kvd.protocol.messages import How
+from kvd.protocol.ranges import prefix_end
 
 PAGE_KEYS = 1_000
 KEY_PREFIX = b"/v2/keys/"
@@ -141,21 +142,12 @@ def keys_route(call: Call) -> Response:
     at = _number(given, "at")
     commands = call.commands
     limit = min(PAGE_KEYS, commands.limits.max_keys_per_request) if limit is None else limit
-    found = call.ask(messages.Scan(start, behind(prefix), limit, at=at, keys_only=not with_values))
+    found = call.ask(messages.Scan(start, prefix_end(prefix), limit, at=at, keys_only=not with_values))
     database = commands.database
     shown = [
         PageItem(each.key, each.version, to_json(each.value) if with_values else msgspec.UNSET) for each in found.items
     ]
     return _json(Page(database.store_id, database.store.version if at is None else at, shown, found.next))
-
-
-def behind(prefix: str) -> str | None:
-    """The first string behind all that begin with ``prefix``; None if there is none."""
-    cut = prefix.rstrip(chr(0x10FFFF))
-    if not cut:
-        return None
-    last = ord(cut[-1]) + 1
-    return cut[:-1] + chr(0xE000 if last == 0xD800 else last)  # there are no surrogates in keys
 
 
 def get_route(call: Call) -> Response:

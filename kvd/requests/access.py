@@ -19,6 +19,8 @@ from collections.abc import Collection, Iterable
 
 import msgspec
 
+from kvd.protocol.ranges import prefix_end
+
 READ, WRITE, WATCH, CACHE, ADMINISTER = 1, 2, 4, 8, 16
 RIGHTS = {"read": READ, "write": WRITE, "watch": WATCH, "cache": CACHE, "administer": ADMINISTER}
 # What a uid or gid reads as that the kernel cannot express in our user namespace; it never stands for anybody.
@@ -154,7 +156,7 @@ class Grant:
 
     def may_prefix(self, right: int, prefix: str) -> bool:
         """Whether every key there may be below ``prefix`` is allowed."""
-        return self.may_range(right, prefix, _behind(prefix) if prefix else None)
+        return self.may_range(right, prefix, prefix_end(prefix))
 
     def may_anywhere(self, right: int) -> bool:
         """Whether there is any prefix at all where this is allowed."""
@@ -174,23 +176,14 @@ def _holds(prefix: str, end: str | None) -> bool:
     """Whether a range that begins with ``prefix`` and ends at ``end`` has no key without it."""
     if not prefix:
         return True
-    behind = _behind(prefix)
-    return behind is None or (end is not None and end <= behind)
+    after = prefix_end(prefix)
+    return after is None or (end is not None and end <= after)
 
 
 def _meet(prefix: str, start: str, end: str | None) -> bool:
     """Whether some key of the range may begin with ``prefix``."""
-    behind = _behind(prefix)
-    return (behind is None or behind > start) and (end is None or prefix < end)
-
-
-def _behind(prefix: str) -> str | None:
-    """The first string behind all that begin with ``prefix``; None if there is none."""
-    cut = prefix.rstrip(chr(0x10FFFF))
-    if not cut:
-        return None
-    last = ord(cut[-1]) + 1
-    return cut[:-1] + chr(0xE000 if last == 0xD800 else last)  # there are no surrogates in keys
+    after = prefix_end(prefix)
+    return (after is None or after > start) and (end is None or prefix < end)
 
 
 class Access:

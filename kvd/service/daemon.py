@@ -1,15 +1,15 @@
 """Becoming a daemon: a double fork whose parent returns 0 only when the daemon accepts connections.
 
-python-daemon does the forks, the session and the descriptors. What it leaves open: its parent leaves with 0 at the
-first fork, before anything can have gone wrong. So there is a fork of our own around it, and a pipe:
+python-daemon does the forks, the session and the descriptors. Its own parent leaves with 0 at the first fork, though,
+before anything can have failed. So there is a fork of our own around it, and a pipe:
 
         kv serve --daemon ──fork──▶ child ──DaemonContext: fork, setsid, fork──▶ daemon
                │ waits                                                             │
                ◀────────────────────── pipe: "P<pid>", then "R" or "F<code> text" ─┘
           on R: connects and pings, exit 0;  on F: text on stderr, exit code;  on EOF: it died before it was ready
 
-stderr stays the caller's until the daemon is ready, so that tracebacks and aborts are seen; after that it goes to
-/dev/null, or `x=$(kv serve --daemon)` would wait for ever. The other end of the pipe: ``waiting.py``.
+stderr stays the caller's until the daemon is ready, so that tracebacks and aborts are seen. After that it is /dev/null,
+because otherwise `x=$(kv serve --daemon)` would wait for ever. ``launcher.py`` has the reading end of the pipe.
 """
 
 import logging
@@ -21,19 +21,19 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from kvd.service.errors import EXIT_FAILURE, StartError
+from kvd.service.launcher import DaemonLauncher
 from kvd.service.locks import LockFile
-from kvd.service.waiting import Waiting
 
 logger = logging.getLogger(__name__)
 
 
 def ensure_standard_fds() -> None:
-    """Open /dev/null on descriptors 0 to 2 that are closed, before anything else can be given their numbers."""
+    """Open /dev/null on each of the descriptors 0 to 2 that is closed, before any other file can get its number."""
     for descriptor in range(3):
         try:
             os.fstat(descriptor)
         except OSError:
-            opened = os.open(os.devnull, os.O_RDWR)  # the lowest free number: this one
+            opened = os.open(os.devnull, os.O_RDWR)  # the lowest free number, which is this one
             os.set_inheritable(opened, True)
     sys.stdin = sys.stdin or open(0, closefd=False)  # noqa: SIM115 - it stays open
     sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115 - it stays open
@@ -41,7 +41,7 @@ def ensure_standard_fds() -> None:
 
 
 class ParentGone(Exception):
-    """Whoever started the daemon is gone and was not told 0: better no daemon than one that nobody knows of."""
+    """The process that started the daemon is gone and has not exited with 0, so the daemon must not stay."""
 
 
 class ReadyPipe:
@@ -51,16 +51,16 @@ class ReadyPipe:
         self._descriptor: int | None = descriptor
 
     @property
-    def is_told(self) -> bool:
-        """Whether ``ready`` was called: from then on nobody waits, and stderr is nobody's."""
+    def is_closed(self) -> bool:
+        """Whether ``send_ready`` was called. After that no process waits, and stderr is /dev/null."""
         return self._descriptor is None
 
-    def started(self) -> None:
-        """Tell the pid. Raises CallerGone."""
+    def send_pid(self) -> None:
+        """Send this process's pid. Raises ParentGone."""
         self._send(f"P{os.getpid()}")
 
-    def ready(self) -> None:
-        """Tell that connections are accepted, and let go of the caller's stdout and stderr. Raises CallerGone."""
+    def send_ready(self) -> None:
+        """Send that connections are accepted, and give up the caller's stdout and stderr. Raises ParentGone."""
         self._send("R")
         null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         for descriptor in (1, 2):
@@ -68,11 +68,11 @@ class ReadyPipe:
         os.close(null)
         if self._descriptor is not None:
             os.close(self._descriptor)
-        # Its number will soon be a client's connection.
+        # A client's connection will soon have its number.
         self._descriptor = None
 
-    def failed(self, exit_code: int, text: str) -> None:
-        """Tell why not."""
+    def send_failure(self, exit_code: int, text: str) -> None:
+        """Send why the daemon ends, if the parent still waits."""
         try:
             self._send(f"F{exit_code} {' '.join(text.splitlines())}")
         except ParentGone:
@@ -96,20 +96,20 @@ def daemonize(
     further_locks: Sequence[LockFile] = (),
     confirm: Callable[[], None],
 ) -> int:
-    """Run ``run`` in a detached process; the exit code of this one.
+    """Run ``run`` in a detached process; return the exit code of this one.
 
-    ``run`` calls ``ready`` of its Readiness once connections are accepted, and returns the daemon's exit status.
-    All locks are held and go over to the daemon; ``preserve`` are descriptors it needs. ``confirm`` connects to the
-    new daemon, and raises StartError if that fails. No threads and no event loop may exist yet. Raises StartError if
-    there can be no other process.
+    ``run`` calls ``send_ready`` once connections are accepted, and returns the daemon's exit code. All locks are held
+    and pass to the daemon; ``preserve`` are descriptors that it needs. ``confirm`` connects to the new daemon, and
+    raises StartError if that fails. No thread and no event loop may exist yet. Raises StartError if the system gives us
+    no other process.
     """
     reading, writing = os.pipe()
     context = _context(lock, [writing, *preserve, *(each.fileno() for each in further_locks)])
     locks = [*further_locks, lock]
     sys.stdout.flush()
     sys.stderr.flush()
-    # Signals are caught before there is a daemon that they could miss.
-    with Waiting(reading) as waiting:
+    # Signals are caught before there is a daemon that would miss them.
+    with DaemonLauncher(reading) as launcher:
         try:
             child = os.fork()
         except OSError as error:
@@ -120,19 +120,19 @@ def daemonize(
         os.close(writing)
         for each in locks:
             each.close()
-        return waiting.wait(child, confirm)
+        return launcher.wait(child, confirm)
 
 
 def _context(lock: LockFile, preserve: list[int]) -> Any:  # noqa: ANN401 - the library has no types
-    """A DaemonContext with every argument given; most of its defaults are not what we want."""
+    """Return a DaemonContext with every argument set, because most of its defaults are not what we want."""
     from daemon import DaemonContext
 
     return DaemonContext(
-        # Guesses otherwise: with a socket as stdin, or pid 1 as parent, it would silently stay in the foreground.
+        # By default it guesses: with a socket as stdin, or pid 1 as parent, it silently stays in the foreground.
         detach_process=True,
         working_directory="/",
         umask=0o077,
-        # True would set the hard limit to 0: no core dump, ever.
+        # True would set the hard limit to 0, which rules out core dumps for good.
         prevent_core=False,
         uid=None,
         gid=None,
@@ -140,7 +140,7 @@ def _context(lock: LockFile, preserve: list[int]) -> Any:  # noqa: ANN401 - the 
         chroot_directory=None,
         pidfile=lock,
         files_preserve=[*preserve, lock.fileno()],
-        # The terminal's stop signals are nothing to a daemon; the rest is the event loop's.
+        # None ignores a signal: a daemon has no terminal that could stop it. The event loop handles the other signals.
         signal_map={signal.SIGHUP: None, signal.SIGTTIN: None, signal.SIGTTOU: None, signal.SIGTSTP: None},
         stdin=None,
         stdout=sys.stdout,
@@ -150,40 +150,40 @@ def _context(lock: LockFile, preserve: list[int]) -> Any:  # noqa: ANN401 - the 
 
 def _be_daemon(
     run: Callable[[ReadyPipe], int],
-    readiness: ReadyPipe,
+    pipe: ReadyPipe,
     locks: list[LockFile],
     context: Any,  # noqa: ANN401 - the library has no types
 ) -> NoReturn:
-    """The child: detach, run, and leave without the exit handlers of the process we came from."""
+    """Detach, run, and exit without the exit handlers of the process that forked. Runs in the child."""
     status = EXIT_FAILURE
     text = ""
     try:
-        # Until there is an event loop: the terminal's ctrl-c is for the waiting process, which passes on SIGTERM.
+        # Until the event loop runs, the terminal's ctrl-c is for the waiting process, which forwards it as SIGTERM.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         context.open()
-        readiness.started()
-        status = run(readiness)
+        pipe.send_pid()
+        status = run(pipe)
     except StartError as error:
         status, text = error.exit_code, error.text
     except ParentGone:
         pass
     except BaseException as error:
-        text = _report(error, readiness)
+        text = _report(error, pipe)
     finally:
         try:
             for lock in locks:
                 lock.release()
-            # Only now: the caller may try again at once, and must not find the lock taken.
+            # After the locks are free, because the caller may try again at once.
             if text:
-                readiness.failed(status, text)
+                pipe.send_failure(status, text)
         finally:
             os._exit(status)
 
 
-def _report(error: BaseException, readiness: ReadyPipe) -> str:
-    """Show a failure that nobody expected where it will be seen; what to tell the caller."""
-    if readiness.is_told:
+def _report(error: BaseException, pipe: ReadyPipe) -> str:
+    """Show an unexpected failure where it will be seen; return the text for the caller."""
+    if pipe.is_closed:
         logger.critical("the daemon failed", exc_info=error)
     else:
         traceback.print_exception(error)

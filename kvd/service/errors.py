@@ -1,4 +1,6 @@
-"""Why a daemon could not start, and the exit codes of ``kv serve`` (sysexits.h where it has a fitting one)."""
+"""Why a daemon cannot start, and the exit codes of ``kv serve`` (from sysexits.h where it has a fitting one)."""
+
+import sys
 
 from kvd.protocol import exits
 
@@ -11,9 +13,22 @@ EXIT_CONFIGURATION = exits.CONFIGURATION
 
 
 class StartError(Exception):
-    """The daemon cannot start, or what a command was to do offline cannot be done; ``text`` says why and what to do."""
+    """The daemon cannot start, or an offline command cannot do its work; ``text`` says why and what to do."""
 
     def __init__(self, exit_code: int, text: str) -> None:
         super().__init__(text)
         self.exit_code = exit_code
         self.text = text
+
+
+class ConfigError(StartError):
+    """The configuration cannot be used; the text says where the mistake is and what is allowed there."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(EXIT_CONFIGURATION, text)
+
+
+def print_error(text: str, exit_code: int) -> int:
+    """Print an error on stderr, as one line of ``kv``; return the exit code."""
+    print(f"kv: error: {text}", file=sys.stderr, flush=True)
+    return exit_code

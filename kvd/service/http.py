@@ -1,4 +1,4 @@
-"""The optional HTTP listener of a daemon: its sockets, and whether what it needs is installed."""
+"""The daemon's optional HTTP listener: its sockets, and whether its parser is installed."""
 
 import logging
 import socket
@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 from kvd.protocol.address import parse_host_port
 from kvd.service import systemd
-from kvd.service.config import Config, ConfigError
-from kvd.service.options import is_path
+from kvd.service.config.checks import is_path
+from kvd.service.config.sections import Config
+from kvd.service.errors import ConfigError
 from kvd.service.unix_socket import bind_unix_socket, remove_socket, socket_inode
 from kvd.telemetry import exposition
 
@@ -27,25 +28,25 @@ GOODBYE = (
 
 
 def check_installed() -> None:
-    """Raise ConfigError if the extra is missing."""
+    """Raise ConfigError if the packages of kvd[http] are missing."""
     try:
         import kvd.http.listener  # noqa: F401
     except ImportError as error:
-        text = f"http.listen: HTTP needs what is not installed here ({error}): pip install 'kvd[http]'"
+        text = f"http.listen: HTTP needs a package that is not installed ({error}): pip install 'kvd[http]'"
         raise ConfigError(text) from None
 
 
 class HttpSockets:
-    """The sockets that HTTP is spoken on, each with its address in words; ``passed``: by the service manager.
+    """The sockets for HTTP, each with its address in words. The service manager opened those in ``passed``.
 
-    Raises ConfigError if the extra is missing, or what is configured is of no use.
+    Raises ConfigError if a package is missing, or an option has no effect.
     """
 
     def __init__(self, config: Config, passed: list[socket.socket]) -> None:
         if passed or config.http.listen:
             check_installed()
         elif config.http.open:
-            text = f"http.open: without http.listen, or a passed socket called {PASSED_NAME}, it is of no use"
+            text = f"http.open: it has no effect without http.listen or a passed socket called {PASSED_NAME}"
             raise ConfigError(text)
         self._config = config
         self.passed = passed
@@ -53,9 +54,9 @@ class HttpSockets:
         self.sockets: list[tuple[str, socket.socket]] = []
 
     def bind(self, bind_tcp: Callable[[str], socket.socket]) -> None:
-        """Listen at all of them. Raises StartError."""
+        """Listen at every configured address. Raises StartError."""
         if self.passed or self._config.http.listen:
-            exposition.load()  # while nobody is there yet whom it would keep waiting
+            exposition.load()  # takes long, and now no client waits
         for address in self._config.http.listen:
             if is_path(address):
                 self.sockets.append((f"http+unix://{address}", self._bind_unix(address)))
@@ -82,7 +83,7 @@ class HttpSockets:
 
     @property
     def own(self) -> list[tuple[str, socket.socket]]:
-        """Those that we have opened: nobody will serve their queues after us."""
+        """The sockets that we opened. No process will serve their queues after us."""
         return [each for each in self.sockets if each[1] not in self.passed]
 
     @property
@@ -90,7 +91,7 @@ class HttpSockets:
         return bool(self._config.listen.tls_certificate) and not self._config.http.open
 
     async def serve(self, server: "Server", tls: ssl.SSLContext | None) -> None:
-        """Accept connections."""
+        """Accept connections to ``server``, with ``tls`` on TCP."""
         if not self.sockets:
             return
         from kvd.http.listener import Listener
@@ -108,6 +109,6 @@ class HttpSockets:
             await server.listen(listening, own=own, tls=context, spoken=listener.session, goodbye=GOODBYE)
 
     def close(self) -> None:
-        """Remove our Unix sockets, where nobody else's has taken their place."""
+        """Remove our Unix sockets, unless another process's socket has taken their place."""
         for path, inode in self._inodes:
             remove_socket(path, inode)

@@ -1,12 +1,12 @@
-"""One daemon a socket: a lock that the kernel drops with the process.
+"""One daemon for each socket: a lock that the kernel releases with the process.
 
-The lock is flock(2) on an open file, held by the open file description: it survives the daemon's forks and ends
-with its last process, also by kill -9. So a stale lock file does not exist, and a recycled pid cannot fool anybody:
-the pid in the file is only for people. (An existing pid file as the lock, as python-daemon's own pid files have it,
-lets 26 of 60 rounds of simultaneous starts end with more or fewer than one winner.)
+The lock is flock(2) on an open file. The open file description holds it, so it survives the daemon's forks and ends
+with the last process, even by kill -9. So there are no stale lock files, and a recycled pid does no harm: the pid in
+the file is only for people. (With the existence of a pid file as the lock, as in python-daemon's own pid files, 26 of
+60 rounds of simultaneous starts end with more or fewer than one winner.)
 
-A holder that leaves unlinks the file while it holds the lock. Who waited for it may then hold a lock on a file that
-has no name any more; therefore the file is compared with its name after locking, and opened anew if they differ.
+The holder unlinks the file before it releases the lock. A process that opened the file earlier may then lock a file
+without a name. Therefore the file is compared with its name after locking, and opened again if they differ.
 """
 
 import errno
@@ -21,17 +21,17 @@ from kvd.service.errors import EXIT_ALREADY_RUNNING, EXIT_IO_ERROR, StartError
 
 
 class AlreadyRunning(StartError):
-    """Another daemon holds the lock; ``pid`` is what it wrote, None if it has not yet."""
+    """Another daemon holds the lock; ``pid`` is what it wrote, None if it has not written it yet."""
 
     def __init__(self, path: str, pid: int | None) -> None:
-        who = f"pid {pid}" if pid is not None else "starting right now"
-        super().__init__(EXIT_ALREADY_RUNNING, f"already running: {who} (lock {path}); stop it with: kv shutdown")
+        holder = f"pid {pid}" if pid is not None else "starting right now"
+        super().__init__(EXIT_ALREADY_RUNNING, f"already running: {holder} (lock {path}); stop it with: kv shutdown")
         self.path = path
         self.pid = pid
 
 
 class LockFile:
-    """An flock on ``path`` with the holder's pid in it. Also fits DaemonContext's ``pidfile``: enter writes the pid."""
+    """An flock on ``path``, which holds the pid. Fits DaemonContext's ``pidfile``: ``__enter__`` writes the pid."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -66,15 +66,15 @@ class LockFile:
         except OSError as error:
             raise StartError(EXIT_IO_ERROR, f"cannot open the lock file {self.path}: {error.strerror}") from None
         found = os.fstat(descriptor)
-        # Another name of the file may be anything; where everybody can make files, somebody might make us write to it.
+        # Not a hard link: in a directory where every user can make files, one could make us write to any file.
         if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
             os.close(descriptor)
-            text = f"{self.path} is not a regular file of one name; the lock file has to be one: remove it"
+            text = f"the lock file {self.path} is not a regular file, or it has hard links; remove it"
             raise StartError(EXIT_IO_ERROR, text)
         return descriptor
 
     def write_pid(self) -> None:
-        """Write this process's pid, for people. Raises StartError."""
+        """Write this process's pid, which is only for people. Raises StartError."""
         text = f"{os.getpid()}\n".encode()
         try:
             os.pwrite(self.fileno(), text, 0)
@@ -89,18 +89,18 @@ class LockFile:
         return self._descriptor
 
     def release(self) -> None:
-        """Unlink the file, if it is still ours, and drop the lock."""
+        """Unlink the file if it is still ours, and release the lock."""
         if self._descriptor is None:
             return
         try:
             if _is_named(self._descriptor, self.path):
                 os.unlink(self.path)
         except OSError:
-            pass  # the file is only for people; the lock goes with the descriptor
+            pass  # the file is only for people; closing the descriptor releases the lock
         self.close()
 
     def close(self) -> None:
-        """Forget the lock in this process; another that inherited it goes on holding it."""
+        """Forget the lock in this process; a process that inherited it still holds it."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
@@ -117,13 +117,13 @@ class LockFile:
 
 @contextmanager
 def exclude_daemon(path: str) -> Iterator[None]:
-    """Keep every daemon from taking the lock at ``path`` meanwhile, without writing anything; two may do this at once.
+    """Keep daemons from taking the lock at ``path`` inside the block, without writing anything.
 
-    Raises AlreadyRunning, StartError.
+    Several processes may do this at once. Raises AlreadyRunning, StartError.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except FileNotFoundError:  # then nobody holds it, and on a read-only file system nobody can
+    except FileNotFoundError:  # no daemon holds the lock; on a read-only file system none can take it
         yield
         return
     except OSError as error:
@@ -143,7 +143,7 @@ def exclude_daemon(path: str) -> Iterator[None]:
 
 
 def _is_named(descriptor: int, path: str) -> bool:
-    """Whether ``path`` still names the open file."""
+    """Return whether ``path`` still names the open file."""
     try:
         named = os.stat(path, follow_symlinks=False)
     except FileNotFoundError:

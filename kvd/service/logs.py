@@ -1,6 +1,7 @@
-"""Where the daemon's logging goes: stderr (the journal under systemd), a file, or syslog. One line a record, always.
+"""Where the daemon's log goes: stderr (the journal under systemd), a file, or syslog. A record is always one line.
 
-What a peer can put into a message, a name or a key, must not forge a line or reach a terminal as control characters.
+A client chooses some of the text, such as names and keys. That text must neither forge a line nor reach a terminal as
+control characters.
 """
 
 import io
@@ -9,7 +10,7 @@ import logging.handlers
 import os
 import sys
 
-from kvd.service.config import Config
+from kvd.service.config.sections import Config
 from kvd.service.errors import EXIT_CONFIGURATION, EXIT_IO_ERROR, StartError
 from kvd.service.systemd import is_journal
 from kvd.service.unix_socket import make_directory
@@ -30,16 +31,16 @@ class OneLine(logging.Formatter):
 
 
 class Journal(OneLine):
-    """One line with the journal's priority in front."""
+    """Formats a record as one line that starts with its priority in the journal."""
 
     def format(self, record: logging.LogRecord) -> str:
         return f"<{_PRIORITIES.get(record.levelno, 6)}>{super().format(record)}"
 
 
 class LogFile(logging.handlers.WatchedFileHandler):
-    """A file for its owner alone, which may be moved away at any time: each record looks, and opens it anew.
+    """A log file that only its owner can read. It may be moved away at any time; the next record opens a new one.
 
-    A record that cannot be written is lost; whoever has something to tell must not fail because of it.
+    A record that cannot be written is lost, because the code that logs must not fail.
     """
 
     def __init__(self, path: str) -> None:
@@ -57,12 +58,12 @@ class LogFile(logging.handlers.WatchedFileHandler):
 
 
 def _open_private(path: str, flags: int) -> int:
-    # A FIFO that nobody reads must be refused, not waited for.
+    # A FIFO without a reader must be rejected, not waited for.
     return os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY, 0o600)
 
 
 def log_target(config: Config, *, daemon: bool) -> str:
-    """``stderr``, ``syslog`` or a file's path: what ``auto`` stands for. Raises StartError: a daemon has no stderr."""
+    """Return ``stderr``, ``syslog`` or a file's path, also for ``auto``. Raises StartError: a daemon has no stderr."""
     target = config.log.to
     if target == "stderr" and daemon:
         text = "log.to: a daemon has no stderr; use a file, syslog or auto, or serve in the foreground"
@@ -75,18 +76,14 @@ def log_target(config: Config, *, daemon: bool) -> str:
 
 
 def open_handler(target: str) -> logging.Handler:
-    """A handler for ``target``; opens its file, so errors show while somebody is there to see. Raises StartError."""
+    """Return a handler for ``target``. It opens the file now, while a person sees the error. Raises StartError."""
     handler: logging.Handler
     try:
         if target == "stderr":
             handler = logging.StreamHandler(sys.stderr)
             handler.setFormatter(Journal("%(message)s") if is_journal(2) else OneLine(_PLAIN))
         elif target == "syslog":
-            handler = logging.handlers.SysLogHandler(SYSLOG_SOCKET, logging.handlers.SysLogHandler.LOG_DAEMON)
-            # It keeps silent where there is no syslog, and would try again with each record.
-            if descriptors(handler) == [-1]:
-                raise StartError(EXIT_IO_ERROR, f"cannot write the log to syslog: nobody listens at {SYSLOG_SOCKET}")
-            handler.setFormatter(OneLine("kvd[%(process)d]: %(message)s"))
+            handler = _syslog_handler()
         else:
             make_directory(target)
             handler = LogFile(target)
@@ -95,16 +92,26 @@ def open_handler(target: str) -> logging.Handler:
     return handler
 
 
+def _syslog_handler() -> logging.Handler:
+    handler = logging.handlers.SysLogHandler(SYSLOG_SOCKET, logging.handlers.SysLogHandler.LOG_DAEMON)
+    # Without syslog the handler raises nothing, and would try again for each record.
+    if descriptors(handler) == [-1]:
+        text = f"cannot write the log to syslog: no process listens at {SYSLOG_SOCKET}"
+        raise StartError(EXIT_IO_ERROR, text)
+    handler.setFormatter(OneLine("kvd[%(process)d]: %(message)s"))
+    return handler
+
+
 def descriptors(handler: logging.Handler) -> list[int]:
-    """What of ``handler`` must stay open when the daemon closes everything else."""
+    """The descriptors of ``handler``, which must stay open when the daemon closes all others."""
     if isinstance(handler, logging.handlers.SysLogHandler):
-        return [handler.socket.fileno()]  # type: ignore[attr-defined]  # the stubs forget it
+        return [handler.socket.fileno()]  # type: ignore[attr-defined]  # missing in the stubs
     stream = getattr(handler, "stream", None)
     return [stream.fileno()] if stream is not None else []
 
 
 def start(handler: logging.Handler, config: Config) -> None:
-    """Send all logging of the process to ``handler``."""
+    """Send every record of this process to ``handler``."""
     root = logging.getLogger()
     for other in list(root.handlers):
         root.removeHandler(other)
@@ -113,5 +120,5 @@ def start(handler: logging.Handler, config: Config) -> None:
 
 
 def apply_level(config: Config) -> None:
-    """Set the level, at the start and on reload."""
+    """Set the level that ``config`` asks for, at the start and on reload."""
     logging.getLogger().setLevel(config.log.level.upper())

@@ -1,7 +1,7 @@
-"""What is done with a data directory while no daemon uses it: check, salvage, restore.
+"""Work on a data directory that no daemon uses: check, salvage, restore.
 
-The directory that is read is never written to; its lock is held so that no daemon begins to. The one that is written
-has to be empty, and is locked as by a daemon.
+The source directory is never written to, and its lock is held so that no daemon starts on it. The target directory must
+be empty, and is locked as by a daemon.
 """
 
 import errno
@@ -30,9 +30,10 @@ STDIN = "-"
 
 
 class Made(msgspec.Struct):
-    """A data directory that was made: the version that it ends with, and its time in µs since the epoch.
+    """What was read or written: its last version, and the time of that version in µs since the epoch.
 
-    ``keys``: how many it has, None if they were not counted. ``lost``: how many versions are known of behind it.
+    ``keys`` is the number of keys, None if they were not counted. ``lost`` is the number of later versions that are
+    known and could not be saved.
     """
 
     version: int
@@ -42,80 +43,80 @@ class Made(msgspec.Struct):
 
 
 def check(directory: str, progress: Progress) -> CheckReport:
-    """Look at all that a data directory holds; it may be on a read-only file system. Raises StartError."""
-    with _explained(directory, directory), _reading(directory) as disk:
+    """Examine everything in a data directory, which may be on a read-only file system. Raises StartError."""
+    with _explain_errors(directory, directory), _reading(directory) as disk:
         return examine(disk, progress)
 
 
 def check_backup(source: str, progress: Progress) -> Made:
     """Read a backup to its end. Raises StartError."""
-    with _explained(source), _backup(source) as stream:
-        database = _loaded(stream, source, progress)
+    with _explain_errors(source), _backup(source) as stream:
+        database = _load(stream, source, progress)
         return Made(database.store.version, database.store.time, database.store.counters.keys)
 
 
 def salvage(directory: str, new_directory: str, progress: Progress) -> Made:
-    """Copy all of a damaged directory that can be saved, which is as it was at some version. Raises StartError."""
-    with _explained(directory, directory), _reading(directory) as source:
-        found = examine(source)
-        reach = found.saved if found.damages else furthest(reaches(source))
-        if reach is None:
+    """Copy what can be saved of a damaged directory: the data as of some version. Raises StartError."""
+    with _explain_errors(directory, directory), _reading(directory) as source:
+        report = examine(source)
+        extent = report.saved if report.damages else furthest(reaches(source))
+        if extent is None:
             raise StartError(EXIT_DAMAGED, f"nothing of {directory} can be saved")
-        point = Point(reach.version) if found.damages else Point()
-        version, time_us = _copied(source, directory, new_directory, reach, point, progress)
-        return Made(version, time_us, lost=max(0, found.newest_known - version))
+        point = Point(extent.version) if report.damages else Point()
+        version, time_us = _copy(source, directory, new_directory, extent, point, progress)
+        return Made(version, time_us, lost=max(0, report.newest_known - version))
 
 
 def restore(source: str, new_directory: str, version: int | None, time_us: int | None, progress: Progress) -> Made:
-    """Make a data directory out of a backup, or out of another one as it was at a version or time (µs since the epoch).
+    """Make a data directory from a backup, or from another directory as of a version or a time (µs since the epoch).
 
     Raises StartError.
     """
     point = Point(version, time_us)
     if os.path.isdir(source):
-        with _explained(source, source), _reading(source) as disk:
-            reach = _reach_for(disk, source, point)
-            return Made(*_copied(disk, source, new_directory, reach, point, progress))
+        with _explain_errors(source, source), _reading(source) as disk:
+            extent = _extent_for(disk, source, point)
+            return Made(*_copy(disk, source, new_directory, extent, point, progress))
     if point != Point():
         text = f"{source} is a backup, which has no history; only a data directory can be restored to a point in it"
         raise StartError(EXIT_USAGE, text)
-    with _explained(source), _backup(source) as stream, _writing(new_directory) as target:
-        database = _loaded(stream, source, progress)
-        with _explained(new_directory):
+    with _explain_errors(source), _backup(source) as stream, _writing(new_directory) as target:
+        database = _load(stream, source, progress)
+        with _explain_errors(new_directory):
             write_new(target, database, secrets.token_bytes(8), _salt, lambda done, size: None)
         return Made(database.store.version, database.store.time, database.store.counters.keys)
 
 
-def _copied(
-    disk: Disk, directory: str, new_directory: str, reach: Extent, point: Point, progress: Progress
+def _copy(
+    disk: Disk, directory: str, new_directory: str, extent: Extent, point: Point, progress: Progress
 ) -> tuple[int, int]:
-    with _writing(new_directory) as target, _explained(f"{directory} to {new_directory}", directory):
-        return copy(disk, target, reach.base, point, secrets.token_bytes(8), _salt, progress)
+    with _writing(new_directory) as target, _explain_errors(f"{directory} to {new_directory}", directory):
+        return copy(disk, target, extent.base, point, secrets.token_bytes(8), _salt, progress)
 
 
-def _reach_for(disk: Disk, source: str, point: Point) -> Extent:
-    """From where ``point`` can be made, with as much history as there is. Raises StartError, Damaged."""
-    found = reaches(disk)
-    possible = [reach for reach in found if reach.first == 0 or point.covers(reach.first, reach.first_time)]
-    if not found or not possible:
-        _refuse_to_begin(disk, source, found)
-    reach = furthest(possible)
-    assert reach is not None
-    is_within = point.version is not None and point.version <= reach.version
-    is_within = is_within or (point.time is not None and point.time < reach.time)
-    if not is_within and reach.damage is not None:
-        raise reach.damage
-    if point.version is not None and point.version > reach.version:
-        text = f"{source} ends with version {reach.version}; there is no version {point.version} in it"
+def _extent_for(disk: Disk, source: str, point: Point) -> Extent:
+    """Return the extent from which ``point`` can be restored with the most history. Raises StartError, Damaged."""
+    extents = reaches(disk)
+    possible = [extent for extent in extents if extent.first == 0 or point.covers(extent.first, extent.first_time)]
+    if not extents or not possible:
+        _refuse(disk, source, extents)
+    extent = furthest(possible)
+    assert extent is not None
+    is_within = point.version is not None and point.version <= extent.version
+    is_within = is_within or (point.time is not None and point.time < extent.time)
+    if not is_within and extent.damage is not None:
+        raise extent.damage
+    if point.version is not None and point.version > extent.version:
+        text = f"{source} ends with version {extent.version}; there is no version {point.version} in it"
         raise StartError(EXIT_FAILURE, text)
-    return reach
+    return extent
 
 
-def _refuse_to_begin(disk: Disk, source: str, found: list[Extent]) -> None:
-    if not found:
-        examine(disk)  # which says what is wrong
-        raise StartError(EXIT_DAMAGED, f"{source} has nothing that could be restored")
-    oldest = min(found, key=lambda reach: reach.first)
+def _refuse(disk: Disk, source: str, extents: list[Extent]) -> None:
+    if not extents:
+        examine(disk)  # raises an error that says what is wrong
+        raise StartError(EXIT_DAMAGED, f"{source} holds nothing that can be restored")
+    oldest = min(extents, key=lambda extent: extent.first)
     text = f"{source} goes back to version {oldest.first} of {_shown(oldest.first_time)}, and not further"
     raise StartError(EXIT_FAILURE, text)
 
@@ -124,8 +125,8 @@ def _shown(time_us: int) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(time_us // 1_000_000))
 
 
-def _loaded(stream: BinaryIO, source: str, progress: Progress) -> Database:
-    """A database with what a backup holds, without the keys whose connections have ended."""
+def _load(stream: BinaryIO, source: str, progress: Progress) -> Database:
+    """Return a database with the content of a backup, without ephemeral keys, whose connections have ended."""
     size = os.fstat(stream.fileno()).st_size
     database = Database()
     load_backup(BackupReader(stream, source), database, lambda done: progress(done, max(size, done)))
@@ -137,16 +138,15 @@ def _salt() -> int:
     return secrets.randbits(64)
 
 
-# ------------------------------------------------------------------ places
+# ------------------------------------------------------------------ sources and targets
 
 
 @contextmanager
 def _reading(directory: str) -> Iterator[Disk]:
-    """A directory that is only read, and that no daemon uses meanwhile."""
+    """Open a directory for reading; no daemon can use it inside the block."""
     disk = Disk(directory)
     try:
-        found = disk.names()
-        if not names.log_numbers(found) and not names.checkpoint_numbers(found) and names.UNFINISHED_COPY not in found:
+        if not _is_data_directory(disk.names()):
             raise StartError(EXIT_FAILURE, f"{directory} is no data directory: nothing of kvd's is in it")
         with exclude_daemon(os.path.join(directory, names.LOCK)):
             yield disk
@@ -154,10 +154,17 @@ def _reading(directory: str) -> Iterator[Disk]:
         disk.close()
 
 
+def _is_data_directory(present: list[str]) -> bool:
+    return bool(names.log_numbers(present) or names.checkpoint_numbers(present) or names.UNFINISHED_COPY in present)
+
+
 @contextmanager
 def _writing(directory: str) -> Iterator[Disk]:
-    """An empty directory of our own, made if it is missing, and locked. One that was made and not filled goes again."""
-    with _explained(directory):
+    """Open an empty directory of our own for writing, and lock it.
+
+    The directory is made if it is missing, and removed if it stays empty.
+    """
+    with _explain_errors(directory):
         is_new = not os.path.isdir(directory)
         if is_new:
             _make(directory)
@@ -185,9 +192,9 @@ def _make(directory: str) -> None:
 
 
 def _check_empty(directory: str) -> None:
-    found = os.listdir(directory)
-    ours = {names.LOCK, names.UNFINISHED_COPY, *leftovers(found)}
-    others = sorted(set(found) - ours)
+    present = os.listdir(directory)
+    ours = {names.LOCK, names.UNFINISHED_COPY, *leftovers(present)}
+    others = sorted(set(present) - ours)
     if others:
         raise StartError(EXIT_USAGE, f"{directory} is not empty: it has {others[0]}; name an empty directory")
 
@@ -202,8 +209,8 @@ def _backup(source: str) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def _explained(place: str, directory: str | None = None) -> Iterator[None]:
-    """Errors as StartErrors that say what to do; ``directory`` is the data directory that may be damaged."""
+def _explain_errors(place: str, directory: str | None = None) -> Iterator[None]:
+    """Turn errors into StartErrors that say what to do; ``directory`` is the data directory that may be damaged."""
     try:
         yield
     except JournalError as error:

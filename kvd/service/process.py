@@ -26,8 +26,9 @@ from kvd.requests.errors import RequestError
 from kvd.requests.executor import Administration, Commands
 from kvd.server.server import Server
 from kvd.service import logs, systemd
-from kvd.service.config import Config, ConfigError, History, Memory
-from kvd.service.config_changes import changes
+from kvd.service.config.changes import changes
+from kvd.service.config.sections import Config, History, Memory
+from kvd.service.errors import ConfigError
 from kvd.service.http import HttpSockets
 from kvd.service.restart_fence import RestartFence
 from kvd.service.storage import Storage

@@ -1,17 +1,18 @@
-"""The restart fence: a daemon that comes after one that died waits until no near cache trusts the dead one any more.
+"""The restart fence: after a crash, a new daemon waits until no near cache trusts the crashed one any more.
 
-Clients with a near cache answer reads themselves for as long as their lease lasts (``kvd/protocol/near_cache.py``). If
-their daemon is killed, they cannot know it before the lease has run out. So whoever hands out leases leaves a file
-beside the socket's lock, before the first client is answered, and removes it when it stops in order. Who finds one
-serves nothing until the longest lease is over, counted from when it took the lock: reads neither, for they may show
-what the dead daemon's table tells nobody of. Without a data directory all keys have gone, with one the ephemeral ones.
+Clients with a near cache answer reads themselves until their lease ends (``kvd/protocol/near_cache.py``). If their
+daemon is killed, they notice it only when the lease has ended. So a daemon that grants leases leaves a file beside the
+socket's lock, before it answers the first client, and removes the file in an orderly stop. A daemon that finds the file
+serves nothing until the longest lease has ended, counted from when it took the lock. It does not even serve reads,
+because they may show changes that the dead daemon's table does not announce: without a data directory all keys are
+gone, with one the ephemeral keys.
 
         attach:  write the file ─▶ make the table ─▶ answer
         stop:    last reply ─▶ lease = 0 ─▶ remove the file ─▶ release the lock
 
-The file holds the boot's id, for after a reboot nobody trusts anything. It is not synced: it has to survive the
-process, not the machine. If a boot cannot be told from another (the unit's /proc shows no ids), it counts as the same:
-that costs a quarter of a second, once.
+The file holds the boot id, because leases do not survive a reboot. It is not synced, because it must survive the
+process, not the machine. If the unit's /proc shows no boot id, the boot counts as the same one. That costs a quarter of
+a second, once.
 """
 
 import asyncio
@@ -26,7 +27,7 @@ _BOOT_ID_BYTES = 36
 
 
 class RestartFence:
-    """Of the daemon at ``socket_path``. To be made when its lock has just been taken."""
+    """The fence of the daemon at ``socket_path``. Create it as soon as the daemon holds its lock."""
 
     def __init__(self, socket_path: str) -> None:
         self._path = socket_path + SUFFIX
@@ -35,21 +36,21 @@ class RestartFence:
 
     @property
     def left_s(self) -> float:
-        """For how many seconds nothing may be served."""
+        """The number of seconds during which nothing may be served yet."""
         found = _read(self._path)
         if found is None or (self._boot and len(found) == _BOOT_ID_BYTES and found != self._boot):
             return 0.0
         return max(0.0, self._locked_at + (LEASE_MS + CLOCK_TICK_MS) / 1000 - time.monotonic())
 
     async def wait(self) -> None:
-        """Return when everybody may be served."""
-        # By the clock, whenever the loop thinks that the time is over.
+        """Wait until clients may be served, and remove the file."""
+        # The clock decides, because the loop's timer may fire early.
         while left := self.left_s:
             await asyncio.sleep(left)
         self.remove()
 
     def write(self) -> None:
-        """Leases are about to be handed out. Raises OSError."""
+        """Write the file. Call this before the first lease is granted. Raises OSError."""
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
         descriptor = os.open(self._path, flags, 0o600)
         try:
@@ -58,7 +59,7 @@ class RestartFence:
             os.close(descriptor)
 
     def remove(self) -> None:
-        """No lease is left. If the file cannot be removed, the next start waits in vain, and that is all."""
+        """Remove the file. Call this when no lease is left. If it stays, the next start waits needlessly."""
         try:
             os.unlink(self._path)
         except OSError:
@@ -66,7 +67,7 @@ class RestartFence:
 
 
 def _read(path: str) -> bytes | None:
-    """What a short file holds; None if there is none, nothing if it cannot be read."""
+    """The content of a short file; None if there is no file, empty if it cannot be read."""
     try:
         with open(path, "rb") as file:
             return file.read(2 * _BOOT_ID_BYTES).strip()

@@ -1,111 +1,70 @@
 """``kv serve``: from the configuration to a running daemon, in the foreground or detached.
 
-Whatever can go wrong for a reason the caller can mend (configuration, lock, socket) goes wrong here, with a line on
-stderr and an exit code, before the daemon says it is ready.
+What can fail for a reason that the caller can mend (configuration, lock, socket) fails here, with a line on stderr and
+an exit code, before the daemon says that it is ready.
 """
 
 import asyncio
-import errno
-import ipaddress
 import logging
 import os
 import socket
-import sys
 from collections.abc import Callable, Mapping
 
-import msgspec
-
 from kvd.engine.database import Database
-from kvd.protocol.address import parse_host_port
-from kvd.protocol.frames import frame
 from kvd.service import logs, systemd
-from kvd.service.config import Config, ConfigError, load
+from kvd.service.config.loader import load
+from kvd.service.config.sections import Config
+from kvd.service.config.tokens import read_tokens
 from kvd.service.daemon import daemonize, ensure_standard_fds
-from kvd.service.errors import EXIT_CONFIGURATION, EXIT_FAILURE, EXIT_IO_ERROR, StartError
+from kvd.service.errors import EXIT_IO_ERROR, ConfigError, StartError, print_error
 from kvd.service.http import PASSED_NAME, HttpSockets, check_installed
+from kvd.service.launcher import ping
 from kvd.service.locks import LockFile
 from kvd.service.process import Daemon, window_limits
 from kvd.service.progress import NullProgress, ProgressBar
 from kvd.service.restart_fence import RestartFence
 from kvd.service.storage import Storage
+from kvd.service.tcp_socket import bind_tcp_socket, check_exposure
 from kvd.service.tls import server_context
-from kvd.service.unix_socket import BACKLOG, bind_unix_socket, make_directory, remove_socket, socket_inode
+from kvd.service.unix_socket import bind_unix_socket, make_directory, remove_socket, socket_inode
 
-MAX_TOKEN_BYTES = 4096
-MAX_TOKENS_BYTES = 1024 * 1024
 LOCK_SUFFIX = ".lock"
-PING_TIMEOUT_S = 5.0
 
 
 def serve(
     flags: Mapping[str, object], config_file: str | None, *, daemon: bool, bar: Callable[[], ProgressBar] = NullProgress
 ) -> int:
-    """Run a daemon; the exit code. With ``daemon``, return 0 as soon as a detached one accepts connections.
+    """Run a daemon; return the exit code. With ``daemon``, return 0 as soon as a detached one accepts connections.
 
-    ``bar`` gives what shows the person how far the recovery of a data directory is.
+    ``bar`` makes the progress bar of a recovery.
     """
     ensure_standard_fds()
     try:
         return _Start(flags, config_file, daemon=daemon, bar=bar).run()
-    except ConfigError as error:
-        return _complain(str(error), EXIT_CONFIGURATION)
     except StartError as error:
-        return _complain(error.text, error.exit_code)
+        return print_error(error.text, error.exit_code)
 
 
 def check_config(flags: Mapping[str, object], config_file: str | None) -> int:
-    """Say whether a daemon could start with this configuration, as far as the configuration decides it."""
+    """Check whether a daemon could start with this configuration, as far as the configuration decides it."""
     try:
         config = load(flags, os.environ, config_file)
-        _read_tokens(config)
+        read_tokens(config)
         server_context(config.listen)
         if config.http.listen:
             check_installed()
     except ConfigError as error:
-        return _complain(str(error), EXIT_CONFIGURATION)
+        return print_error(error.text, error.exit_code)
     return 0
 
 
-def _complain(text: str, exit_code: int) -> int:
-    print(f"kv: error: {text}", file=sys.stderr, flush=True)
-    return exit_code
-
-
-def _read_tokens(config: Config) -> dict[str, str | None]:
-    """The tokens of the token file, and whose each is: lines of NAME TOKEN, or one token alone. Raises ConfigError."""
-    path = config.listen.token_file
-    if not path:
-        return {}
-    try:
-        with open(path, encoding="utf-8") as file:
-            content = file.read(MAX_TOKENS_BYTES + 1)
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"listen.token_file: cannot read {path}: {error}") from None
-    if len(content) > MAX_TOKENS_BYTES:
-        raise ConfigError(f"listen.token_file: {path} has to hold {MAX_TOKENS_BYTES} characters at most")
-    lines = [line.split() for line in content.splitlines() if line.strip()]
-    tokens: dict[str, str | None] = {}
-    for words in lines:
-        name, token = (None, words[0]) if len(words) == 1 else (words[0], words[1])
-        if name is not None and name.startswith("#"):  # whoever means to take a token away so shall not keep it
-            raise ConfigError(f"listen.token_file: {path} has to hold no comments: remove the line of {name!r}")
-        if len(words) > 2 or (name is None and len(lines) > 1) or not 16 <= len(token) <= MAX_TOKEN_BYTES:
-            tokens = {}
-            break
-        tokens[token] = name
-    if not tokens or len(tokens) < len(lines):
-        text = f"a token of 16 to {MAX_TOKEN_BYTES} characters, or lines of a name and such a token, all different"
-        raise ConfigError(f"listen.token_file: {path} has to hold {text}")
-    return tokens
-
-
 class _Start:
-    """One start: what was read and locked in the foreground, and what the daemon's own process does with it."""
+    """One start: what the foreground reads and locks, and what the daemon's own process does with it."""
 
     def __init__(
         self, flags: Mapping[str, object], config_file: str | None, *, daemon: bool, bar: Callable[[], ProgressBar]
     ) -> None:
-        # As they are now: a reload reads the same sources, from another directory.
+        # Kept as they are now, because a reload reads the same sources, from another directory.
         self._flags = flags
         self._config_file = config_file
         self._environ = dict(os.environ)
@@ -115,7 +74,7 @@ class _Start:
         self.config = self._read_config()
         self._database = Database(window_limits(self.config.history))
         self._storage: Storage | None = None
-        self._tokens = _read_tokens(self.config)
+        self._tokens = read_tokens(self.config)
         self._tls = server_context(self.config.listen)
         passed = systemd.listen_fds()
         self._activated = [listening for name, listening in passed if name != PASSED_NAME]
@@ -130,16 +89,18 @@ class _Start:
         return paths[0] if paths else self.config.listen.socket
 
     def _directory_mode(self) -> int:
-        """The mode of a directory that has to be made for the socket; in it, the socket's own mode decides.
+        """The mode of a directory that is made for the socket; in it, the socket's own mode decides.
 
-        A user's own is closed. But others have to get through it to a socket that is open to them; and root's, in
-        /run, may have to hold the socket unit's one day.
+        A user's own directory is closed. But if other users may use the socket, they must be able to reach it; and
+        root's directory, in /run, may have to hold the socket unit's socket one day.
         """
-        shared = os.getuid() == 0 or int(self.config.listen.socket_mode, 8) & 0o077
-        return 0o755 if shared else 0o700
+        is_shared = os.getuid() == 0 or int(self.config.listen.socket_mode, 8) & 0o077
+        return 0o755 if is_shared else 0o700
+
+    # ------------------------------------------------------------------ in the foreground
 
     def run(self) -> int:
-        """Lock, then run in this process or a detached one."""
+        """Take the locks, then run in this process or a detached one; return the exit code."""
         handler = logs.open_handler(logs.log_target(self.config, daemon=self._is_daemon))
         make_directory(self._socket_path, self._directory_mode())
         lock = LockFile(self._socket_path + LOCK_SUFFIX)
@@ -156,7 +117,7 @@ class _Start:
             lock.release()
 
     def _lock_data(self) -> None:
-        """In the foreground: whoever starts a second daemon on a data directory shall be told at once."""
+        """Lock the data directory, in the foreground, so that starting a second daemon on it fails at once."""
         if self.config.data.dir:
             self._storage = Storage(self.config.data, self._database)
             self._storage.lock()
@@ -165,15 +126,17 @@ class _Start:
         passed = (*self._activated, *self._http.passed)
         preserve = [*logs.descriptors(handler), *(listening.fileno() for listening in passed)]
         return daemonize(
-            lambda readiness: self._run_process(handler, readiness.ready),
+            lambda pipe: self._run_process(handler, pipe.send_ready),
             lock=lock,
             preserve=preserve,
             further_locks=[] if self._storage is None else [self._storage.directory_lock],
             confirm=lambda: ping(self._socket_path),
         )
 
+    # ------------------------------------------------------------------ in the process that serves
+
     def _run_process(self, handler: logging.Handler, ready: Callable[[], None]) -> int:
-        """The process that serves: opens its sockets, runs the loop to its end, removes its socket."""
+        """Open the sockets, run the loop to its end, and remove the daemon's own socket; return the exit code."""
         import uvloop
 
         logs.start(handler, self.config)
@@ -182,11 +145,7 @@ class _Start:
         own = [] if self._activated else [self._bind_unix()]
         inode = socket_inode(self._socket_path)
         try:
-            tcp = [tcp_socket(address) for address in self.config.listen.tcp]
-            sockets = [*self._activated, *own, *tcp]
-            self._refuse_open_tcp(sockets)
-            self._http.bind(tcp_socket)
-            self._refuse_open_tcp([listening for _, listening in self._http.sockets], is_open=self.config.http.open)
+            sockets = [*self._activated, *own, *self._bind_tcp()]
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                 failure = runner.run(self._serve([(self._address(each), each) for each in sockets], ready))
         finally:
@@ -195,8 +154,22 @@ class _Start:
                 remove_socket(self._socket_path, inode)
         return EXIT_IO_ERROR if failure else 0
 
+    def _bind_unix(self) -> socket.socket:
+        listen = self.config.listen
+        return bind_unix_socket(self._socket_path, int(listen.socket_mode, 8), listen.socket_group)
+
+    def _bind_tcp(self) -> list[socket.socket]:
+        """Bind the TCP sockets and those for HTTP; return the former. Raises StartError."""
+        listen, has_tokens = self.config.listen, bool(self._tokens)
+        tcp = [bind_tcp_socket(address) for address in listen.tcp]
+        check_exposure([*self._activated, *tcp], listen, has_tokens=has_tokens, is_open=False)
+        self._http.bind(bind_tcp_socket)
+        http = [listening for _, listening in self._http.sockets]
+        check_exposure(http, listen, has_tokens=has_tokens, is_open=self.config.http.open)
+        return tcp
+
     def _address(self, listening: socket.socket) -> str:
-        """A listening socket's address as a client would name it; our own was bound under another name."""
+        """A listening socket's address as a client names it. The daemon's own was bound under a temporary name."""
         if listening.family == socket.AF_UNIX:
             return systemd.path_of(listening) if self._activated else self._socket_path
         host, port = listening.getsockname()[:2]
@@ -211,7 +184,7 @@ class _Start:
             tokens=self._tokens,
             tls=self._tls,
             read_config=self._read_config,
-            read_tokens=_read_tokens,
+            read_tokens=read_tokens,
             database=self._database,
             fence=self._fence,
             storage=self._storage,
@@ -220,80 +193,18 @@ class _Start:
         await daemon.run(ready)
         return daemon.failure
 
-    def _bind_unix(self) -> socket.socket:
-        listen = self.config.listen
-        return bind_unix_socket(self._socket_path, int(listen.socket_mode, 8), listen.socket_group)
-
-    def _refuse_open_tcp(self, sockets: list[socket.socket], *, is_open: bool = False) -> None:
-        """No TCP socket that lets in whom it does not know, and none beyond loopback without TLS, whoever opened it.
-
-        ``is_open``: with http.open, whom it does not know either, but on loopback alone.
-        """
-        listen = self.config.listen
-        for listening in sockets:
-            if listening.family == socket.AF_UNIX:
-                continue
-            address = listening.getsockname()[0]
-            on_loopback = ipaddress.ip_address(address).is_loopback
-            why = ""
-            if is_open:
-                why = "" if on_loopback else ": http.open is for loopback alone"
-            elif not self._tokens and not listen.tls_client_ca:
-                why = " needs listen.token_file"
-            elif not listen.tls_certificate and not on_loopback:
-                why = ": beyond loopback only with TLS: set listen.tls_certificate"
-            if why:
-                raise StartError(EXIT_CONFIGURATION, f"listening on tcp {address}{why}")
-
 
 def _working_directory() -> str:
-    """Where relative paths begin; empty if that directory has been removed."""
+    """The directory where relative paths start; empty if it has been removed."""
     try:
         return os.getcwd()
     except OSError:
         return ""
 
 
-def tcp_socket(address: str) -> socket.socket:
-    """A listening TCP socket at ``HOST:PORT``. Raises StartError."""
-    host, port = parse_host_port(address)
-    listening = None
-    try:
-        family, kind, protocol, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listening = socket.socket(family, kind, protocol)
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind(place)
-        listening.listen(BACKLOG)
-        listening.setblocking(False)
-    except OSError as error:
-        if listening is not None:
-            listening.close()
-        text = f"cannot listen on tcp {address}: {error.strerror}"
-        if error.errno == errno.EAFNOSUPPORT and "INVOCATION_ID" in os.environ:
-            text += "; this unit lets kvd open no network: add ListenStream= to kvd.socket instead"
-        raise StartError(EXIT_IO_ERROR, text) from None
-    return listening
-
-
-def ping(path: str) -> None:
-    """Ask the daemon at ``path`` for a sign of life. Raises StartError."""
-    request = frame(msgspec.msgpack.encode([["ping"]]))
-    expected = frame(msgspec.msgpack.encode([True]))
-    try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as asking:
-            asking.settimeout(PING_TIMEOUT_S)
-            asking.connect(path)
-            asking.sendall(request)
-            answer = asking.recv(len(expected), socket.MSG_WAITALL)
-    except OSError as error:
-        raise StartError(EXIT_FAILURE, f"the daemon does not answer at {path}: {error}") from None
-    if answer != expected:
-        raise StartError(EXIT_FAILURE, f"the daemon does not answer at {path} as it should")
-
-
 def _say_started() -> None:
-    # Not print: what it could not write would be tried once more at the end, and make the exit code 120.
+    # Not print: at exit Python writes once more what print could not write, and the exit code becomes 120.
     try:
         os.write(1, b"Kvd started. Press ctrl-c to stop.\n")
     except OSError:
-        pass  # nobody reads; that is no reason not to serve
+        pass  # stdout has no reader, which is no reason not to serve

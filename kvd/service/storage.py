@@ -26,9 +26,9 @@ from kvd.journal.errors import Damaged, JournalError, NoSpace
 from kvd.journal.records import Header
 from kvd.journal.recovery import Recovered, prepare_tail, recover
 from kvd.service import systemd
+from kvd.service.config.sections import Data
 from kvd.service.errors import EXIT_CONFIGURATION, EXIT_DAMAGED, EXIT_IO_ERROR, StartError
 from kvd.service.locks import LockFile
-from kvd.service.options import Data
 from kvd.service.progress import NullProgress, ProgressBar
 
 logger = logging.getLogger(__name__)

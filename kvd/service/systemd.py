@@ -2,7 +2,7 @@
 
 See sd_notify(3), sd_listen_fds(3) and sd_watchdog_enabled(3).
 
-A few lines of our own: the libraries for it are dead, swallow errors or need a compiler.
+These few lines are our own because the libraries for it are unmaintained, swallow errors or need a compiler.
 """
 
 import os
@@ -17,7 +17,7 @@ _SEND_TIMEOUT_S = 1.0
 
 
 def notify(*lines: str) -> bool:
-    """Tell the service manager ``lines`` such as ``READY=1``; whether one was told. Never raises."""
+    """Send ``lines`` such as ``READY=1`` to the service manager; return whether it has got them. Never raises."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address.startswith(("/", "@")):
         return False
@@ -34,10 +34,10 @@ def notify(*lines: str) -> bool:
 
 
 def listen_fds(environ: MutableMapping[str, str] | None = None) -> list[tuple[str, socket.socket]]:
-    """The listening sockets that the service manager passed to this process, with their names; each only once.
+    """Return the listening sockets that the service manager passed to this process, each with its name.
 
-    The variables are removed, so that nobody mistakes them for their own, and the descriptors are not inherited.
-    Raises StartError for a descriptor that nothing can connect to.
+    A second call returns none: the variables are removed, so that no child process takes them for its own. Child
+    processes do not inherit the descriptors. Raises StartError for a descriptor that accepts no connections.
     """
     environ = os.environ if environ is None else environ
     pid, count = environ.pop("LISTEN_PID", ""), environ.pop("LISTEN_FDS", "")
@@ -69,10 +69,10 @@ def _passed_socket(descriptor: int, name: str) -> socket.socket:
 
 
 def path_of(listening: socket.socket) -> str:
-    """The path of a Unix socket that was passed to us. Raises StartError for one without permissions."""
+    """The path of a Unix socket that was passed to us. Raises StartError for a socket without file permissions."""
     name = listening.getsockname()
     if not isinstance(name, str) or not os.path.isabs(name):
-        text = f"the socket {name!r} passed by the service manager is open to everybody on this host"
+        text = f"the socket {name!r} passed by the service manager is open to every user of this host"
         raise StartError(EXIT_CONFIGURATION, f"{text}; ListenStream= needs an absolute path")
     return name
 
@@ -82,7 +82,7 @@ def _is_number(text: str) -> bool:
 
 
 def watchdog_interval() -> float | None:
-    """How many seconds may at most lie between two WATCHDOG=1, halved as the manual advises; None without watchdog."""
+    """Seconds between two WATCHDOG=1: half of the maximum, as the manual advises. None if there is no watchdog."""
     interval_us, pid = os.environ.get("WATCHDOG_USEC", ""), os.environ.get("WATCHDOG_PID", "")
     if not _is_number(interval_us) or int(interval_us) == 0 or pid not in ("", str(os.getpid())):
         return None
@@ -90,7 +90,7 @@ def watchdog_interval() -> float | None:
 
 
 def is_journal(descriptor: int) -> bool:
-    """Whether ``descriptor`` is the journal's stream (JOURNAL_STREAM in systemd.exec(5))."""
+    """Return whether ``descriptor`` is the journal's stream (JOURNAL_STREAM in systemd.exec(5))."""
     device, _, inode = os.environ.get("JOURNAL_STREAM", "").partition(":")
     try:
         found = os.fstat(descriptor)

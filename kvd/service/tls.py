@@ -1,12 +1,13 @@
-"""The daemon's side of TLS: its certificate, and whether clients need one of their own."""
+"""The daemon's side of TLS: its certificate, and the authority that clients' certificates must come from."""
 
 import ssl
 
-from kvd.service.config import ConfigError, Listen
+from kvd.service.config.sections import Listen
+from kvd.service.errors import ConfigError
 
 
 def server_context(listen: Listen) -> ssl.SSLContext | None:
-    """What TCP listeners speak: TLS 1.3, or None for none. Raises ConfigError for files that cannot be used."""
+    """Return the TLS 1.3 context for TCP, None without TLS. Raises ConfigError for a file that cannot be used."""
     if not listen.tls_certificate:
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -16,7 +17,7 @@ def server_context(listen: Listen) -> ssl.SSLContext | None:
 
 
 def _load(context: ssl.SSLContext, listen: Listen) -> None:
-    """Use the certificates as they are now in the files. Raises ConfigError."""
+    """Load the certificates from their files. Raises ConfigError."""
     try:
         context.load_cert_chain(listen.tls_certificate, listen.tls_key or None)
     except (OSError, ValueError) as error:  # SSLError is an OSError

@@ -1,4 +1,4 @@
-"""A listening Unix socket, put in its place so that there is no moment with a missing, refusing or too open one."""
+"""A listening Unix socket. At no moment is the socket at its path missing, refusing connections or too open."""
 
 import errno
 import grp
@@ -13,19 +13,20 @@ from kvd.service.errors import EXIT_ALREADY_RUNNING, EXIT_CONFIGURATION, EXIT_IO
 
 BACKLOG = 4096
 TEMPORARY_SUFFIX = ".new"
-# What a connection answers where somebody is: accepted, a full backlog, a socket of another kind.
+# The results of connecting to a socket that a process has open: accepted, a full backlog, a socket of another kind.
 _LISTENING = (0, errno.EAGAIN, errno.EPROTOTYPE)
-_NO_GROUP = 2**32 - 1  # chown(2): "leave it"
+_NO_GROUP = 2**32 - 1  # for chown(2) this leaves the group as it is
 
 
 def bind_unix_socket(path: str, mode: int, group: str) -> socket.socket:
-    """Listen at ``path``, in place of a socket that nobody serves any more.
+    """Return a socket that listens at ``path``. It replaces a socket there that no process serves any more.
 
-    It is bound under a temporary name, given its mode and group, made to listen, and only then renamed to ``path``. To
-    be called by the process that will serve it (clients see the pid of the one that called listen()), while it holds
-    the path's lock: so the temporary name is nobody else's, and what a killed process left there can go.
+    The socket is bound under a temporary name, gets its mode and group, and starts to listen. Only then is it renamed
+    to ``path``. Call this in the process that will serve the socket, because clients see the pid of the process that
+    called listen(). Hold the lock of ``path``: then no other process uses the temporary name, and what a killed process
+    left there can be removed.
 
-    Raises StartError: somebody listens there, something else is there, the path is too long, or the system refuses.
+    Raises StartError if a process listens there, something else is there, the path is too long, or the system refuses.
     """
     temporary = path + TEMPORARY_SUFFIX
     length = len(os.fsencode(temporary))
@@ -55,28 +56,28 @@ def bind_unix_socket(path: str, mode: int, group: str) -> socket.socket:
 
 
 def refuse_occupied(path: str) -> None:
-    """Raise StartError if somebody listens at ``path`` or something other than a socket is there."""
+    """Raise StartError if a process listens at ``path`` or something other than a socket is there."""
     try:
-        # Of a symbolic link, not of what it points to: the link is what the new socket would replace.
+        # Not stat: the new socket would replace a symbolic link itself, not the file that it points to.
         if not stat.S_ISSOCK(os.lstat(path).st_mode):
             raise StartError(EXIT_CONFIGURATION, f"{path} is not a socket; move it away or choose another path")
     except FileNotFoundError:
         return
     except OSError as error:
         raise StartError(EXIT_IO_ERROR, f"cannot look at {path}: {error.strerror}") from None
-    # Non-blocking: a server with a full backlog would let us wait for ever, and answers EAGAIN this way.
+    # Non-blocking, because a server with a full backlog would keep us waiting for ever; now the result is EAGAIN.
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
         result = probe.connect_ex(path)
     if result in (errno.ECONNREFUSED, errno.ENOENT):
         return
     if result in _LISTENING:
-        text = f"somebody already listens at {path}; stop it, or choose another path with --socket"
+        text = f"another process already listens at {path}; stop it, or choose another path with --socket"
         raise StartError(EXIT_ALREADY_RUNNING, text)
-    raise StartError(EXIT_IO_ERROR, f"cannot tell whether somebody listens at {path}: {os.strerror(result)}")
+    raise StartError(EXIT_IO_ERROR, f"cannot tell whether a process listens at {path}: {os.strerror(result)}")
 
 
 def make_directory(path: str, mode: int = 0o700) -> None:
-    """Make the directory of the file ``path``, and those above it, if there is none. Raises StartError."""
+    """Make the directory of the file ``path``, and the directories above it, if they are missing. Raises StartError."""
     directory = os.path.dirname(path)
     try:
         with _umask(0o777 & ~mode):  # makedirs() applies its mode to the last directory only
@@ -86,13 +87,13 @@ def make_directory(path: str, mode: int = 0o700) -> None:
 
 
 def remove_socket(path: str, inode: tuple[int, int]) -> None:
-    """Unlink ``path`` if it is the socket with this ``(device, inode)``, not one that took its place."""
+    """Unlink ``path`` if it is the socket with this ``(device, inode)``, not a socket that took its place."""
     if socket_inode(path) == inode:
         _remove_socket_at(path)
 
 
 def socket_inode(path: str) -> tuple[int, int] | None:
-    """Device and inode of what is at ``path``; None if nothing is."""
+    """The device and the inode of the file at ``path``; None if there is no file."""
     try:
         found = os.stat(path, follow_symlinks=False)
     except OSError:
@@ -116,7 +117,7 @@ def _give_to_group(temporary: str, gid: int, path: str, group: str) -> None:
     try:
         os.chown(temporary, -1, gid)
     except OSError as error:
-        text = f"cannot give {path} to the group {group}: {error.strerror}; the daemon has to be a member, or root"
+        text = f"cannot give {path} to the group {group}: {error.strerror}; the daemon must be a member, or root"
         raise StartError(EXIT_CONFIGURATION, text) from None
 
 
@@ -130,9 +131,9 @@ def _umask(mask: int) -> Iterator[None]:
 
 
 def _remove_socket_at(path: str) -> None:
-    """Unlink ``path`` if it is a socket; nothing else is ours to remove."""
+    """Unlink ``path`` if it is a socket. Nothing else there is ours."""
     try:
         if stat.S_ISSOCK(os.lstat(path).st_mode):
             os.unlink(path)
     except OSError:
-        pass  # what is in the way shows where it is
+        pass  # bind() or rename() will fail and say why

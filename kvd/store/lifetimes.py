@@ -13,7 +13,7 @@ session that is prolonged a thousand times costs one entry. With an earlier dead
 the old one is stale.
 
 Nothing here is done in one step that grows with the number of keys beyond a few milliseconds. Hence the shards: see
-``keyspace.py`` for what a single dict would cost, and for why there is a first one. And ``take_due`` counts the entries
+``sharded.py`` for what a single dict would cost, and for why there is a first one. And ``take_due`` counts the entries
 that it looks at, not the keys that it finds, for a million sessions may have been prolonged together.
 
 Times here are of a clock that runs evenly (CLOCK_BOOTTIME), in microseconds: setting the wall clock moves no deadline.
@@ -24,11 +24,10 @@ from collections.abc import Collection, Hashable, Mapping
 import msgspec
 
 from kvd.store.schedule import NEVER, Entry, Schedule
+from kvd.store.sharded import ShardedDict
 
 # Half as many as of the keyspace: not both dicts grow to their last size, which takes 4 ms, at the same key.
 FIRST_KEYS = 65_536
-SHARDS = 256
-_MASK = SHARDS - 1
 
 
 class Expiry(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,13 +50,11 @@ KEEP_TTL = Expiry(keep=True)
 class Lifetimes:
     """The lives of keys, by their latest write. ``count``: how many have a deadline."""
 
-    __slots__ = ("_first", "_is_sharded", "_of_owner", "_owners", "_schedule", "_shards", "count")
+    __slots__ = ("_entries", "_of_owner", "_owners", "_schedule", "count")
 
     def __init__(self) -> None:
         self.count = 0
-        self._first: dict[str, Entry] = {}
-        self._is_sharded = False  # whether there ever was a key in the shards
-        self._shards: list[dict[str, Entry]] = [{} for _ in range(SHARDS)]
+        self._entries: ShardedDict[Entry] = ShardedDict(FIRST_KEYS)
         self._schedule = Schedule()
         self._owners: dict[str, Hashable] = {}
         self._of_owner: dict[Hashable, set[str]] = {}
@@ -74,18 +71,14 @@ class Lifetimes:
 
     def deadline_of(self, key: str) -> int | None:
         """When ``key`` expires; None if it does not."""
-        entry = self._first.get(key) or self._shards[hash(key) & _MASK].get(key)
+        entry = self._entries.find(key)
         return None if entry is None else entry.deadline
 
     def deadlines_of(self, keys: Collection[str]) -> list[int | None]:
         """When each of ``keys`` expires; None for those that do not."""
         if not self.count:
             return [None] * len(keys)
-        get, shards = self._first.get, self._shards
-        if self._is_sharded:
-            entries = [get(key) or shards[hash(key) & _MASK].get(key) for key in keys]
-        else:
-            entries = list(map(get, keys))
+        entries = self._entries.find_all(keys)
         return [None if entry is None else entry.deadline for entry in entries]
 
     def written(self, keys: Collection[str], life: Expiry, existing: Collection[str] = ()) -> None:
@@ -109,13 +102,10 @@ class Lifetimes:
     def ended(self, keys: Collection[str]) -> None:
         """``keys`` were deleted, or written without any end: what most writes do to most keys is nothing."""
         if self.count:
-            found = self._first.keys() & keys
-            if self._is_sharded:
-                shards = self._shards
-                found.update([key for key in keys if key in shards[hash(key) & _MASK]])
+            found = self._entries.present(keys)
             if found:
                 for key in found:
-                    self._end(self._place(key), key)
+                    self._end(self._entries.dict_for(key), key)
                 self._schedule.tend(self.count, len(found))
         if self._owners:
             self._disown(keys)
@@ -127,7 +117,7 @@ class Lifetimes:
         """
         due = self._schedule.take_due(now, most)
         for key in due:
-            del self._place(key)[key]
+            del self._entries.dict_for(key)[key]
         self.count -= len(due)
         self._schedule.tend(self.count, most)
         if self._owners:
@@ -163,7 +153,7 @@ class Lifetimes:
         return len(self._of_owner.get(owner, ()))
 
     def _set_deadline(self, key: str, deadline: int | None) -> None:
-        place = self._place(key)
+        place = self._entries.dict_for(key)
         before = place.get(key)
         if deadline is None:
             if before is not None:
@@ -181,18 +171,6 @@ class Lifetimes:
     def _end(self, place: dict[str, Entry], key: str) -> None:
         self._schedule.abandon(place.pop(key))
         self.count -= 1
-
-    def _place(self, key: str) -> dict[str, Entry]:
-        """The dict that has ``key``, or that has to take it. A key stays where it was put until it ends."""
-        first = self._first
-        is_full = len(first) >= FIRST_KEYS
-        if key in first or not (is_full or self._is_sharded):
-            return first
-        shard = self._shards[hash(key) & _MASK]
-        if not is_full and key not in shard:
-            return first
-        self._is_sharded = True
-        return shard
 
     def _disown(self, keys: Collection[str]) -> None:
         for key in self._owners.keys() & keys:

@@ -10,16 +10,22 @@ Reading at version v means walking to the first head at or below v. So a reader 
 the key is written meanwhile, and readers and writers never wait for each other. A deletion is a commit like any
 other: its head is a tombstone (value None), which stays until no readable version is older than it.
 
+**Paths of a commit.** ``_commit_key_by_key`` is the reference path: right for all writes in every state, and taken
+where keys lie in the shards of a large keyspace. The others are fast paths, which leave the store as the reference path
+does: ``_commit_one`` for one key, and those of ``batch.py`` for many keys, column by column. All of them count in one
+place, ``_account``.
+
 How far back one may read is the history window's matter (``window.py``), whether a transaction may commit is
 ``isolation.py``'s, how long keys live ``lifetimes.py``'s. Nothing here reads a clock: commit times come from the
 caller and are made never to go back.
 """
 
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
-from itertools import chain, count, repeat
+from itertools import chain, repeat
 
 import msgspec
 
+from kvd.store import batch as batches
 from kvd.store.authors import EVICTED, EXPIRED, NOBODY, Author
 from kvd.store.errors import KeysNotFound, NotANumber, SnapshotGone, VersionAhead
 from kvd.store.heads import FORGOTTEN, Head
@@ -272,70 +278,14 @@ class Store:
             return [self.set(entries, author) for entries in batch]
         keys = list(chain.from_iterable(batch))
         values = list(chain.from_iterable(map(dict.values, batch)))
-        if len(set(keys)) == len(keys):
-            previous = list(map(self._keyspace.first.get, keys))
-            if all(previous):  # as heads are always true: none of them is missing
-                replaced = [head.value for head in previous]  # type: ignore[union-attr]
-                if all(replaced) or None not in replaced:
-                    return self._replace_each(keys, values, previous, replaced, author)  # type: ignore[arg-type]
-            elif not any(previous) and not self._keyspace.has_in_shards(keys):
-                return self._add_each(keys, values, author)
-        return self._link_each(keys, values, author)
-
-    def _link_each(self, keys: list[str], values: list[bytes], author: Author) -> list[int]:
-        """Give each of ``keys`` a value in a commit of its own, whether it is new, or among them several times."""
-        self.lifetimes.ended(keys)
-        begin, heads, first = self.version + 1, list[Head](), self._keyspace.first
-        latest = dict(zip(keys, map(first.get, keys), strict=True))
-        elsewhere = [key for key, head in latest.items() if head is None]
-        latest.update((key, self.find(key)) for key in elsewhere)
-        new = [key for key in elsewhere if latest[key] is None]
-        for version, key, value in zip(count(begin), keys, values):
-            old = latest[key]
-            latest[key] = head = Head(key if old is None else old.key, value, version, old)
-            heads.append(head)
-        self._put([last for key in elsewhere if (last := latest.pop(key)) is not None], new)
-        first.update(latest)  # type: ignore[arg-type]
-        superseded = [len(old.value) for head in heads if (old := head.previous) is not None and old.value is not None]
-        self._note_each(tuple(heads), list(map(len, values)), len(superseded), sum(superseded), author)
-        return list(range(begin, self.version + 1))
-
-    def _add_each(self, keys: list[str], values: list[bytes], author: Author) -> list[int]:
-        """Give each of ``keys``, all different and not there, a value in a commit of its own. Column by column, too."""
+        self.counters.set_operations += len(keys)
         self.lifetimes.ended(keys)
         versions = list(range(self.version + 1, self.version + 1 + len(keys)))
-        heads = tuple(map(Head, keys, values, versions, repeat(None)))
-        self._keyspace.put_new(heads)
-        self._note_new(keys)
-        self._note_each(heads, list(map(len, values)), 0, 0, author)
+        heads, new, superseded, size = batches.write_each(self._keyspace, keys, values, versions)
+        if new:
+            self._add_to_index(new)
+        self._account(heads, superseded, size, list(map(len, values)), len(keys), author)
         return versions
-
-    def _replace_each(
-        self, keys: list[str], values: list[bytes], previous: list[Head], replaced: list[bytes], author: Author
-    ) -> list[int]:
-        """Give each of ``keys``, all different and in ``first``, a new value in a commit of its own.
-
-        What most commits do, done for many at a time: column by column, so that the loops run in C.
-        """
-        self.lifetimes.ended(keys)
-        versions = list(range(self.version + 1, self.version + 1 + len(keys)))
-        # The keys as the keyspace has them: those that came with the requests need not outlive them.
-        heads = tuple(map(Head, [head.key for head in previous], values, versions, previous))
-        self._keyspace.first.update(zip(keys, heads, strict=True))
-        self._note_each(heads, list(map(len, values)), len(heads), sum(map(len, replaced)), author)
-        return versions
-
-    def _note_each(
-        self, heads: tuple[Head, ...], stored: list[int], superseded: int, superseded_bytes: int, author: Author
-    ) -> None:
-        """``heads`` were set, each in a commit of its own; so many had a value before, of so many bytes together."""
-        size = GROUP_BYTES + PLACE_BYTES * len(heads) + SUPERSEDED_BYTES * superseded + superseded_bytes
-        self.window.append(Group(self.time, author, heads, len(heads), size, False))
-        self.counters.set_operations += len(heads)
-        self.counters.keys += len(heads) - superseded
-        self.counters.value_bytes += sum(stored) - superseded_bytes
-        self.largest_value_bytes = max(self.largest_value_bytes, *stored)
-        self.version = heads[-1].version
 
     def delete(self, keys: Iterable[str], author: Author = NOBODY, *, missing_ok: bool = False) -> tuple[int, int]:
         """Delete all ``keys`` in one commit; return the version and how many there were.
@@ -362,21 +312,15 @@ class Store:
         return self._commit(gone, EXPIRED, [])
 
     def evict(self, heads: Sequence[Head]) -> int:
-        """Delete the keys of ``heads``, which are current, all different and have values, in one commit; its version.
+        """Delete the keys of ``heads`` in one commit; return its version.
 
-        As _commit does it, but nothing has to be found: whoever chose the keys has seen their heads.
+        The heads must be current, all different, and have values.
         """
         keys = [head.key for head in heads]
+        self.counters.evicted_keys += len(keys)
         self.lifetimes.ended(keys)
-        self.version += 1
-        tombstones = tuple(map(Head, keys, repeat(None), repeat(self.version), heads))
-        self._keyspace.replace_all(tombstones)
-        value_bytes = sum([len(value) for head in heads if (value := head.value) is not None])
-        self.counters.evicted_keys += len(heads)
-        self.counters.keys -= len(heads)
-        self.counters.value_bytes -= value_bytes
-        size = GROUP_BYTES + (PLACE_BYTES + SUPERSEDED_BYTES) * len(heads) + value_bytes
-        self.window.append(Group(self.time, EVICTED, tombstones, 1, size, True))
+        tombstones, _, superseded, size = batches.delete_heads(self._keyspace, keys, heads, self.version + 1)
+        self._account(tombstones, superseded, size, (), 1, EVICTED)
         return self.version
 
     def bury(self, owner: Hashable, author: Author = NOBODY) -> int:
@@ -388,53 +332,79 @@ class Store:
         if not writes:
             return self.version
         if len(writes) == 1:
-            return self._commit_one(*next(iter(writes.items())), author)
-        self.version = version = self.version + 1
-        previous, heads = self._keyspace.supersede(writes, version)
-        if not all(previous):
-            self._note_new([head.key for head in heads if head.previous is None])
-        superseded = [len(value) for old in previous if old is not None and (value := old.value) is not None]
-        superseded_bytes = sum(superseded)
-        self.counters.keys += len(stored) - len(superseded)
-        self.counters.value_bytes += sum(stored) - superseded_bytes
-        self.largest_value_bytes = max(self.largest_value_bytes, max(stored, default=0))
-        size = GROUP_BYTES + PLACE_BYTES * len(heads) + SUPERSEDED_BYTES * len(superseded) + superseded_bytes
-        self.window.append(Group(self.time, author, heads, 1, size, len(stored) < len(heads)))
+            ((key, value),) = writes.items()
+            return self._commit_one(key, value, author)
+        in_first, version = list(map(self.first.get, writes)), self.version + 1
+        written = batches.write_all(self._keyspace, writes, in_first, version)
+        if written is None:
+            return self._commit_key_by_key(writes, in_first, stored, author)
+        heads, new, superseded, size = written
+        if new:
+            self._add_to_index(new)
+        self._account(heads, superseded, size, stored, 1, author)
         return version
 
-    def _commit_one(self, key: str, value: bytes | None, author: Author) -> int:
-        """As _commit does it, for one key: columns of one would cost twice as much."""
-        self.version += 1
-        old = self.find(key)
-        head = Head(key if old is None else old.key, value, self.version, old)
-        self._keyspace.place(head.key)[head.key] = head
-        if old is None:
-            self._index.add(key)
-            self._keyspace.note_new((key,))
-            self._bring_in_order()
-        superseded = None if old is None else old.value
-        size = GROUP_BYTES + PLACE_BYTES
-        if superseded is not None:
-            size += SUPERSEDED_BYTES + len(superseded)
-            self.counters.keys -= 1
-            self.counters.value_bytes -= len(superseded)
-        if value is not None:
-            self.counters.keys += 1
-            self.counters.value_bytes += len(value)
-            self.largest_value_bytes = max(self.largest_value_bytes, len(value))
-        self.window.append(Group(self.time, author, (head,), 1, size, value is None))
+    def _commit_key_by_key(
+        self, writes: Mapping[str, bytes | None], in_first: list[Head | None], stored: list[int], author: Author
+    ) -> int:
+        """Apply ``writes``, which are not empty, as one version: the reference path.
+
+        ``in_first`` are the keys' heads in the keyspace's first dict, ``stored`` the sizes of the values.
+        """
+        heads = self._keyspace.supersede(writes, in_first, self.version + 1)
+        new = [head.key for head in heads if head.previous is None]
+        superseded = [len(value) for head in heads if (old := head.previous) and (value := old.value) is not None]
+        if new:
+            self._add_to_index(new)
+        self._account(heads, len(superseded), sum(superseded), stored, 1, author)
         return self.version
 
-    def _put(self, heads: Iterable[Head], new: Collection[str]) -> None:
-        """Make ``heads`` current, some of whose keys are ``new`` or outside ``first``."""
-        place = self._keyspace.place
-        for head in heads:
-            place(head.key)[head.key] = head
-        self._note_new(new)
+    def _commit_one(self, key: str, value: bytes | None, author: Author) -> int:
+        """The fast path for one key: columns of one would cost twice as much."""
+        place, version = self._keyspace.dict_for(key), self.version + 1
+        old = place.get(key)
+        head = Head(key if old is None else old.key, value, version, old)
+        place[head.key] = head
+        if old is None:
+            self._keyspace.count_new((key,))
+            self._index.add(key)
+            self._bring_in_order()
+        superseded = None if old is None else old.value
+        stored = () if value is None else (len(value),)
+        if superseded is None:
+            self._account((head,), 0, 0, stored, 1, author)
+        else:
+            self._account((head,), 1, len(superseded), stored, 1, author)
+        return version
 
-    def _note_new(self, keys: Collection[str]) -> None:
-        """``keys`` were not there before."""
-        self._keyspace.note_new(keys)
+    def _account(
+        self,
+        heads: tuple[Head, ...],
+        superseded: int,
+        superseded_bytes: int,
+        stored: Sequence[int],
+        commits: int,
+        author: Author,
+    ) -> None:
+        """Count what ``heads``, which are current by now, changed, and add them to the window as one group.
+
+        ``superseded``: how many values they superseded, of
+        ``superseded_bytes``. ``stored``: the sizes of their values, tombstones left out.
+        """
+        counters, values = self.counters, len(stored)
+        counters.keys += values - superseded
+        counters.value_bytes -= superseded_bytes
+        if stored:
+            counters.value_bytes += sum(stored)
+            if (largest := max(stored)) > self.largest_value_bytes:
+                self.largest_value_bytes = largest
+        size = GROUP_BYTES + PLACE_BYTES * len(heads) + SUPERSEDED_BYTES * superseded + superseded_bytes
+        self.window.append(Group(self.time, author, heads, commits, size, values < len(heads)))
+        self.version = heads[-1].version
+
+    def _add_to_index(self, keys: Collection[str]) -> None:
+        """Add ``keys``, which are new."""
+        self._keyspace.count_new(keys)
         self._index.add_all(keys)
         self._bring_in_order()
 
@@ -458,7 +428,8 @@ class Store:
             for key, value, version in zip(keys, values, versions, strict=True):
                 self.catch_up(version, [(key, value)], 0)
             return
-        self._put(map(Head, keys, values, versions, repeat(None)), keys)
+        self._keyspace.put_all(map(Head, keys, values, versions, repeat(None)))
+        self._add_to_index(keys)
         self.counters.keys += len(keys)
         self.counters.value_bytes += sum(map(len, values))
         self.largest_value_bytes = max(self.largest_value_bytes, max(map(len, values), default=0))
@@ -505,7 +476,7 @@ class Store:
             self._keyspace.remove(key)
             self._index.discard(key)
         else:
-            self._keyspace.place(key)[key] = Head(key, value, version, None)
+            self._keyspace.dict_for(key)[key] = Head(key, value, version, None)
             self.largest_value_bytes = max(self.largest_value_bytes, len(value))
 
     def begin_history(self, version: int, time: int) -> None:

@@ -2,77 +2,42 @@
 
 import asyncio
 import inspect
-import os
-import pathlib
-import signal
-import socket
-import subprocess
-import sys
-import tempfile
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import Any
 
-import msgspec
 import pytest
 
 import kv
 from kv.api.methods import Asynchronous, Deferred
 from kv.api.pipeline import Result
 from kv.wire.codecs import Codec, full, light
-
-ROOT = pathlib.Path(__file__).parents[2]
-DEADLINE_S = 30
-
-
-class Daemon:
-    """A daemon in the foreground, ready when this returns."""
-
-    def __init__(self, folder: str, *flags: str, **variables: str) -> None:
-        self.address = f"{folder}/kvd.sock"
-        clean = {name: value for name, value in os.environ.items() if not name.startswith("KVD_")}
-        self.process = subprocess.Popen(  # noqa: S603 (the command under test)
-            [sys.executable, "-m", "kv", "serve", "--socket", self.address, *flags],
-            env=clean | {"PYTHONPATH": str(ROOT), "HOME": folder, "XDG_CONFIG_HOME": folder} | variables,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
-        assert self.process.stdout is not None
-        said = b""
-        for line in self.process.stdout:
-            said += line
-            if b"Kvd started" in line:
-                return
-        raise AssertionError(f"the daemon did not start: {said.decode()}")
-
-    def end(self) -> None:
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-        self.process.communicate(timeout=DEADLINE_S)
+from tests.harness.daemon import Daemon, new_folders
+from tests.harness.scripted_server import ScriptedServer
+from tests.harness.waiting import DEADLINE_S
 
 
 @pytest.fixture(scope="module")
 def shared_daemon() -> Iterator[Daemon]:
     """One daemon for all tests of a module."""
-    with tempfile.TemporaryDirectory() as folder:
-        daemon = Daemon(folder)
+    with new_folders() as new_folder, Daemon(new_folder()) as daemon:
         yield daemon
-        daemon.end()
+        daemon.terminate()
 
 
 @pytest.fixture
 def start_daemon() -> Iterator[Callable[..., Daemon]]:
-    """Starts daemons of the test's own."""
-    started: list[Daemon] = []
-    with tempfile.TemporaryDirectory() as folder:
+    """Starts daemons of the test's own, each in the place of the one before it."""
+    with new_folders() as new_folder, ExitStack() as daemons:
+        folder = new_folder()
 
         def start(*flags: str, **variables: str) -> Daemon:
-            started.append(Daemon(folder, *flags, **variables))
-            return started[-1]
+            daemon = daemons.enter_context(Daemon(folder, "", *flags, variables=variables))
+            daemons.callback(daemon.terminate)
+            return daemon
 
         yield start
-        for daemon in started:
-            daemon.end()
 
 
 @pytest.fixture(params=["full", "light"])
@@ -89,117 +54,11 @@ def db(shared_daemon: Daemon, codec: Codec) -> Iterator[kv.Client]:
         yield client
 
 
-class Line:
-    """The server's end of one connection of a scripted server."""
-
-    def __init__(self, connected: socket.socket) -> None:
-        self.socket = connected
-        connected.settimeout(DEADLINE_S)
-
-    def request(self, store_id: str = "store") -> list[Any] | None:
-        """The next frame's requests; None at the end. A hello, in a frame of its own, is answered and not shown."""
-        while (head := self._exactly(4)) is not None:
-            requests: list[Any] = msgspec.msgpack.decode(self._exactly(int.from_bytes(head, "big")) or b"")
-            if requests[0][0] != "hello" or len(requests[0]) < 3:
-                return requests
-            self.reply([1, "0", store_id, 5, {}])
-        return None
-
-    def _exactly(self, size: int) -> bytes | None:
-        data = b""
-        while len(data) < size:
-            try:
-                more = self.socket.recv(size - len(data))
-            except ConnectionResetError:
-                more = b""
-            if not more:
-                return None
-            data += more
-        return data
-
-    def reply(self, *replies: object) -> None:
-        """Answer a frame."""
-        self.payload(msgspec.msgpack.encode(replies))
-
-    def goodbye(self, code: str = "shutting_down") -> None:
-        """A map as the last frame."""
-        self.payload(msgspec.msgpack.encode({"error": code, "message": "the server is stopping"}))
-
-    def payload(self, payload: bytes) -> None:
-        """A frame of whatever bytes."""
-        self.socket.sendall(len(payload).to_bytes(4, "big") + payload)
-
-
-class ScriptedServer:
-    """A server whose n-th connection is handled by the n-th of its scripts (the last one for all others)."""
-
-    def __init__(self, folder: str, *scripts: Callable[[Line], object]) -> None:
-        self.address = f"{folder}/scripted.sock"
-        self.connections = 0
-        self.failures: list[BaseException] = []
-        self.release = threading.Event()
-        self._scripts = scripts
-        self._lines: list[socket.socket] = []
-        self._listening = socket.socket(socket.AF_UNIX)
-        self._listening.bind(self.address)
-        self._listening.listen()
-        self._threads = [threading.Thread(target=self._accept, daemon=True)]
-        self._threads[0].start()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                connected, _ = self._listening.accept()
-            except OSError:
-                return
-            script = self._scripts[min(self.connections, len(self._scripts) - 1)]
-            self.connections += 1
-            self._lines.append(connected)
-            self._threads.append(threading.Thread(target=self._run, args=(script, connected), daemon=True))
-            self._threads[-1].start()
-
-    def _run(self, script: Callable[[Line], object], connected: socket.socket) -> None:
-        try:
-            script(Line(connected))
-        except BrokenPipeError:
-            pass  # the client has seen enough
-        except BaseException as error:
-            self.failures.append(error)
-        finally:
-            _hang_up(connected)
-            connected.close()
-
-    def end(self) -> None:
-        self.release.set()
-        self._listening.shutdown(socket.SHUT_RDWR)
-        self._listening.close()
-        for line in self._lines:  # a script may still wait for a client that nobody has closed
-            _hang_up(line)
-        for thread in self._threads:
-            thread.join(DEADLINE_S)
-        assert not self.failures, self.failures
-
-
-def _hang_up(connected: socket.socket) -> None:
-    try:
-        connected.shutdown(socket.SHUT_RDWR)
-    except OSError:
-        pass  # closed already
-
-
 @pytest.fixture
 def scripted() -> Iterator[Callable[..., ScriptedServer]]:
     """Starts scripted servers; a script that fails fails the test."""
-    started: list[ScriptedServer] = []
-    with tempfile.TemporaryDirectory() as folder:
-
-        def start(*scripts: Callable[[Line], object]) -> ScriptedServer:
-            started.append(ScriptedServer(folder, *scripts))
-            return started[-1]
-
-        yield start
-        for server in started:
-            server.end()
+    with new_folders() as new_folder, ExitStack() as servers:
+        yield lambda *scripts: servers.enter_context(ScriptedServer(str(new_folder()), *scripts))
 
 
 class Loop:

@@ -11,14 +11,15 @@ import uvloop
 
 import kv
 from kv.aio import AsyncClient
+from tests.harness.waiting import DEADLINE_S
 
 if TYPE_CHECKING:
-    from tests.client.conftest import Daemon, Line, ScriptedServer
+    from tests.harness.daemon import Daemon
+    from tests.harness.scripted_server import Line, ScriptedServer
 
     Scripted = Callable[..., ScriptedServer]
 SCALE = float(os.environ.get("KVD_TEST_SCALE", "1"))
 CANCELLATIONS = int(100_000 * max(1.0, SCALE))
-DEADLINE_S = 30
 SHORT_S = 0.2
 
 
@@ -290,7 +291,7 @@ def test_a_restarted_daemon_is_connected_to_again(run: Callable[..., Any], start
         daemon = start_daemon()
         async with kv.aio.connect(daemon.address) as db:
             await db.set("a", b"1")
-            await asyncio.to_thread(daemon.end)
+            await asyncio.to_thread(daemon.terminate)
             await asyncio.to_thread(start_daemon)
             assert await db.get("a") is None
             assert await db.set("a", b"2") > 0

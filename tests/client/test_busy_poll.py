@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 import kv
+from tests.harness.waiting import DEADLINE_S
 
 if TYPE_CHECKING:
-    from tests.client.conftest import Daemon, Line, ScriptedServer
+    from tests.harness.daemon import Daemon
+    from tests.harness.scripted_server import Line, ScriptedServer
 
-DEADLINE_S = 30
 LOOKS = 50
 
 

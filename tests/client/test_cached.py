@@ -13,10 +13,11 @@ import kv
 import kv.aio
 from kv.api.locks import MAKING
 from kv.near_cache.cache import DecodedObjects
-from tests.client.conftest import DEADLINE_S, ROOT
+from tests.harness.processes import ROOT
+from tests.harness.waiting import DEADLINE_S
 
 if TYPE_CHECKING:
-    from tests.client.conftest import Daemon
+    from tests.harness.daemon import Daemon
 
 CALLERS = 8
 

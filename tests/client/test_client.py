@@ -12,7 +12,7 @@ import kv
 from kv.wire.codecs import Codec
 
 if TYPE_CHECKING:
-    from tests.client.conftest import Daemon
+    from tests.harness.daemon import Daemon
 
 BINARY = bytes(range(256))
 
@@ -150,7 +150,7 @@ def test_a_restarted_daemon_is_connected_to_again(start_daemon: Callable[..., "D
     daemon = start_daemon()
     with kv.connect(daemon.address) as db:
         db.set("a", b"1")
-        daemon.end()
+        daemon.terminate()
         start_daemon()
         assert db.get("a") is None
         assert db.set("a", b"2") > 0

@@ -15,7 +15,7 @@ from kv.errors import KvdError
 from kv.wire.codecs import Codec
 
 if TYPE_CHECKING:
-    from tests.client.conftest import Line, ScriptedServer
+    from tests.harness.scripted_server import Line, ScriptedServer
 
     Scripted = Callable[..., ScriptedServer]
 SCALE = float(os.environ.get("KVD_TEST_SCALE", "1"))

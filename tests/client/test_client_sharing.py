@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import kv
+from tests.harness.waiting import DEADLINE_S
 
 if TYPE_CHECKING:
-    from tests.client.conftest import Daemon, Line, ScriptedServer
+    from tests.harness.daemon import Daemon
+    from tests.harness.scripted_server import Line, ScriptedServer
 
     Scripted = Callable[..., ScriptedServer]
 SCALE = float(os.environ.get("KVD_TEST_SCALE", "1"))
-DEADLINE_S = 30
 THREADS = 8
 CALLS = max(100, int(500 * SCALE))
 FORKS = max(50, int(200 * SCALE))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import kv
 
 if TYPE_CHECKING:
-    from tests.client.conftest import Daemon
+    from tests.harness.daemon import Daemon
 
 PAGE = pathlib.Path(__file__).parents[2] / "docs/python.md"
 

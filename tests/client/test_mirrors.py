@@ -10,10 +10,10 @@ import pytest
 
 import kv
 import kv.aio
-from tests.client.conftest import DEADLINE_S
+from tests.harness.waiting import DEADLINE_S
 
 if TYPE_CHECKING:
-    from tests.client.conftest import Daemon
+    from tests.harness.daemon import Daemon
 
 Start = Callable[..., "Daemon"]
 
@@ -110,7 +110,7 @@ def test_over_a_restart_of_the_daemon(start_daemon: Start, tmp_path: "os.PathLik
     with kv.connect(daemon.address, timeout=DEADLINE_S) as db:
         db.set("m/a", b"1")
         with db.mirror("m/") as mirror:
-            daemon.end()
+            daemon.terminate()
             start_daemon("--data-dir", data)
             mirror.wait_for(db.set("m/a", b"2"), DEADLINE_S)
             assert mirror.copy() == {"m/a": b"2"}
@@ -121,7 +121,7 @@ def test_without_a_daemon_it_says_so(start_daemon: Start) -> None:
     with kv.connect(daemon.address, timeout=0.2) as db:
         db.set("m/a", b"1")
         mirror = db.mirror("m/")
-        daemon.end()
+        daemon.terminate()
         mirror._thread.join(DEADLINE_S)
         with pytest.raises(kv.Unavailable):
             mirror["m/a"]

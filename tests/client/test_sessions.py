@@ -10,7 +10,7 @@ import pytest
 import kv
 
 if TYPE_CHECKING:
-    from tests.client.conftest import Daemon
+    from tests.harness.daemon import Daemon
 
 Connect = Callable[..., kv.Client]
 MISSING = 1 << 40

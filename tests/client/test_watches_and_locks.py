@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import kv
+from tests.harness.waiting import DEADLINE_S
 
 if TYPE_CHECKING:
-    from tests.client.conftest import Daemon, Line, ScriptedServer
+    from tests.harness.daemon import Daemon
+    from tests.harness.scripted_server import Line, ScriptedServer
 
 Connect = Callable[..., kv.Client]
-DEADLINE_S = 30
 SHORT_S = 0.05
 
 
@@ -72,7 +73,7 @@ def test_a_watch_of_a_restarted_daemon_is_resynchronised(
     db.set_many({"w:1": b"1", "w:2": b"2"})
     with db.watch("w:", since=0) as watch:
         assert watch.wait(DEADLINE_S) is not None
-        daemon.end()
+        daemon.terminate()
         start_daemon()
         change = watch.wait(DEADLINE_S)
         assert change is not None
@@ -89,7 +90,7 @@ def test_a_watch_whose_daemon_stays_away_ends_with_an_error(
     daemon = start_daemon()
     db = open_client(daemon.address, timeout=0.2)
     with db.watch("w:") as watch:
-        daemon.end()
+        daemon.terminate()
         with pytest.raises(kv.Unavailable):
             watch.wait(DEADLINE_S)
 
@@ -102,7 +103,7 @@ def test_a_wait_ends_in_time_while_the_daemon_is_away_and_the_watch_goes_on(
     db.set("w:1", b"1")
     with db.watch("w:", since=0) as watch:
         assert watch.wait(DEADLINE_S) is not None
-        daemon.end()
+        daemon.terminate()
         for _ in range(3):
             assert watch.wait(SHORT_S) is None
         start_daemon()
@@ -117,7 +118,7 @@ def test_how_long_a_daemon_may_stay_away_is_counted_over_all_waits(
     daemon = start_daemon()
     db = open_client(daemon.address, timeout=0.3)
     with db.watch("w:") as watch:
-        daemon.end()
+        daemon.terminate()
         assert watch.wait(SHORT_S) is None
         with pytest.raises(kv.Unavailable):
             until(lambda: watch.wait(SHORT_S) is not None)

@@ -2,18 +2,15 @@
 
 import asyncio
 import pathlib
-import socket
 from collections.abc import Awaitable, Callable
 
 import pytest
 
 from kvd.engine.database import Database
 from kvd.http.listener import Listener
-from kvd.protocol.limits import Limits
-from kvd.requests.executor import Administration, Commands
-from kvd.server.server import Server
 from kvd.store.authors import Author
-from tests.http.conftest import DEADLINE_S
+from tests.harness.in_memory import build, build_database
+from tests.harness.waiting import DEADLINE_S
 
 UNSPEAKABLE = Author(None, None, "\ud800")  # half of a character: no text that could be sent
 SOMEBODY = Author(None, None, "somebody")
@@ -24,16 +21,21 @@ def with_listener(path: str, database: Database, work: Callable[[Connect], Await
     """Run ``work`` beside a server that speaks HTTP; it is given what connects to it."""
 
     async def run() -> None:
-        listening = socket.socket(socket.AF_UNIX)
-        listening.bind(path)
-        server = Server(Commands(database, Limits(), Administration(), {}), asyncio.get_running_loop())
-        listener = Listener(server, hosts=[], is_open=False, max_json_bytes=1024)
-        await server.listen(listening, own=True, spoken=listener.session)
-        try:
-            async with asyncio.timeout(DEADLINE_S):
-                await work(lambda: asyncio.open_unix_connection(path))
-        finally:
-            await server.stop()
+        server = build(database=database, loop=asyncio.get_running_loop())
+        listener = Listener(server.server, hosts=[], is_open=False, max_json_bytes=1024)
+        writers: list[asyncio.StreamWriter] = []
+
+        async def connect() -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+            reader, writer = await asyncio.open_unix_connection(path)
+            writers.append(writer)
+            return reader, writer
+
+        async with server.listening(path, listener.session), asyncio.timeout(DEADLINE_S):
+            try:
+                await work(connect)
+            finally:
+                for writer in writers:
+                    writer.close()
 
     asyncio.run(run())
 
@@ -50,7 +52,7 @@ async def watch(connect: Connect, prefix: str) -> asyncio.StreamReader:
 def test_an_event_that_cannot_be_encoded_ends_its_watch(
     tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    database = Database()
+    database = build_database()
 
     async def work(connect: Connect) -> None:
         watching, elsewhere = await watch(connect, ""), await watch(connect, "b")

@@ -6,7 +6,12 @@ import threading
 
 import pytest
 
-from tests.http.conftest import ANN, BOB, ROOT, TOKEN, Daemon, Start, request
+from tests.harness.http_daemon import ANN, BOB, HttpDaemon
+from tests.harness.http_peer import http_request
+from tests.harness.processes import ROOT
+from tests.harness.real_daemon import TOKEN
+from tests.harness.waiting import DEADLINE_S
+from tests.http.conftest import Start
 
 BODY = b"POST /v2/get HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 SMUGGLED = [
@@ -32,15 +37,15 @@ SMUGGLED = [
 
 
 @pytest.mark.parametrize("sent", SMUGGLED)
-def test_what_could_be_read_in_two_ways_is_refused_and_the_connection_closed(daemon: Daemon, sent: bytes) -> None:
+def test_what_could_be_read_in_two_ways_is_refused_and_the_connection_closed(daemon: HttpDaemon, sent: bytes) -> None:
     with daemon.connect() as client:
-        client.send(sent + request("PUT", "/v1/smuggled", b"x"))
-        assert client.answer().status in (400, 405, 501)  # 501: a transfer coding that nobody here knows
+        client.send(sent + http_request("PUT", "/v1/smuggled", b"x"))
+        assert client.response().status in (400, 405, 501)  # 501: a transfer coding that nobody here knows
         assert client.is_over()
     assert daemon.ask("GET", "/v1/smuggled").status == 404
 
 
-def test_what_follows_the_short_way_is_not_read_as_part_of_a_path(daemon: Daemon) -> None:
+def test_what_follows_the_short_way_is_not_read_as_part_of_a_path(daemon: HttpDaemon) -> None:
     """A kept connection's second GET is not parsed; anything but a plain path in it has to be."""
     daemon.ask("PUT", "/v1/a", b"1")
     head = b" HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
@@ -48,41 +53,43 @@ def test_what_follows_the_short_way_is_not_read_as_part_of_a_path(daemon: Daemon
         for _ in range(2):
             assert client.ask("GET", "/v1/a").body == b"1"
         client.send(b"GET /v1/a" + head + b"DELETE /v1/a" + head + b"GET /v1/a" + head)
-        assert [client.answer().status for _ in range(3)] == [200, 200, 404]
+        assert [client.response().status for _ in range(3)] == [200, 200, 404]
         client.send(b"GET /v1/a?x" + head)
-        assert client.answer().status == 400
+        assert client.response().status == 400
         client.send(b"GET /v1/a HTTP/1.1\r\nHost: evil" + head)
-        assert client.answer().status == 400
+        assert client.response().status == 400
 
 
-def test_pipelined_requests_are_answered_in_order(daemon: Daemon) -> None:
+def test_pipelined_requests_are_answered_in_order(daemon: HttpDaemon) -> None:
     with daemon.connect() as client:
-        client.send(b"".join(request("PUT", f"/v1/k{n}", b"%d" % n) + request("GET", f"/v1/k{n}") for n in range(300)))
+        client.send(
+            b"".join(http_request("PUT", f"/v1/k{n}", b"%d" % n) + http_request("GET", f"/v1/k{n}") for n in range(300))
+        )
         for n in range(300):
-            assert client.answer().status == 201
-            assert client.answer().body == b"%d" % n
+            assert client.response().status == 201
+            assert client.response().body == b"%d" % n
 
 
 @pytest.mark.parametrize("head", [b"X: " + b"x" * 70_000, b"\r\n".join(b"X%d: y" % n for n in range(200))])
-def test_a_huge_head_is_431(daemon: Daemon, head: bytes) -> None:
+def test_a_huge_head_is_431(daemon: HttpDaemon, head: bytes) -> None:
     with daemon.connect() as client:
         client.send(b"GET /v1/a HTTP/1.1\r\nHost: localhost\r\n" + head + b"\r\n\r\n")
-        assert client.answer().status == 431
+        assert client.response().status == 431
         assert client.is_over()
 
 
-def test_a_body_may_come_in_chunks_and_after_continue(daemon: Daemon) -> None:
+def test_a_body_may_come_in_chunks_and_after_continue(daemon: HttpDaemon) -> None:
     with daemon.connect() as client:
         client.send(
             b"PUT /v1/a HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n3;x=y\r\nabc\r\n2\r\nde\r\n"
         )
         client.send(b"0\r\nTrailer: 1\r\n\r\n")
-        assert client.answer().status == 201
+        assert client.response().status == 201
         assert client.ask("GET", "/v1/a").body == b"abcde"
         client.send(b"PUT /v1/a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n")
-        assert client.answer().status == 100
+        assert client.response().status == 100
         client.send(b"xy")
-        assert client.answer().status == 201
+        assert client.response().status == 201
         assert client.ask("GET", "/v1/a").body == b"xy"
 
 
@@ -90,7 +97,7 @@ def test_a_slow_body_is_408(start: Start) -> None:
     daemon = start("[limits]\nframe_timeout_ms = 50\n")
     with daemon.connect() as client:
         client.send(b"PUT /v1/a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\nab")
-        assert client.answer().status == 408
+        assert client.response().status == 408
         assert client.is_over()
     assert daemon.ask("GET", "/v1/a").status == 404
 
@@ -103,7 +110,7 @@ def test_who_never_reads_is_closed_and_delays_nobody(start: Start) -> None:
         def ask_for_ever() -> None:
             try:
                 while True:
-                    client.send(request("GET", "/v1/big") * 100)
+                    client.send(http_request("GET", "/v1/big") * 100)
             except OSError:
                 return
 
@@ -154,20 +161,20 @@ def test_nothing_is_open_without_authentication(
     tmp_path: object, flags: tuple[str, ...], check: tuple[str, ...]
 ) -> None:
     command = [sys.executable, "-m", "kv", "serve", "--socket", f"{tmp_path}/s", "--http", *flags, *check]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, timeout=30, check=False)  # noqa: S603
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, timeout=DEADLINE_S, check=False)  # noqa: S603
     assert (done.returncode, b"HTTP" in done.stderr or b"http.open" in done.stderr) == (78, True)
 
 
 def test_without_http_nothing_of_it_is_loaded_and_without_the_extra_it_is_said(tmp_path: object) -> None:
     code = "import kvd.service.serve, sys; print([m for m in sys.modules if m.startswith(('kvd.http', 'httptools'))])"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, timeout=30, check=True)  # noqa: S603
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, timeout=DEADLINE_S, check=True)  # noqa: S603
     assert done.stdout == b"[]\n"
     code = (
         "import sys; sys.modules['httptools'] = None; from kvd.service.serve import check_config; "
         "sys.exit(check_config({'http.listen': '127.0.0.1:0', 'http.open': True}, '/dev/null'))"
     )
     code = code.replace("'/dev/null'", "None")
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, timeout=30, check=False)  # noqa: S603
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, timeout=DEADLINE_S, check=False)  # noqa: S603
     assert (done.returncode, b"kvd[http]" in done.stderr) == (78, True)
 
 
@@ -175,12 +182,10 @@ def test_an_answer_waits_for_the_disk(start: Start, tmp_path: object) -> None:
     daemon = start("", "--data-dir", f"{tmp_path}/data")
     with daemon.connect() as client:
         for n in range(20):
-            client.send(request("PUT", "/v1/a", b"%d" % n) + request("GET", "/v1/a"))
+            client.send(http_request("PUT", "/v1/a", b"%d" % n) + http_request("GET", "/v1/a"))
         for n in range(20):
-            assert client.answer().status == 201
-            assert client.answer().body == b"%d" % n
-    daemon.process.kill()
-    daemon.process.wait()
+            assert client.response().status == 201
+            assert client.response().body == b"%d" % n
+    daemon.kill()
     again = start("", "--data-dir", f"{tmp_path}/data")
     assert again.ask("GET", "/v1/a").body == b"19"
-    daemon.end = lambda: None  # type: ignore[method-assign]

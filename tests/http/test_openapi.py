@@ -4,7 +4,7 @@ import schemathesis
 from hypothesis import HealthCheck, settings
 
 from kvd.http.openapi import document
-from tests.http.conftest import Daemon
+from tests.harness.http_daemon import HttpDaemon
 
 schema = schemathesis.openapi.from_dict(document()).exclude(path="/v2/watch")  # an answer without an end
 
@@ -13,7 +13,7 @@ schema = schemathesis.openapi.from_dict(document()).exclude(path="/v2/watch")  #
 @settings(
     max_examples=15, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
 )  # fmt: skip
-def test_the_daemon_answers_as_its_document_says(case: schemathesis.Case, shared: Daemon) -> None:
+def test_the_daemon_answers_as_its_document_says(case: schemathesis.Case, shared: HttpDaemon) -> None:
     response = case.call(base_url=f"http://127.0.0.1:{shared.port}")
     assert response.status_code < 500 or response.status_code == 503
     case.validate_response(response, checks=[

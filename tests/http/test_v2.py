@@ -2,17 +2,19 @@
 
 import base64
 import json
-import subprocess
-import sys
+import pathlib
 
 import pytest
 
-from tests.http.conftest import ROOT, Client, Daemon, Start
+from tests.harness.daemon import Daemon
+from tests.harness.http_daemon import HttpDaemon
+from tests.harness.http_peer import HttpPeer
+from tests.http.conftest import Start
 
 BINARY = bytes(range(256))
 
 
-def test_a_value_comes_back_byte_for_byte_with_its_version_as_tag(daemon: Daemon) -> None:
+def test_a_value_comes_back_byte_for_byte_with_its_version_as_tag(daemon: HttpDaemon) -> None:
     put = daemon.ask("PUT", "/v2/keys/a%2Fb", BINARY)
     assert put.status == 201
     got = daemon.ask("GET", "/v2/keys/a/b")
@@ -25,7 +27,7 @@ def test_a_value_comes_back_byte_for_byte_with_its_version_as_tag(daemon: Daemon
     assert daemon.ask("DELETE", "/v2/keys/a/b").status == 404
 
 
-def test_conditions_hold_or_nothing_is_written(daemon: Daemon) -> None:
+def test_conditions_hold_or_nothing_is_written(daemon: HttpDaemon) -> None:
     assert daemon.ask("PUT", "/v2/keys/c", b"1", If_None_Match="*").status == 201
     assert daemon.ask("PUT", "/v2/keys/c", b"2", If_None_Match="*").status == 412
     first = daemon.ask("GET", "/v2/keys/c").headers["etag"]
@@ -40,7 +42,7 @@ def test_conditions_hold_or_nothing_is_written(daemon: Daemon) -> None:
     assert daemon.ask("DELETE", "/v2/keys/c", If_Match=second.headers["etag"]).status == 204
 
 
-def test_bulk_reads_and_writes_are_binary_safe_and_of_one_version(daemon: Daemon) -> None:
+def test_bulk_reads_and_writes_are_binary_safe_and_of_one_version(daemon: HttpDaemon) -> None:
     encoded = {"base64": base64.b64encode(BINARY).decode()}
     written = daemon.post("/v2/set", {"entries": {"t": "text 🎂", "b": encoded, "e": ""}}).json()
     read = daemon.post("/v2/get", {"keys": ["b", "none", "t", "e"]}).json()
@@ -67,7 +69,7 @@ def test_a_version_that_is_gone_is_410_and_one_to_come_an_error(start: Start) ->
     assert daemon.ask("GET", "/v2/keys/a?at=999999").status == 400
 
 
-def test_pages_of_a_prefix_come_in_order_and_end(daemon: Daemon) -> None:
+def test_pages_of_a_prefix_come_in_order_and_end(daemon: HttpDaemon) -> None:
     names = [f"p/{number:03}" for number in range(25)]
     daemon.post("/v2/set", {"entries": {**dict.fromkeys(names, "x"), "q": "x", "o": "x"}})
     seen, target, pages = [], "/v2/keys?prefix=p/&limit=10", 0
@@ -81,7 +83,7 @@ def test_pages_of_a_prefix_come_in_order_and_end(daemon: Daemon) -> None:
     assert daemon.ask("GET", "/v2/keys?prefix=p/&limit=1&values=true").json()["items"][0]["value"] == "x"
 
 
-def test_a_transaction_is_all_or_nothing(daemon: Daemon) -> None:
+def test_a_transaction_is_all_or_nothing(daemon: HttpDaemon) -> None:
     version = daemon.post("/v2/set", {"entries": {"x": "1", "y": "1"}}).json()["version"]
     done = daemon.post("/v2/transaction", {"compare": {"x": version, "new": 0}, "set": {"new": "1"}, "delete": ["y"]})
     assert done.status == 200
@@ -94,7 +96,7 @@ def test_a_transaction_is_all_or_nothing(daemon: Daemon) -> None:
     assert daemon.post("/v2/transaction", {"store": "another", "set": {"x": "9"}}).status == 409
 
 
-def test_a_time_to_live_is_taken_and_a_bad_one_is_not(daemon: Daemon) -> None:
+def test_a_time_to_live_is_taken_and_a_bad_one_is_not(daemon: HttpDaemon) -> None:
     assert daemon.ask("PUT", "/v2/keys/t?ttl=600000", b"1").status == 201
     assert b"t: 9m" in daemon.kv("ttl", "t").stdout
     for bad in ("0", "-1", "x", "1.5", "99999999999999999999"):
@@ -116,7 +118,7 @@ def test_a_time_to_live_is_taken_and_a_bad_one_is_not(daemon: Daemon) -> None:
     ],
 )  # fmt: skip
 def test_bad_input_is_a_problem_that_says_what_is_wrong(
-    daemon: Daemon, method: str, target: str, body: bytes | None, status: int
+    daemon: HttpDaemon, method: str, target: str, body: bytes | None, status: int
 ) -> None:
     version = daemon.status()["version"]
     answer = daemon.ask(method, target, body, Content_Type="application/json")
@@ -126,11 +128,11 @@ def test_bad_input_is_a_problem_that_says_what_is_wrong(
     assert daemon.status()["version"] == version
 
 
-def test_a_body_of_another_type_is_415(daemon: Daemon) -> None:
+def test_a_body_of_another_type_is_415(daemon: HttpDaemon) -> None:
     assert daemon.ask("POST", "/v2/set", b'{"entries": {"a": "1"}}', Content_Type="text/plain").status == 415
 
 
-def test_the_document_names_every_route_of_v2(daemon: Daemon) -> None:
+def test_the_document_names_every_route_of_v2(daemon: HttpDaemon) -> None:
     document = daemon.ask("GET", "/openapi.json").json()
     assert document["openapi"].startswith("3.1")
     from kvd.http.listener import ROUTES
@@ -149,21 +151,12 @@ def test_a_full_disk_s_and_memory_s_refusals_are_503(start: Start) -> None:
     assert daemon.ask("DELETE", "/v2/keys/a").status == 204
 
 
-def test_what_was_acknowledged_is_there_after_kill_9(tmp_path: object) -> None:
-    command = [sys.executable, "-m", "kv", "serve", "--socket", f"{tmp_path}/s", "--data-dir", f"{tmp_path}/d",
-               "--http", f"{tmp_path}/h"]  # fmt: skip
-    import socket
-
-    for number in range(3):
-        daemon = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)  # noqa: S603
-        assert daemon.stdout is not None
-        assert b"started" in daemon.stdout.readline()
-        connecting = socket.socket(socket.AF_UNIX)
-        connecting.connect(f"{tmp_path}/h")
-        with Client(connecting) as client:
-            for before in range(number):
-                assert client.ask("GET", f"/v1/k{before}").body == b"v" * 1_000
-            assert client.ask("PUT", f"/v1/k{number}", b"v" * 1_000).status == 201
-            daemon.kill()
-        daemon.wait()
-        daemon.stdout.close()
+def test_what_was_acknowledged_is_there_after_kill_9(tmp_path: pathlib.Path) -> None:
+    with Daemon(tmp_path, "", "--data-dir", f"{tmp_path}/d", "--http", f"{tmp_path}/h") as daemon:
+        for number in range(3):
+            with HttpPeer.unix(f"{tmp_path}/h") as client:
+                for before in range(number):
+                    assert client.ask("GET", f"/v1/k{before}").body == b"v" * 1_000
+                assert client.ask("PUT", f"/v1/k{number}", b"v" * 1_000).status == 201
+                daemon.kill()
+            daemon.serve()

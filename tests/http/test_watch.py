@@ -3,7 +3,10 @@
 import base64
 import json
 
-from tests.http.conftest import ANN, BOB, TOKEN, Client, Daemon, Start, request
+from tests.harness.http_daemon import ANN, BOB, HttpDaemon
+from tests.harness.http_peer import HttpPeer, http_request
+from tests.harness.real_daemon import TOKEN
+from tests.http.conftest import Start
 
 BINARY = bytes(range(256))
 RULES = """
@@ -28,7 +31,7 @@ rights = ["read"]
 class Reader:
     """The events of a watch."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: HttpPeer) -> None:
         self.client = client
         self.text = b""
         self.chunks = client.chunks()
@@ -53,7 +56,7 @@ class Reader:
         return fields["event"], json.loads(fields["data"]), fields.get("id")
 
 
-def test_a_watch_tells_every_change_below_its_prefix_once_in_order_and_resumes(daemon: Daemon) -> None:
+def test_a_watch_tells_every_change_below_its_prefix_once_in_order_and_resumes(daemon: HttpDaemon) -> None:
     begin = daemon.status()["version"]
     with daemon.connect() as client:
         client.send(b"GET /v2/watch?prefix=w/&from=%d HTTP/1.1\r\nHost: localhost\r\n\r\n" % begin)
@@ -93,16 +96,16 @@ def test_who_comes_too_late_gets_everything_anew(start: Start) -> None:
     assert {data["key"]: data["value"] for _, data, _ in events[1:4]} == {"r/0": "18", "r/1": "19", "r/2": "17"}
 
 
-def watch(client: Client, prefix: str, **headers: str) -> Reader:
+def watch(client: HttpPeer, prefix: str, **headers: str) -> Reader:
     """Watch from now on: returns when it is live."""
-    client.send(request("GET", f"/v2/watch?prefix={prefix}", **headers))
+    client.send(http_request("GET", f"/v2/watch?prefix={prefix}", **headers))
     assert client.head()[0] == 200
     reader = Reader(client)
     assert reader.next()[0] == "live"
     return reader
 
 
-def test_http_1_0_is_told_without_chunks(daemon: Daemon) -> None:
+def test_http_1_0_is_told_without_chunks(daemon: HttpDaemon) -> None:
     with daemon.connect() as client:
         client.send(b"GET /v2/watch HTTP/1.0\r\n\r\n")
         status, headers = client.head()
@@ -116,8 +119,8 @@ def test_who_falls_behind_the_history_gets_everything_anew(start: Start) -> None
     with daemon.connect_local() as silent, daemon.connect() as writer:
         reader = watch(silent, "much/")
         for number in range(500):  # 5 MB, of which the socket and its buffers take a part
-            writer.send(request("PUT", f"/v1/much/{number % 20}", f"{number:<10000}".encode()))
-            assert writer.answer().status == 201
+            writer.send(http_request("PUT", f"/v1/much/{number % 20}", f"{number:<10000}".encode()))
+            assert writer.response().status == 201
         assert 0 < len(reader.until("reset")) < 480, "what had not left it before"
         items = {str(item["key"]): str(item["value"]).rstrip() for item in reader.until("live")}
         assert items == {f"much/{number % 20}": str(number) for number in range(480, 500)}
@@ -155,12 +158,12 @@ def test_a_token_that_is_taken_away_ends_its_watches_and_opens_no_kept_connectio
 def test_a_request_whose_token_is_taken_away_before_it_has_come_whole_does_not_run(start: Start) -> None:
     daemon = start(is_open=False)
     with daemon.connect() as client:
-        head, _, body = request("PUT", "/v1/a", b"1", Authorization=BOB, Expect="100-continue").rpartition(b"\r\n")
+        head, _, body = http_request("PUT", "/v1/a", b"1", Authorization=BOB, Expect="100-continue").rpartition(b"\r\n")
         client.send(head + b"\r\n")
-        assert client.answer().status == 100, "its head was in order"
+        assert client.response().status == 100, "its head was in order"
         daemon.reload(tokens=f"ann {TOKEN}\n")
         client.send(body)
-        assert client.answer().status == 401
+        assert client.response().status == 401
     assert daemon.ask("GET", "/v1/a", Authorization=ANN).status == 404
 
 
@@ -169,8 +172,8 @@ def test_a_stop_tells_all_that_there_was_and_ends_the_stream(start: Start) -> No
     with daemon.connect() as client, daemon.connect() as writer:
         reader = watch(client, "")
         for number in range(100):
-            writer.send(request("PUT", f"/v1/{number}", b"x" * 10_000))
-        assert {writer.answer().status for _ in range(100)} == {201}
+            writer.send(http_request("PUT", f"/v1/{number}", b"x" * 10_000))
+        assert {writer.response().status for _ in range(100)} == {201}
         daemon.process.terminate()
         assert [list(reader.next()[1]["changes"]) for _ in range(100)] == [[str(number)] for number in range(100)]  # type: ignore[call-overload]
         assert reader.is_ended()

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from kvd.protocol.messages import encode_replies
-from tests.live.conftest import SCALE, frame, packed
+from tests.harness.raw_peer import frame, packed
+from tests.harness.waiting import SCALE
 
 if TYPE_CHECKING:
-    from tests.live.conftest import Daemon
+    from tests.harness.daemon import Daemon
 
 LIMIT = 16 * 1024 * 1024
 HTTP = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -21,16 +22,16 @@ def refused(reply: object) -> bool:
 
 def test_a_frame_may_come_byte_by_byte_and_many_in_one_write(daemon: "Daemon") -> None:
     peer = daemon.connect()
-    for byte in frame([["set", {"a": b"1"}], ["get", "a"]]):
+    for byte in frame(["set", {"a": b"1"}], ["get", "a"]):
         peer.send(bytes([byte]))
     assert peer.receive() == [1, b"1"]
-    peer.send(frame([["get", "a"]]) * 300 + frame([["ping"]]))
+    peer.send(frame(["get", "a"]) * 300 + frame(["ping"]))
     assert [peer.receive() for _ in range(301)] == [[b"1"]] * 300 + [[True]]
 
 
 def test_a_split_at_every_byte_makes_no_difference(daemon: "Daemon") -> None:
     peer = daemon.connect()
-    whole = frame([["set", {"k": b"value"}], ["get_many", ["k", "no"]]]) + frame([["ping"]])
+    whole = frame(["set", {"k": b"value"}], ["get_many", ["k", "no"]]) + frame(["ping"])
     for cut in range(1, len(whole)):
         peer.send(whole[:cut])
         peer.send(whole[cut:])
@@ -67,10 +68,10 @@ def test_a_wrong_request_refuses_its_whole_frame_and_nothing_of_it_ran(daemon: "
 @pytest.mark.parametrize("length", [LIMIT + 1, 2**31, 2**32 - 1, int.from_bytes(HTTP[:4], "big")])
 def test_a_huge_length_is_answered_and_the_connection_closed(daemon: "Daemon", length: int) -> None:
     peer = daemon.connect()
-    peer.send(frame([["ping"]]) + length.to_bytes(4, "big") + b"rest")
+    peer.send(frame(["ping"]) + length.to_bytes(4, "big") + b"rest")
     assert peer.receive() == [True]
     assert peer.receive()["error"] == "too_large"
-    assert peer.is_closed()
+    assert peer.says_nothing_more()
 
 
 def test_a_frame_of_exactly_the_limit_is_taken(daemon: "Daemon") -> None:
@@ -78,7 +79,7 @@ def test_a_frame_of_exactly_the_limit_is_taken(daemon: "Daemon") -> None:
     entries = {key: bytes(LIMIT // 3) for key in "abc"}
     payload = encode_replies([["set", entries]])
     entries["c"] = bytes(LIMIT // 3 + LIMIT - len(payload))
-    whole = frame([["set", entries]])
+    whole = frame(["set", entries])
     assert len(whole) == 4 + LIMIT
     peer.send(whole)
     assert peer.receive() == [1]
@@ -96,7 +97,7 @@ def test_a_thousand_declared_maxima_cost_nothing(daemon: "Daemon") -> None:
 def test_a_large_frame_runs_in_order_and_lets_others_in_between(daemon: "Daemon") -> None:
     slow, quick = daemon.connect(), daemon.connect()
     slow.ask(["set", {"key": b"x" * 16}])
-    slow.send(frame([["get", "key"]] * 65_535 + [["ping"]]) + frame([["get", "key"]]))
+    slow.send(frame(*([["get", "key"]] * 65_535 + [["ping"]])) + frame(["get", "key"]))
     assert quick.ask(["ping"]) == [True]
     assert slow.receive() == [b"x" * 16] * 65_535 + [True]
     assert slow.receive() == [b"x" * 16]
@@ -139,7 +140,7 @@ def test_live_fuzz_disturbs_nobody(daemon: "Daemon") -> None:
     chance = random.Random(seed)  # noqa: S311 - no secret
     canary = daemon.connect()
     canary.ask(["set", {"canary": b"sings"}])
-    good = frame([["get", "a"], ["get_many", ["a", "b"]], ["scan", "", None, 5, None, True], ["delete", ["z"], True]])
+    good = frame(["get", "a"], ["get_many", ["a", "b"]], ["scan", "", None, 5, None, True], ["delete", ["z"], True])
     for _ in range(300 * SCALE):
         stream = bytearray(good * 3)
         for _ in range(chance.randrange(1, 8)):

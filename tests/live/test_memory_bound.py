@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.live.conftest import frame
+from tests.harness.raw_peer import frame
 
 if TYPE_CHECKING:
-    from tests.live.conftest import Daemon, Peer
+    from tests.harness.daemon import Daemon
+    from tests.harness.raw_peer import RawPeer
 
 MIB = 1024 * 1024
 MAX_BYTES = 64 * MIB
@@ -41,7 +42,7 @@ def is_full(reply: Any) -> bool:  # noqa: ANN401 - whatever the server says
     return isinstance(reply, dict) and reply["error"] == "out_of_memory"
 
 
-def metrics(peer: "Peer") -> dict[str, int]:
+def metrics(peer: "RawPeer") -> dict[str, int]:
     return dict(peer.ask(["metrics"])[0])
 
 
@@ -104,7 +105,7 @@ def test_what_the_disk_does_not_have_yet_counts_too(
     more = batches("c/", 1024, 250)
     while written < 3 * MAX_BYTES:
         for peer in peers:
-            peer.send(b"".join(frame([["set", next(more)]]) for _ in range(2)))
+            peer.send(b"".join(frame(["set", next(more)]) for _ in range(2)))
             written += 2 * 250 * (1024 + 200)
         for peer in peers:
             for _ in range(2):

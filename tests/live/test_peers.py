@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 import kv
-from tests.live.conftest import SCALE, frame
+from tests.harness.raw_peer import frame
+from tests.harness.waiting import DEADLINE_S, SCALE, eventually
 
 if TYPE_CHECKING:
-    from tests.live.conftest import Daemon
+    from tests.harness.daemon import Daemon
 
 IDLE = 10_000
 MAX_DESCRIPTORS = 253  # in one message: SCM_MAX_FD of the kernel
@@ -45,8 +46,7 @@ def test_ten_thousand_idle_connections_are_cheap_and_are_all_served(daemon: "Dae
     assert all(peer.ask(["ping"]) == [True] for peer in peers[::97])
     for peer in peers:
         peer.socket.close()
-    while daemon.status()["connections"] > 1:
-        pass
+    eventually(lambda: daemon.status()["connections"] == 1)
     assert daemon.descriptors() <= descriptors + 1  # one of status itself
 
 
@@ -56,7 +56,7 @@ def test_peers_that_never_read_cost_little_and_delay_nobody(daemon: "Daemon") ->
     before = daemon.status()["memory_rss_bytes"]
     greedy = [daemon.connect() for _ in range(10)]
     for peer in greedy:
-        peer.send(frame([["get", "big"]]) * 500)
+        peer.send(frame(["get", "big"]) * 500)
         assert canary.ask(["get", "small"]) == [b"s"]
     assert daemon.status()["memory_rss_bytes"] - before < 64 * MIB
     for _ in range(500):  # and each still gets all that it asked for, once it reads
@@ -67,35 +67,34 @@ def test_a_peer_that_never_reads_is_closed(start: "Callable[..., Daemon]") -> No
     daemon = start("limits.stalled_peer_timeout_ms = 200\n")
     peer = daemon.connect()
     peer.ask(["set", {"big": bytes(MIB)}])
-    peer.send(frame([["get", "big"]] * 20))
-    while daemon.status()["connections"] > 1:
-        pass
-    assert "it kept the server waiting" in daemon.log.read_text(encoding="utf-8")
+    peer.send(frame(*([["get", "big"]] * 20)))
+    eventually(lambda: daemon.status()["connections"] == 1)
+    assert "it kept the server waiting" in daemon.log()
 
 
 def test_a_frame_that_has_begun_must_end_in_time(start: "Callable[..., Daemon]") -> None:
     daemon = start("limits.frame_timeout_ms = 200\n")
     idle, slow = daemon.connect(), daemon.connect()
-    slow.send(frame([["ping"]])[:-1])
-    assert slow.is_closed()
+    slow.send(frame(["ping"])[:-1])
+    assert slow.says_nothing_more()
     assert idle.ask(["ping"]) == [True], "who has begun nothing is not in a hurry"
 
 
 def test_a_half_closed_peer_gets_its_replies(daemon: "Daemon") -> None:
     peer = daemon.connect()
-    peer.send(frame([["set", {"a": b"1"}], ["get", "a"]]) * 100)
+    peer.send(frame(["set", {"a": b"1"}], ["get", "a"]) * 100)
     peer.socket.shutdown(socket.SHUT_WR)
     assert [peer.receive()[1] for _ in range(100)] == [b"1"] * 100
-    assert peer.is_closed()
+    assert peer.says_nothing_more()
 
 
 def test_a_half_closed_peer_gets_its_replies_to_a_large_frame_too(daemon: "Daemon") -> None:
     peer = daemon.connect()
-    peer.send(frame([["get", "key"]] * 30_000) + frame([["ping"]]))
+    peer.send(frame(*([["get", "key"]] * 30_000)) + frame(["ping"]))
     peer.socket.shutdown(socket.SHUT_WR)
     assert peer.receive() == [None] * 30_000
     assert peer.receive() == [True]
-    assert peer.is_closed()
+    assert peer.says_nothing_more()
 
 
 def test_connections_come_and_go_without_a_trace(daemon: "Daemon") -> None:
@@ -118,7 +117,7 @@ def test_one_connection_too_many_is_told_so(start: "Callable[..., Daemon]") -> N
     assert all(peer.ask(["ping"]) == [True] for peer in peers)
     extra = daemon.connect()
     assert extra.receive()["error"] == "busy"
-    assert extra.is_closed()
+    assert extra.says_nothing_more()
     peers.pop().socket.close()
     while (again := daemon.connect()).ask(["ping"]) != [True]:
         again.socket.close()
@@ -130,7 +129,7 @@ def test_descriptors_that_a_peer_sends_along_are_not_kept(daemon: "Daemon") -> N
     before = daemon.descriptors()
     with open(os.devnull, "rb") as null:
         for _ in range(1_000 * SCALE):
-            socket.send_fds(peer.socket, [frame([["ping"]])], [null.fileno()] * MAX_DESCRIPTORS)
+            socket.send_fds(peer.socket, [frame(["ping"])], [null.fileno()] * MAX_DESCRIPTORS)
             assert peer.receive() == [True]
     assert daemon.descriptors() == before
 
@@ -145,7 +144,7 @@ def test_a_client_waits_while_the_connection_queue_is_full(daemon: "Daemon", man
             connecting.connect(daemon.path)
     with kv.connect(daemon.path, timeout=0.05) as hasty, pytest.raises(kv.Unavailable, match="no answer in time"):
         hasty.ping()
-    with kv.connect(daemon.path, timeout=20) as patient:
+    with kv.connect(daemon.path, timeout=DEADLINE_S) as patient:
         threading.Timer(0.05, os.kill, (daemon.process.pid, signal.SIGCONT)).start()
         patient.ping()
     for connecting in queued:
@@ -183,10 +182,10 @@ def test_a_user_who_was_sent_away_does_not_thereby_gain_connections(start: "Call
         assert [connect(), connect(), connect()] == ["served", "served", "busy"]
         ours = [daemon.connect() for _ in range(2)]
         assert all(peer.ask(["ping"]) == [True] for peer in ours)
-        assert [connect() for _ in range(3)] == ["busy"] * 3  # the house is full
+        assert [connect() for _ in range(3)] == ["busy"] * 3  # all places are taken
         for peer in ours:
             peer.socket.close()
-        while (ours := [daemon.connect()])[0].ask(["ping"]) != [True]:
-            pass  # until there is room again
+        while (ours := daemon.connect()).ask(["ping"]) != [True]:
+            ours.close()  # until there is room again
         assert connect() == "busy", "it still has its two"
         stranger.stdin.close()

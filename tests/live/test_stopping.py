@@ -5,20 +5,22 @@ import signal
 from typing import TYPE_CHECKING, Any
 
 import kv
-from tests.live.conftest import frame
+from tests.harness.raw_peer import frame
+from tests.harness.waiting import DEADLINE_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.live.conftest import Daemon, Peer
+    from tests.harness.daemon import Daemon
+    from tests.harness.raw_peer import RawPeer
 
 
-def replies_and_goodbye(peer: "Peer") -> tuple[list[Any], Any]:
+def replies_and_goodbye(peer: "RawPeer") -> tuple[list[Any], Any]:
     """All replies up to the last frame, and that frame."""
     replies = []
     while isinstance(reply := peer.receive(), list):
         replies.append(reply)
-    assert peer.is_closed()
+    assert peer.says_nothing_more()
     return replies, reply
 
 
@@ -26,34 +28,34 @@ def test_frames_are_answered_in_order_or_known_not_to_have_run(daemon: "Daemon")
     peer = daemon.connect()
     assert peer.ask(["ping"]) == [True]
     for number in range(200):
-        peer.send(frame([["set", {"n": b"%d" % number}], ["get", "n"]]))
+        peer.send(frame(["set", {"n": b"%d" % number}], ["get", "n"]))
     daemon.process.send_signal(signal.SIGTERM)
     replies, goodbye = replies_and_goodbye(peer)
     assert goodbye["error"] == "shutting_down"
     assert [value for _, value in replies] == [b"%d" % number for number in range(len(replies))]
-    assert daemon.process.wait(20) == 0
+    assert daemon.process.wait(DEADLINE_S) == 0
 
 
 def test_a_large_frame_in_work_is_finished(daemon: "Daemon") -> None:
     peer = daemon.connect()
-    peer.send(frame([["get", "key"]] * 65_536))
+    peer.send(frame(*([["get", "key"]] * 65_536)))
     assert daemon.connect().ask(["ping"]) == [True]
     daemon.process.send_signal(signal.SIGTERM)
     replies, goodbye = replies_and_goodbye(peer)
     assert goodbye["error"] == "shutting_down"
     assert replies in ([], [[None] * 65_536])
-    assert daemon.process.wait(20) == 0
+    assert daemon.process.wait(DEADLINE_S) == 0
 
 
 def test_idle_clients_are_told_and_do_not_hold_it_up(daemon: "Daemon") -> None:
     peers = [daemon.connect() for _ in range(50)]
     assert all(peer.ask(["ping"]) == [True] for peer in peers)
-    assert daemon.stop() == 0
+    assert daemon.terminate() == 0
     assert all(peer.receive()["error"] == "shutting_down" for peer in peers)
 
 
 def test_nothing_is_left_behind(daemon: "Daemon") -> None:
-    assert daemon.stop(signal.SIGINT) == 0
+    assert daemon.terminate(signal.SIGINT) == 0
     assert not os.path.exists(daemon.path)
     assert not os.path.exists(daemon.path + ".lock")
 
@@ -62,29 +64,29 @@ def test_a_peer_that_does_not_read_does_not_hold_it_up_for_ever(start: "Callable
     daemon = start("limits.drain_timeout_ms = 300\n")
     peer = daemon.connect()
     peer.ask(["set", {"big": bytes(1 << 20)}])
-    peer.send(frame([["get", "big"]] * 20))
+    peer.send(frame(*([["get", "big"]] * 20)))
     assert daemon.connect().ask(["ping"]) == [True]
-    assert daemon.stop() == 0
-    assert "did not take their last replies in time" in daemon.log.read_text(encoding="utf-8")
+    assert daemon.terminate() == 0
+    assert "did not take their last replies in time" in daemon.log()
 
 
 def test_a_second_signal_changes_nothing(start: "Callable[..., Daemon]") -> None:
     daemon = start("limits.drain_timeout_ms = 1000\n")
     peer = daemon.connect()
     peer.ask(["set", {"big": bytes(1 << 20)}])
-    peer.send(frame([["get", "big"]] * 20))
+    peer.send(frame(*([["get", "big"]] * 20)))
     assert daemon.connect().ask(["ping"]) == [True]
     daemon.process.send_signal(signal.SIGTERM)
     daemon.process.send_signal(signal.SIGTERM)
     assert [len(reply) for reply in replies_and_goodbye(peer)[0]] == [20]
-    assert daemon.process.wait(20) == 0
+    assert daemon.process.wait(DEADLINE_S) == 0
 
 
 def test_the_connection_queue_is_told_that_nothing_ran(daemon: "Daemon") -> None:
     os.kill(daemon.process.pid, signal.SIGSTOP)
     waiting = [daemon.connect() for _ in range(5)]
     for peer in waiting:
-        peer.send(frame([["set", {"a": b"1"}]]))
+        peer.send(frame(["set", {"a": b"1"}]))
     daemon.process.send_signal(signal.SIGTERM)
     os.kill(daemon.process.pid, signal.SIGCONT)
     for peer in waiting:
@@ -92,14 +94,14 @@ def test_the_connection_queue_is_told_that_nothing_ran(daemon: "Daemon") -> None
         while isinstance(last, list):
             last = peer.receive()
         assert last["error"] == "shutting_down"
-    assert daemon.process.wait(20) == 0
+    assert daemon.process.wait(DEADLINE_S) == 0
 
 
 def test_a_client_sends_again_what_did_not_run(start: "Callable[..., Daemon]") -> None:
     first = start()
     with kv.connect(first.path) as db:
         db.set("a", b"1")
-        assert first.stop() == 0
+        assert first.terminate() == 0
         second = start()
         os.symlink(second.path, first.path)
         assert db.get("a") is None, "a new, empty store answers"

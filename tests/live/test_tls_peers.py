@@ -5,16 +5,16 @@ import pathlib
 import socket
 import ssl
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.live.conftest import DEADLINE_S, SCALE, Peer, frame, packed
+from tests.harness.raw_peer import RawPeer, frame, packed
+from tests.harness.waiting import DEADLINE_S, SCALE, eventually
 
 if TYPE_CHECKING:
-    from tests.live.conftest import Daemon
+    from tests.harness.daemon import Daemon
 
 MIB = 1024 * 1024
 LIMIT = 16 * MIB
@@ -23,7 +23,7 @@ QUICK = "limits.frame_timeout_ms = 300\nlimits.hello_timeout_ms = 300\nlimits.st
 MOST = 40
 
 
-class House:
+class Remote:
     """A daemon that listens on TCP, in plain or with TLS."""
 
     def __init__(self, start: "Callable[..., Daemon]", folder: pathlib.Path, *, tls: bool, more: str = "") -> None:
@@ -39,18 +39,16 @@ class House:
         """A TCP connection that has not said a word."""
         return socket.create_connection(("127.0.0.1", self.port), DEADLINE_S)
 
-    def connect(self) -> Peer:
+    def connect(self) -> RawPeer:
         """A connection that has to say hello first."""
         connected = self.raw()
         if self.is_tls:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
             context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
             connected = context.wrap_socket(connected)
-        peer = Peer.__new__(Peer)
-        peer.socket, peer._early = connected, b""
-        return peer
+        return self.daemon.keep(RawPeer(connected))
 
-    def greeted(self) -> Peer:
+    def greeted(self) -> RawPeer:
         """A connection that may do what everybody may."""
         peer = self.connect()
         assert peer.ask(["hello", 1, "test", TOKEN])[0][0] == 1
@@ -70,18 +68,18 @@ def papers(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 
 @pytest.fixture(params=[False, True], ids=["tcp", "tls"])
-def house(request: pytest.FixtureRequest, start: "Callable[..., Daemon]", papers: pathlib.Path) -> Iterator[House]:
+def remote(request: pytest.FixtureRequest, start: "Callable[..., Daemon]", papers: pathlib.Path) -> Iterator[Remote]:
     """A daemon with short deadlines. It must be the same afterwards, serve, and have logged no error."""
-    one = House(start, papers, tls=request.param, more=QUICK)
+    one = Remote(start, papers, tls=request.param, more=QUICK)
     yield one
     assert one.daemon.status()["pid"] == one.daemon.process.pid
-    assert "ERROR" not in one.daemon.log.read_text(encoding="utf-8")
-    assert "Traceback" not in one.daemon.log.read_text(encoding="utf-8")
+    assert "ERROR" not in one.daemon.log()
+    assert "Traceback" not in one.daemon.log()
 
 
 @pytest.fixture
-def tls_house(start: "Callable[..., Daemon]", papers: pathlib.Path) -> House:
-    return House(start, papers, tls=True, more=QUICK + f"limits.max_connections = {MOST}\n")
+def tls_remote(start: "Callable[..., Daemon]", papers: pathlib.Path) -> Remote:
+    return Remote(start, papers, tls=True, more=QUICK + f"limits.max_connections = {MOST}\n")
 
 
 def ends(connected: socket.socket) -> bool:
@@ -95,49 +93,42 @@ def ends(connected: socket.socket) -> bool:
     return True
 
 
-def until(condition: Callable[[], bool]) -> None:
-    """Wait for it."""
-    end = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < end, "it never came about"
-
-
 # ---------------------------------------------------------------------- what is said
 
 
 @pytest.mark.parametrize("payload", [b"", b"\xc1", b"\x91" * 100_000, b"\xdd\xff\xff\xff\xff", bytes(range(256))])
-def test_garbage_in_a_frame_is_refused_and_the_connection_goes_on(house: House, payload: bytes) -> None:
-    peer = house.greeted()
+def test_garbage_in_a_frame_is_refused_and_the_connection_goes_on(remote: Remote, payload: bytes) -> None:
+    peer = remote.greeted()
     peer.send(packed(payload))
     assert peer.receive()["error"] == "bad_request"
     assert peer.ask(["ping"]) == [True]
 
 
 @pytest.mark.parametrize("length", [LIMIT + 1, 2**32 - 1])
-def test_a_huge_length_is_answered_and_the_connection_closed(house: House, length: int) -> None:
-    peer = house.greeted()
-    peer.send(frame([["ping"]]) + length.to_bytes(4, "big") + b"rest")
+def test_a_huge_length_is_answered_and_the_connection_closed(remote: Remote, length: int) -> None:
+    peer = remote.greeted()
+    peer.send(frame(["ping"]) + length.to_bytes(4, "big") + b"rest")
     assert peer.receive() == [True]
     assert peer.receive()["error"] == "too_large"
     assert ends(peer.socket)
 
 
-def test_before_hello_not_even_a_large_frame_may_begin(house: House) -> None:
-    peer = house.connect()
+def test_before_hello_not_even_a_large_frame_may_begin(remote: Remote) -> None:
+    peer = remote.connect()
     peer.send((LIMIT // 2).to_bytes(4, "big") + b"x")
     assert peer.receive()["error"] == "too_large"
     assert ends(peer.socket)
 
 
-def test_a_frame_may_come_byte_by_byte(house: House) -> None:
-    peer = house.greeted()
-    for byte in frame([["set", {"a": b"1"}], ["get", "a"]]):
+def test_a_frame_may_come_byte_by_byte(remote: Remote) -> None:
+    peer = remote.greeted()
+    for byte in frame(["set", {"a": b"1"}], ["get", "a"]):
         peer.send(bytes([byte]))
     assert peer.receive()[1] == b"1"
 
 
-def test_large_frames_go_both_ways(house: House) -> None:
-    peer = house.greeted()
+def test_large_frames_go_both_ways(remote: Remote) -> None:
+    peer = remote.greeted()
     value = bytes(range(256)) * (8 * MIB // 256)
     assert isinstance(peer.ask(["set", {"a": value}])[0], int)
     assert peer.ask(["get", "a"]) == [value]
@@ -146,72 +137,73 @@ def test_large_frames_go_both_ways(house: House) -> None:
 # ---------------------------------------------------------------------- who waits
 
 
-def test_who_does_not_say_hello_is_closed(house: House) -> None:
-    assert ends(house.connect().socket)
+def test_who_does_not_say_hello_is_closed(remote: Remote) -> None:
+    assert ends(remote.connect().socket)
 
 
-def test_a_frame_that_has_begun_must_end_in_time(house: House) -> None:
-    idle, slow = house.greeted(), house.greeted()
-    slow.send(frame([["ping"]])[:-1])
+def test_a_frame_that_has_begun_must_end_in_time(remote: Remote) -> None:
+    idle, slow = remote.greeted(), remote.greeted()
+    slow.send(frame(["ping"])[:-1])
     assert ends(slow.socket)
     assert idle.ask(["ping"]) == [True], "who has begun nothing is not in a hurry"
 
 
-def test_a_peer_that_never_reads_costs_little_delays_nobody_and_is_closed(house: House) -> None:
-    greedy, other = house.greeted(), house.daemon.connect()
+def test_a_peer_that_never_reads_costs_little_delays_nobody_and_is_closed(remote: Remote) -> None:
+    greedy, other = remote.greeted(), remote.daemon.connect()
     other.ask(["set", {"big": bytes(MIB)}])
-    before = house.daemon.status()["memory_rss_bytes"]
+    before = remote.daemon.status()["memory_rss_bytes"]
     greedy.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    greedy.send(frame([["get", "big"]]) * 200)
+    greedy.send(frame(["get", "big"]) * 200)
     assert other.ask(["ping"]) == [True]
-    assert house.daemon.status()["memory_rss_bytes"] - before < 32 * MIB
-    until(lambda: "it kept the server waiting" in house.daemon.log.read_text(encoding="utf-8"))
+    assert remote.daemon.status()["memory_rss_bytes"] - before < 32 * MIB
+    eventually(lambda: "it kept the server waiting" in remote.daemon.log())
 
 
 # ---------------------------------------------------------------------- the handshake
 
 
-@pytest.mark.parametrize("said", [b"", b"\x16\x03\x01", b"GET / HTTP/1.1\r\n\r\n", frame([["ping"]]), bytes(1_000)])
-def test_who_never_ends_the_handshake_is_closed(tls_house: House, said: bytes) -> None:
-    descriptors = tls_house.daemon.descriptors()
+@pytest.mark.parametrize("said", [b"", b"\x16\x03\x01", b"GET / HTTP/1.1\r\n\r\n", frame(["ping"]), bytes(1_000)])
+def test_who_never_ends_the_handshake_is_closed(tls_remote: Remote, said: bytes) -> None:
+    descriptors = tls_remote.daemon.descriptors()
     for _ in range(5):
-        silent = tls_house.raw()
+        silent = tls_remote.raw()
         silent.sendall(said)
         assert ends(silent)
         silent.close()
-    until(lambda: tls_house.daemon.descriptors() <= descriptors + 1)
-    assert tls_house.greeted().ask(["ping"]) == [True]
+    eventually(lambda: tls_remote.daemon.descriptors() <= descriptors + 1)
+    assert tls_remote.greeted().ask(["ping"]) == [True]
 
 
 def test_a_flood_of_handshakes_takes_no_more_places_than_there_are(
     start: "Callable[..., Daemon]", papers: pathlib.Path
 ) -> None:
-    house = House(start, papers, tls=True, more=f"limits.max_connections = {MOST}\nlimits.hello_timeout_ms = 2000\n")
-    before = house.daemon.descriptors()
-    own = house.greeted()
-    flood = [house.raw() for _ in range(5 * MOST * SCALE)]
-    with contextlib.suppress(OSError):
-        for silent in flood:
-            silent.sendall(b"\x16")
-    assert own.ask(["ping"]) == [True], "who is there already is served"
-    assert house.daemon.descriptors() <= before + MOST + 2
-    assert all(ends(silent) for silent in flood), "sent away at once, or closed when their time was over"
-    with house.greeted().socket, house.daemon.connect().socket:
+    remote = Remote(start, papers, tls=True, more=f"limits.max_connections = {MOST}\nlimits.hello_timeout_ms = 2000\n")
+    before = remote.daemon.descriptors()
+    own = remote.greeted()
+    with contextlib.ExitStack() as sockets:
+        flood = [sockets.enter_context(remote.raw()) for _ in range(5 * MOST * SCALE)]
+        with contextlib.suppress(OSError):
+            for silent in flood:
+                silent.sendall(b"\x16")
+        assert own.ask(["ping"]) == [True], "who is there already is served"
+        assert remote.daemon.descriptors() <= before + MOST + 2
+        assert all(ends(silent) for silent in flood), "sent away at once, or closed when their time was over"
+    with remote.greeted().socket, remote.daemon.connect().socket:
         pass  # there is room again
 
 
-def test_failed_handshakes_do_not_fill_the_logging(tls_house: House) -> None:
+def test_failed_handshakes_do_not_fill_the_logging(tls_remote: Remote) -> None:
     for _ in range(200):
-        with tls_house.raw() as silent:
+        with tls_remote.raw() as silent:
             silent.sendall(b"no TLS at all")
             ends(silent)
-    log = tls_house.daemon.log.read_text(encoding="utf-8")
+    log = tls_remote.daemon.log()
     assert "no TLS" in log
     assert log.count("no TLS") < 50
     assert "Traceback" not in log
 
 
-def test_a_stop_ends_handshakes_too(tls_house: House) -> None:
-    silent = tls_house.raw()
-    assert tls_house.daemon.stop() == 0
-    assert ends(silent)
+def test_a_stop_ends_handshakes_too(tls_remote: Remote) -> None:
+    with tls_remote.raw() as silent:
+        assert tls_remote.daemon.terminate() == 0
+        assert ends(silent)

@@ -12,6 +12,7 @@ from kvd.requests.errors import RequestError
 from kvd.server.peers import Peer
 from kvd.store.authors import NOBODY
 from kvd.store.errors import StoreError
+from tests.harness.in_memory import build_database
 from tests.near.conftest import SCALE
 
 KEYS = ["a", "b", "c", "d"]
@@ -24,7 +25,7 @@ class Watched:
 
     def __init__(self) -> None:
         self.now = 1_000
-        self.database = Database(clock=lambda: self.now, timer=lambda: self.now)
+        self.database = build_database(clock=lambda: self.now, timer=lambda: self.now)
         self.table = GenerationTable(1 << 16)
         assert len({self.table.slots_and_generations([key])[0][0] for key in KEYS}) == len(KEYS)
         self.database.on_change = self.table.bump
@@ -151,7 +152,7 @@ def test_a_generation_that_stays_vouches_for_everything() -> None:
 
 
 def attach(peer: Peer, before_first: Callable[[], None] | None = lambda: None) -> object:
-    near_caches = NearCaches(Database())
+    near_caches = NearCaches(build_database())
     near_caches.before_first = before_first
     return near_caches.attach(peer)
 
@@ -174,7 +175,7 @@ def test_without_a_fence_there_is_no_table() -> None:
 
 
 def test_while_stopping_there_is_no_table() -> None:
-    near_caches = NearCaches(Database())
+    near_caches = NearCaches(build_database())
     near_caches.before_first = lambda: None
     near_caches.close()
     with pytest.raises(RequestError) as refused:
@@ -184,7 +185,7 @@ def test_while_stopping_there_is_no_table() -> None:
 
 def test_without_a_table_nothing_is_called() -> None:
     """So as long as nobody attaches, it costs a comparison."""
-    near_caches = NearCaches(database := Database())
+    near_caches = NearCaches(database := build_database())
     near_caches.before_first = lambda: None
     assert database.on_change is None
     assert near_caches.table is None

@@ -14,9 +14,9 @@ from kvd.protocol.limits import Limits
 from kvd.requests import sliced as large_frames
 
 if TYPE_CHECKING:
-    from tests.requests.conftest import Ends
+    from tests.harness.in_memory import InMemoryClient
 
-MakeEnds = Callable[..., "Ends"]
+Connect = Callable[..., "InMemoryClient"]
 SCALE = float(os.environ.get("KVD_TEST_SCALE", "1"))
 many = settings(max_examples=max(50, int(500 * SCALE)), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 LIMITS = Limits(max_key_bytes=6, max_value_bytes=40)
@@ -44,9 +44,9 @@ runs = st.lists(st.tuples(requests, st.integers(1, 4)), min_size=1, max_size=12)
 batches = st.lists(requests, min_size=1, max_size=20) | runs
 
 
-def identical(one: "Ends", other: "Ends") -> bool:
+def identical(one: "InMemoryClient", other: "InMemoryClient") -> bool:
     """Whether two databases hold the same: every readable version, every counter."""
-    stores = [ends.database.store for ends in (one, other)]
+    stores = [client.database.store for client in (one, other)]
     assert dict(one.database.metrics()).keys() == dict(other.database.metrics()).keys()
     # How much history is left, and so its size, depends on how many batches there were.
     counts = [[getattr(store.counters, name) for name in store.counters.__slots__] for store in stores]
@@ -78,8 +78,8 @@ def without_times(requests: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
 
 @many
 @given(batches)
-def test_a_batch_is_answered_like_its_requests_one_by_one(make_ends: MakeEnds, batch: list[tuple[Any, ...]]) -> None:
-    together, alone = make_ends(LIMITS), make_ends(LIMITS)
+def test_a_batch_is_answered_like_its_requests_one_by_one(connect: Connect, batch: list[tuple[Any, ...]]) -> None:
+    together, alone = connect(LIMITS), connect(LIMITS)
     replies = together.batch(*map(list, batch))
     assert without_store_id(replies) == without_store_id([alone.ask(*request) for request in batch])
     assert identical(together, alone)
@@ -87,15 +87,15 @@ def test_a_batch_is_answered_like_its_requests_one_by_one(make_ends: MakeEnds, b
 
 @many
 @given(st.lists(batches, min_size=1, max_size=3))
-def test_so_is_every_batch_also_when_history_is_short(make_ends: MakeEnds, work: list[list[tuple[Any, ...]]]) -> None:
-    together, alone = make_ends(LIMITS, **WINDOW), make_ends(LIMITS, **WINDOW)
+def test_so_is_every_batch_also_when_history_is_short(connect: Connect, work: list[list[tuple[Any, ...]]]) -> None:
+    together, alone = connect(LIMITS, **WINDOW), connect(LIMITS, **WINDOW)
     for batch in map(without_times, work):
         replies = together.batch(*map(list, batch))
         assert without_store_id(replies) == without_store_id([alone.ask(*request) for request in batch])
     assert identical(together, alone)
 
 
-def test_a_batch_in_slices_is_answered_like_a_small_one(make_ends: MakeEnds, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_in_slices_is_answered_like_a_small_one(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
     sliced_into: Counter[int] = Counter()
 
     @many
@@ -103,7 +103,7 @@ def test_a_batch_in_slices_is_answered_like_a_small_one(make_ends: MakeEnds, mon
     def run(work: list[list[tuple[Any, ...]]], slice_bytes: int, slice_requests: int) -> None:
         monkeypatch.setattr(large_frames, "SLICE_BYTES", slice_bytes)
         monkeypatch.setattr(large_frames, "SLICE_REQUESTS", slice_requests)
-        small, large = make_ends(LIMITS), make_ends(LIMITS)
+        small, large = connect(LIMITS), connect(LIMITS)
         for batch in work:
             payload = msgspec.msgpack.encode(batch)
             assert without_store_id(large.sliced(payload)) == without_store_id(small.frame(payload))

@@ -9,9 +9,9 @@ import pytest
 from kvd.protocol.limits import Limits
 
 if TYPE_CHECKING:
-    from tests.requests.conftest import Ends
+    from tests.harness.in_memory import InMemoryClient
 
-MakeEnds = Callable[..., "Ends"]
+Connect = Callable[..., "InMemoryClient"]
 WIDTHS = {1: "a", 2: "é", 3: "\uffff", 4: "🎂"}  # bytes of UTF-8 → a character
 KEY_BYTES = 24
 
@@ -37,86 +37,86 @@ NAMING: dict[str, Callable[[str], list[list[Any]]]] = {
 
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("naming", NAMING)
-def test_keys_are_limited_by_their_bytes(make_ends: MakeEnds, naming: str, width: int) -> None:
+def test_keys_are_limited_by_their_bytes(connect: Connect, naming: str, width: int) -> None:
     for size in (1, KEY_BYTES // 4 - 1, KEY_BYTES // 4, KEY_BYTES // 4 + 1, KEY_BYTES - 1, KEY_BYTES):
         if size >= width:
-            ends = make_ends(Limits(max_key_bytes=KEY_BYTES))
-            replies = ends.batch(*NAMING[naming](key_of(size, width)))
+            client = connect(Limits(max_key_bytes=KEY_BYTES))
+            replies = client.batch(*NAMING[naming](key_of(size, width)))
             assert not [reply for reply in replies if isinstance(reply, dict)]
-    ends = make_ends(Limits(max_key_bytes=KEY_BYTES))
-    first, *others = ends.batch(*NAMING[naming](key_of(KEY_BYTES + 1, width)))
+    client = connect(Limits(max_key_bytes=KEY_BYTES))
+    first, *others = client.batch(*NAMING[naming](key_of(KEY_BYTES + 1, width)))
     assert first == {"error": "too_large", "message": f"a key has at most {KEY_BYTES} bytes"}
     assert not [reply for reply in others if isinstance(reply, dict)]
-    assert ends.metric("keys_stored") == (1 if "sets" in naming else 0)
+    assert client.metric("keys_stored") == (1 if "sets" in naming else 0)
 
 
 @pytest.mark.parametrize("naming", NAMING)
-def test_a_key_is_never_empty(ends: "Ends", naming: str) -> None:
-    first, *others = ends.batch(*NAMING[naming](""))
+def test_a_key_is_never_empty(client: "InMemoryClient", naming: str) -> None:
+    first, *others = client.batch(*NAMING[naming](""))
     assert first["error"] == "bad_request"
     assert not [reply for reply in others if isinstance(reply, dict)]
 
 
-def test_values_are_limited(make_ends: MakeEnds) -> None:
+def test_values_are_limited(connect: Connect) -> None:
     for together in ([], [["set", {"other": b""}]]):
         for size, refused in ((99, False), (100, False), (101, True)):
-            ends = make_ends(Limits(max_value_bytes=100))
-            first, *others = ends.batch(["set", {"a": b"", "b": b"x" * size}], *together)
+            client = connect(Limits(max_value_bytes=100))
+            first, *others = client.batch(["set", {"a": b"", "b": b"x" * size}], *together)
             assert (isinstance(first, dict) and first["error"] == "too_large") == refused
-            assert ends.metric("keys_stored") == (0 if refused else 2) + len(together)
+            assert client.metric("keys_stored") == (0 if refused else 2) + len(together)
             assert not [reply for reply in others if isinstance(reply, dict)]
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4])
-def test_the_keys_of_a_request_are_limited(make_ends: MakeEnds, count: int) -> None:
+def test_the_keys_of_a_request_are_limited(connect: Connect, count: int) -> None:
     keys = [str(number) for number in range(count)]
     for request in (["get_many", keys], ["delete", keys, True]):
-        assert make_ends(Limits(max_keys_per_request=3)).code(*request) == ("too_large" if count > 3 else "")
+        assert connect(Limits(max_keys_per_request=3)).code(*request) == ("too_large" if count > 3 else "")
 
 
 @pytest.mark.parametrize("together", [[], [["set", {"a": b""}]]], ids=["alone", "among others"])
-def test_the_keys_of_a_set_are_limited(make_ends: MakeEnds, together: list[list[Any]]) -> None:
-    ends = make_ends(Limits(max_keys_per_request=3))
-    assert not isinstance(ends.batch(["set", dict.fromkeys("abc", b"")], *together)[0], dict)
-    assert ends.batch(["set", dict.fromkeys("abcd", b"")], *together)[0]["error"] == "too_large"
-    assert ends.metric("keys_stored") == 3
+def test_the_keys_of_a_set_are_limited(connect: Connect, together: list[list[Any]]) -> None:
+    client = connect(Limits(max_keys_per_request=3))
+    assert not isinstance(client.batch(["set", dict.fromkeys("abc", b"")], *together)[0], dict)
+    assert client.batch(["set", dict.fromkeys("abcd", b"")], *together)[0]["error"] == "too_large"
+    assert client.metric("keys_stored") == 3
 
 
 @pytest.mark.parametrize(
     ("limit", "code"), [(-1, "bad_request"), (0, "bad_request"), (1, ""), (5, ""), (6, "bad_request")]
 )
-def test_the_limit_of_a_scan_is_limited(make_ends: MakeEnds, limit: int, code: str) -> None:
-    assert make_ends(Limits(max_keys_per_request=5)).code("scan", "", None, limit) == code
+def test_the_limit_of_a_scan_is_limited(connect: Connect, limit: int, code: str) -> None:
+    assert connect(Limits(max_keys_per_request=5)).code("scan", "", None, limit) == code
 
 
-def test_the_requests_of_a_frame_are_limited(make_ends: MakeEnds) -> None:
-    ends = make_ends(Limits(max_requests_per_frame=3))
-    assert ends.batch(*[["ping"]] * 3) == [True] * 3
-    reply = ends.frame(msgspec.msgpack.encode([["ping"]] * 4))
+def test_the_requests_of_a_frame_are_limited(connect: Connect) -> None:
+    client = connect(Limits(max_requests_per_frame=3))
+    assert client.batch(*[["ping"]] * 3) == [True] * 3
+    reply = client.frame(msgspec.msgpack.encode([["ping"]] * 4))
     assert reply["error"] in ("too_large", "bad_request")
 
 
-def test_a_scans_page_ends_after_its_bytes(ends: "Ends") -> None:
-    ends.ask("set", {f"{number:04}": b"x" * 1020 for number in range(1000)})
-    items, following = ends.ask("scan", "", None, 65_536)
+def test_a_scans_page_ends_after_its_bytes(client: "InMemoryClient") -> None:
+    client.ask("set", {f"{number:04}": b"x" * 1020 for number in range(1000)})
+    items, following = client.ask("scan", "", None, 65_536)
     assert (len(items), following) == (256, "0256")
 
 
-def test_a_refused_read_is_not_counted(ends: "Ends") -> None:
+def test_a_refused_read_is_not_counted(client: "InMemoryClient") -> None:
     long = "x" * 5_000
-    ends.ask("set", {"a": b"1"})
+    client.ask("set", {"a": b"1"})
     refused = [["get", ""], ["get", long], ["get_many", ["a", ""]], ["get_many", ["a"], 99], ["get_many", [long]]]
     for request in refused:
-        assert ends.code(*request)
-    assert [isinstance(reply, dict) for reply in ends.batch(*refused, ["get", long], ["get", ""])] == [True] * 7
-    assert ends.metric("get_operations") == 0
-    ends.batch(["get", "a"], ["get", ""], ["get", "missing"], ["get_many", ["a", "a"]])
-    assert ends.metric("get_operations") == 4
+        assert client.code(*request)
+    assert [isinstance(reply, dict) for reply in client.batch(*refused, ["get", long], ["get", ""])] == [True] * 7
+    assert client.metric("get_operations") == 0
+    client.batch(["get", "a"], ["get", ""], ["get", "missing"], ["get_many", ["a", "a"]])
+    assert client.metric("get_operations") == 4
 
 
-def test_a_refused_write_is_not_counted(ends: "Ends") -> None:
-    ends.batch(["set", {"": b""}], ["set", {"a": b"", "x" * 5_000: b""}], ["delete", ["a"]], ["delete", [""], True])
-    assert [ends.metric(name) for name in ("set_operations", "delete_operations", "version")] == [0, 0, 0]
+def test_a_refused_write_is_not_counted(client: "InMemoryClient") -> None:
+    client.batch(["set", {"": b""}], ["set", {"a": b"", "x" * 5_000: b""}], ["delete", ["a"]], ["delete", [""], True])
+    assert [client.metric(name) for name in ("set_operations", "delete_operations", "version")] == [0, 0, 0]
 
 
 # ---------------------------------------------------------------------- the room for replies
@@ -125,18 +125,18 @@ ROOM = 4_096
 ways = pytest.mark.parametrize("way", ["whole", "in slices"])
 
 
-def batch(ends: "Ends", way: str, *requests: list[object]) -> list[Any]:
+def batch(client: "InMemoryClient", way: str, *requests: list[object]) -> list[Any]:
     payload = msgspec.msgpack.encode(requests)
-    replies: list[Any] = ends.frame(payload) if way == "whole" else ends.sliced(payload)
+    replies: list[Any] = client.frame(payload) if way == "whole" else client.sliced(payload)
     return replies
 
 
 @ways
-def test_only_the_reply_that_does_not_fit_is_replaced(make_ends: MakeEnds, way: str) -> None:
-    ends = make_ends(Limits(max_reply_bytes=ROOM))
-    ends.ask("set", {"big": b"x" * 3_000, "small": b"y" * 100})
+def test_only_the_reply_that_does_not_fit_is_replaced(connect: Connect, way: str) -> None:
+    client = connect(Limits(max_reply_bytes=ROOM))
+    client.ask("set", {"big": b"x" * 3_000, "small": b"y" * 100})
     replies = batch(
-        ends, way, ["get", "big"], ["get", "small"], ["get", "big"], ["set", {"a": b"1"}],
+        client, way, ["get", "big"], ["get", "small"], ["get", "big"], ["set", {"a": b"1"}],
         ["get_many", ["small", "big"]], ["scan", "big", None, 9], ["get", "small"], ["get_many", ["small"]], ["ping"],
     )  # fmt: skip
     assert [reply["error"] if isinstance(reply, dict) else reply for reply in replies] == [
@@ -147,40 +147,40 @@ def test_only_the_reply_that_does_not_fit_is_replaced(make_ends: MakeEnds, way: 
 
 
 @ways
-def test_what_a_replaced_reply_asked_for_has_run(make_ends: MakeEnds, way: str) -> None:
-    ends = make_ends(Limits(max_reply_bytes=ROOM))
-    ends.ask("set", {"a": b"x" * ROOM})
-    assert batch(ends, way, ["get", "a"], ["ping"])[0]["error"] == "reply_too_large"
-    assert ends.metric("get_operations") == 1
+def test_what_a_replaced_reply_asked_for_has_run(connect: Connect, way: str) -> None:
+    client = connect(Limits(max_reply_bytes=ROOM))
+    client.ask("set", {"a": b"x" * ROOM})
+    assert batch(client, way, ["get", "a"], ["ping"])[0]["error"] == "reply_too_large"
+    assert client.metric("get_operations") == 1
 
 
 @ways
-def test_a_reply_may_fill_the_room_to_the_last_byte(make_ends: MakeEnds, way: str) -> None:
+def test_a_reply_may_fill_the_room_to_the_last_byte(connect: Connect, way: str) -> None:
     for size, fits in ((ROOM - 5, True), (ROOM - 4, False)):
-        ends = make_ends(Limits(max_reply_bytes=ROOM))
-        ends.ask("set", {"a": b"x" * size})
-        first, last = batch(ends, way, ["get", "a"], ["get", "missing"])
+        client = connect(Limits(max_reply_bytes=ROOM))
+        client.ask("set", {"a": b"x" * size})
+        first, last = batch(client, way, ["get", "a"], ["get", "missing"])
         assert (first == b"x" * size) == fits
         assert last is None or last["error"] == "reply_too_large"
 
 
-def test_one_value_larger_than_the_room_is_replaced_too(make_ends: MakeEnds) -> None:
+def test_one_value_larger_than_the_room_is_replaced_too(connect: Connect) -> None:
     """A frame that is one get goes a way of its own."""
-    ends = make_ends(Limits(max_reply_bytes=ROOM))
-    ends.ask("set", {"a": b"x" * (ROOM + 1)})
-    assert ends.code("get", "a") == "reply_too_large"
+    client = connect(Limits(max_reply_bytes=ROOM))
+    client.ask("set", {"a": b"x" * (ROOM + 1)})
+    assert client.code("get", "a") == "reply_too_large"
 
 
-def test_many_scans_in_a_small_frame_stay_within_the_room(ends: "Ends") -> None:
-    ends.ask("set", {f"{number:04}": b"x" * 64 for number in range(5_000)})
+def test_many_scans_in_a_small_frame_stay_within_the_room(client: "InMemoryClient") -> None:
+    client.ask("set", {f"{number:04}": b"x" * 64 for number in range(5_000)})
     requests = msgspec.msgpack.encode([["scan", "", None, 65_536]] * 400)
     assert len(requests) < 8 * 1024
-    replies = ends.frame(requests)
+    replies = client.frame(requests)
     assert len(msgspec.msgpack.encode(replies)) < Limits().max_reply_bytes + 2**20
 
 
-def test_a_value_set_and_read_in_one_small_frame_stays_within_the_room(ends: "Ends") -> None:
+def test_a_value_set_and_read_in_one_small_frame_stays_within_the_room(client: "InMemoryClient") -> None:
     requests = msgspec.msgpack.encode([["set", {"k": b"x" * 50_000}], *[["get", "k"]] * 2_000])
     assert len(requests) < 64 * 1024
-    replies = ends.frame(requests)
+    replies = client.frame(requests)
     assert len(msgspec.msgpack.encode(replies)) < Limits().max_reply_bytes + 2**20

@@ -13,60 +13,60 @@ from kvd.protocol.limits import Limits
 from kvd.requests.errors import RequestError, error_reply
 
 if TYPE_CHECKING:
-    from tests.requests.conftest import Ends
+    from tests.harness.in_memory import InMemoryClient
 
-MakeEnds = Callable[..., "Ends"]
+Connect = Callable[..., "InMemoryClient"]
 
 
 # ---------------------------------------------------------------------- the form of each reply
 
 
-def test_ping_answers_true(ends: "Ends") -> None:
-    assert ends.ask("ping") is True
+def test_ping_answers_true(client: "InMemoryClient") -> None:
+    assert client.ask("ping") is True
 
 
-def test_get_answers_the_value_or_nil(ends: "Ends") -> None:
-    ends.ask("set", {"cake": "🎂".encode(), "empty": b""})
-    assert [ends.ask("get", key) for key in ("cake", "empty", "missing")] == ["🎂".encode(), b"", None]
+def test_get_answers_the_value_or_nil(client: "InMemoryClient") -> None:
+    client.ask("set", {"cake": "🎂".encode(), "empty": b""})
+    assert [client.ask("get", key) for key in ("cake", "empty", "missing")] == ["🎂".encode(), b"", None]
 
 
-def test_get_many_answers_values_and_nils_in_the_order_of_the_keys(ends: "Ends") -> None:
-    ends.ask("set", {"a": b"1", "b": b""})
-    assert ends.ask("get_many", ["b", "no", "a", "b"]) == [b"", None, b"1", b""]
-    assert ends.ask("get_many", []) == []
+def test_get_many_answers_values_and_nils_in_the_order_of_the_keys(client: "InMemoryClient") -> None:
+    client.ask("set", {"a": b"1", "b": b""})
+    assert client.ask("get_many", ["b", "no", "a", "b"]) == [b"", None, b"1", b""]
+    assert client.ask("get_many", []) == []
 
 
-def test_get_many_reads_an_old_version(ends: "Ends") -> None:
-    first = ends.ask("set", {"a": b"1"})
-    ends.ask("set", {"a": b"2"})
-    assert ends.ask("get_many", ["a"], first) == [b"1"]
-    assert ends.ask("get_many", ["a"], 0) == [None]
+def test_get_many_reads_an_old_version(client: "InMemoryClient") -> None:
+    first = client.ask("set", {"a": b"1"})
+    client.ask("set", {"a": b"2"})
+    assert client.ask("get_many", ["a"], first) == [b"1"]
+    assert client.ask("get_many", ["a"], 0) == [None]
 
 
-def test_set_answers_the_version_of_its_commit(ends: "Ends") -> None:
-    first, second = ends.ask("set", {"a": b"1", "b": b"2"}), ends.ask("set", {"c": b"3"})
+def test_set_answers_the_version_of_its_commit(client: "InMemoryClient") -> None:
+    first, second = client.ask("set", {"a": b"1", "b": b"2"}), client.ask("set", {"c": b"3"})
     assert 0 < first < second
-    assert ends.ask("set", {}) == second, "nothing to commit"
+    assert client.ask("set", {}) == second, "nothing to commit"
 
 
-def test_delete_answers_its_version_and_how_many_keys_there_were(ends: "Ends") -> None:
-    version = ends.ask("set", {"a": b"1", "b": b"2", "c": b"3"})
-    assert ends.ask("delete", ["a"]) == [version + 1, 1]
-    assert ends.ask("delete", ["b", "no", "b", "c"], True) == [version + 2, 2]
-    assert ends.ask("delete", ["no"], True) == [version + 2, 0]
+def test_delete_answers_its_version_and_how_many_keys_there_were(client: "InMemoryClient") -> None:
+    version = client.ask("set", {"a": b"1", "b": b"2", "c": b"3"})
+    assert client.ask("delete", ["a"]) == [version + 1, 1]
+    assert client.ask("delete", ["b", "no", "b", "c"], True) == [version + 2, 2]
+    assert client.ask("delete", ["no"], True) == [version + 2, 0]
 
 
-def test_scan_answers_items_and_where_to_go_on(ends: "Ends") -> None:
-    version = ends.ask("set", {"b": b"2", "a": b"1", "c": b"3"})
-    assert ends.ask("scan", "", None, 2) == [[["a", b"1", version], ["b", b"2", version]], "c"]
-    assert ends.ask("scan", "c", None, 2, None, True) == [[["c", None, version]], None]
-    assert ends.ask("scan", "a", "b", 9) == [[["a", b"1", version]], None]
-    assert ends.ask("scan", "", None, 9, 0) == [[], None]
+def test_scan_answers_items_and_where_to_go_on(client: "InMemoryClient") -> None:
+    version = client.ask("set", {"b": b"2", "a": b"1", "c": b"3"})
+    assert client.ask("scan", "", None, 2) == [[["a", b"1", version], ["b", b"2", version]], "c"]
+    assert client.ask("scan", "c", None, 2, None, True) == [[["c", None, version]], None]
+    assert client.ask("scan", "a", "b", 9) == [[["a", b"1", version]], None]
+    assert client.ask("scan", "", None, 9, 0) == [[], None]
 
 
-def test_metrics_begin_with_the_five_of_old(ends: "Ends") -> None:
-    ends.batch(["set", {"cake": "🎂".encode(), "horns": b"x"}], ["get", "cake"], ["delete", ["horns"]])
-    metrics = ends.ask("metrics")
+def test_metrics_begin_with_the_five_of_old(client: "InMemoryClient") -> None:
+    client.batch(["set", {"cake": "🎂".encode(), "horns": b"x"}], ["get", "cake"], ["delete", ["horns"]])
+    metrics = client.ask("metrics")
     assert metrics[:5] == [
         ["keys_stored", 1], ["value_bytes_stored", 4], ["set_operations", 2], ["get_operations", 1],
         ["delete_operations", 1],
@@ -74,60 +74,60 @@ def test_metrics_begin_with_the_five_of_old(ends: "Ends") -> None:
     assert dict(metrics)["history_commits"] == 2
 
 
-def test_status_answers_names_and_values(ends: "Ends") -> None:
-    assert ends.ask("status") == [["version", "1"], ["connections", 2]]
+def test_status_answers_names_and_values(client: "InMemoryClient") -> None:
+    assert client.ask("status") == [["version", "1"], ["connections", 2]]
 
 
-def test_shutdown_answers_the_process_id(ends: "Ends") -> None:
-    assert ends.ask("shutdown") == [4711]
-    assert ends.process.stopping
+def test_shutdown_answers_the_process_id(client: "InMemoryClient") -> None:
+    assert client.ask("shutdown") == [4711]
+    assert client.backend.stopping
 
 
-def test_hello_answers_who_the_server_is_and_its_limits(make_ends: MakeEnds) -> None:
-    ends = make_ends(Limits(max_key_bytes=9))
-    version = ends.ask("set", {"a": b""})
-    protocol, server, store_id, at, limits = ends.ask("hello", 1, "test")
+def test_hello_answers_who_the_server_is_and_its_limits(connect: Connect) -> None:
+    client = connect(Limits(max_key_bytes=9))
+    version = client.ask("set", {"a": b""})
+    protocol, server, store_id, at, limits = client.ask("hello", 1, "test")
     assert (protocol, server, at) == (1, __version__, version)
-    assert store_id == ends.database.store_id != make_ends().database.store_id
+    assert store_id == client.database.store_id != connect().database.store_id
     assert limits == msgspec.to_builtins(Limits(max_key_bytes=9))
 
 
 # ---------------------------------------------------------------------- errors
 
 
-def test_a_request_that_fails_does_not_stop_the_next(ends: "Ends") -> None:
-    replies = ends.batch(["get", ""], ["set", {"": b""}], ["delete", ["no"]], ["set", {"a": b"1"}], ["get", "a"])
+def test_a_request_that_fails_does_not_stop_the_next(client: "InMemoryClient") -> None:
+    replies = client.batch(["get", ""], ["set", {"": b""}], ["delete", ["no"]], ["set", {"a": b"1"}], ["get", "a"])
     assert [reply["error"] for reply in replies[:3]] == ["bad_request", "bad_request", "not_found"]
     assert replies[4] == b"1"
 
 
-def test_a_delete_names_the_missing_keys_and_deletes_nothing(ends: "Ends") -> None:
-    ends.ask("set", {"a": b"1"})
-    reply = ends.ask("delete", ["a", "no", "never", "no"])
+def test_a_delete_names_the_missing_keys_and_deletes_nothing(client: "InMemoryClient") -> None:
+    client.ask("set", {"a": b"1"})
+    reply = client.ask("delete", ["a", "no", "never", "no"])
     assert (reply["error"], reply["keys"]) == ("not_found", ["no", "never"])
     assert reply["message"] == "no such key: 'no', 'never'; nothing was deleted"
-    assert (ends.ask("get", "a"), ends.metric("delete_operations")) == (b"1", 0)
+    assert (client.ask("get", "a"), client.metric("delete_operations")) == (b"1", 0)
 
 
-def test_a_version_that_has_gone_is_told_with_the_oldest_that_has_not(make_ends: MakeEnds) -> None:
-    ends = make_ends(max_commits=0)
+def test_a_version_that_has_gone_is_told_with_the_oldest_that_has_not(connect: Connect) -> None:
+    client = connect(max_commits=0)
     for value in (b"1", b"2", b"3"):
-        ends.ask("set", {"a": value})
+        client.ask("set", {"a": value})
     for request in (["get_many", ["a"], 0], ["scan", "", None, 9, 0], ["get_many", ["a"], -2]):
-        reply = ends.ask(*request)
-        assert (reply["error"], reply["oldest_readable"]) == ("snapshot_gone", ends.metric("oldest_readable_version"))
-    assert ends.metric("oldest_readable_version") == 2
+        reply = client.ask(*request)
+        assert (reply["error"], reply["oldest_readable"]) == ("snapshot_gone", client.metric("oldest_readable_version"))
+    assert client.metric("oldest_readable_version") == 2
 
 
 @pytest.mark.parametrize("at", [2, 2**63, 2**64 - 1])
-def test_a_version_that_is_not_there_yet_is_a_bad_request(ends: "Ends", at: int) -> None:
-    ends.ask("set", {"a": b"1"})
-    assert ends.code("get_many", ["a"], at) == ends.code("scan", "", None, 9, at) == "bad_request"
+def test_a_version_that_is_not_there_yet_is_a_bad_request(client: "InMemoryClient", at: int) -> None:
+    client.ask("set", {"a": b"1"})
+    assert client.code("get_many", ["a"], at) == client.code("scan", "", None, 9, at) == "bad_request"
 
 
-def test_messages_have_an_end_however_long_the_keys_are(ends: "Ends") -> None:
+def test_messages_have_an_end_however_long_the_keys_are(client: "InMemoryClient") -> None:
     keys = [letter * 4_096 for letter in "abcdefgh"]
-    reply = ends.ask("delete", keys)
+    reply = client.ask("delete", keys)
     assert reply["keys"] == keys, "the field is whole"
     assert len(reply["message"]) == 301
     assert reply["message"].endswith("…")
@@ -143,13 +143,13 @@ def test_error_replies_are_only_made_with_known_codes() -> None:
 
 
 def test_a_fault_in_the_server_is_told_without_its_insides_and_logged_with_them(
-    ends: "Ends", caplog: pytest.LogCaptureFixture
+    client: "InMemoryClient", caplog: pytest.LogCaptureFixture
 ) -> None:
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("the secret inside")
 
-    ends.database.metrics = broken  # type: ignore[method-assign, assignment]
-    replies = ends.batch(["set", {"a": b"1"}], ["metrics"], ["get", "a"])
+    client.database.metrics = broken  # type: ignore[method-assign, assignment]
+    replies = client.batch(["set", {"a": b"1"}], ["metrics"], ["get", "a"])
     assert replies[1]["error"] == "internal"
     assert "secret" not in str(replies)
     assert replies[2] == b"1"
@@ -162,71 +162,71 @@ def test_a_fault_in_the_server_is_told_without_its_insides_and_logged_with_them(
 
 @pytest.mark.parametrize("uid", [1, 65_534, None])
 def test_only_administrators_may_reload_and_shut_down(
-    make_ends: MakeEnds, uid: int | None, caplog: pytest.LogCaptureFixture
+    connect: Connect, uid: int | None, caplog: pytest.LogCaptureFixture
 ) -> None:
-    ends = make_ends(uid=uid)
-    ends.peer.greeted = True
-    assert [ends.code("reload"), ends.code("shutdown")] == ["forbidden", "forbidden"]
-    assert not ends.process.stopping
+    client = connect(uid=uid)
+    client.peer.greeted = True
+    assert [client.code("reload"), client.code("shutdown")] == ["forbidden", "forbidden"]
+    assert not client.backend.stopping
     assert "may not ask for reload" in caplog.text
     assert "may not ask for shutdown" in caplog.text
-    assert ends.code("status") == ends.code("metrics") == ""
+    assert client.code("status") == client.code("metrics") == ""
 
 
 def test_root_is_an_administrator_and_so_is_the_daemons_own_user(
-    make_ends: MakeEnds, monkeypatch: pytest.MonkeyPatch
+    connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("os.geteuid", lambda: 1234)
-    assert [make_ends(uid=uid).peer.administrator for uid in (0, 1234, 1235, None)] == [True, True, False, False]
+    assert [connect(uid=uid).peer.administrator for uid in (0, 1234, 1235, None)] == [True, True, False, False]
     monkeypatch.setattr("os.geteuid", lambda: 65_534)
-    assert not make_ends(uid=65_534).peer.administrator, "it may be anybody's"
+    assert not connect(uid=65_534).peer.administrator, "it may be anybody's"
 
 
-def test_a_reload_that_fails_answers_with_the_reason(ends: "Ends") -> None:
-    assert ends.ask("reload") == {"error": "bad_request", "message": "kvd.toml, line 3: no such key"}
+def test_a_reload_that_fails_answers_with_the_reason(client: "InMemoryClient") -> None:
+    assert client.ask("reload") == {"error": "bad_request", "message": "kvd.toml, line 3: no such key"}
 
 
-def test_a_shutdown_is_logged_with_who_asked_for_it(ends: "Ends", caplog: pytest.LogCaptureFixture) -> None:
+def test_a_shutdown_is_logged_with_who_asked_for_it(client: "InMemoryClient", caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
-        ends.ask("shutdown")
+        client.ask("shutdown")
     assert "shutdown asked for by test" in caplog.text
 
 
-def test_hello_is_optional_on_a_unix_socket_and_needs_no_token(make_ends: MakeEnds) -> None:
-    ends = make_ends(token="s3cret")  # noqa: S106
-    assert [reply == [] for reply in ends.batch(["hello", 1, "me"], ["get_many", []])] == [False, True]
-    assert ends.ask("hello", 1, "me", "wrong")[0] == 1
+def test_hello_is_optional_on_a_unix_socket_and_needs_no_token(connect: Connect) -> None:
+    client = connect(token="s3cret")  # noqa: S106
+    assert [reply == [] for reply in client.batch(["hello", 1, "me"], ["get_many", []])] == [False, True]
+    assert client.ask("hello", 1, "me", "wrong")[0] == 1
 
 
 @pytest.mark.parametrize("hello", [["hello", 1, "me"], ["hello", 1, "me", ""], ["hello", 1, "me", "s3cre"], ["ping"]])
 def test_without_the_token_a_tcp_peer_gets_nothing(
-    make_ends: MakeEnds, hello: list[Any], caplog: pytest.LogCaptureFixture
+    connect: Connect, hello: list[Any], caplog: pytest.LogCaptureFixture
 ) -> None:
-    ends = make_ends(token="s3cret", uid=None)  # noqa: S106
-    replies = ends.batch(["set", {"a": b"1"}], hello, ["get", "a"], ["metrics"], ["shutdown"])
+    client = connect(token="s3cret", uid=None)  # noqa: S106
+    replies = client.batch(["set", {"a": b"1"}], hello, ["get", "a"], ["metrics"], ["shutdown"])
     assert [reply["error"] for reply in replies] == ["unauthenticated"] * 5
-    assert (ends.peer.greeted, ends.metric("version")) == (False, 0)
+    assert (client.peer.greeted, client.metric("version")) == (False, 0)
     assert ("wrong or missing token" in caplog.text) == (hello != ["ping"])
     assert "s3cre" not in caplog.text + str(replies)
 
 
-def test_with_the_token_a_tcp_peer_may_go_on_in_the_same_frame(make_ends: MakeEnds) -> None:
-    ends = make_ends(token="schlüssel", uid=None)  # noqa: S106
-    early, hello, late = ends.batch(["get", "a"], ["hello", 1, "me", "schlüssel"], ["get", "a"])
+def test_with_the_token_a_tcp_peer_may_go_on_in_the_same_frame(connect: Connect) -> None:
+    client = connect(token="schlüssel", uid=None)  # noqa: S106
+    early, hello, late = client.batch(["get", "a"], ["hello", 1, "me", "schlüssel"], ["get", "a"])
     assert (early["error"], hello[0], late) == ("unauthenticated", 1, None)
-    assert ends.ask("set", {"a": b"1"}) == 1
-    assert ends.code("shutdown") == "forbidden"
+    assert client.ask("set", {"a": b"1"}) == 1
+    assert client.code("shutdown") == "forbidden"
 
 
-def test_where_no_token_is_configured_none_is_right(make_ends: MakeEnds) -> None:
-    ends = make_ends(uid=None)
-    assert [ends.code("hello", 1, "me", *more) for more in ([], [None], [""], ["None"])] == ["unauthenticated"] * 4
+def test_where_no_token_is_configured_none_is_right(connect: Connect) -> None:
+    client = connect(uid=None)
+    assert [client.code("hello", 1, "me", *more) for more in ([], [None], [""], ["None"])] == ["unauthenticated"] * 4
 
 
 @pytest.mark.parametrize("protocol", [0, 2, -1, 2**64 - 1])
 @pytest.mark.parametrize("uid", [0, None])
-def test_another_protocol_is_refused_with_the_one_spoken(make_ends: MakeEnds, protocol: int, uid: int | None) -> None:
-    ends = make_ends(token="s3cret", uid=uid)  # noqa: S106
-    reply = ends.ask("hello", protocol, "me", "s3cret")
+def test_another_protocol_is_refused_with_the_one_spoken(connect: Connect, protocol: int, uid: int | None) -> None:
+    client = connect(token="s3cret", uid=uid)  # noqa: S106
+    reply = client.ask("hello", protocol, "me", "s3cret")
     assert (reply["error"], reply["protocols"]) == ("unsupported_protocol", [1])
-    assert ends.peer.greeted == (uid is not None)
+    assert client.peer.greeted == (uid is not None)

@@ -5,23 +5,23 @@ from typing import Any
 import pytest
 
 from kvd.store.prefixes import PrefixRule, PrefixRules
-from tests.requests.conftest import Ends
+from tests.harness.in_memory import InMemoryClient, connect
 
 MOST = 8
 
 
 @pytest.fixture
-def cache() -> Ends:
+def cache() -> InMemoryClient:
     """A cache of MOST keys, all of which are there, and none of which was read."""
-    ends = Ends()
-    ends.database.room.set_rules(PrefixRules([PrefixRule(prefix="", max_keys=MOST, evict=True)]))
+    client = connect()
+    client.database.room.set_rules(PrefixRules([PrefixRule(prefix="", max_keys=MOST, evict=True)]))
     for number in range(MOST):
-        ends.ask("set", {f"k{number}": b"1"})
-    return ends
+        client.ask("set", {f"k{number}": b"1"})
+    return client
 
 
-def there(ends: Ends) -> set[str]:
-    return {item[0] for item in ends.ask("scan", "", None, 100, None, True)[0]}
+def there(client: InMemoryClient) -> set[str]:
+    return {item[0] for item in client.ask("scan", "", None, 100, None, True)[0]}
 
 
 @pytest.mark.parametrize(
@@ -29,7 +29,7 @@ def there(ends: Ends) -> set[str]:
     [[["get", "k0"]], [["get", "k0"], ["get", "k0"]], [["get_many", ["k0"]]], [["fetch", ["k0"]]]],
     ids=["get", "gets", "get_many", "fetch"],
 )
-def test_what_is_read_stays_and_what_is_not_goes_oldest_first(cache: Ends, read: list[Any]) -> None:
+def test_what_is_read_stays_and_what_is_not_goes_oldest_first(cache: InMemoryClient, read: list[Any]) -> None:
     cache.batch(*read)
     cache.ask("set", {"new1": b"1"})
     cache.ask("set", {"new2": b"1"})
@@ -41,7 +41,9 @@ def test_what_is_read_stays_and_what_is_not_goes_oldest_first(cache: Ends, read:
     [[["get", "KEY"]], [["get", "KEY"], ["get", "k0"]], [["get_many", ["KEY"]]], [["fetch", ["KEY"]]]],
     ids=["get", "gets", "get_many", "fetch"],
 )
-def test_a_scan_of_keys_that_are_asked_for_once_does_not_drive_out_what_is_in_use(cache: Ends, ask: list[Any]) -> None:
+def test_a_scan_of_keys_that_are_asked_for_once_does_not_drive_out_what_is_in_use(
+    cache: InMemoryClient, ask: list[Any]
+) -> None:
     for number in range(3 * MOST):
         cache.ask("get", "k0")
         name = f"scan{number}"
@@ -54,7 +56,7 @@ def test_a_scan_of_keys_that_are_asked_for_once_does_not_drive_out_what_is_in_us
             assert sum(key.startswith("scan") for key in there(cache)) == MOST - 1
 
 
-def test_a_key_that_was_asked_for_in_vain_begins_unmarked(cache: Ends) -> None:
+def test_a_key_that_was_asked_for_in_vain_begins_unmarked(cache: InMemoryClient) -> None:
     """The hand passes from the oldest to the newest: with a mark it would pass over this one once."""
     for number in range(MOST):
         cache.ask("get", f"k{number}")
@@ -66,7 +68,7 @@ def test_a_key_that_was_asked_for_in_vain_begins_unmarked(cache: Ends) -> None:
     assert "in vain" not in there(cache)
 
 
-def test_an_evicted_key_that_comes_again_begins_at_the_end_unmarked(cache: Ends) -> None:
+def test_an_evicted_key_that_comes_again_begins_at_the_end_unmarked(cache: InMemoryClient) -> None:
     cache.ask("set", {"new": b"1"})
     assert "k0" not in there(cache)
     cache.ask("set", {"k0": b"again"})  # k1 goes
@@ -79,7 +81,7 @@ def test_an_evicted_key_that_comes_again_begins_at_the_end_unmarked(cache: Ends)
     assert not {"new", "k0"} & there(cache), "then they are the oldest"
 
 
-def test_a_key_that_is_deleted_and_set_again_and_again_takes_one_place(cache: Ends) -> None:
+def test_a_key_that_is_deleted_and_set_again_and_again_takes_one_place(cache: InMemoryClient) -> None:
     for _ in range(5_000):
         cache.ask("delete", ["k0"])
         cache.ask("set", {"k0": b"1"})

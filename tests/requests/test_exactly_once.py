@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from kvd.protocol.limits import Limits
 
 if TYPE_CHECKING:
-    from tests.requests.conftest import Ends
+    from tests.harness.in_memory import InMemoryClient
 
-MakeEnds = Callable[..., "Ends"]
+Connect = Callable[..., "InMemoryClient"]
 ID = b"0123456789abcdef"
 
 
@@ -32,70 +32,72 @@ every_write = pytest.mark.parametrize("write", WRITES)
 
 
 @pytest.fixture
-def ends(make_ends: MakeEnds) -> "Ends":
+def client(connect: Connect) -> "InMemoryClient":
     """A connection of a user's, to a store that has what the writes need at version 1."""
-    ends = make_ends(uid=7)
-    ends.ask("set", {"n": b"1", "gone": b""})
-    return ends
+    client = connect(uid=7)
+    client.ask("set", {"n": b"1", "gone": b""})
+    return client
 
 
-def seen(ends: "Ends") -> list[Any]:
+def seen(client: "InMemoryClient") -> list[Any]:
     """All that can be seen of what was written."""
-    return [ends.ask("log", 0, 100), ends.ask("fetch", ["n", "gone"])]
+    return [client.ask("log", 0, 100), client.ask("fetch", ["n", "gone"])]
 
 
 @every_write
 @pytest.mark.parametrize("since", [None, 1])
-def test_sent_again_it_gets_the_first_answer_and_nothing_is_done(ends: "Ends", write: str, since: int | None) -> None:
+def test_sent_again_it_gets_the_first_answer_and_nothing_is_done(
+    client: "InMemoryClient", write: str, since: int | None
+) -> None:
     request = WRITES[write]({"id": ID, "since": since})
-    answer = ends.ask(*request)
+    answer = client.ask(*request)
     assert not isinstance(answer, dict)
-    before = seen(ends)
-    ends.timer.now += 1_000
-    assert ends.ask(*request) == answer
-    assert ends.another(uid=7).ask(*request) == answer, "over another connection too"
-    assert ends.batch(["ping"], request, request) == [True, answer, answer]
-    assert seen(ends) == before
+    before = seen(client)
+    client.timer.now += 1_000
+    assert client.ask(*request) == answer
+    assert client.another(uid=7).ask(*request) == answer, "over another connection too"
+    assert client.batch(["ping"], request, request) == [True, answer, answer]
+    assert seen(client) == before
 
 
 @every_write
-def test_twice_in_one_frame_it_happens_once(ends: "Ends", write: str) -> None:
+def test_twice_in_one_frame_it_happens_once(client: "InMemoryClient", write: str) -> None:
     request = WRITES[write]({"id": ID, "since": 1})
-    first, second, third = ends.batch(request, request, request)
+    first, second, third = client.batch(request, request, request)
     assert first == second == third
-    assert ends.metric("version") == 2
+    assert client.metric("version") == 2
 
 
 @every_write
-def test_after_others_have_written_it_still_gets_its_first_answer(ends: "Ends", write: str) -> None:
+def test_after_others_have_written_it_still_gets_its_first_answer(client: "InMemoryClient", write: str) -> None:
     request = WRITES[write]({"id": ID, "since": 1})
-    answer = ends.ask(*request)
-    ends.batch(["set", {"n": b"100"}], ["set", {"gone": b"back"}])
-    assert ends.ask(*request) == answer
-    assert ends.ask("get_many", ["n", "gone"]) == [b"100", b"back"]
+    answer = client.ask(*request)
+    client.batch(["set", {"n": b"100"}], ["set", {"gone": b"back"}])
+    assert client.ask(*request) == answer
+    assert client.ask("get_many", ["n", "gone"]) == [b"100", b"back"]
 
 
 @every_write
-def test_another_users_id_is_another_id(ends: "Ends", write: str) -> None:
+def test_another_users_id_is_another_id(client: "InMemoryClient", write: str) -> None:
     how = {"id": ID, "since": 1}
-    ends.ask("set", {"x": b""}, how)
-    assert ends.metric("version") == 2
-    other = ends.another(uid=8)
+    client.ask("set", {"x": b""}, how)
+    assert client.metric("version") == 2
+    other = client.another(uid=8)
     assert not isinstance(other.ask(*WRITES[write](how)), dict)
-    assert ends.metric("version") == 3
+    assert client.metric("version") == 3
 
 
-def test_all_tcp_peers_have_their_ids_together(make_ends: MakeEnds) -> None:
-    ends = make_ends(uid=None, token="token")  # noqa: S106 - of no real daemon
-    other = ends.another(uid=None)
-    for one in (ends, other):
+def test_all_tcp_peers_have_their_ids_together(connect: Connect) -> None:
+    client = connect(uid=None, token="token")  # noqa: S106 - of no real daemon
+    other = client.another(uid=None)
+    for one in (client, other):
         one.ask("hello", 1, "test", "token")
     request = ["increment", "n", 1, {"id": ID}]
-    assert ends.ask(*request) == other.ask(*request) == [1, 1]
+    assert client.ask(*request) == other.ask(*request) == [1, 1]
 
 
 @every_write
-def test_a_write_that_failed_is_not_remembered(ends: "Ends", write: str) -> None:
+def test_a_write_that_failed_is_not_remembered(client: "InMemoryClient", write: str) -> None:
     how = {"id": ID, "since": 1}
     failing = {
         "set": ["set", {"": b""}, how],
@@ -104,100 +106,102 @@ def test_a_write_that_failed_is_not_remembered(ends: "Ends", write: str) -> None
         "commit": ["commit", {"n": b""}, {"n": 99}, None, None, how],
         "touch": ["touch", ["n"], 0, how],
     }[write]
-    assert ends.code(*failing)
-    assert ends.metric("version") == 1
-    assert not isinstance(ends.ask(*WRITES[write](how)), dict)
-    assert ends.metric("version") == 2
+    assert client.code(*failing)
+    assert client.metric("version") == 1
+    assert not isinstance(client.ask(*WRITES[write](how)), dict)
+    assert client.metric("version") == 2
 
 
-def test_a_write_that_changed_nothing_is_not_remembered(ends: "Ends") -> None:
+def test_a_write_that_changed_nothing_is_not_remembered(client: "InMemoryClient") -> None:
     how = {"id": ID, "since": 1}
     for request in (["set", {}, how], ["delete", ["no"], True, how], ["touch", ["no"], 1, how], ["commit", {}]):
-        assert not ends.code(*request)
-    assert ends.ask("increment", "n", 1, how) == [2, 2]
+        assert not client.code(*request)
+    assert client.ask("increment", "n", 1, how) == [2, 2]
 
 
 @every_write
 @pytest.mark.parametrize("since", [3, 2**63, 0, -1])
 def test_what_is_not_remembered_any_more_or_not_of_this_store_is_unknown(
-    make_ends: MakeEnds, write: str, since: int
+    connect: Connect, write: str, since: int
 ) -> None:
     """``since`` 0 is before the oldest id that is remembered; 3 and more are versions that this store never had."""
-    ends = make_ends(Limits(max_remembered_writes=1))
-    ends.ask("set", {"n": b"1", "gone": b""}, {"id": id_(1)})
-    ends.ask("set", {"m": b""}, {"id": id_(2)})
-    refused = ends.ask(*WRITES[write]({"id": ID, "since": since}))
+    client = connect(Limits(max_remembered_writes=1))
+    client.ask("set", {"n": b"1", "gone": b""}, {"id": id_(1)})
+    client.ask("set", {"m": b""}, {"id": id_(2)})
+    refused = client.ask(*WRITES[write]({"id": ID, "since": since}))
     assert (refused["error"], refused["version"]) == ("outcome_unknown", 2)
-    assert ends.metric("version") == 2, "nothing was done"
-    assert not isinstance(ends.ask(*WRITES[write]({"id": ID, "since": refused["version"]})), dict)
+    assert client.metric("version") == 2, "nothing was done"
+    assert not isinstance(client.ask(*WRITES[write]({"id": ID, "since": refused["version"]})), dict)
 
 
 @pytest.mark.parametrize("limit", [0, 1, 3, 10])
-def test_so_many_writes_are_remembered(make_ends: MakeEnds, limit: int) -> None:
-    ends = make_ends(Limits(max_remembered_writes=limit))
+def test_so_many_writes_are_remembered(connect: Connect, limit: int) -> None:
+    client = connect(Limits(max_remembered_writes=limit))
     requests = [["increment", f"{number}", 1, {"id": id_(number), "since": number}] for number in range(12)]
-    answers = [ends.ask(*request) for request in requests]
+    answers = [client.ask(*request) for request in requests]
     assert answers == [[1, number + 1] for number in range(12)]
-    again = [ends.ask(*request) for request in reversed(requests)][::-1]
+    again = [client.ask(*request) for request in reversed(requests)][::-1]
     assert again[12 - limit :] == answers[12 - limit :]
     assert {reply["error"] for reply in again[: 12 - limit]} == {"outcome_unknown"}
-    assert ends.metric("version") == 12
+    assert client.metric("version") == 12
 
 
-def test_a_lowered_limit_counts_from_the_next_write_on(make_ends: MakeEnds) -> None:
-    ends = make_ends()
+def test_a_lowered_limit_counts_from_the_next_write_on(connect: Connect) -> None:
+    client = connect()
     for number in range(5):
-        ends.ask("set", {"a": b""}, {"id": id_(number)})
-    ends.commands.limits = Limits(max_remembered_writes=2)
-    ends.ask("set", {"a": b""}, {"id": id_(5)})
-    assert len(ends.database.outcomes) == 2
-    assert ends.code("set", {"a": b""}, {"id": id_(3), "since": 3}) == "outcome_unknown"
+        client.ask("set", {"a": b""}, {"id": id_(number)})
+    client.server.set_limits(Limits(max_remembered_writes=2))
+    client.ask("set", {"a": b""}, {"id": id_(5)})
+    assert len(client.database.outcomes) == 2
+    assert client.code("set", {"a": b""}, {"id": id_(3), "since": 3}) == "outcome_unknown"
 
 
 # ---------------------------------------------------------------------- runs of sets, which go a way of their own
 
 
-def test_a_run_of_sets_with_ids_happens_once(ends: "Ends") -> None:
+def test_a_run_of_sets_with_ids_happens_once(client: "InMemoryClient") -> None:
     run = [["set", {f"{number}": b"x"}, {"id": id_(number), "since": 1}] for number in range(10)]
-    answers = ends.batch(*run)
+    answers = client.batch(*run)
     assert answers == list(range(2, 12))
-    assert ends.batch(*run) == answers
-    assert ends.batch(*reversed(run)) == answers[::-1]
+    assert client.batch(*run) == answers
+    assert client.batch(*reversed(run)) == answers[::-1]
     more = ["set", {"more": b""}, {"id": id_(99), "since": 1}]
-    assert ends.batch(*run[:5], more, *run[5:]) == [*answers[:5], 12, *answers[5:]], "some of them had happened"
-    assert ends.batch(run[3], run[3]) == [answers[3]] * 2
+    assert client.batch(*run[:5], more, *run[5:]) == [*answers[:5], 12, *answers[5:]], "some of them had happened"
+    assert client.batch(run[3], run[3]) == [answers[3]] * 2
 
 
-def test_an_id_that_comes_twice_in_a_run_happens_once(ends: "Ends") -> None:
+def test_an_id_that_comes_twice_in_a_run_happens_once(client: "InMemoryClient") -> None:
     one, two = (["set", {key: b"x"}, {"id": id_(ord(key)), "since": 1}] for key in "ab")
-    assert ends.batch(one, two, one, two, one) == [2, 3, 2, 3, 2]
-    assert ends.metric("version") == 3
+    assert client.batch(one, two, one, two, one) == [2, 3, 2, 3, 2]
+    assert client.metric("version") == 3
 
 
-def test_a_run_with_an_id_that_is_unknown_does_the_others(ends: "Ends") -> None:
-    replies = ends.batch(
+def test_a_run_with_an_id_that_is_unknown_does_the_others(client: "InMemoryClient") -> None:
+    replies = client.batch(
         ["set", {"a": b""}, {"id": id_(1), "since": 1}],
         ["set", {"b": b""}, {"id": id_(2), "since": 99}],
         ["set", {"c": b""}, {"id": id_(3)}],
     )
     assert [reply if isinstance(reply, int) else reply["error"] for reply in replies] == [2, "outcome_unknown", 3]
-    assert ends.ask("get_many", ["a", "b", "c"]) == [b"", None, b""]
+    assert client.ask("get_many", ["a", "b", "c"]) == [b"", None, b""]
 
 
-def test_an_empty_set_in_a_run_is_no_commit(ends: "Ends") -> None:
+def test_an_empty_set_in_a_run_is_no_commit(client: "InMemoryClient") -> None:
     run = [["set", {"a": b""}, {"id": id_(1)}], ["set", {}, {"id": id_(2)}], ["set", {"b": b""}, {"id": id_(3)}]]
-    assert ends.batch(*run) == [2, 2, 3]
-    assert ends.batch(*run) == [2, 3, 3], "what changed nothing is not remembered"
+    assert client.batch(*run) == [2, 2, 3]
+    assert client.batch(*run) == [2, 3, 3], "what changed nothing is not remembered"
 
 
 @pytest.mark.parametrize("more", [{"ephemeral": True}, {"ttl": 5}, {"ttls": {}, "ttl": 5}, {"keep_ttl": True}])
-def test_a_run_of_sets_with_ids_does_what_else_they_ask_for(ends: "Ends", more: dict[str, Any]) -> None:
-    ends.ask("set", {"a": b"", "b": b""}, {"ttl": 9})
+def test_a_run_of_sets_with_ids_does_what_else_they_ask_for(client: "InMemoryClient", more: dict[str, Any]) -> None:
+    client.ask("set", {"a": b"", "b": b""}, {"ttl": 9})
     run = [["set", {key: b"x"}, {"id": id_(ord(key)), **more}] for key in "ab"]
-    assert ends.batch(*run) == ends.batch(*run) == [3, 4]
-    assert ends.ask("ttl", ["a", "b"]) == [{"ephemeral": -1, "ttl": 5, "ttls": 5, "keep_ttl": 9}[next(iter(more))]] * 2
-    ends.disconnect()
-    assert ends.another().ask("get_many", ["a", "b"]) == ([None, None] if "ephemeral" in more else [b"x", b"x"])
+    assert client.batch(*run) == client.batch(*run) == [3, 4]
+    assert (
+        client.ask("ttl", ["a", "b"]) == [{"ephemeral": -1, "ttl": 5, "ttls": 5, "keep_ttl": 9}[next(iter(more))]] * 2
+    )
+    client.disconnect()
+    assert client.another().ask("get_many", ["a", "b"]) == ([None, None] if "ephemeral" in more else [b"x", b"x"])
 
 
 hows = st.one_of(
@@ -212,9 +216,9 @@ sets = st.tuples(st.just("set"), st.dictionaries(st.sampled_from(["a", "b", "c",
 
 @given(st.lists(st.lists(sets, min_size=1, max_size=6), max_size=5))
 def test_a_run_is_answered_and_does_as_its_sets_would_one_by_one(
-    make_ends: MakeEnds, runs: list[list[tuple[Any, ...]]]
+    connect: Connect, runs: list[list[tuple[Any, ...]]]
 ) -> None:
-    together, apart = make_ends(), make_ends()
+    together, apart = connect(), connect()
     for run in runs:
         replies = together.batch(*map(list, run))
         assert replies == [apart.ask(*request) for request in run]
@@ -224,11 +228,11 @@ def test_a_run_is_answered_and_does_as_its_sets_would_one_by_one(
     assert together.ask("fetch", ["a", "b", "c"]) == apart.ask("fetch", ["a", "b", "c"])
 
 
-def test_large_frames_know_ids_too(ends: "Ends") -> None:
+def test_large_frames_know_ids_too(client: "InMemoryClient") -> None:
     from msgspec.msgpack import encode
 
     run = [["set", {f"{number}": b"x" * 100}, {"id": id_(number), "since": 1}] for number in range(2_000)]
-    first = ends.sliced(encode(run))
+    first = client.sliced(encode(run))
     assert first == list(range(2, 2_002))
-    assert ends.sliced(encode(run)) == first
-    assert ends.metric("version") == 2_001
+    assert client.sliced(encode(run)) == first
+    assert client.metric("version") == 2_001

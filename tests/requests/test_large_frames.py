@@ -7,53 +7,53 @@ import msgspec
 import pytest
 
 from kvd.protocol.messages import MAX_REQUESTS
-from kvd.requests.sliced import SLICE_BYTES, SLICE_REQUESTS, replies_in_slices
+from kvd.requests.sliced import SLICE_BYTES, SLICE_REQUESTS
 
 if TYPE_CHECKING:
-    from tests.requests.conftest import Ends
+    from tests.harness.in_memory import InMemoryClient
 
-MakeEnds = Callable[..., "Ends"]
+Connect = Callable[..., "InMemoryClient"]
 encode = msgspec.msgpack.encode
 
 
-def steps(ends: "Ends", payload: bytes) -> list[list[bytes] | None]:
-    return list(replies_in_slices(ends.commands, memoryview(payload), ends.peer))
+def steps(client: "InMemoryClient", payload: bytes) -> list[list[bytes] | None]:
+    return list(client.slices(payload))
 
 
-def test_the_reply_comes_last_and_once(ends: "Ends") -> None:
-    *slices, reply = steps(ends, encode([["ping"]] * 5))
+def test_the_reply_comes_last_and_once(client: "InMemoryClient") -> None:
+    *slices, reply = steps(client, encode([["ping"]] * 5))
     assert slices == [None] * 3, "taken in, checked, run"
     assert b"".join(reply or [])[4:] == b"\xdd\0\0\0\5" + b"\xc3" * 5
 
 
-def test_nothing_has_run_before_all_is_decoded(ends: "Ends") -> None:
+def test_nothing_has_run_before_all_is_decoded(client: "InMemoryClient") -> None:
     payload = encode([["set", {f"{number}": b"x" * 100}] for number in range(3 * SLICE_REQUESTS)])
-    slices = replies_in_slices(ends.commands, memoryview(payload), ends.peer)
+    slices = client.slices(payload)
     versions = []
     for step in slices:
-        versions.append(ends.metric("version"))
+        versions.append(client.metric("version"))
         if step is not None:
             break
     checked = versions.count(0)
     assert checked > 3, "taken in, and checked in slices"
     assert versions[checked:] == [*sorted(set(versions[checked:])), 3 * SLICE_REQUESTS], "then run in slices"
-    assert ends.metric("keys_stored") == 3 * SLICE_REQUESTS
+    assert client.metric("keys_stored") == 3 * SLICE_REQUESTS
 
 
-def test_no_slice_is_larger_than_a_slice(ends: "Ends", monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_slice_is_larger_than_a_slice(client: "InMemoryClient", monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[tuple[int, int]] = []
-    run = ends.commands.run_counting
+    run = client.server.commands.run_counting
 
     def noting(requests: Any, peer: Any, budget_bytes: int) -> Any:  # noqa: ANN401
         sizes.append((len(requests), len(encode(requests))))
         return run(requests, peer, budget_bytes)
 
-    monkeypatch.setattr(ends.commands, "run_counting", noting)
-    steps(ends, encode([["ping"]] * (2 * SLICE_REQUESTS + 1)))
+    monkeypatch.setattr(client.server.commands, "run_counting", noting)
+    steps(client, encode([["ping"]] * (2 * SLICE_REQUESTS + 1)))
     assert [count for count, _ in sizes] == [SLICE_REQUESTS, SLICE_REQUESTS, 1]
     sizes.clear()
     value = b"x" * 1000
-    steps(ends, encode([["set", {"a": value}]] * 200))
+    steps(client, encode([["set", {"a": value}]] * 200))
     assert sum(count for count, _ in sizes) == 200
     assert all(size < SLICE_BYTES + 2 * len(value) for _, size in sizes)
     assert len(sizes) == 4
@@ -72,14 +72,14 @@ BAD = {
 
 @pytest.mark.parametrize("bad", BAD)
 @pytest.mark.parametrize("place", [0, 1, 700, SLICE_REQUESTS, 2_499, 2_500])
-def test_a_bad_request_anywhere_means_that_nothing_ran(ends: "Ends", bad: str, place: int) -> None:
+def test_a_bad_request_anywhere_means_that_nothing_ran(client: "InMemoryClient", bad: str, place: int) -> None:
     good = encode(["set", {"a": b"x"}])
     parts = [good] * 2_500
     parts.insert(place, BAD[bad])
-    reply = ends.sliced(b"\xdc" + len(parts).to_bytes(2, "big") + b"".join(parts))
+    reply = client.sliced(b"\xdc" + len(parts).to_bytes(2, "big") + b"".join(parts))
     assert reply["error"] == "bad_request"
     assert len(reply["message"]) <= 301
-    assert ends.metric("version") == ends.metric("set_operations") == 0
+    assert client.metric("version") == client.metric("set_operations") == 0
 
 
 @pytest.mark.parametrize(
@@ -92,34 +92,34 @@ def test_a_bad_request_anywhere_means_that_nothing_ran(ends: "Ends", bad: str, p
     ],
     ids=lambda payload: payload[:6].hex() + f" of {len(payload)}",
 )  # fmt: skip
-def test_what_is_no_batch_is_refused_as_in_a_small_frame(ends: "Ends", payload: bytes) -> None:
-    assert ends.sliced(payload)["error"] == ends.frame(payload)["error"] == "bad_request"
+def test_what_is_no_batch_is_refused_as_in_a_small_frame(client: "InMemoryClient", payload: bytes) -> None:
+    assert client.sliced(payload)["error"] == client.frame(payload)["error"] == "bad_request"
 
 
-def test_a_frame_that_is_one_request_is_decoded_once_and_run(ends: "Ends") -> None:
+def test_a_frame_that_is_one_request_is_decoded_once_and_run(client: "InMemoryClient") -> None:
     value = b"x" * 200_000
-    assert ends.sliced(encode([["set", {"a": value}]])) == [1]
-    assert ends.sliced(encode([["get_many", ["a"]]])) == [[value]]
+    assert client.sliced(encode([["set", {"a": value}]])) == [1]
+    assert client.sliced(encode([["get_many", ["a"]]])) == [[value]]
 
 
-def test_the_largest_batch_is_answered(ends: "Ends") -> None:
-    replies = ends.sliced(encode([["get", "a"]] * MAX_REQUESTS))
+def test_the_largest_batch_is_answered(client: "InMemoryClient") -> None:
+    replies = client.sliced(encode([["get", "a"]] * MAX_REQUESTS))
     assert replies == [None] * MAX_REQUESTS
-    assert ends.metric("get_operations") == MAX_REQUESTS
+    assert client.metric("get_operations") == MAX_REQUESTS
 
 
-def test_what_a_frame_in_slices_holds_is_counted_while_it_does(ends: "Ends") -> None:
-    ends.ask("set", {"a": bytes(10_000)})
+def test_what_a_frame_in_slices_holds_is_counted_while_it_does(client: "InMemoryClient") -> None:
+    client.ask("set", {"a": bytes(10_000)})
     payload = encode([["get", "a"]] * 5_000)
     held = []
-    for _ in replies_in_slices(ends.commands, memoryview(payload), ends.peer):
-        held.append(ends.commands.sliced_bytes)
+    for _ in client.slices(payload):
+        held.append(client.server.sliced_bytes)
     assert held == sorted(held)
     assert held[1] == len(payload)
     assert held[-1] > len(payload) + 5_000 * 10_000
-    assert ends.commands.sliced_bytes == 0
-    given_up = replies_in_slices(ends.commands, memoryview(payload), ends.peer)
+    assert client.server.sliced_bytes == 0
+    given_up = client.slices(payload)
     next(given_up)
-    assert ends.commands.sliced_bytes == len(payload)
+    assert client.server.sliced_bytes == len(payload)
     given_up.close()
-    assert ends.commands.sliced_bytes == 0
+    assert client.server.sliced_bytes == 0

@@ -7,7 +7,7 @@ import pytest
 from kvd.engine.database import EXPIRED_KEYS
 from kvd.protocol import messages
 from kvd.protocol.messages import AnyRequest
-from tests.requests.conftest import Ends
+from tests.harness.in_memory import InMemoryClient, connect
 
 MANY = 5 * EXPIRED_KEYS
 TTL_MS = 10
@@ -24,34 +24,34 @@ NAMED: list[tuple[list[list[Any]], list[Any]]] = [
 ]
 
 
-def with_many_due() -> tuple[Ends, list[int]]:
+def with_many_due() -> tuple[InMemoryClient, list[int]]:
     """Keys k0 to k(MANY - 1) are due; what the timer was told."""
-    ends = Ends()
+    client = connect()
     told: list[int] = []
-    ends.ask("set", {f"k{number}": b"x" for number in range(MANY)}, {"ttl": TTL_MS})
-    ends.ask("set", {"stays": b"here"})
-    ends.database.on_deadline = told.append
-    ends.timer.now += TTL_MS * 1000
-    return ends, told
+    client.ask("set", {f"k{number}": b"x" for number in range(MANY)}, {"ttl": TTL_MS})
+    client.ask("set", {"stays": b"here"})
+    client.database.on_deadline = told.append
+    client.timer.now += TTL_MS * 1000
+    return client, told
 
 
-def left(ends: Ends) -> int:
-    return int(ends.metric("keys_stored")) - 1
+def left(client: InMemoryClient) -> int:
+    return int(client.metric("keys_stored")) - 1
 
 
 @pytest.mark.parametrize("requests", [[["get", "stays"]], [["ping"]], [["get_many", ["stays"]]]])
 def test_no_frame_lets_more_expire_than_one_step(requests: list[list[Any]]) -> None:
-    ends, told = with_many_due()
+    client, told = with_many_due()
     for _ in range(10):
-        ends.batch(*requests)
-    assert left(ends) == MANY - EXPIRED_KEYS
+        client.batch(*requests)
+    assert left(client) == MANY - EXPIRED_KEYS
     assert told == [0], "whoever has the timer goes on, and is told once"
 
 
-def a_dead_key(ends: Ends) -> str:
+def a_dead_key(client: InMemoryClient) -> str:
     """One that is due and still there."""
-    ends.ask("ping")  # the first step
-    return next(key for key in (f"k{number}" for number in range(MANY)) if ends.database.store.exists(key))
+    client.ask("ping")  # the first step
+    return next(key for key in (f"k{number}" for number in range(MANY)) if client.database.store.exists(key))
 
 
 def of(key: str, part: Any) -> Any:  # noqa: ANN401
@@ -65,34 +65,34 @@ def of(key: str, part: Any) -> Any:  # noqa: ANN401
 
 @pytest.mark.parametrize(("requests", "expected"), NAMED, ids=lambda case: str(case[0])[:12])
 def test_keys_that_are_named_are_gone_at_their_time(requests: list[Any], expected: list[Any]) -> None:
-    ends, _ = with_many_due()
-    key = a_dead_key(ends)
-    replies = ends.batch(*of(key, requests))
+    client, _ = with_many_due()
+    key = a_dead_key(client)
+    replies = client.batch(*of(key, requests))
     assert replies == ([replies[0]] if expected == [VERSION] else expected)
     assert expected != [VERSION] or isinstance(replies[0], int)
-    assert not ends.database.store.exists(key)
-    assert left(ends) >= MANY - EXPIRED_KEYS - 1, "and no others go with it"
+    assert not client.database.store.exists(key)
+    assert left(client) >= MANY - EXPIRED_KEYS - 1, "and no others go with it"
 
 
 def test_a_number_does_not_go_on_from_a_dead_one() -> None:
-    ends, _ = with_many_due()
-    assert ends.ask("increment", a_dead_key(ends), 5)[0] == 5
+    client, _ = with_many_due()
+    assert client.ask("increment", a_dead_key(client), 5)[0] == 5
 
 
 def test_what_is_set_meanwhile_ends_the_dead_one_first() -> None:
-    ends, _ = with_many_due()
-    key = a_dead_key(ends)
-    ends.ask("set", {key: b"new"})
-    assert [version[1] for version in ends.ask("history", key, 10)] == [b"new", None, b"x"]
+    client, _ = with_many_due()
+    key = a_dead_key(client)
+    client.ask("set", {key: b"new"})
+    assert [version[1] for version in client.ask("history", key, 10)] == [b"new", None, b"x"]
 
 
 def test_a_transaction_that_read_a_dead_key_meets_its_end() -> None:
-    ends = Ends()
-    version = ends.ask("set", {f"k{number}": b"x" for number in range(MANY)}, {"ttl": TTL_MS})
-    ends.timer.now += TTL_MS * 1000
-    ends.ask("ping")
-    waiting = next(key for key in (f"k{number}" for number in range(MANY)) if ends.database.store.exists(key))
-    assert ends.code("commit", {"other": b"x"}, {waiting: version}) == "conflict"
+    client = connect()
+    version = client.ask("set", {f"k{number}": b"x" for number in range(MANY)}, {"ttl": TTL_MS})
+    client.timer.now += TTL_MS * 1000
+    client.ask("ping")
+    waiting = next(key for key in (f"k{number}" for number in range(MANY)) if client.database.store.exists(key))
+    assert client.code("commit", {"other": b"x"}, {waiting: version}) == "conflict"
 
 
 @pytest.mark.parametrize(
@@ -101,42 +101,42 @@ def test_a_transaction_that_read_a_dead_key_meets_its_end() -> None:
     ids=lambda r: r[0],
 )
 def test_what_sees_all_keys_waits_until_all_have_expired(request_: list[Any]) -> None:
-    ends, _ = with_many_due()
-    reply = ends.ask(*request_)
+    client, _ = with_many_due()
+    reply = client.ask(*request_)
     if request_[0] == "scan":
         assert [item[0] for item in reply[0]] == ["stays"]
-    assert left(ends) == (0 if request_[0] != "commit" or isinstance(reply, dict) else 1)
+    assert left(client) == (0 if request_[0] != "commit" or isinstance(reply, dict) else 1)
 
 
 def test_it_waits_in_steps() -> None:
-    ends, _ = with_many_due()
+    client, _ = with_many_due()
     requests: list[AnyRequest] = [messages.Scan("", None, 10)]
-    assert ends.commands.run(requests, ends.peer, 20) is None, "in slices, then"
-    assert left(ends) == MANY - EXPIRED_KEYS
+    assert client.run(requests, 20) is None, "in slices, then"
+    assert left(client) == MANY - EXPIRED_KEYS
 
 
 def test_the_timer_ends_it() -> None:
-    ends, _ = with_many_due()
-    ends.ask("ping")
+    client, _ = with_many_due()
+    client.ask("ping")
     steps = 1
-    while not ends.database.expire_step():
+    while not client.database.expire_step():
         steps += 1
-    assert (left(ends), steps) == (0, MANY // EXPIRED_KEYS - 1)
-    assert ends.database.expire_due_bounded()
-    ends.ask("set", {"k1": b"again"}, {"ttl": TTL_MS})
-    ends.timer.now += TTL_MS * 1000
-    assert ends.ask("get", "k1") is None, "few at a time are not put off"
+    assert (left(client), steps) == (0, MANY // EXPIRED_KEYS - 1)
+    assert client.database.expire_due_bounded()
+    client.ask("set", {"k1": b"again"}, {"ttl": TTL_MS})
+    client.timer.now += TTL_MS * 1000
+    assert client.ask("get", "k1") is None, "few at a time are not put off"
 
 
 def test_a_watcher_that_is_told_everything_is_told_of_no_dead_key() -> None:
     """In steps, too, and only what has expired before it began."""
-    ends, _ = with_many_due()
-    assert ends.ask("watch", "", 10**9) is True  # of another store, so all is told
-    feed = ends.peer.feed
+    client, _ = with_many_due()
+    assert client.ask("watch", "", 10**9) is True  # of another store, so all is told
+    feed = client.peer.feed
     assert feed is not None
     events = []
     while not feed.is_drained:
-        before = left(ends)
+        before = left(client)
         events += feed.next_events()
-        assert left(ends) >= before - EXPIRED_KEYS
+        assert left(client) >= before - EXPIRED_KEYS
     assert [event[1] for event in events if event[0] == "item"] == ["stays"]

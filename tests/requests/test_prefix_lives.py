@@ -7,7 +7,7 @@ import pytest
 from kvd.store.prefixes import PrefixRule, PrefixRules
 
 if TYPE_CHECKING:
-    from tests.requests.conftest import Ends
+    from tests.harness.in_memory import InMemoryClient
 
 RULES = PrefixRules(
     [
@@ -19,9 +19,9 @@ RULES = PrefixRules(
 
 
 @pytest.fixture
-def ruled(ends: "Ends") -> "Ends":
-    ends.database.room.set_rules(RULES)
-    return ends
+def ruled(client: "InMemoryClient") -> "InMemoryClient":
+    client.database.room.set_rules(RULES)
+    return client
 
 
 WRITES: dict[str, Any] = {
@@ -45,7 +45,7 @@ WRITES: dict[str, Any] = {
     ],
 )
 def test_keys_get_the_life_of_their_prefix_unless_the_write_says_another(
-    ruled: "Ends", write: str, key: str, how: dict[str, int] | None, left: int
+    ruled: "InMemoryClient", write: str, key: str, how: dict[str, int] | None, left: int
 ) -> None:
     assert ruled.code(*WRITES[write](key, how)) == ""
     assert ruled.ask("ttl", [key]) == [left]
@@ -54,14 +54,14 @@ def test_keys_get_the_life_of_their_prefix_unless_the_write_says_another(
 @pytest.mark.parametrize("write", WRITES)
 @pytest.mark.parametrize("how", [{"ttl": 1_001}, {"ttls": {"s/a": 1_001}}])
 def test_a_longer_life_than_the_prefix_allows_is_refused_and_nothing_written(
-    ruled: "Ends", write: str, how: dict[str, Any]
+    ruled: "InMemoryClient", write: str, how: dict[str, Any]
 ) -> None:
     assert ruled.code(*WRITES[write]("s/a", how)) == "bad_request"
     assert ruled.ask("get", "s/a") is None
 
 
 @pytest.mark.parametrize("ttl", [1_001, None])
-def test_no_touch_makes_a_key_live_longer_than_allowed(ruled: "Ends", ttl: int | None) -> None:
+def test_no_touch_makes_a_key_live_longer_than_allowed(ruled: "InMemoryClient", ttl: int | None) -> None:
     ruled.ask("set", {"s/a": b"1", "a": b"1"})
     assert ruled.code("touch", ["a", "s/a"], ttl) == "bad_request"
     assert ruled.ask("ttl", ["a", "s/a"]) == [-1, 100]
@@ -69,14 +69,14 @@ def test_no_touch_makes_a_key_live_longer_than_allowed(ruled: "Ends", ttl: int |
     assert ruled.ask("ttl", ["a", "s/a"]) == [1_000, 1_000]
 
 
-def test_an_increment_keeps_the_life_that_is_there(ruled: "Ends") -> None:
+def test_an_increment_keeps_the_life_that_is_there(ruled: "InMemoryClient") -> None:
     ruled.ask("increment", "s/n", 1, {"ttl": 1_000})
     ruled.timer.now += 400_000
     ruled.ask("increment", "s/n", 1)
     assert ruled.ask("ttl", ["s/n"]) == [600]
 
 
-def test_every_write_of_a_run_gets_the_life_of_its_prefix(ruled: "Ends") -> None:
+def test_every_write_of_a_run_gets_the_life_of_its_prefix(ruled: "InMemoryClient") -> None:
     ruled.batch(["set", {"s/a": b"1"}], ["set", {"m/a": b"1"}], ["set", {"a": b"1"}])
     assert ruled.ask("ttl", ["s/a", "m/a", "a"]) == [100, 500, -1]
     ruled.timer.now += 100_000

@@ -15,46 +15,46 @@ from kvd.requests.reply_size import may_exceed, reply_bytes
 from kvd.server.peers import Peer
 
 if TYPE_CHECKING:
-    from tests.requests.conftest import Ends
+    from tests.harness.in_memory import InMemoryClient
 
-MakeEnds = Callable[..., "Ends"]
+Connect = Callable[..., "InMemoryClient"]
 ROOM = 4_096
 # Each reply that is replaced becomes an error of no more than this.
 REPLACED_BYTES = 150
 ways = pytest.mark.parametrize("way", ["whole", "in slices"])
 
 
-def replies_to(ends: "Ends", way: str, *requests: list[Any]) -> list[Any]:
+def replies_to(client: "InMemoryClient", way: str, *requests: list[Any]) -> list[Any]:
     payload = encode(requests)
-    replies: list[Any] = ends.frame(payload) if way == "whole" else ends.sliced(payload)
+    replies: list[Any] = client.frame(payload) if way == "whole" else client.sliced(payload)
     return replies
 
 
-def full(ends: "Ends", kind: str) -> list[Any]:
+def full(client: "InMemoryClient", kind: str) -> list[Any]:
     """Prepare replies of about 6 KiB, and make the request for one."""
     big = b"x" * 3_000
     if kind == "fetch":
-        ends.ask("set", {"a": big, "b": big})
+        client.ask("set", {"a": big, "b": big})
         return ["fetch", ["a", "b"]]
     if kind == "fetch of absent keys":
         return ["fetch", [f"{number}" for number in range(1_000)]]
     if kind == "history":
-        ends.batch(["set", {"a": big}], ["set", {"a": big}])
+        client.batch(["set", {"a": big}], ["set", {"a": big}])
         return ["history", "a", 10]
     if kind == "log":
-        ends.ask("set", {f"{number:04}" + "x" * 100: b"" for number in range(60)})
+        client.ask("set", {f"{number:04}" + "x" * 100: b"" for number in range(60)})
         return ["log", 0, 10]
     if kind == "newest log":
-        ends.ask("set", {f"{number:04}" + "x" * 100: b"" for number in range(60)})
+        client.ask("set", {f"{number:04}" + "x" * 100: b"" for number in range(60)})
         return ["log", None, 1]
     if kind == "scan":
-        ends.ask("set", {"a": big, "b": big})
+        client.ask("set", {"a": big, "b": big})
         return ["scan", "", None, 10]
     if kind == "conflict":
-        ends.ask("set", {f"{number:04}" + "x" * 20: b"" for number in range(100)})
+        client.ask("set", {f"{number:04}" + "x" * 20: b"" for number in range(100)})
         return ["commit", {"w": b""}, None, [["", None]], 0]
     assert kind == "get_many"
-    ends.ask("set", {"a": big, "b": big})
+    client.ask("set", {"a": big, "b": big})
     return ["get_many", ["a", "b"]]
 
 
@@ -65,13 +65,13 @@ KINDS = ("fetch", "fetch of absent keys", "history", "log", "newest log", "scan"
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("count", [1, 3])
 def test_a_reply_that_does_not_fit_is_replaced_and_small_ones_are_not(
-    make_ends: MakeEnds, kind: str, way: str, count: int
+    connect: Connect, kind: str, way: str, count: int
 ) -> None:
-    ends = make_ends(Limits(max_reply_bytes=ROOM))
-    request = full(ends, kind)
-    roomy = make_ends(Limits(), uid=0)
+    client = connect(Limits(max_reply_bytes=ROOM))
+    request = full(client, kind)
+    roomy = connect(Limits(), uid=0)
     assert len(encode(roomy.ask(*full(roomy, kind)))) > ROOM, "there is something to replace"
-    replies = replies_to(ends, way, *[request] * count, ["ping"])
+    replies = replies_to(client, way, *[request] * count, ["ping"])
     assert [reply["error"] for reply in replies[:-1]] == ["reply_too_large"] * count
     assert replies[-1] is True
     assert len(encode(replies)) < ROOM
@@ -80,44 +80,44 @@ def test_a_reply_that_does_not_fit_is_replaced_and_small_ones_are_not(
 @ways
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_reply_that_fits_is_left_alone_and_the_next_that_does_not_is_replaced(
-    make_ends: MakeEnds, kind: str, way: str
+    connect: Connect, kind: str, way: str
 ) -> None:
-    ends = make_ends(Limits(max_reply_bytes=ROOM * 2))
-    request = full(ends, kind)
-    first, second = replies_to(ends, way, request, request)
+    client = connect(Limits(max_reply_bytes=ROOM * 2))
+    request = full(client, kind)
+    first, second = replies_to(client, way, request, request)
     assert not isinstance(first, dict) or first["error"] == "conflict"
     assert second["error"] == "reply_too_large"
 
 
-def test_the_log_of_a_very_large_commit_does_not_break_the_bound(make_ends: MakeEnds) -> None:
+def test_the_log_of_a_very_large_commit_does_not_break_the_bound(connect: Connect) -> None:
     """A page of the log holds one commit at least: keys that died with their connection may be hundreds of MiB."""
-    ends = make_ends()
-    other = ends.another()
+    client = connect()
+    other = client.another()
     for first in range(0, 20_000, 2_000):
         keys = {f"{number:05}" + "x" * 4_000: b"" for number in range(first, first + 2_000)}
         assert other.code("set", keys, {"ephemeral": True}) == ""
     other.disconnect()
-    assert ends.code("log", None, 1) == "reply_too_large"
+    assert client.code("log", None, 1) == "reply_too_large"
 
 
 @pytest.mark.parametrize("request_", [["hello", 1, ""], ["metrics"], ["status"], ["reload"]])
-def test_short_requests_with_long_replies_are_counted(make_ends: MakeEnds, request_: list[Any]) -> None:
-    ends = make_ends(Limits(max_reply_bytes=ROOM))
-    ends.process.status = lambda: [("listening", "tcp://127.0.0.1:7070 " * 60)]
-    replies = ends.batch(*[request_] * 4)
+def test_short_requests_with_long_replies_are_counted(connect: Connect, request_: list[Any]) -> None:
+    client = connect(Limits(max_reply_bytes=ROOM))
+    client.backend.status = lambda: [("listening", "tcp://127.0.0.1:7070 " * 60)]
+    replies = client.batch(*[request_] * 4)
     kept = [reply for reply in replies if not isinstance(reply, dict) or reply["error"] != "reply_too_large"]
     assert len(encode(kept)) <= ROOM + 5
 
 
-def test_what_a_conflict_says_is_bounded_whatever_the_keys(make_ends: MakeEnds) -> None:
+def test_what_a_conflict_says_is_bounded_whatever_the_keys(connect: Connect) -> None:
     """Keys of four-byte characters, the last of them the longest, changed by an author with the longest name."""
     from kvd.requests.reply_size import CONFLICT_BYTES
 
-    ends = make_ends(Limits(max_key_bytes=65_536))
-    ends.peer = Peer("x", 2**32 - 2, 2**22, "\ufffd" * 64)
-    ends.ask("set", {"\U0001f382" * 16_384: b""})
-    ends.ask("set", {f"{number:03}" + "\U0001f382" * 37: b"" for number in range(99)})
-    refused = ends.ask("commit", {}, None, [["", None]], 0)
+    client = connect(Limits(max_key_bytes=65_536))
+    client.peer = Peer("x", 2**32 - 2, 2**22, "\ufffd" * 64)
+    client.ask("set", {"\U0001f382" * 16_384: b""})
+    client.ask("set", {f"{number:03}" + "\U0001f382" * 37: b"" for number in range(99)})
+    refused = client.ask("commit", {}, None, [["", None]], 0)
     assert len(refused["conflicts"]) == 100
     assert len(encode(refused)) < CONFLICT_BYTES
 
@@ -159,47 +159,45 @@ frames = st.lists(requests, min_size=1, max_size=12).flatmap(
 @example(some=[["fetch", [], 0]] * 60, room=ROOM, near=False)
 @example(some=[["fetch", ["absent", "\x01" * 24] * 4]] * 20, room=ROOM, near=True)
 @given(some=frames, room=st.sampled_from([ROOM, 2 * ROOM, 10 * ROOM, 1_000 * ROOM]), near=st.booleans())
-def test_replies_that_need_not_be_counted_fit(
-    make_ends: MakeEnds, some: list[list[Any]], room: int, near: bool
-) -> None:
+def test_replies_that_need_not_be_counted_fit(connect: Connect, some: list[list[Any]], room: int, near: bool) -> None:
     limits = Limits(max_key_bytes=24, max_value_bytes=200, max_snapshots_per_connection=3)
-    ends = make_ends(limits, max_commits=30)
+    client = connect(limits, max_commits=30)
     if near:
-        tell_generations(ends)
+        tell_generations(client)
     for number in range(20):
-        ends.ask("set", {key: bytes([number]) * number * 10 for key in KEYS[:5]}, {"ttl": 1_000_000})
+        client.ask("set", {key: bytes([number]) * number * 10 for key in KEYS[:5]}, {"ttl": 1_000_000})
     payload = encode(some)
     decoded = decode_batch(payload)
-    kinds, largest = set(map(type, decoded)), max(ends.database.store.largest_value_bytes, len(payload))
+    kinds, largest = set(map(type, decoded)), max(client.database.store.largest_value_bytes, len(payload))
     is_to_be_counted = may_exceed(room, kinds, len(decoded), len(payload), largest)
-    size = len(encode(ends.frame(payload)))
+    size = len(encode(client.frame(payload)))
     assert is_to_be_counted or size <= room + 5
     # And where they are counted, they are counted right.
-    ends = make_ends(Limits(max_key_bytes=24, max_value_bytes=200, max_reply_bytes=room), max_commits=30)
+    client = connect(Limits(max_key_bytes=24, max_value_bytes=200, max_reply_bytes=room), max_commits=30)
     if near:
-        tell_generations(ends)
-    replies = ends.frame(payload)
+        tell_generations(client)
+    replies = client.frame(payload)
     kept = [reply for reply in replies if not isinstance(reply, dict) or reply["error"] != "reply_too_large"]
     assert len(encode(kept)) <= room + 5
     assert len(encode(replies)) <= room + len(replies) * REPLACED_BYTES
 
 
-def tell_generations(ends: "Ends") -> None:
+def tell_generations(client: "InMemoryClient") -> None:
     """As if somebody had a near cache: fetch tells slots and generations, the widest there are."""
     table = GenerationTable(1 << 17)
     table._raised = 1 << 60
     table.bump([*KEYS, "a", "b"])
-    ends.commands.near_caches.table = table
+    client.server.near_caches.table = table
 
 
 @settings(max_examples=200, deadline=None)
 @given(some=frames, near=st.booleans())
-def test_no_reply_is_larger_than_it_is_counted(make_ends: MakeEnds, some: list[list[Any]], near: bool) -> None:
-    ends = make_ends(max_commits=30)
+def test_no_reply_is_larger_than_it_is_counted(connect: Connect, some: list[list[Any]], near: bool) -> None:
+    client = connect(max_commits=30)
     if near:
-        tell_generations(ends)
-    ends.ask("set", dict.fromkeys(KEYS[:4], b"x" * 300), {"ttl": 1_000_000})
+        tell_generations(client)
+    client.ask("set", dict.fromkeys(KEYS[:4], b"x" * 300), {"ttl": 1_000_000})
     for request in decode_batch(encode(some)):
-        reply = ends.commands.run_one(request, ends.peer)
+        reply = client.run_one(request)
         assert len(encode(reply)) <= reply_bytes(request, reply)
         assert decode(encode(reply)) is not ...

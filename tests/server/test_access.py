@@ -12,8 +12,7 @@ from typing import Any
 import pytest
 
 from kvd.requests.access import ADMINISTER, CACHE, OVERFLOW_ID, READ, RIGHTS, WATCH, WRITE, Access, AccessRule, Identity
-from kvd.server.peers import Peer
-from tests.requests.conftest import Ends
+from tests.harness.in_memory import InMemoryClient, build
 
 SCALE = float(os.environ.get("KVD_TEST_SCALE", "1"))
 ROUNDS = max(300, int(300 * SCALE))
@@ -61,21 +60,17 @@ def random_rules(chosen: random.Random) -> list[AccessRule]:
     return [rule() for _ in range(chosen.randrange(1, 8))]
 
 
-class House:
-    """A database with keys all over the world, and a connection for somebody."""
+def connect(rules: list[AccessRule], who: Identity) -> InMemoryClient:
+    """A connection of ``who``, under these rules, to a database with all keys of the world."""
+    server = build()
+    server.connect().ask("set", dict.fromkeys(WORLD, b"1"))
+    server.set_rules(rules)
+    return server.connect_as(who)
 
-    def __init__(self, rules: list[AccessRule], who: Identity) -> None:
-        owner = Ends()
-        owner.ask("set", dict.fromkeys(WORLD, b"1"))
-        self.ends = owner.another(uid=who.uid)
-        self.ends.peer = Peer("somebody", who.uid, gids=who.gids)
-        self.ends.peer.identity = who
-        self.ends.peer.greeted = True
-        self.ends.commands.access = Access(rules)
-        self.ends.peer.allow(self.ends.commands.access)
 
-    def state(self) -> dict[str, bytes | None]:
-        return dict(zip(WORLD, self.ends.database.store.get_many(WORLD), strict=True))
+def state(client: InMemoryClient) -> dict[str, bytes | None]:
+    """The value of each key of the world."""
+    return dict(zip(WORLD, client.database.store.get_many(WORLD), strict=True))
 
 
 def keys_below(prefix: str) -> list[str]:
@@ -118,11 +113,11 @@ def test_every_request_is_decided_as_the_oracle_says() -> None:
     allowed = denied = strict = 0
     for _ in range(ROUNDS):
         rules, who = random_rules(chosen), chosen.choice(PEOPLE)
-        house = House(rules, who)
+        client = connect(rules, who)
         for _ in range(10):
             request, needed = asked(chosen)
-            before, version = house.state(), house.ends.database.store.version
-            code = house.ends.code(*request)
+            before, version = state(client), client.database.store.version
+            code = client.code(*request)
             may = all(oracle(rules, who, key) & right for right, keys in needed for key in keys)
             if code == "forbidden":
                 denied += 1
@@ -130,19 +125,19 @@ def test_every_request_is_decided_as_the_oracle_says() -> None:
                 if may:
                     assert request[0] in ("scan", "commit", "log", "watch"), (rules, who, request)
                     strict += 1
-                assert (house.state(), house.ends.database.store.version) == (before, version), "it has no effect"
+                assert (state(client), client.database.store.version) == (before, version), "it has no effect"
             else:
                 assert may, (rules, who, request)
                 allowed += code == ""
-            house.ends.peer.feed = None
+            client.peer.feed = None
     assert allowed > ROUNDS
     assert denied > ROUNDS
     assert strict < denied / 20, "almost never more than has to be"
 
 
 def test_each_denied_request_of_a_frame_is_refused_and_the_others_run() -> None:
-    house = House([AccessRule(prefix="a", everyone=True, rights=("read", "write"))], PEOPLE[0])
-    replies = house.ends.batch(
+    client = connect([AccessRule(prefix="a", everyone=True, rights=("read", "write"))], PEOPLE[0])
+    replies = client.batch(
         ["get", "a"], ["get", "b"], ["set", {"aa": b"3"}], ["set", {"aa": b"4", "b": b"4"}], ["get", "aa"]
     )
     assert [replies[0], replies[4]] == [b"1", b"3"]
@@ -150,12 +145,12 @@ def test_each_denied_request_of_a_frame_is_refused_and_the_others_run() -> None:
 
 
 def test_a_denial_is_the_same_whether_the_key_exists_or_not() -> None:
-    house = House([AccessRule(prefix="a", everyone=True, rights=("read", "write"))], PEOPLE[0])
+    client = connect([AccessRule(prefix="a", everyone=True, rights=("read", "write"))], PEOPLE[0])
     for request in (
         ["get", "KEY"], ["ttl", ["KEY"]], ["history", "KEY", 5], ["delete", ["KEY"]], ["increment", "KEY", 1],
         ["commit", {"a": b"x"}, {"KEY": 0}],
     ):  # fmt: skip
-        there, away = (house.ends.ask(*[_with(key, part) for part in request]) for key in ("b", "b-is-not-there"))
+        there, away = (client.ask(*[_with(key, part) for part in request]) for key in ("b", "b-is-not-there"))
         assert there == away
         assert there["error"] == "forbidden"
 
@@ -169,24 +164,24 @@ def _with(key: str, part: Any) -> Any:  # noqa: ANN401
 
 
 def test_without_rules_all_but_administering_is_allowed() -> None:
-    house = House([], PEOPLE[0])
-    assert house.ends.peer.grant is None
-    assert house.ends.ask("get", "a") == b"1"
-    assert house.ends.code("shutdown") == "forbidden"
+    client = connect([], PEOPLE[0])
+    assert client.peer.grant is None
+    assert client.ask("get", "a") == b"1"
+    assert client.code("shutdown") == "forbidden"
 
 
 @pytest.mark.parametrize("uid", [0, os.geteuid()])
 def test_root_and_the_daemons_own_user_may_always(uid: int) -> None:
-    house = House([AccessRule(prefix="", uid=5001, rights=())], Identity(uid=uid))
-    assert house.ends.ask("get", "a") == b"1"
-    assert house.ends.ask("access", "a", 5001)[0] == []
+    client = connect([AccessRule(prefix="", uid=5001, rights=())], Identity(uid=uid))
+    assert client.ask("get", "a") == b"1"
+    assert client.ask("access", "a", 5001)[0] == []
 
 
 def test_who_administers_by_rule_and_who_does_not() -> None:
     rules = [AccessRule(uid=5001, rights=("administer",)), AccessRule(prefix="a", uid=5002, rights=("administer",))]
-    assert House(rules, PEOPLE[0]).ends.ask("access", "a", 5002)[0] == ["administer"]
-    assert House(rules, PEOPLE[1]).ends.code("access", "a", 5002) == "forbidden", "below a prefix it means nothing"
-    assert House(rules, PEOPLE[0]).ends.code("get", "a") == "forbidden"
+    assert connect(rules, PEOPLE[0]).ask("access", "a", 5002)[0] == ["administer"]
+    assert connect(rules, PEOPLE[1]).code("access", "a", 5002) == "forbidden", "below a prefix it means nothing"
+    assert connect(rules, PEOPLE[0]).code("get", "a") == "forbidden"
 
 
 def test_a_near_cache_gets_slots_only_for_what_it_may_keep() -> None:
@@ -194,25 +189,25 @@ def test_a_near_cache_gets_slots_only_for_what_it_may_keep() -> None:
         AccessRule(everyone=True, rights=("read",)),
         AccessRule(prefix="a", everyone=True, rights=("read", "cache")),
     ]
-    house = House(rules, PEOPLE[0])
-    house.ends.commands.near_caches.before_first = lambda: None
-    house.ends.commands.near_caches._make_table(lambda: None)
-    kept, not_kept = house.ends.ask("fetch", ["a", "b"])
+    client = connect(rules, PEOPLE[0])
+    client.server.near_caches.before_first = lambda: None
+    client.server.share_table()
+    kept, not_kept = client.ask("fetch", ["a", "b"])
     assert isinstance(kept[2], int)
     assert not_kept[2:4] == [None, None]
     assert not_kept[0] == b"1"
 
 
 def test_without_the_right_to_cache_there_is_no_table() -> None:
-    house = House([AccessRule(everyone=True, rights=("read", "write", "watch"))], PEOPLE[0])
-    assert house.ends.code("attach") == "forbidden"
+    client = connect([AccessRule(everyone=True, rights=("read", "write", "watch"))], PEOPLE[0])
+    assert client.code("attach") == "forbidden"
 
 
 def test_other_rules_void_what_near_caches_keep() -> None:
-    house = House([], PEOPLE[0])
-    table = house.ends.commands.near_caches._make_table(lambda: None)
+    client = connect([], PEOPLE[0])
+    table = client.server.share_table()
     before = [generation for _, generation in table.slots_and_generations(WORLD)]
-    house.ends.commands.near_caches.void()
+    client.server.near_caches.void()
     after = [generation for _, generation in table.slots_and_generations(WORLD)]
     assert all(now > then for then, now in zip(before, after, strict=True))
 

@@ -12,18 +12,15 @@ from typing import Any, get_args
 import msgspec
 import pytest
 
-from kvd.engine.durability import NO_WAIT, Durability
+from kvd.engine.durability import NO_WAIT
 from kvd.protocol import messages
-from kvd.protocol.limits import Limits
 from kvd.protocol.messages import decode_batch
 from kvd.requests import permissions
-from kvd.requests.access import ADMINISTER, CACHE, READ, RIGHTS, WRITE, Access, AccessRule
-from kvd.requests.executor import Commands
-from kvd.server.peers import Peer
+from kvd.requests.access import ADMINISTER, CACHE, READ, RIGHTS, WRITE, Access, AccessRule, Identity
+from tests.harness.in_memory import FakeBackend, build
 from tests.journal.disks import MemoryDisk
 from tests.journal.running import Running
-from tests.requests.conftest import Process
-from tests.server.test_access import PEOPLE, ROUNDS, WORLD, House, asked, oracle, random_rules
+from tests.server.test_access import PEOPLE, ROUNDS, WORLD, asked, connect, oracle, random_rules, state
 
 ADMINISTRATORS: list[list[Any]] = [
     ["shutdown"], ["reload"], ["checkpoint"], ["backup"], ["access", "a", 5002],
@@ -40,7 +37,7 @@ OPEN: list[list[Any]] = [
 ]
 
 
-class Willing(Process):
+class Willing(FakeBackend):
     """Does whatever it is asked for, and counts it."""
 
     def __init__(self) -> None:
@@ -79,10 +76,10 @@ def test_each_request_of_a_frame_is_decided_as_the_oracle_says(sliced: bool) -> 
     allowed = denied = 0
     for _ in range(ROUNDS):
         rules, who = random_rules(chosen), chosen.choice(PEOPLE)
-        house = House(rules, who)
+        client = connect(rules, who)
         for _ in range(5):
-            frame, before = many(chosen), house.state()
-            replies = house.ends.sliced(msgspec.msgpack.encode(frame)) if sliced else house.ends.batch(*frame)
+            frame, before = many(chosen), state(client)
+            replies = client.sliced(msgspec.msgpack.encode(frame)) if sliced else client.batch(*frame)
             expected = dict(before)
             for request, reply in zip(frame, replies, strict=True):
                 right, keys = (READ, [request[1]]) if request[0] == "get" else (WRITE, list(request[1]))
@@ -93,7 +90,7 @@ def test_each_request_of_a_frame_is_decided_as_the_oracle_says(sliced: bool) -> 
                     expected |= request[1]
                 elif may:
                     assert reply == expected[request[1]]
-            assert house.state() == expected, "what was denied has no effect, and the others have theirs"
+            assert state(client) == expected, "what was denied has no effect, and the others have theirs"
     assert min(allowed, denied) > ROUNDS
 
 
@@ -124,12 +121,12 @@ def test_who_may_administer_is_decided_as_the_oracle_says(request_: list[Any]) -
     allowed = denied = 0
     for _ in range(ROUNDS // 3):
         rules, who = random_rules(chosen), chosen.choice(PEOPLE)
-        house = House(rules, who)
-        house.ends.commands.administration = process = Willing()
+        client = connect(rules, who)
+        client.server.backend = process = Willing()
         may = any(rule.prefix == "" for rule in rules) and bool(oracle(rules, who, "") & ADMINISTER)
-        assert house.ends.code(*request_) == ("" if may else "forbidden"), (rules, who)
+        assert client.code(*request_) == ("" if may else "forbidden"), (rules, who)
         assert len(process.done) == (may and hasattr(Willing, request_[0]) and request_[0] not in ("status",))
-        assert (house.ends.peer.feed is not None) == (may and request_[0] == "backup")
+        assert (client.peer.feed is not None) == (may and request_[0] == "backup")
         allowed, denied = allowed + may, denied + (not may)
     assert min(allowed, denied) > 0
 
@@ -139,10 +136,10 @@ def test_near_caches_get_slots_as_the_oracle_says() -> None:
     kept = refused = not_kept = 0
     for _ in range(ROUNDS):
         rules, who = random_rules(chosen), chosen.choice(PEOPLE)
-        house = House(rules, who)
-        house.ends.commands.near_caches._make_table(lambda: None)
+        client = connect(rules, who)
+        client.server.share_table()
         keys = chosen.sample(WORLD, 3)
-        reply = house.ends.ask("fetch", keys)
+        reply = client.ask("fetch", keys)
         rights = [oracle(rules, who, key) for key in keys]
         if not all(right & READ for right in rights):
             assert isinstance(reply, dict)
@@ -159,17 +156,17 @@ def test_attaching_needs_the_right_to_cache_somewhere() -> None:
     chosen = random.Random(12)  # noqa: S311  # to be repeatable
     for _ in range(ROUNDS // 3):
         rules, who = random_rules(chosen), chosen.choice([one for one in PEOPLE if one.uid is not None])
-        house = House(rules, who)
+        client = connect(rules, who)
         prefixes = {rule.prefix for rule in rules}
         may = any(oracle(rules, who, prefix) & CACHE for prefix in prefixes)
         # Here is nothing to attach to, which is what those are told who may.
-        assert house.ends.code("attach") == ("bad_request" if may else "forbidden"), (rules, who)
+        assert client.code("attach") == ("bad_request" if may else "forbidden"), (rules, who)
 
 
 def test_what_says_nothing_of_keys_is_open_to_whoever_may_connect() -> None:
-    house = House([AccessRule(prefix="x", uid=1, rights=())], PEOPLE[0])
+    client = connect([AccessRule(prefix="x", uid=1, rights=())], PEOPLE[0])
     for request in OPEN:
-        assert house.ends.code(*request) == "", request
+        assert client.code(*request) == "", request
 
 
 def test_each_kind_of_request_is_decided_in_one_of_these_tests() -> None:
@@ -186,15 +183,15 @@ def test_each_kind_of_request_is_decided_in_one_of_these_tests() -> None:
 
 
 def test_a_half_allowed_transaction_neither_reads_nor_writes() -> None:
-    house = House([AccessRule(prefix="a", everyone=True, rights=("read", "write"))], PEOPLE[0])
-    before, version = house.state(), house.ends.database.store.version
+    client = connect([AccessRule(prefix="a", everyone=True, rights=("read", "write"))], PEOPLE[0])
+    before, version = state(client), client.database.store.version
     for writes, reads, ranges in (
         ({"a": b"2", "b": b"2"}, {}, []), ({"a": b"2", "b": None}, {}, []), ({"a": b"2"}, {"aa": 1, "b": 1}, []),
         ({"a": b"2"}, {}, [["a", "b"], ["b", "c"]]), ({"a": b"2"}, {}, [["a", None]]), ({"a": b"2"}, {"b": 0}, []),
     ):  # fmt: skip
-        assert house.ends.code("commit", writes, reads, ranges, version) == "forbidden"
-    assert (house.state(), house.ends.database.store.version) == (before, version)
-    assert house.ends.code("commit", {"a": b"2"}, {"aa": 1}, [["a", "b"]], version) == ""
+        assert client.code("commit", writes, reads, ranges, version) == "forbidden"
+    assert (state(client), client.database.store.version) == (before, version)
+    assert client.code("commit", {"a": b"2"}, {"aa": 1}, [["a", "b"]], version) == ""
 
 
 @pytest.mark.parametrize("sliced", [False, True])
@@ -206,27 +203,24 @@ def test_a_denied_request_waits_for_no_disk_whatever_it_names(key: str, request_
 
     async def run() -> None:
         running = Running(MemoryDisk())
-        durability = Durability(
-            running.database, running.log, "always", 1, asyncio.get_running_loop(), lambda error: None
-        )
-        commands = Commands(running.database, Limits(), Process(), {})
-        commands.durability = durability
+        server = build(database=running.database, log=running.log, loop=asyncio.get_running_loop())
         running.set({"there": b""})
-        await durability.flush()
+        await server.flush()
         running.set({"latest": b""})
-        peer = Peer("somebody", 5001)
-        peer.allow(Access([AccessRule(prefix="own", everyone=True, rights=("read",))]))
+        server.set_rules([AccessRule(prefix="own", everyone=True, rights=("read",))])
+        client = server.connect_as(Identity(uid=5001))
         requests = decode_batch(msgspec.msgpack.encode([named]))
         if sliced:
-            replies, _ = commands.run_counting(requests, peer, 1_000)
+            replies, needs = client.run_slice(requests, 1_000)
         else:
-            replies = commands.run(requests, peer, 100)  # type: ignore[assignment]
+            replies, needs = client.run_with_needs(requests, 100)
         assert [reply["error"] for reply in replies] == ["forbidden"]
-        assert commands.needs is NO_WAIT
+        assert needs is NO_WAIT
         allowed = decode_batch(msgspec.msgpack.encode([named, ["get", "own"]]))
-        assert isinstance(commands.run(allowed, peer, 100), list)
-        assert commands.needs is not NO_WAIT, "what is allowed waits as ever"
-        await durability.close()
+        replies, needs = client.run_with_needs(allowed, 100)
+        assert isinstance(replies, list)
+        assert needs is not NO_WAIT, "what is allowed waits as ever"
+        await server.close()
 
     asyncio.run(run())
 
@@ -247,23 +241,23 @@ def test_what_is_remembered_of_decisions_takes_little_memory_whatever_is_asked()
 
 
 def test_costly_requests_run_in_slices_though_one_of_the_frame_is_denied() -> None:
-    house = House([AccessRule(prefix="a", uid=5003, rights=("read",))], PEOPLE[2])
+    client = connect([AccessRule(prefix="a", uid=5003, rights=("read",))], PEOPLE[2])
     frame = [["get", "b"], ["scan", "a", "b", 10], ["scan", "a", "b", 10]]
     payload = msgspec.msgpack.encode(frame)
-    assert house.ends.commands.run(decode_batch(payload), house.ends.peer, len(payload)) is None
-    denied, one, other = house.ends.batch(*frame)
+    assert client.run(decode_batch(payload), len(payload)) is None
+    denied, one, other = client.batch(*frame)
     assert denied["error"] == "forbidden"
     assert one == other
     assert len(one[0]) == 10
-    house.ends.peer.greeted = False
-    assert house.ends.commands.run(decode_batch(payload), house.ends.peer, len(payload)) is not None, "nothing runs"
+    client.peer.greeted = False
+    assert client.run(decode_batch(payload), len(payload)) is not None, "nothing runs"
 
 
 def test_what_is_denied_does_not_count_among_the_hottest_keys() -> None:
-    house = House([AccessRule(prefix="a", uid=5003, rights=("read",))], PEOPLE[2])
+    client = connect([AccessRule(prefix="a", uid=5003, rights=("read",))], PEOPLE[2])
     frame = msgspec.msgpack.encode([["get", "b"], ["get", "a"]])
     hottest: list[tuple[str, int]] = []
     while not hottest:  # one frame in some is looked at
-        house.ends.sliced(frame)
-        _, hottest = house.ends.commands.hot_keys.reads.most(10)
+        client.sliced(frame)
+        _, hottest = client.server.hot_keys.reads.most(10)
     assert [key for key, _ in hottest] == ["a"]

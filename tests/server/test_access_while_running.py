@@ -6,10 +6,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.server.conftest import eventually, frame
+from tests.harness.raw_peer import frame
+from tests.harness.waiting import eventually
 
 if TYPE_CHECKING:
-    from tests.server.conftest import Daemon, Peer, Start
+    from tests.harness.raw_peer import RawPeer
+    from tests.harness.watched_daemon import WatchedDaemon
+    from tests.server.conftest import Start
 
 KEYS = [f"{number}" for number in range(8_000)]
 # Each looks at all the keys that there were, and tells nothing: together they take a second or so.
@@ -18,7 +21,7 @@ RULE = 'access = [{everyone = true, rights = ["read", "write", "watch"]}]'
 
 
 @pytest.fixture
-def ruled(start: "Start") -> "Daemon":
+def ruled(start: "Start") -> "WatchedDaemon":
     """A daemon on TCP too, where everybody may do everything."""
     daemon = start(f"{RULE}\n", tcp=True)
     daemon.canary.ask(["set", dict.fromkeys(KEYS, b"")])
@@ -27,18 +30,20 @@ def ruled(start: "Start") -> "Daemon":
 
 
 @pytest.fixture
-def bob(ruled: "Daemon") -> "Iterator[Peer]":
-    with ruled.connect_tcp() as peer:
+def bob(ruled: "WatchedDaemon") -> "Iterator[RawPeer]":
+    with ruled.greeted() as peer:
         yield peer
 
 
-def begin(daemon: "Daemon", peer: "Peer", *requests: object) -> None:
+def begin(daemon: "WatchedDaemon", peer: "RawPeer", *requests: object) -> None:
     """Send a frame that begins with a set and takes long; it has begun."""
     peer.send(frame(["set", {"0": b"begun"}], *requests))
     eventually(lambda: daemon.canary.ask(["get", "0"]) == [b"begun"])
 
 
-def test_a_watch_does_not_begin_whose_right_went_while_its_frame_was_running(ruled: "Daemon", bob: "Peer") -> None:
+def test_a_watch_does_not_begin_whose_right_went_while_its_frame_was_running(
+    ruled: "WatchedDaemon", bob: "RawPeer"
+) -> None:
     begin(ruled, bob, ["watch", ""], *LONG)
     config = pathlib.Path(ruled.path).parent / "kvd.toml"
     config.write_text(config.read_text().replace(RULE, 'access = [{everyone = true, rights = ["write"]}]'))
@@ -50,7 +55,7 @@ def test_a_watch_does_not_begin_whose_right_went_while_its_frame_was_running(rul
     assert bob.says_nothing_more()
 
 
-def test_a_frame_does_not_run_on_for_a_token_that_was_taken_away(ruled: "Daemon", bob: "Peer") -> None:
+def test_a_frame_does_not_run_on_for_a_token_that_was_taken_away(ruled: "WatchedDaemon", bob: "RawPeer") -> None:
     begin(ruled, bob, *LONG, ["set", {"0": b"late"}])
     (pathlib.Path(ruled.path).parent / "token").write_text("somebody " + "x" * 16)
     assert isinstance(ruled.canary.ask(["reload"])[0], list)

@@ -13,6 +13,7 @@ from kvd.journal.backup_file import BackupReader, load_backup
 from kvd.journal.errors import Damaged, NewerFormat
 from kvd.store.prefixes import PrefixRule, PrefixRules
 from kvd.store.window import WindowLimits
+from tests.harness.in_memory import build_database
 from tests.journal.busy import Busy, differences
 from tests.journal.crashes import RecordingDisk
 from tests.journal.running import BOOT_US, ME, WALL_US
@@ -58,7 +59,7 @@ class Taken:
 
 
 def loaded(data: bytes, now: int = 0) -> Database:
-    database = Database(clock=lambda: WALL_US + now, timer=lambda: 3 * BOOT_US + now)
+    database = build_database(clock=lambda: WALL_US + now, timer=lambda: 3 * BOOT_US + now)
     load_backup(BackupReader(io.BytesIO(data), "x"), database, lambda done: None)
     return database
 
@@ -105,7 +106,7 @@ def test_whatever_happens_meanwhile(seed: int) -> None:
 @pytest.mark.usefixtures("small_pieces")
 def test_what_is_evicted_meanwhile() -> None:
     """A value that went before its commit was told: that it went is told too."""
-    database = Database(clock=lambda: WALL_US)
+    database = build_database(clock=lambda: WALL_US)
     database.room.configure(100_000, 0, 100_000)
     database.room.set_rules(PrefixRules([PrefixRule(prefix="", evict=True)]))
     database.set({"a": b"1"}, ME)
@@ -135,7 +136,7 @@ def test_nothing_is_told_before_it_may_be_shown() -> None:
 
 
 def test_of_an_empty_store() -> None:
-    taken = Taken(Database(clock=lambda: WALL_US))
+    taken = Taken(build_database(clock=lambda: WALL_US))
     taken.rest()
     assert taken.end == (0, 0, 0)
     assert loaded(bytes(taken.data)).store.counters.keys == 0
@@ -143,7 +144,7 @@ def test_of_an_empty_store() -> None:
 
 def test_a_backup_taken_too_slowly_says_so() -> None:
     limits = WindowLimits(max_bytes=1000, max_commits=5, max_pinned_bytes=2000)
-    database = Database(limits, clock=lambda: WALL_US)
+    database = build_database(limits, clock=lambda: WALL_US)
     database.set({"a": b""}, ME)
     taken = Taken(database)
     taken.take()
@@ -156,7 +157,7 @@ def test_a_backup_taken_too_slowly_says_so() -> None:
 
 
 def test_a_backup_that_is_given_up_lets_the_history_go() -> None:
-    database = Database(WindowLimits(max_commits=3), clock=lambda: WALL_US)
+    database = build_database(WindowLimits(max_commits=3), clock=lambda: WALL_US)
     taken = Taken(database)
     taken.feed.close()
     for number in range(10):
@@ -167,7 +168,7 @@ def test_a_backup_that_is_given_up_lets_the_history_go() -> None:
 
 
 def of_some_keys() -> bytes:
-    database = Database(clock=lambda: WALL_US)
+    database = build_database(clock=lambda: WALL_US)
     for number in range(20):
         database.set({f"key{number}": b"v" * number}, ME)
     taken = Taken(database)

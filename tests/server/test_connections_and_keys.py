@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.server.conftest import eventually
+from tests.harness.waiting import eventually
 
 if TYPE_CHECKING:
-    from tests.server.conftest import Daemon, Start
+    from tests.harness.watched_daemon import WatchedDaemon
+    from tests.server.conftest import Start
 
 # A client in a process of its own: sends a frame it is given, shows the reply, and stays until it is told to go.
 CLIENT = """if True:
@@ -30,9 +31,9 @@ Run = Callable[..., Client]
 
 
 @pytest.fixture
-def run(daemon: "Daemon") -> Iterator[Run]:
+def run(daemon: "WatchedDaemon") -> Iterator[Run]:
     """Starts clients that send these requests; returns once they are answered."""
-    from tests.server.conftest import frame
+    from tests.harness.raw_peer import frame
 
     clients: list[Client] = []
 
@@ -56,14 +57,14 @@ def ephemeral(key: str, value: bytes = b"here") -> list[object]:
     return ["set", {key: value}, {"ephemeral": True}]
 
 
-def is_there(daemon: "Daemon", key: str) -> bool:
+def is_there(daemon: "WatchedDaemon", key: str) -> bool:
     return daemon.ask(["get", key]) != [None]
 
 
 # ---------------------------------------------------------------------- keys that die with a connection
 
 
-def test_an_ephemeral_key_goes_when_its_connection_is_closed(daemon: "Daemon") -> None:
+def test_an_ephemeral_key_goes_when_its_connection_is_closed(daemon: "WatchedDaemon") -> None:
     with daemon.connect() as peer:
         peer.ask(ephemeral("a"), ["set", {"stays": b""}])
         assert is_there(daemon, "a")
@@ -71,7 +72,7 @@ def test_an_ephemeral_key_goes_when_its_connection_is_closed(daemon: "Daemon") -
     assert is_there(daemon, "stays")
 
 
-def test_it_goes_when_its_process_is_killed_and_its_author_is_who_wrote_it(daemon: "Daemon", run: Run) -> None:
+def test_it_goes_when_its_process_is_killed_and_its_author_is_who_wrote_it(daemon: "WatchedDaemon", run: Run) -> None:
     with daemon.connect() as watching:
         watching.ask(["watch", "lock/"])
         client = run(ephemeral("lock/a"))
@@ -85,7 +86,7 @@ def test_it_goes_when_its_process_is_killed_and_its_author_is_who_wrote_it(daemo
     assert there[3][2].startswith("python")
 
 
-def test_it_stays_while_its_process_is_stopped(daemon: "Daemon", run: Run) -> None:
+def test_it_stays_while_its_process_is_stopped(daemon: "WatchedDaemon", run: Run) -> None:
     client = run(ephemeral("a"))
     os.kill(client.pid, signal.SIGSTOP)
     os.waitid(os.P_PID, client.pid, os.WSTOPPED | os.WNOWAIT)
@@ -95,7 +96,7 @@ def test_it_stays_while_its_process_is_stopped(daemon: "Daemon", run: Run) -> No
     eventually(lambda: not is_there(daemon, "a"), "for the key to go")
 
 
-def test_it_stays_while_a_child_of_its_process_has_the_connection_too(daemon: "Daemon", run: Run) -> None:
+def test_it_stays_while_a_child_of_its_process_has_the_connection_too(daemon: "WatchedDaemon", run: Run) -> None:
     """A connection ends when nobody has it any more: it is the kernel that knows."""
     peer = daemon.connect()
     peer.ask(ephemeral("a"))
@@ -117,7 +118,9 @@ def test_it_stays_while_a_child_of_its_process_has_the_connection_too(daemon: "D
         (["touch", ["a"], 100_000], False),
     ],
 )
-def test_another_write_makes_it_a_key_like_any_other(daemon: "Daemon", write: list[object], survives: bool) -> None:
+def test_another_write_makes_it_a_key_like_any_other(
+    daemon: "WatchedDaemon", write: list[object], survives: bool
+) -> None:
     with daemon.connect() as peer:
         peer.ask(ephemeral("a"), ephemeral("mark"))
         daemon.ask(write)
@@ -125,7 +128,7 @@ def test_another_write_makes_it_a_key_like_any_other(daemon: "Daemon", write: li
     assert is_there(daemon, "a") == survives
 
 
-def test_one_taken_over_goes_with_whoever_took_it(daemon: "Daemon") -> None:
+def test_one_taken_over_goes_with_whoever_took_it(daemon: "WatchedDaemon") -> None:
     with daemon.connect() as second:
         with daemon.connect() as first:
             first.ask(ephemeral("a"), ephemeral("mark"))
@@ -137,7 +140,7 @@ def test_one_taken_over_goes_with_whoever_took_it(daemon: "Daemon") -> None:
 
 def test_it_goes_when_the_server_closes_the_connection(start: "Start") -> None:
     daemon = start("limits.frame_timeout_ms = 50\n", tcp=True)
-    with daemon.connect_tcp() as peer:
+    with daemon.greeted() as peer:
         peer.ask(ephemeral("a"))
         peer.send(b"\0")  # the beginning of a frame, whose end never comes
         assert peer.says_nothing_more()
@@ -147,11 +150,11 @@ def test_it_goes_when_the_server_closes_the_connection(start: "Start") -> None:
 # ---------------------------------------------------------------------- authors
 
 
-def author_of(daemon: "Daemon", key: str) -> Any:  # noqa: ANN401 - [uid, pid, name]
+def author_of(daemon: "WatchedDaemon", key: str) -> Any:  # noqa: ANN401 - [uid, pid, name]
     return daemon.ask(["history", key, 1])[0][0][3]
 
 
-def test_the_author_is_the_kernels_word_on_a_unix_socket(daemon: "Daemon", run: Run) -> None:
+def test_the_author_is_the_kernels_word_on_a_unix_socket(daemon: "WatchedDaemon", run: Run) -> None:
     client = run(["set", {"a": b""}])
     name = pathlib.Path(f"/proc/{client.pid}/comm").read_text().strip()
     assert author_of(daemon, "a") == [os.getuid(), client.pid, name]
@@ -161,7 +164,7 @@ def test_the_author_is_the_kernels_word_on_a_unix_socket(daemon: "Daemon", run: 
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="needs root, to become another user")
-def test_another_user_is_the_author_of_what_it_wrote(daemon: "Daemon", run: Run) -> None:
+def test_another_user_is_the_author_of_what_it_wrote(daemon: "WatchedDaemon", run: Run) -> None:
     os.chmod(daemon.path, 0o666)  # noqa: S103 - that is the point
     for folder in pathlib.Path(daemon.path).parents[:2]:
         folder.chmod(0o711)
@@ -171,7 +174,7 @@ def test_another_user_is_the_author_of_what_it_wrote(daemon: "Daemon", run: Run)
 
 def test_over_tcp_the_author_is_where_it_came_from(start: "Start") -> None:
     daemon = start(tcp=True)
-    with daemon.connect_tcp() as peer:
+    with daemon.greeted() as peer:
         peer.ask(["set", {"a": b""}])
         assert author_of(daemon, "a") == [None, None, "tcp {}:{}".format(*peer.socket.getsockname())]
 

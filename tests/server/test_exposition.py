@@ -9,15 +9,17 @@ from collections.abc import Callable
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from kvd.telemetry.metrics import SAMPLED
-from tests.server.conftest import ROOT, eventually
+from tests.harness.in_memory import connect
+from tests.harness.processes import ROOT
+from tests.harness.waiting import eventually
 
 if TYPE_CHECKING:
-    from tests.server.conftest import Daemon, Start
+    from tests.harness.watched_daemon import WatchedDaemon
+    from tests.server.conftest import Start
 
 DASHBOARD = json.loads((ROOT / "deploy/grafana/kvd.json").read_text())
 Labels = tuple[tuple[str, str], ...]
@@ -27,20 +29,20 @@ CONFLICTS = "kvd_errors_total", (("code", "conflict"),)
 BY_TIME = ("kvd_history_oldest_age_seconds", "kvd_loop_lag_seconds")
 
 
-def families(daemon: "Daemon") -> list[Any]:
+def families(daemon: "WatchedDaemon") -> list[Any]:
     (text,) = daemon.ask(["exposition"])
     return list(text_string_to_metric_families(text))
 
 
-def samples(daemon: "Daemon") -> Samples:
+def samples(daemon: "WatchedDaemon") -> Samples:
     return {(s.name, tuple(sorted(s.labels.items()))): s.value for f in families(daemon) for s in f.samples}
 
 
-def value(daemon: "Daemon", name: str, **labels: str) -> float:
+def value(daemon: "WatchedDaemon", name: str, **labels: str) -> float:
     return samples(daemon)[name, tuple(sorted(labels.items()))]
 
 
-def risen(daemon: "Daemon", work: Callable[[], object]) -> dict[str, float]:
+def risen(daemon: "WatchedDaemon", work: Callable[[], object]) -> dict[str, float]:
     """By how much what has no labels rose, with ``work``; what did not change is left out."""
     before = samples(daemon)
     work()
@@ -51,7 +53,7 @@ def risen(daemon: "Daemon", work: Callable[[], object]) -> dict[str, float]:
     }
 
 
-def test_counters_are_exact_after_a_mix(daemon: "Daemon") -> None:
+def test_counters_are_exact_after_a_mix(daemon: "WatchedDaemon") -> None:
     """Each kind of read with hits and misses, alone and together with others of its kind."""
 
     def mix() -> None:
@@ -108,7 +110,7 @@ def test_deadlines_and_evictions_are_counted(start: "Start") -> None:
     assert value(daemon, "kvd_keys_with_deadline") == 1
 
 
-def test_what_is_held_and_who_is_there(daemon: "Daemon") -> None:
+def test_what_is_held_and_who_is_there(daemon: "WatchedDaemon") -> None:
     names = ("kvd_connections", "kvd_snapshots", "kvd_pinned_versions", "kvd_feeds", "kvd_near_cache_clients")
 
     def held() -> list[float]:
@@ -125,7 +127,7 @@ def test_what_is_held_and_who_is_there(daemon: "Daemon") -> None:
     assert held() == [1, 0, 0, 0, 0]
 
 
-def test_memory_by_kind_adds_up_to_what_is_counted(daemon: "Daemon") -> None:
+def test_memory_by_kind_adds_up_to_what_is_counted(daemon: "WatchedDaemon") -> None:
     daemon.ask(["set", {f"{number:05}": bytes(100) for number in range(1_000)}])
     daemon.ask(["set", {f"{number:05}": bytes(50) for number in range(1_000)}])
     kinds = {
@@ -209,7 +211,7 @@ def test_a_daemon_that_nobody_asks_does_not_load_the_library(start: "Start") -> 
     assert holds(daemon, b"prometheus_client.exposition")
 
 
-def holds(daemon: "Daemon", name: bytes) -> bool:
+def holds(daemon: "WatchedDaemon", name: bytes) -> bool:
     """Whether the name of a module is anywhere in its memory, as it is once the module was looked for."""
     memory = []
     for line in pathlib.Path(f"/proc/{daemon.process.pid}/maps").read_text().splitlines():
@@ -234,7 +236,7 @@ def test_it_tells_when_the_process_started(start: "Start") -> None:
     assert before - 0.02 <= value(daemon, "process_start_time_seconds") <= after  # the kernel counts in 10 ms
 
 
-def test_the_json_counters_have_the_same_misses_and_conflicts(daemon: "Daemon") -> None:
+def test_the_json_counters_have_the_same_misses_and_conflicts(daemon: "WatchedDaemon") -> None:
     daemon.ask(["get", "nothing"], ["commit", {"a": b""}, {"a": 10**9}])
     counted = daemon.metrics()
     assert counted["get_misses"] == value(daemon, "kvd_get_misses_total")
@@ -281,12 +283,6 @@ def test_the_dashboard_shows_what_there_is(start: "Start", tmp_path: pathlib.Pat
 
 
 def test_without_the_library_it_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    from kvd.engine.database import Database
-    from kvd.protocol.limits import Limits
-    from kvd.protocol.messages import decode_batch
-    from kvd.requests.executor import Administration, Commands
-    from kvd.server.peers import Peer
-
     class Missing:
         """Finds that the library is not installed."""
 
@@ -294,13 +290,12 @@ def test_without_the_library_it_says_what_is_missing(monkeypatch: pytest.MonkeyP
             if name == "prometheus_client":
                 raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
-    commands = Commands(Database(), Limits(), Administration(), {})
+    client = connect()
     for name in [name for name in sys.modules if name.startswith("prometheus_client")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.delitem(sys.modules, "kvd.telemetry.prometheus", raising=False)
     monkeypatch.delattr("kvd.telemetry.prometheus", raising=False)
     monkeypatch.setattr(sys, "meta_path", [Missing(), *sys.meta_path])
-    replies = commands.run(decode_batch(msgspec.msgpack.encode([["exposition"]])), Peer("test", 0), 20)
-    assert isinstance(replies, list)
-    assert replies[0]["error"] == "bad_request"
-    assert "install kvd[prometheus]" in replies[0]["message"]
+    reply = client.ask("exposition")
+    assert reply["error"] == "bad_request"
+    assert "install kvd[prometheus]" in reply["message"]

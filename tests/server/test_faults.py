@@ -2,7 +2,6 @@
 
 import asyncio
 import pathlib
-import socket
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
@@ -10,20 +9,19 @@ import msgspec
 import pytest
 
 from kvd.engine.database import Database
-from kvd.protocol.limits import Limits
-from kvd.requests.executor import Administration, Commands
-from kvd.server.server import Server
 from kvd.store.authors import Author
+from tests.harness.in_memory import FakeBackend, build, build_database
+from tests.harness.raw_peer import frame
+from tests.harness.waiting import DEADLINE_S
 from tests.journal.disks import MemoryDisk
 from tests.journal.running import Running
-from tests.server.conftest import DEADLINE_S, frame
 
 Result = TypeVar("Result")
 UNSPEAKABLE = Author(None, None, "\ud800")  # half of a character: no text that could be sent
 PADDING = ["hello", 1, "x" * 70_000]  # makes a large frame
 
 
-class Faulty(Administration):
+class Faulty(FakeBackend):
     """A process that says what cannot be encoded."""
 
     def status(self) -> list[tuple[str, str | int]]:
@@ -58,19 +56,19 @@ def with_server(path: str, work: Callable[[Connect], Awaitable[Result]], databas
     """Run ``work`` beside a server of its own; it is given what connects to it."""
 
     async def run() -> Result:
-        listening = socket.socket(socket.AF_UNIX)
-        listening.bind(path)
-        server = Server(Commands(database or Database(), Limits(), Faulty(), {}), asyncio.get_running_loop())
-        await server.listen(listening, own=True)
+        server = build(database=database, backend=Faulty(), loop=asyncio.get_running_loop())
+        clients: list[Client] = []
 
         async def connect() -> Client:
-            return Client(*await asyncio.open_unix_connection(path))
+            clients.append(Client(*await asyncio.open_unix_connection(path)))
+            return clients[-1]
 
-        try:
-            async with asyncio.timeout(DEADLINE_S):
+        async with server.listening(path), asyncio.timeout(DEADLINE_S):
+            try:
                 return await work(connect)
-        finally:
-            await server.stop()
+            finally:
+                for client in clients:
+                    client.close()
 
     return asyncio.run(run())
 
@@ -106,7 +104,7 @@ def test_a_reply_that_cannot_be_encoded_ends_the_connection_with_a_word(
 def test_an_event_that_cannot_be_encoded_ends_its_watch_with_a_word(
     tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    database = Database()
+    database = build_database()
 
     async def work(connect: Connect) -> tuple[list[object], Any]:
         watching, elsewhere = await connect(), await connect()
@@ -130,7 +128,7 @@ def test_an_event_that_cannot_be_encoded_ends_its_watch_with_a_word(
 def test_what_is_on_its_way_to_the_disk_counts_as_memory() -> None:
     async def main() -> None:
         running = Running(MemoryDisk())
-        server = Server(Commands(running.database, Limits(), Faulty(), {}), asyncio.get_running_loop())
+        server = build(database=running.database, loop=asyncio.get_running_loop()).server
         before = server.buffer_bytes()
         running.set({"a": bytes(10_000)})
         assert server.buffer_bytes() >= before + 10_000

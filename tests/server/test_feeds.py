@@ -20,6 +20,7 @@ from kvd.store.heads import FORGOTTEN
 from kvd.store.prefixes import PrefixRule, PrefixRules
 from kvd.store.store import Store
 from kvd.store.window import WindowLimits
+from tests.harness.in_memory import build_database
 
 State = dict[str, bytes]
 ANA, BEN = Author(1, 10, "ana"), Author(2, 20, "ben")
@@ -464,7 +465,7 @@ def test_whatever_happens_a_watcher_knows_the_store(sequence: list[tuple[str, An
 
 @pytest.fixture
 def database() -> Database:
-    return Database()
+    return build_database()
 
 
 def test_feeds_are_woken_by_commits_while_there_are_any(database: Database) -> None:

@@ -12,21 +12,14 @@ from kvd.protocol import messages
 from kvd.store.largest import PAGE_KEYS, largest
 from kvd.store.store import Store
 from kvd.telemetry.hot_keys import MAX_KEY, PERIOD_S, SAMPLE_EVERY, HotKeys, Summary
-from tests.requests.conftest import Ends
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.harness.clocks import ManualClock
+from tests.harness.in_memory import InMemoryClient, connect
 
 
 @pytest.fixture
-def ends() -> Ends:
+def client() -> InMemoryClient:
     """A connection of the daemon's own user."""
-    return Ends()
+    return connect()
 
 
 @given(st.lists(st.sampled_from("abcdefghijklmnopqrstuvwxyz"), max_size=400), st.integers(1, 8))
@@ -74,7 +67,7 @@ def test_the_estimates_are_near_the_truth() -> None:
 
 
 def test_what_is_told_is_of_the_last_minute_or_two() -> None:
-    clock = Clock()
+    clock = ManualClock(1000.0)
     hot = HotKeys(clock)
     hot.look([messages.Get("old")])
     clock.now += PERIOD_S
@@ -94,11 +87,11 @@ def test_a_very_long_key_is_not_kept() -> None:
     assert [key for key, _ in hot.reads.most(10)[1]] == ["y" * MAX_KEY]
 
 
-def test_gets_alone_in_their_frames_are_counted(ends: Ends) -> None:
-    ends.ask("set", {"a": b"1", "b": b"2"})
+def test_gets_alone_in_their_frames_are_counted(client: InMemoryClient) -> None:
+    client.ask("set", {"a": b"1", "b": b"2"})
     for number in range(4_000):
-        ends.ask("get", "b" if number % 4 == 0 else "a")
-    told = dict(ends.ask("hottest", "reads", 10)[1])
+        client.ask("get", "b" if number % 4 == 0 else "a")
+    told = dict(client.ask("hottest", "reads", 10)[1])
     assert set(told) == {"a", "b"}
     assert 2_000 < told["a"] < 4_500
     assert told["b"] < told["a"]
@@ -121,32 +114,31 @@ def test_the_largest_keys_page_by_page() -> None:
     assert sorted(found, key=lambda item: -item[1])[:5] == sorted(sizes.items(), key=lambda item: -item[1])[:5]
 
 
-def test_what_has_expired_is_not_among_the_largest(ends: Ends) -> None:
-    ends.ask("set", {"a": b"long"}, {"ttl": 5})
-    ends.ask("set", {"b": b"x"})
-    assert ends.ask("largest", "", 10) == [[["a", 4], ["b", 1]], None]
-    ends.timer.now += 5_000
-    assert ends.ask("largest", "", 10) == [[["b", 1]], None]
+def test_what_has_expired_is_not_among_the_largest(client: InMemoryClient) -> None:
+    client.ask("set", {"a": b"long"}, {"ttl": 5})
+    client.ask("set", {"b": b"x"})
+    assert client.ask("largest", "", 10) == [[["a", 4], ["b", 1]], None]
+    client.timer.now += 5_000
+    assert client.ask("largest", "", 10) == [[["b", 1]], None]
 
 
-def test_only_administrators_are_told(ends: Ends) -> None:
-    other = ends.another(uid=54321)
+def test_only_administrators_are_told(client: InMemoryClient) -> None:
+    other = client.another(uid=54321)
     for request in (["largest", "", 10], ["hottest", "reads", 10], ["hottest", "writes", 10]):
         assert other.code(*request) == "forbidden"
-        assert ends.code(*request) == ""
+        assert client.code(*request) == ""
         for limit in (0, 1_001):
-            assert ends.code(*request[:-1], limit) == "bad_request"
+            assert client.code(*request[:-1], limit) == "bad_request"
 
 
-def test_every_way_of_a_frame_is_sampled(ends: Ends) -> None:
+def test_every_way_of_a_frame_is_sampled(client: InMemoryClient) -> None:
     """Sets of many connections together, several requests in a frame, and frames in slices."""
-    commands = ends.commands
     payload = msgspec.msgpack.encode([["get", "in slices"]])
     for _ in range(40 * SAMPLE_EVERY):
-        commands.set_together([messages.Set({"together": b""}), messages.Set({"together": b""})], ends.peer)
-        commands.run([messages.Get("several"), messages.Get("several")], ends.peer, 40)
-        ends.sliced(payload)
-    assert ends.ask("hottest", "writes", 10)[1][0][0] == "together"
-    assert {key for key, _ in ends.ask("hottest", "reads", 10)[1]} == {"several", "in slices"}
-    for key, operations in dict(ends.ask("hottest", "reads", 10)[1]).items():
+        client.set_together([messages.Set({"together": b""}), messages.Set({"together": b""})])
+        client.run([messages.Get("several"), messages.Get("several")], 40)
+        client.sliced(payload)
+    assert client.ask("hottest", "writes", 10)[1][0][0] == "together"
+    assert {key for key, _ in client.ask("hottest", "reads", 10)[1]} == {"several", "in slices"}
+    for key, operations in dict(client.ask("hottest", "reads", 10)[1]).items():
         assert operations > 10 * SAMPLE_EVERY, key

@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.server.conftest import KIB, MIB, PING, PONG, SCALE, encode, frame, packed
+from tests.harness.raw_peer import KIB, MIB, PING, PONG, encode, frame, packed
+from tests.harness.waiting import SCALE
 
 if TYPE_CHECKING:
-    from tests.server.conftest import Daemon, Peer, Start
+    from tests.harness.raw_peer import RawPeer
+    from tests.harness.watched_daemon import WatchedDaemon
+    from tests.server.conftest import Start
 
 READ_BYTES = 256 * KIB  # what the server takes at a time
 # A reply frame of a large one says its count in the widest form.
@@ -19,7 +22,7 @@ WIDE = b"\xdd"
 
 
 @contextmanager
-def sending(peer: "Peer", data: bytes, *, half_close: bool = False) -> Iterator[None]:
+def sending(peer: "RawPeer", data: bytes, *, half_close: bool = False) -> Iterator[None]:
     """Send in a thread of its own, as the replies have to be read meanwhile."""
 
     def send() -> None:
@@ -44,9 +47,9 @@ def pings_of(size: int) -> bytes:
 
 
 @pytest.fixture(params=["unix", "tcp"])
-def broad(request: pytest.FixtureRequest, both: "Daemon") -> "Iterator[Peer]":
+def broad(request: pytest.FixtureRequest, both: "WatchedDaemon") -> "Iterator[RawPeer]":
     """A connection through which the server gets as much at once as it takes at a time."""
-    with both.connect_tcp() if request.param == "tcp" else both.connect() as peer:
+    with both.greeted() if request.param == "tcp" else both.connect() as peer:
         peer.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 * MIB)
         if peer.socket.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) < 2 * READ_BYTES:
             pytest.skip("the system's net.core.wmem_max is too low for it")
@@ -54,12 +57,12 @@ def broad(request: pytest.FixtureRequest, both: "Daemon") -> "Iterator[Peer]":
 
 
 @pytest.fixture(scope="module")
-def both(start: "Start") -> "Daemon":
+def both(start: "Start") -> "WatchedDaemon":
     """A daemon that listens on TCP too."""
     return start(tcp=True)
 
 
-def test_many_frames_in_one_write_are_answered_in_order(daemon: "Daemon", peer: "Peer") -> None:
+def test_many_frames_in_one_write_are_answered_in_order(daemon: "WatchedDaemon", peer: "RawPeer") -> None:
     daemon.ask(["set", {f"{number}": b"%d" % number for number in range(5_000)}])
     frames = [frame(["get", f"{number}"]) for number in range(5_000)]
     with sending(peer, b"".join(frames)):
@@ -67,7 +70,7 @@ def test_many_frames_in_one_write_are_answered_in_order(daemon: "Daemon", peer: 
             assert peer.receive() == [b"%d" % number]
 
 
-def test_what_is_sent_together_never_piles_up_in_the_server(both: "Daemon", broad: "Peer") -> None:
+def test_what_is_sent_together_never_piles_up_in_the_server(both: "WatchedDaemon", broad: "RawPeer") -> None:
     growth = both.peak_from_here()
     size = 8 * MIB * SCALE
     with sending(broad, PING * (size // len(PING))):
@@ -76,7 +79,7 @@ def test_what_is_sent_together_never_piles_up_in_the_server(both: "Daemon", broa
 
 
 @pytest.mark.parametrize("more", [-1, 0, 1])
-def test_a_half_closed_peer_gets_all_replies_wherever_its_input_ends(broad: "Peer", more: int) -> None:
+def test_a_half_closed_peer_gets_all_replies_wherever_its_input_ends(broad: "RawPeer", more: int) -> None:
     """With a full buffer the server does not know that the end comes next."""
     data = pings_of(4 * READ_BYTES + more)
     with sending(broad, data, half_close=True):
@@ -86,7 +89,9 @@ def test_a_half_closed_peer_gets_all_replies_wherever_its_input_ends(broad: "Pee
     assert rest[len(pongs) + 4 :].startswith(b"\x95" + b"\xc3" * 4 + b"\x95\x01"), "and the reply to the last frame"
 
 
-def test_small_and_large_frames_of_one_connection_are_answered_in_order(daemon: "Daemon", peer: "Peer") -> None:
+def test_small_and_large_frames_of_one_connection_are_answered_in_order(
+    daemon: "WatchedDaemon", peer: "RawPeer"
+) -> None:
     daemon.ask(["set", {f"{number}": b"%d" % number for number in range(7)}])
 
     def of_size(number: int, count: int) -> tuple[bytes, bytes]:
@@ -102,7 +107,9 @@ def test_small_and_large_frames_of_one_connection_are_answered_in_order(daemon: 
 
 
 @pytest.mark.parametrize("kind", ["gets", "sets", "one key each"])
-def test_a_ping_is_answered_before_another_ones_large_frame(daemon: "Daemon", peer: "Peer", kind: str) -> None:
+def test_a_ping_is_answered_before_another_ones_large_frame(
+    daemon: "WatchedDaemon", peer: "RawPeer", kind: str
+) -> None:
     requests = {
         "gets": [["get", "key"]] * 65_536,
         "sets": [["set", {"key": b"x"}]] * 65_536,
@@ -115,7 +122,7 @@ def test_a_ping_is_answered_before_another_ones_large_frame(daemon: "Daemon", pe
     assert len(peer.receive()) == 65_536
 
 
-def test_a_ping_is_answered_before_another_ones_many_scans(daemon: "Daemon", peer: "Peer") -> None:
+def test_a_ping_is_answered_before_another_ones_many_scans(daemon: "WatchedDaemon", peer: "RawPeer") -> None:
     """They are a small frame, but each may look at thousands of keys."""
     for first in range(0, 20_000, 1_000):
         daemon.ask(["set", {f"{number:08}": b"" for number in range(first, first + 1_000)}])
@@ -127,7 +134,7 @@ def test_a_ping_is_answered_before_another_ones_many_scans(daemon: "Daemon", pee
     assert [len(page[0]) for page in pages] == [8_000] * 100
 
 
-def test_scans_are_answered_in_order_with_what_surrounds_them(daemon: "Daemon", peer: "Peer") -> None:
+def test_scans_are_answered_in_order_with_what_surrounds_them(daemon: "WatchedDaemon", peer: "RawPeer") -> None:
     scan = ["scan", "a", "b", 10]
     before = daemon.metrics()["version"]
     with sending(peer, frame(["set", {"a": b"1"}], scan, ["get", "a"], ["delete", ["a"]], scan) * 20 + PING):
@@ -138,7 +145,7 @@ def test_scans_are_answered_in_order_with_what_surrounds_them(daemon: "Daemon", 
         assert peer.read(len(PONG)) == PONG
 
 
-def test_large_frames_of_several_connections_do_not_mix(both: "Daemon") -> None:
+def test_large_frames_of_several_connections_do_not_mix(both: "WatchedDaemon") -> None:
     """They come through one buffer, and are worked on in slices while the next ones come."""
     sizes = (70 * KIB, 150 * KIB, 300 * KIB)
     with both.connect() as first, both.connect() as second:

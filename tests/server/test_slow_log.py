@@ -5,15 +5,15 @@ import pytest
 from kvd.protocol import messages
 from kvd.store.authors import Author
 from kvd.telemetry.slow_log import SHOWN_CHARACTERS, SlowLog
-from tests.requests.conftest import Ends
+from tests.harness.in_memory import InMemoryClient, connect
 
 ANN = Author(1000, 7, "ann")
 
 
 @pytest.fixture
-def ends() -> Ends:
+def client() -> InMemoryClient:
     """A connection of the daemon's own user."""
-    return Ends()
+    return connect()
 
 
 def test_an_entry_says_when_for_how_long_for_whom_and_what() -> None:
@@ -72,27 +72,27 @@ def test_with_no_entries_nothing_is_slow() -> None:
     assert log.threshold_ns == 0
 
 
-def test_slices_are_measured_each_by_itself(ends: Ends) -> None:
-    ends.commands.slow_log.configure(0, 100)
-    ends.batch(*[["scan", "", None, 10]] * 3)  # costly: not in one turn
-    entries = ends.commands.slow_log.newest(100)
+def test_slices_are_measured_each_by_itself(client: InMemoryClient) -> None:
+    client.server.slow_log.configure(0, 100)
+    client.batch(*[["scan", "", None, 10]] * 3)  # costly: not in one turn
+    entries = client.server.slow_log.newest(100)
     assert [entry.kinds for entry in entries] == [[("scan", 1)]] * 3
 
 
-def test_administrators_see_it_and_can_reset_it(ends: Ends) -> None:
-    ends.commands.slow_log.note([messages.Get("a")], ANN, 20_000, 5)
+def test_administrators_see_it_and_can_reset_it(client: InMemoryClient) -> None:
+    client.server.slow_log.note([messages.Get("a")], ANN, 20_000, 5)
     told = [[5, 20_000, [1000, 7, "ann"], [["get", 1]], ["a"], False]]
-    assert ends.ask("slowlog", 10) == told
-    assert ends.ask("slowlog", 10, True) == told
-    assert ends.ask("slowlog", 10) == []
+    assert client.ask("slowlog", 10) == told
+    assert client.ask("slowlog", 10, True) == told
+    assert client.ask("slowlog", 10) == []
     for limit in (0, -1, 1_001, 2**40):
-        assert ends.code("slowlog", limit) == "bad_request"
-    other = ends.another(uid=54321)
+        assert client.code("slowlog", limit) == "bad_request"
+    other = client.another(uid=54321)
     assert other.code("slowlog", 10) == "forbidden"
 
 
-def test_sets_that_are_made_together_are_measured_together(ends: Ends) -> None:
-    ends.commands.slow_log.configure(0, 100)
-    ends.commands.set_together([messages.Set({"a": b""}), messages.Set({"b": b""})], ends.peer)
-    (entry,) = ends.commands.slow_log.newest(100)
-    assert (entry.kinds, entry.keys, entry.author) == ([("set", 2)], ["a", "b"], ends.peer.author)
+def test_sets_that_are_made_together_are_measured_together(client: InMemoryClient) -> None:
+    client.server.slow_log.configure(0, 100)
+    client.set_together([messages.Set({"a": b""}), messages.Set({"b": b""})])
+    (entry,) = client.server.slow_log.newest(100)
+    assert (entry.kinds, entry.keys, entry.author) == ([("set", 2)], ["a", "b"], client.peer.author)

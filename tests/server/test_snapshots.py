@@ -12,27 +12,18 @@ from kvd.server.peers import Peer
 from kvd.store.errors import SnapshotGone
 from kvd.store.store import Store
 from kvd.store.window import WindowLimits
+from tests.harness.clocks import ManualClock
 
 IDLE_US = 100
 MANY = 1_000
 
 
-class Clock:
-    """A timer that goes when it is told to."""
-
-    def __init__(self) -> None:
-        self.now = 0
-
-    def __call__(self) -> int:
-        return self.now
-
-
-class House:
-    """A store that keeps no history but what is pinned, and its snapshots."""
+class Pinned:
+    """A store that keeps no history except pinned versions, and its snapshots."""
 
     def __init__(self) -> None:
         self.store = Store(WindowLimits(max_commits=0))
-        self.clock = Clock()
+        self.clock = ManualClock()
         self.snapshots = Snapshots(self.store, self.clock)
 
     def write(self) -> int:
@@ -50,129 +41,129 @@ class House:
 
 
 @pytest.fixture
-def house() -> House:
-    return House()
+def pinned() -> Pinned:
+    return Pinned()
 
 
 def peer() -> Peer:
     return Peer("test", 0)
 
 
-def test_a_snapshot_stays_readable_until_it_is_ended(house: House) -> None:
+def test_a_snapshot_stays_readable_until_it_is_ended(pinned: Pinned) -> None:
     one = peer()
-    house.write()
-    snapshot = house.snapshots.begin(one, MANY)
-    assert snapshot == one.begun == house.store.version
-    house.write()
-    assert house.is_readable(snapshot)
-    assert house.snapshots.end(one, snapshot)
-    house.write()
-    assert not house.is_readable(snapshot)
+    pinned.write()
+    snapshot = pinned.snapshots.begin(one, MANY)
+    assert snapshot == one.begun == pinned.store.version
+    pinned.write()
+    assert pinned.is_readable(snapshot)
+    assert pinned.snapshots.end(one, snapshot)
+    pinned.write()
+    assert not pinned.is_readable(snapshot)
 
 
-def test_each_begin_needs_its_end(house: House) -> None:
+def test_each_begin_needs_its_end(pinned: Pinned) -> None:
     one = peer()
-    first, second = house.snapshots.begin(one, MANY), house.snapshots.begin(one, MANY)
+    first, second = pinned.snapshots.begin(one, MANY), pinned.snapshots.begin(one, MANY)
     assert first == second
-    house.write()
-    assert house.snapshots.end(one, first)
-    house.write()
-    assert house.is_readable(first), "it is held once more"
-    assert house.snapshots.end(one, first)
-    assert not house.snapshots.end(one, first)
-    house.write()
-    assert not house.is_readable(first)
+    pinned.write()
+    assert pinned.snapshots.end(one, first)
+    pinned.write()
+    assert pinned.is_readable(first), "it is held once more"
+    assert pinned.snapshots.end(one, first)
+    assert not pinned.snapshots.end(one, first)
+    pinned.write()
+    assert not pinned.is_readable(first)
 
 
-def test_who_does_not_hold_a_snapshot_cannot_end_it(house: House) -> None:
+def test_who_does_not_hold_a_snapshot_cannot_end_it(pinned: Pinned) -> None:
     one, other = peer(), peer()
-    snapshot = house.snapshots.begin(one, MANY)
-    assert not house.snapshots.end(other, snapshot)
-    house.write()
-    assert house.is_readable(snapshot)
-    assert not house.snapshots.end(one, snapshot + 1)
+    snapshot = pinned.snapshots.begin(one, MANY)
+    assert not pinned.snapshots.end(other, snapshot)
+    pinned.write()
+    assert pinned.is_readable(snapshot)
+    assert not pinned.snapshots.end(one, snapshot + 1)
 
 
 @pytest.mark.parametrize("changes", [False, True], ids=["of one version", "of different versions"])
-def test_a_connection_holds_at_most_so_many(house: House, changes: bool) -> None:
+def test_a_connection_holds_at_most_so_many(pinned: Pinned, changes: bool) -> None:
     one, other = peer(), peer()
     held = []
     for _ in range(3):
-        held.append(house.snapshots.begin(one, 3))
+        held.append(pinned.snapshots.begin(one, 3))
         if changes:
-            house.write()
+            pinned.write()
     with pytest.raises(RequestError) as refused:
-        house.snapshots.begin(one, 3)
-    assert (refused.value.code, len(house.snapshots)) == ("too_large", 3)
-    assert house.snapshots.begin(other, 3) == house.store.version, "each connection has its own"
-    assert house.snapshots.end(one, held[1])
-    house.snapshots.begin(one, 3)
+        pinned.snapshots.begin(one, 3)
+    assert (refused.value.code, len(pinned.snapshots)) == ("too_large", 3)
+    assert pinned.snapshots.begin(other, 3) == pinned.store.version, "each connection has its own"
+    assert pinned.snapshots.end(one, held[1])
+    pinned.snapshots.begin(one, 3)
 
 
-def test_none_at_all_may_be_held_and_nothing_is_left_of_the_attempt(house: House) -> None:
+def test_none_at_all_may_be_held_and_nothing_is_left_of_the_attempt(pinned: Pinned) -> None:
     woken: list[bool] = []
-    house.snapshots.on_first = lambda: woken.append(True)
+    pinned.snapshots.on_first = lambda: woken.append(True)
     one = peer()
     with pytest.raises(RequestError):
-        house.snapshots.begin(one, 0)
+        pinned.snapshots.begin(one, 0)
     assert one.begun is None
     assert not woken
-    assert not house.snapshots.let_go(IDLE_US), "there is nothing that could be let go later"
+    assert not pinned.snapshots.let_go(IDLE_US), "there is nothing that could be let go later"
 
 
-def test_who_has_gone_holds_nothing(house: House) -> None:
+def test_who_has_gone_holds_nothing(pinned: Pinned) -> None:
     one, other = peer(), peer()
-    snapshot = house.snapshots.begin(one, MANY)
-    house.snapshots.begin(one, MANY)
-    kept = house.snapshots.begin(other, MANY)
-    house.write()
-    later = house.snapshots.begin(one, MANY)
-    house.snapshots.release(one)
-    house.snapshots.release(one)
-    assert len(house.snapshots) == 1
-    house.write()
-    assert house.is_readable(kept)
-    house.snapshots.release(other)
-    house.write()
-    assert not house.is_readable(snapshot)
-    assert not house.is_readable(later)
+    snapshot = pinned.snapshots.begin(one, MANY)
+    pinned.snapshots.begin(one, MANY)
+    kept = pinned.snapshots.begin(other, MANY)
+    pinned.write()
+    later = pinned.snapshots.begin(one, MANY)
+    pinned.snapshots.release(one)
+    pinned.snapshots.release(one)
+    assert len(pinned.snapshots) == 1
+    pinned.write()
+    assert pinned.is_readable(kept)
+    pinned.snapshots.release(other)
+    pinned.write()
+    assert not pinned.is_readable(snapshot)
+    assert not pinned.is_readable(later)
 
 
-def test_one_that_nobody_reads_at_is_let_go_and_one_that_is_read_is_not(house: House) -> None:
+def test_one_that_nobody_reads_at_is_let_go_and_one_that_is_read_is_not(pinned: Pinned) -> None:
     one = peer()
-    idle = house.snapshots.begin(one, MANY)
-    house.write()
-    used = house.snapshots.begin(one, MANY)
-    house.clock.now = IDLE_US - 1
-    assert house.snapshots.let_go(IDLE_US)
-    assert len(house.snapshots) == 2, "a microsecond is left"
-    house.snapshots.used(one, used)
-    house.snapshots.used(one, 10**9)
-    house.clock.now = IDLE_US
-    assert house.snapshots.let_go(IDLE_US), "one is left"
-    house.write()
-    assert (house.is_readable(idle), house.is_readable(used)) == (False, True)
-    assert not house.snapshots.end(one, idle), "it does not hold it any more"
-    house.clock.now = 2 * IDLE_US
-    assert not house.snapshots.let_go(IDLE_US), "none is left"
+    idle = pinned.snapshots.begin(one, MANY)
+    pinned.write()
+    used = pinned.snapshots.begin(one, MANY)
+    pinned.clock.now = IDLE_US - 1
+    assert pinned.snapshots.let_go(IDLE_US)
+    assert len(pinned.snapshots) == 2, "a microsecond is left"
+    pinned.snapshots.used(one, used)
+    pinned.snapshots.used(one, 10**9)
+    pinned.clock.now = IDLE_US
+    assert pinned.snapshots.let_go(IDLE_US), "one is left"
+    pinned.write()
+    assert (pinned.is_readable(idle), pinned.is_readable(used)) == (False, True)
+    assert not pinned.snapshots.end(one, idle), "it does not hold it any more"
+    pinned.clock.now = 2 * IDLE_US
+    assert not pinned.snapshots.let_go(IDLE_US), "none is left"
 
 
-def test_another_begin_of_the_same_version_is_a_use_of_it(house: House) -> None:
+def test_another_begin_of_the_same_version_is_a_use_of_it(pinned: Pinned) -> None:
     one = peer()
-    snapshot = house.snapshots.begin(one, MANY)
-    house.clock.now = IDLE_US - 1
-    assert house.snapshots.begin(one, MANY) == snapshot
-    house.clock.now = IDLE_US
-    assert house.snapshots.let_go(IDLE_US)
-    assert len(house.snapshots) == 2
+    snapshot = pinned.snapshots.begin(one, MANY)
+    pinned.clock.now = IDLE_US - 1
+    assert pinned.snapshots.begin(one, MANY) == snapshot
+    pinned.clock.now = IDLE_US
+    assert pinned.snapshots.let_go(IDLE_US)
+    assert len(pinned.snapshots) == 2
 
 
-def test_the_first_one_wakes_whoever_lets_go_once(house: House) -> None:
+def test_the_first_one_wakes_whoever_lets_go_once(pinned: Pinned) -> None:
     woken: list[bool] = []
-    house.snapshots.on_first = lambda: woken.append(True)
+    pinned.snapshots.on_first = lambda: woken.append(True)
     one = peer()
-    house.snapshots.begin(one, MANY)
-    house.snapshots.begin(one, MANY)
+    pinned.snapshots.begin(one, MANY)
+    pinned.snapshots.begin(one, MANY)
     assert woken == [True]
 
 
@@ -183,7 +174,7 @@ steps = st.lists(
 
 @given(steps)
 def test_what_is_held_is_what_was_begun_and_neither_ended_nor_idle(sequence: list[tuple[str, int]]) -> None:
-    house, peers = House(), [peer() for _ in range(3)]
+    pinned, peers = Pinned(), [peer() for _ in range(3)]
     held: dict[tuple[int, int], list[int]] = {}  # (peer, version) → [how often, used at]
     for step, who in sequence:
         one = peers[who]
@@ -191,34 +182,34 @@ def test_what_is_held_is_what_was_begun_and_neither_ended_nor_idle(sequence: lis
         if step == "begin":
             if sum(count for (whose, _), (count, _) in held.items() if whose == who) >= 3:
                 with pytest.raises(RequestError):
-                    house.snapshots.begin(one, 3)
+                    pinned.snapshots.begin(one, 3)
             else:
-                entry = held.setdefault((who, house.snapshots.begin(one, 3)), [0, 0])
-                entry[:] = entry[0] + 1, house.clock.now
+                entry = held.setdefault((who, pinned.snapshots.begin(one, 3)), [0, 0])
+                entry[:] = entry[0] + 1, pinned.clock.now
         elif step == "end":
-            assert house.snapshots.end(one, last) == ((who, last) in held)
+            assert pinned.snapshots.end(one, last) == ((who, last) in held)
             if (who, last) in held:
                 held[who, last][0] -= 1
                 held = {key: entry for key, entry in held.items() if entry[0]}
         elif step == "used":
-            house.snapshots.used(one, last)
+            pinned.snapshots.used(one, last)
             if (who, last) in held:
-                held[who, last][1] = house.clock.now
+                held[who, last][1] = pinned.clock.now
         elif step == "release":
-            house.snapshots.release(one)
+            pinned.snapshots.release(one)
             held = {key: entry for key, entry in held.items() if key[0] != who}
         elif step == "tick":
-            house.clock.now += IDLE_US // 2
+            pinned.clock.now += IDLE_US // 2
         elif step == "let go":
-            held = {key: entry for key, entry in held.items() if entry[1] > house.clock.now - IDLE_US}
-            assert house.snapshots.let_go(IDLE_US) == bool(held)
+            held = {key: entry for key, entry in held.items() if entry[1] > pinned.clock.now - IDLE_US}
+            assert pinned.snapshots.let_go(IDLE_US) == bool(held)
         else:
-            house.write()
+            pinned.write()
         counts = Counter({key: entry[0] for key, entry in held.items()})
-        assert len(house.snapshots) == counts.total()
-        assert all(house.is_readable(version) for _, version in held)
+        assert len(pinned.snapshots) == counts.total()
+        assert all(pinned.is_readable(version) for _, version in held)
     for one in peers:
-        house.snapshots.release(one)
-    house.write()
-    house.write()
-    assert house.store.window.oldest_readable == house.store.version, "nothing is pinned any more"
+        pinned.snapshots.release(one)
+    pinned.write()
+    pinned.write()
+    assert pinned.store.window.oldest_readable == pinned.store.version, "nothing is pinned any more"

@@ -11,10 +11,14 @@ import pytest
 
 import kv
 from kvd.protocol.keepalive import IDLE_S
-from tests.server.conftest import MIB, PING, PONG, TOKEN, encode, eventually, frame, packed
+from tests.harness.raw_peer import MIB, PING, PONG, encode, frame, packed
+from tests.harness.real_daemon import TOKEN
+from tests.harness.waiting import eventually
 
 if TYPE_CHECKING:
-    from tests.server.conftest import Daemon, Peer, Start
+    from tests.harness.raw_peer import RawPeer
+    from tests.harness.watched_daemon import WatchedDaemon
+    from tests.server.conftest import Start
 
 TIMEOUT_MS = 200
 KEEPALIVE, ESTABLISHED = 2, "01"  # in /proc/net/tcp
@@ -24,53 +28,53 @@ LAST = {"error": "unauthenticated", "message": "the first frame must say hello w
 
 
 @pytest.fixture(scope="module")
-def tcp(start: "Start") -> "Daemon":
+def tcp(start: "Start") -> "WatchedDaemon":
     """A daemon that listens on TCP too, where one has 0.2 seconds for everything."""
     return start(f"limits.hello_timeout_ms = {TIMEOUT_MS}\nlimits.frame_timeout_ms = {TIMEOUT_MS}\n", tcp=True)
 
 
 @pytest.fixture
-def stranger(tcp: "Daemon") -> "Iterator[Peer]":
+def stranger(tcp: "WatchedDaemon") -> "Iterator[RawPeer]":
     """A TCP connection that has not said hello."""
-    with tcp.connect_tcp(greet=False) as peer:
+    with tcp.stranger() as peer:
         yield peer
 
 
-def reset(peer: "Peer") -> None:
+def reset(peer: "RawPeer") -> None:
     """Close so that the other end finds the connection gone, not ended."""
     peer.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     peer.close()
 
 
-def test_who_has_said_hello_in_time_may_be_idle(tcp: "Daemon", stranger: "Peer") -> None:
-    with tcp.connect_tcp() as idle:
+def test_who_has_said_hello_in_time_may_be_idle(tcp: "WatchedDaemon", stranger: "RawPeer") -> None:
+    with tcp.greeted() as idle:
         assert stranger.says_nothing_more(), "who has not is closed, so the time is over"
-        with tcp.connect_tcp(greet=False) as another:
+        with tcp.stranger() as another:
             assert another.says_nothing_more()
         assert idle.ask(["ping"]) == [True]
 
 
-def test_who_says_a_part_of_hello_only_is_closed(tcp: "Daemon", stranger: "Peer") -> None:
+def test_who_says_a_part_of_hello_only_is_closed(tcp: "WatchedDaemon", stranger: "RawPeer") -> None:
     stranger.send(HELLO[:-1])
     assert stranger.says_nothing_more()
 
 
-def test_a_frame_begun_after_hello_has_its_own_time(tcp: "Daemon") -> None:
-    with tcp.connect_tcp() as slow:
+def test_a_frame_begun_after_hello_has_its_own_time(tcp: "WatchedDaemon") -> None:
+    with tcp.greeted() as slow:
         slow.send(PING[:-1])
         assert slow.says_nothing_more()
 
 
-def test_connections_that_are_gone_before_they_are_accepted_leave_nothing_behind(tcp: "Daemon") -> None:
+def test_connections_that_are_gone_before_they_are_accepted_leave_nothing_behind(tcp: "WatchedDaemon") -> None:
     before = tcp.descriptors()
     with tcp.held_still():
         for _ in range(20):
-            reset(tcp.connect_tcp(greet=False))
+            reset(tcp.stranger())
     tcp.counts(0)
     eventually(lambda: tcp.descriptors() <= before, "for their descriptors to be closed")
 
 
-def test_hello_and_a_larger_frame_may_come_in_one_piece(stranger: "Peer") -> None:
+def test_hello_and_a_larger_frame_may_come_in_one_piece(stranger: "RawPeer") -> None:
     stranger.send(HELLO + frame(["set", {"a": b"x" * 10_000}], ["delete", ["a"]]))
     assert stranger.receive()[0][0] == 1
     (version, (later, count)) = stranger.receive()
@@ -79,7 +83,7 @@ def test_hello_and_a_larger_frame_may_come_in_one_piece(stranger: "Peer") -> Non
 
 @pytest.mark.parametrize("cut", [None, 1, 4, 20])
 def test_after_a_first_frame_without_a_token_nothing_is_looked_at(
-    tcp: "Daemon", stranger: "Peer", cut: int | None
+    tcp: "WatchedDaemon", stranger: "RawPeer", cut: int | None
 ) -> None:
     whole = frame(["get", "a"], ["ping"]) + HELLO + PING
     if cut:
@@ -90,7 +94,7 @@ def test_after_a_first_frame_without_a_token_nothing_is_looked_at(
 
 
 @pytest.mark.parametrize("cut", [0, 1])
-def test_who_is_sent_away_does_not_stay_by_not_leaving(tcp: "Daemon", stranger: "Peer", cut: int) -> None:
+def test_who_is_sent_away_does_not_stay_by_not_leaving(tcp: "WatchedDaemon", stranger: "RawPeer", cut: int) -> None:
     stranger.send(PING[:cut])
     tcp.has_read()
     stranger.send(PING[cut:])
@@ -99,7 +103,7 @@ def test_who_is_sent_away_does_not_stay_by_not_leaving(tcp: "Daemon", stranger: 
     eventually(lambda: chatter(stranger) or tcp.connections() == 0, "for the end of one who goes on talking")
 
 
-def chatter(peer: "Peer") -> None:
+def chatter(peer: "RawPeer") -> None:
     try:
         peer.send(b"more")
     except (BrokenPipeError, ConnectionResetError):
@@ -107,7 +111,7 @@ def chatter(peer: "Peer") -> None:
 
 
 @pytest.mark.parametrize("length", [4096, 4097, 2**32 - 1])
-def test_before_hello_a_frame_has_at_most_4_kib(stranger: "Peer", length: int) -> None:
+def test_before_hello_a_frame_has_at_most_4_kib(stranger: "RawPeer", length: int) -> None:
     if length == 4096:
         hello = frame(["hello", 1, "", TOKEN])
         stranger.send(frame(["hello", 1, "x" * (length - len(hello) + 2), TOKEN]))
@@ -121,7 +125,7 @@ def test_before_hello_a_frame_has_at_most_4_kib(stranger: "Peer", length: int) -
 
 def test_who_is_idle_for_too_long_is_closed_on_tcp_and_not_on_unix(start: "Start") -> None:
     daemon = start("limits.tcp_idle_timeout_ms = 100\n", tcp=True)
-    with daemon.connect() as unix, daemon.connect_tcp() as tcp:
+    with daemon.connect() as unix, daemon.greeted() as tcp:
         assert tcp.says_nothing_more()
         assert unix.ask(["ping"]) == [True]
     assert "idle for too long" in daemon.log()
@@ -140,7 +144,7 @@ def timers(port: int, *, remote: bool) -> list[tuple[int, float]]:
 
 @pytest.mark.parametrize("end", ["the daemon's", "the client's"])
 def test_on_a_silent_connection_the_kernel_looks_whether_the_other_end_is_there(
-    tcp: "Daemon", tmp_path: Path, end: str
+    tcp: "WatchedDaemon", tmp_path: Path, end: str
 ) -> None:
     def waits_to_look() -> bool:
         (one,) = timers(tcp.tcp_port, remote=end == "the client's")
@@ -152,17 +156,17 @@ def test_on_a_silent_connection_the_kernel_looks_whether_the_other_end_is_there(
         eventually(waits_to_look, "for the kernel to look")
 
 
-def test_replies_are_not_lost_when_the_connection_is_closed_for_what_follows(tcp: "Daemon") -> None:
+def test_replies_are_not_lost_when_the_connection_is_closed_for_what_follows(tcp: "WatchedDaemon") -> None:
     """With input unread, close(2) resets a TCP connection, and what it had sent may be thrown away by the peer."""
-    with tcp.connect_tcp() as peer:
+    with tcp.greeted() as peer:
         peer.send(PING * 50 + (2**32 - 1).to_bytes(4, "big") + bytes(MIB))
         assert peer.read(50 * len(PONG)) == PONG * 50
         assert peer.receive()["error"] == "too_large"
         assert peer.says_nothing_more()
 
 
-def test_requests_work_over_tcp_as_over_unix(tcp: "Daemon") -> None:
-    with tcp.connect_tcp() as peer:
+def test_requests_work_over_tcp_as_over_unix(tcp: "WatchedDaemon") -> None:
+    with tcp.greeted() as peer:
         requests = [["set", {"a": b"1"}], ["get", "a"], ["get_many", ["a", "b"]], ["delete", ["a"]], ["status"]]
         version, one, both, deleted, status = peer.ask(*requests)
         assert (one, both, deleted) == (b"1", [b"1", None], [version + 1, 1])

@@ -6,24 +6,19 @@ replies on each connection, the same versions, the same history.
 
 import asyncio
 import random
-from collections import deque
 from typing import Any, NamedTuple
 
 import msgspec
 import pytest
 
-from kvd.engine.database import Database
-from kvd.engine.durability import Durability
 from kvd.journal.commit_log import CommitLog
 from kvd.journal.records import Header
 from kvd.protocol.limits import Limits
-from kvd.requests.executor import Commands
-from kvd.server import session as session_module
-from kvd.server.peers import Peer
-from kvd.server.server import Server
-from kvd.server.session import Session
+from kvd.protocol.messages import AnyRequest
 from kvd.server.set_batch import MAX_REQUESTS, SetBatcher
 from kvd.store.history import newest_commits
+from tests.harness.in_memory import build
+from tests.harness.waiting import until
 from tests.journal.disks import MemoryDisk
 
 KEYS = [f"key{number}" for number in range(6)]
@@ -32,105 +27,38 @@ SEEDS = range(60)
 WALL_US = 1_700_000_000_000_000
 
 
-class Wire:
-    """A transport that keeps what was sent, and brings nothing while reading is paused."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.sent = bytearray()
-        self.is_closed = False
-        self._loop = loop
-        self._is_paused = False
-        self._arrived: deque[bytes] = deque()
-        self.session: Session
-
-    def bring(self, data: bytes) -> None:
-        """Some bytes arrive."""
-        self._arrived.append(data)
-        self._deliver()
-
-    def _deliver(self) -> None:
-        while self._arrived and not self._is_paused:
-            data = self._arrived.popleft()
-            session_module._read_view[: len(data)] = data
-            self.session.buffer_updated(len(data))
-
-    def write(self, data: bytes) -> None:
-        assert not self.is_closed
-        self.sent += data
-
-    def writelines(self, pieces: list[bytes]) -> None:
-        for piece in pieces:
-            self.write(piece)
-
-    def close(self) -> None:
-        self.is_closed = True
-
-    def get_write_buffer_size(self) -> int:
-        return 0
-
-    def pause_reading(self) -> None:
-        self._is_paused = True
-
-    def resume_reading(self) -> None:
-        self._is_paused = False
-        self._loop.call_soon(self._deliver)
-
-    def replies(self) -> list[Any]:
-        """All frames that were sent."""
-        found, at = [], 0
-        while at < len(self.sent):
-            end = at + 4 + int.from_bytes(self.sent[at : at + 4], "big")
-            found.append(msgspec.msgpack.decode(self.sent[at + 4 : end]))
-            at = end
-        return found
-
-
-class House:
-    """A server without sockets, and its connections: two processes with two each."""
+class Connections:
+    """A server without sockets, and four connections to it: two of each of two processes."""
 
     def __init__(self, sync: str | None) -> None:
-        self.loop = asyncio.get_running_loop()
-        self.database = Database(clock=lambda: WALL_US, timer=lambda: WALL_US)
-        self.commands = Commands(self.database, LIMITS, None, {})  # type: ignore[arg-type] # nobody administers
-        self.server = Server(self.commands, self.loop)
-        if sync is not None:
-            self._write_log(sync)
-        self.sessions = [self._connect(pid) for pid in (10, 10, 20, 20)]
+        header = Header(0, 1, 0, 0, bytes(8))
+        self.server = build(
+            LIMITS,
+            clock=lambda: WALL_US,
+            timer=lambda: WALL_US,
+            log=None if sync is None else CommitLog(MemoryDisk(), header, 1 << 20, lambda: 4711),
+            sync=sync or "always",
+            loop=asyncio.get_running_loop(),
+        )
+        self.transports = [self.server.open(pid) for pid in (10, 10, 20, 20)]
 
-    def _write_log(self, sync: str) -> None:
-        log = CommitLog(MemoryDisk(), Header(0, 1, 0, 0, bytes(8)), 1 << 20, lambda: 4711)
-        self.database.log = log
-        self.commands.durability = Durability(self.database, log, sync, 100, self.loop, self._failed)
-        self.commands.durability.before_write = self.server.turn.make
-
-    def _failed(self, error: BaseException) -> None:
-        raise error
-
-    def _connect(self, pid: int) -> Session:
-        session = Session(self.server)
-        wire = Wire(self.loop)
-        wire.session, session.transport = session, wire  # type: ignore[assignment]
-        session.peer = Peer(f"pid {pid}", 1000, pid, "test")
-        self.server.sessions.add(session)
-        return session
+    @property
+    def version(self) -> int:
+        """The store's newest version."""
+        return self.server.database.store.version
 
     def send(self, number: int, data: bytes) -> None:
-        """Some bytes arrive."""
-        self.wires[number].bring(data)
+        """Some bytes arrive on one of the connections."""
+        self.transports[number].receive(data)
 
     async def turn(self) -> None:
         """The loop takes one turn, and a bit of the next."""
         await asyncio.sleep(0)
 
     async def rest(self, expected: list[int]) -> None:
-        """Until each connection has been sent so many frames."""
-        async with asyncio.timeout(30):
-            while any(len(wire.replies()) < count for wire, count in zip(self.wires, expected, strict=True)):
-                await asyncio.sleep(0.0005)
-
-    @property
-    def wires(self) -> list[Wire]:
-        return [session.transport for session in self.sessions]  # type: ignore[misc]
+        """Until each connection has been sent this number of frames."""
+        pairs = list(zip(self.transports, expected, strict=True))
+        await until(lambda: all(len(one.replies()) >= count for one, count in pairs), pause_s=0.0005)
 
 
 class Step(NamedTuple):
@@ -188,21 +116,21 @@ def played(script: Script, sync: str | None, *, puts_aside: bool) -> tuple[list[
     """The replies on each connection, all values with their versions, and all commits."""
 
     async def play() -> tuple[list[list[Any]], list[Any], list[Any]]:
-        house = House(sync)
+        connections = Connections(sync)
         if not puts_aside:
-            house.server.turn.takes = lambda requests: False  # type: ignore[method-assign, assignment]
+            connections.server.never_batch_sets()
         for step in script.steps:
             if step.number is None:
-                await house.turn()
+                await connections.turn()
             else:
-                house.send(step.number, step.data)
-        await house.rest(script.frames)
-        store = house.database.store
+                connections.send(step.number, step.data)
+        await connections.rest(script.frames)
+        store = connections.server.database.store
         values = [(item.key, item.value, item.version) for item in store.scan("", None, 1000).items]
         commits = newest_commits(store, 10_000, 1 << 30)
-        if house.commands.durability is not None:
-            await house.commands.durability.close()
-        return [wire.replies() for wire in house.wires], values, [msgspec.to_builtins(each) for each in commits]
+        await connections.server.close()
+        replies = [transport.replies() for transport in connections.transports]
+        return replies, values, [msgspec.to_builtins(each) for each in commits]
 
     return asyncio.run(play())
 
@@ -218,62 +146,62 @@ def test_sets_of_one_turn_are_one_group_of_commits() -> None:
     """So that is what was saved; and each is a commit of its own."""
 
     async def play() -> None:
-        house = House(None)
-        house.database.set(dict.fromkeys(KEYS, b""), house.sessions[0].peer.author)
-        before = len(house.database.store.window.groups)
+        connections = Connections(None)
+        connections.server.database.set(dict.fromkeys(KEYS, b""), connections.transports[0].peer.author)
+        before = len(connections.server.database.store.window.groups)
         for number, key in enumerate(KEYS[:4]):
-            house.send(number, framed(msgspec.msgpack.encode([["set", {key: b"x"}]])))
-        assert house.database.store.version == 1
-        await house.rest([1, 1, 1, 1])
-        assert [wire.replies() for wire in house.wires] == [[[2]], [[3]], [[4]], [[5]]]
-        assert len(house.database.store.window.groups) == before + 2  # one for each process
+            connections.send(number, framed(msgspec.msgpack.encode([["set", {key: b"x"}]])))
+        assert connections.version == 1
+        await connections.rest([1, 1, 1, 1])
+        assert [transport.replies() for transport in connections.transports] == [[[2]], [[3]], [[4]], [[5]]]
+        assert len(connections.server.database.store.window.groups) == before + 2  # one for each process
 
     asyncio.run(play())
 
 
 def test_no_more_than_a_turns_worth_is_put_aside() -> None:
     async def play() -> None:
-        house = House(None)
+        connections = Connections(None)
         request = ["set", {"key": b"x"}]
         for number in range(MAX_REQUESTS // 16):
-            assert house.database.store.version == 0
-            house.send(number % 2, framed(msgspec.msgpack.encode([request] * 16)))
-        assert house.database.store.version == MAX_REQUESTS
+            assert connections.version == 0
+            connections.send(number % 2, framed(msgspec.msgpack.encode([request] * 16)))
+        assert connections.version == MAX_REQUESTS
 
     asyncio.run(play())
 
 
 def test_who_is_alone_is_not_kept_waiting() -> None:
     async def play() -> None:
-        house = House(None)
-        house.send(0, framed(msgspec.msgpack.encode([["set", {"a": b"x"}]])))
-        assert house.database.store.version == 0, "others may come"
-        await house.rest([1, 0, 0, 0])
-        house.send(0, framed(msgspec.msgpack.encode([["set", {"a": b"x"}]])))
-        assert house.wires[0].replies() == [[1], [2]]
+        connections = Connections(None)
+        connections.send(0, framed(msgspec.msgpack.encode([["set", {"a": b"x"}]])))
+        assert connections.version == 0, "others may come"
+        await connections.rest([1, 0, 0, 0])
+        connections.send(0, framed(msgspec.msgpack.encode([["set", {"a": b"x"}]])))
+        assert connections.transports[0].replies() == [[1], [2]]
 
     asyncio.run(play())
 
 
 def test_who_hangs_up_has_set_all_the_same() -> None:
     async def play() -> None:
-        house = House(None)
+        connections = Connections(None)
         for number in (0, 1):
-            house.send(number, framed(msgspec.msgpack.encode([["set", {f"key{number}": b"x"}]])))
-        house.sessions[0].connection_lost(None)
-        await house.rest([0, 1, 0, 0])
-        assert house.database.store.version == 2
-        assert house.wires[0].replies() == []
+            connections.send(number, framed(msgspec.msgpack.encode([["set", {f"key{number}": b"x"}]])))
+        connections.transports[0].session.connection_lost(None)
+        await connections.rest([0, 1, 0, 0])
+        assert connections.version == 2
+        assert connections.transports[0].replies() == []
 
     asyncio.run(play())
 
 
 def test_a_stop_answers_what_was_put_aside_before_it_says_goodbye() -> None:
     async def play() -> None:
-        house = House(None)
-        house.send(0, framed(msgspec.msgpack.encode([["set", {"key": b"x"}]])))
-        house.sessions[0].finish()
-        replies = house.wires[0].replies()
+        connections = Connections(None)
+        connections.send(0, framed(msgspec.msgpack.encode([["set", {"key": b"x"}]])))
+        connections.transports[0].session.finish()
+        replies = connections.transports[0].replies()
         assert replies[0] == [1]
         assert replies[1]["error"] == "shutting_down"
 
@@ -282,10 +210,10 @@ def test_a_stop_answers_what_was_put_aside_before_it_says_goodbye() -> None:
 
 def test_who_sends_too_much_is_answered_for_what_came_before() -> None:
     async def play() -> None:
-        house = House(None)
+        connections = Connections(None)
         too_long = (LIMITS.max_frame_bytes + 1).to_bytes(4, "big")
-        house.send(0, framed(msgspec.msgpack.encode([["set", {"key": b"x"}]])) + too_long)
-        replies = house.wires[0].replies()
+        connections.send(0, framed(msgspec.msgpack.encode([["set", {"key": b"x"}]])) + too_long)
+        replies = connections.transports[0].replies()
         assert replies[0] == [1]
         assert replies[1]["error"] == "too_large"
 
@@ -297,23 +225,22 @@ def test_a_fault_of_ours_is_told_to_all_that_it_concerns(monkeypatch: pytest.Mon
         raise ZeroDivisionError
 
     async def play() -> None:
-        house = House("always")
+        connections = Connections("always")
         for number in range(4):
-            house.send(number, framed(msgspec.msgpack.encode([["set", {f"key{number}": b"x"}]])))
-        house.send(3, framed(msgspec.msgpack.encode([["ping"]])))  # so that the first four are made
-        await house.rest([1, 1, 1, 2])
-        monkeypatch.setattr(house.commands, "set_together", fail)
+            connections.send(number, framed(msgspec.msgpack.encode([["set", {f"key{number}": b"x"}]])))
+        connections.send(3, framed(msgspec.msgpack.encode([["ping"]])))  # so that the first four are made
+        await connections.rest([1, 1, 1, 2])
+        monkeypatch.setattr(connections.server.commands, "set_together", fail)
         for number in (0, 1):
-            house.send(number, framed(msgspec.msgpack.encode([["set", {"key": b"x"}]])))
-        await house.rest([2, 2, 1, 2])
+            connections.send(number, framed(msgspec.msgpack.encode([["set", {"key": b"x"}]])))
+        await connections.rest([2, 2, 1, 2])
         for number in (0, 1):
-            assert house.wires[number].replies()[1]["error"] == "internal"
-            assert house.wires[number].is_closed
-        house.send(2, framed(msgspec.msgpack.encode([["get", "key2"]])))
-        await house.rest([2, 2, 2, 2])
-        assert house.wires[2].replies()[1] == [b"x"]
-        assert house.commands.durability is not None
-        await house.commands.durability.close()
+            assert connections.transports[number].replies()[1]["error"] == "internal"
+            assert connections.transports[number].is_closed
+        connections.send(2, framed(msgspec.msgpack.encode([["get", "key2"]])))
+        await connections.rest([2, 2, 2, 2])
+        assert connections.transports[2].replies()[1] == [b"x"]
+        await connections.server.close()
 
     asyncio.run(play())
 
@@ -326,23 +253,23 @@ def test_behind_a_fault_of_ours_nothing_is_answered(fault: str, before: int, mon
         raise ZeroDivisionError
 
     async def play() -> None:
-        house = House(None)
-        house.send(before, framed(msgspec.msgpack.encode([["set", {"a": b"1"}]])))
-        await house.turn()
-        answered = len(house.wires[0].replies())
+        connections = Connections(None)
+        connections.send(before, framed(msgspec.msgpack.encode([["set", {"a": b"1"}]])))
+        await connections.turn()
+        answered = len(connections.transports[0].replies())
         with monkeypatch.context() as patch:
-            patch.setattr(house.commands, fault, fail)
+            patch.setattr(connections.server.commands, fault, fail)
             requests = ["set", {"a": b"2"}], ["ping"], ["set", {"a": b"2"}]
-            house.send(0, b"".join(framed(msgspec.msgpack.encode([request])) for request in requests))
-            await house.turn()
-        [reply] = house.wires[0].replies()[answered:]
+            connections.send(0, b"".join(framed(msgspec.msgpack.encode([request])) for request in requests))
+            await connections.turn()
+        [reply] = connections.transports[0].replies()[answered:]
         assert reply["error"] == "internal"
-        assert house.wires[0].is_closed
+        assert connections.transports[0].is_closed
 
     asyncio.run(play())
 
 
 def test_a_write_that_asks_for_less_is_not_put_aside() -> None:
-    requests = [msgspec.convert(["set", {"a": b""}, {"sync": False}], session_module.AnyRequest)]
+    requests = [msgspec.convert(["set", {"a": b""}, {"sync": False}], AnyRequest)]
     assert not SetBatcher.takes(requests)
     assert not SetBatcher.takes([*requests, *requests])

@@ -7,10 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.server.conftest import KIB, MIB, TOKEN, eventually, frame
+from tests.harness.raw_peer import KIB, MIB, frame
+from tests.harness.real_daemon import TOKEN
+from tests.harness.waiting import eventually
 
 if TYPE_CHECKING:
-    from tests.server.conftest import Daemon, Peer, Start
+    from tests.harness.raw_peer import RawPeer
+    from tests.harness.watched_daemon import WatchedDaemon
+    from tests.server.conftest import Start
 
 NO_INPUT = {"error": "bad_request", "message": "a connection that watches takes no more requests"}
 HELLO = ["hello", 1, "test", TOKEN]
@@ -19,7 +23,7 @@ HELLO = ["hello", 1, "test", TOKEN]
 class Told:
     """What a watching connection is told, in order."""
 
-    def __init__(self, peer: "Peer", state: dict[str, bytes] | None = None) -> None:
+    def __init__(self, peer: "RawPeer", state: dict[str, bytes] | None = None) -> None:
         self.peer = peer
         self.state = dict(state or {})
         self.version = 0
@@ -63,18 +67,18 @@ class Told:
 
 
 @pytest.fixture(scope="module")
-def both(start: "Start") -> "Daemon":
+def both(start: "Start") -> "WatchedDaemon":
     """A daemon that listens on TCP too."""
     return start(tcp=True)
 
 
 @pytest.fixture(params=["unix", "tcp"])
-def connect(request: pytest.FixtureRequest, both: "Daemon") -> "Iterator[Callable[[], Peer]]":
+def connect(request: pytest.FixtureRequest, both: "WatchedDaemon") -> "Iterator[Callable[[], RawPeer]]":
     """Makes connections that are greeted."""
-    peers: list[Peer] = []
+    peers: list[RawPeer] = []
 
-    def make() -> "Peer":
-        peers.append(both.connect_tcp() if request.param == "tcp" else both.connect())
+    def make() -> "RawPeer":
+        peers.append(both.greeted() if request.param == "tcp" else both.connect())
         return peers[-1]
 
     yield make
@@ -83,16 +87,16 @@ def connect(request: pytest.FixtureRequest, both: "Daemon") -> "Iterator[Callabl
     both.counts(0)
 
 
-def watch(peer: "Peer", *arguments: object) -> Told:
+def watch(peer: "RawPeer", *arguments: object) -> Told:
     assert peer.ask(["watch", *arguments]) == [True]
     return Told(peer)
 
 
-def version(daemon: "Daemon") -> int:
+def version(daemon: "WatchedDaemon") -> int:
     return daemon.metrics()["version"]
 
 
-def contents(daemon: "Daemon", prefix: str) -> dict[str, bytes]:
+def contents(daemon: "WatchedDaemon", prefix: str) -> dict[str, bytes]:
     """All keys with the prefix."""
     found: dict[str, bytes] = {}
     start: str | None = prefix
@@ -105,7 +109,7 @@ def contents(daemon: "Daemon", prefix: str) -> dict[str, bytes]:
 # ---------------------------------------------------------------------- what is told
 
 
-def test_from_now_on(both: "Daemon", connect: "Callable[[], Peer]") -> None:
+def test_from_now_on(both: "WatchedDaemon", connect: "Callable[[], RawPeer]") -> None:
     both.ask(["set", {"now/old": b""}])
     told = watch(connect(), "now/")
     now = version(both)
@@ -119,7 +123,7 @@ def test_from_now_on(both: "Daemon", connect: "Callable[[], Peer]") -> None:
 
 
 @pytest.mark.parametrize("behind", [0, 1, 2, 3])
-def test_from_a_version_on(both: "Daemon", connect: "Callable[[], Peer]", behind: int) -> None:
+def test_from_a_version_on(both: "WatchedDaemon", connect: "Callable[[], RawPeer]", behind: int) -> None:
     versions = both.ask(*[["set", {"from": b"%d" % number}] for number in range(3)])
     told = watch(connect(), "from", versions[-1] - behind)
     assert [told.next()[1] for _ in range(behind)] == versions[3 - behind :]
@@ -127,7 +131,7 @@ def test_from_a_version_on(both: "Daemon", connect: "Callable[[], Peer]", behind
     assert told.resets == 0
 
 
-def test_from_the_beginning_and_from_beyond_the_end(both: "Daemon", connect: "Callable[[], Peer]") -> None:
+def test_from_the_beginning_and_from_beyond_the_end(both: "WatchedDaemon", connect: "Callable[[], RawPeer]") -> None:
     now = both.ask(["set", {"all/a": b"1", "all/b": b"2"}])[0]
     assert watch(connect(), "all/", 0).until(now).state == contents(both, "all/")
     beyond = watch(connect(), "all/", now + 1_000)
@@ -136,7 +140,7 @@ def test_from_the_beginning_and_from_beyond_the_end(both: "Daemon", connect: "Ca
     assert beyond.resets == 1
 
 
-def test_one_that_comes_back_goes_on_where_it_was(both: "Daemon", connect: "Callable[[], Peer]") -> None:
+def test_one_that_comes_back_goes_on_where_it_was(both: "WatchedDaemon", connect: "Callable[[], RawPeer]") -> None:
     peer = connect()
     told = watch(peer, "back/")
     told.until(both.ask(["set", {"back/a": b"1"}])[0])
@@ -150,7 +154,7 @@ def test_one_that_comes_back_goes_on_where_it_was(both: "Daemon", connect: "Call
     assert resumed.resets == 0
 
 
-def test_a_key_that_expires_while_nobody_asks_is_told(both: "Daemon", connect: "Callable[[], Peer]") -> None:
+def test_a_key_that_expires_while_nobody_asks_is_told(both: "WatchedDaemon", connect: "Callable[[], RawPeer]") -> None:
     told = watch(connect(), "ttl/")
     both.ask(["set", {"ttl/a": b"1", "ttl/b": b"2"}, {"ttl": 30}], ["set", {"ttl/long": b""}, {"ttl": 1_000_000}])
     for expected in ("live", "change", "change"):
@@ -159,7 +163,9 @@ def test_a_key_that_expires_while_nobody_asks_is_told(both: "Daemon", connect: "
     assert (kind, author, changes) == ("change", [None, None, "expired"], {"ttl/a": None, "ttl/b": None})
 
 
-def test_changes_larger_than_what_is_sent_at_a_time_all_arrive(both: "Daemon", connect: "Callable[[], Peer]") -> None:
+def test_changes_larger_than_what_is_sent_at_a_time_all_arrive(
+    both: "WatchedDaemon", connect: "Callable[[], RawPeer]"
+) -> None:
     told = watch(connect(), "big/")
     last = both.ask(*[["set", {f"big/{number}": bytes([number]) * MIB}] for number in range(8)])[-1]
     assert told.until(last).state == {f"big/{number}": bytes([number]) * MIB for number in range(8)}
@@ -172,7 +178,7 @@ def test_changes_larger_than_what_is_sent_at_a_time_all_arrive(both: "Daemon", c
 
 @pytest.mark.parametrize("padding", [0, 100 * KIB], ids=["small", "large"])
 def test_what_comes_with_it_in_one_frame_is_answered(
-    both: "Daemon", connect: "Callable[[], Peer]", padding: int
+    both: "WatchedDaemon", connect: "Callable[[], RawPeer]", padding: int
 ) -> None:
     peer = connect()
     before, true, value = peer.ask(["set", {"frame/a": b"x" * padding}], ["watch", "frame/"], ["get", "frame/a"])
@@ -183,9 +189,9 @@ def test_what_comes_with_it_in_one_frame_is_answered(
     assert told.next()[:2] == ["change", after]
 
 
-def test_it_may_come_right_behind_hello(both: "Daemon") -> None:
+def test_it_may_come_right_behind_hello(both: "WatchedDaemon") -> None:
     for together in (True, False):
-        with both.connect_tcp(greet=False) as peer:
+        with both.stranger() as peer:
             if together:
                 peer.send(frame(HELLO, ["watch", "hello/"]))
                 assert peer.receive()[1] is True
@@ -198,8 +204,8 @@ def test_it_may_come_right_behind_hello(both: "Daemon") -> None:
     both.counts(0)
 
 
-def test_without_a_token_nobody_watches(both: "Daemon") -> None:
-    with both.connect_tcp(greet=False) as stranger:
+def test_without_a_token_nobody_watches(both: "WatchedDaemon") -> None:
+    with both.stranger() as stranger:
         assert stranger.ask(["watch", ""])[0]["error"] == "unauthenticated"
         assert stranger.receive()["error"] == "unauthenticated"
         assert stranger.says_nothing_more()
@@ -207,7 +213,7 @@ def test_without_a_token_nobody_watches(both: "Daemon") -> None:
 
 def test_one_that_is_refused_leaves_the_connection_as_it_was(start: "Start") -> None:
     daemon = start("limits.max_watches_per_uid = 1\n", tcp=True)
-    with daemon.connect_tcp() as first, daemon.connect_tcp() as second:
+    with daemon.greeted() as first, daemon.greeted() as second:
         told = watch(first, "")
         assert second.ask(["watch", ""])[0]["error"] == "busy"
         assert second.ask(["watch", "x" * 5_000])[0]["error"] == "too_large"
@@ -218,7 +224,9 @@ def test_one_that_is_refused_leaves_the_connection_as_it_was(start: "Start") -> 
 
 
 @pytest.mark.parametrize("how", ["later", "at once", "a part of a frame", "behind a large frame"])
-def test_any_input_behind_it_ends_the_connection(both: "Daemon", connect: "Callable[[], Peer]", how: str) -> None:
+def test_any_input_behind_it_ends_the_connection(
+    both: "WatchedDaemon", connect: "Callable[[], RawPeer]", how: str
+) -> None:
     peer, ping = connect(), frame(["ping"])
     if how == "later":
         assert watch(peer, "input/").next()[0] == "live"
@@ -235,7 +243,7 @@ def test_any_input_behind_it_ends_the_connection(both: "Daemon", connect: "Calla
     assert peer.says_nothing_more()
 
 
-def test_who_says_that_nothing_more_will_come_is_gone(both: "Daemon", connect: "Callable[[], Peer]") -> None:
+def test_who_says_that_nothing_more_will_come_is_gone(both: "WatchedDaemon", connect: "Callable[[], RawPeer]") -> None:
     peer = connect()
     watch(peer, "")
     peer.socket.shutdown(socket.SHUT_WR)
@@ -246,7 +254,7 @@ def test_who_says_that_nothing_more_will_come_is_gone(both: "Daemon", connect: "
 # ---------------------------------------------------------------------- those who do not read
 
 
-def write_much(daemon: "Daemon", commits: int, *, per_frame: int = 1_000) -> int:
+def write_much(daemon: "WatchedDaemon", commits: int, *, per_frame: int = 1_000) -> int:
     """So many commits of 200 bytes each; the version of the last."""
     last = 0
     for first in range(0, commits, per_frame):
@@ -263,7 +271,7 @@ def test_a_watcher_that_does_not_read_costs_nothing_and_is_resynchronised_once_i
 ) -> None:
     daemon = start(SMALL_HISTORY, tcp=kind == "tcp")
     write_much(daemon, 6_000)
-    with daemon.connect_tcp() if kind == "tcp" else daemon.connect() as peer:
+    with daemon.greeted() if kind == "tcp" else daemon.connect() as peer:
         told = watch(peer, "much/")
         growth = daemon.peak_from_here()
         last = write_much(daemon, 100_000)
@@ -287,7 +295,7 @@ def test_a_watcher_that_never_reads_is_closed_in_the_end(start: "Start") -> None
     assert "it kept the server waiting" in daemon.log()
 
 
-def test_one_watcher_that_does_not_read_keeps_no_other_from_being_told(both: "Daemon") -> None:
+def test_one_watcher_that_does_not_read_keeps_no_other_from_being_told(both: "WatchedDaemon") -> None:
     with both.connect() as silent, both.connect() as reading:
         watch(silent, "much/")
         told = watch(reading, "much/")
@@ -305,7 +313,7 @@ def test_one_watcher_that_does_not_read_keeps_no_other_from_being_told(both: "Da
 @pytest.mark.parametrize("kind", ["unix", "tcp"])
 def test_a_stop_tells_watchers_all_that_there_was_and_says_goodbye(start: "Start", kind: str) -> None:
     daemon = start(tcp=True)
-    with daemon.connect_tcp() if kind == "tcp" else daemon.connect() as peer:
+    with daemon.greeted() if kind == "tcp" else daemon.connect() as peer:
         told = watch(peer, "")
         last = write_much(daemon, 3_000)
         daemon.process.terminate()
@@ -319,10 +327,10 @@ def test_a_stop_tells_watchers_all_that_there_was_and_says_goodbye(start: "Start
 
 def test_a_tcp_connection_that_watches_may_be_idle(start: "Start") -> None:
     daemon = start("limits.tcp_idle_timeout_ms = 50\nlimits.hello_timeout_ms = 50\n", tcp=True)
-    with daemon.connect_tcp() as watching:
+    with daemon.greeted() as watching:
         told = watch(watching, "")
         for _ in range(2):
-            with daemon.connect_tcp() as idle:
+            with daemon.greeted() as idle:
                 assert idle.says_nothing_more(), "the time of one who does not watch is over"
         after = daemon.ask(["set", {"a": b""}])[0]
         assert told.until(after).state == {"a": b""}

@@ -43,7 +43,7 @@ def main(path: str, behaviour: str = "", argument: str = "") -> int:
     try:
         lock.acquire()
         return daemonize(
-            lambda readiness: run(readiness, path, behaviour, argument),
+            lambda pipe: run(pipe, path, behaviour, argument),
             lock=lock,
             preserve=preserve,
             confirm=lambda: confirm(path, behaviour),
@@ -55,7 +55,7 @@ def main(path: str, behaviour: str = "", argument: str = "") -> int:
         lock.release()
 
 
-def run(readiness: ReadyPipe, path: str, behaviour: str, argument: str) -> int:
+def run(pipe: ReadyPipe, path: str, behaviour: str, argument: str) -> int:
     if behaviour in BEFORE_READY:
         BEFORE_READY[behaviour](argument)
     signal.signal(signal.SIGTERM, stop)
@@ -63,7 +63,7 @@ def run(readiness: ReadyPipe, path: str, behaviour: str, argument: str) -> int:
     inode = socket_inode(path) or (0, 0)
     listening.setblocking(True)
     try:
-        readiness.ready()
+        pipe.send_ready()
         serve(listening, behaviour)
     except Stop:
         return 0

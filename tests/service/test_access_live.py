@@ -12,7 +12,9 @@ from collections.abc import Iterator
 import pytest
 
 import kv
-from tests.client.conftest import DEADLINE_S, ROOT, Daemon
+from tests.harness.daemon import Daemon
+from tests.harness.processes import ROOT
+from tests.harness.waiting import DEADLINE_S
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become other users")
 

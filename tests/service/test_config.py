@@ -10,9 +10,12 @@ import pytest
 from kvd.protocol.address import default_socket
 from kvd.protocol.limits import Limits
 from kvd.requests.access import AccessRule
-from kvd.service.config import Config, ConfigError, History, Listen, Log, load, standard_places
-from kvd.service.config_changes import changes
-from kvd.service.options import BOUNDS, OPTIONS
+from kvd.service.config.changes import changes
+from kvd.service.config.file import standard_places
+from kvd.service.config.loader import load
+from kvd.service.config.options import BOUNDS, OPTIONS
+from kvd.service.config.sections import Config, History, Listen, Log
+from kvd.service.errors import ConfigError
 from kvd.store.prefixes import PrefixRule
 
 NOTHING: dict[str, str] = {}
@@ -178,7 +181,7 @@ def test_a_file_that_others_can_write_is_refused_wherever_it_was_named(
 ) -> None:
     monkeypatch.setattr(os, "getuid", lambda: 1000)
     file = write(mode=mode, name="kvd/kvd.toml")
-    text = f"{file}: others than its owner can write it (mode {mode:04o}); run: chmod go-w {file}"
+    text = f"{file}: users other than its owner can write it (mode {mode:04o}); run: chmod go-w {file}"
     assert refusal({}, NOTHING, file) == text
     assert refusal({}, {"KVD_CONFIG": file}, None) == text
     assert refusal({}, {"XDG_CONFIG_HOME": str(tmp_path)}, None) == text
@@ -191,7 +194,7 @@ def test_a_file_that_others_can_only_read_is_used(write: Write) -> None:
 def test_a_fifo_is_refused_without_waiting(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     text = refusal({}, NOTHING, f"{tmp_path}/fifo")
-    assert text == f"{tmp_path}/fifo: not a regular file; a configuration has to be one"
+    assert text == f"{tmp_path}/fifo: not a regular file; a configuration must be one"
 
 
 def test_a_directory_is_refused(tmp_path: Path) -> None:

@@ -7,8 +7,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from kvd.service.config import Config, load
-from kvd.service.options import BOUNDS, LOG_LEVELS, LOG_TARGETS, OPTIONS, SECTIONS
+from kvd.service.config.checks import LOG_TARGETS
+from kvd.service.config.loader import load
+from kvd.service.config.options import BOUNDS, LOG_LEVELS, OPTIONS
+from kvd.service.config.sections import SECTIONS, Config
 from kvd.store.prefixes import PrefixRule
 
 MANUAL = Path(__file__).parents[2] / "kvd.toml"

@@ -164,7 +164,7 @@ def test_a_symbolic_link_is_not_followed(path: str, tmp_path: pathlib.Path) -> N
 def test_another_name_of_a_file_is_refused_and_the_file_stays_as_it_was(path: str, tmp_path: pathlib.Path) -> None:
     (tmp_path / "precious").write_text("contents", encoding="ascii")
     os.link(tmp_path / "precious", path)
-    assert_refused(path, "is not a regular file of one name")
+    assert_refused(path, "is not a regular file, or it has hard links")
     assert (tmp_path / "precious").read_text(encoding="ascii") == "contents"
 
 

@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from kvd.service import logs
-from kvd.service.config import Config, Log
+from kvd.service.config.sections import Config, Log
 from kvd.service.errors import StartError
 
 Python = Callable[..., "subprocess.CompletedProcess[bytes]"]
@@ -101,7 +101,7 @@ def test_the_journal_gets_one_line_with_its_priority(level: int, priority: int) 
 TO_STDERR = """
 import logging, os
 from kvd.service import logs
-from kvd.service.config import Config
+from kvd.service.config.sections import Config
 handler = logs.open_handler("stderr")
 logs.start(handler, Config())
 logging.getLogger("kvd").warning("a key: %s", "caf\\u00e9 \\n")
@@ -136,7 +136,7 @@ def test_syslog_gets_lines_of_the_daemons_facility(tmp_path: pathlib.Path, monke
 
 def test_without_syslog_it_is_an_io_error(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logs, "SYSLOG_SOCKET", str(tmp_path / "missing"))
-    with pytest.raises(StartError, match="cannot write the log to syslog: nobody listens at /") as refused:
+    with pytest.raises(StartError, match="cannot write the log to syslog: no process listens at /") as refused:
         logs.open_handler("syslog")
     assert refused.value.exit_code == 74
 

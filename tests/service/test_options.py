@@ -5,7 +5,8 @@ import datetime
 import pytest
 
 from kvd.protocol.address import parse_host_port
-from kvd.service.options import BOUNDS, OPTIONS, is_loopback
+from kvd.service.config.checks import is_loopback
+from kvd.service.config.options import BOUNDS, OPTIONS
 
 
 @pytest.mark.parametrize(
@@ -35,13 +36,13 @@ def test_flags_have_the_names_of_the_command_line() -> None:
 def test_numbers_are_accepted_at_their_bounds_and_refused_beyond(key: str) -> None:
     option, (least, most) = OPTIONS[key], BOUNDS[key]
     for value in (least, least + 1, most - 1, most):
-        assert option.value(value) == option.value_of_text(str(value)) == value
+        assert option.validate(value) == option.parse(str(value)) == value
     for value, word in ((least - 1, "small"), (most + 1, "big")):
         with pytest.raises(ValueError) as refused:
-            option.value(value)
+            option.validate(value)
         assert str(refused.value) == f"{value} is too {word}; allowed: {least} to {most}"
         with pytest.raises(ValueError, match=f"^{value} is too {word}"):
-            option.value_of_text(str(value))
+            option.parse(str(value))
 
 
 def test_every_number_has_bounds_that_hold_its_default() -> None:
@@ -53,7 +54,7 @@ def test_every_number_has_bounds_that_hold_its_default() -> None:
 @pytest.mark.parametrize("key", OPTIONS)
 def test_defaults_are_allowed(key: str) -> None:
     default = OPTIONS[key].default
-    assert OPTIONS[key].value(list(default) if isinstance(default, tuple) else default) == default
+    assert OPTIONS[key].validate(list(default) if isinstance(default, tuple) else default) == default
 
 
 OTHER_VALUES = (True, 1.0, None, {}, [1], [["x"]], datetime.date(2020, 1, 1), b"x")
@@ -65,24 +66,24 @@ OF_ANOTHER_TYPE = [
 @pytest.mark.parametrize(("key", "value"), OF_ANOTHER_TYPE, ids=repr)
 def test_a_value_of_another_type_is_refused(key: str, value: object) -> None:
     with pytest.raises(ValueError, match=r"^expected (int|str|bool|list of str), got .*; allowed: "):
-        OPTIONS[key].value(value)
+        OPTIONS[key].validate(value)
 
 
 @pytest.mark.parametrize("text", ["", "x", "1.0", "1e3", "0x10", "1_000", "٣", "9" * 5000])
 def test_what_is_no_decimal_number_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"^expected int, got '"):
-        OPTIONS["limits.max_connections"].value_of_text(text)
+        OPTIONS["limits.max_connections"].parse(text)
 
 
 @pytest.mark.parametrize("mode", ["0000", "0600", "0777"])
 def test_modes_up_to_0777_are_accepted(mode: str) -> None:
-    assert OPTIONS["listen.socket_mode"].value(mode) == mode
+    assert OPTIONS["listen.socket_mode"].validate(mode) == mode
 
 
 @pytest.mark.parametrize("mode", ["", "600", "00600", "0o60", "0608", "-600", "1000", "٠٦٠٠"])
 def test_other_modes_are_refused(mode: str) -> None:
     with pytest.raises(ValueError, match=r"is not four octal digits|is more than 0777"):
-        OPTIONS["listen.socket_mode"].value(mode)
+        OPTIONS["listen.socket_mode"].validate(mode)
 
 
 LOOPBACK = ["127.0.0.0", "127.0.0.1", "127.255.255.255", "::1", "[::1]", "[0:0:0:0:0:0:0:1]", "localhost"]
@@ -101,7 +102,7 @@ NOT_LOOPBACK = [
 @pytest.mark.parametrize("host", LOOPBACK)
 def test_loopback_may_be_listened_on(host: str) -> None:
     assert is_loopback(parse_host_port(f"{host}:7070")[0])
-    assert OPTIONS["listen.tcp"].value([f"{host}:7070"]) == (f"{host}:7070",)
+    assert OPTIONS["listen.tcp"].validate([f"{host}:7070"]) == (f"{host}:7070",)
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", *NOT_LOOPBACK])  # noqa: S104 - it is no loopback
@@ -112,23 +113,23 @@ def test_nothing_but_loopback_is_taken_for_it(host: str) -> None:
 @pytest.mark.parametrize("port", ["", ":", ":x", ":-1", ":65536", ":1:"])
 def test_a_tcp_address_needs_a_port(port: str) -> None:
     with pytest.raises(ValueError, match="HOST:PORT"):
-        OPTIONS["listen.tcp"].value([f"localhost{port}"])
+        OPTIONS["listen.tcp"].validate([f"localhost{port}"])
 
 
 @pytest.mark.parametrize(("length", "is_allowed"), [(106, True), (107, True), (108, False)])
 def test_a_sockets_path_may_be_as_long_as_the_system_allows(length: int, is_allowed: bool) -> None:
     path = "/" + "a" * (length - 1)
     if is_allowed:
-        assert OPTIONS["listen.socket"].value(path) == path
+        assert OPTIONS["listen.socket"].validate(path) == path
     else:
         with pytest.raises(ValueError, match="the path has 108 bytes, and a socket's may have 107"):
-            OPTIONS["listen.socket"].value(path)
+            OPTIONS["listen.socket"].validate(path)
 
 
 @pytest.mark.parametrize("key", [key for key, option in OPTIONS.items() if isinstance(option.default, str)])
 @pytest.mark.parametrize("character", ["\0", "\n", "\x1b", "\x7f"])
 def test_control_characters_are_refused_and_shown_escaped(key: str, character: str) -> None:
     with pytest.raises(ValueError) as refused:
-        OPTIONS[key].value(f"/{character}")
+        OPTIONS[key].validate(f"/{character}")
     assert "control characters in " in str(refused.value)
     assert character not in str(refused.value)

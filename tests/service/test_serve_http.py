@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.http.conftest import Client, request
+from tests.harness.http_peer import HttpPeer, http_request
 from tests.service.real_daemon import STARTED
 from tests.service.test_serve_durability import SlowDisk
 
@@ -36,13 +36,11 @@ def disk(kvd: "RealDaemon") -> Iterator[SlowDisk]:
     slow.let_go()
 
 
-def connect(kvd: "RealDaemon") -> Client:
-    connecting = socket.socket(socket.AF_UNIX)
-    connecting.connect(f"{kvd.folder}/h")
-    return Client(connecting)
+def connect(kvd: "RealDaemon") -> HttpPeer:
+    return HttpPeer.unix(f"{kvd.folder}/h")
 
 
-def is_silent(client: Client, kvd: "RealDaemon") -> bool:
+def is_silent(client: HttpPeer, kvd: "RealDaemon") -> bool:
     """Whether nothing came: asked after another connection was answered, several times, what it asked later."""
     with kvd.connect() as other:
         for _ in range(3):
@@ -55,15 +53,15 @@ def test_an_answer_shows_nothing_that_the_disk_does_not_have(disk: SlowDisk, kvd
     with connect(kvd) as writer, connect(kvd) as reader, connect(kvd) as other:
         assert writer.ask("PUT", "/v1/old", b"1").status == 201
         disk.hold()
-        writer.send(request("PUT", "/v1/new", b"1"))
+        writer.send(http_request("PUT", "/v1/new", b"1"))
         assert is_silent(writer, kvd)
-        reader.send(request("GET", "/v1/new"))
+        reader.send(http_request("GET", "/v1/new"))
         assert is_silent(reader, kvd), "who reads it waits too"
         assert other.ask("GET", "/v1/old").body == b"1", "what is on the disk is told"
-        writer.send(request("GET", "/v1/old"))
+        writer.send(http_request("GET", "/v1/old"))
         assert is_silent(writer, kvd), "in order, behind what is held"
         disk.let_go()
-        assert [writer.answer().status, writer.answer().body, reader.answer().body] == [201, b"1", b"1"]
+        assert [writer.response().status, writer.response().body, reader.response().body] == [201, b"1", b"1"]
     kvd.stop(process)
 
 
@@ -71,10 +69,10 @@ def test_a_watch_begins_behind_what_is_held(disk: SlowDisk, kvd: "RealDaemon") -
     process = disk.serve("always", "--http", f"{kvd.folder}/h")
     with connect(kvd) as client:
         disk.hold()
-        client.send(request("PUT", "/v1/a", b"1") + request("GET", "/v2/watch?from=0"))
+        client.send(http_request("PUT", "/v1/a", b"1") + http_request("GET", "/v2/watch?from=0"))
         assert is_silent(client, kvd)
         disk.let_go()
-        assert client.answer().status == 201
+        assert client.response().status == 201
         assert client.head()[1]["content-type"] == "text/event-stream"
         chunks = client.chunks()
         assert [next(chunks).partition(b"\n")[0] for _ in range(2)] == [b"event: live", b"event: change"]
@@ -86,8 +84,8 @@ def test_one_connection_too_many_is_429(kvd: "RealDaemon") -> None:
     with connect(kvd) as first, connect(kvd) as second:
         assert [client.ask("GET", "/v1/a").status for client in (first, second)] == [404, 404]
         with connect(kvd) as third:
-            third.send(request("GET", "/v1/a"))
-            refused = third.answer()
+            third.send(http_request("GET", "/v1/a"))
+            refused = third.response()
             assert refused.status == 429
             assert "retry-after" in refused.headers
             assert third.is_over()
@@ -114,7 +112,7 @@ def test_the_library_of_the_metrics_is_loaded_before_the_start_is_over_if_http_i
 def test_a_daemon_that_has_returned_answers_over_http_too(kvd: "RealDaemon") -> None:
     pid = kvd.detach("--http", "127.0.0.1:0", "--http", f"{kvd.folder}/h", "--http-open")
     port = int(kvd.status()["listening"].partition("http://127.0.0.1:")[2].split()[0])
-    with Client(socket.create_connection(("127.0.0.1", port))) as client:
+    with HttpPeer.tcp(port) as client:
         assert client.ask("PUT", "/v1/a", b"1").status == 201
     with connect(kvd) as client:
         assert client.ask("GET", "/v1/a").body == b"1"

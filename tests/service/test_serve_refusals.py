@@ -54,7 +54,7 @@ def test_a_living_stranger_listens_there(kvd: "RealDaemon", how: list[str], back
         stranger.listen(0)
         if backlog == "a full queue":
             first.connect(kvd.path)
-        assert f"somebody already listens at {kvd.path}; " in kvd.refused(75, *how)
+        assert f"another process already listens at {kvd.path}; " in kvd.refused(75, *how)
 
 
 def test_the_tcp_port_is_in_use(kvd: "RealDaemon", how: list[str], taken_port: str, token_file: str) -> None:

@@ -12,19 +12,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kvd.engine.database import Database
-from kvd.protocol.limits import Limits
-from kvd.requests.executor import Administration, Commands
-from kvd.server.server import Server
-from kvd.service.config import Config
+from kvd.service.config.sections import Config
 from kvd.service.http import HttpSockets
-from kvd.service.serve import tcp_socket
-from tests.http.conftest import Answer, Client, request
+from kvd.service.tcp_socket import bind_tcp_socket
+from tests.harness.http_peer import HttpPeer, HttpResponse, http_request
+from tests.harness.in_memory import build
+from tests.harness.waiting import DEADLINE_S
 
 if TYPE_CHECKING:
     from tests.service.real_daemon import Process, RealDaemon
 
-DEADLINE_S = 30
 WATCHDOG_US = 100_000
 # Puts the descriptors named by the first argument at 3 and up, and becomes the command, as systemd does.
 ACTIVATE = """
@@ -326,7 +323,7 @@ def test_an_abstract_socket_is_refused(kvd: "RealDaemon") -> None:
         abstract.listen()
         exit_code, error = refusal(activate(kvd, abstract))
     assert exit_code == 78
-    assert "is open to everybody on this host; ListenStream= needs an absolute path" in error
+    assert "is open to every user of this host; ListenStream= needs an absolute path" in error
 
 
 def test_a_passed_socket_that_does_not_listen_is_refused_by_its_name(kvd: "RealDaemon") -> None:
@@ -348,13 +345,13 @@ def web(kvd: "RealDaemon") -> Iterator[socket.socket]:
         yield listening
 
 
-def connect(listening: socket.socket) -> Client:
+def connect(listening: socket.socket) -> HttpPeer:
     connecting = socket.socket(listening.family)
     connecting.connect(listening.getsockname())
-    return Client(connecting)
+    return HttpPeer(connecting)
 
 
-def ask(listening: socket.socket, method: str, target: str, body: bytes | None = None, **headers: str) -> Answer:
+def ask(listening: socket.socket, method: str, target: str, body: bytes | None = None, **headers: str) -> HttpResponse:
     """One request over HTTP on a connection of its own."""
     with connect(listening) as client:
         return client.ask(method, target, body, **headers)
@@ -386,9 +383,9 @@ def test_whoever_is_not_accepted_by_one_daemon_over_http_is_answered_by_the_next
     """And a stop leaves the socket where it is."""
     for _ in range(2):
         with connect(web) as early:
-            early.send(request("GET", "/v1/none"))
+            early.send(http_request("GET", "/v1/none"))
             process = activate(kvd, unix, web, names="kvd:http")
-            assert early.answer().status == 404
+            assert early.response().status == 404
             assert kvd.stop(process) == 0
             assert early.is_over()
 
@@ -397,9 +394,9 @@ def test_a_stop_leaves_the_queue_of_a_passed_socket_for_http_alone(web: socket.s
     """From the inside: a connection that comes between the last turn of the loop and the stop."""
 
     async def stop_with_one_waiting() -> None:
-        server = Server(Commands(Database(), Limits(), Administration(), {}), asyncio.get_running_loop())
+        server = build(loop=asyncio.get_running_loop()).server
         sockets = HttpSockets(Config(), [web.dup()])
-        sockets.bind(tcp_socket)
+        sockets.bind(bind_tcp_socket)
         await sockets.serve(server, None)
         with connect(web) as waiting:
             await server.stop()
@@ -438,4 +435,4 @@ def test_a_passed_tcp_socket_for_http_beyond_the_loopback_is_refused(
 def test_http_that_is_open_and_spoken_nowhere_is_refused(kvd: "RealDaemon", unix: socket.socket) -> None:
     exit_code, error = refusal(activate(kvd, unix, names="kvd", flags=("--http-open",)))
     assert exit_code == 78
-    assert error == "http.open: without http.listen, or a passed socket called http, it is of no use"
+    assert error == "http.open: it has no effect without http.listen or a passed socket called http"

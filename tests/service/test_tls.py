@@ -14,7 +14,8 @@ import pytest
 
 import kv
 import kv.aio
-from tests.client.conftest import DEADLINE_S, Daemon
+from tests.harness.daemon import Daemon
+from tests.harness.waiting import DEADLINE_S
 
 NEW_KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
 TOKEN = "a-token-of-some-length"  # noqa: S105
@@ -324,7 +325,7 @@ def test_a_token_file_that_cannot_be_one_is_refused(tmp_path: pathlib.Path, cont
     (tmp_path / "tokens").write_text(content)
     (tmp_path / "kvd.toml").write_text('[listen]\ntcp = ["127.0.0.1:0"]\ntoken_file = "tokens"\n')
     (tmp_path / "kvd.toml").chmod(0o600)
-    with pytest.raises(AssertionError, match="has to hold"):
+    with pytest.raises(AssertionError, match="must hold"):
         Daemon(str(tmp_path), "--config", str(tmp_path / "kvd.toml"))
 
 

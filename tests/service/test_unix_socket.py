@@ -139,7 +139,7 @@ except StartError as error:
 print(os.listdir(os.path.dirname(sys.argv[1])))
 """
     assert python(code, path).stdout.decode().splitlines() == [
-        f"78 cannot give {path} to the group 54321: Operation not permitted; the daemon has to be a member, or root",
+        f"78 cannot give {path} to the group 54321: Operation not permitted; the daemon must be a member, or root",
         "[]",
     ]
 
@@ -195,7 +195,7 @@ def test_what_is_no_socket_at_the_temporary_name_is_left_alone(path: str, kind: 
 def test_a_socket_that_is_listened_on_is_left_alone(path: str) -> None:
     with bind_unix_socket(path, 0o600, ""):
         inode = socket_inode(path)
-        assert "somebody already listens at" in refusal(path, 75)
+        assert "another process already listens at" in refusal(path, 75)
         assert socket_inode(path) == inode
 
 
@@ -205,13 +205,13 @@ def test_a_server_with_a_full_backlog_is_alive(path: str) -> None:
         busy.bind(path)
         busy.listen(0)
         first.connect(path)
-        assert "somebody already listens at" in refusal(path, 75)
+        assert "another process already listens at" in refusal(path, 75)
 
 
 def test_a_living_datagram_socket_is_left_alone(path: str) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
         other.bind(path)
-        assert "somebody already listens at" in refusal(path, 75)
+        assert "another process already listens at" in refusal(path, 75)
 
 
 def test_a_socket_that_cannot_be_probed_is_left_alone(path: str, python: Python) -> None:
@@ -227,7 +227,7 @@ try:
 except StartError as error:
     print(error.exit_code, error.text)
 """
-    text = f"74 cannot tell whether somebody listens at {path}: Permission denied\n"
+    text = f"74 cannot tell whether a process listens at {path}: Permission denied\n"
     assert python(code, path).stdout.decode() == text
 
 

@@ -12,7 +12,7 @@ def scheduled(schedule: Schedule) -> list[Entry]:
 def all_deadlines(lifetimes: Lifetimes) -> dict[str, int]:
     """Key → deadline of all keys that expire; each has one entry in the schedule, in time, and all others are stale."""
     entries: dict[str, Entry] = {}
-    for part in (lifetimes._first, *lifetimes._shards):
+    for part in lifetimes._entries.parts():
         assert not entries.keys() & part.keys(), "in two dicts"
         entries |= part
     schedule = lifetimes._schedule

@@ -8,10 +8,11 @@ from hypothesis import strategies as st
 
 from kvd.store import keyspace as keyspace_module
 from kvd.store.heads import Head
-from kvd.store.keyspace import KEY_BYTES, SHARDS, Keyspace
+from kvd.store.keyspace import KEY_BYTES, Keyspace
+from kvd.store.sharded import SHARDS
 
 FIRST_KEYS = 3
-ACTS = ["put", "put_new", "replace_all", "remove", "remove_all"]
+ACTS = ["put", "add_all", "replace_all", "remove", "remove_all"]
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -23,7 +24,7 @@ def small_first() -> Iterator[None]:
 
 def put(keyspace: Keyspace, key: str, version: int = 1) -> Head:
     head = Head(key, b"", version, None)
-    keyspace.place(key)[key] = head
+    keyspace.dict_for(key)[key] = head
     return head
 
 
@@ -59,7 +60,7 @@ def test_the_parts_together_are_everything_once() -> None:
 def test_heads_that_are_not_current_any_more_are_not_removed() -> None:
     keyspace = Keyspace()
     heads = [put(keyspace, key) for key in "abcdef"]
-    keyspace.note_new("abcdef")
+    keyspace.count_new("abcdef")
     newer = [put(keyspace, key, 2) for key in "af"]
     assert keyspace.remove_all(heads) == list("bcde")
     assert sorted(keyspace) == ["a", "f"]
@@ -76,9 +77,9 @@ def test_the_keyspace_is_a_dict(work: list[tuple[set[str], str]]) -> None:
         assert keyspace.has_in_shards(keys) == any(key not in keyspace.first for key in known)
         if act == "put":
             model.update((key, put(keyspace, key)) for key in sorted(keys))
-        elif act == "put_new":
+        elif act == "add_all":
             heads = [Head(key, b"", 1, None) for key in new]
-            keyspace.put_new(heads)
+            keyspace.add_all(heads)
             model.update(zip(new, heads, strict=True))
         elif act == "replace_all":
             heads = [Head(key, b"", 2, None) for key in known]

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from kvd.store import lifetimes as lifetimes_module
 from kvd.store import schedule as schedule_module
-from kvd.store.lifetimes import KEEP_TTL, NO_EXPIRY, SHARDS, Expiry, Lifetimes
+from kvd.store.lifetimes import KEEP_TTL, NO_EXPIRY, Expiry, Lifetimes
 from kvd.store.schedule import Entry, Schedule
+from kvd.store.sharded import SHARDS
 from tests.store.deadlines import all_deadlines, scheduled
 
 MANY = 1_000
@@ -233,8 +234,8 @@ def test_new_keys_fill_the_first_dict_and_then_the_shards_evenly(monkeypatch: py
     monkeypatch.setattr(lifetimes_module, "FIRST_KEYS", 1_000)
     lifetimes = Lifetimes()
     lifetimes.written([f"key {number}" for number in range(1_000 + 20 * SHARDS)], until(10))
-    assert len(lifetimes._first) == 1_000
-    assert max(map(len, lifetimes._shards)) < 20 * 4, "no dict has many of them"
+    assert len(lifetimes._entries.first) == 1_000
+    assert max(map(len, lifetimes._entries.shards)) < 20 * 4, "no dict has many of them"
     assert len(all_deadlines(lifetimes)) == 1_000 + 20 * SHARDS
 
 

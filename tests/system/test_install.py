@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from kvd import __version__
 from tests.system.conftest import ROOT, Completed, require, run
 
 if TYPE_CHECKING:
@@ -119,7 +120,7 @@ def test_everything_is_compiled_and_readable_for_everybody(stage: pathlib.Path, 
 
 def test_it_runs_from_a_prefix_of_ones_own(install: Install, tmp_path: pathlib.Path) -> None:
     install("install", f"PREFIX={tmp_path}/own")
-    assert run(f"{tmp_path}/own/bin/kv", "version").stdout.startswith("kv 0.1.0")
+    assert run(f"{tmp_path}/own/bin/kv", "version").stdout.startswith(f"kv {__version__}")
 
 
 def test_a_relative_prefix_is_refused(stage: pathlib.Path) -> None:

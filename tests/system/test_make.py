@@ -10,8 +10,8 @@ import pytest
 from tests.system.conftest import ROOT, run
 
 TARGETS = {
-    "help", "run", "test", "check", "lint", "fmt", "types", "bench", "faults", "soak", "install", "uninstall",
-    "completions", "clean",
+    "help", "run", "test", "quick", "check", "lint", "fmt", "types", "coverage", "lock", "dist", "release", "bench",
+    "faults", "soak", "install", "uninstall", "completions", "clean",
 }  # fmt: skip
 
 

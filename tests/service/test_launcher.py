@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from kvd.service.waiting import Waiting
+from kvd.service.launcher import DaemonLauncher
 
 PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 Process = subprocess.Popen[bytes]
@@ -36,7 +36,7 @@ def confirm() -> None:
 def test_the_signals_are_as_they_were_afterwards() -> None:
     reading, writing = os.pipe()
     before = [signal.getsignal(number) for number in PASSED_ON]
-    with Waiting(reading):
+    with DaemonLauncher(reading):
         assert not {signal.getsignal(number) for number in PASSED_ON} & set(before)
     assert [signal.getsignal(number) for number in PASSED_ON] == before
     os.close(reading)
@@ -46,11 +46,11 @@ def test_the_signals_are_as_they_were_afterwards() -> None:
 @pytest.mark.parametrize("number", PASSED_ON)
 def test_a_signal_before_the_pid_is_known_is_passed_on_then(daemon: Process, number: signal.Signals) -> None:
     reading, writing = os.pipe()
-    with Waiting(reading) as waiting:
+    with DaemonLauncher(reading) as launcher:
         signal.raise_signal(number)
         os.write(writing, f"P{daemon.pid}\n".encode())
         os.close(writing)
-        assert waiting.wait(ended_child(), confirm) == 128 + number
+        assert launcher.wait(ended_child(), confirm) == 128 + number
     assert daemon.wait(timeout=30) == -signal.SIGTERM
 
 
@@ -58,19 +58,19 @@ def test_a_signal_when_the_daemon_is_gone_is_no_error() -> None:
     reading, writing = os.pipe()
     gone = ended_child()
     os.waitpid(gone, 0)
-    with Waiting(reading) as waiting:
+    with DaemonLauncher(reading) as launcher:
         signal.raise_signal(signal.SIGTERM)
         os.write(writing, f"P{gone}\n".encode())
         os.close(writing)
-        assert waiting.wait(ended_child(), confirm) == 128 + signal.SIGTERM
+        assert launcher.wait(ended_child(), confirm) == 128 + signal.SIGTERM
 
 
 def test_a_signal_while_the_daemon_is_asked_ends_both(daemon: Process) -> None:
     reading, writing = os.pipe()
     os.write(writing, f"P{daemon.pid}\nR\n".encode())
     os.close(writing)
-    with Waiting(reading) as waiting:
-        assert waiting.wait(ended_child(), lambda: signal.raise_signal(signal.SIGTERM)) == 128 + signal.SIGTERM
+    with DaemonLauncher(reading) as launcher:
+        assert launcher.wait(ended_child(), lambda: signal.raise_signal(signal.SIGTERM)) == 128 + signal.SIGTERM
     assert daemon.wait(timeout=30) == -signal.SIGTERM
 
 
@@ -84,6 +84,6 @@ def test_only_ready_is_a_success(capfd: pytest.CaptureFixture[str]) -> None:
         reading, writing = os.pipe()
         os.write(writing, said)
         os.close(writing)
-        with Waiting(reading) as waiting:
-            assert waiting.wait(ended_child(), confirm) == exit_code
+        with DaemonLauncher(reading) as launcher:
+            assert launcher.wait(ended_child(), confirm) == exit_code
         assert capfd.readouterr().err == error
