@@ -29,21 +29,23 @@ def live_keys(prefix: str, address: str | None, token_file: str | None) -> list[
 
 
 def live_commits(count: int, address: str | None, token_file: str | None) -> "list[Commit]":
-    """The newest ``count`` commits, the newest first; none as above."""
+    """The newest ``count`` commits, the newest first; none if the daemon is dead, slow or refuses."""
     return (_ask(log(None, count), address, token_file) or [])[::-1]
 
 
-def _ask(question: "Operation[T]", address: str | None, token_file: str | None) -> "T | None":
+def _ask(operation: "Operation[T]", address: str | None, token_file: str | None) -> "T | None":
     try:
-        return _answer(question, address, token_file)
+        return _answer(operation, address, token_file)
     except Exception:  # no error may reach the prompt
         return None
 
 
-def _answer(question: "Operation[T]", address: str | None, token_file: str | None) -> "T | None":
+def _answer(operation: "Operation[T]", address: str | None, token_file: str | None) -> "T | None":
     if address is not None and not _quickly_found(address):
         return None
-    requests = [question.request] if token_file is None else [hello("kv", _token(token_file)).request, question.request]
+    requests = (
+        [operation.request] if token_file is None else [hello("kv", _token(token_file)).request, operation.request]
+    )
     codec = light()
     payload = codec.encode(requests)
     deadline = Deadline(BUDGET_S)
@@ -53,11 +55,11 @@ def _answer(question: "Operation[T]", address: str | None, token_file: str | Non
         replies = codec.decode(connection.receive(deadline))
     finally:
         connection.close()
-    return question.read(replies[-1])  # type: ignore[index]
+    return operation.read(replies[-1])  # type: ignore[index]
 
 
 def _quickly_found(address: str) -> bool:
-    """Whether connecting asks no name server, which no deadline of ours would bound."""
+    """Whether connecting needs no name server, whose answer no deadline of ours bounds."""
     tcp = parse_tcp(address)
     return tcp is None or tcp[0] == "localhost" or ":" in tcp[0] or tcp[0].replace(".", "").isdigit()
 

@@ -102,7 +102,7 @@ def test_tallies_of_processes_side_by_side_add_up() -> None:
         tally.near_cache = {"hits": number}
     together = Tally()
     for tally in parts:
-        together.add(tally.told())
+        together.add(tally.report())
     assert (together.operations, together.errors, together.near_cache) == ({"get": 2}, {"too_large": 3}, {"hits": 3})
     assert (together.seconds, together.processor_s, together.done) == (2.0, 1.0, 5)
     assert (together.histogram.total, together.histogram.max) == (2, 2_000)

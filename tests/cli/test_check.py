@@ -71,7 +71,7 @@ def test_a_torn_tail(left: Callable[[signal.Signals], pathlib.Path], alone: Kv) 
     log.write_bytes(whole[: end - 2])
     text = alone.ok("check", str(data))
     assert "Sound: version" in text
-    assert re.search(rf"{log} is torn at byte \d+: the next start leaves out \d+ bytes behind version", text)
+    assert re.search(rf"{log} is torn at byte \d+: the next start leaves out \d+ bytes after version", text)
 
 
 def test_damage_is_named_and_what_is_before_it_is_saved(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from kv.cli.manpage import page
-from kv.cli.parser import build
+from kv.cli.parser import build_parser
 from kv.cli.registry import COMMANDS
 from kvd.protocol import exits
 
@@ -51,7 +51,7 @@ def test_the_manual_page_has_every_command_and_option() -> None:
     text = page().replace("\\-", "-")
     for command in COMMANDS:
         section = re.split(rf"\.SS kv {command.name}[,\n]", text)[1].split(".SS")[0]
-        for action in build(command, describe=True)._actions:
+        for action in build_parser(command, describe=True)._actions:
             for option in action.option_strings:
                 assert option in section or option in text.split(".SH COMMANDS")[0]
             assert (action.help or "").split(";")[0][:20].replace("'", "\\(aq") in text

@@ -212,7 +212,7 @@ def test_ctrl_c_while_waiting_ends_with_130_and_leaves_the_queue(kv: "Kv") -> No
 def test_a_lock_whose_key_is_deleted_is_lost(kv: "Kv") -> None:
     process = holding(kv, script="echo had; exec sleep 1000")
     kv.ok("del", "--prefix", "lock/L/", "--yes")
-    assert b"the lock 'L' was lost; the command is told to end" in process.communicate(timeout=DEADLINE_S)[1]
+    assert b"the lock 'L' was lost; the command gets SIGTERM" in process.communicate(timeout=DEADLINE_S)[1]
     assert process.returncode == 79
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from kv.cli.failures import UsageError
-from kv.cli.parser import build, parse, split_command
+from kv.cli.parser import build_parser, parse, split_command
 from kv.cli.registry import COMMANDS, Command, find, find_or_suggest
 
 
@@ -17,7 +17,7 @@ def command(name: str) -> Command:
 
 def parsed(name: str, *words: str) -> Any:  # noqa: ANN401 (the options class of the command)
     """The options of one command line."""
-    return parse(build(command(name)), list(words), command(name).load().Options())
+    return parse(build_parser(command(name)), list(words), command(name).load().Options())
 
 
 def test_common_options_stand_before_or_behind_the_command() -> None:
@@ -51,7 +51,7 @@ def test_wrong_options_are_refused(words: list[str]) -> None:
 
 
 def test_an_unknown_option_before_the_command_is_refused() -> None:
-    with pytest.raises(UsageError, match="behind the command"):
+    with pytest.raises(UsageError, match="after the command"):
         split_command(["--raw", "get", "k"])
 
 

@@ -11,7 +11,7 @@ from kv.cli.statements import parse
 def told(script: str | bytes) -> list[tuple[object, ...]]:
     """Each statement as a tuple."""
     data = script if isinstance(script, bytes) else script.encode()
-    return [(each.line, each.does, each.key, each.argument) for each in parse(data)]
+    return [(each.line, each.verb, each.key, each.argument) for each in parse(data)]
 
 
 def test_every_statement() -> None:

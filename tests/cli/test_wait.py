@@ -98,7 +98,7 @@ def test_a_change_between_the_reading_and_the_watching_is_not_missed(kv: "Kv") -
 
 
 def test_when_the_time_is_over_the_exit_code_is_5(kv: "Kv") -> None:
-    assert "nothing was not as asked within 0.05 s" in kv.fails(5, "wait", "--timeout", "0.05", "nothing")
+    assert "the condition for nothing did not hold within 0.05 s" in kv.fails(5, "wait", "--timeout", "0.05", "nothing")
     kv.ok("set", "a=1")
     kv.fails(5, "wait", "--timeout", "0.000001", "a=2")
     kv.fails(5, "wait", "--timeout", "0.05", "--absent", "a")
