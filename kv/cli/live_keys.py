@@ -4,10 +4,11 @@ One frame with one request, whose reply the daemon bounds. One deadline for all 
 to receive. A healthy daemon needs a few milliseconds; the second is for a busy machine.
 """
 
-from kv.blocking.stream import Deadline, open_connection
+from kv.blocking.stream import Deadline, open_stream
 from kv.wire.codecs import light
 from kv.wire.operations import hello, log, prefix_end, scan
 from kvd.protocol.address import parse_tcp
+from kvd.protocol.frames import frame
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -43,18 +44,15 @@ def _ask(operation: "Operation[T]", address: str | None, token_file: str | None)
 def _answer(operation: "Operation[T]", address: str | None, token_file: str | None) -> "T | None":
     if address is not None and not _quickly_found(address):
         return None
-    requests = (
-        [operation.request] if token_file is None else [hello("kv", _token(token_file)).request, operation.request]
-    )
+    greeting = [] if token_file is None else [hello("kv", _token(token_file)).request]
     codec = light()
-    payload = codec.encode(requests)
     deadline = Deadline(BUDGET_S)
-    connection = open_connection(address, deadline)
+    stream = open_stream(address, deadline)
     try:
-        connection.send(len(payload).to_bytes(4, "big") + payload, deadline)
-        replies = codec.decode(connection.receive(deadline))
+        stream.send(frame(codec.encode([*greeting, operation.request])), deadline)
+        replies = codec.decode(stream.receive_frame(deadline))
     finally:
-        connection.close()
+        stream.close()
     return operation.read(replies[-1])  # type: ignore[index]
 
 

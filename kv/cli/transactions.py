@@ -10,6 +10,7 @@ from kv.cli.commands.increment import number_in
 from kv.cli.escape import show
 from kv.cli.failures import CommandFailed
 from kv.cli.statements import Statement
+from kv.cli.writing import WriteOptions
 from kvd.protocol import exits
 
 TYPE_CHECKING = False
@@ -17,11 +18,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from kv.blocking.client import Client
-    from kv.cli.writing import WriteOptions
     from kv.results import Versioned
 
 _MAX_ATTEMPTS = 30
 _MAX_SHOWN = 60
+_DEFAULTS = WriteOptions()
 
 
 class CheckFailed(Exception):
@@ -82,10 +83,8 @@ class Outcome:
 
 
 def _commit(
-    client: "Client", writes: "Mapping[str, bytes | None]", reads: dict[str, int], options: "WriteOptions | None"
+    client: "Client", writes: "Mapping[str, bytes | None]", reads: dict[str, int], options: WriteOptions
 ) -> int:
-    if options is None:
-        return client.commit(writes, reads=reads)
     return client.commit(writes, reads=reads, ttl=options.ttl_s, keep_ttl=options.keep_ttl, sync=options.sync)
 
 
@@ -94,16 +93,17 @@ def carry_out(
     statements: list[Statement],
     *,
     dry_run: bool = False,
-    options: "WriteOptions | None" = None,
+    options: WriteOptions = _DEFAULTS,
 ) -> tuple[Outcome, int | None]:
     """Run the script. Return the outcome, and the version of its commit, None without one.
 
     Raises CommandFailed, KvdError.
     """
-    from kv.errors import Conflict
+    from kv.blocking.steps import retry_on_conflict
 
     keys = list(dict.fromkeys(each.key for each in statements if each.verb not in ("set", "del")))
-    for attempt in range(_MAX_ATTEMPTS):
+
+    def attempt() -> tuple[Outcome, int | None]:
         outcome = Outcome(client.fetch(keys) if keys else {})
         try:
             for statement in statements:
@@ -111,23 +111,11 @@ def carry_out(
         except CheckFailed as failed:
             raise CommandFailed(_refusal(client, failed), exits.CONFLICT) from None
         if not outcome.writes or dry_run:
-            break
-        try:
-            reads = {key: item.version for key, item in outcome.reads.items()}
-            return outcome, _commit(client, outcome.writes, reads, options)
-        except Conflict:
-            if attempt == _MAX_ATTEMPTS - 1:
-                raise
-            _pause(attempt)
-    return outcome, None
+            return outcome, None
+        reads = {key: item.version for key, item in outcome.reads.items()}
+        return outcome, _commit(client, outcome.writes, reads, options)
 
-
-def _pause(attempt: int) -> None:
-    """Wait for a random time that grows with each attempt, so that clients in a conflict do not meet again."""
-    from random import random
-    from time import sleep
-
-    sleep(random() * min(0.2, 0.002 * 2**attempt))  # noqa: S311 (no secret)
+    return retry_on_conflict(attempt, _MAX_ATTEMPTS)
 
 
 def _refusal(client: "Client", failed: CheckFailed) -> str:

@@ -18,7 +18,9 @@ import pytest
 from kv import connect
 from kv.blocking.client import Client
 from kvd.journal import names
-from tests.cli.conftest import COMMAND, DEADLINE_S, Kv, environment
+from tests.harness.kv_command import Kv
+from tests.harness.processes import KV, environment
+from tests.harness.waiting import DEADLINE_S
 
 Serving = Callable[..., tuple[Kv, "subprocess.Popen[bytes]"]]
 SCALE = float(os.environ.get("KVD_TEST_SCALE", "1"))
@@ -166,7 +168,7 @@ def test_where_a_backup_cannot_be_written(kv: Kv, tmp_path: pathlib.Path) -> Non
     assert "No such file" in kv.fails(74, "backup", str(tmp_path / "missing" / "file"))
     with open("/dev/full", "wb") as full:
         done = subprocess.run(  # noqa: S603 (the command under test)
-            [*COMMAND, "backup", "-"], stdout=full, stderr=subprocess.PIPE, env=kv.environment(), timeout=DEADLINE_S,
+            [*KV, "backup", "-"], stdout=full, stderr=subprocess.PIPE, env=kv.environment(), timeout=DEADLINE_S,
             check=False,
         )  # fmt: skip
     assert (done.returncode, done.stderr.count(b"\n")) == (74, 1)
@@ -353,14 +355,14 @@ def test_a_bar_on_a_terminal(kv: Kv, alone: Kv, tmp_path: pathlib.Path, file: st
     kv.ok("backup", file)
     command = ["-m", "kv", "restore", file, str(tmp_path / "new")]
     child = pexpect.spawn(
-        sys.executable, command, env=environment(None, TQDM_DELAY="0"), timeout=DEADLINE_S, dimensions=(24, 100)
+        sys.executable, command, env=environment(TQDM_DELAY="0"), timeout=DEADLINE_S, dimensions=(24, 100)
     )  # type: ignore[arg-type]
     child.expect(r"restoring: +\d+%")
     child.expect("Restored: version")
     child.expect(pexpect.EOF)
     command = ["-m", "kv", "serve", "-d", "-s", str(tmp_path / "s"), "--data-dir", str(tmp_path / "new")]
     child = pexpect.spawn(
-        sys.executable, command, env=environment(None, TQDM_DELAY="0"), timeout=DEADLINE_S, dimensions=(24, 100)
+        sys.executable, command, env=environment(TQDM_DELAY="0"), timeout=DEADLINE_S, dimensions=(24, 100)
     )  # type: ignore[arg-type]
     child.expect(r"recovering: +\d+%")
     child.expect(pexpect.EOF)

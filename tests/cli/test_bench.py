@@ -17,7 +17,9 @@ import pytest
 from kv import connect
 from kv.blocking.client import Client
 from kv.cli.bench.keys import PREFIX
-from tests.cli.conftest import COMMAND, DEADLINE_S, Kv
+from tests.harness.kv_command import Kv
+from tests.harness.processes import KV
+from tests.harness.waiting import DEADLINE_S
 
 
 def client(kv: Kv) -> Client:
@@ -281,7 +283,7 @@ def test_it_works_over_tcp(serving: Callable[..., "tuple[Kv, object]"], tmp_path
 
 
 def test_a_bar_is_drawn_on_a_terminal(kv: Kv) -> None:
-    command, *arguments = [*COMMAND, "bench", "--keys", "5000", "--requests", "3000"]
+    command, *arguments = [*KV, "bench", "--keys", "5000", "--requests", "3000"]
     with_bar = pexpect.spawn(
         command, arguments, env={**kv.environment(), "TQDM_DELAY": "0", "TERM": "xterm"}, timeout=DEADLINE_S
     )  # fmt: skip

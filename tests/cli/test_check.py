@@ -10,8 +10,9 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.cli.conftest import DEADLINE_S, Kv
 from tests.cli.test_backup import restored
+from tests.harness.kv_command import Kv
+from tests.harness.waiting import DEADLINE_S
 
 Serving = Callable[..., tuple[Kv, "subprocess.Popen[bytes]"]]
 

@@ -15,7 +15,7 @@ from kv.cli.live_keys import BUDGET_S, live_keys
 from kv.cli.registry import COMMANDS
 
 if TYPE_CHECKING:
-    from tests.cli.conftest import Kv
+    from tests.harness.kv_command import Kv
 
 
 def answer(kv: "Kv", line: str, **more: str) -> "subprocess.CompletedProcess[bytes]":

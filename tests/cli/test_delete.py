@@ -6,7 +6,7 @@ import pexpect
 import pytest
 
 if TYPE_CHECKING:
-    from tests.cli.conftest import Kv
+    from tests.harness.kv_command import Kv
 
 
 def test_del(kv: "Kv") -> None:

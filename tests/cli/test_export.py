@@ -14,7 +14,8 @@ import pytest
 
 from kv import connect
 from kv.blocking.client import Client
-from tests.cli.conftest import DEADLINE_S, Kv
+from tests.harness.kv_command import Kv
+from tests.harness.waiting import DEADLINE_S
 
 VALUES = {
     "text": 'ä\n"quoted" \\ \u2028 \x1b[31m'.encode(),

@@ -15,7 +15,7 @@ from kv.cli.output import Output
 from kvd.protocol import exits
 
 if TYPE_CHECKING:
-    from tests.cli.conftest import Kv
+    from tests.harness.kv_command import Kv
 
 
 @pytest.fixture

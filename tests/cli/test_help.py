@@ -14,7 +14,7 @@ from kv.cli.registry import COMMANDS
 from kvd.protocol import exits
 
 if TYPE_CHECKING:
-    from tests.cli.conftest import Kv
+    from tests.harness.kv_command import Kv
 
 ROOT = pathlib.Path(__file__).parents[2]
 NAMES = [command.name for command in COMMANDS]

@@ -12,7 +12,7 @@ import pytest
 if TYPE_CHECKING:
     import subprocess
 
-    from tests.cli.conftest import Kv
+    from tests.harness.kv_command import Kv
 
 WHO_AND_WHEN = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d  uid \d+ pid \d+ \(\S+\)"
 

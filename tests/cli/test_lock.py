@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 import pexpect
 import pytest
 
-if TYPE_CHECKING:
-    from tests.cli.conftest import Kv
+from tests.harness.waiting import DEADLINE_S
 
-DEADLINE_S = 30
+if TYPE_CHECKING:
+    from tests.harness.kv_command import Kv
 
 
 def holding(kv: "Kv", *arguments: str, script: str = "echo had; cat") -> "subprocess.Popen[bytes]":

@@ -5,7 +5,8 @@ import pathlib
 import random
 import subprocess
 
-from tests.cli.conftest import ROOT, Kv
+from tests.harness.kv_command import Kv
+from tests.harness.processes import ROOT
 
 NAMES = ["Keys Stored", "Bytes Stored (Values)", "Set Operations", "Get Operations", "Delete Operations"]
 

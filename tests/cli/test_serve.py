@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from tests.cli.conftest import Kv
+    from tests.harness.kv_command import Kv
 
 # Passes a listening socket on as systemd does: descriptor 3, for exactly this process.
 ACTIVATE = """

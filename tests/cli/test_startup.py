@@ -5,7 +5,7 @@ import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tests.cli.conftest import Kv
+    from tests.harness.kv_command import Kv
 
 # Run by an interpreter of its own: the modules that kv adds to those which Python itself needs to start.
 MODULES_OF = """

@@ -15,7 +15,7 @@ import pexpect
 import pytest
 
 if TYPE_CHECKING:
-    from tests.cli.conftest import Kv
+    from tests.harness.kv_command import Kv
 
 ROOT = pathlib.Path(__file__).parents[2]
 SHELLS = ["bash", "zsh", "fish"]

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kv.blocking.client import Client, connect
+from kv.blocking.client import Client
+from kv.blocking.connect import connect
 from kv.cli.failures import CommandFailed
 from kv.cli.statements import parse
 from kv.cli.transactions import carry_out
@@ -16,7 +17,7 @@ from kv.errors import Conflict
 from kv.results import Versioned
 
 if TYPE_CHECKING:
-    from tests.cli.conftest import Kv
+    from tests.harness.kv_command import Kv
 
 
 def newest(kv: "Kv") -> int:
@@ -141,7 +142,7 @@ class Interrupted(Client):
         found = super().fetch(keys, at=at)
         if self.times:
             self.times -= 1
-            with connect(self._address) as other:
+            with connect(self.settings.address) as other:
                 other.increment("n", 10)
         return found
 

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kv.blocking.client import Client, connect
+from kv.blocking.client import Client
+from kv.blocking.connect import connect
 from kv.blocking.watch import Watch
 from kv.cli.commands.wait import until
+from tests.harness.waiting import DEADLINE_S
 
 if TYPE_CHECKING:
-    from tests.cli.conftest import Kv
-
-DEADLINE_S = 30
+    from tests.harness.kv_command import Kv
 
 
 def waiting(kv: "Kv", *arguments: str) -> "subprocess.Popen[bytes]":

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-if TYPE_CHECKING:
-    from tests.cli.conftest import Kv
+from tests.harness.waiting import DEADLINE_S
 
-DEADLINE_S = 30
+if TYPE_CHECKING:
+    from tests.harness.kv_command import Kv
 
 
 def watching(kv: "Kv", *arguments: str, stderr: int = subprocess.PIPE) -> "subprocess.Popen[bytes]":

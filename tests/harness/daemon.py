@@ -49,11 +49,12 @@ class Daemon(RealDaemon):
 
     def serve(self, *flags: str, **options: object) -> Process:
         """Start it, and wait until it says that it serves."""
+        logged = len(self.log()) if os.path.exists(self.log_path) else 0
         process = self.process = self.start(*flags, **options)
         self._exit_code = 0
         assert process.stdout is not None
         line = process.stdout.readline()
-        assert line == STARTED, f"the daemon did not start: {line!r} {self.log()}"
+        assert line == STARTED, f"the daemon did not start: {line!r} {self.log()[logged:]}"
         return process
 
     # ------------------------------------------------------------------ looking
@@ -137,13 +138,17 @@ def see_all_end(daemons: Iterable[Daemon]) -> None:
 
 @contextmanager
 def new_folders() -> Iterator[Callable[[], pathlib.Path]]:
-    """Makes folders with short names, as the paths of sockets are short; they are removed at the end."""
+    """Makes folders with short names, as the paths of sockets are short; they are removed at the end.
+
+    They are for their owner alone; a test that lets other users in has to change nothing but the folder itself.
+    """
     numbers = count()
     with tempfile.TemporaryDirectory(prefix="kvd-", ignore_cleanup_errors=True) as folder:
+        os.chmod(folder, 0o711)  # noqa: S103 - what is in it is for its owner alone
 
         def new() -> pathlib.Path:
             place = pathlib.Path(folder, str(next(numbers)))
-            place.mkdir()
+            place.mkdir(0o700)
             return place
 
         yield new

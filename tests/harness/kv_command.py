@@ -9,13 +9,16 @@ from tests.harness.waiting import DEADLINE_S
 class Kv:
     """``kv`` with the address of one daemon, or with none; and with these variables."""
 
+    command = KV
+
     def __init__(self, socket: str | None, **variables: str) -> None:
         self.socket = socket
-        self._variables = variables if socket is None else {"KVD_SOCKET": socket, **variables}
+        self._variables = variables
 
     def environment(self, **more: str) -> dict[str, str]:
         """The environment that the command has, for tests that start it in a way of their own."""
-        return environment(**self._variables, **more)
+        address = {} if self.socket is None else {"KVD_SOCKET": self.socket}
+        return environment(**self._variables | address | more)
 
     def __call__(self, *arguments: str | bytes, stdin: bytes = b"", **more: str) -> Completed:
         """Run the command to its end."""

@@ -137,8 +137,8 @@ class DescriptorPeer(RawPeer):
         self.passed: list[int] = []
 
     def close(self) -> None:
-        for descriptor in self.passed:
-            os.close(descriptor)
+        while self.passed:
+            os.close(self.passed.pop())
         super().close()
 
     def _recv(self) -> bytes:

@@ -7,7 +7,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from kvd.service.locks import AlreadyRunning, LockFile
 from tests.harness.kv_command import Kv
@@ -38,6 +38,9 @@ sys.addaudithook(at_bind)
 """
 
 
+Peer = TypeVar("Peer", bound=RawPeer)
+
+
 class RealDaemon:
     """A place for one daemon at a time: in the foreground, or detached by the real double fork.
 
@@ -58,7 +61,6 @@ class RealDaemon:
         # What starts the command: a shell, or a service manager.
         self.wrapper: list[str] = []
         self.started: list[Process] = []
-        self.kv = Kv(self.path, HOME=str(folder))
         # What a subclass has opened, to be closed at the end.
         self._resources = ExitStack()
         self._peers: list[RawPeer] = []
@@ -76,11 +78,16 @@ class RealDaemon:
         """What a client connects to."""
         return self.path
 
+    @property
+    def kv(self) -> Kv:
+        """The command line, for this daemon."""
+        return Kv(self.path, HOME=str(self.folder))
+
     # ------------------------------------------------------------------ starting
 
     def environment(self, **more: str) -> dict[str, str]:
         """The environment of the daemon, by which ``clean_up`` finds its processes."""
-        return environment(HOME=str(self.folder), **self._variables, **more)
+        return environment(**{"HOME": str(self.folder)} | self._variables | more)
 
     def with_hook(self, code: str, **more: str) -> dict[str, str]:
         """An environment in which every interpreter runs ``code`` before anything else."""
@@ -169,7 +176,7 @@ class RealDaemon:
         """A connection to a port of the loopback. Closed at the end if it is still open."""
         return self.keep(RawPeer.tcp(port, host))
 
-    def keep(self, peer: RawPeer) -> RawPeer:
+    def keep(self, peer: Peer) -> Peer:
         """Close this connection, too, at the end."""
         self._peers.append(peer)
         return peer

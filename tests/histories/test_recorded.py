@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.histories.conftest import SCALE
+from tests.harness.waiting import SCALE
 from tests.histories.list_append import Txn, check
 from tests.histories.replay import differences
 
 if TYPE_CHECKING:
-    from tests.histories.conftest import Daemon
+    from tests.histories.conftest import HistoryDaemon
 
 PROCESSES = 8
 # Four workloads: 50,000 transactions in all, and at scale 4 that many in each.
@@ -54,7 +54,7 @@ def overlapping(history: list[Txn]) -> float:
 
 
 @pytest.mark.parametrize("name", WORKLOADS)
-def test_concurrent_transactions_are_strictly_serializable(daemon: "Daemon", name: str) -> None:
+def test_concurrent_transactions_are_strictly_serializable(daemon: "HistoryDaemon", name: str) -> None:
     workload = WORKLOADS[name]
     history = daemon.history(daemon.record(PROCESSES, TRANSACTIONS, workload.keys, workload.reads))
     conflicts = sum(txn.ok is False for txn in history) / len(history)
@@ -68,7 +68,7 @@ def test_concurrent_transactions_are_strictly_serializable(daemon: "Daemon", nam
     assert differences(history)[:5] == []
 
 
-def test_commits_that_hide_what_they_read_are_found_out(daemon: "Daemon") -> None:
+def test_commits_that_hide_what_they_read_are_found_out(daemon: "HistoryDaemon") -> None:
     """The same clients with a planted bug: they commit without their read sets."""
     history = daemon.history(daemon.record(PROCESSES, 4_000, 3, 0.5, "blind"))
     report = check(history)
@@ -77,12 +77,12 @@ def test_commits_that_hide_what_they_read_are_found_out(daemon: "Daemon") -> Non
     assert differences(history)
 
 
-def test_a_stalled_server_and_stalled_clients_change_nothing(daemon: "Daemon") -> None:
+def test_a_stalled_server_and_stalled_clients_change_nothing(daemon: "HistoryDaemon") -> None:
     """SIGSTOP and SIGCONT of the server and of clients, while they play."""
     clients = daemon.record(PROCESSES, 6_000 * SCALE, 5, 0.5)
     stalls = 0
     while clients[-1].poll() is None and stalls < 40 * SCALE:
-        victim = daemon.pid if stalls % 2 else clients[stalls // 2 % len(clients)].pid
+        victim = daemon.process.pid if stalls % 2 else clients[stalls // 2 % len(clients)].pid
         try:
             os.kill(victim, signal.SIGSTOP)
             time.sleep(0.03)  # the fault itself, not a wait for anything

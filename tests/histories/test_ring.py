@@ -6,19 +6,20 @@ smaller one off.
 
 from typing import TYPE_CHECKING
 
-from tests.histories.conftest import SCALE
+from tests.harness.waiting import SCALE
 
 if TYPE_CHECKING:
-    from tests.histories.conftest import Connection, Daemon
+    from tests.harness.raw_peer import RawPeer
+    from tests.histories.conftest import HistoryDaemon
 
 NODES = 20
 PROCESSES = 4
 ROTATIONS = 500 * SCALE
 
 
-def length_of_the_ring(connection: "Connection") -> int:
+def length_of_the_ring(connection: "RawPeer") -> int:
     """How many steps lead from node 0 back to it, all of one instant."""
-    items, _ = connection.ask(["scan", "ring/", "ring0", 1_000])
+    [[items, _]] = connection.ask(["scan", "ring/", "ring0", 1_000])
     behind = {int(key.removeprefix("ring/")): int(value) for key, value, _ in items}
     assert set(behind) == set(behind.values()) == set(range(NODES))
     node, steps = behind[0], 1
@@ -28,16 +29,16 @@ def length_of_the_ring(connection: "Connection") -> int:
     return steps
 
 
-def test_the_ring_stays_one_ring(daemon: "Daemon") -> None:
+def test_the_ring_stays_one_ring(daemon: "HistoryDaemon") -> None:
     connection = daemon.connect()
     connection.ask(["set", {f"ring/{node}": b"%d" % ((node + 1) % NODES) for node in range(NODES)}])
-    workers = [daemon.run("tests.histories.ring_worker", number, ROTATIONS, NODES) for number in range(PROCESSES)]
+    workers = [daemon.play("tests.histories.ring_worker", number, ROTATIONS, NODES) for number in range(PROCESSES)]
     looks = 0
     while any(worker.poll() is None for worker in workers):
         assert length_of_the_ring(connection) == NODES
         looks += 1
     assert [worker.wait() for worker in workers] == [0] * PROCESSES
     assert length_of_the_ring(connection) == NODES
-    assert connection.ask(["get", "rotations"]) == b"%d" % (PROCESSES * ROTATIONS)
+    assert connection.ask(["get", "rotations"]) == [b"%d" % (PROCESSES * ROTATIONS)]
     print(f"{PROCESSES * ROTATIONS} rotations, looked at {looks} times meanwhile")
     assert looks >= 10

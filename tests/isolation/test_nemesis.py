@@ -14,15 +14,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.isolation.conftest import SCALE, eventually
+from tests.harness.waiting import SCALE, eventually
 from tests.isolation.records import Recorded, all_txns
 from tests.isolation.replay import Findings, compare_outcomes, replay
 from tests.isolation.worker import Plan
 
 if TYPE_CHECKING:
-    from tests.isolation.conftest import Daemon, Process
+    from tests.harness.processes import Process
+    from tests.isolation.conftest import RecordedDaemon
 
-Start = Callable[..., "Daemon"]
+Start = Callable[..., "RecordedDaemon"]
 PROCESSES = 8
 KEYS = 10
 FAULTS = 6 * SCALE
@@ -36,13 +37,13 @@ DURABLE = '[data]\ndir = "DATA"\nsync = "{}"\nsegment_bytes = 1048576\n'
 class Played:
     """Processes that play until they are told to stop, and what they recorded."""
 
-    def __init__(self, daemon: "Daemon", cuts: float) -> None:
+    def __init__(self, daemon: "RecordedDaemon", cuts: float) -> None:
         self.daemon = daemon
         self._stop = daemon.folder / "stop"
         plans = [
             Plan(number, 10**9, KEYS, cuts=cuts, until=str(self._stop)) for number in range(1, PROCESSES + 1)
         ]  # fmt: skip
-        self.processes: list[Process] = [daemon.run("worker", f"worker-{plan.number}", plan) for plan in plans]
+        self.processes: list[Process] = [daemon.play("worker", f"worker-{plan.number}", plan) for plan in plans]
         self.recorded: list[Recorded] = []
 
     def wait_for_commits(self) -> None:
@@ -82,7 +83,7 @@ class Played:
 
 
 @contextmanager
-def playing(daemon: "Daemon", cuts: float = 0.0) -> Iterator[Played]:
+def playing(daemon: "RecordedDaemon", cuts: float = 0.0) -> Iterator[Played]:
     """Faults are for the block."""
     played = Played(daemon, cuts)
     try:
@@ -128,7 +129,7 @@ def test_kill_9_and_a_new_daemon_on_the_same_data(start: Start, sync: str) -> No
     with playing(daemon, cuts=0.01) as played:
         for _ in range(FAULTS):
             daemon.kill()
-            daemon.start()
+            daemon.serve()
             played.wait_for_commits()
             if chance.random() < 0.3:
                 stall([daemon.process], chance.uniform(0.05, 0.3))
@@ -145,7 +146,7 @@ def test_a_daemon_that_answers_before_it_has_written_is_found_out(start: Start) 
     with playing(daemon) as played:
         for _ in range(8):
             daemon.kill()
-            daemon.start()
+            daemon.serve()
             played.wait_for_commits()
     names = played.findings().names
     print(played.summary(8), names)

@@ -10,9 +10,9 @@ from tests.isolation.replay import Findings, compare_conflicts, compare_outcomes
 from tests.isolation.test_recorded_ranges import play
 
 if TYPE_CHECKING:
-    from tests.isolation.conftest import Daemon
+    from tests.isolation.conftest import RecordedDaemon
 
-Start = Callable[..., "Daemon"]
+Start = Callable[..., "RecordedDaemon"]
 TRANSACTIONS = 2_000
 PROCESSES = 4
 
@@ -38,7 +38,7 @@ BROKEN_CLIENTS = {
 }
 
 
-def findings_of(daemon: "Daemon", *, bug: str = "", cuts: float = 0.0) -> Findings:
+def findings_of(daemon: "RecordedDaemon", *, bug: str = "", cuts: float = 0.0) -> Findings:
     """Everything that is said about a short history."""
     recorded = play(daemon, TRANSACTIONS, PROCESSES, keys=8, bug=bug, cuts=cuts)
     history, told = all_txns(recorded), daemon.told(PROCESSES)

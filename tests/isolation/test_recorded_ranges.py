@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.isolation.conftest import SCALE
+from tests.harness.waiting import SCALE
 from tests.isolation.records import Txn, all_txns
 from tests.isolation.replay import acknowledged, compare_conflicts, compare_outcomes, replay
 from tests.isolation.worker import Plan
 
 if TYPE_CHECKING:
-    from tests.isolation.conftest import Daemon
+    from tests.isolation.conftest import RecordedDaemon
     from tests.isolation.records import Recorded
 
-Start = Callable[..., "Daemon"]
+Start = Callable[..., "RecordedDaemon"]
 PROCESSES = 8
 # Four workloads: 50,000 transactions in all, and at scale 4 that many in each.
 TRANSACTIONS = 12_504 * SCALE
@@ -33,10 +33,10 @@ WORKLOADS = {
 }
 
 
-def play(daemon: "Daemon", count: int, processes: int = PROCESSES, **plan: object) -> "list[Recorded]":
+def play(daemon: "RecordedDaemon", count: int, processes: int = PROCESSES, **plan: object) -> "list[Recorded]":
     """All processes play ``count`` transactions together; what they recorded."""
     plans = [Plan(number, count // processes, **plan) for number in range(1, processes + 1)]  # type: ignore[arg-type]
-    running = [daemon.run("worker", f"worker-{each.number}", each) for each in plans]
+    running = [daemon.play("worker", f"worker-{each.number}", each) for each in plans]
     return [daemon.recorded(f"worker-{number}", process) for number, process in enumerate(running, 1)]
 
 

@@ -5,17 +5,16 @@ no part of the daemon that could be broken in order to show them.
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.histories.test_anomalies import SCRIPTS, Session, steps
-from tests.isolation.conftest import Peer
 
 if TYPE_CHECKING:
-    from tests.isolation.conftest import Daemon
+    from tests.isolation.conftest import RecordedDaemon
 
-Start = Callable[..., "Daemon"]
+Start = Callable[..., "RecordedDaemon"]
 
 SHOWN_BY = {
     "validates nothing": {"lost_update", "write_skew", "phantom", "fuzzy_read", "aborted_read"},
@@ -30,21 +29,13 @@ SHOWN_BY = {
 }
 
 
-class OneByOne(Peer):
-    """A connection whose reply to one request is not in a list, as the schedules expect it."""
-
-    def ask(self, *requests: object) -> Any:  # noqa: ANN401 - whatever the daemon says
-        replies = super().ask(*requests)
-        return replies[0] if len(requests) == 1 else replies
-
-
-def is_as_expected(daemon: "Daemon", name: str) -> bool:
+def is_as_expected(daemon: "RecordedDaemon", name: str) -> bool:
     """Play a schedule; whether every answer is the right one."""
     sessions: dict[str, Session] = {}
     [script] = [script for script in SCRIPTS if script.stem == name]
     for session, command, operands, expected in steps(script):
         if session not in sessions:
-            sessions[session] = Session(OneByOne(daemon.path))  # type: ignore[arg-type]
+            sessions[session] = Session(daemon.connect())
         if getattr(sessions[session], command)(*operands) != expected:
             return False
     return True

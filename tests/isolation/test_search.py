@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 import pytest
 
+from tests.harness.waiting import SCALE
 from tests.histories.list_append import Op, Txn, check
-from tests.isolation.conftest import SCALE
 from tests.isolation.search import is_strictly_serializable, reads_of
 
 HISTORIES = 10_000 * SCALE

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.isolation.conftest import SCALE, Peer, eventually
+from tests.harness.waiting import SCALE, eventually
 from tests.isolation.feeds import Feeds
 from tests.isolation.records import Recorded, Session, Txn, all_txns
 from tests.isolation.replay import Truth, acknowledged, compare_outcomes
@@ -14,9 +14,9 @@ from tests.isolation.watcher import PREFIXES, Plan, position
 from tests.isolation.worker import Plan as WorkerPlan
 
 if TYPE_CHECKING:
-    from tests.isolation.conftest import Daemon
+    from tests.isolation.conftest import RecordedDaemon
 
-Start = Callable[..., "Daemon"]
+Start = Callable[..., "RecordedDaemon"]
 WATCHERS = 8
 WRITERS = 4
 TRANSACTIONS = 6_000 * SCALE
@@ -31,7 +31,7 @@ class Watched:
     """What writers and watchers recorded who were at it together."""
 
     def __init__(
-        self, daemon: "Daemon", *, count: int = TRANSACTIONS, behind: int = 100, lag: int = 0, pad: int = 0
+        self, daemon: "RecordedDaemon", *, count: int = TRANSACTIONS, behind: int = 100, lag: int = 0, pad: int = 0
     ) -> None:
         self.daemon = daemon
         self._until = daemon.folder / "until"
@@ -39,8 +39,8 @@ class Watched:
         writers = [
             WorkerPlan(number, count // WRITERS, keys=10, read_only=0.1, pad=pad) for number in range(1, WRITERS + 1)
         ]
-        self.watchers = [daemon.run("watcher", f"watcher-{plan.number}", plan) for plan in watchers]
-        self.writers = [daemon.run("worker", f"worker-{plan.number}", plan) for plan in writers]
+        self.watchers = [daemon.play("watcher", f"watcher-{plan.number}", plan) for plan in watchers]
+        self.writers = [daemon.play("worker", f"worker-{plan.number}", plan) for plan in writers]
         self.history: list[Txn] = []
         self.pids = {0: os.getpid()}
         self.sessions: list[Session] = []
@@ -54,15 +54,13 @@ class Watched:
         """Wait for the writers, tell the watchers what is the last version, and collect."""
         written = [self.daemon.recorded(f"worker-{number}", each) for number, each in enumerate(self.writers, 1)]
         self.history = all_txns(written)
-        peer = Peer(self.daemon.path)
-        [last] = peer.ask(["commit", LAST])
+        [last] = self.daemon.ask(["commit", LAST])
         self.history.append(Txn(0, 0, 2**62, 2**62, True, None, last, {}, [], dict(LAST)))
         self.pids |= {each.txns[0].process: each.pid for each in written}
         partial = self._until.with_suffix(".part")
         partial.write_text(str(last))
         partial.rename(self._until)
         self.sessions = [session for each in self._watched() for session in each.sessions]
-        peer.close()
 
     def _watched(self) -> list[Recorded]:
         watched = [self.daemon.recorded(f"watcher-{number}", each) for number, each in enumerate(self.watchers, 1)]
@@ -96,7 +94,7 @@ def check(watched: Watched, *, has_all_history: bool = True) -> Feeds:
     return feeds
 
 
-def watch(daemon: "Daemon", **how: int) -> Watched:
+def watch(daemon: "RecordedDaemon", **how: int) -> Watched:
     watched = Watched(daemon, **how)
     try:
         watched.finish()
@@ -135,7 +133,7 @@ def test_watchers_go_on_after_kill_9(start: Start) -> None:
             eventually(lambda enough=enough: daemon.version >= enough or not watched.writing)  # type: ignore[misc]
             if watched.writing:
                 daemon.kill()
-                daemon.start()
+                daemon.serve()
                 kills += 1
         watched.finish()
     finally:

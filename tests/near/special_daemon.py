@@ -1,7 +1,9 @@
-"""`kv serve` with few slots, or with a planted bug: `python -m tests.near.special_daemon SLOTS BUG serve …`.
+"""`kv serve` with few slots, or a planted bug: `python -m tests.near.special_daemon SLOTS LEASE_MS BUG serve …`.
 
-It loads everything first, says so, and begins when it is told to on stdin: so a daemon can take another's place within
+It loads everything first, says so, and begins when a line arrives on stdin: so a daemon can take another's place within
 milliseconds. Nothing of this is in the daemon itself: each function here replaces a part of it in this process.
+
+LEASE_MS is for how long a client trusts the table of a daemon that died, and for how long its successor waits.
 """
 
 import asyncio
@@ -15,7 +17,11 @@ from kvd.engine import generations
 from kvd.engine import near_cache as near_caches
 from kvd.engine.generations import GenerationTable
 from kvd.engine.near_cache import NearCaches
-from kvd.service import serve  # noqa: F401  # loaded ahead
+from kvd.protocol.near_cache import LEASE_MS
+from kvd.service import (
+    restart_fence,
+    serve,  # noqa: F401  # loaded ahead
+)
 from kvd.service.restart_fence import RestartFence
 
 LATE_S = 0.002
@@ -65,13 +71,20 @@ def stops_without_ending_the_lease() -> None:
 
 @bug
 def gives_longer_leases_than_its_successor_thinks() -> None:
-    generations._LEASE_NS = 2 * 10**9
+    restart_fence.LEASE_MS = LEASE_MS
+
+
+def lease(ms: int) -> None:
+    """Give leases of this length, and wait for the end of such ones."""
+    generations._LEASE_NS = ms * 1_000_000
+    near_caches.LEASE_MS = restart_fence.LEASE_MS = ms
 
 
 if __name__ == "__main__":
     near_caches.SLOTS = int(sys.argv[1])
     NearCaches.__init__.__defaults__ = (int(sys.argv[1]),)
-    BUGS[sys.argv[2]]()
-    sys.argv[1:] = sys.argv[3:]
+    lease(int(sys.argv[2]))
+    BUGS[sys.argv[3]]()
+    sys.argv[1:] = sys.argv[4:]
     print("loaded", flush=True)
     sys.exit(main() if sys.stdin.readline() else 0)

@@ -15,16 +15,17 @@ import pytest
 
 import kv
 from kv.api.procedures import run_effects
-from kv.near_cache.cache import ENTRY_BYTES
+from kv.near_cache.entries import ENTRY_BYTES
 from kv.wire.codecs import light
 from kv.wire.exchange import Exchange
 from kvd.protocol.near_cache import LEASE
-from tests.near.conftest import DEADLINE_S, ROOT, eventually
+from tests.harness.processes import ROOT
+from tests.harness.waiting import DEADLINE_S, eventually
 
 if TYPE_CHECKING:
-    from tests.near.conftest import Daemon
+    from tests.near.conftest import ReplaceableDaemon
 
-Start = Callable[..., "Daemon"]
+Start = Callable[..., "ReplaceableDaemon"]
 
 
 class Driven:
@@ -58,10 +59,10 @@ Connect = Callable[..., Any]
 
 
 @pytest.fixture(params=["blocking", "asyncio"])
-def connect(request: pytest.FixtureRequest, shared: "Daemon") -> Iterator[Connect]:
+def connect(request: pytest.FixtureRequest, shared: "ReplaceableDaemon") -> Iterator[Connect]:
     """Makes clients with a near cache, of either kind, of an empty daemon."""
     ends: list[Callable[[], None]] = []
-    with shared.connect() as client:
+    with shared.client() as client:
         client.delete(*[item.key for item in client.scan(keys_only=True)])
 
     def make(limits: kv.NearCacheLimits | None = None, address: str = shared.address) -> Any:  # noqa: ANN401
@@ -244,9 +245,9 @@ def test_a_read_that_touches_is_seen_by_every_near_cache(connect: Connect, other
         assert reader.get("a") == b"2", "the end that it had first is not its end any more"
 
 
-def test_what_dies_with_a_connection_is_gone_with_it(connect: Connect, shared: "Daemon") -> None:
+def test_what_dies_with_a_connection_is_gone_with_it(connect: Connect, shared: "ReplaceableDaemon") -> None:
     db = connect()
-    with shared.connect() as owner:
+    with shared.client() as owner:
         owner.set("a", b"1", ephemeral=True)
         assert db.get("a") == db.get("a") == b"1"
     eventually(lambda: db.get("a") is None)
@@ -313,7 +314,7 @@ def test_after_a_restart_the_new_daemon_is_asked(connect: Connect, start: Start)
     db.set("a", b"1")
     assert db.get("a") == b"1"
     daemon.kill()
-    daemon.start()
+    daemon.serve()
     assert db.get("a") is None
     assert db.get("a") is None
     assert db.near_cache.stats().attached
@@ -367,7 +368,7 @@ def test_a_forked_child_has_a_near_cache_of_its_own(near: kv.NearClient, other: 
     assert near.near_cache.stats().attached
 
 
-def test_it_needs_no_particular_codec(shared: "Daemon", other: kv.Client) -> None:
+def test_it_needs_no_particular_codec(shared: "ReplaceableDaemon", other: kv.Client) -> None:
     other.set("a", b"1", ttl=3600)
     with kv.connect(shared.address, near_cache=True, codec=light()) as db:
         assert [db.get("a"), db.get("a"), db.get("no"), db.get("no")] == [b"1", b"1", None, None]
@@ -425,7 +426,7 @@ def test_where_clocks_disagree_it_goes_without(
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may make a time namespace")
-def test_in_a_time_namespace_it_goes_without(shared: "Daemon", other: kv.Client) -> None:
+def test_in_a_time_namespace_it_goes_without(shared: "ReplaceableDaemon", other: kv.Client) -> None:
     other.set("a", b"1")
     program = "import kv, sys; db = kv.connect(sys.argv[1], near_cache=True); print(db.get('a'), db.near_cache.stats())"
     done = subprocess.run(  # noqa: S603 (our own interpreter)
@@ -441,7 +442,7 @@ async def awaited(call: Awaitable[Any]) -> Any:  # noqa: ANN401
     return await call
 
 
-def test_asyncio_answers_can_be_gathered(shared: "Daemon", other: kv.Client) -> None:
+def test_asyncio_answers_can_be_gathered(shared: "ReplaceableDaemon", other: kv.Client) -> None:
     other.set("a", b"1")
 
     async def play() -> None:

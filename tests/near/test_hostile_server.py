@@ -16,7 +16,7 @@ import pytest
 
 import kv
 from kvd.protocol.near_cache import LEASE_MS, MAGIC, MAGIC_WORD, MAX_SLOTS, SEALS, SLOTS_WORD, clock_id, table_bytes
-from tests.near.conftest import DEADLINE_S, eventually
+from tests.harness.waiting import DEADLINE_S, eventually
 from tests.near.test_client import Driven
 
 SLOTS = 16

@@ -13,7 +13,7 @@ from kvd.server.peers import Peer
 from kvd.store.authors import NOBODY
 from kvd.store.errors import StoreError
 from tests.harness.in_memory import build_database
-from tests.near.conftest import SCALE
+from tests.harness.waiting import SCALE
 
 KEYS = ["a", "b", "c", "d"]
 STEPS = 3_000 * SCALE

@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
-from tests.near.conftest import DEADLINE_S, SCALE, play
+from tests.harness.waiting import DEADLINE_S, SCALE
+from tests.near.conftest import play
 from tests.near.register import violations
 from tests.near.worker import Plan, Recorded
 
 if TYPE_CHECKING:
-    from tests.near.conftest import Daemon, Process
+    from tests.harness.processes import Process
+    from tests.near.conftest import ReplaceableDaemon
 
-Start = Callable[..., "Daemon"]
+Start = Callable[..., "ReplaceableDaemon"]
 PAIRS = 8
 SLOTS = 8
 READS = 200_000 * SCALE
@@ -44,7 +46,7 @@ def everything(plans: list[Plan]) -> list[Recorded]:
             process.wait(DEADLINE_S)
 
 
-def plans(daemon: "Daemon", reads: int, bug: str = "") -> list[Plan]:
+def plans(daemon: "ReplaceableDaemon", reads: int, bug: str = "") -> list[Plan]:
     """Two that write now and then; one with threads, one with tasks, and two more that only read."""
     share = reads // (READERS + WRITERS)
     writers = [Plan(daemon.address, number, share, PAIRS, write_after=20, bug=bug) for number in range(WRITERS)]

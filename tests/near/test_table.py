@@ -21,7 +21,7 @@ from kvd.protocol.near_cache import (
     SLOTS_WORD,
     table_bytes,
 )
-from tests.near.conftest import SCALE
+from tests.harness.waiting import SCALE
 
 SLOTS = 64
 SIZE = table_bytes(SLOTS)

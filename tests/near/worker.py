@@ -1,7 +1,8 @@
 """A process that reads through a near cache, and perhaps writes, and records when what was read and written.
 
 Keys come in pairs, ``a0`` and ``b0`` and so on, which are always written together: so a ``get_many`` of both that finds
-two values is torn. With ``until`` it goes on until its stdin ends, and says on stdout which values it sees first.
+two values is torn. Without a number of ``reads`` it goes on until its stdin ends, and says on stdout which values it
+sees first. A line with a number on stdin asks each thread to say on stdout when it has read this often from then on.
 """
 
 import asyncio
@@ -16,12 +17,14 @@ import msgspec
 
 import kv
 from kv.near_cache.blocking import NearClient
-from kv.near_cache.cache import NearCache, Table
+from kv.near_cache.cache import NearCache
+from kv.near_cache.table import Table
 from kv.wire.protocol import ClientProtocol
 from kvd.protocol.near_cache import FIRST_GENERATION, LEASE
 from tests.near.register import INFINITY, Reads, Write
 
 DEADLINE_S = 60
+REPORT = "has read\n"
 
 
 class Plan(msgspec.Struct):
@@ -57,6 +60,11 @@ class Recorder:
         self.writes: list[Write] = []
         self.reads: dict[tuple[str, bytes | None], list[int]] = {}
         self.torn: list[tuple[str | None, str | None]] = []
+        self._reads_to_report = 0
+
+    def report_after(self, reads: int) -> None:
+        """Say on stdout when this number of reads has ended from now on. Called by another thread."""
+        self._reads_to_report = reads
 
     def read(self, key: str, value: bytes | None, start: int, end: int) -> None:
         """Note a read. Of all reads of a value only the first end and the last start matter."""
@@ -69,6 +77,11 @@ class Recorder:
         else:
             seen[1] = start
             seen[2] += 1
+        if self._reads_to_report:
+            self._reads_to_report -= 1
+            if not self._reads_to_report:
+                sys.stdout.write(REPORT)
+                sys.stdout.flush()
 
     def read_both(self, keys: list[str], found: dict[str, bytes | None], start: int, end: int) -> None:
         """Note a read of a pair."""
@@ -152,35 +165,35 @@ async def play_async(db: kv.AsyncNearClient, recorder: Recorder, going_on: Calla
 def samples_the_generation_when_the_answer_has_come() -> None:
     right = Table.fill
 
-    def broken(self: Table, key: str, told: list[Any]) -> None:
-        slot = told[2]
-        right(self, key, told if slot is None else [*told[:3], self.words[FIRST_GENERATION + slot], told[4]])
+    def broken(self: Table, key: str, fetched: list[Any]) -> None:
+        slot = fetched[2]
+        right(self, key, fetched if slot is None else [*fetched[:3], self.words[FIRST_GENERATION + slot], fetched[4]])
 
     Table.fill = broken  # type: ignore[method-assign]
 
 
 def trusts_a_lease_for_too_long() -> None:
     class Trusting:
-        """Words whose lease lasts for two seconds more."""
+        """Words whose lease lasts for a minute more."""
 
         def __init__(self, words: memoryview) -> None:
             self.words = words
 
         def __getitem__(self, number: int) -> int:
-            return self.words[number] + (2 * 10**9 if number == LEASE else 0)
+            return self.words[number] + (60 * 10**9 if number == LEASE else 0)
 
     right = NearCache.attach
 
-    def broken(self: NearCache, channel: ClientProtocol) -> None:
-        assert channel.table is not None
-        channel.table.words = Trusting(channel.table.words)  # type: ignore[assignment]
-        right(self, channel)
+    def broken(self: NearCache, protocol: ClientProtocol) -> None:
+        assert protocol.near_table is not None
+        protocol.near_table.words = Trusting(protocol.near_table.words)
+        right(self, protocol)
 
     NearCache.attach = broken  # type: ignore[method-assign]
 
 
 def does_not_compare_again() -> None:
-    NearCache._are_current = lambda self, entries, table, delivery: True  # type: ignore[method-assign]
+    NearCache._are_still_current = lambda self, entries, table, exchange: True  # type: ignore[method-assign]
 
 
 BUGS: dict[str, Callable[[], None]] = {
@@ -199,9 +212,16 @@ def main(plan: Plan) -> Recorded:
     BUGS[plan.bug]()
     recorders = [Recorder(plan, f"{plan.number}.{thread}") for thread in range(plan.threads)]
     ended = threading.Event()
+
+    def obey() -> None:
+        for line in sys.stdin:
+            for recorder in recorders:
+                recorder.report_after(int(line))
+        ended.set()
+
     if not plan.reads:
         os.nice(10)  # it never rests, and is not to keep a daemon from starting
-        threading.Thread(target=lambda: (sys.stdin.read(), ended.set()), daemon=True).start()
+        threading.Thread(target=obey, daemon=True).start()
 
     def going_on(number: int) -> bool:
         return number < plan.reads if plan.reads else not ended.is_set()

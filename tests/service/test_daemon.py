@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from tests.service.conftest import SmallDaemon
+    from tests.harness.small_daemon import SmallDaemon
 
 Eventually = Callable[[Callable[[], object]], None]
 ROUNDS = 3

@@ -12,7 +12,8 @@ from contextlib import contextmanager
 import pytest
 
 from kvd.service.unix_socket import bind_unix_socket
-from tests.service.real_daemon import DEADLINE_S, SCALE, STARTED, RealDaemon
+from tests.harness.real_daemon import STARTED, RealDaemon
+from tests.harness.waiting import DEADLINE_S, SCALE
 
 RACERS = 4
 # A whole start takes a tenth of a second at least; most are of what a start does with the socket, as it does it.

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from tests.service.real_daemon import Process, RealDaemon
+    from tests.harness.processes import Process
+    from tests.harness.real_daemon import RealDaemon
 
 # Asks as somebody else, and shows the code of the reply.
 ASK = """
@@ -35,13 +36,13 @@ def serve(kvd: "RealDaemon", text: str, *flags: str) -> "Process":
 
 def reload(kvd: "RealDaemon", process: "Process", how: str) -> str:
     """Reload; the line that it says: of the log, or of the command."""
-    lines = len(kvd.log())
+    lines = len(kvd.log_lines())
     if how == "SIGHUP":
         process.send_signal(signal.SIGHUP)
-        kvd.eventually(lambda: len(kvd.log()) > lines)
+        kvd.eventually(lambda: len(kvd.log_lines()) > lines)
     else:
         kvd.kv("reload")
-    (line,) = kvd.log()[lines:]
+    (line,) = kvd.log_lines()[lines:]
     return line
 
 
@@ -150,7 +151,7 @@ def test_the_level_of_the_logging_changes(kvd: "RealDaemon", how: str) -> None:
     kvd.configure("log.level = 'info'\n")
     assert reload(kvd, process, how) == "INFO reloaded: log.level: error → info"
     kvd.stop(process)
-    assert kvd.log()[-1] == f"INFO stopped: pid {process.pid}"
+    assert kvd.log_lines()[-1] == f"INFO stopped: pid {process.pid}"
 
 
 def test_the_command_says_what_changed(kvd: "RealDaemon") -> None:
@@ -240,7 +241,7 @@ def test_who_may_use_the_socket_may_not_reload(kvd: "RealDaemon") -> None:
         user=65533, group=65533, extra_groups=[], capture_output=True, timeout=30, check=False,
     )  # fmt: skip
     assert (done.stdout, done.stderr) == (b"forbidden\n", b"")
-    assert kvd.log()[-1].startswith("WARNING refused uid 65533 pid ")
+    assert kvd.log_lines()[-1].startswith("WARNING refused uid 65533 pid ")
 
 
 # ---------------------------------------------------------------------- in another directory
@@ -254,7 +255,7 @@ def test_relative_paths_still_mean_the_same_in_a_daemon(kvd: "RealDaemon") -> No
     kvd.configure("limits.max_key_bytes = 10\n")
     assert kvd.kv("reload").stdout.decode() == "limits.max_key_bytes: 20 → 10\n"
     os.kill(pid, signal.SIGHUP)
-    kvd.eventually(lambda: kvd.log()[-1] == "INFO reloaded: nothing has changed")
+    kvd.eventually(lambda: kvd.log_lines()[-1] == "INFO reloaded: nothing has changed")
     kvd.end(pid)
     assert kvd.files() == []
 

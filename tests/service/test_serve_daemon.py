@@ -14,7 +14,7 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.service.real_daemon import RealDaemon
+    from tests.harness.real_daemon import RealDaemon
 
 STARTERS = 8
 ROUNDS = 2 * int(os.environ.get("KVD_TEST_SCALE", "1"))
@@ -116,7 +116,7 @@ def test_a_command_substitution_and_a_pipeline_end(kvd: "RealDaemon", script: st
 def test_sigterm_ends_it_and_nothing_is_left(kvd: "RealDaemon") -> None:
     kvd.end(kvd.detach())
     assert kvd.files() == []
-    assert kvd.log()[-1].startswith("INFO stopped: ")
+    assert kvd.log_lines()[-1].startswith("INFO stopped: ")
 
 
 # ---------------------------------------------------------------------- a start that fails

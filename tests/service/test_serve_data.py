@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.service.real_daemon import SCALE
+from tests.harness.waiting import SCALE
 
 if TYPE_CHECKING:
-    from tests.service.real_daemon import Peer, Process, RealDaemon
+    from tests.harness.processes import Process
+    from tests.harness.raw_peer import RawPeer
+    from tests.harness.real_daemon import RealDaemon
 
 KILLS = 7 * SCALE
 WRITERS = 3
@@ -40,7 +42,7 @@ def everything(kvd: "RealDaemon") -> dict[str, bytes]:
 class Writer(threading.Thread):
     """Counts a key of its own up, one commit after the other, until the connection ends."""
 
-    def __init__(self, peer: "Peer", key: str, begin: int) -> None:
+    def __init__(self, peer: "RawPeer", key: str, begin: int) -> None:
         super().__init__()
         self.peer, self.key = peer, key
         self.sent = self.acknowledged = begin
@@ -87,7 +89,7 @@ def test_what_was_acknowledged_is_there_after_kill_9(kvd: "RealDaemon", data: st
         process.wait(30)
         for writer in writers:
             writer.join(30)
-            writer.peer.__exit__()
+            writer.peer.close()
         acknowledged += sum(writer.acknowledged for writer in writers) - before
         process = kvd.serve("--data-dir", data, "--data-sync", sync, "--config", config)
         found = everything(kvd)
@@ -406,7 +408,7 @@ def test_a_sync_that_fails_ends_the_daemon_and_acknowledges_nothing(kvd: "RealDa
     with kvd.connect() as peer, pytest.raises(EOFError):
         peer.ask(["set", {"b": b"2"}])
     assert process.wait(30) == 74
-    assert any(line.startswith("CRITICAL the commit log cannot be written") for line in kvd.log())
+    assert any(line.startswith("CRITICAL the commit log cannot be written") for line in kvd.log_lines())
     os.unlink(os.path.join(kvd.folder, "fail"))
     process = kvd.serve("--data-dir", data)
     assert everything(kvd)["a"] == b"1"

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from tests.service.real_daemon import Peer, Process, RealDaemon
+    from tests.harness.processes import Process
+    from tests.harness.raw_peer import RawPeer
+    from tests.harness.real_daemon import RealDaemon
 
 # In every interpreter: a sync does not end while the file $HOLD is there.
 SLOW_DISK = """
@@ -52,15 +54,15 @@ def disk(kvd: "RealDaemon") -> Iterator[SlowDisk]:
     slow.let_go()
 
 
-def is_silent(peer: "Peer", others: "Peer") -> bool:
+def is_silent(peer: "RawPeer", others: "RawPeer") -> bool:
     """Whether nothing came: asked after another connection was answered what it asked later."""
     assert others.ask(["ping"]) == [True]
     return not select.select([peer.socket], [], [], 0)[0]
 
 
-def send_and_wait(kvd: "RealDaemon", peer: "Peer", *requests: object) -> None:
+def send_and_wait(kvd: "RealDaemon", peer: "RawPeer", *requests: object) -> None:
     """Send what will not be answered yet, and return when the daemon has taken it."""
-    peer.send(*requests)
+    peer.request(*requests)
     with kvd.connect() as other:
         for _ in range(3):  # its frame is read before one that is sent a turn later
             other.ask(["ping"])
@@ -113,8 +115,8 @@ def test_replies_on_one_connection_stay_in_order(disk: SlowDisk, kvd: "RealDaemo
     with kvd.connect() as peer, kvd.connect() as other:
         peer.ask(["set", {"old": b"1"}])
         disk.hold()
-        peer.send(["set", {"new": b"1"}])
-        peer.send(["get", "old"])
+        peer.request(["set", {"new": b"1"}])
+        peer.request(["get", "old"])
         send_and_wait(kvd, peer, ["ping"])
         assert is_silent(peer, other)
         disk.let_go()
@@ -189,7 +191,7 @@ def test_a_stop_waits_for_what_was_read(disk: SlowDisk, kvd: "RealDaemon") -> No
         disk.hold()
         send_and_wait(kvd, writer, ["set", {"a": b"1"}])
         process.terminate()
-        kvd.eventually(lambda: kvd.log()[-1] == "INFO stopping: SIGTERM")
+        kvd.eventually(lambda: kvd.log_lines()[-1] == "INFO stopping: SIGTERM")
         disk.let_go()
         assert writer.receive() == [1]
         assert writer.receive()["error"] == "shutting_down"

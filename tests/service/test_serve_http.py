@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.harness.http_peer import HttpPeer, http_request
-from tests.service.real_daemon import STARTED
+from tests.harness.real_daemon import STARTED
 from tests.service.test_serve_durability import SlowDisk
 
 if TYPE_CHECKING:
-    from tests.service.real_daemon import RealDaemon
+    from tests.harness.real_daemon import RealDaemon
 
 
 # In every interpreter: the import of prometheus-client leaves the file $MARK behind.

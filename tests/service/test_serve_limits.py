@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from tests.service.real_daemon import RealDaemon
+    from tests.harness.real_daemon import RealDaemon
 
 # Opens so many connections as somebody else, and shows what each is told; ends with its stdin.
 CONNECT = """
@@ -48,12 +48,12 @@ def test_one_connection_too_many_is_told_so_and_noted_in_one_line(kvd: "RealDaem
         (refusal,) = fourth.frames()
     assert refusal["error"] == "busy"
     assert "try again later" in refusal["message"]
-    assert [line for line in kvd.log() if "refused" in line] == [
+    assert [line for line in kvd.log_lines() if "refused" in line] == [
         f"WARNING refused uid {os.getuid()} pid {os.getpid()}: 3 connections are open, as many as may be"
     ]
     assert all(peer.ask(["ping"]) == [True] for peer in served)
     for peer in served:
-        peer.__exit__()
+        peer.close()
 
 
 def test_whoever_leaves_makes_room(kvd: "RealDaemon") -> None:
@@ -69,7 +69,7 @@ def test_one_user_cannot_take_all_connections(kvd: "RealDaemon") -> None:
     greedy, told = connect_as_other(kvd, 4)
     assert told == ["served", "served", "busy", "busy"]
     assert kvd.ask(["ping"]) == [True]
-    refused = [line for line in kvd.log() if "refused" in line]
+    refused = [line for line in kvd.log_lines() if "refused" in line]
     assert refused == [f"WARNING refused uid {OTHER_UID} pid {greedy.pid}: uid {OTHER_UID} has 2 connections open"] * 2
     greedy.communicate("\n", timeout=30)
     kvd.eventually(lambda: kvd.status()["connections"] == 1)

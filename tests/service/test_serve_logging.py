@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from kvd import __version__
 
 if TYPE_CHECKING:
-    from tests.service.real_daemon import RealDaemon
+    from tests.harness.real_daemon import RealDaemon
 
 # Once there is a file of this name, reading the configuration fails in a way that nobody expects, with such a text.
 FAULT = """
@@ -29,7 +29,7 @@ def test_a_quiet_life_is_a_line_for_the_start_and_two_for_the_stop(kvd: "RealDae
     process = kvd.serve()
     kvd.ask(["set", {"a": b"1"}])
     kvd.stop(process)
-    assert kvd.log() == [
+    assert kvd.log_lines() == [
         f"INFO started: kvd {__version__}, pid {process.pid}, {kvd.path}",
         "INFO stopping: SIGTERM",
         f"INFO stopped: pid {process.pid}",
@@ -42,7 +42,7 @@ def test_the_line_for_a_shutdown_says_who_asked(kvd: "RealDaemon") -> None:
     kvd.detach()
     kvd.ask(["shutdown"])
     kvd.eventually(lambda: kvd.files() == [])
-    assert kvd.log()[1] == f"INFO shutdown asked for by uid {os.getuid()} pid {os.getpid()}"
+    assert kvd.log_lines()[1] == f"INFO shutdown asked for by uid {os.getuid()} pid {os.getpid()}"
 
 
 def test_a_fault_is_answered_and_is_one_line_that_nobody_can_forge(kvd: "RealDaemon") -> None:
@@ -52,7 +52,7 @@ def test_a_fault_is_answered_and_is_one_line_that_nobody_can_forge(kvd: "RealDae
     pathlib.Path(f"{kvd.folder}/fifo").touch()
     for _ in range(2):
         assert kvd.ask(["reload"], ["ping"])[0]["error"] == "internal"
-    _, *faults = kvd.log()
+    _, *faults = kvd.log_lines()
     assert len(faults) == 2
     for fault in faults:
         assert fault.startswith(f"ERROR internal error in Reload of uid {os.getuid()} pid {os.getpid()}\\nTraceback ")
@@ -105,8 +105,8 @@ def test_the_file_is_ones_own_and_may_be_moved_away(kvd: "RealDaemon") -> None:
     pid = kvd.detach(umask=0)
     os.rename(kvd.log_path, f"{kvd.log_path}.1")
     os.kill(pid, signal.SIGHUP)
-    kvd.eventually(lambda: os.path.exists(kvd.log_path) and kvd.log())
-    assert kvd.log() == ["INFO reloaded: nothing has changed"]
+    kvd.eventually(lambda: os.path.exists(kvd.log_path) and kvd.log_lines())
+    assert kvd.log_lines() == ["INFO reloaded: nothing has changed"]
     assert stat.S_IMODE(os.stat(kvd.log_path).st_mode) == 0o600
     assert pathlib.Path(f"{kvd.log_path}.1").read_text(encoding="utf-8").count("\n") == 1
 
@@ -118,4 +118,4 @@ def test_a_daemon_of_a_user_logs_below_its_home(kvd: "RealDaemon") -> None:
     who = {"user": 65533, "group": 65533, "extra_groups": []} if os.getuid() == 0 else {}
     kvd.detach("--log-to", "auto", cwd="/", **who)
     kvd.log_path = f"{kvd.folder}/.local/state/kvd/kvd.log"
-    assert kvd.log()[0].startswith("INFO started: ")
+    assert kvd.log_lines()[0].startswith("INFO started: ")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from tests.service.real_daemon import RealDaemon
+    from tests.harness.real_daemon import RealDaemon
 
 MOST = 107
 TOKEN = "long-enough-for-a-token"  # noqa: S105 - of no real daemon
@@ -91,7 +91,7 @@ def test_a_token_file_without_a_usable_token(kvd: "RealDaemon", token: str | Non
 
 @pytest.mark.parametrize("bytes_", [MOST - 3, MOST, MOST + 1, 300])
 def test_a_path_that_is_too_long(kvd: "RealDaemon", how: list[str], bytes_: int) -> None:
-    path = f"{kvd.folder}/{'a' * (bytes_ - len(kvd.folder) - 1)}"
+    path = f"{kvd.folder}/{'a' * (bytes_ - len(str(kvd.folder)) - 1)}"
     said = kvd.refused(78, *how, "--socket", path)
     assert re.search(r"the (socket's )?path .*has \d+ bytes", said)
     assert str(MOST) in said
@@ -99,7 +99,7 @@ def test_a_path_that_is_too_long(kvd: "RealDaemon", how: list[str], bytes_: int)
 
 def test_the_longest_path_that_is_allowed_works(kvd: "RealDaemon") -> None:
     """Whatever pid it gets: the same path works every day or never."""
-    kvd.path = f"{kvd.folder}/{'a' * (MOST - 4 - len(kvd.folder) - 1)}"
+    kvd.path = f"{kvd.folder}/{'a' * (MOST - 4 - len(str(kvd.folder)) - 1)}"
     kvd.serve()
     assert kvd.ask(["ping"]) == [True]
 
@@ -129,7 +129,7 @@ def test_an_unknown_group(kvd: "RealDaemon", how: list[str]) -> None:
 
 
 def test_a_log_that_cannot_be_written(kvd: "RealDaemon", how: list[str]) -> None:
-    said = kvd.refused(74, *how, "--log-to", kvd.folder)
+    said = kvd.refused(74, *how, "--log-to", str(kvd.folder))
     assert said == f"cannot write the log to {kvd.folder}: Is a directory"
 
 

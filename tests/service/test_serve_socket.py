@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.service.real_daemon import SCALE
+from tests.harness.waiting import SCALE
 
 if TYPE_CHECKING:
-    from tests.service.real_daemon import RealDaemon
+    from tests.harness.real_daemon import RealDaemon
 
 STARTS = 12 * SCALE
 OTHER_UID = 65533

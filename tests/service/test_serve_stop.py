@@ -7,22 +7,24 @@ import threading
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from tests.service.real_daemon import SCALE, frame
+from tests.harness.raw_peer import frame
+from tests.harness.waiting import SCALE
 
 if TYPE_CHECKING:
-    from tests.service.real_daemon import Peer, RealDaemon
+    from tests.harness.raw_peer import RawPeer
+    from tests.harness.real_daemon import RealDaemon
 
 FRAMES = 3_000
 CALLERS = 4
 ROUNDS = 6 * SCALE
 
 
-def send_frames(peer: "Peer", first_sent: threading.Event) -> None:
+def send_frames(peer: "RawPeer", first_sent: threading.Event) -> None:
     """Frame n sets "n" to n and reads it back; goes on until the daemon takes no more."""
     try:
         for number in range(FRAMES):
             value = b"%d" % number
-            peer.socket.sendall(frame([["set", {"n": value}], ["get", "n"]]))
+            peer.socket.sendall(frame(["set", {"n": value}], ["get", "n"]))
             first_sent.set()
     except (BrokenPipeError, ConnectionResetError):
         pass  # it has left
@@ -47,7 +49,7 @@ def test_each_frame_is_answered_in_order_or_followed_by_the_goodbye(kvd: "RealDa
 def test_a_frame_in_work_is_finished_and_what_came_behind_it_did_not_run(kvd: "RealDaemon") -> None:
     process = kvd.serve()
     with kvd.connect() as peer:
-        peer.send(*[["get", "key"]] * 60_000)  # returns when nearly all of it is taken
+        peer.request(*[["get", "key"]] * 60_000)  # returns when nearly all of it is taken
         process.terminate()
         *replies, goodbye = peer.frames()
     assert goodbye["error"] == "shutting_down"
@@ -63,7 +65,7 @@ def call_until_refused(kvd: "RealDaemon", ends: Counter[str]) -> None:
             return
         with peer:
             try:
-                peer.send(["ping"])
+                peer.request(["ping"])
             except (BrokenPipeError, ConnectionResetError):
                 pass  # what it said before that can still be read
             last = next(peer.frames(), None)
@@ -103,10 +105,10 @@ def test_a_peer_that_never_reads_holds_it_up_no_longer_than_the_drain_time(kvd: 
     process = kvd.serve("--config", kvd.configure("[limits]\ndrain_timeout_ms = 200\n"))
     with kvd.connect() as peer:
         peer.ask(["set", {"big": bytes(1 << 20)}])
-        peer.send(*[["get", "big"]] * 20)
+        peer.request(*[["get", "big"]] * 20)
         assert kvd.ask(["ping"]) == [True]
         assert kvd.stop(process) == 0
-        assert kvd.log()[-2:] == [
+        assert kvd.log_lines()[-2:] == [
             "WARNING 1 connections did not take their last replies in time",
             f"INFO stopped: pid {process.pid}",
         ]
@@ -118,10 +120,10 @@ def test_every_frame_that_was_read_is_answered_however_late_the_peer_reads(kvd: 
     process = kvd.serve()
     with kvd.connect() as peer:
         peer.ask(["set", {"big": bytes(1 << 20)}])
-        peer.socket.sendall(frame([["get", "big"]]) * 20)
+        peer.socket.sendall(frame(["get", "big"]) * 20)
         assert kvd.ask(["ping"]) == [True], "from here on they are read"
         process.terminate()
-        kvd.eventually(lambda: kvd.log()[-1] == "INFO stopping: SIGTERM")
+        kvd.eventually(lambda: kvd.log_lines()[-1] == "INFO stopping: SIGTERM")
         *replies, goodbye = peer.frames()
     assert [len(reply[0]) for reply in replies] == [1 << 20] * 20
     assert goodbye["error"] == "shutting_down"
@@ -131,7 +133,7 @@ def test_every_frame_that_was_read_is_answered_however_late_the_peer_reads(kvd: 
 def test_shutdown_is_answered_before_it_ends(kvd: "RealDaemon") -> None:
     process = kvd.serve()
     with kvd.connect() as peer:
-        peer.send(["set", {"a": b"1"}], ["shutdown"], ["get", "a"])
+        peer.request(["set", {"a": b"1"}], ["shutdown"], ["get", "a"])
         replies, goodbye = peer.frames()
     assert replies == [1, [process.pid], b"1"]
     assert goodbye["error"] == "shutting_down"

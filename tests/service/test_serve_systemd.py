@@ -20,7 +20,8 @@ from tests.harness.in_memory import build
 from tests.harness.waiting import DEADLINE_S
 
 if TYPE_CHECKING:
-    from tests.service.real_daemon import Process, RealDaemon
+    from tests.harness.processes import Process
+    from tests.harness.real_daemon import RealDaemon
 
 WATCHDOG_US = 100_000
 # Puts the descriptors named by the first argument at 3 and up, and becomes the command, as systemd does.
@@ -103,7 +104,7 @@ def test_stopping_is_told_before_the_socket_goes(kvd: "RealDaemon", manager: Man
     process = start(kvd, manager, "--config", kvd.configure("limits.drain_timeout_ms = 60000\n"))
     with kvd.connect() as peer:
         peer.ask(["set", {"big": bytes(1 << 20)}])
-        peer.send(*[["get", "big"]] * 20)
+        peer.request(*[["get", "big"]] * 20)
         assert kvd.ask(["ping"]) == [True]
         process.terminate()
         assert manager.hear() == ["STOPPING=1", "STATUS=draining"]
@@ -135,7 +136,7 @@ def test_a_reload_while_it_stops_does_not_say_ready_again(kvd: "RealDaemon", man
     process = start(kvd, manager)
     with kvd.connect() as peer:
         peer.ask(["set", {"big": bytes(1 << 20)}])
-        peer.send(*[["get", "big"]] * 20)
+        peer.request(*[["get", "big"]] * 20)
         assert kvd.ask(["ping"]) == [True]
         process.terminate()
         assert manager.hear()[0] == "STOPPING=1"
@@ -168,7 +169,7 @@ def test_the_watchdog_is_fed_while_it_drains(kvd: "RealDaemon", manager: Manager
     process = start(kvd, manager, WATCHDOG_USEC=str(WATCHDOG_US))
     with kvd.connect() as peer:
         peer.ask(["set", {"big": bytes(1 << 20)}])
-        peer.send(*[["get", "big"]] * 20)
+        peer.request(*[["get", "big"]] * 20)
         assert kvd.ask(["ping"]) == [True]
         process.terminate()
         manager.hear_until("STOPPING=1")
@@ -243,7 +244,7 @@ def test_clients_that_come_while_no_daemon_runs_are_answered_by_the_next(
     for _ in range(2):
         waiting = [kvd.connect() for _ in range(10)]
         for peer in waiting:
-            peer.send(["ping"])
+            peer.request(["ping"])
         process = activate(kvd, unix)
         for peer in waiting:
             with peer:
@@ -256,14 +257,14 @@ def test_the_queue_of_a_passed_socket_is_left_to_the_next(kvd: "RealDaemon", uni
     process = activate(kvd, unix)
     with kvd.connect() as busy:
         busy.ask(["set", {"big": bytes(1 << 20)}])
-        busy.send(*[["get", "big"]] * 20)
+        busy.request(*[["get", "big"]] * 20)
         assert kvd.ask(["ping"]) == [True]
         process.terminate()
-        kvd.eventually(lambda: kvd.log()[-1] == "INFO stopping: SIGTERM")
+        kvd.eventually(lambda: kvd.log_lines()[-1] == "INFO stopping: SIGTERM")
         list(busy.frames())
     assert process.wait(30) == 0
     with kvd.connect() as peer:
-        peer.send(["ping"])
+        peer.request(["ping"])
         activate(kvd, unix)
         assert peer.receive() == [True]
 

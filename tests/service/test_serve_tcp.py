@@ -5,10 +5,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.service.real_daemon import RealDaemon, frame
+from tests.harness.raw_peer import frame
+from tests.harness.real_daemon import RealDaemon
 
 if TYPE_CHECKING:
-    from tests.service.real_daemon import Peer
+    from tests.harness.raw_peer import RawPeer
 
 WRONG_TOKENS = {
     "none": [],
@@ -30,13 +31,13 @@ def port(kvd: RealDaemon) -> int:
     return port
 
 
-def ends(peer: "Peer") -> bool:
+def ends(peer: "RawPeer") -> bool:
     """Whether the daemon says nothing more and closes."""
     return list(peer.frames()) == []
 
 
 def warnings(kvd: RealDaemon) -> list[str]:
-    return [line for line in kvd.log() if line.startswith("WARNING ")]
+    return [line for line in kvd.log_lines() if line.startswith("WARNING ")]
 
 
 def test_with_the_token_one_works_with_the_same_data(kvd: RealDaemon, port: int) -> None:
@@ -69,7 +70,7 @@ def test_nothing_is_answered_before_hello(kvd: RealDaemon, port: int, request_: 
 
 
 def test_a_right_token_after_a_wrong_one_is_too_late(kvd: RealDaemon, port: int) -> None:
-    wrong, right = frame([["hello", 1, "test", "wrong" * 10]]), frame([["hello", 1, "test", kvd.token]])
+    wrong, right = frame(["hello", 1, "test", "wrong" * 10]), frame(["hello", 1, "test", kvd.token])
     with kvd.connect_tcp(port) as peer:
         peer.socket.sendall(wrong + right)
         assert peer.receive()[0]["error"] == "unauthenticated"

@@ -6,7 +6,6 @@ import signal
 import socket
 import ssl
 import subprocess
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -15,7 +14,7 @@ import pytest
 import kv
 import kv.aio
 from tests.harness.daemon import Daemon
-from tests.harness.waiting import DEADLINE_S
+from tests.harness.waiting import DEADLINE_S, eventually
 
 NEW_KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
 TOKEN = "a-token-of-some-length"  # noqa: S105
@@ -57,23 +56,24 @@ class Papers:
         subprocess.run(["openssl", *words], check=True, capture_output=True, cwd=self.folder)  # noqa: S603, S607
 
 
-class House:
-    """A daemon that speaks TLS on a port of its own, with a configuration."""
+class TlsDaemon(Daemon):
+    """A daemon that speaks TLS on a port of its own, at ``tls_address``."""
 
-    def __init__(self, folder: pathlib.Path, papers: Papers, configuration: str) -> None:
-        self.config = folder / "kvd.toml"
-        self.config.write_text(f'[listen]\ntcp = ["127.0.0.1:0"]\n{configuration}')
-        self.config.chmod(0o600)
-        self.token = folder / "token"
-        self.token.write_text(TOKEN)
-        self.token.chmod(0o600)
-        self.daemon = Daemon(str(folder), "--config", str(self.config))
-        with kv.connect(self.daemon.address) as db:
-            listening = str(db.status()["listening"])
-        self.address = next(word for word in listening.split() if word.startswith("tls://"))
+    def __init__(self, folder: pathlib.Path, configuration: str) -> None:
+        self.token_path = folder / "token"
+        self.token_path.write_text(TOKEN)
+        self.token_path.chmod(0o600)
+        super().__init__(folder, f'[listen]\ntcp = ["127.0.0.1:0"]\n{configuration}')
+        self.tls_address = self.listening("tls")
+
+    def listening(self, scheme: str) -> str:
+        """Where it speaks this protocol."""
+        addresses = str(self.status()["listening"]).split()
+        return next(address for address in addresses if address.startswith(f"{scheme}://"))
 
     def port(self) -> int:
-        return int(self.address.rpartition(":")[2])
+        """The port on which it speaks TLS."""
+        return int(self.tls_address.rpartition(":")[2])
 
 
 @pytest.fixture(scope="module")
@@ -82,32 +82,30 @@ def papers(tmp_path_factory: pytest.TempPathFactory) -> Papers:
 
 
 @pytest.fixture(scope="module")
-def by_token(tmp_path_factory: pytest.TempPathFactory, papers: Papers) -> Iterator[House]:
-    folder = tmp_path_factory.mktemp("house")
+def by_token(tmp_path_factory: pytest.TempPathFactory, papers: Papers) -> Iterator[TlsDaemon]:
+    folder = tmp_path_factory.mktemp("by_token")
     config = (
         f'token_file = "token"\ntls_certificate = "{papers.path("server.pem")}"\n'
         f'tls_key = "{papers.path("server.key")}"\n'
     )
-    house = House(folder, papers, config)
-    yield house
-    house.daemon.end()
+    with TlsDaemon(folder, config) as daemon:
+        yield daemon
 
 
 @pytest.fixture(scope="module")
-def by_certificate(tmp_path_factory: pytest.TempPathFactory, papers: Papers) -> Iterator[House]:
+def by_certificate(tmp_path_factory: pytest.TempPathFactory, papers: Papers) -> Iterator[TlsDaemon]:
     folder = tmp_path_factory.mktemp("strict")
     rules = '[[access]]\ncertificate = "web"\nprefix = "web/"\nrights = ["read", "write"]\n'
     config = (
         f'tls_certificate = "{papers.path("server.pem")}"\ntls_key = "{papers.path("server.key")}"\n'
         f'tls_client_ca = "{papers.path("ca.pem")}"\n{rules}'
     )
-    house = House(folder, papers, config)
-    yield house
-    house.daemon.end()
+    with TlsDaemon(folder, config) as daemon:
+        yield daemon
 
 
-def test_a_client_with_the_token_is_served(by_token: House, papers: Papers) -> None:
-    with kv.connect(by_token.address, token_file=str(by_token.token), tls=papers.of(None)) as db:
+def test_a_client_with_the_token_is_served(by_token: TlsDaemon, papers: Papers) -> None:
+    with kv.connect(by_token.tls_address, token_file=str(by_token.token_path), tls=papers.of(None)) as db:
         db.set("a", b"1")
         assert db.get("a") == b"1"
         large = bytes(range(256)) * 16_000
@@ -122,9 +120,9 @@ def test_a_client_with_the_token_is_served(by_token: House, papers: Papers) -> N
             assert dict(change.writes) == {"w": b"1"}
 
 
-def test_an_asyncio_client_with_the_token_is_served(by_token: House, papers: Papers) -> None:
+def test_an_asyncio_client_with_the_token_is_served(by_token: TlsDaemon, papers: Papers) -> None:
     async def run() -> None:
-        async with kv.aio.connect(by_token.address, token_file=str(by_token.token), tls=papers.of(None)) as db:
+        async with kv.aio.connect(by_token.tls_address, token_file=str(by_token.token_path), tls=papers.of(None)) as db:
             await db.set("b", b"1")
             assert await db.get("b") == b"1"
             async with db.watch("w") as watch:
@@ -137,59 +135,59 @@ def test_an_asyncio_client_with_the_token_is_served(by_token: House, papers: Pap
     asyncio.run(run())
 
 
-def test_without_the_token_nothing_is_told(by_token: House, papers: Papers) -> None:
-    with kv.connect(by_token.address, tls=papers.of(None)) as db, pytest.raises(kv.KvdError) as refused:
+def test_without_the_token_nothing_is_told(by_token: TlsDaemon, papers: Papers) -> None:
+    with kv.connect(by_token.tls_address, tls=papers.of(None)) as db, pytest.raises(kv.KvdError) as refused:
         db.get("a")
     assert refused.value.code == "unauthenticated"
 
 
-def test_the_command_line_connects_by_variables(by_token: House, papers: Papers) -> None:
-    from tests.cli.conftest import Kv
+def test_the_command_line_connects_by_variables(by_token: TlsDaemon, papers: Papers) -> None:
+    from tests.harness.kv_command import Kv
 
-    kv_command = Kv(by_token.address)
-    files = {"KVD_CA_FILE": papers.path("ca.pem"), "KVD_TOKEN_FILE": str(by_token.token)}
+    kv_command = Kv(by_token.tls_address)
+    files = {"KVD_CA_FILE": papers.path("ca.pem"), "KVD_TOKEN_FILE": str(by_token.token_path)}
     assert kv_command.ok("set", "c=1", **files) == "Keys set\n"
-    error = kv_command.fails(69, "get", "c", KVD_TOKEN_FILE=str(by_token.token))
+    error = kv_command.fails(69, "get", "c", KVD_TOKEN_FILE=str(by_token.token_path))
     assert "(its certificate is refused: " in error
     assert "; $KVD_CA_FILE names the CA to believe)" in error
 
 
 def test_what_is_wrong_with_the_files_or_the_address_is_said_on_the_command_line(
-    by_token: House, papers: Papers
+    by_token: TlsDaemon, papers: Papers
 ) -> None:
-    from tests.cli.conftest import Kv
+    from tests.harness.kv_command import Kv
 
-    kv_command, ca, token = Kv(by_token.address), papers.path("ca.pem"), str(by_token.token)
+    kv_command, ca, token = Kv(by_token.tls_address), papers.path("ca.pem"), str(by_token.token_path)
     error = kv_command.fails(2, "get", "c", KVD_CA_FILE="/nowhere", KVD_TOKEN_FILE=token)
     assert error == "kv: error: cannot use the TLS files /nowhere: No such file or directory\n"
     error = kv_command.fails(2, "get", "c", KVD_CA_FILE=ca, KVD_TOKEN_FILE="/nowhere")  # noqa: S106 (a path)
     assert error == "kv: error: cannot read the token file /nowhere: No such file or directory\n"
-    error = Kv(by_token.address.replace("127.0.0.1", "localhost")).fails(69, "get", "c", KVD_CA_FILE=ca)
+    error = Kv(by_token.tls_address.replace("127.0.0.1", "localhost")).fails(69, "get", "c", KVD_CA_FILE=ca)
     assert "(its certificate is refused: " in error
     assert "KVD_CA_FILE" not in error
 
 
-def test_a_daemon_that_somebody_else_vouches_for_is_not_believed(by_token: House, papers: Papers) -> None:
-    for client in (kv.connect(by_token.address, tls=papers.of(None, "other")),):
+def test_a_daemon_that_somebody_else_vouches_for_is_not_believed(by_token: TlsDaemon, papers: Papers) -> None:
+    for client in (kv.connect(by_token.tls_address, tls=papers.of(None, "other")),):
         with client as db, pytest.raises(kv.Unavailable, match="certificate"):
             db.get("a")
 
     async def run() -> None:
-        async with kv.aio.connect(by_token.address, tls=papers.of(None, "other")) as db:
+        async with kv.aio.connect(by_token.tls_address, tls=papers.of(None, "other")) as db:
             with pytest.raises(kv.Unavailable, match="certificate"):
                 await db.get("a")
 
     asyncio.run(run())
 
 
-def test_the_name_that_was_asked_for_has_to_be_the_daemons(by_token: House, papers: Papers) -> None:
-    address = by_token.address.replace("127.0.0.1", "localhost")
+def test_the_name_that_was_asked_for_has_to_be_the_daemons(by_token: TlsDaemon, papers: Papers) -> None:
+    address = by_token.tls_address.replace("127.0.0.1", "localhost")
     with kv.connect(address, tls=papers.of(None)) as db, pytest.raises(kv.Unavailable, match="certificate"):
         db.get("a")
 
 
-def test_a_certificate_lets_in_and_its_name_is_the_author(by_certificate: House, papers: Papers) -> None:
-    with kv.connect(by_certificate.address, tls=papers.of("web")) as db:
+def test_a_certificate_lets_in_and_its_name_is_the_author(by_certificate: TlsDaemon, papers: Papers) -> None:
+    with kv.connect(by_certificate.tls_address, tls=papers.of("web")) as db:
         db.set("web/a", b"1")
         with pytest.raises(kv.Forbidden):
             db.set("other", b"1")
@@ -197,13 +195,15 @@ def test_a_certificate_lets_in_and_its_name_is_the_author(by_certificate: House,
 
 
 @pytest.mark.parametrize("name", [None, "stranger", "expired"])
-def test_who_has_no_right_certificate_is_not_let_in(by_certificate: House, papers: Papers, name: str | None) -> None:
-    with kv.connect(by_certificate.address, tls=papers.of(name)) as db, pytest.raises(kv.KvdError) as refused:
+def test_who_has_no_right_certificate_is_not_let_in(
+    by_certificate: TlsDaemon, papers: Papers, name: str | None
+) -> None:
+    with kv.connect(by_certificate.tls_address, tls=papers.of(name)) as db, pytest.raises(kv.KvdError) as refused:
         db.get("web/a")
     assert isinstance(refused.value, kv.Unavailable | kv.ConnectionLost)
 
 
-def test_what_speaks_no_tls_or_an_old_one_gets_no_answer(by_token: House) -> None:
+def test_what_speaks_no_tls_or_an_old_one_gets_no_answer(by_token: TlsDaemon) -> None:
     for send in (b"\0\0\0\x08\x91\x91\xa4ping", b"GET / HTTP/1.1\r\n\r\n", bytes(100)):
         with socket.create_connection(("127.0.0.1", by_token.port()), DEADLINE_S) as plain:
             plain.settimeout(DEADLINE_S)
@@ -224,24 +224,24 @@ def test_what_speaks_no_tls_or_an_old_one_gets_no_answer(by_token: House) -> Non
 def test_a_reload_takes_up_a_new_certificate(tmp_path: pathlib.Path, papers: Papers) -> None:
     for kind in ("pem", "key"):
         (tmp_path / f"now.{kind}").write_bytes(pathlib.Path(papers.path(f"elsewhere.{kind}")).read_bytes())
-    house = House(tmp_path, papers, 'token_file = "token"\ntls_certificate = "now.pem"\ntls_key = "now.key"\n')
-    try:
-        with kv.connect(house.address, token_file=str(house.token), tls=papers.of(None)) as db:
-            with pytest.raises(kv.Unavailable, match="certificate"):
-                db.get("a")
-            for kind in ("pem", "key"):
-                (tmp_path / f"now.{kind}").write_bytes(pathlib.Path(papers.path(f"server.{kind}")).read_bytes())
-            house.daemon.process.send_signal(signal.SIGHUP)
-            end = time.monotonic() + DEADLINE_S
-            while time.monotonic() < end:
-                try:
-                    assert db.get("a") is None
-                    return
-                except kv.Unavailable:
-                    pass
-            raise AssertionError("the new certificate was not taken up")
-    finally:
-        house.daemon.end()
+    config = 'token_file = "token"\ntls_certificate = "now.pem"\ntls_key = "now.key"\n'
+    with (
+        TlsDaemon(tmp_path, config) as daemon,
+        kv.connect(daemon.tls_address, token_file=str(daemon.token_path), tls=papers.of(None)) as db,
+    ):
+        with pytest.raises(kv.Unavailable, match="certificate"):
+            db.get("a")
+        for kind in ("pem", "key"):
+            (tmp_path / f"now.{kind}").write_bytes(pathlib.Path(papers.path(f"server.{kind}")).read_bytes())
+        daemon.process.send_signal(signal.SIGHUP)
+
+        def is_believed() -> bool:
+            try:
+                return db.get("a") is None
+            except kv.Unavailable:
+                return False
+
+        eventually(is_believed)
 
 
 def test_a_reload_takes_up_another_authority_and_forgets_the_one_before(tmp_path: pathlib.Path, papers: Papers) -> None:
@@ -251,20 +251,17 @@ def test_a_reload_takes_up_another_authority_and_forgets_the_one_before(tmp_path
         f'tls_certificate = "{papers.path("server.pem")}"\ntls_key = "{papers.path("server.key")}"\n'
         f'tls_client_ca = "{authority}"\n'
     )
-    house = House(tmp_path, papers, config)
-    try:
-        with kv.connect(house.address, tls=papers.of("web")) as db:
+    with TlsDaemon(tmp_path, config) as daemon:
+        with kv.connect(daemon.tls_address, tls=papers.of("web")) as db:
             db.set("a", b"1")
         authority.write_bytes(pathlib.Path(papers.path("other.pem")).read_bytes())
-        with kv.connect(house.daemon.address) as administrator:
+        with kv.connect(daemon.address) as administrator:
             administrator.reload()
-        with kv.connect(house.address, tls=papers.of("stranger")) as db:
+        with kv.connect(daemon.tls_address, tls=papers.of("stranger")) as db:
             assert db.get("a") == b"1"
-        with kv.connect(house.address, tls=papers.of("web")) as db, pytest.raises(kv.KvdError) as refused:
+        with kv.connect(daemon.tls_address, tls=papers.of("web")) as db, pytest.raises(kv.KvdError) as refused:
             db.get("a")
         assert isinstance(refused.value, kv.Unavailable | kv.ConnectionLost)
-    finally:
-        house.daemon.end()
 
 
 @pytest.mark.parametrize(
@@ -284,11 +281,8 @@ def test_a_reload_takes_up_another_authority_and_forgets_the_one_before(tmp_path
 def test_what_would_be_open_or_cannot_work_does_not_start(papers: Papers, configuration: str, why: str) -> None:
     (papers.folder / "token").write_text(TOKEN)
     (papers.folder / "token").chmod(0o600)
-    config = papers.folder / "kvd.toml"
-    config.write_text(f"[listen]\n{configuration}")
-    config.chmod(0o600)
     with pytest.raises(AssertionError, match=why):
-        Daemon(str(papers.folder), "--config", str(config))
+        Daemon(papers.folder, f"[listen]\n{configuration}")
 
 
 def test_tokens_with_names_tell_who_it_is(tmp_path: pathlib.Path, papers: Papers) -> None:
@@ -300,18 +294,15 @@ def test_tokens_with_names_tell_who_it_is(tmp_path: pathlib.Path, papers: Papers
     tokens = tmp_path / "tokens"
     tokens.write_text("ci  first-token-0123456789\n\nweb other-token-0123456789\n")
     tokens.chmod(0o600)
-    house = House(tmp_path, papers, config)
-    try:
+    with TlsDaemon(tmp_path, config) as daemon:
         for name, token in (("ci", "first-token-0123456789"), ("web", "other-token-0123456789")):
             (tmp_path / name).write_text(token)
-        with kv.connect(house.address, token_file=str(tmp_path / "ci"), tls=papers.of(None)) as db:
+        with kv.connect(daemon.tls_address, token_file=str(tmp_path / "ci"), tls=papers.of(None)) as db:
             db.set("ci/a", b"1")
             assert next(iter(db.history("ci/a"))).author.name == "ci"
-        web = kv.connect(house.address, token_file=str(tmp_path / "web"), tls=papers.of(None))
+        web = kv.connect(daemon.tls_address, token_file=str(tmp_path / "web"), tls=papers.of(None))
         with web as db, pytest.raises(kv.Forbidden):
             db.get("ci/a")
-    finally:
-        house.daemon.end()
 
 
 @pytest.mark.parametrize(
@@ -323,10 +314,8 @@ def test_tokens_with_names_tell_who_it_is(tmp_path: pathlib.Path, papers: Papers
 )  # fmt: skip
 def test_a_token_file_that_cannot_be_one_is_refused(tmp_path: pathlib.Path, content: str) -> None:
     (tmp_path / "tokens").write_text(content)
-    (tmp_path / "kvd.toml").write_text('[listen]\ntcp = ["127.0.0.1:0"]\ntoken_file = "tokens"\n')
-    (tmp_path / "kvd.toml").chmod(0o600)
     with pytest.raises(AssertionError, match="must hold"):
-        Daemon(str(tmp_path), "--config", str(tmp_path / "kvd.toml"))
+        Daemon(tmp_path, '[listen]\ntcp = ["127.0.0.1:0"]\ntoken_file = "tokens"\n')
 
 
 def test_http_speaks_tls_too_and_asks_for_the_token(tmp_path: pathlib.Path, papers: Papers) -> None:
@@ -334,11 +323,8 @@ def test_http_speaks_tls_too_and_asks_for_the_token(tmp_path: pathlib.Path, pape
         f'token_file = "token"\ntls_certificate = "{papers.path("server.pem")}"\n'
         f'tls_key = "{papers.path("server.key")}"\n[http]\nlisten = ["127.0.0.1:0"]\n'
     )
-    house = House(tmp_path, papers, config)
-    try:
-        with kv.connect(house.daemon.address) as db:
-            listening = str(db.status()["listening"])
-        port = int(next(word for word in listening.split() if word.startswith("https://")).rpartition(":")[2])
+    with TlsDaemon(tmp_path, config) as daemon:
+        port = int(daemon.listening("https").rpartition(":")[2])
         trusting = ssl.create_default_context(cafile=papers.path("ca.pem"))
         for token, status in ((TOKEN, b"201"), ("another-token-of-nobody", b"401")):
             plain = socket.create_connection(("127.0.0.1", port), DEADLINE_S)
@@ -353,5 +339,3 @@ def test_http_speaks_tls_too_and_asks_for_the_token(tmp_path: pathlib.Path, pape
                 assert b"HTTP/1.1 200" not in plain.recv(4096)
             except ConnectionResetError:
                 pass
-    finally:
-        house.daemon.end()
