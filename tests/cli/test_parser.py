@@ -20,7 +20,7 @@ def parsed(name: str, *words: str) -> Any:  # noqa: ANN401 (the options class of
     return parse(build_parser(command(name)), list(words), command(name).load().Options())
 
 
-def test_common_options_stand_before_or_behind_the_command() -> None:
+def test_common_options_stand_before_or_after_the_command() -> None:
     before, name, after = split_command(["-s", "x", "-qv", "--timeout=3", "get", "k"])
     assert (before, name, after) == (["-s", "x", "-qv", "--timeout=3"], "get", ["k"])
     for words in (before + after, after + before):
@@ -29,13 +29,13 @@ def test_common_options_stand_before_or_behind_the_command() -> None:
         assert options.operands == ["k"]
 
 
-def test_operands_stand_between_options_and_behind_two_dashes() -> None:
+def test_operands_stand_between_options_and_after_two_dashes() -> None:
     options = parsed("get", "a", "--json", "b", "--", "-c", "--", "--json")
     assert options.operands == ["a", "b", "-c", "--", "--json"]
 
 
 @pytest.mark.parametrize("value", ["-", "--", "-n", "--value", "@x", "", "=", "-x y"])
-def test_key_and_value_take_the_next_word_whatever_it_is(value: str) -> None:
+def test_key_and_value_take_any_next_word(value: str) -> None:
     options = parsed("set", "--key", value, "--value", value, "-n")
     assert (options.verbatim, options.dry_run) == ({"--key": [value], "--value": [value]}, True)
 
