@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import httptools
 import pytest
 
-from tests.system.conftest import require
+from tests.harness.programs import require
 
 if TYPE_CHECKING:
     from tests.system.conftest import Box
