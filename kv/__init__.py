@@ -8,9 +8,11 @@ if TYPE_CHECKING:
     from kv import aio as aio
     from kv.aio import AsyncClient, AsyncTransaction
     from kv.aio import connect as connect_async
+    from kv.api.settings import ClientSettings
     from kv.api.snapshots import Snapshot
     from kv.api.transactions import Transaction
-    from kv.blocking.client import Client, connect
+    from kv.blocking.client import Client
+    from kv.blocking.connect import connect
     from kv.blocking.tls import TlsFiles
     from kv.blocking.watch import Watch
     from kv.errors import (
@@ -32,7 +34,8 @@ if TYPE_CHECKING:
     )
     from kv.near_cache.aio import AsyncNearClient
     from kv.near_cache.blocking import NearClient
-    from kv.near_cache.cache import NearCache, NearCacheLimits, NearCacheStats
+    from kv.near_cache.cache import NearCache, NearCacheStats
+    from kv.near_cache.entries import NearCacheLimits
     from kv.results import Author, Change, Commit, ConflictEntry, HotKeys, Item, SlowFrame, Version, Versioned
 
 __all__ = [
@@ -43,6 +46,7 @@ __all__ = [
     "Busy",
     "Change",
     "Client",
+    "ClientSettings",
     "Commit",
     "CommitUnknown",
     "Conflict",
@@ -77,14 +81,16 @@ __all__ = [
 ]
 
 _HOMES = {
-    "connect": "kv.blocking.client",
+    "connect": "kv.blocking.connect",
     "Client": "kv.blocking.client",
     "connect_async": "kv.aio",
     "AsyncClient": "kv.aio",
+    "ClientSettings": "kv.api.settings",
     "AsyncTransaction": "kv.aio",
     "AsyncNearClient": "kv.near_cache.aio",
     "NearClient": "kv.near_cache.blocking",
-    **dict.fromkeys(("NearCache", "NearCacheLimits", "NearCacheStats"), "kv.near_cache.cache"),
+    **dict.fromkeys(("NearCache", "NearCacheStats"), "kv.near_cache.cache"),
+    "NearCacheLimits": "kv.near_cache.entries",
     "Snapshot": "kv.api.snapshots",
     "TlsFiles": "kv.blocking.tls",
     "Transaction": "kv.api.transactions",

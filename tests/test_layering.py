@@ -37,6 +37,7 @@ LIGHT = {
     "kvd.protocol.address",
     "kvd.protocol.errors",
     "kvd.protocol.exits",
+    "kvd.protocol.frames",
     "kvd.protocol.keepalive",
     "kvd.protocol.near_cache",
 }

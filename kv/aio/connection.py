@@ -1,11 +1,11 @@
-"""The asyncio client's way to the daemon: one connection, and one frame for all that is asked in a turn of the loop.
+"""The asyncio client's way to the daemon: one connection, and one frame for all calls of a turn of the loop.
 
-    a call ──▶ queue ──end of the turn──▶ frame ──▶ channel.waiting ──reply──▶ the calls' futures
+    a call ──▶ queue ──end of the turn──▶ frame ──▶ protocol.pending ──reply──▶ the calls' futures
                  ▲                                        │
                  └──────── sent again ◀── connection lost, or goodbye
 
-A call that was cancelled or timed out is no special case: its future is done, and the reply that comes in its place is
-thrown away. One timer, set for the oldest call that waits, serves all deadlines.
+A call that was cancelled or timed out needs no special care: its future is done, and the reply that comes in its place
+is dropped. One timer, set for the oldest call that waits, serves all deadlines.
 """
 
 from __future__ import annotations
@@ -16,41 +16,41 @@ import socket
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
-from kv.blocking.stream import Deadline, open_connection
+from kv.blocking.stream import Deadline, open_stream
 from kv.errors import KvdError, ProtocolError, Unavailable
-from kv.wire.exchange import Exchange, StoreView
-from kv.wire.protocol import ClientProtocol, settle
+from kv.wire.exchange import Exchange
+from kv.wire.protocol import ClientProtocol, StoreView, dispatch
 from kvd.protocol.address import is_network, parse_tcp
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
-    from kv.blocking.stream import Connection
+    from kv.api.settings import ClientSettings
+    from kv.blocking.stream import Stream
     from kv.blocking.tls import TlsFiles
     from kv.near_cache.cache import NearCache
-    from kv.wire.codecs import Codec
     from kv.wire.protocol import Frame
 
-# However many the daemon would take: with fewer in a frame the first replies come sooner.
+# Below the daemon's limits: with smaller frames the first replies come sooner.
 MAX_REQUESTS = 4_096
-MOST_BYTES = 1 << 20
+MAX_BYTES = 1 << 20
 
 
 class Call(Exchange):
-    """A delivery that somebody awaits, until ``deadline`` (the loop's time; None: for ever)."""
+    """An exchange that a task awaits, until ``deadline`` (the loop's time; None: no limit)."""
 
     __slots__ = ("deadline",)
 
-    deadline: float | None
+    deadline: float | None  # not set before the turn of the loop has ended
 
     def finish(self) -> None:
-        """Tell whoever awaits it."""
+        """Resolve the future that the task awaits."""
         if not self.waiter.done():
             self.waiter.set_result(self)
 
 
 class SingleCall(Call):
-    """One operation, whose result is what is awaited."""
+    """One operation; the task awaits its result."""
 
     __slots__ = ()
 
@@ -63,50 +63,38 @@ class SingleCall(Call):
             self.waiter.set_exception(error)
 
 
-class AsyncLink:
+class AsyncConnection:
     """One loop's connection, opened when it is needed."""
 
-    def __init__(
-        self,
-        address: str | None,
-        token_for: Callable[[str], str | None],
-        codec: Codec,
-        timeout: float | None,
-        near_cache: NearCache | None = None,
-        tls: TlsFiles | None = None,
-    ) -> None:
+    def __init__(self, settings: ClientSettings, near_cache: NearCache | None = None) -> None:
         self.loop = asyncio.get_running_loop()
-        self._address = address
-        self._token_for = token_for
-        self._codec = codec
-        self._timeout = timeout
+        self._settings = settings
         self._near_cache = near_cache
-        self._tls = tls
-        self._knowledge = StoreView()
+        self._store_view = StoreView()
         self._queue: list[Call] = []
-        self._flush_due = False
-        self._session: Session | None = None
+        self._flush_scheduled = False
+        self._stream: AsyncStream | None = None
         self._opening: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
 
     # ------------------------------------------------------------------ for the client
 
     def call(self, call: Call) -> asyncio.Future[Any]:
-        """Send it with all others of this turn; the future of what it comes to."""
+        """Send ``call`` together with all others of this turn of the loop; return the future of its result."""
         future = call.waiter = self.loop.create_future()
         self._queue.append(call)
-        if not self._flush_due:
-            self._flush_due = True
+        if not self._flush_scheduled:
+            self._flush_scheduled = True
             self.loop.call_soon(self._flush)
         return future
 
     @property
-    def channel(self) -> ClientProtocol | None:
-        """The channel of the connection that is open now."""
-        return None if self._session is None else self._session.channel
+    def protocol(self) -> ClientProtocol | None:
+        """The protocol of the connection that is open now."""
+        return None if self._stream is None else self._stream.protocol
 
     async def close(self) -> None:
-        """Close the connection; calls under way end with ConnectionLost. The next call opens another."""
+        """Close the connection. Calls under way end with ConnectionLost; the next call opens another connection."""
         for call in self._under_way():
             call.closed()
             call.finish()
@@ -116,151 +104,155 @@ class AsyncLink:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        session, self._session = self._session, None
-        if session is not None:
-            self._detach(session.channel)
-            session.transport.close()
-            await session.ended.wait()
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            self._detach_near_cache(stream.protocol)
+            stream.transport.close()
+            await stream.ended.wait()
 
     # ------------------------------------------------------------------ sending
 
     def _flush(self) -> None:
-        """The end of a turn: everything that was asked for in it goes out."""
-        self._flush_due = False
-        if self._timeout is not None:
-            deadline = self.loop.time() + self._timeout
+        """Send the calls of a turn of the loop, at its end."""
+        self._flush_scheduled = False
+        if self._settings.timeout is not None:
+            deadline = self.loop.time() + self._settings.timeout
             for call in reversed(self._queue):
                 if hasattr(call, "deadline"):
-                    break  # it waits for a connection, and so do those before it
+                    break  # it waits for a connection since an earlier turn, as do all calls before it
                 call.deadline = deadline
             if self._timer is None and self._queue:
                 self._timer = self.loop.call_at(deadline, self._time_out)
-        session = self._session
-        if session is not None and session.ready:
+        stream = self._stream
+        if stream is not None and stream.is_writable:
             queue, self._queue = self._queue, []
-            self._transmit(session, [call for call in queue if not call.waiter.done()])
-        elif self._opening is None and session is None and self._queue:
+            self._transmit(stream, [call for call in queue if not call.waiter.done()])
+        elif self._opening is None and stream is None and self._queue:
             self._opening = self.loop.create_task(self._open())
 
-    def _transmit(self, session: Session, calls: list[Call]) -> None:
+    def _transmit(self, stream: AsyncStream, calls: list[Call]) -> None:
         """Send calls in as few frames as they fit into."""
         at = 0
-        store_id = session.channel.store_id
-        most = min(MAX_REQUESTS, session.channel.limits.get("max_requests_per_frame", MAX_REQUESTS))
+        store_id = stream.protocol.store_id
+        max_requests = min(MAX_REQUESTS, stream.protocol.limits.get("max_requests_per_frame", MAX_REQUESTS))
         while at < len(calls):
             frame: list[Call] = []
             size = 0
             for call in calls[at:]:
-                if frame and size + call.size > most:
+                if frame and size + call.size > max_requests:
                     break
                 at += 1
                 if call.store_id is not None and call.store_id != store_id:
-                    call.elsewhere()
+                    call.store_changed()
                     call.finish()
                     continue
                 frame.append(call)
                 size += call.size
             if frame:
-                self._transmit_frame(session, frame)
+                self._transmit_frame(stream, frame)
 
-    def _transmit_frame(self, session: Session, frame: list[Call]) -> None:
-        channel = session.channel
+    def _transmit_frame(self, stream: AsyncStream, frame: list[Call]) -> None:
+        protocol = stream.protocol
         try:
-            data = channel.encode(frame)
-            if len(data) > MOST_BYTES and len(frame) > 1:
+            data = protocol.encode(frame)
+            if len(data) > MAX_BYTES and len(frame) > 1:
                 raise ValueError("too much for one frame")
-        except Exception as error:  # whatever a program may have given us to encode
+        except Exception as error:  # a program's value may fail to encode in any way
             if len(frame) > 1:
                 half = len(frame) // 2
-                self._transmit_frame(session, frame[:half])
-                self._transmit_frame(session, frame[half:])
+                self._transmit_frame(stream, frame[:half])
+                self._transmit_frame(stream, frame[half:])
             elif isinstance(error, KvdError):
                 frame[0].refused(error)
                 frame[0].finish()
             elif not frame[0].waiter.done():
                 frame[0].waiter.set_exception(error)
             return
-        channel.waiting.append(frame)
-        session.transport.write(data)
+        protocol.pending.append(frame)
+        stream.transport.write(data)
 
-    # ------------------------------------------------------------------ what comes of it
+    # ------------------------------------------------------------------ replies, and the end of the connection
 
-    def answered(self, session: Session, frames: Sequence[tuple[Any, object]]) -> None:
-        """Frames have their replies."""
+    def answered(self, stream: AsyncStream, frames: Sequence[tuple[Any, object]]) -> None:
+        """Take frames with their replies."""
         again: list[Call] = []
         for frame, reply in frames:
             if type(reply) is dict and len(frame) > 1:
-                # Something in it was refused, and so everything with it: nothing ran. Each alone, then.
+                # The daemon refused one of the calls, and so the whole frame, and ran none. Send each of them alone.
                 for call in frame:
                     if not call.waiter.done():
-                        self._transmit_frame(session, [call])
+                        self._transmit_frame(stream, [call])
                 continue
-            settle(frame, reply)
+            dispatch(frame, reply)
             for call in frame:
                 if call.done:
                     call.finish()
                 else:
                     again.append(call)
-        self._again(again)
+        self._send_again(again)
 
-    def lost(self, session: Session, reason: str) -> None:
-        """The connection has ended, for better or worse. What waits there is sent again, or ends."""
-        if self._session is session:
-            self._session = None
-        self._detach(session.channel)
+    def lost(self, stream: AsyncStream, reason: str) -> None:
+        """Send the calls of an ended connection again, or end them."""
+        if self._stream is stream:
+            self._stream = None
+        self._detach_near_cache(stream.protocol)
         again: list[Call] = []
-        for frame in session.channel.waiting:
+        for frame in stream.protocol.pending:
             for call in frame:
                 assert isinstance(call, Call)
                 if call.waiter.done():
                     continue
-                if session.failure is not None:
-                    call.protocol_broken(session.failure)
-                elif not session.channel.finished:
-                    call.lost(session.address, reason, fresh=not session.heard)
+                if stream.failure is not None:
+                    call.protocol_broken(stream.failure)
+                elif not stream.protocol.shutting_down:
+                    call.lost(stream.address, reason, fresh=not stream.has_answered)
                 if call.done:
                     call.finish()
                 else:
                     again.append(call)
-        session.channel.waiting.clear()
-        self._again(again)
+        stream.protocol.pending.clear()
+        self._send_again(again)
 
-    def _again(self, calls: list[Call]) -> None:
+    def resume(self) -> None:
+        """Send the queued calls: the stream is writable again."""
+        self._send_again([])
+
+    def _send_again(self, calls: list[Call]) -> None:
         if calls or self._queue:
-            self._queue[:0] = calls  # they were asked for first
-            if not self._flush_due:
-                self._flush_due = True
+            self._queue[:0] = calls  # they are the oldest
+            if not self._flush_scheduled:
+                self._flush_scheduled = True
                 self.loop.call_soon(self._flush)
 
     def _under_way(self) -> list[Call]:
-        session = self._session
-        frames = () if session is None else session.channel.waiting
+        stream = self._stream
+        frames = () if stream is None else stream.protocol.pending
         sent = [call for frame in frames for call in frame if isinstance(call, Call)]
         return [call for call in (*sent, *self._queue) if not call.waiter.done()]
 
     def _time_out(self) -> None:
-        """End the calls whose time is over; look again when that of the next one is."""
+        """End the calls that are past their deadline; set the timer for the next one."""
         self._timer = None
-        now, session = self.loop.time(), self._session
+        now, stream = self.loop.time(), self._stream
         waiting = self._under_way()
         late = [call for call in waiting if call.deadline is not None and call.deadline <= now]
-        address = (session.address if session is not None else self._address) or "the daemon"
-        sent = {id(call) for frame in session.channel.waiting for call in frame} if session is not None else set()
+        address = (stream.address if stream is not None else self._settings.address) or "the daemon"
+        sent = {id(call) for frame in stream.protocol.pending for call in frame} if stream is not None else set()
         for call in late:
-            call.timed_out(address, self._timeout, sent=id(call) in sent)
+            call.timed_out(address, self._settings.timeout, sent=id(call) in sent)
             call.finish()
-        if session is not None and late:
-            session.timed_out()
-        following = [call.deadline for call in waiting if not call.done and call.deadline is not None]
-        if following:
-            self._timer = self.loop.call_at(min(following), self._time_out)
+        if stream is not None and late:
+            stream.on_timeout()
+        deadlines = [call.deadline for call in waiting if not call.done and call.deadline is not None]
+        if deadlines:
+            self._timer = self.loop.call_at(min(deadlines), self._time_out)
 
     # ------------------------------------------------------------------ the connection
 
     async def _open(self) -> None:
-        """Connect, and let out what waits for it, or tell it that there is no daemon."""
+        """Connect, and send the queued calls, or end them with the reason why there is no connection."""
         try:
-            self._session = await self._connect()
+            self._stream = await self._connect()
         except KvdError as error:
             waiting, self._queue = self._queue, []
             for call in waiting:
@@ -272,64 +264,65 @@ class AsyncLink:
         if self._queue:
             self._flush()
 
-    async def _connect(self) -> Session:
-        """A session that has been greeted. Raises Unavailable and its like."""
-        # Found and connected to as by the blocking client; in a thread, as a name server may have to be asked.
-        channel = ClientProtocol(self._codec, self._knowledge)
-        found = await self.loop.run_in_executor(None, self._open_connection, channel)
-        address = found.address
-        descriptor, unix = found.detach()
+    async def _connect(self) -> AsyncStream:
+        """Return a stream on which the daemon has answered hello. Raises Unavailable and the like."""
+        settings = self._settings
+        # The blocking client's code finds the daemon and connects; in a thread, because name servers may be slow.
+        protocol = ClientProtocol(settings.codec, self._store_view)
+        blocking_stream = await self.loop.run_in_executor(None, self._open_blocking, protocol)
+        address = blocking_stream.address
+        descriptor, is_unix = blocking_stream.detach()
         connected = socket.socket(fileno=descriptor)
         connected.setblocking(False)
-        session = Session(self, channel, address)
-        create: Any = self.loop.create_unix_connection if unix else self.loop.create_connection
+        stream = AsyncStream(self, protocol, address)
+        create: Any = self.loop.create_unix_connection if is_unix else self.loop.create_connection
         try:
-            async with asyncio.timeout(self._timeout):
-                await create(lambda: session, sock=connected, **tls_options(address, self._tls))
+            async with asyncio.timeout(settings.timeout):
+                await create(lambda: stream, sock=connected, **tls_options(address, settings.tls))
         except TimeoutError:
             raise Unavailable(f"no answer from {address} in time", [address]) from None
         except OSError as error:  # of TLS
             raise Unavailable(f"no daemon at {address} ({error.strerror or error})", [address]) from None
         try:
-            if not channel.said_hello:
-                session.transport.write(channel.hello(self._token_for(address)))
-            elif channel.store_id is not None:
-                session.greeted.set()
-            async with asyncio.timeout(self._timeout):
-                await session.greeted.wait()
+            if not protocol.hello_sent:
+                stream.transport.write(protocol.hello(settings.token_for(address)))
+            elif protocol.store_id is not None:
+                stream.greeted.set()
+            async with asyncio.timeout(settings.timeout):
+                await stream.greeted.wait()
         except TimeoutError:
-            session.transport.abort()
+            stream.transport.abort()
             raise Unavailable(f"no answer from {address} in time", [address]) from None
         except BaseException:
-            session.transport.abort()
+            stream.transport.abort()
             raise
-        if session.channel.refusal is not None or session.failure is not None:
-            session.transport.abort()
-            raise session.channel.refusal or session.failure or AssertionError
-        if session.channel.store_id is None or session.transport.is_closing():
+        if protocol.refusal is not None or stream.failure is not None:
+            stream.transport.abort()
+            raise protocol.refusal or stream.failure or AssertionError
+        if protocol.store_id is None or stream.transport.is_closing():
             raise Unavailable(f"{address} closed the connection", [address])
         if self._near_cache is not None:
-            self._near_cache.attach(channel)
-        return session
+            self._near_cache.attach(protocol)
+        return stream
 
-    def _open_connection(self, channel: ClientProtocol) -> Connection:
-        """Connect, and attach the near cache, if there is to be one. Raises Unavailable and its like."""
-        deadline = Deadline(self._timeout)
-        connection = open_connection(self._address, deadline, shake_hands=False)
+    def _open_blocking(self, protocol: ClientProtocol) -> Stream:
+        """Connect, and attach the near cache, if the client has one. Raises Unavailable and the like."""
+        deadline = Deadline(self._settings.timeout)
+        stream = open_stream(self._settings.address, deadline, shake_hands=False)
         if self._near_cache is not None:
             from kv.near_cache.attach import attach
 
-            attach(self._near_cache, connection, channel, deadline)
-        return connection
+            attach(self._near_cache, stream, protocol, deadline)
+        return stream
 
-    def _detach(self, channel: ClientProtocol) -> None:
-        """Nobody renews what the near cache has of this connection, if it has anything."""
+    def _detach_near_cache(self, protocol: ClientProtocol) -> None:
+        """Forget the near cache's entries of this connection: the server notes their changes no longer."""
         if self._near_cache is not None:
-            self._near_cache.detach(channel)
+            self._near_cache.detach(protocol)
 
 
 def tls_options(address: str, tls: TlsFiles | None) -> dict[str, Any]:
-    """What asyncio has to be told to shake hands. Raises KvdError."""
+    """Return the options with which asyncio makes the TLS handshake. Raises KvdError."""
     if not address.startswith("tls://"):
         return {}
     from kv.blocking.tls import context
@@ -338,91 +331,86 @@ def tls_options(address: str, tls: TlsFiles | None) -> dict[str, Any]:
     return {"ssl": context(tls), "server_hostname": host}
 
 
-class Session(asyncio.Protocol):
-    """One connection, as the loop sees it."""
+class AsyncStream(asyncio.Protocol):
+    """One connection, as the event loop sees it."""
 
     transport: asyncio.Transport
 
-    def __init__(self, link: AsyncLink, channel: ClientProtocol, address: str) -> None:
-        self._link = link
-        self.channel = channel
+    def __init__(self, connection: AsyncConnection, protocol: ClientProtocol, address: str) -> None:
+        self._connection = connection
+        self.protocol = protocol
         self.address = address
         self.greeted = asyncio.Event()
         self.ended = asyncio.Event()
-        self.heard = False  # whether anything was answered but hello
+        self.has_answered = False  # whether the daemon has answered any frame but hello
         self.failure: ProtocolError | None = None
-        self._blocked = False
-        self._silent = False
-
-    @property
-    def ready(self) -> bool:
-        """Whether it takes frames now."""
-        return not self._blocked
+        self.is_writable = True
+        self._silent = False  # whether the daemon has sent nothing since a call timed out
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport  # type: ignore[assignment]
-        _open.add(self)
+        _open_streams.add(self)
 
     def data_received(self, data: bytes) -> None:
         self._silent = False
         answered: list[tuple[Frame, Any]] = []
         failure = None
         try:
-            self.channel.receive(data, answered)
+            self.protocol.receive(data, answered)
         except ProtocolError as error:
             failure = error
-        if not self.greeted.is_set() and (self.channel.store_id is not None or self.channel.refusal is not None):
+        if not self.greeted.is_set() and (self.protocol.store_id is not None or self.protocol.refusal is not None):
             self.greeted.set()
         if answered:
-            self.heard = True
-            self._link.answered(self, answered)
-        if failure is not None or self.channel.finished:
+            self.has_answered = True
+            self._connection.answered(self, answered)
+        if failure is not None or self.protocol.shutting_down:
             self._give_up(failure)
 
     def _give_up(self, failure: ProtocolError | None) -> None:
-        """Leave the connection: what waits is told why, or sent again."""
+        """Close the connection; its calls are sent again, or end with ``failure``."""
         self.failure = failure
         self.transport.abort()
         self.greeted.set()
-        self._link.lost(self, "")
+        self._connection.lost(self, "")
 
-    def timed_out(self) -> None:
-        """Calls have timed out. A Unix socket cannot be dead without saying so; on TCP the way may be gone."""
+    def on_timeout(self) -> None:
+        """Note that calls have timed out. A Unix socket always reports its end; on TCP the way may be gone."""
         if self._silent and is_network(self.address):
             self.transport.abort()
         self._silent = True
 
     def pause_writing(self) -> None:
-        self._blocked = True
+        self.is_writable = False
 
     def resume_writing(self) -> None:
-        self._blocked = False
-        self._link._again([])
+        self.is_writable = True
+        self._connection.resume()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        _open.discard(self)
+        _open_streams.discard(self)
         self.greeted.set()
         self.ended.set()
-        self._link.lost(self, str(exc or ""))
+        self._connection.lost(self, str(exc or ""))
 
 
-# All sessions of this process, for its forked children.
-_open: WeakSet[Session] = WeakSet()
+# All streams of this process, for its forked children.
+_open_streams: WeakSet[AsyncStream] = WeakSet()
 
 
 def _close_all() -> None:
-    """In a forked child: give back its copies of the connections, so that the daemon sees it when the parent goes.
+    """Release a forked child's copies of the connections, so that the daemon sees when the parent closes its own.
 
-    The numbers are not closed but pointed elsewhere: the parent's loop, of which the child has a copy, knows them, and
-    must not close what the child opens under the same number.
+    The descriptors are not closed but redirected: the child has a copy of the parent's loop, which knows their numbers
+    and must not close a file that the child opens under the same number.
     """
-    for session in list(_open):
-        descriptor = session.transport.get_extra_info("socket").fileno()
+    for stream in list(_open_streams):
+        descriptor = stream.transport.get_extra_info("socket").fileno()
         if descriptor >= 0:
-            nowhere = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-            os.dup2(nowhere, descriptor, inheritable=False)
-            os.close(nowhere)
-    _open.clear()
+            null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+            os.dup2(null, descriptor, inheritable=False)
+            os.close(null)
+    _open_streams.clear()
 
 
 os.register_at_fork(after_in_child=_close_all)

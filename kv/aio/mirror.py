@@ -1,4 +1,4 @@
-"""The asyncio client's mirrors; what they hold is ``mirrors.py``'s business."""
+"""The asyncio client's mirrors: a task keeps the values of ``kv/api/mirrors.py`` current."""
 
 from __future__ import annotations
 
@@ -6,53 +6,56 @@ import asyncio
 from typing import TYPE_CHECKING, Self
 
 from kv.aio.watch import AsyncWatch
-from kv.blocking.mirror import AGAIN_S, MirrorState, left, until_then
-from kv.blocking.watch import ELSEWHERE
+from kv.api.mirrors import LOG_RETRY_S, MirrorState, deadline_after, remaining_s
+from kv.api.watches import NO_SUCH_VERSION
 from kv.errors import SnapshotGone
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable
     from types import TracebackType
 
-    from kv.aio import AsyncClient
+    from kv.api.settings import ClientSettings
+    from kv.results import Commit
 
 
 class AsyncMirror(MirrorState):
     """As Mirror, within ``async with``: kept current by a task. Reads are not awaited."""
 
-    def __init__(self, client: AsyncClient, prefix: str = "") -> None:
+    def __init__(self, settings: ClientSettings, log: Callable[[int], AsyncIterator[Commit]], prefix: str = "") -> None:
         super().__init__(prefix)
-        self._client = client
-        self._watch = AsyncWatch(client, prefix, ELSEWHERE, self._apply)
-        self._next = asyncio.Event()  # set, and another put in its place, when something has come
+        self._log = log
+        self._timeout = settings.timeout
+        self._watch = AsyncWatch(settings, prefix, NO_SUCH_VERSION, self._apply)
+        self._changed = asyncio.Event()  # set at the next change, and then replaced by a new one
         self._task: asyncio.Task[None] | None = None
 
     async def _follow(self) -> None:
         try:
             async for _ in self._watch:
-                self._tell()
+                self._notify()
         except Exception as error:
             self._failure = error
-            self._tell()
+            self._notify()
 
-    def _tell(self) -> None:
-        came, self._next = self._next, asyncio.Event()
-        came.set()
+    def _notify(self) -> None:
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
 
     async def wait_for(self, version: int, timeout: float | None = None) -> None:
         """As Mirror.wait_for."""
-        until = until_then(timeout)
+        deadline = deadline_after(timeout)
         self._check()
         while (since := self._position(self._watch)) < version:
             try:
-                commits = [commit async for commit in self._client.log(since)]
-            except SnapshotGone:  # far behind: more has to come first, or everything anew
-                await self._wait(lambda since=since: self._position(self._watch) > since, left(until, AGAIN_S))  # type: ignore[misc]
-                if left(until, 1.0) == 0:
+                commits = [commit async for commit in self._log(since)]
+            except SnapshotGone:  # far out of date: more changes must come first, or a resync
+                remaining = remaining_s(deadline, LOG_RETRY_S)
+                await self._wait(lambda since=since: self._position(self._watch) > since, remaining)  # type: ignore[misc]
+                if remaining_s(deadline, 1.0) == 0:
                     raise self._too_late(version) from None
                 continue
             last = self._last_concerning(commits, version)
-            if not await self._wait(lambda last=last: self._position(self._watch) >= last, left(until)):  # type: ignore[misc]
+            if not await self._wait(lambda last=last: self._position(self._watch) >= last, remaining_s(deadline)):  # type: ignore[misc]
                 raise self._too_late(version)
             return
 
@@ -60,14 +63,14 @@ class AsyncMirror(MirrorState):
         try:
             async with asyncio.timeout(timeout):
                 while not condition() and self._failure is None:
-                    await self._next.wait()
+                    await self._changed.wait()
         except TimeoutError:
             pass
         self._check()
         return condition()
 
     async def close(self) -> None:
-        """End it. What it had can still be read."""
+        """End the mirror. Its values can still be read."""
         await self._watch.close()
         if self._task is not None:
             self._task.cancel()
@@ -77,7 +80,7 @@ class AsyncMirror(MirrorState):
         await self._watch.__aenter__()
         self._task = asyncio.create_task(self._follow())
         try:
-            if not await self._wait(lambda: self._is_whole, self._client._timeout):
+            if not await self._wait(lambda: self._is_complete, self._timeout):
                 raise self._too_late(0)
         except BaseException:
             await self.close()

@@ -1,4 +1,4 @@
-"""The asyncio client's watches; what they are told is ``watches.py``'s business."""
+"""The asyncio client's watches: the feed of ``kv/api/watches.py`` on a connection of its own."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Self
 
 from kv.aio.connection import tls_options
 from kv.api.methods import Asynchronous
-from kv.blocking.stream import Deadline, open_connection
-from kv.blocking.watch import FIRST_PAUSE_S, MAX_PAUSE_S, WatchState, over
+from kv.api.watches import FIRST_PAUSE_S, MAX_PAUSE_S, WatchState
+from kv.blocking.stream import Deadline, open_stream
 from kv.errors import ConnectionLost, KvdError, Unavailable
-from kv.wire.exchange import StoreView
-from kv.wire.protocol import ClientProtocol
+from kv.wire.protocol import ClientProtocol, StoreView
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -28,10 +27,11 @@ class AsyncWatch(WatchState, Asynchronous):
 
     _reader: asyncio.StreamReader | None = None
     _writer: asyncio.StreamWriter | None = None
-    _channel: ClientProtocol | None = None
+    _protocol: ClientProtocol | None = None
+    _reopen_deadline: Deadline | None = None  # until when the daemon may come back, over all waits
 
     async def wait(self, timeout: float | None = None) -> Change | None:  # as the blocking one
-        """The next change; None if there is none within ``timeout`` seconds (None: wait for ever), or it was closed."""
+        """Return the next change; None if none comes within ``timeout`` seconds (None: no limit), or after close()."""
         self._check_process()
         if (change := self._feed.hand_out()) is not None:
             return change
@@ -44,7 +44,7 @@ class AsyncWatch(WatchState, Asynchronous):
         return change
 
     def abandon(self) -> None:
-        """Close the connection without waiting for it."""
+        """Close the connection without waiting for its end."""
         self._closed = True
         if self._writer is not None and not self._forked:
             self._writer.transport.abort()
@@ -76,57 +76,57 @@ class AsyncWatch(WatchState, Asynchronous):
     # ------------------------------------------------------------------ the connection
 
     async def _receive(self) -> None:
-        if self._reader is None or self._channel is None:
-            await (self._open() if self._patience is None else self._reopen())
+        if self._reader is None or self._protocol is None:
+            await (self._open() if self._reopen_deadline is None else self._reopen())
             return
         try:
             data = await self._reader.read(_READ_BYTES)
             if not data:
                 raise EOFError
-            self._feed.receive(self._channel, data)
+            self._feed.receive(self._protocol, data)
         except (OSError, EOFError, Unavailable):
             if not self._closed:
                 await self._reopen()
 
     async def _reopen(self) -> None:
         """Connect again, for as long as the client's timeout."""
-        patience = self._patience = self._patience or Deadline(self._client._timeout)
+        reopen_deadline = self._reopen_deadline = self._reopen_deadline or Deadline(self._settings.timeout)
         pause_s = FIRST_PAUSE_S
         while True:
-            self._reader = None  # cancelled in here, the next wait goes on with it
+            self._reader = None  # if this is cancelled, the next wait continues here
             try:
                 await self._open()
             except KvdError as error:
-                if not error.retryable or over(patience):
+                if not error.retryable or reopen_deadline.is_over:
                     raise
             else:
-                self._patience = None
+                self._reopen_deadline = None
                 return
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, MAX_PAUSE_S)
 
     async def _open(self) -> None:
-        """Connect, and ask for the feed. Raises KvdError."""
-        client = self._client
+        """Connect, and request the feed. Raises KvdError."""
+        settings = self._settings
         loop = asyncio.get_running_loop()
         if self._writer is not None:
             self._writer.transport.abort()
-        opened = partial(open_connection, client._address, Deadline(client._timeout), shake_hands=False)
-        found = await loop.run_in_executor(None, opened)
-        address = found.address
-        descriptor, unix = found.detach()
-        connect = asyncio.open_unix_connection if unix else asyncio.open_connection
+        open_blocking = partial(open_stream, settings.address, Deadline(settings.timeout), shake_hands=False)
+        stream = await loop.run_in_executor(None, open_blocking)
+        address = stream.address
+        descriptor, is_unix = stream.detach()
+        connect = asyncio.open_unix_connection if is_unix else asyncio.open_connection
         connected = socket.socket(fileno=descriptor)
         try:
-            async with asyncio.timeout(client._timeout):
-                options = tls_options(address, client._tls)
+            async with asyncio.timeout(settings.timeout):
+                options = tls_options(address, settings.tls)
                 reader, self._writer = await connect(sock=connected, **options)
-        except OSError as error:  # of TLS, or the time was over
+        except OSError as error:  # of TLS, or a TimeoutError
             raise Unavailable(f"no daemon at {address} ({error.strerror or error})", [address]) from None
-        channel = self._channel = ClientProtocol(client._codec, StoreView())
+        protocol = self._protocol = ClientProtocol(settings.codec, StoreView())
         try:
-            async with asyncio.timeout(client._timeout):
-                await self._begin(reader, self._writer, channel, client._token_for(address))
+            async with asyncio.timeout(settings.timeout):
+                await self._begin(reader, self._writer, protocol, settings.token_for(address))
         except TimeoutError:
             raise Unavailable(f"no answer from {address} in time", [address]) from None
         except (OSError, EOFError) as error:
@@ -134,19 +134,19 @@ class AsyncWatch(WatchState, Asynchronous):
         self._reader = reader
 
     async def _begin(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, channel: ClientProtocol, token: str | None
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, protocol: ClientProtocol, token: str | None
     ) -> None:
-        opening = self._feed.opening(channel, token)
+        opening = self._feed.opening(protocol, token)
         try:
-            sent = next(opening)
+            output = next(opening)
             while True:
-                if sent:
-                    writer.write(sent)
-                    sent = next(opening)
+                if output:
+                    writer.write(output)
+                    output = next(opening)
                 else:
                     data = await reader.read(_READ_BYTES)
                     if not data:
                         raise EOFError
-                    sent = opening.send(data)
+                    output = opening.send(data)
         except StopIteration:
             return

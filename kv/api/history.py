@@ -1,12 +1,12 @@
-"""The past: the versions of a key, the log of commits, and going back to what was.
+"""The past: the versions of a key, the log of commits, and going back to an earlier state.
 
-Going back is an ordinary commit that validates what it read, so it never overwrites what somebody has just written,
-and shows in the log like any other.
+Going back is an ordinary commit that validates what it read. So it never overwrites a concurrent write, and it is in
+the log like any other commit.
 """
 
 from __future__ import annotations
 
-from kv.api.procedures import YieldItem, ask, send
+from kv.api.procedures import YieldItems, ask, send
 from kv.errors import Conflict, SnapshotGone
 from kv.wire import operations
 from kv.wire.exchange import Exchange
@@ -28,9 +28,9 @@ class Plan:
         self.store_id = store_id
 
     def carry_out(self) -> Procedure[int]:
-        """Make the commit; its version."""
-        how = operations.write_options(keep_ttl=True)
-        version: int = yield from ask(operations.commit(self.writes, self.reads, (), None, how), self.store_id)
+        """Make the commit; return its version."""
+        options = operations.write_options(keep_ttl=True)
+        version: int = yield from ask(operations.commit(self.writes, self.reads, (), None, options), self.store_id)
         return version
 
 
@@ -48,18 +48,18 @@ def history(key: str, limit: int | None) -> Pages[Version]:
     before: int | None = None
     while limit is None or limit > 0:
         page = _PAGE_VERSIONS if limit is None else min(limit, _PAGE_VERSIONS)
-        delivery: Exchange = yield Exchange((operations.history(key, page, before),))
-        versions: list[Version] = delivery.result()
+        exchange: Exchange = yield Exchange((operations.history(key, page, before),))
+        versions: list[Version] = exchange.result()
         if not versions:
             return
-        yield YieldItem(versions)
+        yield YieldItems(versions)
         before = versions[-1].version
         if limit is not None:
             limit -= len(versions)
 
 
 def log(since: int | None, limit: int | None) -> Pages[Commit]:
-    """The commits behind ``since``, oldest first; or the newest ``limit`` of them."""
+    """The commits after ``since``, oldest first; or the newest ``limit`` of them."""
     if since is None and limit is not None:
         yield from _newest(limit)
         return
@@ -67,65 +67,67 @@ def log(since: int | None, limit: int | None) -> Pages[Commit]:
     following = 0 if since is None else since + 1
     while limit is None or limit > 0:
         page = _PAGE_VERSIONS if limit is None else min(limit, _PAGE_VERSIONS)
-        # Up to what is the newest at the beginning: while others write there would be no end.
-        delivery: Exchange = yield Exchange((operations.log(following, page), operations.version()))
+        # It ends at the commit that is the newest at the beginning; concurrent writers would keep it going for ever.
+        exchange: Exchange = yield Exchange((operations.log(following, page), operations.version()))
         try:
-            commits: list[Commit] = delivery.result(0)
+            commits: list[Commit] = exchange.result(0)
         except SnapshotGone as gone:
             oldest = gone.fields.get("oldest_readable")
             if since is not None or not isinstance(oldest, int) or following > oldest:
                 raise
-            following = oldest + 1  # all that are known
+            following = oldest + 1  # the oldest commit that is still known
             continue
-        newest = delivery.result(1) if newest is None else newest
-        told = [commit for commit in commits if commit.version <= newest]
-        if not told:
+        newest = exchange.result(1) if newest is None else newest
+        commits = [commit for commit in commits if commit.version <= newest]
+        if not commits:
             return
-        yield YieldItem(told)
-        following = told[-1].version + 1
+        yield YieldItems(commits)
+        following = commits[-1].version + 1
         if limit is not None:
-            limit -= len(told)
+            limit -= len(commits)
 
 
 def _newest(limit: int) -> Pages[Commit]:
-    """The newest commits. A page holds at most so many, so that more are found from the front."""
+    """The newest commits, in one page: the daemon's limit of a page is also the limit here."""
     if limit <= 0:
         return
-    delivery: Exchange = yield Exchange((operations.log(None, min(limit, operations.MAX_A_PAGE)),))
-    yield YieldItem(delivery.result())
+    exchange: Exchange = yield Exchange((operations.log(None, min(limit, operations.MAX_PAGE_SIZE)),))
+    yield YieldItems(exchange.result())
 
 
 # ---------------------------------------------------------------------- going back
 
 
 def plan_rollback(keys: list[str], to: int) -> Procedure[Plan]:
-    """What makes ``keys`` what they were at version ``to``."""
-    delivery = yield from send(operations.fetch(keys, to), operations.fetch(keys, None))
-    then, now = delivery.result(0), delivery.result(1)
+    """Plan to restore ``keys`` to what they were at version ``to``."""
+    exchange = yield from send(operations.fetch(keys, to), operations.fetch(keys, None))
+    then, now = exchange.result(0), exchange.result(1)
     writes = {key: then[key].value for key in keys if then[key].version != now[key].version}
     reads = {key: now[key].version for key in keys}
-    return Plan(writes, reads, _store_of(delivery))
+    return Plan(writes, reads, _store_of(exchange))
 
 
 def rollback(keys: list[str], to: int) -> Procedure[int]:
-    """Make ``keys`` what they were at version ``to``."""
+    """Restore ``keys`` to what they were at version ``to``; return the version of the commit."""
     plan = yield from plan_rollback(keys, to)
     version = yield from plan.carry_out()
     return version
 
 
 def plan_revert(version: int) -> Procedure[Plan]:
-    """What undoes the commit that made ``version``, if nothing that it wrote has changed since."""
-    delivery = yield from send(operations.log(version, 1))
-    commits: list[Commit] = delivery.result()
+    """Plan to undo the commit that made ``version``, if nothing that it wrote has changed since."""
+    exchange = yield from send(operations.log(version, 1))
+    commits: list[Commit] = exchange.result()
     if not commits or commits[0].version != version:
         raise SnapshotGone(f"there is no commit with version {version}; see the log", "snapshot_gone")
-    keys, store_id = commits[0].keys, _store_of(delivery)
-    last = [operations.history(key, 1, None) for key in keys]
-    delivery = yield from send(operations.fetch(keys, version - 1), *last, store_id=store_id)
-    before = delivery.result(0)
-    newest: dict[str, Version] = {key: delivery.result(1 + number)[0] for number, key in enumerate(keys)}
-    changed = [[key, version, v.version, v.time, _wire(v)] for key, v in newest.items() if v.version != version]
+    keys, store_id = commits[0].keys, _store_of(exchange)
+    histories = [operations.history(key, 1, None) for key in keys]
+    exchange = yield from send(operations.fetch(keys, version - 1), *histories, store_id=store_id)
+    before = exchange.result(0)
+    newest: dict[str, Version] = {key: exchange.result(1 + number)[0] for number, key in enumerate(keys)}
+    changed = [
+        [key, version, v.version, v.time, _author_fields(v)] for key, v in newest.items() if v.version != version
+    ]
     if changed:
         text = f"{changed[0][0]!r} has changed since version {version}; nothing was undone"
         raise Conflict(text, "conflict", {"conflicts": changed[:100]})
@@ -134,16 +136,17 @@ def plan_revert(version: int) -> Procedure[Plan]:
 
 
 def revert(version: int) -> Procedure[int]:
-    """Undo the commit that made ``version``."""
+    """Undo the commit that made ``version``; return the version of the new commit."""
     plan = yield from plan_revert(version)
-    made = yield from plan.carry_out()
-    return made
+    new_version = yield from plan.carry_out()
+    return new_version
 
 
-def _wire(version: Version) -> list[object] | None:
-    who = version.author
-    return None if who is None else [who.uid, who.pid, who.name]
+def _author_fields(version: Version) -> list[object] | None:
+    """Return a version's author as the wire has it."""
+    author = version.author
+    return None if author is None else [author.uid, author.pid, author.name]
 
 
-def _store_of(delivery: Exchange) -> str | None:
-    return delivery.channel.store_id if delivery.channel is not None else None
+def _store_of(exchange: Exchange) -> str | None:
+    return exchange.protocol.store_id if exchange.protocol is not None else None

@@ -1,15 +1,16 @@
-"""Locks: fair, and released by whatever ends their holder.
+"""Locks: fair, and released by anything that ends their holder.
 
 Each contender writes an ephemeral key of its own below the lock's prefix. The commit's version is its place in the
-queue, and the token that its holder shows to others ("fencing": M. Kleppmann, *How to do distributed locking*, 2016):
+queue. It is also the token that the holder shows to others ("fencing": M. Kleppmann, *How to do distributed locking*,
+2016):
 
         lock/NAME/5f1c…   version 17   ◀── holds the lock
-        lock/NAME/a09e…   version 21       waits for 17 to go
-        lock/NAME/33b7…   version 22       waits for 17 and 21 to go
+        lock/NAME/a09e…   version 21       waits for 17 to be deleted
+        lock/NAME/33b7…   version 22       waits for 17 and 21 to be deleted
 
-Who is ahead of a contender is known when it has come, and only gets less from then on: so it looks once, and then
-watches keys go. A holder that dies takes its connection, and so its key, with it. A forked child does not hold the
-lock: its copies of the descriptors are closed at the fork, so that they do not keep the parent's connection alive.
+The contenders ahead of a new one are known at once, and only become fewer. So a contender scans once, and then watches
+deletions. The key of a holder that dies is deleted when its connection ends. A forked child does not hold the lock: its
+copies of the descriptors are closed at the fork, so that they do not keep the parent's connection open.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import os
 import time
 
 from kv.api.methods import Blocking, procedure
-from kv.api.procedures import Next, ask, send
+from kv.api.procedures import NextChange, ask, send
 from kv.api.scopes import ClientScope, WithBlock
 from kv.errors import CommitUnknown, ConnectionLost, LockLost, TimedOut
 from kv.wire import operations
@@ -35,19 +36,19 @@ if TYPE_CHECKING:
     from kv.wire.protocol import ClientProtocol
 
 _MAX_ATTEMPTS = 5
-# Below it stand those who make a value that others wait for (``Client.cached``).
+# The prefix of the locks of callers that make a value while others wait for it (``Client.cached``).
 MAKING = "making/"
 
 
 def name_for(key: str) -> str:
-    """The name of a lock for ``key``, which may be of any length and have any characters."""
+    """Return the name of a lock for ``key``, which may have any length and any characters."""
     from hashlib import blake2b
 
     return blake2b(key.encode(), digest_size=16).hexdigest()
 
 
 class LockCalls(ClientScope):
-    """A contender for a lock; its holder, within the block."""
+    """A contender for a lock, and its holder within the block."""
 
     _what = "a lock"
 
@@ -65,28 +66,28 @@ class LockCalls(ClientScope):
             raise ValueError(f"a lock's name has no '/' and is not empty, unlike {name!r}")
         self.name = name
         self.token: int | None = None
-        self._place = f"{prefix}{name}/"
+        self._queue_prefix = f"{prefix}{name}/"
         self._ttl = ttl
         self._timeout = timeout
         self._key = ""
-        self._channel: ClientProtocol | None = None
-        self._ends_at: float | None = None
+        self._protocol: ClientProtocol | None = None  # of the connection that keeps the key
+        self._expires_at: float | None = None
 
     # ------------------------------------------------------------------ while it is held
 
     @property
     def held(self) -> bool:
-        """Whether it is held, as far as can be seen from here without asking the daemon."""
-        if self.token is None or self._forked or self._channel is not self._client._channel_now():
+        """Whether the lock is held, as far as the client knows without asking the daemon."""
+        if self.token is None or self._forked or self._protocol is not self._client._current_protocol():
             return False
-        return self._ends_at is None or _now() < self._ends_at
+        return self._expires_at is None or _now() < self._expires_at
 
     @procedure
     def check(self) -> Procedure[int]:
-        """Ask the daemon whether the lock is still held; the token. Raises LockLost."""
+        """Ask the daemon whether the lock is still held; return the token. Raises LockLost."""
         token = self._held_token()
-        delivery = yield from send(operations.ttl([self._key]))
-        if delivery.result()[0] is None or delivery.channel is not self._channel:
+        exchange = yield from send(operations.ttl([self._key]))
+        if exchange.result()[0] is None or exchange.protocol is not self._protocol:
             raise self._lost()
         return token
 
@@ -98,17 +99,17 @@ class LockCalls(ClientScope):
     def _lost(self) -> LockLost:
         return LockLost(f"the lock {self.name!r} is not held any more: its time was over, or its connection ended")
 
-    # ------------------------------------------------------------------ beginning and end
+    # ------------------------------------------------------------------ entering and leaving
 
     def _enter(self) -> Procedure[int]:
         if self.token is not None:
             raise RuntimeError(f"the lock {self.name!r} is held already; it is not reentrant")
-        until = None if self._timeout is None else _now() + self._timeout
+        deadline = None if self._timeout is None else _now() + self._timeout
         for attempt in range(_MAX_ATTEMPTS):
             try:
-                token = yield from self._contend(until)
+                token = yield from self._contend(deadline)
             except CommitUnknown:
-                # The place in the queue has gone with the connection, if it was ever taken.
+                # The key was deleted when the connection ended, if it was ever written.
                 if attempt == _MAX_ATTEMPTS - 1:
                     raise
                 continue
@@ -124,75 +125,74 @@ class LockCalls(ClientScope):
         if self.token is None:
             return
         self.token = None
-        delivery = yield from self._withdraw()
+        exchange = yield from self._withdraw()
         if failed:
             return
-        if delivery.result() == 0:
+        if exchange.result() == 0:
             raise self._lost()
 
     def _withdraw(self) -> Procedure[Exchange]:
-        delivery = yield from send(operations.delete([self._key], True, {}))
-        return delivery
+        exchange = yield from send(operations.delete([self._key], True, {}))
+        return exchange
 
     # ------------------------------------------------------------------ the queue
 
-    def _contend(self, until: float | None) -> Procedure[int | None]:
-        """Take a place in the queue and wait there; the token, or None if the place was lost."""
-        self._key = self._place + os.urandom(8).hex()
-        who = f"pid {os.getpid()}".encode()
-        mine = operations.set_many({self._key: who}, operations.write_options(ephemeral=True))
-        delivery = yield from send(mine, self._contenders(self._place, None))
-        token: int = delivery.result(0)
-        self._channel = delivery.channel
-        items, following = delivery.result(1)
-        if any(item.version > token for item in items):  # others came in between: look again at that very version
-            items, following = yield from ask(self._contenders(self._place, token))
+    def _contend(self, deadline: float | None) -> Procedure[int | None]:
+        """Take a place in the queue and wait there; return the token, or None if the place was lost."""
+        self._key = self._queue_prefix + os.urandom(8).hex()
+        holder = f"pid {os.getpid()}".encode()
+        own_key = operations.set_many({self._key: holder}, operations.write_options(ephemeral=True))
+        exchange = yield from send(own_key, self._contenders(self._queue_prefix, None))
+        token: int = exchange.result(0)
+        self._protocol = exchange.protocol
+        items, following = exchange.result(1)
+        if any(item.version > token for item in items):  # others have come since: look again at that very version
+            items, following = yield from ask(self._contenders(self._queue_prefix, token))
         contenders: list[Item] = list(items)
         while following is not None:
             items, following = yield from ask(self._contenders(following, token))
             contenders += items
         ahead = {item.key for item in contenders if item.version < token}
-        if ahead and not (yield from self._wait(ahead, token, until)):
+        if ahead and not (yield from self._wait(ahead, token, deadline)):
             return None
         if self._ttl is not None and not (yield from self._begin_to_expire()):
             return None
         return token
 
     def _contenders(self, start: str, at: int | None) -> operations.Operation[tuple[list[Item], str | None]]:
-        return operations.scan(start, prefix_end(self._place), 1_000, at, True)
+        return operations.scan(start, prefix_end(self._queue_prefix), 1_000, at, True)
 
-    def _wait(self, ahead: set[str], token: int, until: float | None) -> Procedure[bool]:
-        """Until nobody is ahead any more; false if the place in the queue was lost."""
-        watch = self._client.watch(self._place, since=token)
+    def _wait(self, ahead: set[str], token: int, deadline: float | None) -> Procedure[bool]:
+        """Wait until the keys ``ahead`` are deleted; false if the place in the queue was lost."""
+        watch = self._client.watch(self._queue_prefix, since=token)
         try:
             while ahead:
-                left = None if until is None else max(0.0, until - _now())
-                change: Change | None = yield Next(watch, left)
+                remaining = None if deadline is None else max(0.0, deadline - _now())
+                change: Change | None = yield NextChange(watch, remaining)
                 if change is None:
-                    how = f"was not free within {self._timeout:g} s" if self._timeout else "is not free"
-                    text = f"the lock {self.name!r} {how}"
-                    raise TimedOut(text, writing=False)
+                    reason = f"was not free within {self._timeout:g} s" if self._timeout else "is not free"
+                    raise TimedOut(f"the lock {self.name!r} {reason}", writing=False)
                 if change.resync:
                     ahead &= change.writes.keys()
                 else:
                     ahead -= {key for key, value in change.writes.items() if value is None}
-                gone = change.resync and self._key not in change.writes
-                if gone or change.writes.get(self._key, b"") is None:
+                is_gone = change.resync and self._key not in change.writes
+                if is_gone or change.writes.get(self._key, b"") is None:
                     return False
         finally:
             watch.abandon()
         return True
 
     def _begin_to_expire(self) -> Procedure[bool]:
-        """The time to live begins when the lock is held, not while it is waited for; false if the place was lost."""
+        """Set the time to live, which begins once the lock is held; false if the place in the queue was lost."""
         assert self._ttl is not None
-        self._ends_at = _now() + milliseconds(self._ttl) / 1000
-        found = yield from ask(operations.touch([self._key], self._ttl))
-        return found[0]
+        self._expires_at = _now() + milliseconds(self._ttl) / 1000
+        exist = yield from ask(operations.touch([self._key], self._ttl))
+        return exist[0]
 
 
 class Lock(LockCalls, WithBlock, Blocking):
-    """``with db.lock(name) as token:``; ``held`` and ``check()`` tell inside the block whether it still is.
+    """``with db.lock(name) as token:``. Inside the block, ``held`` and ``check()`` say whether the lock is still held.
 
     Leaving the block raises LockLost if the lock was lost inside.
     """
@@ -203,5 +203,5 @@ class Lock(LockCalls, WithBlock, Blocking):
 
 
 def _now() -> float:
-    """The clock by which keys expire."""
+    """Return the time of the clock by which keys expire."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)

@@ -1,13 +1,24 @@
-"""The methods that all clients have, each declared once, whether it blocks, is awaited, or waits in a pipeline.
+"""The methods of all clients, each declared once, for clients that block, are awaited, or collect calls in a pipeline.
 
-A *call* is a function that returns an operation, and becomes a method that does it; a *procedure* is one that returns
-a generator of steps (``procedures.py``) and becomes a method that goes through them; *pages* are steps that yield
-things to iterate over. What "does it" means is the business of the class they are mixed into:
+How this works, by the example of ``get``:
 
-                    call                   procedure              pages
-    Blocking        → T                    → T                    → Iterator[T]
-    Asynchronous    → Awaitable[T]         → Awaitable[T]         → AsyncIterator[T]
-    Collecting      → Result[T]
+    @call
+    def get(self, key: str) -> Operation[bytes | None]:      says what travels, and does nothing
+        return operations.get(key)
+
+    db.get("cake")       becomes     db._call(operations.get("cake"))     where each class has a ``_call`` of its own
+
+So one declaration gives the blocking client a method that returns ``bytes | None``, the asyncio client one that returns
+an ``Awaitable[bytes | None]``, and a pipeline one that returns a ``Result[bytes | None]``. Which of them a class has is
+said by the marker class that it inherits from. There are three decorators:
+
+    decorator     the function returns                     the class does it with    Blocking      Asynchronous
+    @call         an Operation: one request, one reply     _call                     T             Awaitable[T]
+    @procedure    steps (a generator, procedures.py)       _run_steps                T             Awaitable[T]
+    @pages        steps that yield items                   _iterate                  Iterator[T]   AsyncIterator[T]
+
+Each decorator is written twice below: once for type checkers (and editors), with the types of this table, and once for
+the interpreter, without them.
 """
 
 from __future__ import annotations
@@ -21,8 +32,8 @@ if TYPE_CHECKING:
     from datetime import timedelta
     from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, overload
 
-    from kv.api.pipeline import Result
     from kv.api.procedures import Pages, Procedure
+    from kv.api.result import Result
     from kv.results import Commit, HotKeys, Item, SlowFrame, Version, Versioned
     from kv.wire.operations import Operation, Range
 
@@ -86,7 +97,7 @@ if TYPE_CHECKING:
 else:
 
     class _Declared:
-        """Becomes a method when it is first asked for: the short-lived command needs one of them all."""
+        """Becomes a method at its first use: the short-lived command needs only one of them."""
 
         __slots__ = ("make", "name", "owner")
 
@@ -113,7 +124,7 @@ else:
 
         @staticmethod
         def method(make):  # noqa: ANN001, ANN205
-            return lambda self, *args, **kwargs: self._drive(make(self, *args, **kwargs))
+            return lambda self, *args, **kwargs: self._run_steps(make(self, *args, **kwargs))
 
     class pages(_Declared):  # noqa: N801  # a decorator
         __slots__ = ()
@@ -123,22 +134,22 @@ else:
             return lambda self, *args, **kwargs: self._iterate(make(self, *args, **kwargs))
 
     def _like(method, make):  # noqa: ANN001, ANN202
-        """Have help() show the name, the signature and the text of ``make``, with the type of what one gets."""
+        """Have help() show the name, signature and docstring of ``make``, with the type that callers get."""
         method.__name__, method.__qualname__, method.__doc__ = make.__name__, make.__qualname__, make.__doc__
         method.__module__ = make.__module__
-        of = make.__annotations__.get("return", "")
-        make.__annotations__["return"] = of.partition("[")[2].removesuffix("]")
+        returned = make.__annotations__.get("return", "")
+        make.__annotations__["return"] = returned.partition("[")[2].removesuffix("]")
         method.__wrapped__ = make
         return method
 
 
 class Calls:
-    """What is one request and one reply.
+    """Calls of one request and one reply.
 
-    Keys are strings of 1 byte to 4 KiB of UTF-8, values bytes. Durations are seconds or timedelta. A version is what a
-    commit returns; they rise. Writes take ``ttl`` (the keys expire after so long), ``keep_ttl`` (keys that exist keep
-    the life they have), ``ephemeral`` (the keys are deleted when this client's connection ends) and ``sync`` (whether
-    to wait until the commit is on the disk; None: as the daemon is configured).
+    Keys are strings of 1 byte to 4 KiB of UTF-8, values are bytes. Durations are seconds or timedelta. A commit returns
+    its version; versions rise. Writes take ``ttl`` (the keys expire after this time), ``keep_ttl`` (keys that exist
+    keep the deadline that they have), ``ephemeral`` (the keys are deleted when this client's connection ends) and
+    ``sync`` (whether to wait until the commit is on the disk; None: as the daemon is configured).
     """
 
     @call
@@ -170,7 +181,7 @@ class Calls:
         ephemeral: bool = False,
         sync: bool | None = None,
     ) -> Operation[int]:
-        """Store ``value`` under ``key``; the version of the commit."""
+        """Store ``value`` under ``key``; return the version of the commit."""
         return operations.set_many({key: binary(value)}, write_options(ttl, keep_ttl, ephemeral, sync))
 
     @call
@@ -183,13 +194,13 @@ class Calls:
         ephemeral: bool = False,
         sync: bool | None = None,
     ) -> Operation[int]:
-        """Store all ``entries``, or none of them, in one commit; its version."""
+        """Store all ``entries``, or none of them, in one commit; return its version."""
         checked = {key: binary(value) for key, value in entries.items()}
         return operations.set_many(checked, write_options(ttl, keep_ttl, ephemeral, sync))
 
     @call
     def delete(self, *keys: str, missing_ok: bool = False, sync: bool | None = None) -> Operation[int]:
-        """Delete all ``keys`` in one commit; how many there were.
+        """Delete all ``keys`` in one commit; return how many existed.
 
         Raises NotFound, with nothing deleted, if one does not exist, unless ``missing_ok``.
         """
@@ -199,9 +210,9 @@ class Calls:
     def increment(
         self, key: str, by: int = 1, *, ttl: Ttl = None, keep_ttl: bool = False, sync: bool | None = None
     ) -> Operation[int]:
-        """Add ``by`` to the decimal number under ``key`` (0 if absent); the new number. Never conflicts.
+        """Add ``by`` to the decimal number under ``key`` (0 if absent); return the new number. Never conflicts.
 
-        The key keeps its life, unless ``ttl`` is given without ``keep_ttl``; with both, ``ttl`` is for a new key.
+        The key keeps its deadline, unless ``ttl`` is given without ``keep_ttl``; with both, ``ttl`` is for a new key.
         Raises NotANumber.
         """
         return operations.increment(key, by, write_options(ttl, keep_ttl, sync=sync))
@@ -218,12 +229,12 @@ class Calls:
         ephemeral: bool = False,
         sync: bool | None = None,
     ) -> Operation[int]:
-        """Store ``value`` (None: delete) if ``key`` still has the ``version`` that fetch told (0: is absent).
+        """Store ``value`` (None: delete) if ``key`` still has the ``version`` that fetch returned (0: is absent).
 
-        The version of the commit. Raises Conflict.
+        Returns the version of the commit. Raises Conflict.
         """
-        how = write_options(ttl, keep_ttl, ephemeral, sync)
-        return operations.commit({key: value}, {key: version}, (), None, how)
+        options = write_options(ttl, keep_ttl, ephemeral, sync)
+        return operations.commit({key: value}, {key: version}, (), None, options)
 
     @call
     def commit(
@@ -238,21 +249,21 @@ class Calls:
         ephemeral: bool = False,
         sync: bool | None = None,
     ) -> Operation[int]:
-        """Make ``writes`` (None deletes) in one commit, if what was read is still so; its version.
+        """Make ``writes`` (None deletes) in one commit, if nothing that was read has changed; return its version.
 
-        ``reads``: each key with the version seen, 0 for absent. ``ranges``: pairs of start and end (None: no end), in
-        which nothing may have changed since version ``snapshot``. Raises Conflict. See transaction().
+        ``reads``: each key with the version that was read, 0 for absent. ``ranges``: pairs of start and end (None: no
+        end), in which nothing may have changed since version ``snapshot``. Raises Conflict. See transaction().
         """
         return operations.commit(writes, reads, ranges, snapshot, write_options(ttl, keep_ttl, ephemeral, sync))
 
     @call
     def touch(self, *keys: str, ttl: Ttl) -> Operation[list[bool]]:
-        """Have ``keys`` live for ``ttl`` from now on (None: without end), in one commit; whether each exists."""
+        """Have ``keys`` live for ``ttl`` from now on (None: without end), in one commit; return whether each exists."""
         return operations.touch(list(keys), ttl)
 
     @call
     def ttl(self, *keys: str) -> Operation[list[float | None]]:
-        """How many seconds ``keys`` have still to live: math.inf without an end, None if absent."""
+        """How many seconds each of ``keys`` still lives: math.inf without an end, None if absent."""
         return operations.ttl(list(keys))
 
     @call
@@ -267,7 +278,7 @@ class Calls:
 
     @call
     def ping(self) -> Operation[bool]:
-        """True, if the daemon answers."""
+        """Return True if the daemon answers."""
         return operations.ping()
 
     @call
@@ -277,54 +288,71 @@ class Calls:
 
     @call
     def exposition(self) -> Operation[str]:
-        """Everything that the daemon measures, in Prometheus' text format. Raises Refused if it cannot."""
+        """All that the daemon measures, in Prometheus' text format. Raises Refused if the daemon cannot."""
         return operations.exposition()
 
     @call
     def status(self) -> Operation[dict[str, str | int]]:
-        """What the daemon tells about itself, by name."""
+        """What the daemon says about itself, by name."""
         return operations.status()
 
     @call
     def slow_log(self, *, limit: int = 20, reset: bool = False) -> Operation[list[SlowFrame]]:
-        """What held the daemon for long, the newest first; with ``reset`` it is forgotten. Raises Forbidden."""
+        """The frames that took the daemon long, the newest first; ``reset`` clears the log. Raises Forbidden."""
         return operations.slow_log(limit, reset)
 
     @call
     def hottest_keys(self, by: str = "reads", *, limit: int = 10) -> Operation[HotKeys]:
-        """The keys with most of the lately made "reads" or "writes", estimated from a sample. Raises Forbidden."""
+        """The keys with the most recent "reads" or "writes", estimated from a sample. Raises Forbidden."""
         return operations.hottest(by, limit)
 
     @call
     def reload(self) -> Operation[list[str]]:
-        """Have the daemon read its configuration again; what changed, in words. Raises Forbidden, Refused."""
+        """Have the daemon read its configuration again; return what changed, in words. Raises Forbidden, Refused."""
         return operations.reload()
 
     @call
-    def checkpoint(self) -> Operation[int]:
-        """Have the daemon begin a checkpoint; a version that it will cover. Raises Forbidden, Refused.
+    def access(
+        self,
+        key: str,
+        *,
+        uid: int | None = None,
+        gids: Iterable[int] = (),
+        certificate: str | None = None,
+        token: str | None = None,
+    ) -> Operation[dict[str, Any]]:
+        """What a user may do with ``key``, and which access rules say so. Raises Forbidden.
 
-        It is there when metrics()["checkpoint_version"] has reached that, or has failed when "checkpoint_failures" has
-        risen.
+        The user has a ``uid`` and ``gids`` (on a Unix socket), a ``certificate`` or a ``token``, both by name (over
+        TCP). The result has "rights" (names such as "read"), "reason" (a sentence) and "rules" (those that decide).
+        """
+        return operations.access(key, uid, list(gids), certificate, token)
+
+    @call
+    def checkpoint(self) -> Operation[int]:
+        """Have the daemon begin a checkpoint; return a version that it will cover. Raises Forbidden, Refused.
+
+        It is complete when metrics()["checkpoint_version"] has reached that version, and has failed when
+        "checkpoint_failures" has risen.
         """
         return operations.checkpoint()
 
     @call
     def shutdown(self) -> Operation[int]:
-        """Have the daemon stop in order; its process id. It may still run when this returns. Raises Forbidden."""
+        """Have the daemon stop in order; return its process id. It may still run then. Raises Forbidden."""
         return operations.shutdown()
 
 
 class Api(Calls):
-    """What takes more than one request."""
+    """Calls that take more than one request."""
 
     @procedure
     def get_and_touch(self, *keys: str, ttl: Ttl) -> Procedure[dict[str, bytes | None]]:
-        """The values of ``keys``, None for absent ones, which live for ``ttl`` from now on (None: without end).
+        """The values of ``keys``, None for absent ones, and have the keys live for ``ttl`` from now on (None: no end).
 
-        For what lives for as long as it is used, such as sessions. Always asks the daemon, also with a near cache. With
-        access rules it takes the rights to read and to write. (Of more keys than go into a frame of 64 KiB, all are
-        prolonged before the first is read.)
+        For keys that live for as long as they are used, such as sessions. It always asks the daemon, also with a near
+        cache. With access rules it takes the rights to read and to write. (If the keys do not fit into a frame of
+        64 KiB, all are prolonged before the first is read.)
         """
         from kv.api.procedures import get_and_touch
 
@@ -343,7 +371,7 @@ class Api(Calls):
     ) -> Pages[Item]:
         """The keys that begin with ``prefix``, or from ``start`` on and before ``end``, in order of their UTF-8 bytes.
 
-        Fetched page by page while one iterates: of one instant only within a page, unless ``at`` names a version.
+        Fetched page by page during the iteration: of one instant only within a page, unless ``at`` names a version.
         """
         from kv.api.procedures import scan
 
@@ -351,7 +379,7 @@ class Api(Calls):
 
     @pages
     def history(self, key: str, *, limit: int | None = None) -> Pages[Version]:
-        """The versions of ``key`` that are still known, newest first, with when and by whom each was made."""
+        """The versions of ``key`` that are still known, newest first, each with its time and author."""
         from kv.api.history import history
 
         return history(key, limit)
@@ -360,7 +388,7 @@ class Api(Calls):
     def log(self, since: int | None = None, *, limit: int | None = None) -> Pages[Commit]:
         """The commits after version ``since``, oldest first; with None the newest ``limit``, or all that are known.
 
-        Up to the commit that is the newest when it begins. Raises SnapshotGone if some have left the history.
+        It ends at the commit that is the newest when it begins. Raises SnapshotGone if some have left the history.
         """
         from kv.api.history import log
 
@@ -370,7 +398,7 @@ class Api(Calls):
     def largest_keys(self, *, limit: int = 10) -> Procedure[dict[str, int]]:
         """The keys with the largest values, and their bytes, the largest first. Raises Forbidden.
 
-        Looks at every key, in steps between which the daemon serves others; what changes meanwhile may be seen or not.
+        It looks at every key, in steps between which the daemon serves other clients. Changes meanwhile may be missed.
         """
         from kv.api.procedures import largest_keys
 
@@ -378,9 +406,9 @@ class Api(Calls):
 
     @procedure
     def rollback(self, *keys: str, to: int) -> Procedure[int]:
-        """Make ``keys`` what they were at version ``to``, in a commit of its own; its version.
+        """Restore ``keys`` to what they were at version ``to``, in a commit of its own; return its version.
 
-        Keys keep the time to live that they have. Raises Conflict if one changes at this very moment, SnapshotGone.
+        Keys keep the deadline that they have. Raises Conflict if one changes at the same time, SnapshotGone.
         """
         from kv.api.history import rollback
 
@@ -388,16 +416,16 @@ class Api(Calls):
 
     @procedure
     def plan_rollback(self, *keys: str, to: int) -> Procedure[dict[str, bytes | None]]:
-        """What rollback() would write; None: delete. Without what is already so."""
+        """What rollback() would write (None: delete), without the keys that have not changed."""
         from kv.api.history import plan_rollback, writes_of
 
         return writes_of(plan_rollback(list(keys), to))
 
     @procedure
     def revert(self, version: int) -> Procedure[int]:
-        """Undo the commit that made ``version``, in a commit of its own; its version.
+        """Undo the commit that made ``version``, in a commit of its own; return the new version.
 
-        Raises Conflict if anything that it wrote has changed since, SnapshotGone if it has left the history.
+        Raises Conflict if a key that it wrote has changed since, SnapshotGone if it has left the history.
         """
         from kv.api.history import revert
 
@@ -405,7 +433,7 @@ class Api(Calls):
 
     @procedure
     def plan_revert(self, version: int) -> Procedure[dict[str, bytes | None]]:
-        """What revert() would write; None: delete. Raises as revert() does."""
+        """What revert() would write (None: delete). Raises as revert() does."""
         from kv.api.history import plan_revert, writes_of
 
         return writes_of(plan_revert(version))

@@ -1,13 +1,13 @@
-"""Procedures: what takes several steps, as generators that do no I/O. They yield a step and are sent what came of it.
+"""Procedures: calls of several steps, as generators that do no I/O. They yield a step, and are sent its result.
 
-    step                    what it asks of the client               what comes back
-    Delivery                send these operations in one frame       the same, done
-    Pause(seconds)          wait                                     None
-    Apply(function, *args)  call the program's function              its result
-    Next(watch, seconds)    wait for the next change of a watch      the change; None if none came in time
-    Emit(things)            hand these to whoever iterates           None
+    step                         what the client does                      result
+    Exchange                     send these operations in one frame        the exchange, done
+    Pause(seconds)               wait                                      None
+    CallUser(function, *args)    call the program's function               what the function returns
+    NextChange(watch, seconds)   wait for the next change of a watch       the change; None if none came in time
+    YieldItems(items)            hand these to the program's loop          None
 
-Both clients go through the same generators; only how a step is done differs.
+Both clients go through the same generators; only how they do a step differs.
 """
 
 from __future__ import annotations
@@ -25,108 +25,107 @@ if TYPE_CHECKING:
     from kv.results import Item
     from kv.wire.operations import Operation
 
-    Step = "Exchange | Pause | CallUser | Next"
-    Procedure = Generator["Exchange | Pause | CallUser | Next", Any, T]
-    Pages = Generator["Exchange | YieldItem[T]", Any, None]
+    Procedure = Generator["Exchange | Pause | CallUser | NextChange", Any, T]
+    Pages = Generator["Exchange | YieldItems[T]", Any, None]
 
 _PAGE_KEYS = 1_000
 
 
 class Pause:
-    """Wait for so many seconds."""
+    """Wait for ``seconds``."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
 
 
 class CallUser:
-    """Call a function of the program, and await it if it has to be."""
+    """Call a function of the program; the asyncio client awaits its result."""
 
     def __init__(self, function: Callable[..., Any], *arguments: object) -> None:
         self.function = function
         self.arguments = arguments
 
 
-class Next:
-    """Wait for the next change that ``watch`` tells, for at most so many seconds (None: for ever)."""
+class NextChange:
+    """Wait for the next change of ``watch``, for at most ``seconds`` (None: for ever)."""
 
-    def __init__(self, watch: Any, seconds: float | None) -> None:  # noqa: ANN401  # of one client or the other
+    def __init__(self, watch: Any, seconds: float | None) -> None:  # noqa: ANN401  # of either client
         self.watch = watch
         self.seconds = seconds
 
 
-class YieldItem(Generic[T]):
-    """Hand things out to whoever iterates."""
+class YieldItems(Generic[T]):
+    """Hand items to the program that iterates."""
 
-    def __init__(self, things: Sequence[T]) -> None:
-        self.things = things
+    def __init__(self, items: Sequence[T]) -> None:
+        self.items = items
 
 
-def send(*sent: Operation[Any], store_id: str | None = None) -> Procedure[Exchange]:
-    """Operations in one frame; their delivery. ``store_id``: they mean something to this store only."""
-    delivery: Exchange = yield Exchange(sent, store_id)
-    return delivery
+def send(*batch: Operation[Any], store_id: str | None = None) -> Procedure[Exchange]:
+    """Send operations in one frame; return the exchange. ``store_id``: they mean something to this store only."""
+    exchange: Exchange = yield Exchange(batch, store_id)
+    return exchange
 
 
 def ask(operation: Operation[T], store_id: str | None = None) -> Procedure[T]:
-    """One operation; what it came to. Raises its error."""
-    delivery = yield from send(operation, store_id=store_id)
-    result: T = delivery.result()
+    """Send one operation; return its result. Raises its error."""
+    exchange = yield from send(operation, store_id=store_id)
+    result: T = exchange.result()
     return result
 
 
 def run_effects(steps: Procedure[T], do: Callable[[Any], Any]) -> T:
-    """Go through a procedure, doing each step with ``do``; what it returns."""
+    """Go through a procedure, doing each step with ``do``; return its result."""
     try:
         step = next(steps)
         while True:
             try:
-                came = do(step)
+                result = do(step)
             except BaseException as error:
                 step = steps.throw(error)
             else:
-                step = steps.send(came)
+                step = steps.send(result)
     except StopIteration as end:
-        result: T = end.value
-        return result
+        outcome: T = end.value
+        return outcome
 
 
 def iterate(steps: Pages[T], do: Callable[[Any], Any]) -> Iterator[T]:
-    """Go through pages, doing each step with ``do``, and yield what they bring."""
-    came: Any = None
+    """Go through pages, doing each step with ``do``, and yield their items."""
+    result: Any = None
     try:
         while True:
-            step = steps.send(came)
-            if isinstance(step, YieldItem):
-                yield from step.things
-                came = None
+            step = steps.send(result)
+            if isinstance(step, YieldItems):
+                yield from step.items
+                result = None
             else:
-                came = do(step)
+                result = do(step)
     except StopIteration:
         return
     finally:
         steps.close()
 
 
-# ---------------------------------------------------------------------- reading that prolongs
+# ---------------------------------------------------------------------- reads that prolong
 
 
 def get_and_touch(keys: list[str], ttl: float | timedelta | None) -> Procedure[dict[str, bytes | None]]:
     """The values of ``keys``, which live for ``ttl`` from now on: a touch and a read in one frame.
 
-    The frame runs in one step of the daemon, so no value is told of a key that was not prolonged. Both have to succeed.
+    The daemon runs the frame in one step, so it returns no value of a key that it did not prolong. Both must succeed.
     """
-    delivery = yield from send(operations.touch(keys, ttl), operations.get_many(keys, None))
-    delivery.result(0)
-    values: dict[str, bytes | None] = delivery.result(1)
+    exchange = yield from send(operations.touch(keys, ttl), operations.get_many(keys, None))
+    exchange.result(0)
+    values: dict[str, bytes | None] = exchange.result(1)
     return values
 
 
-# ---------------------------------------------------------------------- the largest
+# ---------------------------------------------------------------------- the largest values
 
 
 def largest_keys(limit: int) -> Procedure[dict[str, int]]:
-    """The keys with the largest values, and their bytes: the largest of each page, and of these the largest."""
+    """The keys with the largest values, and their bytes: the largest of each page, and the largest of these."""
     sizes: dict[str, int] = {}
     following: str | None = ""
     while following is not None:
@@ -140,7 +139,7 @@ def largest_keys(limit: int) -> Procedure[dict[str, int]]:
 
 
 def bounds(prefix: str, start: str | None, end: str | None) -> tuple[str, str | None]:
-    """Where a scan begins, and before what it ends."""
+    """Return where a scan begins (included), and where it ends (excluded; None: at the last key)."""
     ends = [bound for bound in (prefix_end(prefix), end) if bound is not None]
     return max(prefix, start or ""), min(ends, default=None)
 
@@ -160,8 +159,8 @@ def scan(
     following, stop = bounds(prefix, start, end)
     while following is not None and (limit is None or limit > 0):
         page = _PAGE_KEYS if limit is None else min(limit, _PAGE_KEYS)
-        delivery: Exchange = yield Exchange((operations.scan(following, stop, page, at, keys_only),), store_id)
-        items, following = delivery.result()
-        yield YieldItem(items)
+        exchange: Exchange = yield Exchange((operations.scan(following, stop, page, at, keys_only),), store_id)
+        items, following = exchange.result()
+        yield YieldItems(items)
         if limit is not None:
             limit -= len(items)

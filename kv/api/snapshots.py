@@ -22,19 +22,19 @@ if TYPE_CHECKING:
 
 
 class SnapshotCalls(ClientScope):
-    """Reads at ``version``. Raises SnapshotGone where that has left the history."""
+    """Reads at ``version``. Raises SnapshotGone if that has left the history."""
 
     _what = "a snapshot"
 
     def __init__(self, client: Any, version: int | None = None) -> None:  # noqa: ANN401
         super().__init__(client)
         self._version = version
-        self._channel: ClientProtocol | None = None  # on which it is held
+        self._protocol: ClientProtocol | None = None  # of the connection that keeps the snapshot
         self._store_id: str | None = None
 
     @property
     def version(self) -> int:
-        """The version that it shows. Raises RuntimeError if it has not begun."""
+        """The version that the snapshot shows. Raises RuntimeError before it has begun."""
         if self._version is None:
             raise RuntimeError("the snapshot has not begun: write 'with db.snapshot() as snapshot:'")
         return self._version
@@ -72,29 +72,29 @@ class SnapshotCalls(ClientScope):
         return scan(prefix, start=start, end=end, limit=limit, at=at, keys_only=keys_only, store_id=store_id)
 
     def _read(self, operation: Operation[T]) -> Procedure[T]:
-        delivery = yield from send(operation, store_id=self._store_id)
-        if delivery.channel is not None:
-            self._store_id = delivery.channel.store_id
-        result: T = delivery.result()
+        exchange = yield from send(operation, store_id=self._store_id)
+        if exchange.protocol is not None:
+            self._store_id = exchange.protocol.store_id
+        result: T = exchange.result()
         return result
 
     def _enter(self) -> Procedure[Self]:
         if self._version is None:
-            delivery = yield from send(operations.begin())
-            self._version = delivery.result()
-            self._channel = delivery.channel
-            self._store_id = delivery.channel.store_id if delivery.channel is not None else None
+            exchange = yield from send(operations.begin())
+            self._version = exchange.result()
+            self._protocol = exchange.protocol
+            self._store_id = exchange.protocol.store_id if exchange.protocol is not None else None
         return self
 
     def _leave(self, failed: bool) -> Procedure[None]:
-        if self._channel is not None:
-            yield from give_back(self.version, self._channel)
-            self._channel = None
+        if self._protocol is not None:
+            yield from end_snapshot(self.version, self._protocol)
+            self._protocol = None
 
 
-def give_back(version: int, channel: ClientProtocol) -> Procedure[None]:
-    """End what begin held, if its connection is still there; without complaint if not."""
-    yield Exchange((operations.end(version, channel),))
+def end_snapshot(version: int, protocol: ClientProtocol) -> Procedure[None]:
+    """End a snapshot, if its connection is still open. Does not raise if it is not."""
+    yield Exchange((operations.end(version, protocol),))
 
 
 class Snapshot(SnapshotCalls, WithBlock, Blocking):

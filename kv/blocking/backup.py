@@ -1,15 +1,16 @@
-"""A backup as it comes from the daemon: the bytes of a file, piece by piece, on a connection of its own."""
+"""A backup as it comes from the daemon: the bytes of a file, in pieces, on a connection of its own."""
 
 from __future__ import annotations
 
 from collections import deque
 
-from kv.blocking.stream import Deadline, open_connection
-from kv.blocking.watch import Feed, begin_feed
+from kv.api.watches import Feed
+from kv.blocking.stream import Deadline, open_stream
+from kv.blocking.watch import begin_feed
 from kv.errors import ConnectionLost, KvdError, Refused
 from kv.wire import operations
-from kv.wire.exchange import Exchange, StoreView
-from kv.wire.protocol import ClientProtocol
+from kv.wire.exchange import Exchange
+from kv.wire.protocol import ClientProtocol, StoreView
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Piece:
-    """Some of the file. ``keys`` of about ``keys_in_all`` are in it so far; ``version`` is set in the last one only."""
+    """A part of the file. So far it has ``keys`` of about ``keys_in_all``. Only the last piece has a ``version``."""
 
     __slots__ = ("data", "keys", "keys_in_all", "version")
 
@@ -31,52 +32,53 @@ class Piece:
         self.version = version
 
 
-class _Told(Feed):
-    """What the daemon has told of a backup. No I/O."""
+class BackupFeed(Feed):
+    """The pieces of a backup that have come. No I/O."""
 
     def __init__(self) -> None:
         super().__init__("", None)
         self.pieces: deque[Piece] = deque()
 
-    def _request(self, channel: ClientProtocol) -> Exchange:
+    def _request(self, protocol: ClientProtocol) -> Exchange:
         return Exchange((operations.backup(),))
 
-    def _take(self, kind: str, *told: Any) -> None:  # noqa: ANN401
+    def _take(self, kind: str, *fields: Any) -> None:  # noqa: ANN401
         if kind == "data":
-            data, keys, keys_in_all = told
+            data, keys, keys_in_all = fields
             self.pieces.append(Piece(bytes(data), int(keys), int(keys_in_all)))
         elif kind == "end":
-            version, _, keys = told
+            version, _, keys = fields
             self.pieces.append(Piece(b"", int(keys), int(keys), int(version)))
         elif kind == "failed":
-            raise Refused(f"no backup: {told[0]}", "snapshot_gone")
+            raise Refused(f"no backup: {fields[0]}", "snapshot_gone")
 
 
 class BackupStream:
-    """Iterate over it for the pieces of a backup, in order; it is whole once one with a ``version`` has come.
+    """Iterate over it for the pieces of a backup, in order. The backup is complete with the piece with a ``version``.
 
-    ``timeout``: seconds to wait for each piece (None: for ever). Raises KvdError, Forbidden among them.
+    ``timeout``: seconds to wait for each piece (None: no limit). Raises KvdError, for example Forbidden.
     """
 
     def __init__(self, client: Client, timeout: float | None) -> None:
+        settings = client.settings
         self._timeout = timeout
-        self._feed = _Told()
-        self._is_whole = False
+        self._feed = BackupFeed()
+        self._is_complete = False
         self._failure: KvdError | None = None
-        self._connection = open_connection(client._address, Deadline(client._timeout), client._tls)
-        self._channel = ClientProtocol(client._codec, StoreView())
+        self._stream = open_stream(settings.address, Deadline(settings.timeout), settings.tls)
+        self._protocol = ClientProtocol(settings.codec, StoreView())
         try:
-            token = client._token_for(self._connection.address)
-            begin_feed(self._feed, self._connection, self._channel, token, Deadline(client._timeout))
+            token = settings.token_for(self._stream.address)
+            begin_feed(self._feed, self._stream, self._protocol, token, Deadline(settings.timeout))
         except BaseException:
-            self._connection.close()
+            self._stream.close()
             raise
 
     def __iter__(self) -> Self:
         return self
 
     def __next__(self) -> Piece:
-        if self._is_whole:
+        if self._is_complete:
             raise StopIteration
         pieces = self._feed.pieces
         while not pieces:
@@ -84,23 +86,23 @@ class BackupStream:
                 raise self._failure
             self._receive(Deadline(self._timeout))
         piece = pieces.popleft()
-        self._is_whole = piece.version is not None
+        self._is_complete = piece.version is not None
         return piece
 
     def _receive(self, deadline: Deadline) -> None:
-        address = self._connection.address
+        address = self._stream.address
         try:
-            self._connection.wait_for_data(deadline)
-            data = self._connection.take()
+            self._stream.wait_for_data(deadline)
+            data = self._stream.take()
         except TimeoutError:
-            text = f"{address} has told nothing more of the backup for {self._timeout:g} seconds"
+            text = f"{address} has sent nothing more of the backup for {self._timeout:g} seconds"
             raise ConnectionLost(text, writing=False) from None
         except (OSError, EOFError) as error:
             raise ConnectionLost(f"{address} closed the connection before the backup ended", writing=False) from error
         try:
-            self._feed.receive(self._channel, data)
+            self._feed.receive(self._protocol, data)
         except KvdError as error:
-            self._failure = error  # what came before it, perhaps the end, goes first
+            self._failure = error  # raised after the pieces that came before it, perhaps the last one
 
     def __enter__(self) -> Self:
         return self
@@ -108,4 +110,4 @@ class BackupStream:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._connection.close()
+        self._stream.close()

@@ -1,24 +1,21 @@
-"""The blocking client: ``kv.connect()`` and what hangs on it."""
+"""The client for programs that block: its scopes, its connections, and how its methods do what they do."""
 
 from __future__ import annotations
 
 import os
 
 from kv.api.methods import Api, Blocking
-from kv.blocking.connection import Link
-from kv.blocking.stream import MAX_BUSY_POLL_US, Deadline
-from kv.errors import KvdError, LockLost
-from kv.wire.codecs import full
+from kv.api.settings import DEFAULT_TIMEOUT_S, ClientSettings
+from kv.blocking.connection import Connection
+from kv.blocking.stream import Deadline
 from kv.wire.exchange import Exchange
-from kv.wire.operations import binary
-from kvd.protocol.address import is_network, parse_tcp
 
 TYPE_CHECKING = False  # importing typing to ask it would cost the short-lived command 7 ms
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from datetime import timedelta
     from types import TracebackType
-    from typing import Any, Literal, Self, TypeVar, overload
+    from typing import Any, Self, TypeVar
 
     from kv.api.locks import Lock
     from kv.api.pipeline import Pipeline
@@ -28,102 +25,21 @@ if TYPE_CHECKING:
     from kv.blocking.mirror import Mirror
     from kv.blocking.tls import TlsFiles
     from kv.blocking.watch import Watch
-    from kv.near_cache.blocking import NearClient
-    from kv.near_cache.cache import NearCache, NearCacheLimits
+    from kv.near_cache.cache import NearCache
     from kv.wire.codecs import Codec
     from kv.wire.operations import Operation
     from kv.wire.protocol import ClientProtocol
 
     T = TypeVar("T")
 
-DEFAULT_TIMEOUT_S = 5.0
-MAX_TIMEOUT_S = 1_000_000_000  # the system's calls take about nine times that
-
-
-if TYPE_CHECKING:
-
-    @overload
-    def connect(
-        address: str | None = None,
-        *,
-        timeout: float | None = DEFAULT_TIMEOUT_S,
-        token_file: str | None = None,
-        codec: Codec | None = None,
-        near_cache: Literal[True] | NearCacheLimits,
-        busy_poll_us: int = 0,
-        tls: TlsFiles | None = None,
-    ) -> NearClient: ...
-
-    @overload
-    def connect(
-        address: str | None = None,
-        *,
-        timeout: float | None = DEFAULT_TIMEOUT_S,
-        token_file: str | None = None,
-        codec: Codec | None = None,
-        near_cache: bool | NearCacheLimits = False,
-        busy_poll_us: int = 0,
-        tls: TlsFiles | None = None,
-    ) -> Client: ...
-
-
-def connect(
-    address: str | None = None,
-    *,
-    timeout: float | None = DEFAULT_TIMEOUT_S,
-    token_file: str | None = None,
-    codec: Codec | None = None,
-    near_cache: bool | NearCacheLimits = False,
-    busy_poll_us: int = 0,
-    tls: TlsFiles | None = None,
-) -> Client:
-    """A client of the daemon at ``address``: a socket's path, ``tcp://HOST:PORT`` or ``tls://HOST:PORT``.
-
-    None means ``$KVD_SOCKET``, else the user's own daemon, else the system's. ``timeout`` is in seconds for each
-    call (None: wait for ever). ``token_file`` holds what a TCP listener asks for, ``tls`` whom to believe and who we
-    are. ``near_cache``: keep what is read, and answer from it for as long as it is certainly current (Unix sockets
-    only). ``busy_poll_us``: look for a reply so long before sleeping until it comes, which takes a processor and saves
-    being woken (the daemon has an option of the same name). Nothing is opened before the first call. Raises ValueError
-    for what cannot be an address, a timeout or a time to poll.
-    """
-    if near_cache:
-        from kv.near_cache.blocking import NearClient
-
-        limits = None if near_cache is True else near_cache
-        return NearClient(
-            address, timeout=timeout, token_file=token_file, codec=codec, busy_poll_us=busy_poll_us, limits=limits
-        )
-    return Client(address, timeout=timeout, token_file=token_file, codec=codec, busy_poll_us=busy_poll_us, tls=tls)
-
-
-def check_address(address: str | None, timeout: float | None) -> None:
-    """Raise ValueError for an address or a timeout that cannot be one."""
-    if address is not None:
-        parse_tcp(address)
-    if timeout is not None and not 0 < timeout <= MAX_TIMEOUT_S:
-        raise ValueError(f"a timeout is None or seconds above 0, at most {MAX_TIMEOUT_S}, not {timeout}")
-
-
-def read_token(path: str | None) -> str | None:
-    """What a TCP listener asks for, out of the file at ``path`` or ``$KVD_TOKEN_FILE``. Raises KvdError."""
-    path = path or os.environ.get("KVD_TOKEN_FILE")
-    if not path:
-        return None
-    try:
-        with open(path, encoding="utf-8") as file:
-            return file.read(4096).strip()
-    except (OSError, UnicodeDecodeError) as error:
-        why = getattr(error, "strerror", None) or error
-        raise KvdError(f"cannot read the token file {path}: {why}", "token_file") from error
-
 
 class Client(Api, Blocking):
-    """A daemon, seen from a program, by one connection. Threads may share it; a forked child opens its own connection.
+    """A daemon, over one connection. Threads may share a client; a forked child opens its own connection.
 
-    Every method raises a KvdError: Unavailable if no daemon can be reached, Refused and its kinds for what the daemon
-    answered, ConnectionLost if the connection broke during a read, CommitUnknown if it did during a write and it could
-    not be found out whether that was made, TimedOut if there was no answer in time. ``retryable`` and
-    ``maybe_committed`` tell what may be concluded.
+    Every method raises a KvdError: Unavailable if no daemon can be reached, Refused and its kinds for an error that the
+    daemon answered, ConnectionLost if the connection broke during a read, CommitUnknown if it broke during a write and
+    the client could not find out whether the write was made, TimedOut if there was no answer in time. ``retryable`` and
+    ``maybe_committed`` say what the caller may conclude. ``settings`` are those that the client was made with.
     """
 
     near_cache: NearCache | None = None
@@ -138,28 +54,22 @@ class Client(Api, Blocking):
         busy_poll_us: int = 0,
         tls: TlsFiles | None = None,
     ) -> None:
-        check_address(address, timeout)
-        if not 0 <= busy_poll_us <= MAX_BUSY_POLL_US:
-            raise ValueError(f"busy_poll_us is 0 to {MAX_BUSY_POLL_US}, not {busy_poll_us}")
-        self._address = address
-        self._timeout = timeout
-        self._token_file = token_file
-        self._codec = codec or full()
-        self._busy_poll_us = busy_poll_us
-        self._tls = tls
+        self.settings = ClientSettings(
+            address, timeout=timeout, token_file=token_file, codec=codec, busy_poll_us=busy_poll_us, tls=tls
+        )
         # By process id: a forked child finds none of its own, whatever a thread of its parent was doing.
-        self._links: dict[int, Link] = {}
+        self._connections: dict[int, Connection] = {}
 
     # ------------------------------------------------------------------ several requests
 
     def pipeline(self) -> Pipeline:
-        """Collects calls and sends them in one frame when its ``with`` block ends; each has its result then."""
+        """Collect calls, and send them in one frame when the ``with`` block ends; each has its result then."""
         from kv.api.pipeline import Pipeline
 
         return Pipeline(self)
 
     def snapshot(self) -> Snapshot:
-        """The store as it is now, readable until the ``with`` block ends (or nothing was read for 30 s)."""
+        """The store as it is now, readable until the ``with`` block ends (or for 30 s without a read)."""
         from kv.api.snapshots import Snapshot
 
         return Snapshot(self)
@@ -178,43 +88,44 @@ class Client(Api, Blocking):
         ephemeral: bool = False,
         sync: bool | None = None,
     ) -> Transaction:
-        """Reads of one instant and writes that are all made, if nothing that was read has changed by then.
+        """Reads of one instant, and writes that are all made if nothing that was read has changed by then.
 
-        Commits when its ``with`` block ends. Raises Conflict then; run() begins anew by itself.
+        Commits when the ``with`` block ends, and raises Conflict there. ``run()`` tries again by itself.
         """
         from kv.api.transactions import Transaction
 
         return Transaction(self, ttl=ttl, keep_ttl=keep_ttl, ephemeral=ephemeral, sync=sync)
 
     def run(self, function: Callable[[Transaction], T], *, attempts: int = 20, sync: bool | None = None) -> T:
-        """What ``function`` returns, called with a transaction that is committed afterwards.
+        """Call ``function`` with a transaction, commit the transaction, and return the function's result.
 
-        Called again after each conflict, ``attempts`` times in all, with longer and longer pauses of random length; it
-        must do nothing else that cannot be done twice. Raises the last Conflict. CommitUnknown is never tried again.
+        Calls it again after each conflict, ``attempts`` times in all, with longer and longer pauses of random length.
+        So the function must do nothing else that cannot be done twice. Raises the last Conflict. CommitUnknown is never
+        tried again.
         """
         from kv.api.transactions import Transaction, run
 
-        result: T = self._drive(run(lambda: Transaction(self, sync=sync), function, attempts))
+        result: T = self._run_steps(run(lambda: Transaction(self, sync=sync), function, attempts))
         return result
 
     def watch(self, prefix: str = "", since: int | None = None) -> Watch:
-        """Each commit that concerns keys with ``prefix``, after version ``since`` or from now on.
+        """Each commit to keys with ``prefix``, after version ``since`` or from now on.
 
-        Has a connection of its own, until it is closed or its ``with`` block ends.
+        A watch has a connection of its own, until it is closed or its ``with`` block ends.
         """
         from kv.blocking.watch import Watch
 
-        return Watch(self, prefix, since)
+        return Watch(self.settings, prefix, since)
 
     def mirror(self, prefix: str = "") -> Mirror:
         """The keys that begin with ``prefix`` as a read-only mapping in this process, kept current by a watch.
 
-        Reads cost no round trip, and may be a little behind; ``wait_for(version)`` waits until they are not. For what
-        is read much more often than it changes, and is small enough to hold: configuration, membership.
+        Reads cost no round trip, and may be a little out of date; ``wait_for(version)`` waits until they are not. For
+        data that is read much more often than it changes, and is small enough to hold: configuration, membership.
         """
         from kv.blocking.mirror import Mirror
 
-        return Mirror(self, prefix)
+        return Mirror(self.settings, self.log, prefix)
 
     def lock(
         self,
@@ -224,10 +135,11 @@ class Client(Api, Blocking):
         timeout: float | None = None,
         prefix: str = "lock/",
     ) -> Lock:
-        """A lock that one holder has at a time, in the order in which they asked: ``with db.lock(name) as token:``.
+        """A lock with one holder at a time, in the order of asking: ``with db.lock(name) as token:``.
 
-        ``ttl``: it is lost after so long. ``timeout``: seconds to wait for it, then TimedOut. ``token`` rises from
-        holder to holder: who is told a lower one than before knows that its sender has lost the lock.
+        ``ttl``: the holder loses the lock after this time. ``timeout``: seconds to wait for the lock, then TimedOut.
+        ``token`` rises from holder to holder: a service that sees a lower token than before knows that its sender has
+        lost the lock.
         """
         from kv.api.locks import Lock
 
@@ -242,54 +154,47 @@ class Client(Api, Blocking):
         timeout: float | None = None,
         decode: Callable[[bytes], Any] | None = None,
     ) -> Any:  # noqa: ANN401  # bytes, or what decode returns
-        """The value of ``key``; where there is none, what ``make`` returns, which is then stored for ``ttl``.
+        """Return the value of ``key``; if it has none, what ``make`` returns, which is then stored for ``ttl``.
 
-        Of all that ask for it, in whatever process, one makes it and the others wait; if that one fails or dies, the
-        next takes over. Raises what ``make`` raises, and TimedOut if there is no value within ``timeout`` seconds.
+        Of all callers that want the value at one time, in any process, one makes it and the others wait. If that one
+        fails or dies, the next takes over. Raises what ``make`` raises, and TimedOut if there is no value within
+        ``timeout`` seconds.
 
-        ``decode``: return what it makes of the value. With a near cache that object is kept beside the value and handed
-        out again for as long as the value is current: do not change it.
+        ``decode``: return the object that it makes of the value. With a near cache that object is kept beside the
+        value, and returned again for as long as the value is current: do not change it.
         """
-        from kv.api.locks import MAKING, name_for
-
         value = self.get(key)
-        try:
-            if value is None:
-                with self.lock(name_for(key), timeout=timeout, prefix=MAKING):
-                    value = self.get(key)
-                    if value is None:
-                        value = binary(make())
-                        self.set(key, value, ttl=ttl)
-        except LockLost:
-            if value is None:
-                raise  # lost before anything was made
-        return value if decode is None else self._decoded(key, value, decode)
+        if value is None:
+            from kv.api.cached import make_once
 
-    def _decoded(self, key: str, value: bytes, decode: Callable[[bytes], T]) -> T:
+            value = self._run_steps(make_once(self, key, make, ttl, timeout))
+        return value if decode is None else self._decode(key, value, decode)
+
+    def _decode(self, key: str, value: bytes, decode: Callable[[bytes], T]) -> T:
         return decode(value)
 
     # ------------------------------------------------------------------ the connection
 
     def server_pid(self) -> int | None:
-        """The daemon's process id by the kernel's word; None on TCP, or from another pid namespace."""
-        return self._link().connection(Deadline(self._timeout)).server_pid()
+        """Return the daemon's process id, which the kernel knows; None on TCP, or from another pid namespace."""
+        return self._current_connection().stream(Deadline(self.settings.timeout)).server_pid()
 
     def wait_for_end(self, timeout: float | None) -> bool:
         """Wait until the daemon closes this client's connection; whether it did within ``timeout`` seconds."""
-        connection = self._link().take_over()
-        if connection is None:
+        stream = self._current_connection().take_stream()
+        if stream is None:
             return True
         try:
-            connection.wait_for_end(Deadline(timeout))
+            stream.wait_for_end(Deadline(timeout))
         except TimeoutError:
             return False
         finally:
-            connection.close()
+            stream.close()
         return True
 
     def close(self) -> None:
         """Close this process's connection. The next call opens another."""
-        self._link().close()
+        self._current_connection().close()
 
     def __enter__(self) -> Self:
         return self
@@ -302,12 +207,12 @@ class Client(Api, Blocking):
     # ------------------------------------------------------------------ how methods do what they do
 
     def _call(self, operation: Operation[T]) -> T:
-        delivery = Exchange((operation,))
-        self._link().deliver(delivery, Deadline(self._timeout))
-        result: T = delivery.result()
+        exchange = Exchange((operation,))
+        self._current_connection().deliver(exchange, Deadline(self.settings.timeout))
+        result: T = exchange.result()
         return result
 
-    def _drive(self, steps: Procedure[T]) -> T:
+    def _run_steps(self, steps: Procedure[T]) -> T:
         from kv.api.procedures import run_effects
 
         return run_effects(steps, self._do)
@@ -318,35 +223,24 @@ class Client(Api, Blocking):
         return iterate(steps, self._do)
 
     def _do(self, step: object) -> Any:  # noqa: ANN401
-        """One step of a procedure."""
+        """Do one step of a procedure; return what it results in."""
         if isinstance(step, Exchange):
-            self._link().deliver(step, Deadline(self._timeout))
+            self._current_connection().deliver(step, Deadline(self.settings.timeout))
             return step
-        from kv.api.procedures import CallUser, Next, Pause
+        from kv.blocking.steps import do_step
 
-        if isinstance(step, Pause):
-            from time import sleep
+        return do_step(step)
 
-            return sleep(step.seconds)
-        if isinstance(step, CallUser):
-            return step.function(*step.arguments)
-        assert isinstance(step, Next)
-        return step.watch.wait(step.seconds)
+    def _current_protocol(self) -> ClientProtocol | None:
+        """The protocol of the connection that is open now."""
+        return self._current_connection().protocol
 
-    def _channel_now(self) -> ClientProtocol | None:
-        """The channel of the connection that is open now."""
-        return self._link().channel
-
-    def _token_for(self, address: str) -> str | None:
-        return read_token(self._token_file) if is_network(address) else None
-
-    def _link(self) -> Link:
-        """This process's."""
+    def _current_connection(self) -> Connection:
+        """Return this process's connection, open or not."""
         pid = os.getpid()
-        link = self._links.get(pid)
-        if link is None:
-            made = Link(self._address, self._token_for, self._codec, self.near_cache, self._busy_poll_us, self._tls)
-            link = self._links.setdefault(pid, made)
-            for other in [other for other in self._links if other != pid]:
-                self._links.pop(other, None)  # the parent's; its descriptor was given back at the fork
-        return link
+        connection = self._connections.get(pid)
+        if connection is None:
+            connection = self._connections.setdefault(pid, Connection(self.settings, self.near_cache))
+            for other in [other for other in self._connections if other != pid]:
+                self._connections.pop(other, None)  # the parent's; its descriptor was closed at the fork
+        return connection

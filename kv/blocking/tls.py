@@ -1,6 +1,6 @@
-"""TLS for ``tls://HOST:PORT``: whom to believe, and who we are.
+"""TLS for ``tls://HOST:PORT``: the CA to trust, and the client's own certificate.
 
-Only imported for such an address: the standard library's ssl takes longer to import than all the rest of a short call.
+Imported only for such an address: the standard library's ssl takes longer to import than all the rest of a short call.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from typing import Any
 
 _READ_BYTES = 64 * 1024
-# Of OpenSSL's X509_V_ERR: self-signed, self-signed in the chain, no certificate of the issuer (here, or at all).
+# OpenSSL's X509_V_ERR codes: self-signed, self-signed in the chain, no certificate of the issuer (here, or at all).
 _UNKNOWN_SIGNER = (18, 19, 20, 21)
 
 
 class TlsFiles(Record):
-    """Files of PEM: ``ca`` signs the daemon's certificate (None: whom the system trusts).
+    """PEM files: ``ca`` signs the daemon's certificate (None: the CAs that the system trusts).
 
-    ``certificate`` and ``key`` are ours, for a daemon that asks for one. What is not given comes from $KVD_CA_FILE,
+    ``certificate`` and ``key`` are the client's, for a daemon that asks for one. The defaults are $KVD_CA_FILE,
     $KVD_CERTIFICATE_FILE and $KVD_KEY_FILE.
     """
 
@@ -37,24 +37,24 @@ class TlsFiles(Record):
 
 
 def context(files: TlsFiles | None) -> ssl.SSLContext:
-    """What to connect with: TLS 1.3, the daemon's name checked. Raises KvdError for files that cannot be used."""
+    """Return the context to connect with: TLS 1.3, the daemon's name checked. Raises KvdError for unusable files."""
     files = files or TlsFiles()
     try:
-        made = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=files.ca)
-        made.minimum_version = ssl.TLSVersion.TLSv1_3
+        tls = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=files.ca)
+        tls.minimum_version = ssl.TLSVersion.TLSv1_3
         if files.certificate is not None:
-            made.load_cert_chain(files.certificate, files.key)
+            tls.load_cert_chain(files.certificate, files.key)
     except (OSError, ValueError) as error:  # SSLError is an OSError
-        named = ", ".join(filter(None, (files.ca, files.certificate, files.key)))
-        why = getattr(error, "strerror", None) or error
-        raise KvdError(f"cannot use the TLS files {named}: {why}", "tls") from None
-    return made
+        paths = ", ".join(filter(None, (files.ca, files.certificate, files.key)))
+        reason = getattr(error, "strerror", None) or error
+        raise KvdError(f"cannot use the TLS files {paths}: {reason}", "tls") from None
+    return tls
 
 
 class TlsSocket:
-    """A connected socket that speaks TLS, as far as a Connection needs one. It never waits once it has shaken hands."""
+    """A connected socket that speaks TLS, with what a Stream needs. It never waits after the handshake."""
 
-    def __init__(self, connected: _socket.socket, host: str, made: ssl.SSLContext, timeout: float | None) -> None:
+    def __init__(self, connected: _socket.socket, host: str, tls: ssl.SSLContext, timeout: float | None) -> None:
         import socket
 
         self.family = connected.family
@@ -62,34 +62,34 @@ class TlsSocket:
         plain = socket.socket(fileno=connected.detach())
         plain.settimeout(timeout)
         try:
-            self._socket = made.wrap_socket(plain, server_hostname=host)
+            self._socket = tls.wrap_socket(plain, server_hostname=host)
         except BaseException:
             plain.close()
             raise
 
-    def send(self, data: Any) -> int:  # noqa: ANN401  # whatever holds bytes
-        """Send some of ``data``. Raises BlockingIOError if nothing can go now."""
+    def send(self, data: Any) -> int:  # noqa: ANN401  # anything like bytes
+        """Send some of ``data``; return how many bytes. Raises BlockingIOError if none can be sent now."""
         try:
             return self._socket.send(data)
         except (ssl.SSLWantWriteError, ssl.SSLWantReadError):
             raise BlockingIOError from None
 
     def recv(self, size: int) -> bytes:
-        """All that has come and is whole. Raises BlockingIOError if nothing is."""
+        """Return the data of all complete records that have come. Raises BlockingIOError if there is none."""
         parts: list[bytes] = []
         try:
-            # To the end: of what was taken from the kernel already, nobody would be told that it is there.
+            # To the end: poll does not report data that OpenSSL has taken from the kernel already.
             while part := self._socket.recv(size):
                 parts.append(part)
         except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
             if not parts:
                 raise BlockingIOError from None
         except ssl.SSLEOFError:
-            pass  # an end without TLS's own goodbye; what is missing shows in the frames
+            pass  # an end without TLS's close_notify; if data is missing, the frames show it
         return b"".join(parts)
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401
-        """Whatever is the same with and without TLS."""
+        """Return what is the same with and without TLS."""
         return getattr(self._socket, name)
 
 

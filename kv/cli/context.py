@@ -24,14 +24,14 @@ class Context:
 
         ``waits``: the command waits for something else, and --timeout is how long for that.
         """
-        from kv.blocking.client import connect
+        from kv.blocking.client import Client
         from kv.wire.codecs import light
 
         timeout_s = self.options.timeout_s(default_timeout_s, flag=not waits)
         try:
             if self.options.socket == "":
                 raise ValueError("an address cannot be empty")
-            return connect(self.options.socket, timeout=timeout_s, token_file=self.options.token_file, codec=light())
+            return Client(self.options.socket, timeout=timeout_s, token_file=self.options.token_file, codec=light())
         except ValueError as error:
             raise UsageError(f"{error}; write a socket's path, tcp://HOST:PORT or tls://HOST:PORT") from None
 

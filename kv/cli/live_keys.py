@@ -1,12 +1,14 @@
-"""What the running daemon knows, for TAB: keys, commits. At most 150 ms, never an error, never any output.
+"""Keys and commits of the running daemon, for TAB: within a second or not at all, never an error, never any output.
 
-One frame with one request, bounded by the server in what it answers; one deadline for everything together.
+One frame with one request, whose reply the daemon bounds. One deadline for all of it together: to connect, to send and
+to receive. A healthy daemon needs a few milliseconds; the second is for a busy machine.
 """
 
-from kv.blocking.stream import Deadline, open_connection
+from kv.blocking.stream import Deadline, open_stream
 from kv.wire.codecs import light
 from kv.wire.operations import hello, log, prefix_end, scan
 from kvd.protocol.address import parse_tcp
+from kvd.protocol.frames import frame
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,11 +20,11 @@ if TYPE_CHECKING:
     T = TypeVar("T")
 
 LIMIT = 500
-_BUDGET_S = 0.150
+BUDGET_S = 1.0
 
 
 def live_keys(prefix: str, address: str | None, token_file: str | None) -> list[str]:
-    """Up to LIMIT keys that begin with ``prefix``; none if the daemon is dead, slow or does not let us."""
+    """Up to LIMIT keys that begin with ``prefix``; none if the daemon is dead, slow or refuses."""
     page = _ask(scan(prefix, prefix_end(prefix), LIMIT, None, True), address, token_file)
     return [] if page is None else [item.key for item in page[0]]
 
@@ -35,7 +37,7 @@ def live_commits(count: int, address: str | None, token_file: str | None) -> "li
 def _ask(question: "Operation[T]", address: str | None, token_file: str | None) -> "T | None":
     try:
         return _answer(question, address, token_file)
-    except Exception:  # whatever it is, it must not soil the prompt
+    except Exception:  # no error may reach the prompt
         return None
 
 
@@ -44,14 +46,13 @@ def _answer(question: "Operation[T]", address: str | None, token_file: str | Non
         return None
     requests = [question.request] if token_file is None else [hello("kv", _token(token_file)).request, question.request]
     codec = light()
-    payload = codec.encode(requests)
-    deadline = Deadline(_BUDGET_S)
-    connection = open_connection(address, deadline)
+    deadline = Deadline(BUDGET_S)
+    stream = open_stream(address, deadline)
     try:
-        connection.send(len(payload).to_bytes(4, "big") + payload, deadline)
-        replies = codec.decode(connection.receive(deadline))
+        stream.send(frame(codec.encode(requests)), deadline)
+        replies = codec.decode(stream.receive_frame(deadline))
     finally:
-        connection.close()
+        stream.close()
     return question.read(replies[-1])  # type: ignore[index]
 
 

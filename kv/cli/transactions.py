@@ -97,10 +97,11 @@ def carry_out(
     options: "WriteOptions | None" = None,
 ) -> tuple[Outcome, int | None]:
     """The outcome, and the version of its commit, if there was one to make. Raises CommandFailed, KvdError."""
-    from kv.errors import Conflict
+    from kv.blocking.steps import retry_on_conflict
 
     keys = list(dict.fromkeys(each.key for each in statements if each.does not in ("set", "del")))
-    for attempt in range(_MAX_ATTEMPTS):
+
+    def attempt() -> tuple[Outcome, int | None]:
         outcome = Outcome(client.fetch(keys) if keys else {})
         try:
             for statement in statements:
@@ -108,23 +109,11 @@ def carry_out(
         except CheckFailed as failed:
             raise CommandFailed(_refusal(client, failed), exits.CONFLICT) from None
         if not outcome.writes or dry_run:
-            break
-        try:
-            reads = {key: found.version for key, found in outcome.found.items()}
-            return outcome, _commit(client, outcome.writes, reads, options)
-        except Conflict:
-            if attempt == _MAX_ATTEMPTS - 1:
-                raise
-            _pause(attempt)
-    return outcome, None
+            return outcome, None
+        reads = {key: found.version for key, found in outcome.found.items()}
+        return outcome, _commit(client, outcome.writes, reads, options)
 
-
-def _pause(attempt: int) -> None:
-    """Longer and longer, and random: those who met in a conflict are not to meet again."""
-    from random import random
-    from time import sleep
-
-    sleep(random() * min(0.2, 0.002 * 2**attempt))  # noqa: S311 (no secret)
+    return retry_on_conflict(attempt, _MAX_ATTEMPTS)
 
 
 def _refusal(client: "Client", failed: CheckFailed) -> str:

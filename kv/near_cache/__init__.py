@@ -1,4 +1,4 @@
-"""Reads answered in the client's own process without ever being stale.
+"""Reads that a client answers from its own memory, and that are never stale.
 
 The proof is in ``kvd/protocol/near_cache.py``.
 """

@@ -5,25 +5,23 @@ from __future__ import annotations
 from time import CLOCK_BOOTTIME, clock_gettime_ns, monotonic_ns
 from typing import TYPE_CHECKING, Any
 
-from kv.aio import AsyncClient
+from kv.aio.client import AsyncClient
 from kv.aio.connection import SingleCall
-from kv.blocking.client import DEFAULT_TIMEOUT_S
-from kv.near_cache.attach import refuse_tcp
-from kv.near_cache.cache import DecodedObjects, NearCache, NearCacheLimits
-from kv.wire import operations
+from kv.api.settings import DEFAULT_TIMEOUT_S
+from kv.near_cache.entries import fetch_entries
+from kv.near_cache.reads import NearReads, near_cache_for
 from kvd.protocol.near_cache import LEASE
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Generator, Iterable
-    from typing import TypeVar
+    from collections.abc import Awaitable, Generator
 
+    from kv.near_cache.cache import NearCache
+    from kv.near_cache.entries import NearCacheLimits
     from kv.wire.codecs import Codec
-
-    T = TypeVar("T")
 
 
 class _Answered:
-    """What is known already, to be awaited like what is not; a future would cost as much again as all the rest."""
+    """A known value, to be awaited like one that is not known; a future would double the cost of a hit."""
 
     __slots__ = ("_value",)
 
@@ -32,30 +30,30 @@ class _Answered:
 
     def __await__(self) -> Generator[None, None, bytes | None]:
         return self._value
-        yield  # it never waits
+        yield  # makes this a generator; it never waits
 
 
 class _Fetch(SingleCall):
-    """One key that the near cache did not have; its value is what is awaited."""
+    """A fetch of one key that the near cache cannot answer; the task awaits its value."""
 
     __slots__ = ("key", "near_cache")
 
     def __init__(self, key: str, near_cache: NearCache) -> None:
-        super().__init__((operations.fetch_entries([key]),))
+        super().__init__((fetch_entries([key]),))
         self.key = key
         self.near_cache = near_cache
 
     def result(self, number: int = 0) -> Any:  # noqa: ANN401
-        """Its value, once it is kept. Raises the KvdError that it ended with."""
-        told = super().result(number)
-        self.near_cache.fill([self.key], told, self)
-        return told[0][0]
+        """Keep the entry, and return its value. Raises the KvdError that the fetch ended with."""
+        entries = super().result(number)
+        self.near_cache.fill([self.key], entries, self)
+        return entries[0][0]
 
 
-class AsyncNearClient(AsyncClient):
+class AsyncNearClient(NearReads, AsyncClient):
     """An AsyncClient whose ``get`` and ``get_many`` are answered from its near cache whenever that is current.
 
-    Such an answer does not wait for calls that were made before and are not awaited yet; else as NearClient.
+    Such an answer does not wait for calls that were made before and are not awaited yet; otherwise as NearClient.
     """
 
     near_cache: NearCache
@@ -70,9 +68,7 @@ class AsyncNearClient(AsyncClient):
         limits: NearCacheLimits | None = None,
     ) -> None:
         super().__init__(address, timeout=timeout, token_file=token_file, codec=codec)
-        refuse_tcp(address)
-        self.near_cache = NearCache(limits or NearCacheLimits())
-        self._objects = DecodedObjects(self.near_cache.limits.entries)
+        self.near_cache = near_cache_for(address, limits)
 
     def get(self, key: str) -> Awaitable[bytes | None]:
         """The value of ``key``, or None if there is no such key."""
@@ -95,16 +91,6 @@ class AsyncNearClient(AsyncClient):
 
     def _get(self, key: str) -> Awaitable[bytes | None]:
         entry = self.near_cache.answer(key)
-        return self._link_now().call(_Fetch(key, self.near_cache)) if entry is None else _Answered(entry[0])
-
-    def _decoded(self, key: str, value: bytes, decode: Callable[[bytes], T]) -> T:
-        return self._objects.of(key, value, decode)
-
-    def get_many(self, keys: Iterable[str], *, at: int | None = None) -> Awaitable[dict[str, bytes | None]]:
-        """The values of ``keys``, all of one instant, None for absent ones; of version ``at`` if given.
-
-        Raises SnapshotGone if ``at`` has left the history.
-        """
-        if at is not None:
-            return self._call(operations.get_many(list(keys), at))
-        return self._drive(self.near_cache.get_many(keys))
+        if entry is not None:
+            return _Answered(entry[0])
+        return self._current_connection().call(_Fetch(key, self.near_cache))

@@ -1,34 +1,35 @@
-"""The blocking client with a near cache: what it reads again, it answers itself."""
+"""The blocking client with a near cache."""
 
 from __future__ import annotations
 
 from time import CLOCK_BOOTTIME, clock_gettime_ns, monotonic_ns
 
-from kv.blocking.client import DEFAULT_TIMEOUT_S, Client
+from kv.api.settings import DEFAULT_TIMEOUT_S
+from kv.blocking.client import Client
 from kv.blocking.stream import Deadline
 from kv.errors import KvdError, Refused
-from kv.near_cache.attach import refuse_tcp
-from kv.near_cache.cache import DecodedObjects, NearCache, NearCacheLimits
-from kv.wire import operations
+from kv.near_cache.entries import checked_entries, fetch_entries
+from kv.near_cache.reads import NearReads, near_cache_for
 from kv.wire.exchange import Exchange
 from kvd.protocol.near_cache import LEASE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
     from typing import TypeVar
 
+    from kv.near_cache.cache import NearCache
+    from kv.near_cache.entries import NearCacheLimits
     from kv.wire.codecs import Codec
     from kv.wire.operations import Operation
 
     T = TypeVar("T")
 
 
-class NearClient(Client):
+class NearClient(NearReads, Client):
     """A client whose ``get`` and ``get_many`` are answered from its near cache whenever that is current.
 
-    Everything else asks the daemon, as do reads in transactions, snapshots and pipelines. Opens its connection, and
-    with it the near cache, with the first call. Besides what Client raises: KvdError if the daemon has no near caches.
+    All other calls ask the daemon, as do reads in transactions, snapshots and pipelines. The first call opens the
+    connection, and with it the near cache. Besides what Client raises: KvdError if the daemon has no near caches.
     """
 
     near_cache: NearCache
@@ -44,13 +45,11 @@ class NearClient(Client):
         limits: NearCacheLimits | None = None,
     ) -> None:
         super().__init__(address, timeout=timeout, token_file=token_file, codec=codec, busy_poll_us=busy_poll_us)
-        refuse_tcp(address)
-        self.near_cache = NearCache(limits or NearCacheLimits())
-        self._objects = DecodedObjects(self.near_cache.limits.entries)
+        self.near_cache = near_cache_for(address, limits)
 
     def get(self, key: str) -> bytes | None:
         """The value of ``key``, or None if there is no such key."""
-        # The way of nearly all reads: NearCache.answer without its calls.
+        # Nearly all reads take this way, which is NearCache.answer without its calls.
         near_cache = self.near_cache
         table = near_cache.table
         try:
@@ -72,46 +71,33 @@ class NearClient(Client):
         entry = near_cache.answer(key)
         if entry is not None:
             return entry[0]
-        table = near_cache.table
-        riders = table.demand.take(table, (key,))
-        keys = [key, *riders]
-        deadline = Deadline(self._timeout)
-        link = self._link()
-        asked = link.ask((("fetch", keys),), deadline)
-        if asked is not None:
-            replies, channel = asked
+        piggybacked = near_cache.table.take_due((key,))
+        keys = [key, *piggybacked]
+        deadline = Deadline(self.settings.timeout)
+        connection = self._current_connection()
+        reply = connection.ask_quickly((("fetch", keys),), deadline)
+        if reply is not None:
+            replies, protocol = reply
             try:
-                return near_cache.fetched(keys, operations.entries_of(keys, replies[0]), channel)
+                return near_cache.on_read_reply(keys, checked_entries(keys, replies[0]), protocol)
             except (KvdError, ValueError, TypeError):
-                pass  # delivered once more, it says what is wrong
-        near_cache.give_up(riders)
-        delivery = Exchange((operations.fetch_entries([key]),))
-        link.deliver(delivery, deadline)
-        return near_cache.fetched([key], delivery.result(), delivery.channel)
+                pass  # delivered again below, it finds out what is wrong
+        near_cache.stop_refreshing(piggybacked)
+        exchange = Exchange((fetch_entries([key]),))
+        connection.deliver(exchange, deadline)
+        return near_cache.on_read_reply([key], exchange.result(), exchange.protocol)
 
     def _call(self, operation: Operation[T]) -> T:
-        """A write brings along what it has made stale here, and what others have."""
-        riders = self.near_cache.riders_of_write(operation.request) if operation.how is not None else ()
-        if not riders:
+        """Do one operation. A write refreshes the keys that it has changed, and others that have changed."""
+        keys = self.near_cache.piggyback_keys(operation.request) if operation.options is not None else ()
+        if not keys:
             return super()._call(operation)
-        delivery = Exchange((operation, operations.fetch_entries(riders)))
-        self._link().deliver(delivery, Deadline(self._timeout))
-        if isinstance(delivery.failure, Refused) and delivery.failure.code == "too_large":
-            # For both in one frame; nothing has run.
-            self.near_cache.give_up(riders)
+        exchange = Exchange((operation, fetch_entries(keys)))
+        self._current_connection().deliver(exchange, Deadline(self.settings.timeout))
+        if isinstance(exchange.failure, Refused) and exchange.failure.code == "too_large":
+            # Too large for both in one frame; neither has run.
+            self.near_cache.stop_refreshing(keys)
             return super()._call(operation)
-        self.near_cache.rode_along(riders, delivery.results[1], delivery.channel)
-        result: T = delivery.result()
+        self.near_cache.on_piggyback_reply(keys, exchange.results[1], exchange.protocol)
+        result: T = exchange.result()
         return result
-
-    def _decoded(self, key: str, value: bytes, decode: Callable[[bytes], T]) -> T:
-        return self._objects.of(key, value, decode)
-
-    def get_many(self, keys: Iterable[str], *, at: int | None = None) -> dict[str, bytes | None]:
-        """The values of ``keys``, all of one instant, None for absent ones; of version ``at`` if given.
-
-        Raises SnapshotGone if ``at`` has left the history.
-        """
-        if at is not None:
-            return self._call(operations.get_many(list(keys), at))
-        return self._drive(self.near_cache.get_many(keys))

@@ -1,16 +1,17 @@
-"""Which keys of a near cache are in demand, so that they are fetched again along with whatever is asked next.
+"""Which changed keys of a near cache are worth fetching again along with the next request: piggy-backed refreshes.
 
-A key that is written now and then costs each process that reads it a round trip after each write. But a process that
-goes to the server for something can bring along what else it has lost; asking for one more key costs a twentieth of a
-round trip. Which ones it has lost the server notes in the table (``kvd/protocol/near_cache.py``); which ones are worth
-it, only reads can tell, and a hit must not cost more for that. So:
+A key that is written now and then costs each process that reads it a round trip after each write. But a request that
+goes to the server anyway can fetch other changed keys as well; one more key costs a twentieth of a round trip. The
+server notes in the table which keys have changed (``kvd/protocol/near_cache.py``). Which of them are worth a refresh,
+only reads can tell, and a hit must not cost more for that. So:
 
-    a read finds its entry changed  ─▶  in demand  ─▶  noted as changed  ─▶  due  ─▶  fetched along, FREE_RIDES times
-                   ▲                                                                                │
-                   └──────────── the next read that finds it changed ◀── not in demand any more ◀───┘
+    a read finds its entry changed  ─▶  queued  ─▶  noted as changed  ─▶  due  ─▶  refreshed, REFRESH_BUDGET times
+                   ▲                                                                             │
+                   └────────── the next read that finds it changed ◀── not queued any more ◀─────┘
 
-What is never read again is fetched in vain so many times and no more; what is read costs a round trip once in so many
-writes. Nothing here says that an entry is current: each is kept with the generation that came with it, as any other.
+A key that is never read again is refreshed in vain REFRESH_BUDGET times and no more. A key that is read costs a round
+trip once in that many writes. Nothing here proves that an entry is current: a refreshed entry is kept with the
+generation that came with it, as any other.
 """
 
 from __future__ import annotations
@@ -19,78 +20,80 @@ from kvd.protocol.near_cache import FIRST_GENERATION, NOTED, NOTES, first_note
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
-    from kv.near_cache.cache import Table
+    from kv.near_cache.entries import Entry
 
-# How often a key is fetched again between two reads that find it changed, and behind a read that did not know it.
-FREE_RIDES = 64
-FIRST_RIDES = 4
-# So many keys are in demand at most; those that came first make room.
+# How often a key is refreshed after a read that finds it changed, and after a read that did not know it.
+REFRESH_BUDGET = 64
+FIRST_REFRESH_BUDGET = 4
+# At most this many keys are queued; the oldest make room.
 MAX_KEYS = 16_384
-# So many ride along at most, and none that is larger: together 64 KiB.
-MAX_A_REQUEST = 32
-MOST_BYTES = 2_048
+# At most this many keys are refreshed with one request, and none that is larger: together 64 KiB.
+MAX_KEYS_PER_REQUEST = 32
+MAX_ENTRY_BYTES = 2_048
 
 
 class RefreshQueue:
-    """The keys in demand of one table. Threads may share it: what they do at once is done twice, or left for later."""
+    """The keys of one table that are worth a refresh.
 
-    __slots__ = ("_due", "_keys", "_notes", "_rides", "_seen")
+    Threads may share it: what two of them do at the same time is done twice, or left for later.
+    """
+
+    __slots__ = ("_budgets", "_due", "_keys", "_noted", "_notes")
 
     def __init__(self, slots: int, noted: int = 0) -> None:
         self._notes = first_note(slots)
-        self._seen = noted  # how many changes had been noted when we looked last
-        self._keys: dict[int, str] = {}  # by their words: of keys that share a slot one can be in demand
-        self._rides: dict[int, int] = {}
+        self._noted = noted  # how many changes the server had noted at the last look
+        self._keys: dict[int, str] = {}  # by word: of the keys that share a slot, one can be queued
+        self._budgets: dict[int, int] = {}
         self._due: dict[int, None] = {}
 
     def __len__(self) -> int:
         return len(self._keys)
 
-    def add(self, key: str, value: bytes | None, word: int, rides: int) -> None:
-        """A read has fetched this of ``key``, which may be fetched again so often."""
-        if len(key) + len(value or b"") > MOST_BYTES:
+    def add(self, key: str, value: bytes | None, word: int, budget: int) -> None:
+        """Queue ``key``, whose value a read has just fetched, for ``budget`` refreshes."""
+        if len(key) + len(value or b"") > MAX_ENTRY_BYTES:
             self.drop(word)
             return
         if len(self._keys) >= MAX_KEYS and word not in self._keys:
             self.drop(next(iter(self._keys), word))
-        self._rides[word] = rides
+        self._budgets[word] = budget
         self._keys[word] = key
 
     def drop(self, word: int) -> None:
-        """Its key rides no more until a read finds it changed again."""
+        """Stop refreshing the key of ``word`` until a read finds it changed again."""
         self._keys.pop(word, None)
-        self._rides.pop(word, None)
+        self._budgets.pop(word, None)
 
     def has(self, key: str, word: int) -> bool:
-        """Whether ``key`` is in demand."""
+        """Whether ``key`` is queued."""
         return self._keys.get(word) == key
 
-    def take(self, table: Table, besides: Iterable[str]) -> list[str]:
-        """Keys in demand that have changed, to be fetched along with ``besides``, which are fetched anyway."""
-        words, younger = table.words, table.younger
-        due, keys, rides = self._due, self._keys, self._rides
-        if words[NOTED] != self._seen:
-            self._look(words)
+    def take(self, words: memoryview, entries: Mapping[str, Entry], excluded: Iterable[str]) -> list[str]:
+        """Return queued keys that have changed, to be refreshed now, without ``excluded``, which are fetched anyway."""
+        due, keys, budgets = self._due, self._keys, self._budgets
+        if words[NOTED] != self._noted:
+            self._read_notes(words)
         taken: list[str] = []
-        while due and len(taken) < MAX_A_REQUEST:
+        while due and len(taken) < MAX_KEYS_PER_REQUEST:
             try:
                 word, _ = due.popitem()
                 key = keys[word]
-                if words[word] != younger[key][2] and key not in besides:
+                if words[word] != entries[key][2] and key not in excluded:
                     taken.append(key)
-                    rides[word] -= 1
-                    if not rides[word]:
+                    budgets[word] -= 1
+                    if not budgets[word]:
                         self.drop(word)
-            except KeyError:  # taken by another thread, or not held any more
+            except KeyError:  # another thread has taken it, or its entry is gone
                 pass
         return taken
 
-    def _look(self, words: memoryview) -> None:
-        """Note as due what is in demand, and was noted as changed since the last time."""
-        noted, seen = words[NOTED], self._seen
-        self._seen = noted
+    def _read_notes(self, words: memoryview) -> None:
+        """Mark as due the queued keys that the server has noted as changed since the last look."""
+        noted, seen = words[NOTED], self._noted
+        self._noted = noted
         if not 0 < noted - seen <= NOTES:
             return
         begin, end = self._notes + seen % NOTES, self._notes + noted % NOTES

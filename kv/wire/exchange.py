@@ -1,21 +1,19 @@
-"""A batch of operations on its way to the daemon: done once, or known not to be, over as many connections as it takes.
+"""A batch of operations and its replies: carried out once, or known not to be, over as many connections as it takes.
 
-A write carries an id, chosen once for all its tries, so that the daemon can tell whether it has made it already (see
-*exactly once* in docs/protocol.md). What may be concluded from the ways in which a try can end:
+A write carries an id, chosen once for all its tries, so that the daemon can tell whether it has made the write already
+(see *exactly once* in docs/protocol.md). What follows from the ways in which a try can end:
 
-    answered           done; except outcome_unknown for an id that was never sent before: again, with a younger since
+    answered           done; except outcome_unknown for an id that was never sent before: again, with a newer since
     goodbye            it did not run: again
     not sent whole     it did not run: again, unless it was the connection's first frame (the next would end likewise)
     lost, only reads   as if it had not been sent
-    lost, with writes  again, under the same ids and to the same store. Where that cannot be: CommitUnknown
+    lost, with writes  again, under the same ids and to the same store. Where that is impossible: CommitUnknown
     no answer in time  TimedOut; nothing is sent again
 
-Blocking and asyncio clients drive the same object; no I/O here.
+The blocking and the asyncio client drive the same object; no I/O here.
 """
 
 from __future__ import annotations
-
-import os
 
 from kv.errors import CommitUnknown, ConnectionLost, KvdError, ProtocolError, SnapshotGone, TimedOut, from_reply
 from kv.wire.operations import PING
@@ -28,58 +26,27 @@ if TYPE_CHECKING:
     from kv.wire.operations import Operation
     from kv.wire.protocol import ClientProtocol
 
-# A batch is not sent more often than this, goodbyes aside.
+# The client sends a batch this often at most, goodbyes aside.
 _MAX_TRIES = 4
-_PREFIX_BYTES = 9
-
-
-class StoreView:
-    """What one process knows of the daemon's store, and the ids it gives to writes."""
-
-    __slots__ = ("_last_id", "_prefix", "store_id", "version")
-
-    def __init__(self) -> None:
-        self.store_id: str | None = None
-        self.version: int | None = None  # the highest known of that store
-        # An id is 16 bytes that nobody else chooses: random ones, and a number.
-        self._prefix = os.urandom(_PREFIX_BYTES)
-        self._last_id = 0
-
-    def new_id(self) -> bytes:
-        """An id for a write."""
-        self._last_id += 1
-        return self._prefix + self._last_id.to_bytes(16 - _PREFIX_BYTES, "big")
-
-    def met(self, store_id: str, version: int) -> None:
-        """The daemon has said which store it has."""
-        if store_id != self.store_id:
-            self.store_id, self.version = store_id, version
-        else:
-            self.saw(version)
-
-    def saw(self, version: int) -> None:
-        """The store has come to ``version``."""
-        if self.version is None or version > self.version:
-            self.version = version
 
 
 class Exchange:
-    """Operations that travel together in one frame, and what became of them.
+    """Operations that travel together in one frame, and their results.
 
-    ``results`` has a value or a KvdError for each; ``failure`` is what kept them all from being answered. ``store_id``:
-    they mean something to this store only. ``waiter`` is whatever the client waits with.
+    ``results`` has a value or a KvdError for each operation; ``failure`` is set if none of them was answered.
+    ``store_id``: the operations mean something to this store only. ``waiter``: what the client waits with.
     """
 
     __slots__ = (
         "_ids",
+        "_may_have_run",
         "_since",
         "_tries",
         "_unanswered",
-        "_uncertain",
-        "channel",
         "done",
         "failure",
         "operations",
+        "protocol",
         "results",
         "store_id",
         "waiter",
@@ -97,20 +64,20 @@ class Exchange:
         self.done = False
         self.store_id = store_id
         self.waiter = waiter
-        self.channel: ClientProtocol | None = None  # on which the last answers came
+        self.protocol: ClientProtocol | None = None  # of the connection on which it was sent last
         self._unanswered: Sequence[int] = range(len(operations))
         self._ids: dict[int, bytes] | None = None
         self._since: int | None = None
         self._tries = 0
-        self._uncertain = False  # whether it may have run already
+        self._may_have_run = False
 
     @property
     def writing(self) -> bool:
-        """Whether it changes anything."""
+        """Whether any of the operations changes something."""
         return any(operation.writing for operation in self.operations)
 
     def result(self, number: int = 0) -> Any:  # noqa: ANN401  # each caller knows its operation's type
-        """What an operation came to. Raises the KvdError that it, or all of them, ended with."""
+        """Return the result of an operation. Raises its KvdError, or the failure of the whole exchange."""
         if self.failure is not None:
             raise self.failure
         result = self.results[number]
@@ -122,34 +89,34 @@ class Exchange:
 
     @property
     def size(self) -> int:
-        """How many requests are to be sent."""
+        """How many requests the next try sends."""
         return len(self._unanswered)
 
-    def requests(self, channel: ClientProtocol) -> list[tuple[object, ...]]:
-        """What to send on ``channel``, once more or for the first time."""
-        self.channel = channel
-        return [self._request(number, channel) for number in self._unanswered]
+    def requests(self, protocol: ClientProtocol) -> list[tuple[object, ...]]:
+        """Return the requests of a try on the connection of ``protocol``."""
+        self.protocol = protocol
+        return [self._request(number, protocol) for number in self._unanswered]
 
-    def _request(self, number: int, channel: ClientProtocol) -> tuple[object, ...]:
+    def _request(self, number: int, protocol: ClientProtocol) -> tuple[object, ...]:
         operation = self.operations[number]
-        if operation.how is None:
-            elsewhere = operation.held_on is not None and operation.held_on is not channel
-            # What was held on a connection ended with it. Something has to be sent: each operation has its reply.
-            return PING if elsewhere else operation.request
+        if operation.options is None:
+            is_void = operation.bound_to is not None and operation.bound_to is not protocol
+            # What an operation is bound to ended with its connection. A ping keeps one reply for each operation.
+            return PING if is_void else operation.request
         if self._ids is None:
             self._ids = {}
-            self._since = channel.knowledge.version
+            self._since = protocol.store_view.version
         id_ = self._ids.get(number)
         if id_ is None:
-            id_ = self._ids[number] = channel.knowledge.new_id()
-        return (*operation.request, {**operation.how, "id": id_, "since": self._since})
+            id_ = self._ids[number] = protocol.store_view.new_id()
+        return (*operation.request, {**operation.options, "id": id_, "since": self._since})
 
     # ------------------------------------------------------------------ ends of a try
 
     def answered(self, replies: Sequence[object]) -> None:
-        """Each of the requests sent last has its reply."""
+        """Take a reply to each of the requests sent last."""
         if len(replies) == 1 and type(replies[0]) is not dict:
-            # The commonest of all, without the detour.
+            # The commonest case, without the detour.
             number = self._unanswered[0]
             self.results[number] = self._read(self.operations[number], replies[0])
             self.done = True
@@ -158,10 +125,10 @@ class Exchange:
         for number, reply in zip(self._unanswered, replies, strict=True):
             operation = self.operations[number]
             if again and not operation.writing:
-                again.append(number)  # it was to run after a write that has yet to be made
+                again.append(number)  # it must run after a write that is sent again
             elif type(reply) is not dict:
                 self.results[number] = self._read(operation, reply)
-            elif self._may_say_younger(reply):
+            elif self._may_retry_with_newer_since(reply):
                 again.append(number)
             else:
                 self.results[number] = from_reply(reply)
@@ -170,8 +137,8 @@ class Exchange:
         self.done = not again
 
     def _read(self, operation: Operation[Any], reply: object) -> object:
-        if operation.how is not None and type(reply) is int and self.channel is not None:
-            self.channel.knowledge.saw(reply)
+        if operation.options is not None and type(reply) is int and self.protocol is not None:
+            self.protocol.store_view.observe_version(reply)
         try:
             return operation.read(reply)
         except KvdError as error:
@@ -179,73 +146,73 @@ class Exchange:
         except (ValueError, TypeError, IndexError) as error:
             return ProtocolError(f"the daemon's reply has an unexpected form: {error}", "bad_reply")
 
-    def _may_say_younger(self, reply: dict[str, object]) -> bool:
-        """Whether an error only says that ``since`` was too old, of an id that certainly never ran."""
+    def _may_retry_with_newer_since(self, reply: dict[str, object]) -> bool:
+        """Whether this ``outcome_unknown`` is safe to retry with a newer ``since``: the id was never sent before."""
         version = reply.get("version")
         if reply.get("error") != "outcome_unknown" or type(version) is not int:
             return False
-        if self._uncertain or self._tries >= _MAX_TRIES or version == self._since:
+        if self._may_have_run or self._tries >= _MAX_TRIES or version == self._since:
             return False
         self._since = version
-        if self.channel is not None:
-            self.channel.knowledge.saw(version)
+        if self.protocol is not None:
+            self.protocol.store_view.observe_version(version)
         return True
 
     def refused(self, error: KvdError) -> None:
-        """The frame was refused as a whole, or could not be sent: this try did nothing."""
-        if self._uncertain:
+        """End with ``error``: the daemon refused the whole frame, or the client could not send it."""
+        if self._may_have_run:
             error = CommitUnknown(f"the connection broke after a write had been sent, and then: {error.message}")
         self._fail(error)
 
     def protocol_broken(self, error: ProtocolError) -> None:
-        """What answered is no kvd, or has lost its way."""
+        """End with ``error``: the peer does not follow the protocol."""
         failure = ProtocolError(error.message, error.code)
         failure.maybe_committed = self.writing
         self._fail(failure)
 
     def closed(self) -> None:
-        """The program has closed the client meanwhile."""
+        """End because the program has closed the client meanwhile."""
         self._fail(ConnectionLost("the client was closed", writing=self.writing))
 
     def not_sent(self, address: str, reason: str, *, fresh: bool) -> None:
-        """The connection broke before all of it was sent. ``fresh``: it was the connection's first frame."""
+        """Note that the connection broke before all was sent. ``fresh``: it was the connection's first frame."""
         self._tries += 1
         if fresh or self._tries >= _MAX_TRIES:
             self.refused(ConnectionLost(_broke(address, reason), writing=False))
 
     def lost(self, address: str, reason: str, *, fresh: bool) -> None:
-        """The connection broke after it was sent."""
+        """Note that the connection broke after all was sent."""
         if not self.writing:
             self.not_sent(address, reason, fresh=fresh)
             return
         self._tries += 1
         text = _broke(address, reason)
-        if any(operation.writing and operation.how is None for operation in self.operations):
+        if any(operation.writing and operation.options is None for operation in self.operations):
             self._fail(ConnectionLost(text, writing=True))
             return
-        self._uncertain = True
-        store_id = self.channel.store_id if self.channel is not None else None
+        self._may_have_run = True
+        store_id = self.protocol.store_id if self.protocol is not None else None
         if store_id is None:
             self._fail(CommitUnknown(f"{text} before it had said which store it has; the write may have been made"))
-        elif any((operation.how or {}).get("ephemeral") for operation in self.operations):
-            # Whether made or not: it would be gone by now.
+        elif any((operation.options or {}).get("ephemeral") for operation in self.operations):
+            # Made or not: the keys have gone with the connection.
             self._fail(CommitUnknown(f"{text}, and ephemeral keys have gone with it if they had been written"))
         elif self._tries >= _MAX_TRIES:
             self._fail(CommitUnknown(f"{text} again and again; the write may have been made"))
         self.store_id = store_id
 
-    def elsewhere(self) -> None:
-        """The store that answers now is another than the one it is meant for."""
+    def store_changed(self) -> None:
+        """End because the daemon that answers now has another store than the one meant."""
         text = "the daemon has been restarted, and what it held before is gone"
-        if self._uncertain:
+        if self._may_have_run:
             self._fail(CommitUnknown(f"{text}; whether the write had been made before is not known"))
         else:
             self._fail(SnapshotGone(text, "snapshot_gone"))
 
     def timed_out(self, address: str, seconds: float | None, *, sent: bool) -> None:
-        """The time was over."""
+        """End because there was no answer in time."""
         text = f"no answer from {address} within {seconds or 0:g} s"
-        self._fail(TimedOut(text, writing=self._uncertain or (sent and self.writing)))
+        self._fail(TimedOut(text, writing=self._may_have_run or (sent and self.writing)))
 
     def _fail(self, error: KvdError) -> None:
         self.failure = error

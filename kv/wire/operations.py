@@ -1,6 +1,6 @@
-"""What a client can ask: each operation as a request of the wire and the reading of its reply. No I/O.
+"""What a client can ask: each operation is a request of the wire and a function that reads its reply. No I/O.
 
-Blocking and other clients share these; they differ only in how a frame travels.
+Both clients share the operations; they differ only in how a frame travels.
 """
 
 from __future__ import annotations
@@ -30,34 +30,34 @@ else:
 
 
 PROTOCOL = 1
-# As a version to read at: the snapshot that the last begin on this connection answered.
+# As a version to read at: the snapshot of the last begin on this connection.
 BEGUN = -1
-MAX_A_PAGE = 65_536
+MAX_PAGE_SIZE = 65_536
 
 
 class Operation(Generic[T]):
-    """A request, how to read its successful reply, and what it does.
+    """A request, and a function that reads its successful reply.
 
-    ``how`` is how a write is to be done, the last element of its request; with it, the write can carry an id.
-    ``held_on``: it gives back what belongs to this channel, so it has nothing to do on another one.
+    ``options`` is the last element of a write's request; it can carry an id. None for what carries no id.
+    ``bound_to``: it releases what belongs to this connection's protocol, and does nothing on another connection.
     """
 
-    __slots__ = ("held_on", "how", "read", "request", "writing")
+    __slots__ = ("bound_to", "options", "read", "request", "writing")
 
     def __init__(
         self,
         request: tuple[object, ...],
         read: Callable[[object], T],
         *,
-        how: dict[str, object] | None = None,
+        options: dict[str, object] | None = None,
         writing: bool = False,
-        held_on: object = None,
+        bound_to: object = None,
     ) -> None:
         self.request = request
         self.read = read
-        self.how = how
-        self.writing = writing or how is not None
-        self.held_on = held_on
+        self.options = options
+        self.writing = writing or options is not None
+        self.bound_to = bound_to
 
 
 def write_options(
@@ -66,21 +66,21 @@ def write_options(
     ephemeral: bool = False,
     sync: bool | None = None,
 ) -> dict[str, object]:
-    """How long what is written shall live, and whether to wait for the disk, as the wire says it."""
-    how: dict[str, object] = {}
+    """Return the options of a write as the wire has them: how long its keys live, and whether to wait for the disk."""
+    options: dict[str, object] = {}
     if ttl is not None:
-        how["ttl"] = milliseconds(ttl)
+        options["ttl"] = milliseconds(ttl)
     if keep_ttl:
-        how["keep_ttl"] = True
+        options["keep_ttl"] = True
     if ephemeral:
-        how["ephemeral"] = True
+        options["ephemeral"] = True
     if sync is not None:
-        how["sync"] = sync
-    return how
+        options["sync"] = sync
+    return options
 
 
 def milliseconds(duration: float | timedelta) -> int:
-    """Seconds, or a timedelta, in whole milliseconds, rounded up. Raises TypeError, ValueError, OverflowError."""
+    """Return a duration in whole milliseconds, rounded up. Raises TypeError, ValueError, OverflowError."""
     try:
         seconds = duration if isinstance(duration, int | float) else duration.total_seconds()
     except AttributeError:
@@ -89,7 +89,7 @@ def milliseconds(duration: float | timedelta) -> int:
 
 
 def binary(value: bytes) -> bytes:
-    """A value as the wire takes it. Raises TypeError for what is not like bytes."""
+    """Return a value as the wire takes it. Raises TypeError for what is not like bytes."""
     if type(value) is bytes:
         return value
     if isinstance(value, bytes | bytearray | memoryview):
@@ -101,7 +101,7 @@ def binary(value: bytes) -> bytes:
 
 
 def _unexpected(reply: object) -> ProtocolError:
-    return ProtocolError(f"a reply of an unexpected form ({type(reply).__name__})", "bad_reply")
+    return ProtocolError(f"the daemon's reply has an unexpected form ({type(reply).__name__})", "bad_reply")
 
 
 def _value(reply: object) -> bytes | None:
@@ -133,7 +133,7 @@ def _time(reply: object) -> int | None:
 
 
 def _pairs(reply: object) -> dict[str, str | int]:
-    return dict(_list(reply))  # type: ignore[arg-type]  # anything else raises, which the caller expects
+    return dict(_list(reply))  # type: ignore[arg-type]  # raises for anything else, which the caller expects
 
 
 def _page(reply: object) -> tuple[list[Item], str | None]:
@@ -172,7 +172,7 @@ def _commits(reply: object) -> list[Commit]:
 
 
 def hello(client_name: str, token: str | None) -> Operation[list[object]]:
-    """Agree on the protocol, and say who one is."""
+    """Agree on the protocol, and identify the client."""
     request = ("hello", PROTOCOL, client_name) if token is None else ("hello", PROTOCOL, client_name, token)
     return Operation(request, _list)
 
@@ -197,24 +197,24 @@ def metrics() -> Operation[dict[str, int]]:
 
 
 def exposition() -> Operation[str]:
-    """Everything that is measured, as Prometheus reads it."""
+    """All metrics, in Prometheus' text format."""
     return Operation(("exposition",), _text)
 
 
 def status() -> Operation[dict[str, str | int]]:
-    """What the daemon tells about itself."""
+    """What the daemon says about itself, by name."""
     return Operation(("status",), _pairs)
 
 
 def reload() -> Operation[list[str]]:
-    """Have the configuration read again; what changed."""
+    """Have the daemon read its configuration again; reads as what changed."""
     return Operation(("reload",), lambda reply: [str(line) for line in _list(reply)])
 
 
 def access(
     key: str, uid: int | None, gids: list[int], certificate: str | None, token: str | None
 ) -> Operation[dict[str, Any]]:
-    """What somebody may do with a key: rights, reason and rules, in words."""
+    """What a user may do with a key: rights, reason and rules, in words."""
     return Operation(("access", key, uid, gids, certificate, token), _access)
 
 
@@ -224,7 +224,7 @@ def _access(reply: object) -> dict[str, Any]:
 
 
 def slow_log(limit: int, reset: bool) -> Operation[list[SlowFrame]]:
-    """The last frames that held the daemon, the newest first."""
+    """The last frames that took the daemon long, the newest first."""
     return Operation(("slowlog", limit, reset), lambda reply: [_slow(entry) for entry in _list(reply)], writing=reset)
 
 
@@ -237,7 +237,7 @@ def _slow(entry: object) -> SlowFrame:
 
 
 def largest(start: str, limit: int) -> Operation[tuple[dict[str, int], str | None]]:
-    """The largest values of the next keys from ``start`` on, and where to go on."""
+    """The largest values of the next keys from ``start`` on, and where the next page begins."""
 
     def read(reply: object) -> tuple[dict[str, int], str | None]:
         sizes, following = _list(reply)
@@ -247,7 +247,7 @@ def largest(start: str, limit: int) -> Operation[tuple[dict[str, int], str | Non
 
 
 def hottest(by: str, limit: int) -> Operation[HotKeys]:
-    """The keys most often in "reads" or "writes", with about how often."""
+    """The keys most often in "reads" or "writes", with an estimate of how often."""
 
     def read(reply: object) -> HotKeys:
         from kv.results import HotKeys
@@ -263,7 +263,7 @@ def _numbers(pairs: object) -> dict[str, int]:
 
 
 def checkpoint() -> Operation[int]:
-    """Have a checkpoint begun; the version that it will cover."""
+    """Have the daemon begin a checkpoint; reads as the version that it will cover."""
     return Operation(("checkpoint",), _integer)
 
 
@@ -273,7 +273,7 @@ def backup() -> Operation[bool]:
 
 
 def shutdown() -> Operation[int]:
-    """Have the daemon stop; its process id."""
+    """Have the daemon stop; reads as its process id."""
     return Operation(("shutdown",), lambda reply: _integer(_list(reply)[0]), writing=True)
 
 
@@ -299,42 +299,19 @@ def fetch(keys: list[str], at: int | None) -> Operation[dict[str, Versioned]]:
     return Operation(("fetch", keys) if at is None else ("fetch", keys, at), read)
 
 
-def fetch_entries(keys: list[str]) -> Operation[list[list[Any]]]:
-    """What a near cache keeps of each key: value, version, slot, generation, deadline."""
-    return Operation(("fetch", keys), lambda reply: entries_of(keys, reply))
-
-
-def entries_of(keys: list[str], reply: object) -> list[list[Any]]:
-    """The reply to a fetch of ``keys``, looked through. Raises ProtocolError, ValueError, TypeError."""
-    entries: list[list[Any]] = _list(reply)  # type: ignore[assignment]  # looked at below
-    if len(entries) != len(keys):
-        raise _unexpected(reply)
-    for value, version, slot, generation, deadline in entries:
-        if value is not None and type(value) is not bytes:
-            raise _unexpected(value)
-        if (
-            type(version) is not int
-            or (type(slot) is not int and slot is not None)
-            or (type(generation) is not int and generation is not None)
-            or (type(deadline) is not int and deadline is not None)
-        ):
-            raise _unexpected(reply)
-    return entries
-
-
-def set_many(entries: dict[str, bytes], how: dict[str, object]) -> Operation[int]:
+def set_many(entries: dict[str, bytes], options: dict[str, object]) -> Operation[int]:
     """Store all entries in one commit."""
-    return Operation(("set", entries), _integer, how=how)
+    return Operation(("set", entries), _integer, options=options)
 
 
-def delete(keys: list[str], missing_ok: bool, how: dict[str, object]) -> Operation[int]:
+def delete(keys: list[str], missing_ok: bool, options: dict[str, object]) -> Operation[int]:
     """Delete all keys in one commit, or none; reads as their count."""
-    return Operation(("delete", keys, missing_ok), lambda reply: _integer(_list(reply)[1]), how=how)
+    return Operation(("delete", keys, missing_ok), lambda reply: _integer(_list(reply)[1]), options=options)
 
 
-def increment(key: str, by: int, how: dict[str, object]) -> Operation[int]:
-    """Add to a number; reads as the new one."""
-    return Operation(("increment", key, by), lambda reply: _integer(_list(reply)[0]), how=how)
+def increment(key: str, by: int, options: dict[str, object]) -> Operation[int]:
+    """Add to a number; reads as the new number."""
+    return Operation(("increment", key, by), lambda reply: _integer(_list(reply)[0]), options=options)
 
 
 def commit(
@@ -342,39 +319,39 @@ def commit(
     reads: Mapping[str, int] | None,
     ranges: Iterable[Range],
     snapshot: int | None,
-    how: dict[str, object],
+    options: dict[str, object],
 ) -> Operation[int]:
-    """Write (None deletes) if what was read is still so."""
+    """Write (None deletes) if nothing that was read has changed."""
     checked = {key: None if value is None else binary(value) for key, value in writes.items()}
-    return Operation(("commit", checked, dict(reads or {}), list(ranges), snapshot), _integer, how=how)
+    return Operation(("commit", checked, dict(reads or {}), list(ranges), snapshot), _integer, options=options)
 
 
 def touch(keys: list[str], ttl: float | timedelta | None) -> Operation[list[bool]]:
-    """Have keys live so long from now on; whether each is there."""
+    """Have keys live for ``ttl`` from now on; reads as whether each exists."""
     ttl_ms = None if ttl is None else milliseconds(ttl)
-    return Operation(("touch", keys, ttl_ms), lambda reply: [bool(found) for found in _list(reply)], how={})
+    return Operation(("touch", keys, ttl_ms), lambda reply: [bool(exists) for exists in _list(reply)], options={})
 
 
 def ttl(keys: list[str]) -> Operation[list[float | None]]:
-    """How many seconds keys have still to live."""
+    """How many seconds keys still live."""
     return Operation(("ttl", keys), _seconds_left)
 
 
 def scan(
     start: str, end: str | None, limit: int, at: int | None, keys_only: bool
 ) -> Operation[tuple[list[Item], str | None]]:
-    """One page of keys in order, and where to go on."""
+    """One page of keys in order, and where the next page begins."""
     return Operation(("scan", start, end, limit, at, keys_only), _page)
 
 
 def begin() -> Operation[int]:
-    """Hold the current version readable."""
+    """Begin a snapshot: keep the current version readable."""
     return Operation(("begin",), _integer)
 
 
-def end(snapshot: int, held_on: object) -> Operation[bool]:
-    """Give a snapshot back on the channel where it was begun."""
-    return Operation(("end", snapshot), bool, held_on=held_on)
+def end(snapshot: int, protocol: object) -> Operation[bool]:
+    """End a snapshot on the connection where it began, which is that of ``protocol``."""
+    return Operation(("end", snapshot), bool, bound_to=protocol)
 
 
 def history(key: str, limit: int, before: int | None) -> Operation[list[Version]]:
@@ -398,10 +375,10 @@ def watch(prefix: str, since: int | None) -> Operation[bool]:
 
 
 def prefix_end(prefix: str) -> str | None:
-    """The least string after all that begin with ``prefix``; None if there is none."""
+    """Return the smallest string after all strings with ``prefix``; None if there is none."""
     while prefix:
         last = ord(prefix[-1]) + 1
-        if last == 0xD800:  # surrogates are no characters
+        if last == 0xD800:  # surrogates are not characters
             last = 0xE000
         if last <= 0x10FFFF:
             return prefix[:-1] + chr(last)

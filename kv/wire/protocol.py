@@ -1,161 +1,97 @@
-"""One connection's side of the protocol: whose frames wait for their replies, in order. No I/O.
+"""The client's side of the protocol on one connection: which frames await their replies, in order. No I/O.
 
-        encode() ──▶ bytes to send          bytes received ──▶ receive() ──▶ frames with their replies
-              │                                                   ▲
-              └──▶ waiting: frame, frame, … ── first in, first out ┘
+    encode() ──▶ bytes to send          received bytes ──▶ receive() ──▶ frames with their replies
+              │                                                ▲
+              └──▶ pending: frame, frame, … ── first in, first out ┘
 
-A frame whose caller has gone (interrupted, timed out, cancelled) stays in its place: its reply is still to come, and
-is thrown away when it does. So no answer is ever taken for another's.
+A frame stays in ``pending`` even if its caller is gone (interrupted, timed out, cancelled). Its reply is still to come
+and is then dropped. So no reply is ever taken for that of another frame.
 """
 
 from __future__ import annotations
 
+import os
 from collections import deque
 
 from kv.errors import KvdError, ProtocolError, Refused, from_reply
 from kv.wire import operations
+from kvd.protocol.frames import HEADER_BYTES, frame
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import Any
+    from typing import Any, Protocol
 
-    from kv.near_cache.cache import Table
     from kv.wire.codecs import Codec
-    from kv.wire.exchange import Exchange, StoreView
 
-    Frame = Sequence[Exchange]
+    class Batch(Protocol):
+        """Requests that travel together, and whatever wants their replies. An Exchange, nearly always."""
 
-HEADER_BYTES = 4
-# More than any server sends by default; a length above it is somebody else's protocol.
+        @property
+        def size(self) -> int: ...
+        def requests(self, protocol: ClientProtocol) -> Sequence[tuple[object, ...]]: ...
+        def answered(self, replies: Sequence[object]) -> None: ...
+        def refused(self, error: KvdError) -> None: ...
+
+    Frame = Sequence[Batch]
+
+# No daemon's default limit is larger. A longer length means that the peer speaks another protocol.
 MAX_REPLY_BYTES = 1 << 30
-# The frame in ``waiting`` that is the hello.
+_PREFIX_BYTES = 9
+# Stands in ``pending`` for the hello frame.
 _HELLO: Frame = ()
 
 
-class _Unattended:
-    """In the place of a delivery: requests whose replies nobody waits for."""
+class StoreView:
+    """What one process knows of the daemon's store, and the ids that the process gives to its writes."""
 
-    __slots__ = ("size",)
+    __slots__ = ("_last_id", "_prefix", "store_id", "version")
 
-    def __init__(self, size: int) -> None:
-        self.size = size
+    def __init__(self) -> None:
+        self.store_id: str | None = None
+        self.version: int | None = None  # the highest known version of that store
+        # An id is 16 bytes that no other process chooses: a random prefix and a number.
+        self._prefix = os.urandom(_PREFIX_BYTES)
+        self._last_id = 0
 
-    def answered(self, replies: Sequence[object]) -> None:
-        """Thrown away."""
+    def new_id(self) -> bytes:
+        """Return an id for a write."""
+        self._last_id += 1
+        return self._prefix + self._last_id.to_bytes(16 - _PREFIX_BYTES, "big")
 
-    def refused(self, error: KvdError) -> None:
-        """Nothing to be told."""
-
-
-def framed(payload: bytes) -> bytes:
-    """A payload with its length in front."""
-    return len(payload).to_bytes(HEADER_BYTES, "big") + payload
-
-
-class ClientProtocol:
-    """What is under way on one connection, and what the daemon has told about itself there."""
-
-    __slots__ = (
-        "_attaching",
-        "_codec",
-        "_left",
-        "_wanted",
-        "attached",
-        "events",
-        "finished",
-        "knowledge",
-        "limits",
-        "refusal",
-        "said_hello",
-        "store_id",
-        "table",
-        "waiting",
-    )
-
-    def __init__(self, codec: Codec, knowledge: StoreView) -> None:
-        self._codec = codec
-        self._left = bytearray()  # received, and no whole frame yet
-        self._wanted = HEADER_BYTES  # how much of it there has to be before it is worth another look
-        self.waiting: deque[Frame] = deque()
-        self.events: list[object] | None = None  # where a feed's events go, once everything else is answered
-        self.knowledge = knowledge
-        self.said_hello = False
-        self.store_id: str | None = None  # known once hello was answered
-        self.limits: dict[str, int] = {}
-        self._attaching = False  # whether attach was sent with hello, and what was answered to it
-        self.attached: object = None
-        self.table: Table | None = None  # of the near cache, for what is read on this connection
-        self.finished = False  # the daemon has said goodbye: what still waits did not run
-        self.refusal: KvdError | None = None  # why the daemon does not want this connection
-
-    # ------------------------------------------------------------------ sending
-
-    def hello(self, token: str | None, *, attach: bool = False) -> bytes:
-        """The frame that greets; its answer is this channel's own business. ``attach``: and asks for a near cache."""
-        requests = [operations.hello("kv", token).request, *([operations.ATTACH] if attach else [])]
-        data = framed(self._codec.encode(requests))
-        self.said_hello, self._attaching = True, attach
-        self.waiting.append(_HELLO)
-        return data
-
-    def encode(self, frame: Frame) -> bytes:
-        """The bytes of a frame, to be sent whole once it stands in ``waiting``.
-
-        Raises ValueError for text that is no Unicode, Refused for more than the daemon takes.
-        """
-        if len(frame) == 1:
-            requests = frame[0].requests(self)
+    def observe_store(self, store_id: str, version: int) -> None:
+        """Note which store the daemon has, and its version."""
+        if store_id != self.store_id:
+            self.store_id, self.version = store_id, version
         else:
-            requests = [request for delivery in frame for request in delivery.requests(self)]
-        payload = self._codec.encode(requests)
-        most = self.limits.get("max_frame_bytes")
-        if most is not None and len(payload) > most:
-            text = f"a frame has at most {most} bytes, this one would have {len(payload)}"
-            raise Refused(text, "too_large")
-        return framed(payload)
+            self.observe_version(version)
 
-    def encode_unattended(self, requests: Sequence[tuple[object, ...]]) -> bytes:
-        """The bytes of a frame whose replies go to nobody, unless ``only_replies`` takes them.
+    def observe_version(self, version: int) -> None:
+        """Note that the store has reached ``version``."""
+        if self.version is None or version > self.version:
+            self.version = version
 
-        It stands in ``waiting`` from now on: to be sent whole, or the connection given up. Raises ValueError.
+
+class FrameReader:
+    """Splits a stream of bytes into frames, wherever the pieces begin and end. The client's only parser of frames."""
+
+    __slots__ = ("_buffer", "_needed")
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()  # the beginning of a frame that is not complete yet
+        self._needed = HEADER_BYTES  # how long the buffer must be before it is worth parsing again
+
+    def receive(self, data: bytes, output: list[Any]) -> None:
+        """Parse ``data``, and append to ``output`` what each frame amounts to: here its payload.
+
+        Raises ProtocolError for a length that no daemon sends. The stream cannot be used after that.
         """
-        data = framed(self._codec.encode(requests))
-        self.waiting.append((_Unattended(len(requests)),))  # type: ignore[arg-type]  # all of it that is asked here
-        return data
-
-    # ------------------------------------------------------------------ receiving
-
-    def only_replies(self, data: bytes) -> list[Any] | None:
-        """The replies to the unattended frame, if ``data`` is them and nothing else is under way; the first no error.
-
-        None otherwise; what came has been taken note of. Raises ProtocolError.
-        """
-        if len(self.waiting) == 1 and not self._left and int.from_bytes(data[:HEADER_BYTES], "big") == len(data) - 4:
-            try:
-                replies = self._codec.decode(memoryview(data)[HEADER_BYTES:])
-            except self._codec.errors as error:
-                raise ProtocolError("the daemon's reply is not MessagePack", "bad_reply") from error
-            if type(replies) is list and len(replies) == self.waiting[0][0].size:
-                self.waiting.popleft()
-                return None if type(replies[0]) is dict else replies
-        answered: list[tuple[Frame, Any]] = []
-        self.receive(data, answered)
-        for frame, found in answered:
-            settle(frame, found)
-        return None
-
-    def receive(self, data: bytes, answered: list[tuple[Frame, Any]]) -> None:
-        """Take what came. To ``answered`` go frames with their replies: a list, or the map that refuses the frame.
-
-        Raises ProtocolError if it is not one of kvd's; the connection cannot be used any more then.
-        """
-        if self._left:
-            self._left += data
-            if len(self._left) < self._wanted:
+        if self._buffer:
+            self._buffer += data
+            if len(self._buffer) < self._needed:
                 return
-            data = bytes(self._left)
-            self._left.clear()
+            data = bytes(self._buffer)
+            self._buffer.clear()
         at = 0
         while len(data) - at >= HEADER_BYTES:
             length = int.from_bytes(data[at : at + HEADER_BYTES], "big")
@@ -164,69 +100,186 @@ class ClientProtocol:
             end = at + HEADER_BYTES + length
             if end > len(data):
                 break
-            self._take(data[at + HEADER_BYTES : end], answered)
+            self._take(data[at + HEADER_BYTES : end], output)
             at = end
         if at < len(data):
-            self._left += data[at:]
-            whole = len(data) - at >= HEADER_BYTES
-            self._wanted = HEADER_BYTES + (length if whole else 0)
+            self._buffer += data[at:]
+            has_header = len(data) - at >= HEADER_BYTES
+            self._needed = HEADER_BYTES + (length if has_header else 0)
 
-    def _take(self, payload: bytes, answered: list[tuple[Frame, Any]]) -> None:
-        """One frame of the daemon's."""
-        try:
-            reply = self._codec.decode(payload)
-        except self._codec.errors as error:
-            raise ProtocolError("the daemon's reply is not MessagePack", "bad_reply") from error
+    def _take(self, payload: bytes, output: list[Any]) -> None:
+        """Handle the payload of one frame."""
+        output.append(payload)
+
+
+class _Unclaimed:
+    """Stands in ``pending`` for requests whose replies have no taker."""
+
+    __slots__ = ("size",)
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def requests(self, protocol: ClientProtocol) -> Sequence[tuple[object, ...]]:
+        """Return nothing: they are sent already."""
+        return ()
+
+    def answered(self, replies: Sequence[object]) -> None:
+        """Drop the replies."""
+
+    def refused(self, error: KvdError) -> None:
+        """Drop the error."""
+
+
+class ClientProtocol(FrameReader):
+    """The frames under way on one connection, and what the daemon has said about itself there."""
+
+    __slots__ = (
+        "_asked_to_attach",
+        "_codec",
+        "attach_reply",
+        "events",
+        "hello_sent",
+        "limits",
+        "near_table",
+        "pending",
+        "refusal",
+        "shutting_down",
+        "store_id",
+        "store_view",
+    )
+
+    def __init__(self, codec: Codec, store_view: StoreView) -> None:
+        super().__init__()
+        self._codec = codec
+        self.pending: deque[Frame] = deque()
+        self.events: list[object] | None = None  # takes a feed's events, once every request has its reply
+        self.store_view = store_view
+        self.hello_sent = False
+        self.store_id: str | None = None  # known as soon as the daemon has answered hello
+        self.limits: dict[str, int] = {}
+        self._asked_to_attach = False
+        self.attach_reply: object = None
+        self.near_table: Any = None  # the near cache's Table for reads on this connection; None without one
+        self.shutting_down = False  # the daemon has said goodbye: no pending frame ran
+        self.refusal: KvdError | None = None  # why the daemon rejects this connection
+
+    # ------------------------------------------------------------------ sending
+
+    def hello(self, token: str | None, *, attach: bool = False) -> bytes:
+        """Return the greeting frame, and handle its reply. ``attach``: ask for a near cache as well."""
+        requests = [operations.hello("kv", token).request, *([operations.ATTACH] if attach else [])]
+        data = frame(self._codec.encode(requests))
+        self.hello_sent, self._asked_to_attach = True, attach
+        self.pending.append(_HELLO)
+        return data
+
+    def encode(self, batches: Frame) -> bytes:
+        """Return the bytes of a frame. The caller adds the frame to ``pending``, and sends all of the bytes.
+
+        Raises ValueError for text that is not Unicode, Refused for a frame larger than the daemon's limit.
+        """
+        if len(batches) == 1:
+            requests = batches[0].requests(self)
+        else:
+            requests = [request for batch in batches for request in batch.requests(self)]
+        payload = self._codec.encode(requests)
+        max_bytes = self.limits.get("max_frame_bytes")
+        if max_bytes is not None and len(payload) > max_bytes:
+            text = f"a frame has at most {max_bytes} bytes, this one would have {len(payload)}"
+            raise Refused(text, "too_large")
+        return frame(payload)
+
+    def encode_unclaimed(self, requests: Sequence[tuple[object, ...]]) -> bytes:
+        """Return the bytes of a frame whose replies are dropped, unless ``take_only_replies`` takes them.
+
+        The frame is in ``pending`` from now on: the caller sends all of it or closes the connection. Raises ValueError.
+        """
+        data = frame(self._codec.encode(requests))
+        self.pending.append((_Unclaimed(len(requests)),))
+        return data
+
+    # ------------------------------------------------------------------ receiving
+
+    def take_only_replies(self, data: bytes) -> list[Any] | None:
+        """Return the replies to the unclaimed frame, if ``data`` is just them and nothing else is under way.
+
+        Otherwise, and if the first reply is an error, handle ``data`` and return None. Raises ProtocolError.
+        """
+        if len(self.pending) == 1 and not self._buffer and int.from_bytes(data[:HEADER_BYTES], "big") == len(data) - 4:
+            replies = self._decoded(memoryview(data)[HEADER_BYTES:])
+            if type(replies) is list and len(replies) == self.pending[0][0].size:
+                self.pending.popleft()
+                return None if type(replies[0]) is dict else replies
+        self.receive_and_dispatch(data)
+        return None
+
+    def receive_and_dispatch(self, data: bytes) -> None:
+        """Parse ``data``, and hand each reply to the batches that it answers. Raises ProtocolError."""
+        answered: list[tuple[Frame, Any]] = []
+        self.receive(data, answered)
+        for batches, reply in answered:
+            dispatch(batches, reply)
+
+    def _take(self, payload: bytes, output: list[tuple[Frame, Any]]) -> None:
+        """Handle one frame. To ``output`` goes the frame that it answers, with the list of replies or the error map."""
+        reply: Any = self._decoded(payload)
         if type(reply) is dict and reply.get("error") == "shutting_down":
-            self.finished = True
+            self.shutting_down = True
             return
-        if self.events is not None and not self.waiting and type(reply) is list:
+        if self.events is not None and not self.pending and type(reply) is list:
             self.events += reply
             return
-        if type(reply) is dict and not self.waiting:
-            self.refusal = self.refusal or from_reply(reply)  # its last word, and the first counts
+        if type(reply) is dict and not self.pending:
+            self.refusal = self.refusal or from_reply(reply)  # the first reason counts
             return
-        if not self.waiting or type(reply) not in (list, dict):
+        if not self.pending or type(reply) not in (list, dict):
             raise ProtocolError("the daemon's reply is not one of kvd's protocol", "bad_reply")
-        frame = self.waiting[0]
-        if frame is _HELLO:
-            if self._attaching and type(reply) is list and len(reply) == 2:
-                self.attached = reply.pop()
-            self._greeted(reply[0] if type(reply) is list and len(reply) == 1 else reply)
-        elif type(reply) is list and len(reply) != _size(frame):
+        batches = self.pending[0]
+        if batches is _HELLO:
+            if self._asked_to_attach and type(reply) is list and len(reply) == 2:
+                self.attach_reply = reply.pop()
+            self._take_greeting(reply[0] if type(reply) is list and len(reply) == 1 else reply)
+        elif type(reply) is list and len(reply) != _size(batches):
             raise ProtocolError("the daemon's reply is not one of kvd's protocol", "bad_reply")
         else:
-            answered.append((frame, reply))
-        self.waiting.popleft()
+            output.append((batches, reply))
+        self.pending.popleft()
 
-    def _greeted(self, reply: object) -> None:
+    def _decoded(self, payload: bytes | memoryview) -> object:
+        try:
+            return self._codec.decode(payload)
+        except self._codec.errors as error:
+            raise ProtocolError("the daemon's reply is not MessagePack", "bad_reply") from error
+
+    def _take_greeting(self, reply: object) -> None:
         if type(reply) is dict:
             self.refusal = from_reply(reply)
             return
         try:
-            told: list[Any] = list(reply)  # type: ignore[call-overload]  # anything else raises
-            self.knowledge.met(str(told[2]), int(told[3]))
-            self.limits = dict(told[4])
+            fields: list[Any] = list(reply)  # type: ignore[call-overload]  # raises for what has no elements
+            self.store_view.observe_store(str(fields[2]), int(fields[3]))
+            self.limits = dict(fields[4])
         except (ValueError, TypeError, IndexError) as error:
             raise ProtocolError("the daemon's answer to hello has an unexpected form", "bad_reply") from error
-        self.store_id = self.knowledge.store_id
+        self.store_id = self.store_view.store_id
 
 
-def _size(frame: Frame) -> int:
-    return frame[0].size if len(frame) == 1 else sum(delivery.size for delivery in frame)
+def _size(batches: Frame) -> int:
+    return batches[0].size if len(batches) == 1 else sum(batch.size for batch in batches)
 
 
-def settle(frame: Frame, reply: Any) -> None:  # noqa: ANN401  # a list or a dict
-    """Tell those who sent a frame what came of it."""
-    if type(reply) is list and len(frame) == 1:
-        frame[0].answered(reply)
+def dispatch(batches: Frame, reply: Any) -> None:  # noqa: ANN401  # a list or a dict
+    """Hand the reply to a frame to the batches in it, each its part."""
+    if type(reply) is list and len(batches) == 1:
+        batches[0].answered(reply)
         return
     if type(reply) is dict:
-        for delivery in frame:
-            delivery.refused(from_reply(reply))
+        for batch in batches:
+            batch.refused(from_reply(reply))
         return
     at = 0
-    for delivery in frame:
-        size = delivery.size
-        delivery.answered(reply[at : at + size])
+    for batch in batches:
+        size = batch.size
+        batch.answered(reply[at : at + size])
         at += size

@@ -9,6 +9,10 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from mmap import MAP_ANONYMOUS, MAP_PRIVATE, mmap
+
+_STEP_BYTES = 1 << 20
+_ZEROS = bytes(_STEP_BYTES)
 
 
 class Disk:
@@ -34,14 +38,40 @@ class Disk:
         """How many bytes a file has."""
         return os.stat(name, dir_fd=self._descriptor, follow_symlinks=False).st_size
 
-    def read(self, name: str) -> bytes:
-        """A whole file."""
+    def read(self, name: str, max_bytes: int | None = None) -> bytes:
+        """Return a file, or the first ``max_bytes`` of it."""
         with self._opened(name, os.O_RDONLY) as descriptor:
             size = os.fstat(descriptor).st_size
+            size = size if max_bytes is None else min(size, max_bytes)
             parts = bytearray()
             while len(parts) < size and (part := os.pread(descriptor, min(size - len(parts), 1 << 26), len(parts))):
                 parts += part
             return bytes(parts)
+
+    def read_sparse(self, name: str) -> tuple[memoryview, int]:
+        """Return a file, and an offset from which on it holds nothing but zeros, exact to a step.
+
+        For files that are mostly zeros, as a log segment is that was allocated and not filled: what the file system
+        knows to be unwritten is not read, and zeros that are read take no memory. Every other byte is looked at.
+        """
+        with self._opened(name, os.O_RDONLY) as descriptor:
+            size = os.fstat(descriptor).st_size
+            # Reading ahead would make pages of what was never written, and pages count as data.
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)
+            content = _zeros(size)
+            step = bytearray(_STEP_BYTES)
+            at = used = 0
+            while (at := _next_data(descriptor, at, size)) < size:
+                count = os.preadv(descriptor, [step], at)
+                if not count:
+                    break
+                piece, zeros = (step, _ZEROS) if count == _STEP_BYTES else (step[:count], bytes(count))
+                count = min(count, size - at)  # as the file may have grown
+                if piece != zeros:  # of a bytearray this is memcmp, of a memoryview it is not
+                    content[at : at + count] = memoryview(piece)[:count]
+                    used = at + count
+                at += count
+        return content, used
 
     def create(self, name: str) -> int:
         """A new, empty file, open for writing; the descriptor. One that is left over under this name goes."""
@@ -93,6 +123,23 @@ class Disk:
             yield descriptor
         finally:
             os.close(descriptor)
+
+
+def _zeros(size: int) -> memoryview:
+    """Return ``size`` zeros that can be written to, and take no memory until they are."""
+    return memoryview(mmap(-1, size, flags=MAP_PRIVATE | MAP_ANONYMOUS) if size else b"")
+
+
+def _next_data(descriptor: int, at: int, size: int) -> int:
+    """Return the first offset from ``at`` on where there may be anything but zeros; ``size`` if there is none."""
+    try:
+        return os.lseek(descriptor, at, os.SEEK_DATA)
+    except OSError as error:
+        if error.errno == errno.ENXIO:  # nothing but a hole, or the end
+            return size
+        if error.errno in (errno.EINVAL, errno.EOPNOTSUPP):  # the file system cannot say
+            return at
+        raise
 
 
 def check_owner(directory: str) -> str | None:

@@ -231,7 +231,7 @@ def prepare_tail(disk: Disk, recovered: Recovered) -> None:
     if not recovered.number or recovered.clean:
         return
     name = names.log(recovered.number)
-    data = disk.read(name)[: recovered.tail_end]
+    data = disk.read(name, recovered.tail_end)
     descriptor = disk.create(names.unfinished(name))
     try:
         disk.write(descriptor, data, 0)

@@ -59,7 +59,7 @@ class SegmentReader:
     def __init__(self, disk: Disk, number: int) -> None:
         name = names.log(number)
         self.path = disk.path(name)
-        self._data = memoryview(disk.read(name))
+        self._data, self._used = disk.read_sparse(name)  # from _used on there are only zeros
         self.header: Header = decode_header(bytes(self._data[:HEADER_BYTES]), LOG_MAGIC, self.path)
         if self.header.number != number:
             raise Damaged(self.path, 0, f"it says that it is segment {self.header.number}")
@@ -98,8 +98,8 @@ class SegmentReader:
         self.version = group.version + group.commits - 1
 
     def _judge_the_rest(self) -> None:
-        rest = bytes(self._data[self.end :])
-        if not rest.strip(b"\0"):
+        rest = self._rest()
+        if rest == bytes(len(rest)):
             return
         if self.clean:
             raise Damaged(self.path, self.end, "there is something behind the mark of a clean stop")
@@ -107,6 +107,10 @@ class SegmentReader:
         if vouched > self.version:
             raise Damaged(self.path, self.end, f"version {self.version + 1} was on disk and cannot be read")
         self.torn = TornTail(self.path, self.end, len(rest.rstrip(b"\0")), self.version)
+
+    def _rest(self) -> bytes:
+        """Return what follows the last whole record, without most of the zeros to the end of the segment."""
+        return bytes(self._data[self.end : self._used])
 
     def _vouched_for(self, rest: bytes) -> int:
         """The newest version that a sound record behind the bad one says was on disk. Only looked for after a crash."""
@@ -124,7 +128,7 @@ class SegmentReader:
     def newest_known(self) -> int:
         """The newest version that anything speaks of, behind damage too. After the iteration, however that ended."""
         newest = max(self.version, self.header.watermark)
-        for record in self._sound_behind(bytes(self._data[self.end :])):
+        for record in self._sound_behind(self._rest()):
             groups = record.groups if isinstance(record, Commits) else []
             newest = max(newest, record.watermark, *(group.version + group.commits - 1 for group in groups))
         return newest

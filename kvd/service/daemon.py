@@ -20,7 +20,8 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from kvd.service.errors import EXIT_FAILURE, StartError
+from kvd.protocol import exits
+from kvd.service.errors import StartError
 from kvd.service.launcher import DaemonLauncher
 from kvd.service.locks import LockFile
 
@@ -114,7 +115,7 @@ def daemonize(
             child = os.fork()
         except OSError as error:
             os.close(writing)
-            raise StartError(EXIT_FAILURE, f"cannot start another process: {error.strerror}") from None
+            raise StartError(exits.FAILURE, f"cannot start another process: {error.strerror}") from None
         if child == 0:
             _be_daemon(run, ReadyPipe(writing), locks, context)
         os.close(writing)
@@ -155,7 +156,7 @@ def _be_daemon(
     context: Any,  # noqa: ANN401 - the library has no types
 ) -> NoReturn:
     """Detach, run, and exit without the exit handlers of the process that forked. Runs in the child."""
-    status = EXIT_FAILURE
+    status = exits.FAILURE
     text = ""
     try:
         # Until the event loop runs, the terminal's ctrl-c is for the waiting process, which forwards it as SIGTERM.

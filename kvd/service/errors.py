@@ -1,4 +1,4 @@
-"""Why a daemon cannot start, and the exit codes of ``kv serve`` (from sysexits.h where it has a fitting one)."""
+"""Why a daemon cannot start, with the exit code that says so."""
 
 import sys
 
@@ -25,7 +25,7 @@ class ConfigError(StartError):
     """The configuration cannot be used; the text says where the mistake is and what is allowed there."""
 
     def __init__(self, text: str) -> None:
-        super().__init__(EXIT_CONFIGURATION, text)
+        super().__init__(exits.CONFIGURATION, text)
 
 
 def print_error(text: str, exit_code: int) -> int:

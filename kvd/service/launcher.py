@@ -9,8 +9,9 @@ from typing import Any
 
 import msgspec
 
+from kvd.protocol import exits
 from kvd.protocol.frames import frame
-from kvd.service.errors import EXIT_FAILURE, StartError, print_error
+from kvd.service.errors import StartError, print_error
 
 PING_TIMEOUT_S = 5.0
 _FORWARDED_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -75,7 +76,7 @@ class DaemonLauncher:
         if outcome.startswith("F"):
             code, _, text = outcome[1:].partition(" ")
             return print_error(text, int(code))
-        return print_error("the daemon ended before it was ready", EXIT_FAILURE)
+        return print_error("the daemon ended before it was ready", exits.FAILURE)
 
     def _forward(self, number: int, frame: FrameType | None) -> None:
         self._signal = number
@@ -100,6 +101,6 @@ def ping(path: str) -> None:
             connection.sendall(request)
             reply = connection.recv(len(expected), socket.MSG_WAITALL)
     except OSError as error:
-        raise StartError(EXIT_FAILURE, f"the daemon does not answer at {path}: {error}") from None
+        raise StartError(exits.FAILURE, f"the daemon does not answer at {path}: {error}") from None
     if reply != expected:
-        raise StartError(EXIT_FAILURE, f"the daemon does not answer at {path} as it should")
+        raise StartError(exits.FAILURE, f"the daemon does not answer at {path} as it should")

@@ -17,7 +17,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
 
-from kvd.service.errors import EXIT_ALREADY_RUNNING, EXIT_IO_ERROR, StartError
+from kvd.protocol import exits
+from kvd.service.errors import StartError
 
 
 class AlreadyRunning(StartError):
@@ -25,7 +26,7 @@ class AlreadyRunning(StartError):
 
     def __init__(self, path: str, pid: int | None) -> None:
         holder = f"pid {pid}" if pid is not None else "starting right now"
-        super().__init__(EXIT_ALREADY_RUNNING, f"already running: {holder} (lock {path}); stop it with: kv shutdown")
+        super().__init__(exits.ALREADY_RUNNING, f"already running: {holder} (lock {path}); stop it with: kv shutdown")
         self.path = path
         self.pid = pid
 
@@ -48,7 +49,7 @@ class LockFile:
                 os.close(descriptor)
                 if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
                     raise AlreadyRunning(self.path, pid) from None
-                raise StartError(EXIT_IO_ERROR, f"cannot lock {self.path}: {error.strerror}") from None
+                raise StartError(exits.IO_ERROR, f"cannot lock {self.path}: {error.strerror}") from None
             if _is_named(descriptor, self.path):
                 self._descriptor = descriptor
             else:
@@ -64,13 +65,13 @@ class LockFile:
         try:
             descriptor = os.open(self.path, flags, 0o600)
         except OSError as error:
-            raise StartError(EXIT_IO_ERROR, f"cannot open the lock file {self.path}: {error.strerror}") from None
+            raise StartError(exits.IO_ERROR, f"cannot open the lock file {self.path}: {error.strerror}") from None
         found = os.fstat(descriptor)
         # Not a hard link: in a directory where every user can make files, one could make us write to any file.
         if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
             os.close(descriptor)
             text = f"the lock file {self.path} is not a regular file, or it has hard links; remove it"
-            raise StartError(EXIT_IO_ERROR, text)
+            raise StartError(exits.IO_ERROR, text)
         return descriptor
 
     def write_pid(self) -> None:
@@ -80,7 +81,7 @@ class LockFile:
             os.pwrite(self.fileno(), text, 0)
             os.ftruncate(self.fileno(), len(text))
         except OSError as error:
-            raise StartError(EXIT_IO_ERROR, f"cannot write {self.path}: {error.strerror}") from None
+            raise StartError(exits.IO_ERROR, f"cannot write {self.path}: {error.strerror}") from None
 
     def fileno(self) -> int:
         """The descriptor that holds the lock. Raises ValueError if it is not held."""
@@ -127,7 +128,7 @@ def exclude_daemon(path: str) -> Iterator[None]:
         yield
         return
     except OSError as error:
-        raise StartError(EXIT_IO_ERROR, f"cannot open the lock file {path}: {error.strerror}") from None
+        raise StartError(exits.IO_ERROR, f"cannot open the lock file {path}: {error.strerror}") from None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except OSError as error:
@@ -135,7 +136,7 @@ def exclude_daemon(path: str) -> Iterator[None]:
         os.close(descriptor)
         if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
             raise AlreadyRunning(path, pid) from None
-        raise StartError(EXIT_IO_ERROR, f"cannot lock {path}: {error.strerror}") from None
+        raise StartError(exits.IO_ERROR, f"cannot lock {path}: {error.strerror}") from None
     try:
         yield
     finally:

@@ -10,8 +10,9 @@ import logging.handlers
 import os
 import sys
 
+from kvd.protocol import exits
 from kvd.service.config.sections import Config
-from kvd.service.errors import EXIT_CONFIGURATION, EXIT_IO_ERROR, StartError
+from kvd.service.errors import StartError
 from kvd.service.systemd import is_journal
 from kvd.service.unix_socket import make_directory
 
@@ -67,7 +68,7 @@ def log_target(config: Config, *, daemon: bool) -> str:
     target = config.log.to
     if target == "stderr" and daemon:
         text = "log.to: a daemon has no stderr; use a file, syslog or auto, or serve in the foreground"
-        raise StartError(EXIT_CONFIGURATION, text)
+        raise StartError(exits.CONFIGURATION, text)
     if target != "auto":
         return target
     if not daemon:
@@ -88,7 +89,7 @@ def open_handler(target: str) -> logging.Handler:
             make_directory(target)
             handler = LogFile(target)
     except OSError as error:
-        raise StartError(EXIT_IO_ERROR, f"cannot write the log to {target}: {error.strerror or error}") from None
+        raise StartError(exits.IO_ERROR, f"cannot write the log to {target}: {error.strerror or error}") from None
     return handler
 
 
@@ -97,7 +98,7 @@ def _syslog_handler() -> logging.Handler:
     # Without syslog the handler raises nothing, and would try again for each record.
     if descriptors(handler) == [-1]:
         text = f"cannot write the log to syslog: no process listens at {SYSLOG_SOCKET}"
-        raise StartError(EXIT_IO_ERROR, text)
+        raise StartError(exits.IO_ERROR, text)
     handler.setFormatter(OneLine("kvd[%(process)d]: %(message)s"))
     return handler
 

@@ -23,7 +23,8 @@ from kvd.journal.backup_file import BackupReader, load_backup
 from kvd.journal.disk import Disk, check_owner
 from kvd.journal.errors import Damaged, JournalError
 from kvd.journal.recovery import Progress
-from kvd.service.errors import EXIT_CONFIGURATION, EXIT_DAMAGED, EXIT_FAILURE, EXIT_IO_ERROR, EXIT_USAGE, StartError
+from kvd.protocol import exits
+from kvd.service.errors import StartError
 from kvd.service.locks import LockFile, exclude_daemon
 
 STDIN = "-"
@@ -61,7 +62,7 @@ def salvage(directory: str, new_directory: str, progress: Progress) -> Made:
         report = examine(source)
         extent = report.saved if report.damages else furthest(reaches(source))
         if extent is None:
-            raise StartError(EXIT_DAMAGED, f"nothing of {directory} can be saved")
+            raise StartError(exits.DAMAGED_DATA, f"nothing of {directory} can be saved")
         point = Point(extent.version) if report.damages else Point()
         version, time_us = _copy(source, directory, new_directory, extent, point, progress)
         return Made(version, time_us, lost=max(0, report.newest_known - version))
@@ -79,7 +80,7 @@ def restore(source: str, new_directory: str, version: int | None, time_us: int |
             return Made(*_copy(disk, source, new_directory, extent, point, progress))
     if point != Point():
         text = f"{source} is a backup, which has no history; only a data directory can be restored to a point in it"
-        raise StartError(EXIT_USAGE, text)
+        raise StartError(exits.USAGE, text)
     with _explain_errors(source), _backup(source) as stream, _writing(new_directory) as target:
         database = _load(stream, source, progress)
         with _explain_errors(new_directory):
@@ -108,17 +109,17 @@ def _extent_for(disk: Disk, source: str, point: Point) -> Extent:
         raise extent.damage
     if point.version is not None and point.version > extent.version:
         text = f"{source} ends with version {extent.version}; there is no version {point.version} in it"
-        raise StartError(EXIT_FAILURE, text)
+        raise StartError(exits.FAILURE, text)
     return extent
 
 
 def _refuse(disk: Disk, source: str, extents: list[Extent]) -> None:
     if not extents:
         examine(disk)  # raises an error that says what is wrong
-        raise StartError(EXIT_DAMAGED, f"{source} holds nothing that can be restored")
+        raise StartError(exits.DAMAGED_DATA, f"{source} holds nothing that can be restored")
     oldest = min(extents, key=lambda extent: extent.first)
     text = f"{source} goes back to version {oldest.first} of {_shown(oldest.first_time)}, and not further"
-    raise StartError(EXIT_FAILURE, text)
+    raise StartError(exits.FAILURE, text)
 
 
 def _shown(time_us: int) -> str:
@@ -147,7 +148,7 @@ def _reading(directory: str) -> Iterator[Disk]:
     disk = Disk(directory)
     try:
         if not _is_data_directory(disk.names()):
-            raise StartError(EXIT_FAILURE, f"{directory} is no data directory: nothing of kvd's is in it")
+            raise StartError(exits.FAILURE, f"{directory} is no data directory: nothing of kvd's is in it")
         with exclude_daemon(os.path.join(directory, names.LOCK)):
             yield disk
     finally:
@@ -170,7 +171,7 @@ def _writing(directory: str) -> Iterator[Disk]:
             _make(directory)
         problem = check_owner(directory)
         if problem:
-            raise StartError(EXIT_CONFIGURATION, f"{directory}: {problem}")
+            raise StartError(exits.CONFIGURATION, f"{directory}: {problem}")
         lock = LockFile(os.path.join(directory, names.LOCK))
         lock.acquire()
         disk = Disk(directory)
@@ -196,7 +197,7 @@ def _check_empty(directory: str) -> None:
     ours = {names.LOCK, names.UNFINISHED_COPY, *leftovers(present)}
     others = sorted(set(present) - ours)
     if others:
-        raise StartError(EXIT_USAGE, f"{directory} is not empty: it has {others[0]}; name an empty directory")
+        raise StartError(exits.USAGE, f"{directory} is not empty: it has {others[0]}; name an empty directory")
 
 
 @contextmanager
@@ -215,7 +216,7 @@ def _explain_errors(place: str, directory: str | None = None) -> Iterator[None]:
         yield
     except JournalError as error:
         hint = f"; what can be saved: kv check {directory}" if isinstance(error, Damaged) and directory else ""
-        raise StartError(EXIT_DAMAGED, f"{error}{hint}") from None
+        raise StartError(exits.DAMAGED_DATA, f"{error}{hint}") from None
     except OSError as error:
         full = " (the disk is full)" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
-        raise StartError(EXIT_IO_ERROR, f"{place}: {error.strerror}{full}") from None
+        raise StartError(exits.IO_ERROR, f"{place}: {error.strerror}{full}") from None

@@ -11,12 +11,13 @@ import socket
 from collections.abc import Callable, Mapping
 
 from kvd.engine.database import Database
+from kvd.protocol import exits
 from kvd.service import logs, systemd
 from kvd.service.config.loader import load
 from kvd.service.config.sections import Config
 from kvd.service.config.tokens import read_tokens
 from kvd.service.daemon import daemonize, ensure_standard_fds
-from kvd.service.errors import EXIT_IO_ERROR, ConfigError, StartError, print_error
+from kvd.service.errors import ConfigError, StartError, print_error
 from kvd.service.http import PASSED_NAME, HttpSockets, check_installed
 from kvd.service.launcher import ping
 from kvd.service.locks import LockFile
@@ -152,7 +153,7 @@ class _Start:
             self._http.close()
             if own and inode is not None:
                 remove_socket(self._socket_path, inode)
-        return EXIT_IO_ERROR if failure else 0
+        return exits.IO_ERROR if failure else 0
 
     def _bind_unix(self) -> socket.socket:
         listen = self.config.listen

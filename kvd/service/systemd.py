@@ -9,7 +9,8 @@ import os
 import socket
 from collections.abc import MutableMapping
 
-from kvd.service.errors import EXIT_CONFIGURATION, StartError
+from kvd.protocol import exits
+from kvd.service.errors import StartError
 
 LISTEN_FDS_START = 3
 _FAMILIES = (socket.AF_UNIX, socket.AF_INET, socket.AF_INET6)
@@ -59,11 +60,11 @@ def _passed_socket(descriptor: int, name: str) -> socket.socket:
         listening = socket.socket(fileno=descriptor)
         is_listening = listening.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
     except OSError as error:
-        raise StartError(EXIT_CONFIGURATION, f"{where} cannot be used: {error.strerror}") from None
+        raise StartError(exits.CONFIGURATION, f"{where} cannot be used: {error.strerror}") from None
     if listening.family not in _FAMILIES or listening.type != socket.SOCK_STREAM or not is_listening:
         listening.detach()
         text = f"{where} is not a listening stream socket; the socket unit needs ListenStream= and Accept=no"
-        raise StartError(EXIT_CONFIGURATION, text)
+        raise StartError(exits.CONFIGURATION, text)
     listening.setblocking(False)
     return listening
 
@@ -73,7 +74,7 @@ def path_of(listening: socket.socket) -> str:
     name = listening.getsockname()
     if not isinstance(name, str) or not os.path.isabs(name):
         text = f"the socket {name!r} passed by the service manager is open to every user of this host"
-        raise StartError(EXIT_CONFIGURATION, f"{text}; ListenStream= needs an absolute path")
+        raise StartError(exits.CONFIGURATION, f"{text}; ListenStream= needs an absolute path")
     return name
 
 

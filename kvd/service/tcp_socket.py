@@ -6,9 +6,10 @@ import os
 import socket
 from collections.abc import Iterable
 
+from kvd.protocol import exits
 from kvd.protocol.address import parse_host_port
 from kvd.service.config.sections import Listen
-from kvd.service.errors import EXIT_CONFIGURATION, EXIT_IO_ERROR, StartError
+from kvd.service.errors import StartError
 from kvd.service.unix_socket import BACKLOG
 
 
@@ -29,7 +30,7 @@ def bind_tcp_socket(address: str) -> socket.socket:
         text = f"cannot listen on tcp {address}: {error.strerror}"
         if error.errno == errno.EAFNOSUPPORT and "INVOCATION_ID" in os.environ:
             text += "; the unit does not let kvd open network sockets: add ListenStream= to kvd.socket instead"
-        raise StartError(EXIT_IO_ERROR, text) from None
+        raise StartError(exits.IO_ERROR, text) from None
     return listening
 
 
@@ -44,7 +45,7 @@ def check_exposure(sockets: Iterable[socket.socket], listen: Listen, *, has_toke
             address = listening.getsockname()[0]
             problem = _exposure(address, listen, has_tokens=has_tokens, is_open=is_open)
             if problem:
-                raise StartError(EXIT_CONFIGURATION, f"listening on tcp {address}{problem}")
+                raise StartError(exits.CONFIGURATION, f"listening on tcp {address}{problem}")
 
 
 def _exposure(address: str, listen: Listen, *, has_tokens: bool, is_open: bool) -> str:

@@ -8,8 +8,9 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from kvd.protocol import exits
 from kvd.protocol.address import MAX_UNIX_PATH_BYTES
-from kvd.service.errors import EXIT_ALREADY_RUNNING, EXIT_CONFIGURATION, EXIT_IO_ERROR, StartError
+from kvd.service.errors import StartError
 
 BACKLOG = 4096
 TEMPORARY_SUFFIX = ".new"
@@ -32,7 +33,7 @@ def bind_unix_socket(path: str, mode: int, group: str) -> socket.socket:
     length = len(os.fsencode(temporary))
     if length > MAX_UNIX_PATH_BYTES:
         text = f"the socket's path is too long: {path} with its temporary suffix has {length} bytes"
-        raise StartError(EXIT_CONFIGURATION, f"{text}, of {MAX_UNIX_PATH_BYTES} allowed")
+        raise StartError(exits.CONFIGURATION, f"{text}, of {MAX_UNIX_PATH_BYTES} allowed")
     refuse_occupied(path)
     gid = _group_id(group)
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -51,7 +52,7 @@ def bind_unix_socket(path: str, mode: int, group: str) -> socket.socket:
         _remove_socket_at(temporary)
         if isinstance(error, StartError):
             raise
-        raise StartError(EXIT_IO_ERROR, f"cannot listen at {path}: {temporary}: {error.strerror}") from None
+        raise StartError(exits.IO_ERROR, f"cannot listen at {path}: {temporary}: {error.strerror}") from None
     return listening
 
 
@@ -60,11 +61,11 @@ def refuse_occupied(path: str) -> None:
     try:
         # Not stat: the new socket would replace a symbolic link itself, not the file that it points to.
         if not stat.S_ISSOCK(os.lstat(path).st_mode):
-            raise StartError(EXIT_CONFIGURATION, f"{path} is not a socket; move it away or choose another path")
+            raise StartError(exits.CONFIGURATION, f"{path} is not a socket; move it away or choose another path")
     except FileNotFoundError:
         return
     except OSError as error:
-        raise StartError(EXIT_IO_ERROR, f"cannot look at {path}: {error.strerror}") from None
+        raise StartError(exits.IO_ERROR, f"cannot look at {path}: {error.strerror}") from None
     # Non-blocking, because a server with a full backlog would keep us waiting for ever; now the result is EAGAIN.
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
         result = probe.connect_ex(path)
@@ -72,8 +73,8 @@ def refuse_occupied(path: str) -> None:
         return
     if result in _LISTENING:
         text = f"another process already listens at {path}; stop it, or choose another path with --socket"
-        raise StartError(EXIT_ALREADY_RUNNING, text)
-    raise StartError(EXIT_IO_ERROR, f"cannot tell whether a process listens at {path}: {os.strerror(result)}")
+        raise StartError(exits.ALREADY_RUNNING, text)
+    raise StartError(exits.IO_ERROR, f"cannot tell whether a process listens at {path}: {os.strerror(result)}")
 
 
 def make_directory(path: str, mode: int = 0o700) -> None:
@@ -83,7 +84,7 @@ def make_directory(path: str, mode: int = 0o700) -> None:
         with _umask(0o777 & ~mode):  # makedirs() applies its mode to the last directory only
             os.makedirs(directory, mode=mode, exist_ok=True)
     except OSError as error:
-        raise StartError(EXIT_IO_ERROR, f"cannot make the directory {directory}: {error.strerror}") from None
+        raise StartError(exits.IO_ERROR, f"cannot make the directory {directory}: {error.strerror}") from None
 
 
 def remove_socket(path: str, inode: tuple[int, int]) -> None:
@@ -109,7 +110,7 @@ def _group_id(group: str) -> int | None:
     except (KeyError, ValueError):
         gid = _NO_GROUP
     if gid >= _NO_GROUP:
-        raise StartError(EXIT_CONFIGURATION, f"no such group: {group}; see listen.socket_group")
+        raise StartError(exits.CONFIGURATION, f"no such group: {group}; see listen.socket_group")
     return gid
 
 
@@ -118,7 +119,7 @@ def _give_to_group(temporary: str, gid: int, path: str, group: str) -> None:
         os.chown(temporary, -1, gid)
     except OSError as error:
         text = f"cannot give {path} to the group {group}: {error.strerror}; the daemon must be a member, or root"
-        raise StartError(EXIT_CONFIGURATION, text) from None
+        raise StartError(exits.CONFIGURATION, text) from None
 
 
 @contextmanager

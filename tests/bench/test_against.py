@@ -24,7 +24,10 @@ from bench.report import comparison_lines
 from bench.side import Cost, Side
 
 ROOT = pathlib.Path(__file__).parents[2]
-DEADLINE_S = 300
+DEADLINE_S = 600
+needs_gcc = pytest.mark.skipif(
+    shutil.which("gcc") is None and "CI" not in os.environ, reason="the load generator is a C program"
+)
 
 
 # ------------------------------------------------------------------ the statistics
@@ -212,18 +215,18 @@ def run(*options: str) -> "subprocess.CompletedProcess[str]":
     )  # fmt: skip
 
 
-@pytest.mark.skipif(shutil.which("gcc") is None, reason="the load generator is a C program")
+@needs_gcc
 def test_a_quick_run_beside_another_checkout(other: pathlib.Path, tmp_path: pathlib.Path) -> None:
     result = tmp_path / "result.json"
-    done = run("--against", str(other), "--quick", "--json", str(result))
+    done = run("--against", str(other), "--quick", "--rounds", "1", "--json", str(result))
     assert done.returncode == 0, done.stderr
     record: dict[str, Any] = json.loads(result.read_text())
-    assert (record["run"]["rounds"], record["run"]["failures"]) == (2, [])
+    assert (record["run"]["rounds"], record["run"]["failures"]) == (1, [])
     assert str(other) in record["machine"]["theirs"]
     assert list((other / "kv").rglob("*.pyc")), "each start compiled every module"
     assert [row["name"] for row in record["rows"]] == list(ROWS)
     for row in record["rows"]:
-        assert len(row["ratios"]) == 2
+        assert len(row["ratios"]) == 1
         assert row["ratio"]["low"] > 0
         assert list(row["parts"]) == {
             "kv_get": ["wall", "client", "server"], "tab": ["wall", "client", "server"], "durable": ["server"],
@@ -231,14 +234,14 @@ def test_a_quick_run_beside_another_checkout(other: pathlib.Path, tmp_path: path
         assert f"{row['name']}: {row['description']}" in done.stdout
 
 
-@pytest.mark.skipif(shutil.which("gcc") is None, reason="the load generator is a C program")
+@needs_gcc
 def test_what_cannot_be_measured_is_named_and_ends_the_run_with_status_1(
     other: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
     script = other / ".venv" / "bin" / "kv"
     script.write_text("import sys\nif 'get' in sys.argv:\n    sys.exit('broken')\n" + script.read_text())
     result = tmp_path / "result.json"
-    done = run("--against", str(other), "--quick", "--only", "kv_get", "get1", "--json", str(result))
+    done = run("--against", str(other), "--quick", "--rounds", "1", "--only", "kv_get", "get1", "--json", str(result))
     assert done.returncode == 1
     assert "kv_get was not measured: " in done.stderr
     record: dict[str, Any] = json.loads(result.read_text())

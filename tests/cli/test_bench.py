@@ -54,7 +54,7 @@ def counted(kv: Kv) -> Iterator[dict[str, int]]:
         ["--requests", "999", "--reads", "0", "--value-size", "100000", "--connections", "2"],
         ["--requests", "99", "--reads", "50", "--value-size", "1000000", "--pipeline", "4", "--connections", "2"],
         ["--requests", "999", "--value-size", "0", "--distribution", "zipf"],
-        ["--duration", "200ms", "--pipeline", "7"],
+        ["--duration", "1s", "--pipeline", "7"],
         ["--requests", "5001", "--near-cache", "--processes", "2", "--mix", "get=1,set=1"],
     ],
     ids=" ".join,

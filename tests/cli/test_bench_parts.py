@@ -5,7 +5,7 @@ import os
 from random import Random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kv.cli.bench.choices import uniform, zipf
@@ -16,6 +16,7 @@ from kv.cli.bench.tally import Tally
 VALUES = st.lists(st.integers(0, 1 << 39), min_size=1, max_size=200)
 
 
+@settings(deadline=None)
 @given(st.integers(0, (1 << 40) - 1))
 def test_a_bucket_is_as_wide_as_a_64th_of_its_values_at_most(value: int) -> None:
     index = bucket(value)
@@ -25,6 +26,7 @@ def test_a_bucket_is_as_wide_as_a_64th_of_its_values_at_most(value: int) -> None
     assert bucket(highest + 1) == index + 1
 
 
+@settings(deadline=None)
 @given(VALUES, st.floats(0.1, 100))
 def test_a_percentile_is_that_of_the_sorted_values(values: list[int], percent: float) -> None:
     histogram = Histogram()
@@ -35,6 +37,7 @@ def test_a_percentile_is_that_of_the_sorted_values(values: list[int], percent: f
     assert (histogram.total, histogram.max, histogram.percentile(100)) == (len(values), max(values), max(values))
 
 
+@settings(deadline=None)
 @given(VALUES, VALUES)
 def test_two_histograms_add_up(some: list[int], others: list[int]) -> None:
     one, two, together = Histogram(), Histogram(), Histogram()

@@ -1,7 +1,7 @@
 """Durations on the command line, without a daemon."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kv.cli.durations import duration_s, maybe_duration_s, show_duration
@@ -48,11 +48,13 @@ def test_how_a_duration_is_shown(seconds: float, text: str) -> None:
     assert show_duration(seconds) == text
 
 
+@settings(deadline=None)
 @given(st.integers(1, 10**9))
 def test_what_is_shown_is_read_as_the_same(seconds: int) -> None:
     assert maybe_duration_s(show_duration(seconds)) == seconds
 
 
+@settings(deadline=None)
 @given(st.text(max_size=12))
 def test_any_text_is_a_duration_or_refused(text: str) -> None:
     try:

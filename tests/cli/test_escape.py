@@ -1,7 +1,7 @@
 """What is shown of keys and values."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kv.cli.escape import show
@@ -29,6 +29,7 @@ def test_what_does_not_print_is_escaped(data: bytes, shown: str) -> None:
     assert show(data) == shown
 
 
+@settings(deadline=None)
 @given(st.binary() | st.text().map(lambda text: text.encode("utf-8", "surrogatepass")))
 def test_whatever_it_is_it_is_one_safe_line_of_utf8(data: bytes) -> None:
     text = show(data)
@@ -39,6 +40,7 @@ def test_whatever_it_is_it_is_one_safe_line_of_utf8(data: bytes) -> None:
     assert not set(text) & set("\x1b\x07\x9b\u202e\u2066")
 
 
+@settings(deadline=None)
 @given(st.text(st.characters(categories=("L", "N", "P", "S")) | st.just(" ")))
 def test_printable_text_is_shown_as_it_is(text: str) -> None:
     assert show(text) == text

@@ -130,7 +130,7 @@ def test_a_holder_that_is_stopped_keeps_it(kv: "Kv") -> None:
 
 def test_a_stopped_holder_loses_a_lock_with_a_time_and_learns_of_it(kv: "Kv") -> None:
     """Its token is lower than the next holder's: what they both write to can tell them apart."""
-    first = holding(kv, "--ttl", "500ms", script="echo had; echo $KVD_LOCK_TOKEN; exec sleep 1000")
+    first = holding(kv, "--ttl", "3s", script="echo had; echo $KVD_LOCK_TOKEN; exec sleep 1000")
     assert first.stdout is not None
     token = int(first.stdout.readline())
     os.kill(first.pid, signal.SIGSTOP)
@@ -217,7 +217,7 @@ def test_a_lock_whose_key_is_deleted_is_lost(kv: "Kv") -> None:
 
 
 def test_a_lock_whose_time_is_over_is_lost(kv: "Kv") -> None:
-    process = holding(kv, "--ttl", "300ms", script="echo had; exec sleep 1000")
+    process = holding(kv, "--ttl", "2s", script="echo had; exec sleep 1000")
     assert b"was lost" in process.communicate(timeout=DEADLINE_S)[1]
     assert process.returncode == 79
     assert kv.ok("lock", "--no-wait", "L", "--", "echo", "had") == "had\n"

@@ -5,7 +5,7 @@ import json
 import pathlib
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kv.cli.failures import UsageError
@@ -75,6 +75,7 @@ def test_wrong_pairs_are_refused(operands: list[str], keys: list[str], values: l
         collect(operands, keys, values)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(KEYS, TEXT | st.binary())))
 def test_json_lines_carry_any_key_and_any_value(pairs: list[tuple[str, str | bytes]]) -> None:
     lines = []

@@ -1,7 +1,7 @@
 """The language of kv txn, without a daemon."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kv.cli.failures import UsageError
@@ -70,6 +70,7 @@ def test_a_quotation_without_an_end_takes_no_time() -> None:
         parse(b"set a 'x\n" + b"get a\n" * 200_000)
 
 
+@settings(deadline=None)
 @given(st.text(alphabet="ab '\"\\\n#=\t", max_size=40) | st.binary(max_size=40))
 def test_any_script_is_understood_or_refused(script: str | bytes) -> None:
     try:

@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kv.cli.failures import UsageError
@@ -59,11 +59,13 @@ def test_what_is_none(text: str) -> None:
         HistoryPoint(text or "?", "--at")
 
 
+@settings(deadline=None)
 @given(st.text(alphabet="0123456789-+:TZ .@mhsago", max_size=30))
 def test_any_text_is_a_moment_or_none(text: str) -> None:
     maybe_time_us(text, NOON_US)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 4_000_000_000_000_000))
 def test_a_moment_for_programs_is_read_as_the_same(moment_us: int) -> None:
     text = time_json(moment_us)

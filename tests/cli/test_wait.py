@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kv.blocking.client import Client, connect
+from kv.blocking.client import Client
+from kv.blocking.connect import connect
 from kv.blocking.watch import Watch
 from kv.cli.commands.wait import until
 from tests.harness.waiting import DEADLINE_S
@@ -16,17 +17,12 @@ if TYPE_CHECKING:
 
 
 def waiting(kv: "Kv", *arguments: str) -> "subprocess.Popen[bytes]":
-    """``kv wait`` that has read what there is, and watches: the daemon has a connection more for that."""
-    before = connections(kv)
+    """``kv wait`` that has read what there is and watches, or has ended: the daemon then has a watch."""
     process = kv.start("wait", *arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    while connections(kv) < before + 2:
-        assert process.poll() is None
+    with connect(kv.socket, timeout=DEADLINE_S) as client:
+        while "\nkvd_feeds 1.0\n" not in client.exposition() and process.poll() is None:
+            pass
     return process
-
-
-def connections(kv: "Kv") -> int:
-    """How many the daemon has."""
-    return int(dict(line.split(": ") for line in kv.ok("status").splitlines())["connections"])
 
 
 def test_what_is_so_already_returns_at_once(kv: "Kv") -> None:
@@ -64,7 +60,7 @@ def test_until_it_is_gone(kv: "Kv") -> None:
 
 def test_a_longer_key_is_another_one(kv: "Kv") -> None:
     kv.ok("set", "a=1")
-    process = waiting(kv, "--absent", "a", "--timeout", "1")
+    process = waiting(kv, "--absent", "a", "--timeout", "2")
     kv.ok("set", "ab=1")
     kv.ok("del", "ab")
     assert process.wait(DEADLINE_S) == 5
@@ -109,8 +105,8 @@ def test_when_the_time_is_over_the_exit_code_is_5(kv: "Kv") -> None:
 
 
 def test_a_time_for_the_daemon_does_not_limit_the_waiting(kv: "Kv") -> None:
-    kv.ok("set", "--ttl", "1s", "a=1")
-    assert kv("wait", "--absent", "a", KVD_TIMEOUT="0.5").returncode == 0
+    kv.ok("set", "--ttl", "4s", "a=1")
+    assert kv("wait", "--absent", "a", KVD_TIMEOUT="2").returncode == 0
 
 
 def test_any_key_and_any_value(kv: "Kv") -> None:

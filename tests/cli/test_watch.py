@@ -196,7 +196,7 @@ def test_a_daemon_that_does_not_come_back_ends_it_with_69(
     serving: "Callable[..., tuple[Kv, subprocess.Popen[bytes]]]",
 ) -> None:
     kv, daemon = serving()
-    process = watching(kv, "--timeout", "0.2")
+    process = watching(kv, "--timeout", "2")
     kv.ok("set", "a=1")
     line_of(process)
     daemon.send_signal(signal.SIGTERM)

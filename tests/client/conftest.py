@@ -11,7 +11,7 @@ import pytest
 
 import kv
 from kv.api.methods import Asynchronous, Deferred
-from kv.api.pipeline import Result
+from kv.api.result import Result
 from kv.wire.codecs import Codec, full, light
 from tests.harness.daemon import Daemon, new_folders
 from tests.harness.scripted_server import ScriptedServer

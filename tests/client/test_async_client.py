@@ -150,8 +150,8 @@ def test_a_hundred_thousand_cancellations_shift_no_answer(shared_daemon: "Daemon
         nonlocal cancelled
         async with kv.aio.connect(shared_daemon.address, timeout=DEADLINE_S) as db:
             await db.set_many({key: key.encode() for key in keys})
-            link = db._link_now()
-            session = link._session
+            connection = db._current_connection()
+            stream = connection._stream
             while cancelled < CANCELLATIONS:
                 tasks = [asyncio.create_task(ask(db, chosen.randrange(3))) for _ in range(200)]
                 for _ in range(chosen.randrange(6)):
@@ -164,8 +164,8 @@ def test_a_hundred_thousand_cancellations_shift_no_answer(shared_daemon: "Daemon
                     elif result is not None:
                         raise result
             assert await db.get_many(keys) == {key: key.encode() for key in keys}
-            assert link._session is session, "on one and the same connection"
-            assert not link._queue
+            assert connection._stream is stream, "on one and the same connection"
+            assert not connection._queue
             await db.delete(*keys)
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -236,7 +236,7 @@ def test_each_call_has_its_deadline_and_late_answers_are_thrown_away(
             assert [type(result) for result in results] == [kv.TimedOut] * 2
             assert [result.maybe_committed for result in results if isinstance(result, kv.TimedOut)] == [False, True]
             server.release.set()
-            db._link_now()._timeout = DEADLINE_S
+            db._current_connection()._settings = kv.ClientSettings(server.address, timeout=DEADLINE_S)
             assert await asyncio.gather(db.get("c"), db.get("d")) == [b"c", b"d"]
 
     server = scripted(late)
@@ -307,7 +307,7 @@ def test_calls_under_way_when_the_client_is_closed_end(run: Callable[..., Any], 
     async def main() -> None:
         db = kv.aio.connect(server.address, timeout=DEADLINE_S)
         call = asyncio.ensure_future(db.set("a", b""))
-        while not db._link_now()._under_way() or db._link_now().channel is None:
+        while not db._current_connection()._under_way() or db._current_connection().protocol is None:
             await asyncio.sleep(0.001)
         await db.close()
         with pytest.raises(kv.ConnectionLost) as failed:

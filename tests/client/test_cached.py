@@ -176,7 +176,7 @@ def test_made_objects_are_bounded() -> None:
     values = [b"%d" % number for number in range(5)]
     for number, value in enumerate(values):
         assert objects.of(str(number), value, int) == number
-    assert len(objects._made) <= 2
+    assert len(objects._objects) <= 2
 
 
 def test_decoding_with_asyncio(shared_daemon: "Daemon") -> None:

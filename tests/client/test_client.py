@@ -166,10 +166,10 @@ def test_a_closed_client_opens_another_connection(db: kv.Client) -> None:
 def test_a_client_at_its_end_closes_its_connection(shared_daemon: "Daemon") -> None:
     with kv.connect(shared_daemon.address) as db:
         db.ping()
-        connection = db._link()._connection
+        connection = db._current_connection()._stream
         assert connection is not None
     assert connection._socket.fileno() == -1
-    assert db._link()._connection is None
+    assert db._current_connection()._stream is None
 
 
 # ---------------------------------------------------------------------- refusals
@@ -222,7 +222,7 @@ def test_a_version_that_has_gone_is_told_with_the_oldest_that_has_not(
 @pytest.mark.parametrize("key", ["\udc80", "a\ud800b"])
 def test_a_key_that_is_no_text_is_a_value_error_and_the_connection_goes_on(db: kv.Client, key: str) -> None:
     db.set("a", b"1")
-    connection = db._link()._connection
+    connection = db._current_connection()._stream
     for call in (
         lambda: db.get(key), lambda: db.set(key, b""), lambda: db.delete(key), lambda: db.get_many(["a", key]),
         lambda: list(db.scan(key)), lambda: db.set_many({"b": b"", key: b""}),
@@ -230,7 +230,7 @@ def test_a_key_that_is_no_text_is_a_value_error_and_the_connection_goes_on(db: k
         with pytest.raises(ValueError, match="surrogates not allowed"):
             call()  # type: ignore[no-untyped-call]
     assert (db.get("a"), db.get("b")) == (b"1", None)
-    assert db._link()._connection is connection is not None
+    assert db._current_connection()._stream is connection is not None
 
 
 @pytest.mark.parametrize("value", ["text", None, 1, ["a"], object()], ids=str)
@@ -270,9 +270,9 @@ def test_an_address_that_cannot_be_one_is_a_value_error_at_once(address: str) ->
 @pytest.mark.parametrize(
     ("address", "reason"),
     [
-        ("/nonexistent/kvd.sock", "no such socket"), ("/dev/null", "nobody listens there"), ("x" * 108, "107 bytes"),
-        ("", "Invalid argument"), ("tcp://127.0.0.1:1", "nobody listens there"), ("tcp://a..b:1", "not a host's name"),
-        (f"tcp://{'x' * 64}:1", "not a host's name"),
+        ("/nonexistent/kvd.sock", "no such socket"), ("/dev/null", "no process listens there"),
+        ("", "Invalid argument"), ("x" * 108, "107 bytes"), ("tcp://127.0.0.1:1", "no process listens there"),
+        ("tcp://a..b:1", "not a host's name"), (f"tcp://{'x' * 64}:1", "not a host's name"),
     ],
     ids=lambda text: text[:20],
 )  # fmt: skip
@@ -287,7 +287,7 @@ def test_where_no_daemon_is_the_error_says_where_and_why(address: str, reason: s
 def test_a_socket_that_nobody_accepts_on_any_more_is_named(tmp_path: pathlib.Path) -> None:
     with socket.socket(socket.AF_UNIX) as left_behind:
         left_behind.bind(f"{tmp_path}/kvd.sock")
-    with pytest.raises(kv.Unavailable, match="nobody listens there"):
+    with pytest.raises(kv.Unavailable, match="no process listens there"):
         kv.connect(f"{tmp_path}/kvd.sock").ping()
 
 
@@ -317,12 +317,12 @@ def test_a_timeout_that_is_over_at_once_is_an_error_like_others(shared_daemon: "
     with kv.connect(shared_daemon.address) as db:
         if connected:
             db.ping()
-        db._timeout = 1e-9
+        db.settings = kv.ClientSettings(shared_daemon.address, timeout=1e-9)
         for call in (lambda: db.set("never", b""), lambda: db.get("a")):
             with pytest.raises((kv.TimedOut, kv.Unavailable)) as failed:
                 call()
             assert (failed.value.retryable, failed.value.maybe_committed) == (True, False)
-        db._timeout = 30
+        db.settings = kv.ClientSettings(shared_daemon.address, timeout=30)
         assert db.get("never") is None
 
 

@@ -86,7 +86,7 @@ def test_a_late_answer_is_thrown_away_and_the_connection_goes_on(
         with pytest.raises(kv.TimedOut):
             call(db)
     timed_out.set()
-    db._timeout = LONG_S
+    db.settings = kv.ClientSettings(server.address, timeout=LONG_S, codec=codec)
     assert [db.get("a"), db.get("a")] == [b"right"] * 2
     assert server.connections == 1
 
@@ -146,14 +146,14 @@ def test_waiting_for_another_threads_call_counts_towards_the_time(scripted: "Scr
     first = threading.Thread(target=lambda: answers.append(db.get("a")))
     first.start()
     assert asked.wait(LONG_S)
-    db._timeout = SHORT_S
+    db.settings = kv.ClientSettings(server.address, timeout=SHORT_S)
     with pytest.raises(kv.TimedOut) as failed:
         db.set("a", b"1")
     assert certainly_not_applied(failed.value), "it was never sent"
     server.release.set()
     first.join(LONG_S)
     assert answers == [b"late"]
-    db._timeout = LONG_S
+    db.settings = kv.ClientSettings(server.address, timeout=LONG_S)
     assert db.get("a") == b"right"
 
 

@@ -137,7 +137,7 @@ def test_a_child_forked_while_another_thread_is_in_a_call_is_not_held_up(scripte
 def test_a_child_closes_its_copy_of_the_parents_connection(db: kv.Client) -> None:
     """Otherwise the daemon would never see the parent go."""
     db.ping()
-    connection = db._link()._connection
+    connection = db._current_connection()._stream
     assert connection is not None
     inherited = connection._socket.fileno()
     name = os.readlink(f"/proc/self/fd/{inherited}")
@@ -149,7 +149,7 @@ def test_a_child_closes_its_copy_of_the_parents_connection(db: kv.Client) -> Non
 
     assert os.waitpid(in_child(child), 0)[1] == 0
     db.ping()
-    assert db._link()._connection is connection
+    assert db._current_connection()._stream is connection
 
 
 # ---------------------------------------------------------------------- interrupts
@@ -180,7 +180,7 @@ def test_calls_interrupted_by_signals_at_any_moment_shift_no_answer_and_block_no
     chosen = random.Random(7)  # noqa: S311  # to be repeatable
     names = [f"signal:{number}" for number in range(50)]
     db.set_many({name: name.encode() for name in names})
-    connection = db._link()._connection
+    connection = db._current_connection()._stream
     interrupted = reconnected = 0
     armed = False
 
@@ -205,11 +205,11 @@ def test_calls_interrupted_by_signals_at_any_moment_shift_no_answer_and_block_no
                 armed = False
             except KeyboardInterrupt:
                 interrupted += 1
-            lock = db._link()._lock
+            lock = db._current_connection()._lock
             assert not lock.locked(), "nobody is left waiting for it"
             assert db.get(name) == name.encode()
-            reconnected += db._link()._connection is not connection
-            connection = db._link()._connection
+            reconnected += db._current_connection()._stream is not connection
+            connection = db._current_connection()._stream
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)

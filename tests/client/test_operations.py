@@ -190,7 +190,7 @@ def test_no_reply_makes_reading_raise_what_the_client_does_not_expect(operation:
 def test_what_changes_something_says_so() -> None:
     writing = {operation.request[0] for operation, _, _ in READS if operation.writing}
     assert writing == {"set", "delete", "increment", "commit", "touch", "shutdown"}
-    with_ids = {operation.request[0] for operation, _, _ in READS if operation.how is not None}
+    with_ids = {operation.request[0] for operation, _, _ in READS if operation.options is not None}
     assert with_ids == writing - {"shutdown"}
 
 

@@ -13,7 +13,7 @@ from typing import assert_type
 
 import kv
 from kv.aio import AsyncClient, AsyncTransaction
-from kv.api.pipeline import Result
+from kv.api.result import Result
 from kv.api.transactions import Transaction
 
 

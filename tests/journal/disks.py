@@ -51,8 +51,13 @@ class MemoryDisk(Disk):
     def size(self, name: str) -> int:
         return len(self._find(name).data)
 
-    def read(self, name: str) -> bytes:
-        return bytes(self._find(name).data)
+    def read(self, name: str, max_bytes: int | None = None) -> bytes:
+        return bytes(self._find(name).data[:max_bytes])
+
+    def read_sparse(self, name: str) -> tuple[memoryview, int]:
+        """As sparse as it can be: a real disk says that more is used, up to a step of its reading."""
+        data = bytes(self._find(name).data)
+        return memoryview(data), len(data.rstrip(b"\0"))
 
     def create(self, name: str) -> int:
         file = self.files.setdefault(name, File())
@@ -122,9 +127,13 @@ class Failing(MemoryDisk):
         self._ask("size")
         return super().size(name)
 
-    def read(self, name: str) -> bytes:
+    def read(self, name: str, max_bytes: int | None = None) -> bytes:
         self._ask("read")
-        return super().read(name)
+        return super().read(name, max_bytes)
+
+    def read_sparse(self, name: str) -> tuple[memoryview, int]:
+        self._ask("read")
+        return super().read_sparse(name)
 
     def create(self, name: str) -> int:
         self._ask("create")

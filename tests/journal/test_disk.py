@@ -53,7 +53,9 @@ def some_calls(disk: Disk, seed: int) -> list[object]:
                     disk.close_file(descriptor)
         except OSError as error:
             seen.append(error.errno)
-        seen.append([(each, disk.size(each), disk.read(each)) for each in disk.names()])
+        seen.append(
+            [(each, disk.size(each), disk.read(each), bytes(disk.read_sparse(each)[0])) for each in disk.names()]
+        )
     for descriptor in descriptors:
         disk.close_file(descriptor)
     return seen
@@ -64,7 +66,7 @@ def test_the_disk_in_memory_does_what_a_real_one_does(disk: Disk, seed: int) -> 
     assert some_calls(MemoryDisk(), seed) == some_calls(disk, seed)
 
 
-@pytest.mark.parametrize("call", ["read", "size", "remove"])
+@pytest.mark.parametrize("call", ["read", "read_sparse", "size", "remove"])
 def test_what_is_not_there_raises(disk: Disk, call: str) -> None:
     for each in (disk, MemoryDisk()):
         with pytest.raises(FileNotFoundError):
@@ -82,7 +84,7 @@ def test_a_link_is_not_followed(disk: Disk, tmp_path: pathlib.Path) -> None:
     """Somebody else's file would be cut to nothing."""
     (tmp_path / "precious").write_text("precious")
     (tmp_path / "link").symlink_to("precious")
-    for call in (disk.create, disk.read):
+    for call in (disk.create, disk.read, disk.read_sparse):
         with pytest.raises(OSError, match="symbolic links"):
             call("link")
     assert (tmp_path / "precious").read_text() == "precious"
@@ -131,6 +133,135 @@ def test_a_read_that_gives_less_goes_on(disk: Disk, tmp_path: pathlib.Path, monk
     pread = os.pread
     monkeypatch.setattr(os, "pread", lambda descriptor, size, at: pread(descriptor, min(size, 7), at))
     assert disk.read("file") == bytes(range(100))
+
+
+def test_the_beginning_of_a_file_can_be_read_alone(disk: Disk, tmp_path: pathlib.Path) -> None:
+    (tmp_path / "file").write_bytes(bytes(range(100)))
+    for each in (disk, MemoryDisk({"file": bytes(range(100))})):
+        assert [each.read("file", size) for size in (0, 7, 200)] == [b"", bytes(range(7)), bytes(range(100))]
+
+
+# ---------------------------------------------------------------------- files with zeros at their end
+
+MEGABYTE = 1 << 20
+# Where something stands in a file of a size: at either end, alone, around the bounds of what is read in one step.
+SPARSE = [
+    (0, {}),
+    (1, {}),
+    (3, {0: b"abc"}),
+    (5, {0: b"abc"}),
+    (5, {4: b"x"}),
+    (MEGABYTE, {}),
+    (MEGABYTE, {MEGABYTE - 1: b"x"}),
+    (MEGABYTE + 1, {MEGABYTE - 1: b"xy"}),
+    (8 * MEGABYTE, {0: b"begin"}),
+    (8 * MEGABYTE, {0: b"begin", 5 * MEGABYTE - 2: b"over a bound"}),
+    (8 * MEGABYTE, {0: b"begin", 8 * MEGABYTE - 1: b"!"}),
+    (8 * MEGABYTE, {3 * MEGABYTE: b"in the middle alone"}),
+    (8 * MEGABYTE - 7, {6 * MEGABYTE + 4096: b"x" * 70_000}),
+]
+
+
+def put(disk: Disk, size: int, pieces: dict[int, bytes], *, is_zeroed: bool) -> None:
+    """Make a file of ``size`` bytes with ``pieces`` in it; the rest is allocated, or written full of zeros."""
+    descriptor = disk.create("file")
+    if is_zeroed:
+        disk.write(descriptor, bytes(size), 0)
+    elif size:
+        disk.allocate(descriptor, size)
+    for at, piece in pieces.items():
+        disk.write(descriptor, piece, at)
+    disk.close_file(descriptor)
+
+
+@pytest.mark.parametrize("is_zeroed", [False, True], ids=["allocated", "zeroed"])
+@pytest.mark.parametrize(("size", "pieces"), SPARSE)
+def test_what_is_read_sparsely_is_the_whole_file_and_after_its_end_there_are_zeros(
+    disk: Disk, size: int, pieces: dict[int, bytes], is_zeroed: bool
+) -> None:
+    for each in (disk, MemoryDisk()):
+        put(each, size, pieces, is_zeroed=is_zeroed)
+        content, end = each.read_sparse("file")
+        assert content == each.read("file")
+        last = max((at + len(piece) for at, piece in pieces.items()), default=0)
+        assert last <= end <= min(size, last + MEGABYTE)
+
+
+def test_a_hole_that_was_never_allocated_is_read_as_zeros(disk: Disk, tmp_path: pathlib.Path) -> None:
+    with open(tmp_path / "file", "wb") as file:
+        file.write(b"begin")
+        file.seek(4 * MEGABYTE)
+        file.write(b"end")
+        file.truncate(6 * MEGABYTE)
+    content, end = disk.read_sparse("file")
+    assert content == b"begin" + bytes(4 * MEGABYTE - 5) + b"end" + bytes(2 * MEGABYTE - 3)
+    assert 4 * MEGABYTE + 3 <= end <= 5 * MEGABYTE
+
+
+@pytest.mark.parametrize("refusal", [errno.EINVAL, errno.EOPNOTSUPP])
+def test_where_the_file_system_cannot_say_what_was_written_everything_is_read(
+    disk: Disk, monkeypatch: pytest.MonkeyPatch, refusal: int
+) -> None:
+    def refusing(descriptor: int, at: int, whence: int) -> int:
+        raise OSError(refusal, os.strerror(refusal))
+
+    put(disk, 4 * MEGABYTE, {0: b"begin", 3 * MEGABYTE: b"x"}, is_zeroed=False)
+    monkeypatch.setattr(os, "lseek", refusing)
+    content, end = disk.read_sparse("file")
+    assert content == disk.read("file")
+    assert 3 * MEGABYTE < end <= 4 * MEGABYTE
+
+
+def test_another_error_of_looking_for_what_was_written_is_raised(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(descriptor: int, at: int, whence: int) -> int:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    put(disk, 10, {}, is_zeroed=False)
+    monkeypatch.setattr(os, "lseek", failing)
+    with pytest.raises(OSError, match="Input/output error"):
+        disk.read_sparse("file")
+
+
+def test_a_sparse_read_that_gives_less_goes_on(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(disk, 100, {3: bytes(range(1, 90))}, is_zeroed=True)
+    preadv = os.preadv
+    monkeypatch.setattr(os, "preadv", lambda descriptor, parts, at: preadv(descriptor, [memoryview(parts[0])[:7]], at))
+    content, end = disk.read_sparse("file")
+    assert content == disk.read("file")
+    assert 92 <= end <= 100
+
+
+@pytest.mark.parametrize("is_cold", [False, True], ids=["in memory", "on disk"])
+def test_what_was_never_written_is_not_read(disk: Disk, tmp_path: pathlib.Path, is_cold: bool) -> None:
+    """As far as the file system knows it: some take zeros for data, and then all is read."""
+    put(disk, 64 * MEGABYTE, {0: b"x" * 5 * MEGABYTE}, is_zeroed=False)
+    if is_cold:
+        with open(tmp_path / "file", "rb+") as file:
+            os.fsync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    data = extents(tmp_path / "file")
+    before = read_by_us()
+    disk.read_sparse("file")
+    assert read_by_us() - before <= data + 2 * MEGABYTE
+
+
+def extents(path: pathlib.Path) -> int:
+    """How many bytes of a file its file system takes for data."""
+    with open(path, "rb") as file:
+        size, at, data = os.fstat(file.fileno()).st_size, 0, 0
+        while at < size:
+            try:
+                begin = os.lseek(file.fileno(), at, os.SEEK_DATA)
+            except OSError:
+                break
+            at = os.lseek(file.fileno(), begin, os.SEEK_HOLE)
+            data += at - begin
+    return data
+
+
+def read_by_us() -> int:
+    """How many bytes this process has read so far, by the kernel's count."""
+    return int(pathlib.Path("/proc/self/io").read_text().split()[1])
 
 
 def test_a_closed_directory_is_closed(tmp_path: pathlib.Path) -> None:

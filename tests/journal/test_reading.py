@@ -1,5 +1,6 @@
 """A file is read to its end, and the end is judged: all there, torn, or damaged."""
 
+import msgspec
 import pytest
 
 from kvd.journal import names
@@ -125,6 +126,82 @@ def test_zeros_are_room_and_anything_else_is_not() -> None:
     reader, _ = read(commit(11), bytes(50), b"\1", ROOM)
     assert reader.torn is not None
     assert reader.torn.bytes == 51
+
+
+# ---------------------------------------------------------------------- zeros at the end
+
+
+def ends_in_zeros(count: int, version: int = 11, watermark: int = 10) -> bytes:
+    """A record whose last ``count`` bytes are zeros: those of its last value, or of the wall clock's time."""
+    group = Group(version, 0, (None, None, ""), 1, ["k"], [b"v"], wall=0)
+    if count > 1:
+        # The fields after the values are left out where they are None, which is their default.
+        raw = msgspec.msgpack.encode([version, 0, [None, None, ""], 1, ["k"], [bytes(count)]])
+        payload = msgspec.msgpack.encode(["c", watermark, [msgspec.Raw(raw)]])
+        head = len(payload).to_bytes(4, "little")
+        record = head + CODEC._crc(len(payload), payload).to_bytes(4, "little") + payload
+    else:
+        record = CODEC.encode(Commits(watermark, [group]))
+    assert record.endswith(bytes(count))
+    return record
+
+
+@pytest.mark.parametrize("count", [1, 2, 255, 4_096, 5_000, 3 << 20])
+@pytest.mark.parametrize("space", [b"", b"\0", bytes(300), bytes(2 << 20)], ids=len)
+def test_zeros_at_the_end_of_the_last_record_belong_to_it(count: int, space: bytes) -> None:
+    record = ends_in_zeros(count)
+    reader, versions = read(record, space)
+    assert (versions, reader.version, reader.torn) == ([11], 11, None)
+    assert reader.end == HEADER_BYTES + len(record)
+    assert reader.size == HEADER_BYTES + len(record) + len(space)
+
+
+@pytest.mark.parametrize("count", [1, 300, 5_000])
+def test_the_zeros_at_its_end_that_the_file_has_no_place_for_make_a_record_torn(count: int) -> None:
+    reader, versions = read(commit(11), ends_in_zeros(count, 12)[:-1])
+    assert (versions, reader.torn is not None) == ([11], True)
+    assert reader.size == HEADER_BYTES + len(commit(11)) + len(ends_in_zeros(count, 12)) - 1
+
+
+@pytest.mark.parametrize("count", [1, 300, 5_000])
+def test_what_vouches_may_end_in_zeros(count: int) -> None:
+    with pytest.raises(Damaged, match="version 12 was on disk and cannot be read"):
+        read(commit(11), hole(commit(12)), ends_in_zeros(count, 13, watermark=12), ROOM)
+
+
+@pytest.mark.parametrize("count", [1, 300, 5_000])
+def test_a_hole_before_a_record_that_ends_in_zeros_and_vouches_for_nothing_is_torn(count: int) -> None:
+    reader, versions = read(commit(11), hole(commit(12)), ends_in_zeros(count, 13, watermark=11), ROOM)
+    assert (versions, reader.torn is not None) == ([11], True)
+
+
+def test_a_header_may_end_in_zeros() -> None:
+    header = next(
+        header
+        for header in (Header(salt, 1, 10, 10, b"8 bytes!") for salt in range(1 << 20))
+        if header.encode(LOG_MAGIC).endswith(b"\0\0")
+    )
+    reader, versions = read(ROOM, header=header)
+    assert (versions, reader.header, reader.torn) == ([], header, None)
+    with pytest.raises(Damaged, match="the file ends within its header"):
+        SegmentReader(MemoryDisk({names.log(1): header.encode(LOG_MAGIC)[:-1]}), 1)
+
+
+def test_a_segment_of_zeros_has_no_header() -> None:
+    with pytest.raises(Damaged, match="not a file of its kind"):
+        SegmentReader(MemoryDisk({names.log(1): bytes(4096)}), 1)
+
+
+def test_a_length_that_leads_into_the_zeros_or_beyond_the_file_is_torn() -> None:
+    for length in (1, 250, 300, 10**6, 2**32 - 1):
+        reader, versions = read(commit(11), length.to_bytes(4, "little"), ROOM)
+        assert (versions, reader.torn is not None) == ([11], True)
+
+
+@pytest.mark.parametrize("version", [11, 12])
+def test_what_is_known_behind_damage_may_end_in_zeros(version: int) -> None:
+    reader, _ = read(commit(11), GARBAGE, ends_in_zeros(5_000, version + 1, watermark=11), ROOM)
+    assert reader.newest_known() == version + 1
 
 
 # ---------------------------------------------------------------------- order

@@ -15,7 +15,7 @@ import pytest
 
 import kv
 from kv.api.procedures import run_effects
-from kv.near_cache.cache import ENTRY_BYTES
+from kv.near_cache.entries import ENTRY_BYTES
 from kv.wire.codecs import light
 from kv.wire.exchange import Exchange
 from kvd.protocol.near_cache import LEASE

@@ -7,15 +7,22 @@ from typing import TYPE_CHECKING
 import pytest
 
 import kv
-from kv.near_cache.cache import Table
-from kv.near_cache.refresh import FIRST_RIDES, FREE_RIDES, MAX_A_REQUEST, MAX_KEYS, MOST_BYTES, RefreshQueue
+from kv.near_cache.refresh import (
+    FIRST_REFRESH_BUDGET,
+    MAX_ENTRY_BYTES,
+    MAX_KEYS,
+    MAX_KEYS_PER_REQUEST,
+    REFRESH_BUDGET,
+    RefreshQueue,
+)
+from kv.near_cache.table import Table
 from kvd.protocol.near_cache import FIRST_GENERATION, NOTED, NOTES, first_note, table_bytes
 
 if TYPE_CHECKING:
     from tests.near.conftest import ReplaceableDaemon
 
 SLOTS = 1 << 15
-KEYS = [f"{number}" for number in range(MAX_A_REQUEST + 8)]
+KEYS = [f"{number}" for number in range(MAX_KEYS_PER_REQUEST + 8)]
 
 
 class Server:
@@ -25,10 +32,10 @@ class Server:
         self.words = memoryview(bytearray(table_bytes(SLOTS))).cast("Q")
         self.table = Table(self.words, SLOTS, kv.NearCacheLimits())
 
-    def keep(self, key: str, slot: int, value: bytes = b"x", rides: int = FREE_RIDES) -> None:
+    def keep(self, key: str, slot: int, value: bytes = b"x", rides: int = REFRESH_BUDGET) -> None:
         """A read has brought ``key``."""
         self.table.fill(key, [value, 1, slot, self.words[FIRST_GENERATION + slot], None])
-        self.table.demand.add(key, value, FIRST_GENERATION + slot, rides)
+        self.table.refresh_queue.add(key, value, FIRST_GENERATION + slot, rides)
 
     def change(self, slot: int) -> None:
         """Raise, and note it."""
@@ -38,7 +45,7 @@ class Server:
 
     def take(self, *besides: str) -> list[str]:
         """What would ride along now."""
-        return self.table.demand.take(self.table, besides)
+        return self.table.take_due(besides)
 
 
 @pytest.fixture
@@ -67,7 +74,7 @@ def test_no_more_ride_than_may_and_the_others_come_next(server: Server) -> None:
     for slot in range(len(KEYS)):
         server.change(slot)
     first = server.take()
-    assert len(first) == MAX_A_REQUEST
+    assert len(first) == MAX_KEYS_PER_REQUEST
     assert sorted(first + server.take()) == sorted(KEYS)
 
 
@@ -84,23 +91,23 @@ def test_notes_are_read_around_the_end_of_the_ring_and_not_when_overwritten(serv
     assert server.take() == []
 
 
-@pytest.mark.parametrize("rides", [FIRST_RIDES, FREE_RIDES])
+@pytest.mark.parametrize("rides", [FIRST_REFRESH_BUDGET, REFRESH_BUDGET])
 def test_what_is_not_read_rides_in_vain_only_so_often(server: Server, rides: int) -> None:
     server.keep("3", 3, rides=rides)
     taken = 0
-    for _ in range(2 * FREE_RIDES):
+    for _ in range(2 * REFRESH_BUDGET):
         server.change(3)
         taken += len(server.take())
     assert taken == rides
-    assert not server.table.demand.has("3", FIRST_GENERATION + 3)
+    assert not server.table.refresh_queue.has("3", FIRST_GENERATION + 3)
 
 
 def test_large_values_are_not_in_demand_and_the_keys_are_bounded() -> None:
     demand = RefreshQueue(SLOTS)
-    demand.add("large", b"x" * MOST_BYTES, 8, FREE_RIDES)
+    demand.add("large", b"x" * MAX_ENTRY_BYTES, 8, REFRESH_BUDGET)
     assert len(demand) == 0
     for number in range(MAX_KEYS + 100):
-        demand.add(f"{number}", b"", number, FREE_RIDES)
+        demand.add(f"{number}", b"", number, REFRESH_BUDGET)
     assert len(demand) == MAX_KEYS
     assert not demand.has("99", 99)
     assert demand.has("100", 100)
@@ -167,19 +174,19 @@ def test_riders_that_are_refused_are_given_up_and_the_read_is_answered(filled: k
     table = filled.near_cache.table
     word = FIRST_GENERATION + table.slots - 1
     table._keep("", (b"", word, -1, None))
-    table.demand._keys[word], table.demand._rides[word], table.demand._due[word] = "", 9, None
+    table.refresh_queue._keys[word], table.refresh_queue._budgets[word], table.refresh_queue._due[word] = "", 9, None
     other.set("a", b"2")
     assert filled.get("new") is None
-    assert not table.demand.has("", word)
+    assert not table.refresh_queue.has("", word)
     assert filled.get("a") == b"2"
     assert filled.near_cache.stats().refreshed == 0
 
 
 def test_a_forked_child_has_nothing_in_demand(filled: kv.NearClient) -> None:
-    assert len(filled.near_cache.table.demand)
+    assert len(filled.near_cache.table.refresh_queue)
     child = os.fork()
     if child == 0:
-        os._exit(len(filled.near_cache.table.demand))
+        os._exit(len(filled.near_cache.table.refresh_queue))
     assert os.waitpid(child, 0)[1] == 0
 
 

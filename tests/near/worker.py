@@ -17,7 +17,8 @@ import msgspec
 
 import kv
 from kv.near_cache.blocking import NearClient
-from kv.near_cache.cache import NearCache, Table
+from kv.near_cache.cache import NearCache
+from kv.near_cache.table import Table
 from kv.wire.protocol import ClientProtocol
 from kvd.protocol.near_cache import FIRST_GENERATION, LEASE
 from tests.near.register import INFINITY, Reads, Write
@@ -164,9 +165,9 @@ async def play_async(db: kv.AsyncNearClient, recorder: Recorder, going_on: Calla
 def samples_the_generation_when_the_answer_has_come() -> None:
     right = Table.fill
 
-    def broken(self: Table, key: str, told: list[Any]) -> None:
-        slot = told[2]
-        right(self, key, told if slot is None else [*told[:3], self.words[FIRST_GENERATION + slot], told[4]])
+    def broken(self: Table, key: str, fetched: list[Any]) -> None:
+        slot = fetched[2]
+        right(self, key, fetched if slot is None else [*fetched[:3], self.words[FIRST_GENERATION + slot], fetched[4]])
 
     Table.fill = broken  # type: ignore[method-assign]
 
@@ -183,16 +184,16 @@ def trusts_a_lease_for_too_long() -> None:
 
     right = NearCache.attach
 
-    def broken(self: NearCache, channel: ClientProtocol) -> None:
-        assert channel.table is not None
-        channel.table.words = Trusting(channel.table.words)  # type: ignore[assignment]
-        right(self, channel)
+    def broken(self: NearCache, protocol: ClientProtocol) -> None:
+        assert protocol.near_table is not None
+        protocol.near_table.words = Trusting(protocol.near_table.words)
+        right(self, protocol)
 
     NearCache.attach = broken  # type: ignore[method-assign]
 
 
 def does_not_compare_again() -> None:
-    NearCache._are_current = lambda self, entries, table, delivery: True  # type: ignore[method-assign]
+    NearCache._are_still_current = lambda self, entries, table, exchange: True  # type: ignore[method-assign]
 
 
 BUGS: dict[str, Callable[[], None]] = {

@@ -8,22 +8,23 @@ import os
 import select
 import time
 
-from kv.blocking.client import read_token
-from kv.blocking.stream import HEADER_BYTES, Deadline, open_connection
+from kv.api.settings import read_token
+from kv.blocking.stream import Deadline, open_stream
 from kv.cli.bench.choices import Choices
 from kv.cli.bench.tally import Tally
 from kv.errors import Unavailable, from_reply
 from kv.wire.codecs import full
 from kv.wire.operations import hello
-from kv.wire.protocol import framed
+from kv.wire.protocol import FrameReader
 from kvd.protocol.address import is_network
+from kvd.protocol.frames import frame
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Any
 
-    from kv.blocking.stream import Connection
+    from kv.blocking.stream import Stream
     from kv.cli.bench.plan import Plan
     from kv.wire.codecs import Codec
 
@@ -34,12 +35,12 @@ _EVENTS = 256
 class Line:
     """One connection: at most one frame of it is under way."""
 
-    __slots__ = ("_received", "began_ns", "descriptor", "operations")
+    __slots__ = ("_frames", "began_ns", "descriptor", "operations")
 
-    def __init__(self, connection: "Connection") -> None:
-        self.descriptor, _ = connection.detach()
+    def __init__(self, stream: "Stream") -> None:
+        self.descriptor, _ = stream.detach()
         os.set_blocking(self.descriptor, True)  # a frame may be larger than the socket's buffer
-        self._received = bytearray()
+        self._frames = FrameReader()
         self.operations: list[str] = []  # of the frame that is under way
         self.began_ns = 0
 
@@ -55,16 +56,9 @@ class Line:
         data = os.read(self.descriptor, _READ_BYTES)
         if not data:
             raise EOFError
-        self._received += data
-        held = self._received
-        if len(held) < HEADER_BYTES:
-            return None
-        end = HEADER_BYTES + int.from_bytes(held[:HEADER_BYTES], "big")
-        if len(held) < end:
-            return None
-        payload = bytes(held[HEADER_BYTES:end])
-        del held[:end]
-        return payload
+        payloads: list[bytes] = []
+        self._frames.receive(data, payloads)
+        return payloads[0] if payloads else None
 
     def close(self) -> None:
         """Give the descriptor back."""
@@ -130,7 +124,7 @@ class WireLoad:
             self._left -= count
         choices = self._choices
         line.operations = [choices.operation() for _ in range(count)]
-        line.send(framed(self._codec.encode([choices.request(operation) for operation in line.operations])))
+        line.send(frame(self._codec.encode([choices.request(operation) for operation in line.operations])))
         return True
 
     def _take(self, line: Line) -> None:
@@ -165,20 +159,20 @@ class WireLoad:
         self._poll.close()
 
 
-def _connected(plan: "Plan", codec: "Codec") -> "Connection":
+def _connected(plan: "Plan", codec: "Codec") -> "Stream":
     """A connection that has said hello. Raises KvdError."""
     deadline = Deadline(plan.timeout_s)
-    connection = open_connection(plan.address, deadline)
-    token = read_token(plan.token_file) if is_network(connection.address) else None
+    stream = open_stream(plan.address, deadline)
+    token = read_token(plan.token_file) if is_network(stream.address) else None
     try:
-        connection.send(framed(codec.encode([hello("kv bench", token).request])), deadline)
-        payload = connection.receive(deadline)
+        stream.send(frame(codec.encode([hello("kv bench", token).request])), deadline)
+        payload = stream.receive_frame(deadline)
     except TimeoutError:
-        raise Unavailable(f"no answer from {connection.address} in time", [connection.address]) from None
+        raise Unavailable(f"no answer from {stream.address} in time", [stream.address]) from None
     except (OSError, EOFError):
-        raise Unavailable(f"{connection.address} closed the connection", [connection.address]) from None
+        raise Unavailable(f"{stream.address} closed the connection", [stream.address]) from None
     reply: Any = codec.decode(payload)
     refusal = reply if isinstance(reply, dict) else reply[0]
     if isinstance(refusal, dict):
         raise from_reply(refusal)
-    return connection
+    return stream

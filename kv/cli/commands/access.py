@@ -7,7 +7,6 @@ from kv.cli.context import Context
 from kv.cli.escape import show
 from kv.cli.failures import UsageError
 from kv.cli.parser import CommonOptions, Parser, completed
-from kv.wire import operations
 from kvd.protocol import exits
 
 USAGE = "kv access [OPTION]... USER KEY"
@@ -52,7 +51,7 @@ def run(context: Context, options: Options) -> int:
         raise UsageError("who, and which key? kv access USER KEY")
     uid, gids, certificate, token = _identity(options.user)
     with context.connect() as client:
-        told = client._call(operations.access(options.key, uid, gids, certificate, token))
+        told = client.access(options.key, uid=uid, gids=gids, certificate=certificate, token=token)
     may_read = "read" in told["rights"]
     if options.json:
         context.print_json(told)
