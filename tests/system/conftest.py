@@ -67,6 +67,19 @@ def install(stage: pathlib.Path) -> Callable[..., Completed]:
     """Runs `make` with these arguments and what was staged."""
 
     def make(*arguments: str) -> Completed:
+        return run("make", f"STAGE={stage}", f"--assume-old={stage}/.made", *arguments)
+
+    return make
+
+
+@pytest.fixture
+def box(stage: pathlib.Path, tmp_path: pathlib.Path) -> Box:
+    """Runs a script on a machine of its own, with a real systemd, on which `make install` has been run."""
+    require("systemd-nspawn", "unshare", "setpriv", "pgrep", "dbus-daemon", "make", root=True)
+    bind = " ".join(str(folder) for folder in (ROOT, stage))
+
+    def boot(script: str) -> Completed:
+        (tmp_path / "script").write_text(PRELUDE + script)
         settings = {"STAGE": str(stage), "BOX_BIND_RO": bind, "BOX_TIMEOUT": str(BOX_TIMEOUT_S)}
         return run(BOX, tmp_path, "bash", "script", cwd=tmp_path, **settings)
 
