@@ -13,8 +13,8 @@ import pytest
 
 from kvd.requests.access import ADMINISTER, CACHE, OVERFLOW_ID, READ, RIGHTS, WATCH, WRITE, Access, AccessRule, Identity
 from tests.harness.in_memory import InMemoryClient, build
+from tests.harness.scale import SCALE
 
-SCALE = float(os.environ.get("KVD_TEST_SCALE", "1"))
 ROUNDS = max(300, int(300 * SCALE))
 LETTERS = "ab"
 PREFIXES = ["", "a", "b", "ab", "aba", "b" + "b"]

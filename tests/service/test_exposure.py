@@ -13,12 +13,13 @@ import pytest
 
 from kvd.service.unix_socket import bind_unix_socket
 from tests.harness.real_daemon import STARTED, RealDaemon
-from tests.harness.waiting import DEADLINE_S, SCALE
+from tests.harness.scale import TIMES
+from tests.harness.waiting import DEADLINE_S
 
 RACERS = 4
 # A whole start takes a tenth of a second at least; most are of what a start does with the socket, as it does it.
-STARTS = 200 * SCALE
-WHOLE_STARTS = 8 * SCALE
+STARTS = 200 * TIMES
+WHOLE_STARTS = 8 * TIMES
 LISTENING = "0A"  # of /proc/net/tcp
 
 # Becomes somebody else, and connects as fast as it can to each of the paths until its stdin ends. Says how often it

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.harness.waiting import SCALE
+from tests.harness.scale import TIMES
 
 if TYPE_CHECKING:
     from tests.harness.processes import Process
     from tests.harness.raw_peer import RawPeer
     from tests.harness.real_daemon import RealDaemon
 
-KILLS = 7 * SCALE
+KILLS = 7 * TIMES
 WRITERS = 3
 DATA_LOSS_IS_NO_CHANCE = 20  # commits acknowledged between two kills, at least
 

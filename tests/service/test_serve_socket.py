@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.harness.waiting import SCALE
+from tests.harness.scale import TIMES
 
 if TYPE_CHECKING:
     from tests.harness.real_daemon import RealDaemon
 
-STARTS = 12 * SCALE
+STARTS = 12 * TIMES
 OTHER_UID = 65533
 needs_root = pytest.mark.skipif(os.getuid() != 0, reason="needs root, to become another user")
 # Looks at every socket in the directory and tries to connect, as fast as it can, until its stdin ends.

@@ -8,7 +8,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from tests.harness.raw_peer import frame
-from tests.harness.waiting import SCALE
+from tests.harness.scale import TIMES
 
 if TYPE_CHECKING:
     from tests.harness.raw_peer import RawPeer
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 FRAMES = 3_000
 CALLERS = 4
-ROUNDS = 6 * SCALE
+ROUNDS = 6 * TIMES
 
 
 def send_frames(peer: "RawPeer", first_sent: threading.Event) -> None:
