@@ -8,6 +8,7 @@ import pytest
 
 from kvd.engine.durability import INLINE_BYTES, Durability, LogPosition
 from kvd.journal.errors import NoSpace
+from tests.harness.waiting import until
 from tests.journal.disks import Failing, MemoryDisk
 from tests.journal.running import Running, items
 
@@ -34,13 +35,6 @@ class Anyone:
 
     def release(self) -> None:
         """It is told that there was progress."""
-
-
-async def until(there: Callable[[], bool]) -> None:
-    """Give the loop turns until it is so."""
-    async with asyncio.timeout(30):
-        while not there():
-            await asyncio.sleep(0)
 
 
 def run(body: Callable[[Running, Durability, SlowDisk], Awaitable[None]], sync: str = "interval") -> Running:
