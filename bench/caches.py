@@ -23,7 +23,7 @@ from kvd.protocol.messages import Get
 from kvd.requests.limits import Checks
 from kvd.requests.peer import Peer
 from kvd.requests.reads import Reading
-from kvd.store.authors import NOBODY
+from kvd.store.authors import NO_AUTHOR
 from kvd.store.prefixes import PrefixRule, PrefixRules
 from kvd.telemetry.metrics import ServerMetrics
 
@@ -60,7 +60,7 @@ class Kvd:
         hits = 0
         for key in keys:
             if self._reading.get(Get(key), self._peer) is None:
-                self._database.set({key: _VALUE}, NOBODY)
+                self._database.set({key: _VALUE}, NO_AUTHOR)
             else:
                 hits += 1
         return hits
