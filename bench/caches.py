@@ -16,13 +16,12 @@ from bench.peers.kvd import exchange
 from bench.peers.redis import command
 from bench.servers import Server
 from kvd.engine.database import Database
-from kvd.engine.near_cache import NearCaches, refuse_leases
 from kvd.engine.snapshots import Snapshots
 from kvd.protocol.limits import Limits
 from kvd.protocol.messages import Get
-from kvd.requests.limits import Checks
+from kvd.requests.limits import LimitChecker
 from kvd.requests.peer import Peer
-from kvd.requests.reads import Reading
+from kvd.requests.reads import ReadHandlers
 from kvd.store.authors import NO_AUTHOR
 from kvd.store.prefixes import PrefixRule, PrefixRules
 from kvd.telemetry.metrics import ServerMetrics
@@ -43,23 +42,21 @@ return hits
 
 
 class Kvd:
-    """The store, its room and its SIEVE as the daemon uses them, in this process."""
+    """The store, its memory limit and its SIEVE as the daemon uses them, in this process."""
 
     def __init__(self, keys: int) -> None:
         self._database = Database()
         self._database.memory.set_rules(PrefixRules([PrefixRule(prefix="", max_keys=keys, evict=True)]))
-        store, timer = self._database.store, self._database.timer
-        scheduler, generations = self._database.scheduler, self._database.generations
-        snapshots = Snapshots(store, timer, scheduler)
-        near_caches = NearCaches(generations, scheduler, refuse_leases, notes_changes=True)
-        self._reading = Reading(self._database, Checks(Limits()), snapshots, near_caches, ServerMetrics(store.version))
+        store = self._database.store
+        snapshots = Snapshots(store, self._database.timer, self._database.scheduler)
+        self._reads = ReadHandlers(self._database, LimitChecker(Limits()), snapshots, ServerMetrics(store.version))
         self._peer = Peer("bench", 0)
 
     def hits(self, keys: Iterable[str]) -> int:
         """Read these keys and return the number of hits."""
         hits = 0
         for key in keys:
-            if self._reading.get(Get(key), self._peer) is None:
+            if self._reads.get(Get(key), self._peer) is None:
                 self._database.set({key: _VALUE}, NO_AUTHOR)
             else:
                 hits += 1

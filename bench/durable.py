@@ -110,12 +110,12 @@ def _checkpoint_rate(disk: Disk, keys: int) -> float:
 
 
 class _ByHand:
-    """Stands for the one who has the log written: the loop below does."""
+    """A log that the caller writes."""
 
     shown = 0
 
     def wake(self) -> None:
-        """Do nothing."""
+        """Do nothing: the caller writes the log."""
 
     def subscribe(self, listener: Callable[[], None]) -> None:
         """Do nothing: nothing is ever shown."""

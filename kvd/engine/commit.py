@@ -26,17 +26,15 @@ from kvd.engine.memory import MemoryManager
 from kvd.engine.upkeep import HistoryUpkeep
 from kvd.engine.wakeups import Wakeups
 from kvd.engine.writes import Writes
+from kvd.store.authors import Author
 from kvd.store.lifetimes import KEEP_TTL, NO_EXPIRY, Expiry
 from kvd.store.store import Store
 
 # ``on_growth`` is called each time the store has grown by this much beyond the most that it ever held.
 GROWTH_KEYS = 65_536
 
+Written = TypeVar("Written", bound=Writes)
 Result = TypeVar("Result")
-
-
-def reserve_nothing() -> None:
-    """Reserve no memory: deletions need none."""
 
 
 class CommitPipeline:
@@ -68,34 +66,32 @@ class CommitPipeline:
 
     def run(
         self,
-        writes: Writes,
+        writes: Written,
+        author: Author,
         expiry: Expiry,
-        change: Callable[..., Result],
-        *arguments: object,
+        change: Callable[[Written, Author, Expiry], Result],
         commits: int = 1,
-        reserve_memory: Callable[[], None] | None = None,
         validate: Callable[[], None] | None = None,
-        frees: bool = False,
+        reserve_memory: Callable[[], None] | None = None,
+        takes_memory: bool = True,
         is_forced: bool = False,
+        releases: bool = False,
     ) -> Result:
-        """Make a change, ``change(*arguments)``, with all that belongs around it; return its result.
+        """Make a change, ``change(writes, author, expiry)``, with all that belongs around it; return its result.
 
-        ``writes`` are the keys that change, or some more, and their values. ``reserve_memory`` replaces the reservation
-        of memory for them. ``frees``: the change may take memory that was not reserved. ``is_forced``: it must happen.
-        Raises OutOfMemory, NoSpace, and what ``validate`` and ``change`` raise.
+        ``writes`` are the keys that change, or some more, and their values. ``takes_memory``: memory is reserved for
+        them, by ``reserve_memory`` if it is given. ``is_forced``: the change must happen. ``releases``: history is
+        released after it. Raises OutOfMemory, NoSpace, and what ``validate`` and ``change`` raise.
         """
         memory, store = self._memory, self._store
-        if is_forced:
-            self._journal.reserve_if_possible(writes)
-        else:
-            if memory.is_under_pressure:
-                if reserve_memory is None:
-                    memory.reserve(writes, with_expiry=expiry is not NO_EXPIRY and expiry is not KEEP_TTL)
-                else:
-                    reserve_memory()
-            if validate is not None:
-                validate()
-            self._journal.reserve(writes, commits)
+        if takes_memory and memory.is_under_pressure:
+            if reserve_memory is None:
+                memory.reserve(writes, with_expiry=expiry is not NO_EXPIRY and expiry is not KEEP_TTL)
+            else:
+                reserve_memory()
+        if validate is not None:
+            validate()
+        self._journal.reserve(writes, commits, is_forced)
         if (table := self._generations.table) is not None:
             table.bump(writes)
         store.advance(self._clock())
@@ -105,13 +101,13 @@ class CommitPipeline:
             self._grown_at = store.counters.keys + GROWTH_KEYS
             self._on_growth()
         before = store.version
-        result = change(*arguments)
+        result = change(writes, author, expiry)
         if expiry is not NO_EXPIRY:
             self._expirer.note_deadline()
         if memory.tracks_commits:
             memory.on_commit(store.window.newest_since(before))
         if self._journal.add(before) and self._wakeups.wakers:
             self._wakeups.wake()
-        if frees and memory.is_under_pressure:
+        if releases and memory.is_under_pressure:
             memory.release_history()
         return result

@@ -17,7 +17,7 @@ from functools import partial
 from typing import TypeVar
 
 from kvd.engine.clocks import Clock, boot_clock_us, wall_clock_us
-from kvd.engine.commit import CommitPipeline, reserve_nothing
+from kvd.engine.commit import CommitPipeline
 from kvd.engine.expiry import Expirer
 from kvd.engine.generations import Generations
 from kvd.engine.journal import Journal, MemoryJournal
@@ -29,7 +29,7 @@ from kvd.engine.upkeep import HistoryUpkeep
 from kvd.engine.wakeups import Wakeups
 from kvd.engine.writes import Batch
 from kvd.journal.records import Group, Heads
-from kvd.store.authors import RESTARTED, Author
+from kvd.store.authors import EVICTED, EXPIRED, RESTARTED, Author
 from kvd.store.errors import OutcomeUnknown
 from kvd.store.heads import Head
 from kvd.store.isolation import Range, validate
@@ -122,31 +122,49 @@ class Database:
 
     def set(self, entries: Mapping[str, bytes], author: Author, expiry: Expiry = NO_EXPIRY) -> int:
         """Store all entries in one commit; return its version."""
-        return self._run(entries, expiry, self.store.set, entries, author, expiry)
+        return self._run(entries, author, expiry, self.store.set)
 
     def set_each(self, batch: list[dict[str, bytes]], author: Author) -> list[int]:
         """Store each mapping in a commit of its own; return their versions."""
-        return self._run(Batch(batch), NO_EXPIRY, self.store.set_each, batch, author, commits=len(batch))
+        return self._run(Batch(batch), author, NO_EXPIRY, self._set_each, len(batch))
+
+    def _set_each(self, batch: Batch, author: Author, _: Expiry) -> list[int]:
+        return self.store.set_each(batch.commits, author)
 
     def delete(self, keys: Iterable[str], author: Author, *, missing_ok: bool) -> tuple[int, int]:
         """Delete all keys in one commit; return its version and how many there were. Raises KeysNotFound."""
-        keys = list(keys)
-        change = partial(self.store.delete, missing_ok=missing_ok)
         return self._run(
-            dict.fromkeys(keys), NO_EXPIRY, change, keys, author, reserve_memory=reserve_nothing, frees=True
+            dict.fromkeys(keys),
+            author,
+            NO_EXPIRY,
+            lambda keys, author, _: self.store.delete(keys, author, missing_ok=missing_ok),
+            takes_memory=False,
+            releases=True,
         )
 
     def increment(self, key: str, by: int, author: Author, expiry: Expiry = KEEP_TTL) -> tuple[int, int]:
         """Add to a number; return the sum and the version. Raises NotANumber."""
-        return self._run({key: _MAX_NUMBER}, expiry, self.store.increment, key, by, author, expiry)
+        return self._run(
+            {key: _MAX_NUMBER},
+            author,
+            expiry,
+            lambda _, author, expiry: self.store.increment(key, by, author, expiry),
+        )
 
     def touch(self, keys: list[str], ttl_us: int | None, author: Author) -> list[bool]:
         """Let keys expire ``ttl_us`` from now, or never, in one commit; return whether each exists."""
         find = self.store.find
         values = {key: None if (head := find(key)) is None else head.value for key in keys}
         deadline = None if ttl_us is None else self.timer() + ttl_us
-        reserve = reserve_nothing if deadline is None else partial(self.memory.reserve_deadlines, keys)
-        return self._run(values, KEEP_TTL, self.store.touch, keys, deadline, author, reserve_memory=reserve, frees=True)
+        return self._run(
+            values,
+            author,
+            KEEP_TTL,
+            lambda _, author, __: self.store.touch(keys, deadline, author),
+            reserve_memory=partial(self.memory.reserve_deadlines, keys),
+            takes_memory=ttl_us is not None,
+            releases=True,
+        )
 
     def commit(
         self,
@@ -159,31 +177,42 @@ class Database:
     ) -> int:
         """Make the writes if nothing that was read has changed; return the version. Raises Conflict, SnapshotGone."""
         check = partial(validate, self.store, reads, ranges, snapshot)
-        return self._run(writes, expiry, self.store.write, writes, author, expiry, validate=check, frees=True)
+        return self._run(writes, author, expiry, self.store.write, validate=check, releases=True)
+
+    # ------------------------------------------------------------------ deletions that must happen
 
     def delete_owned(self, owner: Hashable, author: Author) -> None:
         """Delete the ephemeral keys of ``owner``, whose connection has ended."""
         lifetimes = self.store.lifetimes
         if lifetimes.count_owned(owner):
             self.expirer.expire_named(lifetimes.owned(owner))
-            owned = dict.fromkeys(lifetimes.owned(owner))
-            self._run(owned, NO_EXPIRY, self.store.delete_owned, owner, author, is_forced=True)
+            self._force(lifetimes.owned(owner), author, lambda: self.store.delete_owned(owner, author))
 
     def delete_orphaned_ephemerals(self) -> None:
         """Delete the ephemeral keys of connections that were open when the daemon ended."""
-        orphans = dict.fromkeys(filter(self.store.exists, self._orphans))
+        orphans = list(filter(self.store.exists, self._orphans))
         self._orphans = []
         if orphans:
-            change = partial(self.store.delete, missing_ok=True)
-            self._run(orphans, NO_EXPIRY, change, orphans, RESTARTED, is_forced=True)
+            self._force(orphans, RESTARTED, lambda: self.store.delete(orphans, RESTARTED, missing_ok=True))
 
     def _evict(self, heads: list[Head]) -> None:
         """Delete the keys of ``heads`` to make room."""
-        self._run(dict.fromkeys([head.key for head in heads]), NO_EXPIRY, self.store.evict, heads, is_forced=True)
+        self._force([head.key for head in heads], EVICTED, lambda: self.store.evict(heads))
 
     def _expire(self, due: list[str]) -> None:
         """Delete keys that are due."""
-        self._run(dict.fromkeys(due), NO_EXPIRY, self.store.expire, due, is_forced=True, frees=True)
+        self._force(due, EXPIRED, lambda: self.store.expire(due), releases=True)
+
+    def _force(self, keys: list[str], author: Author, delete: Callable[[], object], *, releases: bool = False) -> None:
+        self._run(
+            dict.fromkeys(keys),
+            author,
+            NO_EXPIRY,
+            lambda *_: delete(),
+            takes_memory=False,
+            is_forced=True,
+            releases=releases,
+        )
 
     # ------------------------------------------------------------------ exactly once
 

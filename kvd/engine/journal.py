@@ -25,11 +25,11 @@ class Journal(Protocol):
     def outstanding_bytes(self) -> int:
         """How many bytes of memory hold commits on their way to the disk, at most."""
 
-    def reserve(self, writes: Writes, commits: int) -> None:
-        """Make sure that ``writes`` fit into the log. Raises NoSpace."""
+    def reserve(self, writes: Writes, commits: int, is_forced: bool) -> None:
+        """Make sure that ``writes``, which make this many commits, fit into the log. Raises NoSpace.
 
-    def reserve_if_possible(self, writes: Writes) -> None:
-        """The same for what happens anyway: without space it reaches the log with a later commit."""
+        ``is_forced``: they happen anyway; without space their records go into the log with a later commit.
+        """
 
     def add(self, version: int) -> bool:
         """Add the commits after ``version``. Return whether they may be shown at once."""
@@ -52,10 +52,7 @@ class MemoryJournal:
 
     outstanding_bytes = 0
 
-    def reserve(self, writes: Writes, commits: int) -> None:
-        """Need no space."""
-
-    def reserve_if_possible(self, writes: Writes) -> None:
+    def reserve(self, writes: Writes, commits: int, is_forced: bool) -> None:
         """Need no space."""
 
     def add(self, version: int) -> bool:
@@ -109,8 +106,8 @@ class DurableJournal:
         """How many bytes of memory hold commits on their way to the disk, at most."""
         return self._log.outstanding_bytes
 
-    def reserve(self, writes: Writes, commits: int) -> None:
-        """Make sure that ``writes`` fit into the log. Raises NoSpace."""
+    def reserve(self, writes: Writes, commits: int, is_forced: bool) -> None:
+        """Make sure that ``writes`` fit into the log. Raises NoSpace unless ``is_forced``."""
         # A character has four bytes at most, and a key is named three times if it expires and is ephemeral.
         self._reserved = size = (
             GROUP_BYTES
@@ -120,15 +117,13 @@ class DurableJournal:
             + commits * ID_BYTES
             + self._backlog_bytes
         )
-        self._log.reserve(size)
         self._is_deferred = False
-
-    def reserve_if_possible(self, writes: Writes) -> None:
-        """The same for what happens anyway: without space it reaches the log with a later commit."""
         try:
-            self.reserve(writes, 1)
+            self._log.reserve(size)
         except NoSpace:
-            self._backlog_bytes = self._reserved
+            if not is_forced:
+                raise
+            self._backlog_bytes = size
             self._is_deferred = True
 
     def add(self, version: int) -> bool:

@@ -122,8 +122,12 @@ class MemoryManager:
     @property
     def is_under_pressure(self) -> bool:
         """Whether there may be no room for a write, so that ``reserve`` has to be called."""
-        used = self._store.memory_bytes + _DEADLINE_BYTES * len(self._lifetimes)
-        return bool(self._limited or self.max_keys) or used >= self._pressure_threshold
+        store = self._store
+        used = store.memory_bytes
+        if used + 2 * _DEADLINE_BYTES * store.counters.keys >= self._pressure_threshold:
+            # A key has one deadline and one owner at most, so mostly they need not be counted.
+            used += _DEADLINE_BYTES * len(self._lifetimes)
+        return used >= self._pressure_threshold or bool(self._limited or self.max_keys)
 
     # ------------------------------------------------------------------ before a write
 

@@ -19,17 +19,17 @@ class Writes(Protocol):
 class Batch:
     """The writes of several commits, which are put together only if a step asks for them."""
 
-    __slots__ = ("_commits",)
+    __slots__ = ("commits",)
 
     def __init__(self, commits: list[dict[str, bytes]]) -> None:
-        self._commits = commits
+        self.commits = commits
 
     def __iter__(self) -> Iterator[str]:
-        return chain.from_iterable(self._commits)
+        return chain.from_iterable(self.commits)
 
     def __len__(self) -> int:
-        return sum(map(len, self._commits))
+        return sum(map(len, self.commits))
 
     def values(self) -> Iterator[bytes]:
         """The values, in the order of the keys."""
-        return chain.from_iterable(map(dict.values, self._commits))
+        return chain.from_iterable(map(dict.values, self.commits))

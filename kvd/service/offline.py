@@ -31,7 +31,7 @@ from kvd.service.locks import LockFile, exclude_daemon
 STDIN = "-"
 
 
-class Made(msgspec.Struct):
+class DataSummary(msgspec.Struct):
     """What was read or written: its last version, and the time of that version in µs since the epoch.
 
     ``keys`` is the number of keys, None if they were not counted. ``lost`` is the number of later versions that are
@@ -50,14 +50,14 @@ def check(directory: str, progress: Progress) -> CheckReport:
         return examine(disk, progress)
 
 
-def check_backup(source: str, progress: Progress) -> Made:
+def check_backup(source: str, progress: Progress) -> DataSummary:
     """Read a backup to its end. Raises StartError."""
     with _explain_errors(source), _backup(source) as stream:
         database = _load(stream, source, progress)
-        return Made(database.store.version, database.store.time, database.store.counters.keys)
+        return DataSummary(database.store.version, database.store.time, database.store.counters.keys)
 
 
-def salvage(directory: str, new_directory: str, progress: Progress) -> Made:
+def salvage(directory: str, new_directory: str, progress: Progress) -> DataSummary:
     """Copy what can be saved of a damaged directory: the data as of some version. Raises StartError."""
     with _explain_errors(directory, directory), _reading(directory) as source:
         report = examine(source)
@@ -66,10 +66,12 @@ def salvage(directory: str, new_directory: str, progress: Progress) -> Made:
             raise StartError(exits.DAMAGED_DATA, f"nothing of {directory} can be saved")
         point = Point(extent.version) if report.damages else Point()
         version, time_us = _copy(source, directory, new_directory, extent, point, progress)
-        return Made(version, time_us, lost=max(0, report.newest_known - version))
+        return DataSummary(version, time_us, lost=max(0, report.newest_known - version))
 
 
-def restore(source: str, new_directory: str, version: int | None, time_us: int | None, progress: Progress) -> Made:
+def restore(
+    source: str, new_directory: str, version: int | None, time_us: int | None, progress: Progress
+) -> DataSummary:
     """Make a data directory from a backup, or from another directory as of a version or a time (µs since the epoch).
 
     Raises StartError.
@@ -78,7 +80,7 @@ def restore(source: str, new_directory: str, version: int | None, time_us: int |
     if os.path.isdir(source):
         with _explain_errors(source, source), _reading(source) as disk:
             extent = _extent_for(disk, source, point)
-            return Made(*_copy(disk, source, new_directory, extent, point, progress))
+            return DataSummary(*_copy(disk, source, new_directory, extent, point, progress))
     if point != Point():
         text = f"{source} is a backup, which has no history; only a data directory can be restored to a point in it"
         raise StartError(exits.USAGE, text)
@@ -86,7 +88,7 @@ def restore(source: str, new_directory: str, version: int | None, time_us: int |
         database = _load(stream, source, progress)
         with _explain_errors(new_directory):
             write_new(target, database, secrets.token_bytes(8), _salt, lambda done, size: None)
-        return Made(database.store.version, database.store.time, database.store.counters.keys)
+        return DataSummary(database.store.version, database.store.time, database.store.counters.keys)
 
 
 def _copy(
@@ -150,7 +152,7 @@ def _reading(directory: str) -> Iterator[Disk]:
     disk = Disk(directory)
     try:
         if not _is_data_directory(disk.names()):
-            raise StartError(exits.FAILURE, f"{directory} is no data directory: nothing of kvd's is in it")
+            raise StartError(exits.FAILURE, f"{directory} is not a data directory: it holds no file of kvd")
         with exclude_daemon(os.path.join(directory, names.LOCK)):
             yield disk
     finally:

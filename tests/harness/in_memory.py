@@ -26,7 +26,7 @@ from kvd.engine.expiry import TIMER_GRAIN_S
 from kvd.engine.feeds import Feeds
 from kvd.engine.generations import GenerationTable
 from kvd.engine.journal import DurableJournal
-from kvd.engine.near_cache import NearCaches
+from kvd.engine.near_cache import NearCaches, refuse_leases
 from kvd.engine.records import RecordMaker
 from kvd.engine.replay import Replay
 from kvd.engine.snapshots import Snapshots
@@ -132,7 +132,7 @@ def build(
         durability,
         Snapshots(database.store, database.timer, database.scheduler),
         Feeds(database),
-        NearCaches(database.generations, database.scheduler, lambda: None, notes_changes=not durability.always),
+        NearCaches(database.generations, database.scheduler, refuse_leases, notes_changes=not durability.always),
     )
     telemetry = Telemetry(
         ServerMetrics(database.store.version), SlowLog(), HotKeys(), LoopLag(scheduler.call_later), connections.__len__

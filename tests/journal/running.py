@@ -1,11 +1,12 @@
 """A database with its commit log on some disk, driven by hand: nothing is written, synced or said but when told."""
 
+import asyncio
 import random
 from collections.abc import Callable
 
 from kvd.engine.database import Database
-from kvd.engine.journal import DurableJournal, LogProgress
-from kvd.engine.records import RecordMaker
+from kvd.engine.durability import LogDurability
+from kvd.engine.journal import LogProgress
 from kvd.engine.replay import Replay
 from kvd.journal.checkpoint import CheckpointFile, remove_superseded, slices
 from kvd.journal.commit_log import CommitLog
@@ -16,6 +17,7 @@ from kvd.store.authors import Author
 from kvd.store.lifetimes import NO_EXPIRY, Expiry
 from kvd.store.store import Store
 from kvd.store.window import WindowLimits
+from tests.harness.in_memory import journal_on
 
 ME = Author(1000, 7, "test")
 SEGMENT_BYTES = 4096
@@ -119,12 +121,6 @@ def items(database: Database) -> dict[str, tuple[bytes | None, int]]:
     }
 
 
-def journal_on(log: CommitLog, contents: Replay, progress: LogProgress) -> DurableJournal:
-    """What adds the commits of a database with these contents to ``log``."""
-    records = RecordMaker(contents.store.lifetimes, contents.clock, contents.timer)
-    return DurableJournal(log, contents.store, records, progress)
-
-
 def recovered(
     disk: Disk,
     limits: WindowLimits | None = None,
@@ -135,3 +131,21 @@ def recovered(
     contents = Replay(limits, clock, timer)
     found = recover(disk, contents)
     return Database(contents=contents), found
+
+
+def durably_running(
+    disk: Disk,
+    sync: str,
+    on_failure: Callable[[BaseException], None] = lambda error: None,
+    *,
+    segment_bytes: int = SEGMENT_BYTES,
+) -> tuple[Running, LogDurability]:
+    """A database whose log is written by the event loop that runs, and what has it written."""
+    loop = asyncio.get_running_loop()
+
+    def progress(store: Store, log: CommitLog) -> LogDurability:
+        return LogDurability(store, log, sync, 1, loop, on_failure)
+
+    running = Running(disk, segment_bytes=segment_bytes, progress=progress)
+    assert isinstance(running.progress, LogDurability)
+    return running, running.progress

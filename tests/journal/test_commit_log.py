@@ -16,8 +16,9 @@ from kvd.journal.records import HEADER_BYTES, Codec, Commits, Group, Header
 from kvd.journal.segments import SegmentReader
 from kvd.store.authors import Author
 from kvd.store.lifetimes import Expiry
+from tests.harness.in_memory import journal_on
 from tests.journal.disks import Failing, MemoryDisk
-from tests.journal.running import ME, ByHand, Running, items, journal_on
+from tests.journal.running import ME, ByHand, Running, items
 
 SIZE = 1024
 

@@ -7,12 +7,10 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from kvd.engine.durability import LogDurability, LogPosition
-from kvd.journal.commit_log import CommitLog
 from kvd.journal.errors import NoSpace
 from kvd.journal.writer import INLINE_BYTES
-from kvd.store.store import Store
 from tests.journal.disks import Failing, MemoryDisk
-from tests.journal.running import Running, items
+from tests.journal.running import Running, durably_running, items
 
 SEGMENT_BYTES = 4 << 20
 
@@ -51,27 +49,13 @@ def run(body: Callable[[Running, LogDurability, SlowDisk], Awaitable[None]], syn
     disk = SlowDisk()
 
     async def main() -> None:
-        running, durability = durably_running(disk, SEGMENT_BYTES, sync, lambda error: None)
+        running, durability = durably_running(disk, sync, segment_bytes=SEGMENT_BYTES)
         await body(running, durability, disk)
         disk.go = None
         await durability.close()
 
     asyncio.run(main())
     return Running(MemoryDisk(disk.contents()), segment_bytes=SEGMENT_BYTES)
-
-
-def durably_running(
-    disk: MemoryDisk, segment_bytes: int, sync: str, on_failure: Callable[[BaseException], None]
-) -> tuple[Running, LogDurability]:
-    """A database whose log is written by the running loop."""
-    loop = asyncio.get_running_loop()
-
-    def progress(store: Store, log: CommitLog) -> LogDurability:
-        return LogDurability(store, log, sync, 1, loop, on_failure)
-
-    running = Running(disk, segment_bytes=segment_bytes, progress=progress)
-    assert isinstance(running.progress, LogDurability)
-    return running, running.progress
 
 
 async def hold_a_sync(running: Running, durability: LogDurability, disk: SlowDisk) -> threading.Event:
@@ -140,7 +124,7 @@ def test_after_an_error_nothing_more_is_written_or_synced() -> None:
     failures: list[BaseException] = []
 
     async def main() -> None:
-        running, durability = durably_running(disk, 4096, "always", failures.append)
+        running, durability = durably_running(disk, "always", failures.append)
         running.set({"a": b""})
         disk.fails = lambda call: 5 if call == "sync" and not failures else None
         flushes = [asyncio.ensure_future(durability.flush()) for _ in range(2)]
@@ -159,7 +143,7 @@ def test_without_room_a_new_segment_is_refused_and_nothing_ends() -> None:
     failures: list[BaseException] = []
 
     async def main() -> None:
-        running, durability = durably_running(disk, 1024, "always", failures.append)
+        running, durability = durably_running(disk, "always", failures.append, segment_bytes=1024)
         disk.fails = lambda call: 28 if call in ("create", "allocate") else None
         await durability.rotate()  # into the one that was allocated ahead
         with pytest.raises(NoSpace):

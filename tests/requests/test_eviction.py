@@ -85,6 +85,6 @@ def test_a_key_that_is_deleted_and_set_again_and_again_takes_one_place(cache: In
     for _ in range(5_000):
         cache.ask("delete", ["k0"])
         cache.ask("set", {"k0": b"1"})
-    [quota] = cache.database.memory._quotas.values()
+    [quota] = cache.database.memory._quotas.all.values()
     assert quota.sieve is not None
     assert len(quota.sieve) < 2 * MOST

@@ -202,7 +202,6 @@ def test_a_near_cache_gets_slots_only_for_what_it_may_keep() -> None:
         AccessRule(prefix="a", everyone=True, rights=("read", "cache")),
     ]
     client = connect(rules, PEOPLE[0])
-    client.server.near_caches.before_first = lambda: None
     client.server.share_table()
     kept, not_kept = client.ask("fetch", ["a", "b"])
     assert isinstance(kept[2], int)

@@ -19,7 +19,7 @@ Box = Callable[[str], Completed]
 # A machine with kvd installed for two users, one of whom may use it.
 PRELUDE = f"""
 set -eu
-export PATH={PATH} LC_ALL=C.UTF-8
+export PATH={PATH} LC_ALL=C.UTF-8 KVD_TIMEOUT=60
 as() {{ user=$1; shift; setpriv --reuid="$user" --regid="$user" --init-groups env HOME=/ "$@"; }}
 logged() {{ journalctl --sync; journalctl --quiet --unit=kvd.service --output=cat "$@"; }}
 pid() {{ systemctl show --property=MainPID --value kvd.service; }}

@@ -23,7 +23,7 @@ Counter = Synchronized  # of a ctypes.c_long
 
 def ask(name: str, answered: Counter, failed: Counter, stop: Counter) -> None:
     """Set and get, by turns, until told to stop."""
-    with kv.connect(ADDRESS) as client:
+    with kv.connect(ADDRESS, timeout=DEADLINE_S) as client:
         while not stop.value:
             try:
                 if answered.value % 2:
