@@ -22,7 +22,7 @@ from kvd.protocol.messages import Get
 from kvd.requests.limits import LimitChecker
 from kvd.requests.peer import Peer
 from kvd.requests.reads import ReadHandlers
-from kvd.store.authors import NOBODY
+from kvd.store.authors import NO_AUTHOR
 from kvd.store.prefixes import PrefixRule, PrefixRules
 from kvd.telemetry.metrics import ServerMetrics
 
@@ -57,7 +57,7 @@ class Kvd:
         hits = 0
         for key in keys:
             if self._reads.get(Get(key), self._peer) is None:
-                self._database.set({key: _VALUE}, NOBODY)
+                self._database.set({key: _VALUE}, NO_AUTHOR)
             else:
                 hits += 1
         return hits

@@ -23,7 +23,7 @@ from kvd.journal.commit_log import CommitLog
 from kvd.journal.disk import Disk
 from kvd.journal.records import Header
 from kvd.journal.recovery import recover
-from kvd.store.authors import NOBODY
+from kvd.store.authors import NO_AUTHOR
 
 _MIB = 1024 * 1024
 
@@ -99,7 +99,7 @@ def recovery(context: Context) -> Iterator[Row]:
 def _checkpoint_rate(disk: Disk, keys: int) -> float:
     database = Database()
     for items in batches(keys, 1_000):
-        database.set(items, NOBODY)
+        database.set(items, NO_AUTHOR)
     header = Header(secrets.randbits(64), 2, database.store.version, database.store.version, bytes(8))
     file = CheckpointFile(disk, header)
     for piece in slices(database):
@@ -127,7 +127,7 @@ def _log_rate(disk: Disk, commits: int) -> float:
     records = RecordMaker(contents.store.lifetimes, contents.clock, contents.timer)
     database = Database(contents=contents, journal=DurableJournal(log, contents.store, records, _ByHand()))
     for items in batches(commits, 1):
-        database.set(items, NOBODY)
+        database.set(items, NO_AUTHOR)
         if log.pending >= 64 and (batch := log.take()) is not None:
             log.write(batch, sync=False)
             log.done(batch)

@@ -124,7 +124,7 @@ class Backup:
         """What was committed since the last piece, and whether that is all."""
         groups: list[Group] = []
         remaining_keys, budget_bytes = COMMITS_KEYS, COMMITS_BYTES
-        for group in self._store.window.after(self._position):
+        for group in self._store.window.since(self._position):
             if remaining_keys <= 0 or budget_bytes <= 0:
                 return groups, False
             record = self._database.record_of_commits(group)

@@ -105,7 +105,7 @@ class CommitPipeline:
         if expiry is not NO_EXPIRY:
             self._expirer.note_deadline()
         if memory.tracks_commits:
-            memory.on_commit(store.window.behind(before))
+            memory.on_commit(store.window.newest_since(before))
         if self._journal.add(before) and self._wakeups.wakers:
             self._wakeups.wake()
         if releases and memory.is_under_pressure:

@@ -186,7 +186,7 @@ class Database:
         lifetimes = self.store.lifetimes
         if lifetimes.count_owned(owner):
             self.expirer.expire_named(lifetimes.owned(owner))
-            self._force(lifetimes.owned(owner), author, lambda: self.store.bury(owner, author))
+            self._force(lifetimes.owned(owner), author, lambda: self.store.delete_owned(owner, author))
 
     def delete_orphaned_ephemerals(self) -> None:
         """Delete the ephemeral keys of connections that were open when the daemon ended."""
@@ -219,7 +219,7 @@ class Database:
     def run_once(self, scope: Hashable, id_: bytes, since: int | None, write: Callable[[], Answer]) -> Answer:
         """Run ``write`` unless a write with this id has committed; return its answer. Raises OutcomeUnknown."""
         before = self.store.version
-        known = self.outcomes.find(scope, id_, since, before)
+        known = self.outcomes.lookup(scope, id_, since, before)
         if known is not None:
             return known  # type: ignore[return-value]  # a client that sends an id again sends the same write
         answer = write()
@@ -235,7 +235,7 @@ class Database:
             return None
         outcomes, version = self.outcomes, self.store.version
         try:
-            if any(outcomes.find(scope, id_, since, version) is not None for id_, since in ids):
+            if any(outcomes.lookup(scope, id_, since, version) is not None for id_, since in ids):
                 return None
         except OutcomeUnknown:
             return None

@@ -71,7 +71,7 @@ class Expirer:
         if self._next_look is None or (now := self._timer()) < self._next_look:
             return True
         self._expire(self._lifetimes.take_due(now, EXPIRED_KEYS))
-        look = self._lifetimes.next_look
+        look = self._lifetimes.next_wake_at
         if look is not None and look <= now:
             return False
         self._is_behind = False
@@ -100,7 +100,7 @@ class Expirer:
 
     def note_deadline(self) -> None:
         """Set the timer anew if a deadline has come that is earlier than all others."""
-        look = self._lifetimes.next_look
+        look = self._lifetimes.next_wake_at
         if look is not None and (self._next_look is None or look < self._next_look):
             self._next_look = look
             self._schedule(max(0, look - self._timer()))

@@ -107,7 +107,7 @@ class Feed:
         """The changes up to ``visible``, or some of them. Raises SnapshotGone if the next one has left the history."""
         events: list[Event] = []
         remaining_keys, budget_bytes = BATCH_KEYS, BATCH_BYTES
-        for group in self._store.window.after(self._position):
+        for group in self._store.window.since(self._position):
             for version, heads in group.each():
                 if version <= self._position:
                     continue

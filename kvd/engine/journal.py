@@ -128,7 +128,7 @@ class DurableJournal:
 
     def add(self, version: int) -> bool:
         """Add the commits after ``version``, and have them written. They may be shown later."""
-        groups = self._window.behind(version)
+        groups = self._window.newest_since(version)
         if self._backlog or self._is_deferred:
             self._add_backlog(list(map(self._records.commits, groups)))
         else:

@@ -20,8 +20,8 @@ from kvd.engine.quotas import Quota, Quotas, Write, largest_of_each, size_of
 from kvd.engine.writes import Writes
 from kvd.store.errors import OutOfMemory
 from kvd.store.heads import Head
+from kvd.store.idempotency import IdempotencyCache
 from kvd.store.keyspace import KEY_BYTES
-from kvd.store.outcomes import IdempotencyCache
 from kvd.store.prefixes import PrefixRules
 from kvd.store.store import Store
 from kvd.store.window import GROUP_BYTES, PLACE_BYTES, SUPERSEDED_BYTES, Group
@@ -225,7 +225,7 @@ class MemoryManager:
         if victims:
             before = self._store.version
             self._evict(list(victims))
-            for group in self._store.window.behind(before):
+            for group in self._store.window.newest_since(before):
                 if forget:
                     self._store.retention.forget_evicted(group)
                 self._note_unshown(group)

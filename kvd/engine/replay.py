@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from kvd.engine.clocks import Clock, boot_clock_us, wall_clock_us
 from kvd.journal.records import Group, Header
 from kvd.store.authors import Author
-from kvd.store.outcomes import IdempotencyCache
+from kvd.store.idempotency import IdempotencyCache
 from kvd.store.store import Store
 from kvd.store.window import WindowLimits
 
@@ -93,7 +93,7 @@ class Replay:
     def begin_segment(self, header: Header, *, is_first: bool) -> None:
         """Begin a segment of the log. The ids of commits before the first segment are not known."""
         if is_first:
-            self.outcomes.forget(header.watermark)
+            self.outcomes.forget_through(header.watermark)
 
     def replay(self, group: Group) -> None:
         """Make a group of commits again."""
@@ -128,6 +128,6 @@ class Replay:
         now, wall = self.timer(), self.clock()
         for key, (deadline, ttl) in self._expiries.deadlines.items():
             left = deadline - wall if ttl is None else min(deadline - wall, ttl)
-            self.store.lifetimes.touched([key], now + max(0, left))
+            self.store.lifetimes.set_deadline([key], now + max(0, left))
         self.orphans = [key for key in self._expiries.ephemeral if self.store.exists(key)]
         self._expiries = ReplayedExpiry()

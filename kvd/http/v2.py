@@ -25,7 +25,7 @@ from kvd.http.request_context import RequestContext
 from kvd.http.requests import decoded
 from kvd.http.responses import BYTES, JSON, Response
 from kvd.protocol import messages
-from kvd.protocol.messages import How
+from kvd.protocol.messages import WriteOptions
 from kvd.protocol.ranges import prefix_end
 from kvd.server.feed_writer import EventSource
 
@@ -226,8 +226,8 @@ def _body(context: RequestContext, kind: type[Body]) -> Body:
         raise Problem(400, "bad_request", str(error)) from None
 
 
-def _how(ttl: int | None) -> How | None:
-    return None if ttl is None else How(ttl=ttl)
+def _how(ttl: int | None) -> WriteOptions | None:
+    return None if ttl is None else WriteOptions(ttl=ttl)
 
 
 def _number(given: dict[str, str], name: str, least: int = 0) -> int | None:

@@ -7,7 +7,7 @@ from typing import TypeVar
 from kvd.engine.database import Database
 from kvd.engine.errors import NoSpace
 from kvd.protocol import messages
-from kvd.protocol.messages import How
+from kvd.protocol.messages import WriteOptions
 from kvd.requests.errors import RequestError
 from kvd.requests.limits import LimitChecker
 from kvd.requests.peer import Peer
@@ -29,7 +29,7 @@ class WriteHandlers:
     def set(self, request: messages.Set, peer: Peer) -> int:
         """Store values; return the version."""
         self._limits.entries(request.entries)
-        if request.how is None and not self._memory.rules.have_lives:
+        if request.how is None and not self._memory.rules.have_ttls:
             return self._database.set(request.entries, peer.author)
         self._check_ttls(request.how, request.entries)
         expiry = self._expiry(request.how, peer, request.entries)
@@ -40,7 +40,7 @@ class WriteHandlers:
 
         Return None, with nothing done, if they need a closer look, or there is no room for all of them together.
         """
-        if self._memory.rules.have_lives:
+        if self._memory.rules.have_ttls:
             return None
         try:
             if len(requests) == 1 and requests[0].how is None:
@@ -99,7 +99,7 @@ class WriteHandlers:
         self._limits.keys(request.keys, len(request.keys))
         if request.ttl is not None:
             self._limits.ttl(request.ttl)
-        if self._memory.rules.have_lives:
+        if self._memory.rules.have_ttls:
             for key in request.keys:
                 self._check_max_ttl(key, request.ttl)
         ttl_us = None if request.ttl is None else request.ttl * 1000
@@ -121,20 +121,20 @@ class WriteHandlers:
 
         return self._once(request.how, peer, write)
 
-    def _check_ttls(self, how: How | None, keys: Container[str]) -> None:
+    def _check_ttls(self, how: WriteOptions | None, keys: Container[str]) -> None:
         """Reject a ``ttls`` entry for a key that the request does not write."""
         for key in (how.ttls or ()) if how is not None else ():
             if key not in keys:
                 raise RequestError("bad_request", "ttls has a key that is not written")
 
-    def _once(self, how: How | None, peer: Peer, write: Callable[[], Reply]) -> Reply:
+    def _once(self, how: WriteOptions | None, peer: Peer, write: Callable[[], Reply]) -> Reply:
         if how is None or how.id is None:
             return write()
         return self._database.run_once(peer.uid, how.id, how.since, write)
 
-    def _expiry(self, how: How | None, peer: Peer, keys: Collection[str], *, keeps: bool = False) -> Expiry:
+    def _expiry(self, how: WriteOptions | None, peer: Peer, keys: Collection[str], *, keeps: bool = False) -> Expiry:
         """The expiry of ``keys``, by what the request's options and the rules for their prefixes say."""
-        if self._memory.rules.have_lives:
+        if self._memory.rules.have_ttls:
             return self._expiry_by_rules(how, peer, keys, keeps=keeps)
         if how is None or (how.ttl is None and not how.ttls and not how.keep_ttl and not how.ephemeral):
             return KEEP_TTL if keeps else NO_EXPIRY
@@ -144,8 +144,8 @@ class WriteHandlers:
         owner = peer if how.ephemeral else None
         return self._database.expiry(ttl_us, ttls_us=ttls_us, keep=how.keep_ttl or keeps, owner=owner)
 
-    def _expiry_by_rules(self, how: How | None, peer: Peer, keys: Collection[str], *, keeps: bool) -> Expiry:
-        how = How() if how is None else how
+    def _expiry_by_rules(self, how: WriteOptions | None, peer: Peer, keys: Collection[str], *, keeps: bool) -> Expiry:
+        how = WriteOptions() if how is None else how
         self._check_how(how, peer, len(keys))
         keep = how.keep_ttl or keeps
         ttls_us: dict[str, int] = {}
@@ -169,7 +169,7 @@ class WriteHandlers:
             text = f"a key under {rule.prefix!r} lives {most} ms at most"  # type: ignore[union-attr]
             raise RequestError("bad_request", text)
 
-    def _check_how(self, how: How, peer: Peer, count: int) -> None:
+    def _check_how(self, how: WriteOptions, peer: Peer, count: int) -> None:
         if how.ttl is not None:
             self._limits.ttl(how.ttl)
         for ttl in (how.ttls or {}).values():
@@ -180,7 +180,7 @@ class WriteHandlers:
                 raise RequestError("too_large", f"a connection has at most {most} ephemeral keys")
 
 
-def _only_identified(how: How | None) -> bool:
+def _only_identified(how: WriteOptions | None) -> bool:
     """Whether the options ask for nothing but that the write happens once."""
     return (
         how is not None

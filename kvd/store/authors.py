@@ -14,7 +14,7 @@ class Author(msgspec.Struct, array_like=True, gc=False, frozen=True):
     name: str
 
 
-NOBODY = Author(None, None, "")
+NO_AUTHOR = Author(None, None, "")
 EXPIRED = Author(None, None, "expired")
 EVICTED = Author(None, None, "evicted")
 RESTARTED = Author(None, None, "restarted")

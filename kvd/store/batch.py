@@ -1,8 +1,8 @@
 """The fast paths of commits: many keys at once, column by column.
 
-The reference path (``Store._commit_key_by_key``) makes one commit, key by key, and is correct for all writes in every
-state. Each function here leaves the keyspace as a sequence of such commits does, but fits only some writes and states.
-In return its loops run in C:
+The reference path (``Contents._commit_key_by_key``) makes one commit, key by key, and is correct for all writes in
+every state. Each function here leaves the keyspace as a sequence of such commits does, but fits only some writes and
+states. In return its loops run in C:
 
     function        commits         fits
     write_all       one             keys that are in ``first``, or new with space for them there
@@ -12,8 +12,8 @@ In return its loops run in C:
       _add_each                       all different, all absent
       _link_each                      anything else, also one key several times
 
-These functions count nothing: they return what ``Store._account`` needs for that. ``tests/store/test_commit_paths.py``
-compares each of them with the reference path on random states and writes.
+These functions count nothing: they return what ``Contents._account`` needs for that.
+``tests/store/test_commit_paths.py`` compares each of them with the reference path on random states and writes.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,9 +1,8 @@
 """What the store refuses, with the fields from which the message is built."""
 
-from typing import TYPE_CHECKING
+import msgspec
 
-if TYPE_CHECKING:
-    from kvd.store.isolation import Change
+from kvd.store.authors import Author
 
 
 class StoreError(Exception):
@@ -40,10 +39,23 @@ class VersionAhead(StoreError):
         self.newest = newest
 
 
-class Conflict(StoreError):
-    """What a transaction read has changed since; the entries of ``changes`` are isolation.Change."""
+class Change(msgspec.Struct, array_like=True, frozen=True):
+    """One reason for a conflict: the version that was read and the current one, 0 for an absent key.
 
-    def __init__(self, changes: "list[Change]") -> None:
+    ``time`` (µs since the epoch) and ``author`` belong to the key's last change; None if it has left the history.
+    """
+
+    key: str
+    expected: int
+    found: int
+    time: int | None
+    author: Author | None
+
+
+class Conflict(StoreError):
+    """What a transaction read has changed since."""
+
+    def __init__(self, changes: list[Change]) -> None:
         super().__init__(changes)
         self.changes = changes
 

@@ -71,7 +71,7 @@ def newest_commits(store: "Store", limit: int, max_bytes: int) -> list[Commit]:
 
 
 def _commits_since(store: "Store", version: int) -> "Iterator[tuple[Group, int, tuple[Head, ...]]]":
-    for group in store.window.after(max(version, 0)):
+    for group in store.window.since(max(version, 0)):
         for commit in group.each():
             yield group, *commit
 

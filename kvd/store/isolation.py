@@ -40,13 +40,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import TYPE_CHECKING
 
-import msgspec
-
-from kvd.store.errors import Conflict, SnapshotGone
+from kvd.store.errors import Change, Conflict, SnapshotGone
 from kvd.store.heads import Head
 
 if TYPE_CHECKING:
-    from kvd.store.authors import Author
     from kvd.store.store import Store
 
 Range = tuple[str, str | None]
@@ -56,19 +53,6 @@ MAX_CHANGES = 100
 MAX_CHARACTERS = 4_096
 # Validation visits the commits since the snapshot if they wrote fewer keys than this; otherwise the keys of the ranges.
 COMMITTED_KEYS = 4_096
-
-
-class Change(msgspec.Struct, array_like=True, frozen=True):
-    """One reason for a conflict: the version that was read and the current one, 0 for an absent key.
-
-    ``time`` (µs since the epoch) and ``author`` belong to the key's last change; None if it has left the history.
-    """
-
-    key: str
-    expected: int
-    found: int
-    time: int | None
-    author: "Author | None"
 
 
 def validate(store: "Store", reads: Mapping[str, int], ranges: list[Range], snapshot: int) -> None:

@@ -64,9 +64,9 @@ class Lifetimes:
         return self.count + len(self._owners)
 
     @property
-    def next_look(self) -> int | None:
+    def next_wake_at(self) -> int | None:
         """The earliest time at which a key may be due; None if no key can be."""
-        look = self._schedule.next_look
+        look = self._schedule.next_wake_at
         return None if look == NEVER else look
 
     def deadline_of(self, key: str) -> int | None:
@@ -81,25 +81,25 @@ class Lifetimes:
         entries = self._entries.find_all(keys)
         return [None if entry is None else entry.deadline for entry in entries]
 
-    def written(self, keys: Collection[str], life: Expiry, existing: Collection[str] = ()) -> None:
+    def record_write(self, keys: Collection[str], expiry: Expiry, existing: Collection[str] = ()) -> None:
         """Record a write of ``keys``; ``existing`` are those that existed before (needed only if ``expiry.keep``)."""
         for key in keys:
-            kept = life.keep and key in existing
+            kept = expiry.keep and key in existing
             if not kept:
-                self._set_deadline(key, life.deadlines.get(key, life.deadline))
-            if life.owner is not None or (self._owners and not kept):
-                self._set_owner(key, life.owner)
+                self._assign_deadline(key, expiry.deadlines.get(key, expiry.deadline))
+            if expiry.owner is not None or (self._owners and not kept):
+                self._set_owner(key, expiry.owner)
         if self._schedule.stale:
             self._schedule.compact(self.count, len(keys))
 
-    def touched(self, keys: Collection[str], deadline: int | None) -> None:
+    def set_deadline(self, keys: Collection[str], deadline: int | None) -> None:
         """Give ``keys`` another deadline (None: remove it); their owners stay."""
         for key in keys:
-            self._set_deadline(key, deadline)
+            self._assign_deadline(key, deadline)
         if self._schedule.stale:
             self._schedule.compact(self.count, len(keys))
 
-    def ended(self, keys: Collection[str]) -> None:
+    def clear(self, keys: Collection[str]) -> None:
         """Clear the deadlines and owners of ``keys``. Usually there are none, and that case is fast."""
         if self.count:
             found = self._entries.present(keys)
@@ -113,7 +113,8 @@ class Lifetimes:
     def take_due(self, now: int, max_entries: int) -> list[str]:
         """Remove and return keys whose deadline has passed, visiting at most ``max_entries``; the caller deletes them.
 
-        The result may be empty although keys are due. There may be more as long as ``next_look`` is not after ``now``.
+        The result may be empty although keys are due. There may be more as long as ``next_wake_at`` is not after
+        ``now``.
         """
         due = self._schedule.take_due(now, max_entries)
         for key in due:
@@ -128,7 +129,7 @@ class Lifetimes:
         """Remove and return those of ``keys`` whose deadline has passed; the caller deletes them."""
         deadlines = zip(keys, self.deadlines_of(keys), strict=True)
         due = list(dict.fromkeys(key for key, deadline in deadlines if deadline is not None and deadline <= now))
-        self.ended(due)
+        self.clear(due)
         return due
 
     def owned(self, owner: Hashable) -> list[str]:
@@ -152,7 +153,7 @@ class Lifetimes:
         """Return the number of keys that are deleted with ``owner``."""
         return len(self._of_owner.get(owner, ()))
 
-    def _set_deadline(self, key: str, deadline: int | None) -> None:
+    def _assign_deadline(self, key: str, deadline: int | None) -> None:
         place = self._entries.dict_for(key)
         before = place.get(key)
         if deadline is None:

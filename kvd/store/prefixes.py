@@ -39,7 +39,7 @@ class PrefixRules:
         self.rules = tuple(rules)
         self._by_prefix = {rule.prefix: rule for rule in self.rules}
         self._lengths = sorted({len(rule.prefix) for rule in self.rules}, reverse=True)
-        self.have_lives = any(rule.default_ttl_ms for rule in self.rules)
+        self.have_ttls = any(rule.default_ttl_ms for rule in self.rules)
         self.have_syncs = any(rule.sync is not None for rule in self.rules)
 
     def rule_of(self, key: str) -> PrefixRule | None:

@@ -42,18 +42,18 @@ class Entry(msgspec.Struct, gc=False, order=True):
 class Schedule:
     """The entries, by the time at which to check them. ``stale`` is the number of stale entries."""
 
-    __slots__ = ("_open", "_runs", "_runs_look", "stale")
+    __slots__ = ("_open", "_runs", "_runs_wake_at", "stale")
 
     def __init__(self) -> None:
         self.stale = 0
         self._open: list[Entry] = []
         self._runs: list[list[Entry]] = []  # as they became full; none is empty
-        self._runs_look = NEVER  # the earliest wake_at in them
+        self._runs_wake_at = NEVER  # the earliest wake_at in them
 
     @property
-    def next_look(self) -> int:
+    def next_wake_at(self) -> int:
         """The earliest ``wake_at``, of stale entries too; NEVER if there is none."""
-        return min(self._open[0].wake_at, self._runs_look) if self._open else self._runs_look
+        return min(self._open[0].wake_at, self._runs_wake_at) if self._open else self._runs_wake_at
 
     def add(self, entry: Entry) -> None:
         """Schedule an entry for its ``wake_at``."""
@@ -62,7 +62,7 @@ class Schedule:
             run, self._open = self._open, []
             run.sort(key=_wake_at, reverse=True)
             self._runs.append(run)
-            self._runs_look = min(self._runs_look, run[-1].wake_at)
+            self._runs_wake_at = min(self._runs_wake_at, run[-1].wake_at)
 
     def cancel(self, entry: Entry) -> None:
         """Make a scheduled entry stale; it stays until its time comes. Call ``compact`` afterwards."""
@@ -72,7 +72,8 @@ class Schedule:
     def take_due(self, now: int, max_entries: int) -> list[str]:
         """Return the keys whose deadline has passed, of the first ``max_entries``. Call ``compact`` afterwards.
 
-        The result may be empty although keys are due. There may be more as long as ``next_look`` is not after ``now``.
+        The result may be empty although keys are due. There may be more as long as ``next_wake_at`` is not after
+        ``now``.
         """
         due: list[str] = []
         for entry in self._take(now, max_entries):
@@ -88,13 +89,13 @@ class Schedule:
     def _take(self, now: int, max_entries: int) -> list[Entry]:
         """Take off up to ``max_entries`` entries whose time has come."""
         taken: list[Entry] = []
-        if self._runs_look <= now:
+        if self._runs_wake_at <= now:
             # The entry that has waited longest goes first.
             for run in sorted([run for run in self._runs if run[-1].wake_at <= now], key=lambda run: run[-1].wake_at):
                 while len(taken) < max_entries and run and run[-1].wake_at <= now:
                     taken.append(run.pop())
             self._runs = [run for run in self._runs if run]
-            self._update_runs_look()
+            self._update_runs_wake_at()
         while len(taken) < max_entries and self._open and self._open[0].wake_at <= now:
             taken.append(heappop(self._open))
         return taken
@@ -117,7 +118,7 @@ class Schedule:
             else:
                 entry.wake_at = entry.deadline
                 self.add(entry)
-        self._update_runs_look()
+        self._update_runs_wake_at()
 
-    def _update_runs_look(self) -> None:
-        self._runs_look = min([run[-1].wake_at for run in self._runs], default=NEVER)
+    def _update_runs_wake_at(self) -> None:
+        self._runs_wake_at = min([run[-1].wake_at for run in self._runs], default=NEVER)

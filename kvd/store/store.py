@@ -10,60 +10,30 @@ A read at version v walks to the first head at or below v. So a reader of versio
 written meanwhile, and readers and writers never wait for each other. A deletion is a commit like any other: its head is
 a tombstone (value None), which stays until no readable version is older than it.
 
-**Paths of a commit.** ``_commit_key_by_key`` is the reference path. It is correct for all writes in every state, and is
-taken if keys lie in the shards of a large keyspace. All other paths are fast paths, and leave the store as the
-reference path does: ``_commit_one`` for one key, and those of ``batch.py`` for many keys, column by column. All paths
-count in one place, ``_account``.
-
-The history window (``window.py``) decides how far back one can read, ``isolation.py`` whether a transaction may commit,
-and ``lifetimes.py`` how long keys live. Nothing here reads a clock: the caller gives the times of commits, and the
-store makes sure that they never go back.
+How a commit changes the store is the matter of ``contents.py``; recovery fills it through ``loading.py``. The history
+window (``window.py``) decides how far back one can read, ``isolation.py`` whether a transaction may commit, and
+``lifetimes.py`` how long keys live. Nothing here reads a clock: the caller gives the times of commits, and the store
+makes sure that they never go back.
 """
 
-from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
-from itertools import chain, repeat
+from collections.abc import Hashable, Iterable, Iterator, Mapping
+from itertools import chain
 
 import msgspec
 
-from kvd.store import batch as batches
-from kvd.store.authors import EVICTED, EXPIRED, NOBODY, Author
+from kvd.store.authors import EVICTED, EXPIRED, NO_AUTHOR, Author
 from kvd.store.errors import KeysNotFound, NotANumber, SnapshotGone, VersionAhead
 from kvd.store.heads import FORGOTTEN, Head
-from kvd.store.index import PENDING_KEYS, OrderedIndex
-from kvd.store.keyspace import Keyspace
-from kvd.store.lifetimes import KEEP_TTL, NO_EXPIRY, Expiry, Lifetimes
+from kvd.store.lifetimes import KEEP_TTL, NO_EXPIRY, Expiry
+from kvd.store.loading import LoadableContents
 from kvd.store.numbers import is_number, parse_number
-from kvd.store.retention import Retention
-from kvd.store.window import GROUP_BYTES, PLACE_BYTES, SUPERSEDED_BYTES, Group, Window, WindowLimits
+from kvd.store.window import Group, WindowLimits
 
 # One page of a scan visits at most this number of keys, including tombstones and keys of other versions. So it takes at
 # most a few milliseconds.
 SCAN_VISITS = 8_192
 # Each batch of commits drops this number of keys more than it adds, so that the window shrinks to a lowered limit.
 DROP_BUDGET_KEYS = 8
-
-
-class Counters:
-    """What the metrics report: exact after every operation; operations are counted per key."""
-
-    __slots__ = (
-        "delete_operations",
-        "evicted_keys",
-        "expired_keys",
-        "get_operations",
-        "keys",
-        "set_operations",
-        "value_bytes",
-    )
-
-    def __init__(self) -> None:
-        self.keys = 0
-        self.value_bytes = 0
-        self.set_operations = 0
-        self.get_operations = 0
-        self.delete_operations = 0
-        self.expired_keys = 0
-        self.evicted_keys = 0
 
 
 class Item(msgspec.Struct, array_like=True, gc=False, frozen=True):
@@ -81,27 +51,12 @@ class Page(msgspec.Struct, array_like=True, frozen=True):
     next: str | None
 
 
-class Store:
+class Store(LoadableContents):
     """Versioned keys and values. Times are microseconds since the epoch, sizes bytes."""
 
     def __init__(self, limits: WindowLimits | None = None) -> None:
-        self.version = 0
-        self.counters = Counters()
-        self.window = Window(limits or WindowLimits())
-        self.retention = Retention(self.window)
-        self.lifetimes = Lifetimes()
-        self._keyspace = Keyspace()
-        self._index = OrderedIndex()
-        self.time = 0
-        # No value so far was larger. It bounds the size of the replies to a batch of reads.
-        self.largest_value_bytes = 0
-        # The number of keys that were removed after they were deleted or expired, evicted ones excepted. Only rises.
-        self.forgotten_keys = 0
-        self._written_before = 0
-        # The hot path's way in: the heads of most keys, tombstones included. A key that is absent here may still exist.
-        self.first: Mapping[str, Head] = self._keyspace.first
-        self.find: Callable[[str], Head | None] = self._keyspace.find
-        self.find_all: Callable[[Sequence[str]], list[Head | None]] = self._keyspace.find_all
+        super().__init__(limits)
+        self._written_before = 0  # keys written or deleted before the last call of advance
 
     # ------------------------------------------------------------------ reading
 
@@ -224,24 +179,24 @@ class Store:
         self.drop_history(written - self._written_before + DROP_BUDGET_KEYS)
         self._written_before = written
 
-    def set(self, entries: Mapping[str, bytes], author: Author = NOBODY, life: Expiry = NO_EXPIRY) -> int:
+    def set(self, entries: Mapping[str, bytes], author: Author = NO_AUTHOR, expiry: Expiry = NO_EXPIRY) -> int:
         """Store all ``entries`` in one commit; return its version (the current one if there are no entries)."""
         self.counters.set_operations += len(entries)
-        self._give_life(entries, life)
+        self._record_expiry(entries, expiry)
         return self._commit(entries, author, list(map(len, entries.values())))
 
-    def write(self, writes: Mapping[str, bytes | None], author: Author = NOBODY, life: Expiry = NO_EXPIRY) -> int:
+    def write(self, writes: Mapping[str, bytes | None], author: Author = NO_AUTHOR, expiry: Expiry = NO_EXPIRY) -> int:
         """Store values and delete keys (None; missing keys are ignored) in one commit; return its version."""
         entries = {key: value for key, value in writes.items() if value is not None}
         deleted = [key for key, value in writes.items() if value is None and self.exists(key)]
         self.counters.set_operations += len(entries)
         self.counters.delete_operations += len(deleted)
-        self._give_life(entries, life)
-        self.lifetimes.ended(deleted)
+        self._record_expiry(entries, expiry)
+        self.lifetimes.clear(deleted)
         stored = list(map(len, entries.values()))
         return self._commit(entries | dict.fromkeys(deleted) if deleted else entries, author, stored)
 
-    def increment(self, key: str, by: int, author: Author = NOBODY, life: Expiry = KEEP_TTL) -> tuple[int, int]:
+    def increment(self, key: str, by: int, author: Author = NO_AUTHOR, expiry: Expiry = KEEP_TTL) -> tuple[int, int]:
         """Add ``by`` to the number stored under ``key`` (0 if absent); return the sum and the version.
 
         Raises NotANumber, with nothing changed.
@@ -251,45 +206,35 @@ class Store:
         total = by if value is None else parse_number(key, value) + by
         if not is_number(total):
             raise NotANumber(key, f"{total} needs more than 64 bits")
-        return total, self.set({key: b"%d" % total}, author, life)
+        return total, self.set({key: b"%d" % total}, author, expiry)
 
-    def touch(self, keys: list[str], deadline: int | None, author: Author = NOBODY) -> list[bool]:
+    def touch(self, keys: list[str], deadline: int | None, author: Author = NO_AUTHOR) -> list[bool]:
         """Give ``keys`` another deadline in one commit that keeps their values; return whether each key exists."""
         exists = {key: self.exists(key) for key in keys}
         entries = {key: self.find(key).value for key in exists if exists[key]}  # type: ignore[union-attr]
         self.counters.set_operations += len(entries)
-        self.lifetimes.touched(entries, deadline)
+        self.lifetimes.set_deadline(entries, deadline)
         self._commit(entries, author, list(map(len, entries.values())))  # type: ignore[arg-type]
         return [exists[key] for key in keys]
 
-    def _give_life(self, entries: Mapping[str, bytes], life: Expiry) -> None:
+    def _record_expiry(self, entries: Mapping[str, bytes], expiry: Expiry) -> None:
         """Record when ``entries``, which are about to be written, expire."""
-        if life is NO_EXPIRY:
-            self.lifetimes.ended(entries.keys())
+        if expiry is NO_EXPIRY:
+            self.lifetimes.clear(entries.keys())
         else:
-            self.lifetimes.written(entries, life, {key for key in entries if self.exists(key)} if life.keep else ())
+            self.lifetimes.record_write(
+                entries, expiry, {key for key in entries if self.exists(key)} if expiry.keep else ()
+            )
 
-    def exists(self, key: str) -> bool:
-        """Whether ``key`` has a value now."""
-        head = self.find(key)
-        return head is not None and head.value is not None
-
-    def set_each(self, batch: list[dict[str, bytes]], author: Author = NOBODY) -> list[int]:
+    def set_each(self, batch: list[dict[str, bytes]], author: Author = NO_AUTHOR) -> list[int]:
         """Store each mapping of ``batch`` in a commit of its own, in order; return their versions."""
         if len(batch) == 1 or set(map(len, batch)) != {1}:
             return [self.set(entries, author) for entries in batch]
         keys = list(chain.from_iterable(batch))
         values = list(chain.from_iterable(map(dict.values, batch)))
-        self.counters.set_operations += len(keys)
-        self.lifetimes.ended(keys)
-        versions = list(range(self.version + 1, self.version + 1 + len(keys)))
-        heads, new, superseded, size = batches.write_each(self._keyspace, keys, values, versions)
-        if new:
-            self._add_to_index(new)
-        self._account(heads, superseded, size, list(map(len, values)), len(keys), author)
-        return versions
+        return self._commit_each(keys, values, author)
 
-    def delete(self, keys: Iterable[str], author: Author = NOBODY, *, missing_ok: bool = False) -> tuple[int, int]:
+    def delete(self, keys: Iterable[str], author: Author = NO_AUTHOR, *, missing_ok: bool = False) -> tuple[int, int]:
         """Delete all ``keys`` in one commit; return its version and the number of deleted keys.
 
         A key that is named twice counts once. Raises KeysNotFound, with nothing deleted, if a key does not exist and
@@ -303,7 +248,7 @@ class Store:
         if missing and not missing_ok:
             raise KeysNotFound(list(missing))
         self.counters.delete_operations += len(tombstones)
-        self.lifetimes.ended(tombstones.keys())
+        self.lifetimes.clear(tombstones.keys())
         return self._commit(tombstones, author, []), len(tombstones)
 
     def expire(self, due: list[str]) -> int:
@@ -313,178 +258,9 @@ class Store:
         self.counters.expired_keys += len(tombstones)
         return self._commit(tombstones, EXPIRED, [])
 
-    def evict(self, heads: Sequence[Head]) -> int:
-        """Delete the keys of ``heads`` in one commit; return its version.
-
-        The heads must be current, all different, and have values.
-        """
-        keys = [head.key for head in heads]
-        self.counters.evicted_keys += len(keys)
-        self.lifetimes.ended(keys)
-        tombstones, _, superseded, size = batches.delete_heads(self._keyspace, keys, heads, self.version + 1)
-        self._account(tombstones, superseded, size, (), 1, EVICTED)
-        return self.version
-
-    def bury(self, owner: Hashable, author: Author = NOBODY) -> int:
+    def delete_owned(self, owner: Hashable, author: Author = NO_AUTHOR) -> int:
         """Delete the keys of ``owner`` in one commit; return their number."""
         return self.delete(self.lifetimes.owned(owner), author, missing_ok=True)[1]
-
-    def _commit(self, writes: Mapping[str, bytes | None], author: Author, stored: list[int]) -> int:
-        """Apply ``writes`` (None deletes a key, which must exist) as one version; ``stored`` are the values' sizes."""
-        if not writes:
-            return self.version
-        if len(writes) == 1:
-            ((key, value),) = writes.items()
-            return self._commit_one(key, value, author)
-        in_first, version = list(map(self.first.get, writes)), self.version + 1
-        written = batches.write_all(self._keyspace, writes, in_first, version)
-        if written is None:
-            return self._commit_key_by_key(writes, in_first, stored, author)
-        heads, new, superseded, size = written
-        if new:
-            self._add_to_index(new)
-        self._account(heads, superseded, size, stored, 1, author)
-        return version
-
-    def _commit_key_by_key(
-        self, writes: Mapping[str, bytes | None], in_first: list[Head | None], stored: list[int], author: Author
-    ) -> int:
-        """Apply ``writes``, which are not empty, as one version: the reference path.
-
-        ``in_first`` are the keys' heads in the keyspace's first dict, ``stored`` the sizes of the values.
-        """
-        heads = self._keyspace.supersede(writes, in_first, self.version + 1)
-        new = [head.key for head in heads if head.previous is None]
-        superseded = [len(value) for head in heads if (old := head.previous) and (value := old.value) is not None]
-        if new:
-            self._add_to_index(new)
-        self._account(heads, len(superseded), sum(superseded), stored, 1, author)
-        return self.version
-
-    def _commit_one(self, key: str, value: bytes | None, author: Author) -> int:
-        """Commit one key: a fast path, because columns of one key would cost twice as much."""
-        place, version = self._keyspace.dict_for(key), self.version + 1
-        old = place.get(key)
-        head = Head(key if old is None else old.key, value, version, old)
-        place[head.key] = head
-        if old is None:
-            self._keyspace.count_new((key,))
-            self._index.add(key)
-            self._flush_if_full()
-        superseded = None if old is None else old.value
-        stored = () if value is None else (len(value),)
-        if superseded is None:
-            self._account((head,), 0, 0, stored, 1, author)
-        else:
-            self._account((head,), 1, len(superseded), stored, 1, author)
-        return version
-
-    def _account(
-        self,
-        heads: tuple[Head, ...],
-        superseded: int,
-        superseded_bytes: int,
-        stored: Sequence[int],
-        commits: int,
-        author: Author,
-    ) -> None:
-        """Count the changes of ``heads``, which are current by now, and add them to the window as one group.
-
-        ``superseded`` is the number of values that they superseded, ``superseded_bytes`` the size of these. ``stored``
-        are the sizes of their own values, without tombstones.
-        """
-        counters, values = self.counters, len(stored)
-        counters.keys += values - superseded
-        counters.value_bytes -= superseded_bytes
-        if stored:
-            counters.value_bytes += sum(stored)
-            if (largest := max(stored)) > self.largest_value_bytes:
-                self.largest_value_bytes = largest
-        size = GROUP_BYTES + PLACE_BYTES * len(heads) + SUPERSEDED_BYTES * superseded + superseded_bytes
-        self.window.append(Group(self.time, author, heads, commits, size, values < len(heads)))
-        self.version = heads[-1].version
-
-    def _add_to_index(self, keys: Collection[str]) -> None:
-        """Add ``keys``, which are new, to the index, and count them."""
-        self._keyspace.count_new(keys)
-        self._index.add_all(keys)
-        self._flush_if_full()
-
-    def _flush_if_full(self) -> None:
-        """Flush the index if it has too many notes. The commit that noted the last key pays for all of them."""
-        if self._index.pending >= PENDING_KEYS:
-            self._index.flush()
-
-    # ------------------------------------------------------------------ from and to disk
-
-    def parts(self) -> list[dict[str, Head]]:
-        """Return all current heads, tombstones included, in dicts that are small enough to be listed in one step."""
-        return self._keyspace.parts()
-
-    def load(self, keys: list[str], values: list[bytes], versions: list[int]) -> None:
-        """Put values of a checkpoint into the store.
-
-        A key comes twice, the newer one last, if it was deleted, removed and set again while the checkpoint was
-        written.
-        """
-        if any(map(self.find, keys)):
-            for key, value, version in zip(keys, values, versions, strict=True):
-                self.catch_up(version, [(key, value)], 0)
-            return
-        self._keyspace.put_all(map(Head, keys, values, versions, repeat(None)))
-        self._add_to_index(keys)
-        self.counters.keys += len(keys)
-        self.counters.value_bytes += sum(map(len, values))
-        self.largest_value_bytes = max(self.largest_value_bytes, max(map(len, values), default=0))
-
-    def replay(
-        self, version: int, time: int, author: Author, commits: int, writes: list[tuple[str, bytes | None]]
-    ) -> None:
-        """Repeat commits of the log exactly as they were: all under ``version``, or each under the next version.
-
-        The caller must drop history now and then.
-        """
-        self.time = max(self.time, time)
-        self.version = version - 1
-        if len(writes) == 1:
-            self._commit_one(*writes[0], author)
-        elif commits == 1:
-            self._commit(dict(writes), author, [len(value) for _, value in writes if value is not None])
-        else:
-            batch = [{key: value} for key, value in writes if value is not None]
-            if len(batch) != commits:
-                raise ValueError("a group of several commits deletes nothing")
-            self.set_each(batch, author)
-
-    def catch_up(self, version: int, writes: list[tuple[str, bytes | None]], step: int) -> None:
-        """Apply those of ``writes`` that are newer than the checkpoint's values, without history.
-
-        ``step`` is the distance from the version of one write to that of the next.
-        """
-        for key, value in writes:
-            head = self.find(key)
-            if version > (0 if head is None else head.version):
-                self._overwrite(key, value, version, head)
-            version += step
-
-    def _overwrite(self, key: str, value: bytes | None, version: int, head: Head | None) -> None:
-        if head is None:
-            if value is not None:
-                self.load([key], [value], [version])
-            return
-        self.counters.value_bytes += len(value or b"") - len(head.value or b"")
-        if value is None:
-            self.counters.keys -= 1
-            self._keyspace.remove(key)
-            self._index.discard(key)
-        else:
-            self._keyspace.dict_for(key)[key] = Head(key, value, version, None)
-            self.largest_value_bytes = max(self.largest_value_bytes, len(value))
-
-    def begin_history(self, version: int, time: int) -> None:
-        """Begin the history at ``version``: no older version can be read."""
-        self.version = self.window.oldest_readable = version
-        self.time = self.window.oldest_time = time
 
     # ------------------------------------------------------------------ upkeep
 

@@ -134,7 +134,7 @@ class Window:
             return None
         return self._queue[place]
 
-    def after(self, version: int) -> Iterator[Group]:
+    def since(self, version: int) -> Iterator[Group]:
         """Yield the groups with commits after ``version``, oldest first; the first group may begin at or before it.
 
         The window must not change meanwhile. Raises SnapshotGone unless ``version`` can be read.
@@ -144,14 +144,14 @@ class Window:
         for place in range(self._find(version + 1), len(self._queue)):
             yield self._queue[place]  # type: ignore[misc]
 
-    def behind(self, version: int) -> list[Group]:
+    def newest_since(self, version: int) -> list[Group]:
         """Return the groups after ``version``, which is the last of a group: in most cases only the newest group."""
         newest = self._queue[-1] if len(self._queue) > self._begin else None
         if newest is None or _last_version(newest) <= version:
             return []
         if newest.heads[0].version == version + 1:
             return [newest]
-        return list(self.after(version))
+        return list(self.since(version))
 
     def next_from(self, number: int) -> tuple[int, Group] | None:
         """Return the first group with this number or a later one, and its number. Groups are numbered in order."""

@@ -93,7 +93,7 @@ def test_a_snapshot_holds_no_more_than_the_limit_for_snapshots(clocks: "Clocks")
 PROBE = """
 import sys
 from kvd.engine.database import Database
-from kvd.store.authors import NOBODY
+from kvd.store.authors import NO_AUTHOR
 from kvd.store.window import WindowLimits
 
 commits, max_bytes, probe_at = map(int, sys.argv[1:])
@@ -105,10 +105,10 @@ def resident_bytes():
 database = Database(WindowLimits(max_commits=1_000_000, max_bytes=max_bytes, max_age_us=10**15))
 keys = [f"key {number}" for number in range(1_000)]
 for key in keys:
-    database.set({key: b"-" * 100}, NOBODY)
+    database.set({key: b"-" * 100}, NO_AUTHOR)
 window, before, most, early = database.store.window, resident_bytes(), 0, 0
 for number in range(commits):
-    database.set({keys[number % 1_000]: b"%0100d" % number}, NOBODY)
+    database.set({keys[number % 1_000]: b"%0100d" % number}, NO_AUTHOR)
     if window.bytes > most:
         most = window.bytes
     if number == probe_at:

@@ -15,7 +15,7 @@ from kvd.store import lifetimes as lifetimes_module
 from kvd.store import schedule as schedule_module
 from kvd.store import store as store_module
 from kvd.store import window as window_module
-from kvd.store.authors import NOBODY
+from kvd.store.authors import NO_AUTHOR
 from kvd.store.history import commits_from, newest_commits, versions
 from kvd.store.window import WindowLimits
 from tests.engine.machine import EXPIRED_TOGETHER, SHORT, Machine, counted, fired, keys, wide, window_limits
@@ -72,7 +72,9 @@ class TimeAndHistory(Machine):
         for value in (b"old", b"new"):
             self.ready()
             entries = dict.fromkeys(chosen, value)
-            assert self.database.set(entries, NOBODY) == self.model.write(dict(entries), NOBODY, None, False, None)
+            assert self.database.set(entries, NO_AUTHOR) == self.model.write(
+                dict(entries), NO_AUTHOR, None, False, None
+            )
         self.time_passes(1_100)
         self.tidy()
 
@@ -183,7 +185,7 @@ def test_the_database_is_a_dict_for_each_version(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("kvd.store.keyspace.FIRST_KEYS", 4)
     monkeypatch.setattr("kvd.store.index.BLOCK_KEYS", 2)
     monkeypatch.setattr(store_module, "SCAN_VISITS", 5)
-    monkeypatch.setattr(store_module, "PENDING_KEYS", 3)
+    monkeypatch.setattr("kvd.store.contents.PENDING_KEYS", 3)
     monkeypatch.setattr(store_module, "DROP_BUDGET_KEYS", 2)
     monkeypatch.setattr(window_module, "_COMPACT_PLACES", 4)
     monkeypatch.setattr(lifetimes_module, "FIRST_KEYS", 2)

@@ -17,7 +17,7 @@ from kvd.engine.snapshots import Snapshots
 from kvd.requests import needs
 from kvd.store import isolation
 from kvd.store.errors import Conflict
-from kvd.store.outcomes import IdempotencyCache
+from kvd.store.idempotency import IdempotencyCache
 from kvd.store.store import Store
 
 Function = Callable[..., Any]
@@ -155,7 +155,7 @@ def scans_what_is_current() -> None:
 
 @bug
 def forgets_ids() -> None:
-    replace(IdempotencyCache, "find", lambda _: lambda *args: None)
+    replace(IdempotencyCache, "lookup", lambda _: lambda *args: None)
 
 
 @bug

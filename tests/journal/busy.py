@@ -363,7 +363,7 @@ def _other_history(database: Database, version: int, model: Model) -> str | None
 def _other_ids(database: Database, version: int, model: Model) -> str | None:
     oldest = database.store.window.oldest_readable
     for id_, (made, answer) in model.ids.items():
-        found = database.outcomes.find(1000, id_, None, version)
+        found = database.outcomes.lookup(1000, id_, None, version)
         if made > version and found is not None:
             return "an id of a commit that is not there"
         if oldest < made <= version and found != answer:

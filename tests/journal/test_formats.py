@@ -74,7 +74,7 @@ def test_a_directory_is_read(folder: pathlib.Path) -> None:
     shown = [[each.version, msgspec.to_builtins(each.author), sorted(each.keys)] for each in commits]
     assert shown == expected["commits"]
     for scope, id_, answer in expected["ids"]:
-        assert database.outcomes.find(scope, bytes.fromhex(id_), None, found.version) == answer
+        assert database.outcomes.lookup(scope, bytes.fromhex(id_), None, found.version) == answer
 
 
 @pytest.mark.parametrize("folder", DIRECTORIES, ids=name)

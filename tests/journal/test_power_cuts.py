@@ -85,7 +85,7 @@ class Judge:
         running.set({"new": b"x" * 300}, id_=b"i" * 16)
         running.write()
         again = Running(MemoryDisk(disk.contents()), limits=self.limits, segment_bytes=1024)
-        is_known = again.database.outcomes.find(1000, b"i" * 16, None, 0) is not None
+        is_known = again.database.outcomes.lookup(1000, b"i" * 16, None, 0) is not None
         if items(again.database) != items(running.database) or not is_known:
             return "what was written behind it did not survive"
         return None

@@ -132,7 +132,7 @@ def test_commits_that_came_together_and_their_ids_are_in_one_record() -> None:
     whole = disk.contents()[name]
     for cut in range(HEADER_BYTES, len(whole), len(value) // 2):
         second = Running(MemoryDisk({name: whole[:cut].ljust(len(whole), b"\0")}), segment_bytes=4 << 20)
-        remembered = [second.database.outcomes.find(1000, id_, None, 0) for id_, _ in ids]
+        remembered = [second.database.outcomes.lookup(1000, id_, None, 0) for id_, _ in ids]
         stored = [second.database.store.exists(f"key{number}") for number in range(4)]
         assert [answer is not None for answer in remembered] == stored
 

@@ -10,7 +10,7 @@ from kvd.engine.errors import EngineError
 from kvd.engine.near_cache import NearCaches, refuse_leases
 from kvd.engine.replay import Replay
 from kvd.requests.peer import Peer
-from kvd.store.authors import NOBODY
+from kvd.store.authors import NO_AUTHOR
 from kvd.store.errors import StoreError
 from tests.harness.in_memory import InMemoryClient, build, build_database
 from tests.harness.scale import TIMES
@@ -41,18 +41,18 @@ class Watched:
 
 Change = Callable[[Database], object]
 CHANGES: dict[str, Change] = {
-    "set": lambda db: db.set({"a": b"new"}, NOBODY),
-    "set a new key": lambda db: db.set({"c": b"new"}, NOBODY),
-    "set the same value": lambda db: db.set({"a": b"1"}, NOBODY),
-    "set with an end": lambda db: db.set({"a": b"1"}, NOBODY, db.expiry(5, keep=False, owner=None)),
-    "set each": lambda db: db.set_each([{"a": b"2"}, {"b": b"2"}], NOBODY),
-    "set each once": lambda db: db.set_each_once(1, [(b"i" * 16, None)], [{"a": b"2"}], NOBODY),
-    "set once": lambda db: db.run_once(1, b"i" * 16, None, lambda: db.set({"a": b"2"}, NOBODY)),
-    "delete": lambda db: db.delete(["a"], NOBODY, missing_ok=False),
-    "increment": lambda db: db.increment("a", 1, NOBODY),
-    "touch": lambda db: db.touch(["a"], 100, NOBODY),
-    "commit": lambda db: db.commit({"a": b"2", "b": None}, {}, [], 0, NOBODY),
-    "the owner goes": lambda db: db.delete_owned(OWNER, NOBODY),
+    "set": lambda db: db.set({"a": b"new"}, NO_AUTHOR),
+    "set a new key": lambda db: db.set({"c": b"new"}, NO_AUTHOR),
+    "set the same value": lambda db: db.set({"a": b"1"}, NO_AUTHOR),
+    "set with an end": lambda db: db.set({"a": b"1"}, NO_AUTHOR, db.expiry(5, keep=False, owner=None)),
+    "set each": lambda db: db.set_each([{"a": b"2"}, {"b": b"2"}], NO_AUTHOR),
+    "set each once": lambda db: db.set_each_once(1, [(b"i" * 16, None)], [{"a": b"2"}], NO_AUTHOR),
+    "set once": lambda db: db.run_once(1, b"i" * 16, None, lambda: db.set({"a": b"2"}, NO_AUTHOR)),
+    "delete": lambda db: db.delete(["a"], NO_AUTHOR, missing_ok=False),
+    "increment": lambda db: db.increment("a", 1, NO_AUTHOR),
+    "touch": lambda db: db.touch(["a"], 100, NO_AUTHOR),
+    "commit": lambda db: db.commit({"a": b"2", "b": None}, {}, [], 0, NO_AUTHOR),
+    "the owner goes": lambda db: db.delete_owned(OWNER, NO_AUTHOR),
 }
 
 
@@ -60,8 +60,8 @@ CHANGES: dict[str, Change] = {
 def test_a_change_raises_what_it_changes_and_nothing_else(change: str) -> None:
     watched = Watched()
     database = watched.database
-    database.set({"a": b"1", "b": b"1"}, NOBODY)
-    database.set({"d": b"1"}, NOBODY, database.expiry(None, keep=False, owner=OWNER))
+    database.set({"a": b"1", "b": b"1"}, NO_AUTHOR)
+    database.set({"d": b"1"}, NO_AUTHOR, database.expiry(None, keep=False, owner=OWNER))
     before = watched.seen()
     CHANGES[change](database)
     after = watched.seen()
@@ -74,7 +74,7 @@ def test_a_change_raises_what_it_changes_and_nothing_else(change: str) -> None:
 
 def test_expiry_raises() -> None:
     watched = Watched()
-    watched.database.set({"a": b"1"}, NOBODY, watched.database.expiry(100, keep=False, owner=None))
+    watched.database.set({"a": b"1"}, NO_AUTHOR, watched.database.expiry(100, keep=False, owner=None))
     before = watched.seen()
     watched.now += 100
     after = watched.seen()
@@ -104,12 +104,12 @@ def test_the_generation_is_raised_before_the_value_is_there() -> None:
     watched.table.bump = lambda keys: raised.append(  # type: ignore[method-assign]
         [(key, database.store.get(key)) for key in keys]
     )
-    database.set({"a": b"1"}, NOBODY)
-    database.set_each([{"a": b"2"}], NOBODY)
-    database.commit({"a": b"3"}, {}, [], 0, NOBODY)
-    database.increment("a", 1, NOBODY)
-    database.touch(["a"], 5, NOBODY)
-    database.delete(["a"], NOBODY, missing_ok=False)
+    database.set({"a": b"1"}, NO_AUTHOR)
+    database.set_each([{"a": b"2"}], NO_AUTHOR)
+    database.commit({"a": b"3"}, {}, [], 0, NO_AUTHOR)
+    database.increment("a", 1, NO_AUTHOR)
+    database.touch(["a"], 5, NO_AUTHOR)
+    database.delete(["a"], NO_AUTHOR, missing_ok=False)
     assert raised == [[("a", value)] for value in (None, b"1", b"2", b"3", b"4", b"4")]
 
 
@@ -120,14 +120,14 @@ def random_change(database: Database, some: random.Random) -> None:
     values = {key: b"%d" % some.randint(0, 3) for key in keys}
     some.choice(
         [
-            lambda: database.set(values, NOBODY, life),
-            lambda: database.set_each([{key: value} for key, value in values.items()], NOBODY),
-            lambda: database.delete(keys, NOBODY, missing_ok=some.random() < 0.7),
-            lambda: database.increment(keys[0], 1, NOBODY),
-            lambda: database.touch(keys, some.choice([None, 5]), NOBODY),
-            lambda: database.commit({**values, keys[0]: None}, {}, [], 0, NOBODY, life),
-            lambda: database.run_once(1, some.randbytes(1) * 16, None, lambda: database.set(values, NOBODY)),
-            lambda: database.delete_owned(OWNER, NOBODY),
+            lambda: database.set(values, NO_AUTHOR, life),
+            lambda: database.set_each([{key: value} for key, value in values.items()], NO_AUTHOR),
+            lambda: database.delete(keys, NO_AUTHOR, missing_ok=some.random() < 0.7),
+            lambda: database.increment(keys[0], 1, NO_AUTHOR),
+            lambda: database.touch(keys, some.choice([None, 5]), NO_AUTHOR),
+            lambda: database.commit({**values, keys[0]: None}, {}, [], 0, NO_AUTHOR, life),
+            lambda: database.run_once(1, some.randbytes(1) * 16, None, lambda: database.set(values, NO_AUTHOR)),
+            lambda: database.delete_owned(OWNER, NO_AUTHOR),
             lambda: database.upkeep.drop_old(10),
         ]
     )()

@@ -82,7 +82,7 @@ class Recorded:
 
     def is_forgotten(self, prefix: str, at: int) -> bool:
         """Whether of what a watcher at version ``at`` has not been told a value is not known any more."""
-        groups = self.store.window.after(at)
+        groups = self.store.window.since(at)
         heads = [head for group in groups for head in group.heads if head.version > at and head.key.startswith(prefix)]
         return any(head.value is FORGOTTEN for head in heads)
 

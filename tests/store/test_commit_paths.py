@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 from kvd.store import batch as batch_module
 from kvd.store import keyspace as keyspace_module
 from kvd.store.authors import EVICTED, Author
+from kvd.store.contents import Counters
 from kvd.store.heads import Head
 from kvd.store.history import versions
 from kvd.store.lifetimes import Expiry
-from kvd.store.store import Counters, Store
+from kvd.store.store import Store
 from kvd.store.window import GROUP_BYTES, Group
 
 KEYS = ["a", "b", "ba", "c", "d", "\xe9", "f", "\U0001f382"]
@@ -66,7 +67,9 @@ def make_store(first_keys: int, before: list[tuple[str, Writes]]) -> Store:
         else:
             reference(store, "commit", entries)
             if act == "expire at":
-                store.lifetimes.written([key for key in entries if store.exists(key)], Expiry(deadline=10**9 + number))
+                store.lifetimes.record_write(
+                    [key for key in entries if store.exists(key)], Expiry(deadline=10**9 + number)
+                )
     store.advance(2_000)
     return store
 
@@ -109,7 +112,7 @@ def reference(store: Store, act: str, data: Any) -> object:  # noqa: ANN401
 
 
 def commit(store: Store, entries: Writes, author: Author = ME) -> int:
-    store.lifetimes.ended(entries.keys())
+    store.lifetimes.clear(entries.keys())
     stored = [len(value) for value in entries.values() if value is not None]
     store.counters.set_operations += len(stored)
     store.counters.delete_operations += len(entries) - len(stored)

@@ -6,7 +6,7 @@ from types import FrameType
 import pytest
 
 from kvd.store import history as history_module
-from kvd.store.authors import NOBODY, Author
+from kvd.store.authors import NO_AUTHOR, Author
 from kvd.store.errors import SnapshotGone
 from kvd.store.heads import Head
 from kvd.store.history import Commit, Version, commits_from, newest_commits, versions
@@ -140,7 +140,7 @@ def test_each_commit_has_its_time_its_author_and_its_keys() -> None:
     store.advance(20)
     store.delete(["a"], YOU)
     store.write({"c": b"", "b": None, "never": None})
-    expected = [Commit(1, 10, ME, ["b", "a"]), Commit(2, 20, YOU, ["a"]), Commit(3, 20, NOBODY, ["c", "b"])]
+    expected = [Commit(1, 10, ME, ["b", "a"]), Commit(2, 20, YOU, ["a"]), Commit(3, 20, NO_AUTHOR, ["c", "b"])]
     assert commits_from(store, 0, 10, PLENTY) == newest_commits(store, 10, PLENTY) == expected
 
 

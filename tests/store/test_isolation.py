@@ -8,8 +8,8 @@ import pytest
 
 from kvd.store import isolation
 from kvd.store.authors import Author
-from kvd.store.errors import Conflict, SnapshotGone, VersionAhead
-from kvd.store.isolation import COMMITTED_KEYS, MAX_CHANGES, MAX_CHARACTERS, Change, Range, validate
+from kvd.store.errors import Change, Conflict, SnapshotGone, VersionAhead
+from kvd.store.isolation import COMMITTED_KEYS, MAX_CHANGES, MAX_CHARACTERS, Range, validate
 from kvd.store.store import Store
 from kvd.store.window import WindowLimits
 

@@ -30,23 +30,23 @@ def schedule_of(*deadlines: int) -> tuple[Schedule, list[Entry]]:
 
 
 def test_an_empty_schedule_has_no_entry() -> None:
-    assert (Schedule().next_look, Schedule().take_due(10**18, MANY)) == (NEVER, [])
+    assert (Schedule().next_wake_at, Schedule().take_due(10**18, MANY)) == (NEVER, [])
 
 
 @pytest.mark.parametrize("deadlines", [[5, 3, 4], [5, 3, 4, 9, 1], [*range(20)], [*range(20, 0, -1)], [7] * 10])
 def test_keys_are_due_from_their_deadlines_on(deadlines: list[int]) -> None:
     schedule, _ = schedule_of(*deadlines)
-    assert schedule.next_look == min(deadlines)
+    assert schedule.next_wake_at == min(deadlines)
     for now in range(25):
         due = [str(number) for number, deadline in enumerate(deadlines) if deadline == now]
         assert sorted(schedule.take_due(now, MANY)) == sorted(due)
-        assert schedule.next_look == min((deadline for deadline in deadlines if deadline > now), default=NEVER)
+        assert schedule.next_wake_at == min((deadline for deadline in deadlines if deadline > now), default=NEVER)
 
 
 def test_the_keys_that_have_waited_longest_are_taken_first() -> None:
     schedule, _ = schedule_of(*range(100, 140), *range(50, 90), 1)
     assert schedule.take_due(200, 2 * RUN) == [str(number) for number in range(40, 40 + 2 * RUN)]
-    assert schedule.next_look == 1, "but for those in the open heap, which are never many"
+    assert schedule.next_wake_at == 1, "but for those in the open heap, which are never many"
     assert len(schedule._open) < RUN
 
 
@@ -57,15 +57,15 @@ def test_no_more_entries_are_visited_than_allowed() -> None:
     schedule.cancel(entries[10])
     found = [schedule.take_due(25, 4) for _ in range(6)]
     assert list(map(len, found)) == [0, 0, 1, 4, 4, 0]
-    assert (schedule.stale, schedule.next_look) == (0, 30)
+    assert (schedule.stale, schedule.next_wake_at) == (0, 30)
     assert len(schedule.take_due(30, MANY)) == 10
 
 
 def test_an_entry_with_a_later_deadline_is_visited_at_the_old_time_and_scheduled_again() -> None:
     schedule, [entry] = schedule_of(10)
     entry.deadline = 20
-    assert (schedule.next_look, schedule.take_due(10, MANY), schedule.next_look) == (10, [], 20)
-    assert (schedule.take_due(19, MANY), schedule.take_due(20, MANY), schedule.next_look) == ([], ["0"], NEVER)
+    assert (schedule.next_wake_at, schedule.take_due(10, MANY), schedule.next_wake_at) == (10, [], 20)
+    assert (schedule.take_due(19, MANY), schedule.take_due(20, MANY), schedule.next_wake_at) == ([], ["0"], NEVER)
 
 
 def test_a_cancelled_entry_is_skipped() -> None:
@@ -147,7 +147,7 @@ def test_a_schedule_is_a_dict_of_deadlines(steps: list[tuple[str, int, int]], rn
             now += in_
             due = {key for key, entry in entries.items() if entry.deadline <= now}
             found: list[str] = []
-            while schedule.next_look <= now:
+            while schedule.next_wake_at <= now:
                 before = len(found)
                 found += schedule.take_due(now, most)
                 assert len(found) - before <= most
@@ -158,7 +158,7 @@ def test_a_schedule_is_a_dict_of_deadlines(steps: list[tuple[str, int, int]], rn
         there = scheduled(schedule)
         assert sum(entries.get(entry.key) is entry for entry in there) == len(entries)
         assert schedule.stale == len(there) - len(entries)
-        assert schedule.next_look <= min((entry.deadline for entry in entries.values()), default=NEVER)
+        assert schedule.next_wake_at <= min((entry.deadline for entry in entries.values()), default=NEVER)
         for run in schedule._runs:
             places = [entry.wake_at for entry in run]
             assert places == sorted(places, reverse=True)

@@ -279,7 +279,7 @@ def test_drop_history_returns_whether_it_dropped_anything() -> None:
 
 
 def test_new_keys_are_added_to_the_index_in_bulk_once_there_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store_module, "PENDING_KEYS", 3)
+    monkeypatch.setattr("kvd.store.contents.PENDING_KEYS", 3)
     store = Store()
     store.set({"a": b"", "b": b""})
     store.advance(0)

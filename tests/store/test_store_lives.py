@@ -2,7 +2,7 @@
 
 import pytest
 
-from kvd.store.authors import EXPIRED, NOBODY, Author
+from kvd.store.authors import EXPIRED, NO_AUTHOR, Author
 from kvd.store.errors import NotANumber, SnapshotGone, VersionAhead
 from kvd.store.history import newest_commits
 from kvd.store.lifetimes import KEEP_TTL, Expiry
@@ -50,7 +50,7 @@ def test_a_write_ignores_missing_keys_that_it_would_delete() -> None:
     store.delete(["was"])
     assert store.write({"never": None, "was": None}) == store.write({}) == 2
     assert store.write({"never": None, "a": b"1"}) == 3
-    assert last_commit(store) == (3, NOBODY, ["a"])
+    assert last_commit(store) == (3, NO_AUTHOR, ["a"])
     assert store.counters.delete_operations == 1
 
 
@@ -71,7 +71,7 @@ def test_an_absent_key_counts_as_0() -> None:
     store.delete(["n"])
     assert store.increment("n", 0) == (0, 4)
     assert store.get("n") == b"0"
-    assert last_commit(store) == (4, NOBODY, ["n"])
+    assert last_commit(store) == (4, NO_AUTHOR, ["n"])
 
 
 def test_a_number_is_stored_as_plain_decimal_text() -> None:
@@ -195,11 +195,11 @@ def test_the_keys_of_an_owner_are_deleted_in_one_commit_and_no_others() -> None:
     store.set({"b": b""}, YOU, Expiry(owner="you"))
     store.set({"c": b""}, YOU)
     store.set({"d": b""}, ME, Expiry(owner="me"))
-    assert store.bury("me", ME) == 2
+    assert store.delete_owned("me", ME) == 2
     assert (last_commit(store)[:2], sorted(last_commit(store)[2])) == ((5, ME), ["a", "d"])
     assert store.get_many(["a", "b", "c", "d"]) == [None, b"", b"", None]
-    assert (store.bury("me"), store.bury("other"), store.version) == (0, 0, 5)
-    assert store.bury("you") == 1
+    assert (store.delete_owned("me"), store.delete_owned("other"), store.version) == (0, 0, 5)
+    assert store.delete_owned("you") == 1
 
 
 # ---------------------------------------------------------------------- fetch

@@ -363,7 +363,7 @@ def test_the_store_is_a_dict_for_each_version(first_keys: int, monkeypatch: pyte
     monkeypatch.setattr("kvd.store.keyspace.FIRST_KEYS", first_keys)
     monkeypatch.setattr("kvd.store.index.BLOCK_KEYS", 2)
     monkeypatch.setattr(store_module, "SCAN_VISITS", 7)
-    monkeypatch.setattr(store_module, "PENDING_KEYS", 3)
+    monkeypatch.setattr("kvd.store.contents.PENDING_KEYS", 3)
     monkeypatch.setattr(store_module, "DROP_BUDGET_KEYS", 2)
     fired.clear()
     run_state_machine_as_test(  # type: ignore[no-untyped-call]

@@ -3,7 +3,7 @@
 import pytest
 
 from kvd.store import window as window_module
-from kvd.store.authors import NOBODY
+from kvd.store.authors import NO_AUTHOR
 from kvd.store.errors import SnapshotGone
 from kvd.store.heads import Head
 from kvd.store.window import Group, Window, WindowLimits
@@ -11,7 +11,9 @@ from kvd.store.window import Group, Window, WindowLimits
 
 def group(*versions: int, time: int = 0, size: int = 10) -> Group:
     """Return one group of commits of one key each."""
-    return Group(time, NOBODY, tuple(Head("k", b"", version, None) for version in versions), len(versions), size, False)
+    return Group(
+        time, NO_AUTHOR, tuple(Head("k", b"", version, None) for version in versions), len(versions), size, False
+    )
 
 
 def window(*groups: Group, **limits: int) -> Window:
@@ -169,24 +171,24 @@ def test_every_version_is_found_in_its_group_and_dropped_versions_in_none() -> N
 
 def test_the_groups_since_a_version_come_oldest_first_beginning_with_its_own() -> None:
     history = window(group(1), group(2, 3, 4), group(5))
-    firsts = {version: [each.heads[0].version for each in history.after(version)] for version in range(7)}
+    firsts = {version: [each.heads[0].version for each in history.since(version)] for version in range(7)}
     assert firsts == {0: [1, 2, 5], 1: [2, 5], 2: [2, 5], 3: [2, 5], 4: [5], 5: [], 6: []}
 
 
 def test_after_the_end_of_a_group_come_whole_groups() -> None:
     history = window(group(1), group(2, 3, 4), group(5))
-    firsts = {version: [each.heads[0].version for each in history.behind(version)] for version in (0, 1, 4, 5)}
+    firsts = {version: [each.heads[0].version for each in history.newest_since(version)] for version in (0, 1, 4, 5)}
     assert firsts == {0: [1, 2, 5], 1: [2, 5], 4: [5], 5: []}
-    assert window().behind(0) == []
+    assert window().newest_since(0) == []
 
 
 def test_the_groups_since_a_dropped_version_are_incomplete_and_refused() -> None:
     history = window(group(1), group(2), group(3), max_commits=1)
     history.drop(0, budget_keys=100)
     with pytest.raises(SnapshotGone) as refused:
-        list(history.after(1))
+        list(history.since(1))
     assert (refused.value.version, refused.value.oldest_readable) == (1, 2)
-    assert [each.heads[0].version for each in history.after(2)] == [3]
+    assert [each.heads[0].version for each in history.since(2)] == [3]
 
 
 def test_newest_yields_the_newest_group_first() -> None:
@@ -213,13 +215,18 @@ def test_the_version_of_a_time_before_the_window_is_unknown() -> None:
 def test_of_an_empty_window_the_last_version_is_current_since_its_time() -> None:
     history = window(group(1, time=10), group(2, time=20), max_commits=0)
     history.drop(0, budget_keys=100)
-    assert (history.oldest, history.version_at(20), list(history.after(2)), history.behind(2)) == (None, 2, [], [])
+    assert (history.oldest, history.version_at(20), list(history.since(2)), history.newest_since(2)) == (
+        None,
+        2,
+        [],
+        [],
+    )
     with pytest.raises(SnapshotGone):
         history.version_at(19)
 
 
 def test_a_group_yields_its_commits_one_by_one() -> None:
-    together = Group(0, NOBODY, (Head("a", b"", 3, None), Head("b", None, 3, None)), 1, 10, True)
+    together = Group(0, NO_AUTHOR, (Head("a", b"", 3, None), Head("b", None, 3, None)), 1, 10, True)
     apart = group(4, 5)
     assert [(version, len(heads)) for version, heads in together.each()] == [(3, 2)]
     assert [(version, [head.version for head in heads]) for version, heads in apart.each()] == [(4, [4]), (5, [5])]
@@ -238,7 +245,7 @@ def test_places_of_dropped_groups_are_removed_and_every_group_is_still_found(mon
         assert history.oldest is not None
         assert (history.oldest.time, history.oldest_readable) == (oldest, oldest - 1)
         assert [each.time for each in history.newest()] == list(range(version, oldest - 1, -1))
-        assert [each.time for each in history.after(oldest)] == list(range(oldest + 1, version + 1))
+        assert [each.time for each in history.since(oldest)] == list(range(oldest + 1, version + 1))
         found = history.group_of(oldest)
         assert found is not None
         assert (found.time, history.group_of(oldest - 1), history.version_at(version)) == (oldest, None, version)

@@ -41,7 +41,7 @@ class IdempotencyCache:
     def __len__(self) -> int:
         return len(self._order)
 
-    def find(self, scope: Hashable, id_: bytes, since: int | None, version: int) -> object | None:
+    def lookup(self, scope: Hashable, id_: bytes, since: int | None, version: int) -> object | None:
         """Return the answer to a write with this id; None if it has certainly not committed, or if ``since`` is None.
 
         ``version`` is the store's. Raises OutcomeUnknown.
@@ -51,7 +51,7 @@ class IdempotencyCache:
             raise OutcomeUnknown(version)
         return answer
 
-    def forget(self, version: int) -> None:
+    def forget_through(self, version: int) -> None:
         """Note that ids of commits up to ``version`` are not remembered."""
         self._forgotten = max(self._forgotten, version)
 
@@ -63,7 +63,7 @@ class IdempotencyCache:
         self._weight += _weight_of(answer)
         while self._weight > self.limit:
             forgotten, oldest = self._order.popleft()
-            self.forget(forgotten)
+            self.forget_through(forgotten)
             self._weight -= _weight_of(self._answers.pop(oldest))
 
 
