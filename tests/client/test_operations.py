@@ -11,8 +11,9 @@ from kv.errors import KvdError, ProtocolError
 from kv.results import Author, Commit, HotKeys, Item, SlowFrame, Version, Versioned
 from kv.wire import operations
 from kv.wire.codecs import full, light
-from kv.wire.operations import Operation, prefix_end
+from kv.wire.operations import Operation
 from kvd.protocol.messages import decode_batch
+from kvd.protocol.ranges import prefix_end
 from tests.harness.scale import SCALE
 
 many = settings(max_examples=max(50, int(300 * SCALE)), deadline=None)
