@@ -24,23 +24,24 @@ from kvd.store.window import Group, Window
 
 
 class Retention:
-    """Forgets values in ``window`` as the rules say. Times are microseconds."""
+    """Forgets values in ``window`` as the rules say. Times are microseconds.
 
-    __slots__ = ("_following", "_rules", "_window")
+    ``is_active``: whether any prefix has a history of its own.
+    """
+
+    __slots__ = ("_following", "_rules", "_window", "is_active")
 
     def __init__(self, window: Window) -> None:
         self._window = window
         self._rules = NO_RULES
         self._following: dict[int, int] = {}  # age → the number of the next group to visit
+        self.is_active = False
 
     def set_rules(self, rules: PrefixRules) -> None:
         """Apply these rules, also to existing commits; forgotten values stay forgotten."""
         self._rules = rules
         self._following = {rule.history_ms * 1000: 0 for rule in rules.rules if rule.history_ms}
-
-    def __bool__(self) -> bool:
-        """Whether any prefix has a history of its own."""
-        return bool(self._following)
+        self.is_active = bool(self._following)
 
     def forget(self, now: int, budget_keys: int) -> int:
         """Forget values that are too old at ``now``, visiting about ``budget_keys`` keys; return the number."""

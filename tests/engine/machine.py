@@ -268,7 +268,7 @@ class Machine(RuleBasedStateMachine):
     def lives_are_those_of_the_model(self) -> None:
         lifetimes = self.store.lifetimes
         assert all_deadlines(lifetimes) == self.model.deadlines
-        assert lifetimes._owners == self.model.owners
+        assert lifetimes.owners == self.model.owners
         if self.model.deadlines:
             assert self.timer is not None
             assert self.timer <= min(self.model.deadlines.values()), "nobody looks in time"

@@ -387,7 +387,7 @@ def test_evictions_that_may_not_be_shown_yet_make_room_all_the_same_and_no_more_
         assert full.store.counters.keys > 80
     assert full.store.counters.evicted_keys > 0
     shown = full.store.version
-    full.memory.on_visible()
+    full._on_visible()
     assert full.memory.used_bytes() <= MAX_BYTES
     full.set({"c/last": bytes(1_000)}, ME)
     assert full.memory.used_bytes() <= MAX_BYTES
