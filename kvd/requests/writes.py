@@ -43,20 +43,17 @@ class WriteHandlers:
         if self._memory.rules.have_ttls:
             return None
         try:
-            if len(requests) == 1 and requests[0].how is None:
-                return self._set_alone(requests[0].entries, peer)
-            return self._set_in_columns(requests, peer)
+            if len(requests) > 1 or requests[0].how is not None:
+                return self._set_in_columns(requests, peer)
+            # One set does not pay for the detour through columns.
+            entries, limits = requests[0].entries, self._limits.limits
+            # A code point is at most four bytes of UTF-8.
+            is_long = max(map(len, entries), default=0) * 4 > limits.max_key_bytes
+            if is_long or "" in entries or len(entries) > limits.max_keys_per_request:
+                return None
+            return [self._database.set(entries, peer.author)]
         except (NoSpace, OutOfMemory):
             return None
-
-    def _set_alone(self, entries: dict[str, bytes], peer: Peer) -> list[int] | None:
-        limits = self._limits.limits
-        if len(entries) > limits.max_keys_per_request or "" in entries:
-            return None
-        # A code point is at most four bytes of UTF-8.
-        if max(map(len, entries), default=0) * 4 > limits.max_key_bytes:
-            return None
-        return [self._database.set(entries, peer.author)]
 
     def _set_in_columns(self, requests: Sequence[messages.Set], peer: Peer) -> list[int] | None:
         batch = [request.entries for request in requests]

@@ -2,7 +2,6 @@
 key more than it had to live when that was written, nor anything back that has expired.
 """
 
-import os
 import random
 
 import pytest
@@ -12,11 +11,12 @@ from kvd.journal.disk import Disk
 from kvd.store.authors import EXPIRED
 from kvd.store.history import versions
 from kvd.store.window import WindowLimits
+from tests.harness.scale import SCALE
 from tests.journal.disks import MemoryDisk
 from tests.journal.running import ME, WALL_US, Running
 
 SECOND, HOUR, YEAR = 10**6, 3600 * 10**6, 365 * 24 * 3600 * 10**6
-JUMPS = max(200, int(200 * float(os.environ.get("KVD_TEST_SCALE", "1"))))
+JUMPS = max(200, int(200 * SCALE))
 
 
 class Machine:
