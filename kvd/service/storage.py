@@ -106,7 +106,7 @@ class DataDirectory:
 
             found = recover(disk, self._contents, progress)
         if found.torn is not None:
-            text = "%s: torn at byte %d, %d bytes behind version %d are left out; nobody was told of them"
+            text = "%s: torn at byte %d; %d bytes after version %d are left out; no client was told of them"
             logger.warning(text, found.torn.path, found.torn.offset, found.torn.bytes, found.torn.version)
         keys, seconds = self._contents.count_keys(), time.monotonic() - begin
         logger.info("recovered: version %d, %d keys, %d commits, %.1f s", found.version, keys, found.commits, seconds)
