@@ -187,7 +187,7 @@ Grant.ALL_BUT_ADMINISTER = Grant({"": _KEY_RIGHTS})
 
 
 def _holds(prefix: str, end: str | None) -> bool:
-    """Whether all keys from one that begins with ``prefix`` to ``end`` begin with it: "a" to "b", but not "a" to "c"."""
+    """Whether all keys of a range that begins with ``prefix`` do: those of "a" to "b", but not of "a" to "c"."""
     if not prefix:
         return True
     end_of_prefix = prefix_end(prefix)

@@ -274,12 +274,17 @@ class Session(asyncio.BufferedProtocol):
             self._set_batch.enqueue(self, requests, size - HEADER_BYTES)
             return
         try:
-            result = self._run(requests, size - HEADER_BYTES)
+            if self._set_batch.is_pending:
+                self._set_batch.flush()
+            result = self._executor.run(requests, peer, size - HEADER_BYTES)
         except Exception:
             self.fail_internal()
             return
         peer.is_first_frame = False
-        if result is None or self._state is _CLOSING:  # for a fault in the sets that were queued
+        if result is None:
+            self._run_sliced(self._server.sliced_runs.run_requests(requests, peer))
+            return
+        if self._state is _CLOSING:  # for a fault in the sets that were queued
             return
         reply, position = result
         if position is NO_WAIT and not outbox.pending and peer.descriptor is None:
