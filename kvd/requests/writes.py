@@ -161,9 +161,9 @@ class WriteHandlers:
 
     def _check_max_ttl(self, key: str, ttl_ms: int | None) -> None:
         rule = self._memory.rules.rule_of(key)
-        most = 0 if rule is None else rule.max_ttl_ms
-        if most and (ttl_ms is None or ttl_ms > most):
-            text = f"a key under {rule.prefix!r} lives {most} ms at most"  # type: ignore[union-attr]
+        max_ttl_ms = 0 if rule is None else rule.max_ttl_ms
+        if max_ttl_ms and (ttl_ms is None or ttl_ms > max_ttl_ms):
+            text = f"a key under {rule.prefix!r} lives {max_ttl_ms} ms at most"  # type: ignore[union-attr]
             raise RequestError("bad_request", text)
 
     def _check_how(self, how: WriteOptions, peer: Peer, count: int) -> None:
@@ -172,9 +172,9 @@ class WriteHandlers:
         for ttl in (how.ttls or {}).values():
             self._limits.ttl(ttl)
         if how.ephemeral:
-            most = self._limits.limits.max_ephemeral_keys_per_connection
-            if self._database.count_owned(peer) + count > most:
-                raise RequestError("too_large", f"a connection has at most {most} ephemeral keys")
+            limit = self._limits.limits.max_ephemeral_keys_per_connection
+            if self._database.count_owned(peer) + count > limit:
+                raise RequestError("too_large", f"a connection has at most {limit} ephemeral keys")
 
 
 def _only_identified(how: WriteOptions | None) -> bool:
