@@ -143,7 +143,7 @@ class LogWriter:
                 if self._is_write_wanted:
                     self._note_written()
             else:
-                self._log.done(batch)
+                self._log.release(batch)
                 self._note_progress()
 
     def _write_here(self, batch: Batch) -> bool:
@@ -158,7 +158,7 @@ class LogWriter:
         if not self._is_syncing or not self._log.fits_now() or (batch := self._log.take()) is None:
             return
         if self._write_here(batch):
-            self._log.done(batch)
+            self._log.release(batch)
             if self._is_write_wanted:
                 self._note_written()
 
@@ -182,7 +182,7 @@ class LogWriter:
             self._fail(error)
             return
         self._note_progress()
-        self._log.done(batch)
+        self._log.release(batch)
         self._gather(len(batch.groups), self._loop.time() - began)
 
     def _end_work(self) -> None:
@@ -258,7 +258,7 @@ class LogWriter:
         try:
             return await self._run(write_first)
         finally:
-            self._log.done(batch)
+            self._log.release(batch)
 
     async def _run(self, work: Callable[[], Result]) -> Result:
         """Run ``work`` in the thread. The caller must not be cancelled, because the thread would go on."""
