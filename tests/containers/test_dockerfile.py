@@ -11,7 +11,10 @@ from collections.abc import Iterator
 import pytest
 
 from tests.containers import images
-from tests.containers.conftest import DEADLINE_S, ROOT, children, require
+from tests.containers.conftest import children
+from tests.harness.processes import ROOT
+from tests.harness.programs import require
+from tests.harness.waiting import DEADLINE_S
 
 DOCKERFILE = ROOT / "deploy/Dockerfile"
 PROGRAMS = ("mmdebstrap", "unshare", "chroot", "mount", "nsenter", "apt-get")
@@ -21,7 +24,7 @@ MIB = 1024 * 1024
 @pytest.fixture(scope="module")
 def image() -> Iterator[images.Image]:
     """The image that the Dockerfile makes."""
-    require(*PROGRAMS)
+    require(*PROGRAMS, root=True)
     with tempfile.TemporaryDirectory(prefix="kvd-image-") as folder:
         wheels = pathlib.Path(folder, "wheels")
         wheels.mkdir()

@@ -11,9 +11,11 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from tests.containers.conftest import DEADLINE_S, KV, ROOT, require
 from tests.containers.images import instructions
 from tests.containers.test_process import READ_ONLY
+from tests.harness.processes import KV, ROOT
+from tests.harness.programs import require
+from tests.harness.waiting import DEADLINE_S
 
 if TYPE_CHECKING:
     from tests.containers.conftest import Contain, Contained
@@ -97,7 +99,7 @@ def test_the_containers_of_a_pod_share_the_socket_as_one_user(pod: Object, spec:
 @pytest.mark.parametrize(("pod", "spec"), PODS)
 def test_the_command_of_a_pod_serves_and_its_probes_notice(pod: Object, spec: Object, contain: "Contain") -> None:
     """Only the mounted directories are writable."""
-    require("unshare", "mount")
+    require("unshare", "mount", root=True)
     kvd = kvd_of(pod)
     mounts = {mount["mountPath"] for mount in kvd["volumeMounts"]}
     command, verb, *arguments = started_by(kvd)

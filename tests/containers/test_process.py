@@ -4,13 +4,14 @@ import os
 import pathlib
 import signal
 import subprocess
-import time
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.containers.conftest import DEADLINE_S, ENVIRONMENT, KV, children, require
+from tests.containers.conftest import ENVIRONMENT, children
+from tests.harness.processes import KV
+from tests.harness.programs import require
+from tests.harness.waiting import DEADLINE_S, eventually
 
 if TYPE_CHECKING:
     from tests.containers.conftest import Contain
@@ -25,17 +26,10 @@ READ_ONLY = [
 UNKNOWN_USER = ["setpriv", "--reuid=12345", "--regid=12345", "--clear-groups", "--inh-caps=-all", "--bounding-set=-all"]
 
 
-def eventually(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_the_first_process_stops_in_order_at_a_signal(contain: "Contain", number: signal.Signals) -> None:
     """For a first process, the kernel ignores every signal without a handler."""
-    require("unshare")
+    require("unshare", root=True)
     daemon = contain(FIRST, "--data-dir", "{folder}/data/kvd")
     daemon.kv("set", "a=1")
     os.kill(daemon.pid, number)
@@ -50,7 +44,7 @@ def test_the_first_process_stops_in_order_at_a_signal(contain: "Contain", number
 
 def test_the_first_process_leaves_no_zombies(contain: "Contain") -> None:
     """An orphan in the container becomes a child of the first process, which makes no children itself."""
-    require("unshare", "nsenter")
+    require("unshare", "nsenter", root=True)
     daemon = contain(FIRST)
     daemon.kv("set", "a=1")
     assert children(daemon.pid) == []
@@ -68,7 +62,7 @@ def test_the_first_process_leaves_no_zombies(contain: "Contain") -> None:
 
 
 def test_only_the_two_directories_must_be_writable(contain: "Contain") -> None:
-    require("unshare", "mount")
+    require("unshare", "mount", root=True)
     daemon = contain(READ_ONLY, "--data-dir", "{folder}/data/kvd")
     assert daemon.kv("set", "a=1") == "Keys set\n"
     assert daemon.kv("checkpoint")
@@ -79,7 +73,7 @@ def test_only_the_two_directories_must_be_writable(contain: "Contain") -> None:
 
 def test_the_daemon_may_run_as_an_unknown_user(contain: "Contain") -> None:
     """Without a line in passwd, a home, groups or capabilities, on a read-only root, and as the first process."""
-    require("unshare", "setpriv")
+    require("unshare", "setpriv", root=True)
     daemon = contain([*READ_ONLY, *FIRST, *UNKNOWN_USER], "--data-dir", "{folder}/data/kvd")
     pid = children(daemon.wrapper.pid)[0]
     assert pathlib.Path(f"/proc/{pid}").stat().st_uid == 12345
@@ -92,7 +86,7 @@ def test_the_daemon_may_run_as_an_unknown_user(contain: "Contain") -> None:
 
 
 def test_a_user_without_a_home_gets_the_systems_socket_and_no_directory_named_tilde(tmp_path: pathlib.Path) -> None:
-    require("setpriv")
+    require("setpriv", root=True)
     tmp_path.chmod(0o777)
     result = subprocess.run(  # noqa: S603 - the command under test
         [*UNKNOWN_USER, *KV, "serve"], env=ENVIRONMENT, cwd=tmp_path,

@@ -4,8 +4,6 @@ With an index, pages, bounds and windows so small that each way through it is ta
 number of histories; a rule, or an outcome, that came too rarely fails the test.
 """
 
-import os
-
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -24,8 +22,8 @@ from tests.engine.machine import EXPIRED_TOGETHER, SHORT, Machine, counted, fire
 from tests.engine.machine_transactions import Transacting
 from tests.engine.machine_writes import Writing
 from tests.engine.model import Gone
+from tests.harness.scale import SCALE
 
-SCALE = float(os.environ.get("KVD_TEST_SCALE", "1"))
 HISTORIES = max(20, int(400 * SCALE))
 STEPS = 50
 # How often each rule fires, and each outcome comes, at the least for each history; the rarest do five times as often.

@@ -4,7 +4,6 @@ No key expires early or late while the daemon runs. A start gives no key more ti
 brings no expired key back.
 """
 
-import os
 import random
 
 import pytest
@@ -14,11 +13,12 @@ from kvd.journal.disk import Disk
 from kvd.store.authors import EXPIRED
 from kvd.store.history import versions
 from kvd.store.window import WindowLimits
+from tests.harness.scale import SCALE
 from tests.journal.disks import MemoryDisk
 from tests.journal.running import ME, WALL_US, Running
 
 SECOND, HOUR, YEAR = 10**6, 3600 * 10**6, 365 * 24 * 3600 * 10**6
-JUMPS = max(200, int(200 * float(os.environ.get("KVD_TEST_SCALE", "1"))))
+JUMPS = max(200, int(200 * SCALE))
 
 
 class Machine:

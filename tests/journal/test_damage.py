@@ -4,7 +4,6 @@ Never a state that was not, never another exception. Of each byte of a small dat
 double and exchange blocks, cut files off at every length, and remove them. KVD_TEST_SCALE multiplies the flips.
 """
 
-import os
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -15,12 +14,12 @@ from kvd.journal.errors import Damaged
 from kvd.journal.records import HEADER_BYTES, RECORD_BYTES, Codec, Commits, Mark, decode
 from kvd.journal.recovery import Recovered
 from kvd.journal.segments import SegmentReader
+from tests.harness.scale import SCALE
 from tests.journal.busy import Busy, differences
 from tests.journal.crashes import Contents, RecordingDisk
 from tests.journal.disks import MemoryDisk
 from tests.journal.running import BOOT_US, WALL_US, recovered
 
-SCALE = float(os.environ.get("KVD_TEST_SCALE", "1"))
 FLIPS = [0x01, 0xFF, 0x80, 0x10, 0x02, 0x40][: max(1, round(SCALE))]
 BLOCKS = (16, 64, 512)
 SEEDS = {"killed": 5, "stopped": 6}

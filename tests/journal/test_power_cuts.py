@@ -5,19 +5,18 @@ ids are exactly as they were at some version; no version that was shown is given
 survives the next recovery. KVD_TEST_SCALE multiplies the number of runs.
 """
 
-import os
 import random
 from itertools import islice
 from typing import NamedTuple
 
 from kvd.engine.replay import Replay
 from kvd.journal.recovery import recover
+from tests.harness.scale import SCALE
 from tests.journal.busy import STEPS, Busy, differences
 from tests.journal.crashes import Contents, Crash, RecordingDisk, crashes
 from tests.journal.disks import MemoryDisk
 from tests.journal.running import BOOT_US, WALL_US, Running, items, recovered
 
-SCALE = float(os.environ.get("KVD_TEST_SCALE", "1"))
 RUNS = max(1, round(3 * SCALE))
 MIN_STATES = 15_000
 MIN_DIFFERENT = 3_000

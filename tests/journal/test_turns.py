@@ -9,6 +9,7 @@ import pytest
 from kvd.engine.durability import LogDurability, LogPosition
 from kvd.journal.errors import NoSpace
 from kvd.journal.writer import INLINE_BYTES
+from tests.harness.waiting import until
 from tests.journal.disks import Failing, MemoryDisk
 from tests.journal.running import Running, durably_running, items
 
@@ -35,13 +36,6 @@ class Anyone:
 
     def on_durable(self) -> None:
         """Do nothing when there is progress."""
-
-
-async def until(there: Callable[[], bool]) -> None:
-    """Let the loop run until the condition holds."""
-    async with asyncio.timeout(30):
-        while not there():
-            await asyncio.sleep(0)
 
 
 def run(body: Callable[[Running, LogDurability, SlowDisk], Awaitable[None]], sync: str = "interval") -> Running:

@@ -13,10 +13,10 @@ from kvd.requests.peer import Peer
 from kvd.store.authors import NO_AUTHOR
 from kvd.store.errors import StoreError
 from tests.harness.in_memory import InMemoryClient, build, build_database
-from tests.harness.waiting import SCALE
+from tests.harness.scale import TIMES
 
 KEYS = ["a", "b", "c", "d"]
-STEPS = 3_000 * SCALE
+STEPS = 3_000 * TIMES
 OWNER = "somebody"
 
 

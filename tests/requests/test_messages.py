@@ -1,6 +1,5 @@
 """Requests on the wire: each form that is allowed, each kind of mistake, and arbitrary bytes."""
 
-import os
 import tracemalloc
 from typing import Any
 
@@ -11,8 +10,8 @@ from hypothesis import strategies as st
 
 from kvd.protocol import messages
 from kvd.protocol.messages import DECODE_ERRORS, decode_batch, decode_request, split_batch
+from tests.harness.scale import SCALE
 
-SCALE = float(os.environ.get("KVD_TEST_SCALE", "1"))
 encode = msgspec.msgpack.encode
 many = settings(max_examples=max(50, int(1_000 * SCALE)), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 

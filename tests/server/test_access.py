@@ -25,8 +25,8 @@ from kvd.requests.access import (
     Identity,
 )
 from tests.harness.in_memory import FakeBackend, InMemoryClient, build
+from tests.harness.scale import SCALE
 
-SCALE = float(os.environ.get("KVD_TEST_SCALE", "1"))
 ROUNDS = max(300, int(300 * SCALE))
 LETTERS = "ab"
 PREFIXES = ["", "a", "b", "ab", "aba", "b" + "b"]

@@ -15,12 +15,13 @@ import pytest
 
 from kvd.service.unix_socket import bind_unix_socket
 from tests.harness.real_daemon import STARTED, RealDaemon
-from tests.harness.waiting import DEADLINE_S, SCALE
+from tests.harness.scale import TIMES
+from tests.harness.waiting import DEADLINE_S
 
 RACERS = 4
 # A whole start takes at least a tenth of a second, so most rounds only do what a start does with the socket.
-STARTS = 200 * SCALE
-WHOLE_STARTS = 8 * SCALE
+STARTS = 200 * TIMES
+WHOLE_STARTS = 8 * TIMES
 LISTENING = "0A"  # of /proc/net/tcp
 
 # Becomes another user, and connects to each of the paths as fast as it can until its stdin ends. Prints how often it

@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.harness.scale import TIMES
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tests.harness.real_daemon import RealDaemon
 
 STARTERS = 8
-ROUNDS = 2 * int(os.environ.get("KVD_TEST_SCALE", "1"))
+ROUNDS = 2 * TIMES
 
 
 def status_of(pid: int, field: str) -> str:

@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.harness.waiting import DEADLINE_S, SCALE
+from tests.harness.scale import TIMES
+from tests.harness.waiting import DEADLINE_S
 
 if TYPE_CHECKING:
     from tests.harness.processes import Process
     from tests.harness.raw_peer import RawPeer
     from tests.harness.real_daemon import RealDaemon
 
-KILLS = 7 * SCALE
+KILLS = 7 * TIMES
 WRITERS = 3
 MIN_COMMITS = 20  # acknowledged between two kills
 

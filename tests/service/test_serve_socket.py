@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.harness.waiting import DEADLINE_S, SCALE
+from tests.harness.scale import TIMES
+from tests.harness.waiting import DEADLINE_S
 
 if TYPE_CHECKING:
     from tests.harness.real_daemon import RealDaemon
 
-STARTS = 12 * SCALE
+STARTS = 12 * TIMES
 OTHER_UID = 65533
 needs_root = pytest.mark.skipif(os.getuid() != 0, reason="needs root, to become another user")
 # Looks at every socket in the directory $1 and tries to connect, as fast as it can, until its stdin ends. Says so once

@@ -9,7 +9,8 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from tests.harness.raw_peer import frame
-from tests.harness.waiting import DEADLINE_S, SCALE
+from tests.harness.scale import TIMES
+from tests.harness.waiting import DEADLINE_S
 
 if TYPE_CHECKING:
     from tests.harness.raw_peer import RawPeer
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 FRAMES = 3_000
 CALLERS = 4
-ROUNDS = 6 * SCALE
+ROUNDS = 6 * TIMES
 
 
 def send_frames(peer: "RawPeer", first_sent: threading.Event) -> None:

@@ -4,7 +4,6 @@ Random histories of every operation, with tiny shards, blocks and pages, so that
 KVD_TEST_SCALE multiplies the number of histories; a rule that fired too rarely fails the test.
 """
 
-import os
 from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -25,8 +24,8 @@ from kvd.store import store as store_module
 from kvd.store.errors import KeysNotFound, SnapshotGone, VersionAhead
 from kvd.store.store import Store
 from kvd.store.window import GROUP_BYTES, PLACE_BYTES, SUPERSEDED_BYTES, Group, WindowLimits
+from tests.harness.scale import SCALE
 
-SCALE = float(os.environ.get("KVD_TEST_SCALE", "1"))
 HISTORIES = max(20, int(200 * SCALE))
 STEPS = 50
 # The least number of times that each rule must fire per history; the rarest fires five times as often on average.

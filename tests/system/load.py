@@ -16,7 +16,7 @@ import kv
 ADDRESS = "/run/kvd/kvd.sock"
 CLIENTS = 4
 ANSWERS_BETWEEN = 100
-DEADLINE_S = 30
+DEADLINE_S = 120
 
 Counter = Synchronized  # of a ctypes.c_long
 

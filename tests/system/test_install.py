@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from kvd import __version__
-from tests.system.conftest import ROOT, Completed, require, run
+from tests.harness.processes import ROOT
+from tests.harness.programs import require
+from tests.system.conftest import Completed, run
 
 if TYPE_CHECKING:
     from tests.system.conftest import Box

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.system.conftest import ROOT, run
+from tests.harness.processes import ROOT
+from tests.system.conftest import run
 
 TARGETS = {
     "help", "run", "test", "quick", "check", "lint", "fmt", "types", "coverage", "lock", "dist", "release", "bench",

@@ -1,19 +1,18 @@
 """kvd under a real systemd: each test has a machine of its own, where `make install` has run."""
 
-import os
 import pathlib
 from typing import TYPE_CHECKING
 
 import httptools
 import pytest
 
-from tests.system.conftest import require
+from tests.harness.programs import require
+from tests.harness.scale import TIMES
 
 if TYPE_CHECKING:
     from tests.system.conftest import Box
 
 LOAD = pathlib.Path(__file__).parent / "load.py"
-SCALE = int(os.environ.get("KVD_TEST_SCALE", "1"))
 
 
 def test_the_first_request_starts_the_service_and_is_answered(box: "Box") -> None:
@@ -179,7 +178,7 @@ def test_acknowledged_commits_survive_a_restart_and_kill_9(box: "Box") -> None:
     assert int(lines[6]) >= 1
 
 
-@pytest.mark.parametrize("restarts", [3 * SCALE])
+@pytest.mark.parametrize("restarts", [3 * TIMES])
 def test_restarts_under_load_lose_no_request(box: "Box", restarts: int) -> None:
     figures = box(f"/usr/local/lib/kvd/bin/python {LOAD} {restarts}").stdout.split()
     assert figures[0] == f"restarts={restarts}"

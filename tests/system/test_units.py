@@ -5,7 +5,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.system.conftest import ROOT, require, run
+from tests.harness.processes import ROOT
+from tests.harness.programs import require
+from tests.system.conftest import run
 
 if TYPE_CHECKING:
     from tests.system.conftest import Box
