@@ -81,7 +81,7 @@ def forgetful(serving: "Callable[..., tuple[Kv, subprocess.Popen[bytes]]]", tmp_
 
 
 def test_a_resync_is_marked(forgetful: "Kv") -> None:
-    output = forgetful.ok("watch", "--since", "1", "--count", "2").splitlines()
+    lines = forgetful.ok("watch", "--since", "1", "--count", "2").splitlines()
     assert [line.split(" ", 1)[1] for line in lines] == ["resync", "set a: 1", "set b: 1"]
     lines = [json.loads(line) for line in forgetful.ok("watch", "--json", "--since", "1", "--count", "2").splitlines()]
     assert [line["event"] for line in lines] == ["resync", "set", "set"]
