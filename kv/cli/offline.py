@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, TypeVar
 
-    from kvd.service.offline import Made
+    from kvd.service.offline import DataSummary
 
     Progress = Callable[[int, int], None]
     Result = TypeVar("Result")
@@ -30,7 +30,7 @@ def offline(context: Context, label: str, work: "Callable[[Any, Progress], Resul
             raise CommandFailed(error.text, error.exit_code) from None
 
 
-def print_result(context: Context, verb: str, result: "Made", *, json: bool) -> None:
+def print_result(context: Context, verb: str, result: "DataSummary", *, json: bool) -> None:
     """Print the version of the directory that was made or checked, and what is lost."""
     from kv.cli.times import show_time, time_json
 

@@ -22,8 +22,8 @@ from bench.errors import BenchError
 from bench.paired import Comparison, Paired, Spread, in_turn
 from bench.report import comparison_lines
 from bench.side import Cost, Side
+from tests.harness.processes import ROOT
 
-ROOT = pathlib.Path(__file__).parents[2]
 DEADLINE_S = 600
 needs_gcc = pytest.mark.skipif(
     shutil.which("gcc") is None and "CI" not in os.environ, reason="the load generator is a C program"

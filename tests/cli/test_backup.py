@@ -20,10 +20,10 @@ from kv.blocking.client import Client
 from kvd.journal import names
 from tests.harness.kv_command import Kv
 from tests.harness.processes import KV, environment
+from tests.harness.scale import SCALE
 from tests.harness.waiting import DEADLINE_S
 
 Serving = Callable[..., tuple[Kv, "subprocess.Popen[bytes]"]]
-SCALE = float(os.environ.get("KVD_TEST_SCALE", "1"))
 KILLS = round(6 * SCALE)
 VALUES = {"text": b"hello", "binary": bytes(range(256)), "empty": b"", "odd\n\x1b key ✓": b"x" * 10_000}
 

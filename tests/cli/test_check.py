@@ -140,8 +140,8 @@ def test_check_refuses_a_newer_format(left_by: Callable[[signal.Signals], pathli
     assert "has format 2" in alone.fails(65, "check", str(data))
 
 
-def test_check_refuses_what_is_no_data_directory(alone: Kv, tmp_path: pathlib.Path) -> None:
-    assert "is no data directory" in alone.fails(1, "check", str(tmp_path))
+def test_check_refuses_what_is_not_a_data_directory(alone: Kv, tmp_path: pathlib.Path) -> None:
+    assert "is not a data directory" in alone.fails(1, "check", str(tmp_path))
     assert "No such file" in alone.fails(74, "check", str(tmp_path / "missing"))
     assert list(tmp_path.iterdir()) == []
 

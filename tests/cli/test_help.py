@@ -12,11 +12,11 @@ from kv.cli.manpage import page
 from kv.cli.parser import build_parser
 from kv.cli.registry import COMMANDS
 from kvd.protocol import exits
+from tests.harness.processes import ROOT
 
 if TYPE_CHECKING:
     from tests.harness.kv_command import Kv
 
-ROOT = pathlib.Path(__file__).parents[2]
 NAMES = [command.name for command in COMMANDS]
 
 

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING
 import pexpect
 import pytest
 
+from tests.harness.processes import ROOT
+
 if TYPE_CHECKING:
     from tests.harness.kv_command import Kv
 
-ROOT = pathlib.Path(__file__).parents[2]
 SHELLS = ["bash", "zsh", "fish"]
 
 # Each gets a prefix of two characters of its own, by which it is completed.

@@ -88,7 +88,9 @@ def test_a_resync_is_marked(forgetful: "Kv") -> None:
 
 
 def test_a_command_gets_a_resync(forgetful: "Kv") -> None:
-    output = forgetful.ok("watch", "--since", "1", "--count", "2", "--", "sh", "-c", 'echo "$KVD_EVENT:${KVD_KEY-none}"')
+    output = forgetful.ok(
+        "watch", "--since", "1", "--count", "2", "--", "sh", "-c", 'echo "$KVD_EVENT:${KVD_KEY-none}"'
+    )
     assert output.split() == ["resync:none", "set:a", "set:b"]
 
 

@@ -11,6 +11,7 @@ import uvloop
 
 import kv
 from kv.aio import AsyncClient
+from tests.harness.scale import SCALE
 from tests.harness.waiting import DEADLINE_S
 
 if TYPE_CHECKING:
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from tests.harness.scripted_server import Line, ScriptedServer
 
     Scripted = Callable[..., ScriptedServer]
-SCALE = float(os.environ.get("KVD_TEST_SCALE", "1"))
 CANCELLATIONS = int(100_000 * max(1.0, SCALE))
 SHORT_S = 0.2
 

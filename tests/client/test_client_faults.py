@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 import kv
 from kv.errors import KvdError
 from kv.wire.codecs import Codec
+from tests.harness.scale import SCALE
 
 if TYPE_CHECKING:
     from tests.harness.scripted_server import Line, ScriptedServer
 
     Scripted = Callable[..., ScriptedServer]
-SCALE = float(os.environ.get("KVD_TEST_SCALE", "1"))
 LONG_S = 30
 SHORT_S = 0.2
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import kv
+from tests.harness.scale import SCALE
 from tests.harness.waiting import DEADLINE_S
 
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from tests.harness.scripted_server import Line, ScriptedServer
 
     Scripted = Callable[..., ScriptedServer]
-SCALE = float(os.environ.get("KVD_TEST_SCALE", "1"))
 THREADS = 8
 CALLS = max(100, int(500 * SCALE))
 FORKS = max(50, int(200 * SCALE))

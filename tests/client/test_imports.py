@@ -8,8 +8,8 @@ import sys
 import pytest
 
 import kv
+from tests.harness.processes import ROOT
 
-ROOT = pathlib.Path(__file__).parents[2]
 HEAVY = {
     "msgspec",
     "msgpack",

@@ -1,6 +1,5 @@
 """Operations: requests of the wire, and replies as they are read. Both codecs write and read the same."""
 
-import os
 from typing import Any
 
 import msgspec
@@ -14,8 +13,8 @@ from kv.wire import operations
 from kv.wire.codecs import full, light
 from kv.wire.operations import Operation, prefix_end
 from kvd.protocol.messages import decode_batch
+from tests.harness.scale import SCALE
 
-SCALE = float(os.environ.get("KVD_TEST_SCALE", "1"))
 many = settings(max_examples=max(50, int(300 * SCALE)), deadline=None)
 
 keys = st.text(max_size=40) | st.sampled_from(["", "a" * 31, "a" * 32, "é" * 128, "🎂" * 70, "a" * 70_000])

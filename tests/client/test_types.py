@@ -5,7 +5,7 @@ import subprocess
 import sys
 import zipfile
 
-ROOT = pathlib.Path(__file__).parents[2]
+from tests.harness.processes import ROOT
 
 USES = """
 from collections.abc import AsyncIterator, Awaitable, Iterator

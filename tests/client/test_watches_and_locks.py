@@ -5,14 +5,13 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import kv
-from tests.harness.waiting import DEADLINE_S
+from tests.harness.waiting import DEADLINE_S, eventually
 
 if TYPE_CHECKING:
     from tests.harness.daemon import Daemon
@@ -20,14 +19,6 @@ if TYPE_CHECKING:
 
 Connect = Callable[..., kv.Client]
 SHORT_S = 0.05
-
-
-def until(claim: Callable[[], bool]) -> None:
-    """Return when ``claim`` holds."""
-    deadline = time.monotonic() + DEADLINE_S
-    while not claim():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 # ---------------------------------------------------------------------- watches
@@ -121,7 +112,7 @@ def test_how_long_a_daemon_may_stay_away_is_counted_over_all_waits(
         daemon.terminate()
         assert watch.wait(SHORT_S) is None
         with pytest.raises(kv.Unavailable):
-            until(lambda: watch.wait(SHORT_S) is not None)
+            eventually(lambda: watch.wait(SHORT_S) is not None)
 
 
 def test_a_resynchronisation_is_one_change_of_all_there_is(
@@ -176,7 +167,7 @@ def test_a_lock_is_had_by_one_at_a_time_in_the_order_of_asking(open_client: Conn
         for number in range(5):
             waiting.append(threading.Thread(target=contend, args=(number,)))
             waiting[-1].start()
-            until(lambda: len(list(first.scan("lock/order/"))) == len(waiting) + 1)
+            eventually(lambda: len(list(first.scan("lock/order/"))) == len(waiting) + 1)
         assert tokens == []
     for thread in waiting:
         thread.join(DEADLINE_S)
@@ -222,8 +213,8 @@ def test_a_lock_whose_connection_ends_is_lost(either: kv.Client) -> None:
 def test_a_lock_whose_time_is_over_is_lost(either: kv.Client) -> None:
     lock = either.lock("brief", ttl=SHORT_S)
     with pytest.raises(kv.LockLost), lock:  # noqa: PT012  # its end raises
-        until(lambda: not lock.held)
-        until(lambda: either.get(lock._key) is None)
+        eventually(lambda: not lock.held)
+        eventually(lambda: either.get(lock._key) is None)
     with either.lock("brief", ttl=60) as token:
         assert token > 0
 

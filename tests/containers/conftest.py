@@ -2,28 +2,20 @@
 
 import os
 import pathlib
-import shutil
+import signal
 import subprocess
-import sys
-import tempfile
 from collections.abc import Callable, Iterator
 
 import pytest
 
-ROOT = pathlib.Path(__file__).parents[2]
-DEADLINE_S = 30
-KV = [sys.executable, "-m", "kv"]
+from tests.harness.daemon import new_folders
+from tests.harness.processes import KV, ROOT
+from tests.harness.programs import PATH
+from tests.harness.real_daemon import STARTED
+from tests.harness.waiting import DEADLINE_S
+
 # As a container gives it: no HOME, no name of a user.
-ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "PYTHONPATH": str(ROOT), "LC_ALL": "C.UTF-8"}
-
-
-def require(*programs: str) -> None:
-    """Skip the test where a program or root's rights are missing; fail it in CI, where neither may be."""
-    missing = [program for program in programs if shutil.which(program, path=ENVIRONMENT["PATH"]) is None]
-    missing += [] if os.geteuid() == 0 else ["root's rights"]
-    if missing and "CI" not in os.environ:
-        pytest.skip(f"needs {', '.join(missing)}")
-    assert not missing
+ENVIRONMENT = {"PATH": PATH, "PYTHONPATH": str(ROOT), "LC_ALL": "C.UTF-8"}
 
 
 class Contained:
@@ -40,7 +32,7 @@ class Contained:
         self.said = ""
         for line in self.wrapper.stdout:
             self.said += line
-            if line == "Kvd started. Press ctrl-c to stop.\n":
+            if line == STARTED.decode():
                 return
         raise AssertionError(f"the daemon did not start: {self.said}")
 
@@ -63,6 +55,12 @@ class Contained:
         rest, _ = self.wrapper.communicate(timeout=DEADLINE_S)
         return self.wrapper.returncode, self.said + rest
 
+    def kill(self) -> None:
+        """kill -9, unless it has ended."""
+        if self.wrapper.poll() is None:
+            os.kill(self.pid, signal.SIGKILL)
+            self.wrapper.communicate(timeout=DEADLINE_S)
+
 
 def children(pid: int) -> list[str]:
     """The ids of a process's children, also of those that only wait to be asked for their status."""
@@ -74,21 +72,21 @@ Contain = Callable[..., Contained]
 
 @pytest.fixture
 def contain() -> Iterator[Contain]:
-    """Starts a daemon by a command, with ``run`` and ``data`` in a folder where everybody may write."""
+    """Starts a daemon by a command, with ``run`` and ``data`` in a folder where every user may write."""
     started: list[Contained] = []
-    with tempfile.TemporaryDirectory(prefix="kvd-") as folder:
-        pathlib.Path(folder).chmod(0o755)
+    with new_folders() as new_folder:
+        folder = new_folder()
+        folder.chmod(0o755)
         for name in ("run", "data"):
-            pathlib.Path(folder, name).mkdir()
-            pathlib.Path(folder, name).chmod(0o1777)
+            (folder / name).mkdir()
+            (folder / name).chmod(0o1777)
 
         def start(wrapper: list[str], *arguments: str) -> Contained:
-            wrapper = [word.replace("{folder}", folder) for word in wrapper]
-            started.append(Contained(folder, wrapper, *(word.replace("{folder}", folder) for word in arguments)))
+            wrapper = [word.replace("{folder}", str(folder)) for word in wrapper]
+            words = [word.replace("{folder}", str(folder)) for word in arguments]
+            started.append(Contained(str(folder), wrapper, *words))
             return started[-1]
 
         yield start
         for one in started:
-            if one.wrapper.poll() is None:
-                os.kill(one.pid, 9)
-                one.wrapper.communicate(timeout=DEADLINE_S)
+            one.kill()

@@ -13,7 +13,7 @@ import subprocess
 import tomllib
 from dataclasses import dataclass, field
 
-from tests.containers.conftest import ROOT
+from tests.harness.processes import ROOT
 
 DEADLINE_S = 300
 # What an engine gives to every process, docker.io/engine/reference/builder/#env.

@@ -5,7 +5,6 @@ the only writers. The committed ones, run again one after the other in the order
 leave the same. Each writes what it read, so that two that saw different things cannot end the same.
 """
 
-import os
 from collections import Counter
 
 import pytest
@@ -18,8 +17,8 @@ from kvd.store.authors import Author
 from kvd.store.errors import Conflict, SnapshotGone
 from kvd.store.isolation import Range
 from kvd.store.window import WindowLimits
+from tests.harness.scale import SCALE
 
-SCALE = float(os.environ.get("KVD_TEST_SCALE", "1"))
 HISTORIES = max(100, int(600 * SCALE))
 # Of the transactions, at the least: below that, there was nothing to find.
 MIN_SHARE = 0.04

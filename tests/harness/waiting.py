@@ -1,13 +1,10 @@
 """Wait for a condition. The deadline only ends a test that would wait for ever: on no machine does it decide a test."""
 
 import asyncio
-import os
 import time
 from collections.abc import Callable
 
 DEADLINE_S = 60
-# How many times more a test does of what is random; `make soak` sets it. A fraction, as of `make quick`, counts as 1.
-SCALE = max(1, int(float(os.environ.get("KVD_TEST_SCALE", "1"))))
 
 
 def eventually(condition: Callable[[], object], what: str = "") -> None:

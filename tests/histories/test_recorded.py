@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.harness.waiting import SCALE
+from tests.harness.scale import TIMES
 from tests.histories.list_append import Txn, check
 from tests.histories.replay import differences
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 PROCESSES = 8
 # Four workloads: 50,000 transactions in all, and at scale 4 that many in each.
-TRANSACTIONS = 12_504 * SCALE
+TRANSACTIONS = 12_504 * TIMES
 
 
 @dataclass(frozen=True)
@@ -79,9 +79,9 @@ def test_commits_that_hide_what_they_read_are_found_out(daemon: "HistoryDaemon")
 
 def test_a_stalled_server_and_stalled_clients_change_nothing(daemon: "HistoryDaemon") -> None:
     """SIGSTOP and SIGCONT of the server and of clients, while they play."""
-    clients = daemon.record(PROCESSES, 6_000 * SCALE, 5, 0.5)
+    clients = daemon.record(PROCESSES, 6_000 * TIMES, 5, 0.5)
     stalls = 0
-    while clients[-1].poll() is None and stalls < 40 * SCALE:
+    while clients[-1].poll() is None and stalls < 40 * TIMES:
         victim = daemon.process.pid if stalls % 2 else clients[stalls // 2 % len(clients)].pid
         try:
             os.kill(victim, signal.SIGSTOP)

@@ -6,7 +6,7 @@ smaller one off.
 
 from typing import TYPE_CHECKING
 
-from tests.harness.waiting import SCALE
+from tests.harness.scale import TIMES
 
 if TYPE_CHECKING:
     from tests.harness.raw_peer import RawPeer
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 NODES = 20
 PROCESSES = 4
-ROTATIONS = 500 * SCALE
+ROTATIONS = 500 * TIMES
 
 
 def length_of_the_ring(connection: "RawPeer") -> int:

@@ -10,11 +10,11 @@ import pytest
 
 from tests.harness.daemon import Daemon, new_folders
 from tests.harness.processes import KV, Process, spawn_module
-from tests.harness.waiting import SCALE
+from tests.harness.scale import TIMES
 from tests.isolation.records import Identity, Recorded, identity_of, marker
 
 # For processes that play until they have done their share.
-PLAYING_S = 120 * SCALE
+PLAYING_S = 120 * TIMES
 
 
 class RecordedDaemon(Daemon):

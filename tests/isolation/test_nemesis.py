@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.harness.waiting import SCALE, eventually
+from tests.harness.scale import TIMES
+from tests.harness.waiting import eventually
 from tests.isolation.records import Recorded, all_txns
 from tests.isolation.replay import Findings, compare_outcomes, replay
 from tests.isolation.worker import Plan
@@ -26,9 +27,9 @@ if TYPE_CHECKING:
 Start = Callable[..., "RecordedDaemon"]
 PROCESSES = 8
 KEYS = 10
-FAULTS = 6 * SCALE
+FAULTS = 6 * TIMES
 # So many versions are taken between two faults, or nothing was going on.
-MIN_BETWEEN = min(2_000, 400 * SCALE)
+MIN_BETWEEN = min(2_000, 400 * TIMES)
 MAX_UNKNOWN = 0.05
 IN_MEMORY = ""
 DURABLE = '[data]\ndir = "DATA"\nsync = "{}"\nsegment_bytes = 1048576\n'

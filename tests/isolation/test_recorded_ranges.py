@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.harness.waiting import SCALE
+from tests.harness.scale import TIMES
 from tests.isolation.records import Txn, all_txns
 from tests.isolation.replay import acknowledged, compare_conflicts, compare_outcomes, replay
 from tests.isolation.worker import Plan
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 Start = Callable[..., "RecordedDaemon"]
 PROCESSES = 8
 # Four workloads: 50,000 transactions in all, and at scale 4 that many in each.
-TRANSACTIONS = 12_504 * SCALE
+TRANSACTIONS = 12_504 * TIMES
 MIN_OVERLAPPING = 0.3
 
 # Keys, and the share of transactions that only read.

@@ -10,11 +10,11 @@ from collections.abc import Sequence
 
 import pytest
 
-from tests.harness.waiting import SCALE
+from tests.harness.scale import TIMES
 from tests.histories.list_append import Op, Txn, check
 from tests.isolation.search import is_strictly_serializable, reads_of
 
-HISTORIES = 10_000 * SCALE
+HISTORIES = 10_000 * TIMES
 
 
 def r(key: str, *values: int) -> Op:

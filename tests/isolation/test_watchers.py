@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.harness.waiting import SCALE, eventually
+from tests.harness.scale import TIMES
+from tests.harness.waiting import eventually
 from tests.isolation.feeds import Feeds
 from tests.isolation.records import Recorded, Session, Txn, all_txns
 from tests.isolation.replay import Truth, acknowledged, compare_outcomes
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
 Start = Callable[..., "RecordedDaemon"]
 WATCHERS = 8
 WRITERS = 4
-TRANSACTIONS = 6_000 * SCALE
-EVENTS = 20_000 * SCALE
+TRANSACTIONS = 6_000 * TIMES
+EVENTS = 20_000 * TIMES
 SHORT_HISTORY = "[history]\nmax_versions = 300\n"
 DURABLE = '[data]\ndir = "DATA"\nsegment_bytes = 1048576\n'
 # The test's own commit, behind all others.
@@ -145,7 +146,7 @@ def test_watchers_go_on_after_kill_9(start: Start) -> None:
     print(f"{kills} kills, {summary(watched, feeds)}")
     assert feeds.findings == []
     assert compare_outcomes(watched.history[:-1], told) == []
-    assert kills >= 2 * SCALE
+    assert kills >= 2 * TIMES
     assert feeds.events >= EVENTS
 
 

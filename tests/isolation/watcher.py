@@ -16,9 +16,9 @@ from typing import Any
 
 import msgspec
 
+from tests.harness.waiting import DEADLINE_S
 from tests.isolation.records import Recorded, Session
 
-DEADLINE_S = 60
 POLL_S = 0.01
 PREFIXES = ["", "k/", "k/00", "k/003", "by/", "by/1", "none/"]
 BUSY = ("", "k/")  # enough happens here for one to fall behind

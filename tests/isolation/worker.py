@@ -16,9 +16,9 @@ from typing import Any
 
 import msgspec
 
+from tests.harness.waiting import DEADLINE_S
 from tests.isolation.records import Recorded, Txn, mark, marker
 
-DEADLINE_S = 60
 Reply = Any
 encode, decode = msgspec.msgpack.encode, msgspec.msgpack.decode
 

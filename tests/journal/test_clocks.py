@@ -2,7 +2,6 @@
 key more than it had to live when that was written, nor anything back that has expired.
 """
 
-import os
 import random
 
 import pytest
@@ -12,11 +11,12 @@ from kvd.journal.disk import Disk
 from kvd.store.authors import EXPIRED
 from kvd.store.history import versions
 from kvd.store.window import WindowLimits
+from tests.harness.scale import SCALE
 from tests.journal.disks import MemoryDisk
 from tests.journal.running import ME, WALL_US, Running
 
 SECOND, HOUR, YEAR = 10**6, 3600 * 10**6, 365 * 24 * 3600 * 10**6
-JUMPS = max(200, int(200 * float(os.environ.get("KVD_TEST_SCALE", "1"))))
+JUMPS = max(200, int(200 * SCALE))
 
 
 class Machine:
@@ -33,7 +33,7 @@ class Machine:
 
     @property
     def database(self) -> Database:
-        self.running.database.settle()
+        self.running.database.expire_all_due()
         return self.running.database
 
     def pass_(self, us: int) -> None:
@@ -41,7 +41,7 @@ class Machine:
         self.wall += us
 
     def set(self, key: str, ttl_us: int) -> None:
-        self.running.set({key: b"x"}, self.database.life(ttl_us, keep=False, owner=None))
+        self.running.set({key: b"x"}, self.database.expiry(ttl_us, keep=False, owner=None))
 
     def left(self, key: str) -> int | None:
         """How long ``key`` has to live; None if it is gone."""

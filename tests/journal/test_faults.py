@@ -5,18 +5,17 @@ ends the commit log, or only the checkpoint that was being written. KVD_TEST_SCA
 """
 
 import errno
-import os
 import random
 from collections.abc import Callable
 
 import pytest
 
 from kvd.journal.errors import NoSpace
+from tests.harness.scale import SCALE
 from tests.journal.crashes import Crash, FailingDisk, crashes
 from tests.journal.disks import MemoryDisk
 from tests.journal.running import Running, items
 
-SCALE = float(os.environ.get("KVD_TEST_SCALE", "1"))
 NUMBERS = (errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EINTR, errno.EMFILE)
 ROOM = ("create", "allocate")
 SHORT = -errno.ENOSPC  # half of a write is done, then there is no space

@@ -7,7 +7,7 @@ import pytest
 
 from kvd.protocol.messages import encode_replies
 from tests.harness.raw_peer import frame, packed
-from tests.harness.waiting import SCALE
+from tests.harness.scale import TIMES
 
 if TYPE_CHECKING:
     from tests.harness.daemon import Daemon
@@ -141,7 +141,7 @@ def test_live_fuzz_disturbs_nobody(daemon: "Daemon") -> None:
     canary = daemon.connect()
     canary.ask(["set", {"canary": b"sings"}])
     good = frame(["get", "a"], ["get_many", ["a", "b"]], ["scan", "", None, 5, None, True], ["delete", ["z"], True])
-    for _ in range(300 * SCALE):
+    for _ in range(300 * TIMES):
         stream = bytearray(good * 3)
         for _ in range(chance.randrange(1, 8)):
             stream[chance.randrange(len(stream))] = chance.randrange(256)

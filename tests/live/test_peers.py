@@ -16,7 +16,8 @@ import pytest
 
 import kv
 from tests.harness.raw_peer import frame
-from tests.harness.waiting import DEADLINE_S, SCALE, eventually
+from tests.harness.scale import TIMES
+from tests.harness.waiting import DEADLINE_S, eventually
 
 if TYPE_CHECKING:
     from tests.harness.daemon import Daemon
@@ -106,8 +107,8 @@ def test_connections_come_and_go_without_a_trace(daemon: "Daemon") -> None:
 
     come_and_go(500)
     before, descriptors = daemon.status()["memory_rss_bytes"], daemon.descriptors()
-    come_and_go(3_000 * SCALE)
-    assert daemon.status()["memory_rss_bytes"] - before < MIB * SCALE
+    come_and_go(3_000 * TIMES)
+    assert daemon.status()["memory_rss_bytes"] - before < MIB * TIMES
     assert daemon.descriptors() <= descriptors + 1
 
 
@@ -128,7 +129,7 @@ def test_descriptors_that_a_peer_sends_along_are_not_kept(daemon: "Daemon") -> N
     assert peer.ask(["ping"]) == [True]
     before = daemon.descriptors()
     with open(os.devnull, "rb") as null:
-        for _ in range(1_000 * SCALE):
+        for _ in range(1_000 * TIMES):
             socket.send_fds(peer.socket, [frame(["ping"])], [null.fileno()] * MAX_DESCRIPTORS)
             assert peer.receive() == [True]
     assert daemon.descriptors() == before

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.harness.raw_peer import RawPeer, frame, packed
-from tests.harness.waiting import DEADLINE_S, SCALE, eventually
+from tests.harness.scale import TIMES
+from tests.harness.waiting import DEADLINE_S, eventually
 
 if TYPE_CHECKING:
     from tests.harness.daemon import Daemon
@@ -181,7 +182,7 @@ def test_a_flood_of_handshakes_takes_no_more_places_than_there_are(
     before = remote.daemon.descriptors()
     own = remote.greeted()
     with contextlib.ExitStack() as sockets:
-        flood = [sockets.enter_context(remote.raw()) for _ in range(5 * MOST * SCALE)]
+        flood = [sockets.enter_context(remote.raw()) for _ in range(5 * MOST * TIMES)]
         with contextlib.suppress(OSError):
             for silent in flood:
                 silent.sendall(b"\x16")

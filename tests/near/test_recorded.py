@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
-from tests.harness.waiting import DEADLINE_S, SCALE
+from tests.harness.scale import TIMES
+from tests.harness.waiting import DEADLINE_S
 from tests.near.conftest import play
 from tests.near.register import violations
 from tests.near.worker import Plan, Recorded
@@ -21,10 +22,10 @@ if TYPE_CHECKING:
 Start = Callable[..., "ReplaceableDaemon"]
 PAIRS = 8
 SLOTS = 8
-READS = 200_000 * SCALE
+READS = 200_000 * TIMES
 WRITERS = 2
 READERS = 4
-PLAYING_S = 120 * SCALE
+PLAYING_S = 120 * TIMES
 MIN_HITS = 0.5
 
 

@@ -16,7 +16,8 @@ import pytest
 
 import kv
 from kvd.protocol.near_cache import LEASE_MS
-from tests.harness.waiting import DEADLINE_S, SCALE
+from tests.harness.scale import TIMES
+from tests.harness.waiting import DEADLINE_S
 from tests.near.conftest import play
 from tests.near.register import INFINITY, Write, violations
 from tests.near.worker import REPORT, Plan, Recorded
@@ -27,16 +28,16 @@ if TYPE_CHECKING:
 
 Start = Callable[..., "ReplaceableDaemon"]
 Cycle = Callable[["ReplaceableDaemon", "Watched"], None]
-KILLS = 20 * SCALE
-STALLS = 5 * SCALE
-STOPS = 5 * SCALE
+KILLS = 20 * TIMES
+STALLS = 5 * TIMES
+STOPS = 5 * TIMES
 # With a planted bug, the readers trust the dead daemon's table for this long: on any machine, its successor serves and
 # takes a write before that, and the readers read again.
 LONG_LEASE_MS = 60_000
 READS_AFTER_A_WRITE = 300
 KEYS = ["a0", "b0"]
 READERS = 2
-PLAYING_S = 60 * SCALE
+PLAYING_S = 60 * TIMES
 
 
 class Watched:

@@ -21,12 +21,12 @@ from kvd.protocol.near_cache import (
     SLOTS_WORD,
     table_bytes,
 )
-from tests.harness.waiting import SCALE
+from tests.harness.scale import TIMES
 
 SLOTS = 64
 SIZE = table_bytes(SLOTS)
 F_SEAL_WRITE = 0x08
-LOADS = 2_000_000 * SCALE
+LOADS = 2_000_000 * TIMES
 libc = ctypes.CDLL(None, use_errno=True)
 
 

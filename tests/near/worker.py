@@ -21,9 +21,9 @@ from kv.near_cache.cache import NearCache
 from kv.near_cache.table import Table
 from kv.wire.protocol import ClientProtocol
 from kvd.protocol.near_cache import FIRST_GENERATION, LEASE
+from tests.harness.waiting import DEADLINE_S
 from tests.near.register import INFINITY, Reads, Write
 
-DEADLINE_S = 60
 REPORT = "has read\n"
 
 

@@ -1,6 +1,5 @@
 """However requests are put into frames, each is answered as if it had come alone."""
 
-import os
 from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -12,12 +11,12 @@ from hypothesis import strategies as st
 
 from kvd.protocol.limits import Limits
 from kvd.requests import sliced as large_frames
+from tests.harness.scale import SCALE
 
 if TYPE_CHECKING:
     from tests.harness.in_memory import InMemoryClient
 
 Connect = Callable[..., "InMemoryClient"]
-SCALE = float(os.environ.get("KVD_TEST_SCALE", "1"))
 many = settings(max_examples=max(50, int(500 * SCALE)), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 LIMITS = Limits(max_key_bytes=6, max_value_bytes=40)
 WINDOW = {"max_commits": 6}

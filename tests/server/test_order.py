@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.harness.raw_peer import KIB, MIB, PING, PONG, encode, frame, packed
-from tests.harness.waiting import SCALE
+from tests.harness.scale import TIMES
 
 if TYPE_CHECKING:
     from tests.harness.raw_peer import RawPeer
@@ -72,7 +72,7 @@ def test_many_frames_in_one_write_are_answered_in_order(daemon: "WatchedDaemon",
 
 def test_what_is_sent_together_never_piles_up_in_the_server(both: "WatchedDaemon", broad: "RawPeer") -> None:
     growth = both.peak_from_here()
-    size = 8 * MIB * SCALE
+    size = 8 * MIB * TIMES
     with sending(broad, PING * (size // len(PING))):
         assert broad.read(size // len(PING) * len(PONG)) == PONG * (size // len(PING))
     assert growth() < 2 * MIB
@@ -149,7 +149,7 @@ def test_large_frames_of_several_connections_do_not_mix(both: "WatchedDaemon") -
     """They come through one buffer, and are worked on in slices while the next ones come."""
     sizes = (70 * KIB, 150 * KIB, 300 * KIB)
     with both.connect() as first, both.connect() as second:
-        for size in sizes * 5 * SCALE:
+        for size in sizes * 5 * TIMES:
             peers = {first: b"a" * size, second: b"b" * size}
             for peer, value in peers.items():
                 name = value[:1].decode()

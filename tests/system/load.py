@@ -16,14 +16,14 @@ import kv
 ADDRESS = "/run/kvd/kvd.sock"
 CLIENTS = 4
 ANSWERS_BETWEEN = 100
-DEADLINE_S = 30
+DEADLINE_S = 120
 
 Counter = Synchronized  # of a ctypes.c_long
 
 
 def ask(name: str, answered: Counter, failed: Counter, stop: Counter) -> None:
     """Set and get, by turns, until told to stop."""
-    with kv.connect(ADDRESS) as client:
+    with kv.connect(ADDRESS, timeout=DEADLINE_S) as client:
         while not stop.value:
             try:
                 if answered.value % 2:

@@ -8,11 +8,11 @@ import os
 import select
 import time
 
-from kv.api.settings import read_token
 from kv.blocking.stream import Deadline, open_stream
 from kv.cli.bench.choices import Choices
 from kv.cli.bench.tally import Tally
 from kv.errors import Unavailable, from_reply
+from kv.settings import read_token
 from kv.wire.codecs import full
 from kv.wire.operations import hello
 from kv.wire.protocol import FrameReader
