@@ -16,14 +16,13 @@ from bench.peers.kvd import exchange
 from bench.peers.redis import command
 from bench.servers import Server
 from kvd.engine.database import Database
-from kvd.engine.near_cache import NearCaches
 from kvd.engine.snapshots import Snapshots
 from kvd.protocol.limits import Limits
 from kvd.protocol.messages import Get
-from kvd.requests.limits import Checks
-from kvd.requests.reads import Reading
-from kvd.server.peers import Peer
-from kvd.store.authors import NOBODY
+from kvd.requests.limits import LimitChecker
+from kvd.requests.peer import Peer
+from kvd.requests.reads import ReadHandlers
+from kvd.store.authors import NO_AUTHOR
 from kvd.store.prefixes import PrefixRule, PrefixRules
 from kvd.telemetry.metrics import ServerMetrics
 
@@ -43,22 +42,22 @@ return hits
 
 
 class Kvd:
-    """The store, its room and its SIEVE as the daemon uses them, in this process."""
+    """The store, its memory limit and its SIEVE as the daemon uses them, in this process."""
 
     def __init__(self, keys: int) -> None:
         self._database = Database()
-        self._database.room.set_rules(PrefixRules([PrefixRule(prefix="", max_keys=keys, evict=True)]))
-        store, timer = self._database.store, self._database.timer
-        snapshots, near_caches = Snapshots(store, timer), NearCaches(self._database)
-        self._reading = Reading(self._database, Checks(Limits()), snapshots, near_caches, ServerMetrics(store.version))
+        self._database.memory.set_rules(PrefixRules([PrefixRule(prefix="", max_keys=keys, evict=True)]))
+        store = self._database.store
+        snapshots = Snapshots(store, self._database.timer, self._database.scheduler)
+        self._reads = ReadHandlers(self._database, LimitChecker(Limits()), snapshots, ServerMetrics(store.version))
         self._peer = Peer("bench", 0)
 
     def hits(self, keys: Iterable[str]) -> int:
         """Read these keys and return the number of hits."""
         hits = 0
         for key in keys:
-            if self._reading.get(Get(key), self._peer) is None:
-                self._database.set({key: _VALUE}, NOBODY)
+            if self._reads.get(Get(key), self._peer) is None:
+                self._database.set({key: _VALUE}, NO_AUTHOR)
             else:
                 hits += 1
         return hits

@@ -15,6 +15,7 @@ from bench.throughput import GET_1, GET_64, GET_MANY, SET_1, SET_64, SET_100, Wo
 
 Measure = Callable[[Side, float], Cost]
 _NULL = Path(os.devnull)
+_MAX_PRESSES = 5
 _WIRE = Kvd()  # encodes the requests: the same bytes for both sides
 
 
@@ -72,14 +73,19 @@ def kv_get(side: Side, _effort: float) -> Cost:
 
 
 def tab(side: Side, _effort: float) -> Cost:
-    """The process that the shell starts for TAB after `kv get us`, where 20 keys match."""
+    """The process that the shell starts for TAB after `kv get us`, where 20 keys match.
+
+    Completion stops waiting for the daemon at a deadline of its own and then offers nothing. On a busy machine this
+    happens now and then, so such a press is repeated.
+    """
     candidates = side.server().socket.with_name("candidates")
     outputs = {1: _NULL, 2: _NULL, 8: candidates, 9: _NULL}
-    cost = side.command((), shell_function_environment("kv get us"), outputs)
-    keys = candidates.read_text().split(SEPARATOR)
-    if len(keys) != len(USERS):
-        raise BenchError(f"TAB after `kv get us` offered {keys[:3]!r}")
-    return cost
+    for _ in range(_MAX_PRESSES):
+        cost = side.command((), shell_function_environment("kv get us"), outputs)
+        keys = candidates.read_text().split(SEPARATOR)
+        if len(keys) == len(USERS):
+            return cost
+    raise BenchError(f"TAB after `kv get us` offered {keys[:3]!r} in each of {_MAX_PRESSES} presses")
 
 
 def _part(amount: int, effort: float) -> int:
@@ -99,8 +105,8 @@ ROWS: dict[str, ComparedRow] = {
         f"64 gets a frame; {_LOADED}", "us", 3, _CPU, wire_and_client("get64", GET_64, 8_000, 64_000)
     ),
     "get_many": ComparedRow(f"get of 100 keys; {_CALLS}", "us", 3, _CPU, client_alone("get_many", GET_MANY, 3_000)),
-    "kv_get": ComparedRow("kv get KEY, the whole process", "ms", 8, (WALL,), kv_get),
-    "tab": ComparedRow("TAB after `kv get us`, the whole process", "ms", 8, (WALL,), tab),
+    "kv_get": ComparedRow("kv get KEY, the whole process", "ms", 12, (WALL,), kv_get),
+    "tab": ComparedRow("TAB after `kv get us`, the whole process", "ms", 12, (WALL,), tab),
     "set1": ComparedRow(
         f"1 set a frame; {_LOADED}", "us", 3, _CPU, wire_and_client("set1", SET_1, 20_000, 8_000)
     ),

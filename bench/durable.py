@@ -2,7 +2,7 @@
 
 import secrets
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -15,12 +15,15 @@ from bench.rows import Row, Samples, Target
 from bench.servers import Server
 from bench.throughput import CONNECTIONS, operations_a_second
 from kvd.engine.database import Database
+from kvd.engine.journal import DurableJournal
+from kvd.engine.records import RecordMaker
+from kvd.engine.replay import Replay
 from kvd.journal.checkpoint import CheckpointFile, slices
 from kvd.journal.commit_log import CommitLog
 from kvd.journal.disk import Disk
 from kvd.journal.records import Header
 from kvd.journal.recovery import recover
-from kvd.store.authors import NOBODY
+from kvd.store.authors import NO_AUTHOR
 
 _MIB = 1024 * 1024
 
@@ -96,7 +99,7 @@ def recovery(context: Context) -> Iterator[Row]:
 def _checkpoint_rate(disk: Disk, keys: int) -> float:
     database = Database()
     for items in batches(keys, 1_000):
-        database.set(items, NOBODY)
+        database.set(items, NO_AUTHOR)
     header = Header(secrets.randbits(64), 2, database.store.version, database.store.version, bytes(8))
     file = CheckpointFile(disk, header)
     for piece in slices(database):
@@ -106,12 +109,25 @@ def _checkpoint_rate(disk: Disk, keys: int) -> float:
     return keys / _recovery_s(disk, keys)
 
 
+class _ByHand:
+    """A log that the caller writes."""
+
+    shown = 0
+
+    def wake(self) -> None:
+        """Do nothing: the caller writes the log."""
+
+    def subscribe(self, listener: Callable[[], None]) -> None:
+        """Do nothing: nothing is ever shown."""
+
+
 def _log_rate(disk: Disk, commits: int) -> float:
-    database = Database()
+    contents = Replay()
     log = CommitLog(disk, Header(0, 1, 0, 0, bytes(8)), 256 * _MIB, lambda: secrets.randbits(64))
-    database.log = log
+    records = RecordMaker(contents.store.lifetimes, contents.clock, contents.timer)
+    database = Database(contents=contents, journal=DurableJournal(log, contents.store, records, _ByHand()))
     for items in batches(commits, 1):
-        database.set(items, NOBODY)
+        database.set(items, NO_AUTHOR)
         if log.pending >= 64 and (batch := log.take()) is not None:
             log.write(batch, sync=False)
             log.done(batch)
@@ -122,9 +138,9 @@ def _log_rate(disk: Disk, commits: int) -> float:
 
 
 def _recovery_s(disk: Disk, keys: int) -> float:
-    database = Database()
+    contents = Replay()
     begin = time.perf_counter()
-    recover(disk, database)
+    recover(disk, contents)
     took_s = time.perf_counter() - begin
-    assert database.store.counters.keys == keys
+    assert contents.count_keys() == keys
     return took_s

@@ -8,7 +8,7 @@ from bench.context import Context
 from bench.data import Items, batches
 from bench.rows import Row, Samples, Target
 from kvd.engine.database import Database
-from kvd.store.authors import NOBODY
+from kvd.store.authors import NO_AUTHOR
 
 KEYS = 100_000
 COMMIT_KEYS = 1_000
@@ -33,9 +33,9 @@ def _commit_ns(writes: list[Items], *, reads: bool) -> float:
     """Time the second pass: the keys exist, and the history holds older versions of them."""
     database = Database()
     for items in writes:
-        database.commit(items, {}, [], 0, NOBODY)
+        database.commit(items, {}, [], 0, NO_AUTHOR)
     seen = [{key: database.store.first[key].version for key in items} if reads else {} for items in writes]
-    return _timed(lambda number: database.commit(writes[number], seen[number], [], 0, NOBODY), len(writes))
+    return _timed(lambda number: database.commit(writes[number], seen[number], [], 0, NO_AUTHOR), len(writes))
 
 
 def _dict_ns(writes: list[Items]) -> float:

@@ -1,6 +1,6 @@
 """kvd for programs: ``db = kv.connect()``, then ``db.get``, ``db.set``, ``db.scan`` and the rest of Client.
 
-Names are imported when first used, so that the command line starts without what it does not need.
+Names are imported at their first use, so that the command line starts without those that it does not need.
 """
 
 TYPE_CHECKING = False
@@ -8,7 +8,6 @@ if TYPE_CHECKING:
     from kv import aio as aio
     from kv.aio import AsyncClient, AsyncTransaction
     from kv.aio import connect as connect_async
-    from kv.api.settings import ClientSettings
     from kv.api.snapshots import Snapshot
     from kv.api.transactions import Transaction
     from kv.blocking.client import Client
@@ -37,6 +36,7 @@ if TYPE_CHECKING:
     from kv.near_cache.cache import NearCache, NearCacheStats
     from kv.near_cache.entries import NearCacheLimits
     from kv.results import Author, Change, Commit, ConflictEntry, HotKeys, Item, SlowFrame, Version, Versioned
+    from kv.settings import ClientSettings
 
 __all__ = [
     "AsyncClient",
@@ -85,7 +85,7 @@ _HOMES = {
     "Client": "kv.blocking.client",
     "connect_async": "kv.aio",
     "AsyncClient": "kv.aio",
-    "ClientSettings": "kv.api.settings",
+    "ClientSettings": "kv.settings",
     "AsyncTransaction": "kv.aio",
     "AsyncNearClient": "kv.near_cache.aio",
     "NearClient": "kv.near_cache.blocking",

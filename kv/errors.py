@@ -1,7 +1,7 @@
-"""What can go wrong for a client, by what the caller may conclude from it.
+"""The errors of a client, by what the caller may conclude from them.
 
-``retryable``: the same call may succeed later, unchanged, and has not taken effect. ``maybe_committed``: it may have
-taken effect all the same. Imported by the short-lived command, so it imports nothing heavy.
+``retryable``: the call has not taken effect, and the same call may succeed later. ``maybe_committed``: it may have
+taken effect although it failed. The short-lived command imports this module, so it imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class KvdError(Exception):
-    """Base of all errors of a client. ``code`` is for programs, ``message`` for people, ``fields`` the rest."""
+    """The base of all errors of a client. ``code`` is for programs, ``message`` for people; ``fields`` has the rest."""
 
     retryable = False
     maybe_committed = False
@@ -46,30 +46,30 @@ class NotFound(Refused):
 
 
 class Conflict(Refused):
-    """Something that the commit read has changed since; nothing was written. Read again, and try again."""
+    """A key or range that the commit read has changed since; nothing was written. Read again, and try again."""
 
     @property
     def conflicts(self) -> list[ConflictEntry]:
-        """Which keys (up to 100 of them), the version seen and the one found, and who wrote that when."""
+        """Up to 100 changed keys, each with the versions expected and found, and the time and author of the latter."""
         from kv.results import conflict_entries
 
         return conflict_entries(self.fields.get("conflicts"))
 
 
 class NotANumber(Refused):
-    """An increment of a value that is no decimal number of 64 bits, or would be none; nothing was changed."""
+    """An increment of a value that is not a decimal number of 64 bits, or whose result is not; nothing was changed."""
 
 
 class Forbidden(Refused):
-    """The daemon does not let this user do this, or does not know who it is."""
+    """The daemon does not permit this user to do this, or does not know the user."""
 
 
 class SnapshotGone(Refused):
-    """The version asked for has left the history, or belongs to a daemon that has been restarted since."""
+    """The requested version has left the history, or belongs to a daemon that has been restarted since."""
 
 
 class Busy(Refused):
-    """The daemon has as many connections, or watches, as it may have; try again later."""
+    """The daemon has reached its limit of connections, or of watches; try again later."""
 
 
 class Unavailable(KvdError):
@@ -83,9 +83,9 @@ class Unavailable(KvdError):
 
 
 class ConnectionLost(KvdError):
-    """The connection broke, or the time was over, after a request had been sent.
+    """The connection broke, or there was no answer in time, after a request had been sent.
 
-    A read can simply be tried again (``retryable``); a write may or may not have happened (``maybe_committed``).
+    A read can simply be tried again (``retryable``); a write may or may not have been made (``maybe_committed``).
     """
 
     def __init__(self, message: str, *, writing: bool, code: str = "connection_lost") -> None:
@@ -95,9 +95,9 @@ class ConnectionLost(KvdError):
 
 
 class CommitUnknown(ConnectionLost):
-    """The connection broke after a write had been sent, and whether it has been made could not be found out.
+    """The connection broke after a write had been sent, and the client could not find out whether it was made.
 
-    Not the same as Conflict: read what it would have changed before trying it again.
+    Not the same as Conflict: before trying again, read the keys that it would have changed.
     """
 
     def __init__(self, message: str, code: str = "outcome_unknown", fields: dict[str, object] | None = None) -> None:
@@ -113,9 +113,9 @@ class TimedOut(ConnectionLost):
 
 
 class LockLost(KvdError):
-    """The lock is not held any more: the connection that held it ended, or its time to live was over.
+    """The lock is not held any more: the connection that held it ended, or its time to live is over.
 
-    What was done since then may have happened beside the work of the next holder.
+    Work done since then may have overlapped with that of the next holder.
     """
 
     def __init__(self, message: str) -> None:
@@ -123,9 +123,9 @@ class LockLost(KvdError):
 
 
 class ForkedClient(KvdError):
-    """A transaction, snapshot, watch, pipeline or lock was used in a forked child; it belongs to the parent.
+    """A transaction, snapshot, watch, pipeline or lock of the parent was used in a forked child.
 
-    The client itself may be used there: begin anew with it.
+    The child may use the client itself: begin another with it.
     """
 
     def __init__(self, what: str) -> None:
@@ -133,7 +133,7 @@ class ForkedClient(KvdError):
 
 
 class ProtocolError(KvdError):
-    """What answered does not speak kvd's protocol, or not a version this client knows."""
+    """The peer does not speak kvd's protocol, or no version of it that this client knows."""
 
 
 _BY_CODE: dict[str, type[Refused] | type[CommitUnknown]] = {
@@ -149,7 +149,7 @@ _BY_CODE: dict[str, type[Refused] | type[CommitUnknown]] = {
 
 
 def from_reply(reply: dict[str, object]) -> KvdError:
-    """The exception for an error map of the wire."""
+    """Return the exception for an error map of the wire."""
     code = str(reply.get("error", "unknown"))
     fields = {name: value for name, value in reply.items() if name not in ("error", "message")}
     return _BY_CODE.get(code, Refused)(str(reply.get("message", code)), code, fields)

@@ -1,4 +1,4 @@
-"""What a client hands out: keys, versions, commits, changes, and who made them. Plain values.
+"""The values that a client returns: keys, versions, commits, changes, and their authors.
 
 Written out instead of dataclasses, whose import would cost the short-lived command more than all of this.
 """
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class Record:
-    """Equal if all its fields are."""
+    """A value of named fields. Two of one class are equal if all their fields are."""
 
     __slots__: tuple[str, ...] = ()
 
@@ -30,9 +30,9 @@ class Record:
 
 
 class Item(Record):
-    """One key of a scan; ``value`` is None if only keys were asked for.
+    """One key of a scan; ``value`` is None if the scan was for keys only.
 
-    ``version`` is 0 for what a transaction has set itself and not committed yet.
+    ``version`` is 0 for a key that the transaction itself has set and not committed yet.
     """
 
     __match_args__ = __slots__ = ("key", "value", "version")
@@ -54,7 +54,7 @@ class Versioned(Record):
 
 
 class Author(Record):
-    """Who made a commit: by the kernel's word on a Unix socket; ``uid`` and ``pid`` are None otherwise."""
+    """The author of a commit: on a Unix socket as the kernel says; ``uid`` and ``pid`` are None otherwise."""
 
     __match_args__ = __slots__ = ("uid", "pid", "name")
 
@@ -68,7 +68,7 @@ class Author(Record):
 
 
 class Version(Record):
-    """What a key was from ``version`` on: its value (None: deleted), and when (µs since the epoch) and by whom."""
+    """The state of a key from ``version`` on: its value (None: deleted), the time (µs since the epoch), the author."""
 
     __match_args__ = __slots__ = ("version", "value", "time", "author")
 
@@ -80,7 +80,7 @@ class Version(Record):
 
 
 class Commit(Record):
-    """A commit: when (µs since the epoch), by whom, and the keys that it wrote."""
+    """A commit: its time (µs since the epoch), its author, and the keys that it wrote."""
 
     __match_args__ = __slots__ = ("version", "time", "author", "keys")
 
@@ -92,9 +92,10 @@ class Commit(Record):
 
 
 class SlowFrame(Record):
-    """What held the daemon: when (µs since the epoch), for how many µs, for whom, and what it was.
+    """A frame that took the daemon long: its time (µs since the epoch), how many µs it took, and its author.
 
-    ``requests``: how many of each kind. ``keys``: the first that they name; ``more_keys``: whether there are others.
+    ``requests``: the number of requests by kind. ``keys``: the first that they name; ``more_keys``: whether there are
+    others.
     """
 
     __match_args__ = __slots__ = ("time", "held_us", "author", "requests", "keys", "more_keys")
@@ -117,7 +118,7 @@ class SlowFrame(Record):
 
 
 class HotKeys(Record):
-    """About how often each key was read, or written, within the last so many ``seconds``; the busiest first."""
+    """An estimate of how often each key was read, or written, in the last ``seconds``; the busiest first."""
 
     __match_args__ = __slots__ = ("seconds", "operations")
 
@@ -127,9 +128,9 @@ class HotKeys(Record):
 
 
 class Change(Record):
-    """A commit as a watch tells it: what it wrote below the prefix (None: deleted).
+    """A commit as a watch reports it: its writes to keys with the prefix (None: deleted).
 
-    With ``resync`` it is no commit: ``writes`` is all there is at ``version``, and whatever else was known is not so.
+    With ``resync`` it is not a commit: ``writes`` is the whole content at ``version``. Forget all other keys.
     """
 
     __match_args__ = __slots__ = ("version", "time", "author", "writes", "resync")
@@ -150,7 +151,7 @@ class Change(Record):
 
 
 class ConflictEntry(Record):
-    """A key that was not as it had been read: the versions expected and found (0: absent), and who wrote when."""
+    """A key that has changed since it was read: the versions expected and found (0: absent), its time and author."""
 
     __match_args__ = __slots__ = ("key", "expected", "found", "time", "author")
 
@@ -162,20 +163,20 @@ class ConflictEntry(Record):
         self.author = author
 
 
-def author(told: object) -> Author | None:
-    """``[uid, pid, name]`` of the wire, or None. Raises ValueError, TypeError."""
-    if told is None:
+def author(fields: object) -> Author | None:
+    """Return the author for ``[uid, pid, name]`` of the wire, or None. Raises ValueError, TypeError."""
+    if fields is None:
         return None
-    return Author(*told)  # type: ignore[misc]  # anything else raises, which the caller expects
+    return Author(*fields)  # type: ignore[misc]  # raises for anything else, which the caller expects
 
 
-def conflict_entries(told: object) -> list[ConflictEntry]:
-    """The field of a conflict's error; what is not of its form is left out."""
+def conflict_entries(field: object) -> list[ConflictEntry]:
+    """Return the entries of a conflict's error. Malformed entries are left out."""
     entries = []
-    for entry in told if isinstance(told, list) else []:
+    for entry in field if isinstance(field, list) else []:
         try:
-            key, expected, found, time, who = entry
-            entries.append(ConflictEntry(key, expected, found, time, author(who)))
+            key, expected, found, time, author_fields = entry
+            entries.append(ConflictEntry(key, expected, found, time, author(author_fields)))
         except (ValueError, TypeError):
             continue
     return entries

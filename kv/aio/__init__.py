@@ -1,6 +1,6 @@
 """The asyncio client: ``db = kv.aio.connect()``, and then as the blocking one, with ``await`` and ``async for``.
 
-All calls made in one turn of the event loop go to the daemon in one frame, without further ado.
+All calls made in one turn of the event loop go to the daemon in one frame, by themselves.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal, overload
 
 from kv.aio.client import AsyncClient
 from kv.aio.scopes import AsyncLock, AsyncPipeline, AsyncSnapshot, AsyncTransaction
-from kv.api.settings import DEFAULT_TIMEOUT_S
+from kv.settings import DEFAULT_TIMEOUT_S
 
 if TYPE_CHECKING:
     from kv.blocking.tls import TlsFiles

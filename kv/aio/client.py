@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from kv.aio.connection import AsyncConnection, Call, SingleCall
 from kv.aio.scopes import AsyncLock, AsyncPipeline, AsyncSnapshot, AsyncTransaction
-from kv.api.methods import Api, Asynchronous
 from kv.api.procedures import CallUser, NextChange, Pause, YieldItems
-from kv.api.settings import DEFAULT_TIMEOUT_S, ClientSettings
 from kv.api.transactions import run
+from kv.methods import Api, Asynchronous
+from kv.settings import DEFAULT_TIMEOUT_S, ClientSettings
 from kv.wire.exchange import Exchange
 
 if TYPE_CHECKING:

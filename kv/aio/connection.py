@@ -25,10 +25,10 @@ from kvd.protocol.address import is_network, parse_tcp
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from kv.api.settings import ClientSettings
     from kv.blocking.stream import Stream
     from kv.blocking.tls import TlsFiles
     from kv.near_cache.cache import NearCache
+    from kv.settings import ClientSettings
     from kv.wire.protocol import Frame
 
 # Below the daemon's limits: with smaller frames the first replies come sooner.

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from types import TracebackType
 
-    from kv.api.settings import ClientSettings
     from kv.results import Commit
+    from kv.settings import ClientSettings
 
 
 class AsyncMirror(MirrorState):

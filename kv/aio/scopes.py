@@ -7,11 +7,11 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from kv.api.locks import LockCalls
-from kv.api.methods import Asynchronous
 from kv.api.pipeline import PipelineCalls
 from kv.api.scopes import ClientScope
 from kv.api.snapshots import SnapshotCalls
 from kv.api.transactions import TransactionCalls
+from kv.methods import Asynchronous
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -8,10 +8,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Self
 
 from kv.aio.connection import tls_options
-from kv.api.methods import Asynchronous
 from kv.api.watches import FIRST_PAUSE_S, MAX_PAUSE_S, WatchState
 from kv.blocking.stream import Deadline, open_stream
 from kv.errors import ConnectionLost, KvdError, Unavailable
+from kv.methods import Asynchronous
 from kv.wire.protocol import ClientProtocol, StoreView
 
 if TYPE_CHECKING:

@@ -18,10 +18,10 @@ from __future__ import annotations
 import os
 import time
 
-from kv.api.methods import Blocking, procedure
 from kv.api.procedures import NextChange, ask, send
 from kv.api.scopes import ClientScope, WithBlock
 from kv.errors import CommitUnknown, ConnectionLost, LockLost, TimedOut
+from kv.methods import Blocking, procedure
 from kv.wire import operations
 from kv.wire.exchange import Exchange
 from kv.wire.operations import milliseconds, prefix_end

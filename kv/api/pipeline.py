@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from kv.api.methods import Calls, Deferred
 from kv.api.result import Result
 from kv.api.scopes import ClientScope, WithBlock
+from kv.methods import Calls, Deferred
 from kv.wire.exchange import Exchange
 
 TYPE_CHECKING = False
@@ -32,7 +32,7 @@ class PipelineCalls(Calls, Deferred, ClientScope):
         if self._exchange is not None:
             raise RuntimeError("the pipeline has been sent; begin another")
         self._operations.append(operation)
-        return Result(self._result, len(self._operations) - 1)
+        return Result(self, len(self._operations) - 1)
 
     def _result(self, number: int) -> Any:  # noqa: ANN401
         if self._exchange is None or not self._exchange.done:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from kv.api.methods import Blocking, pages, procedure
 from kv.api.procedures import scan, send
 from kv.api.scopes import ClientScope, WithBlock
+from kv.methods import Blocking, pages, procedure
 from kv.wire import operations
 from kv.wire.exchange import Exchange
 

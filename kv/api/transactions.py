@@ -13,11 +13,11 @@ need no commit, because they are of one instant already.
 
 from __future__ import annotations
 
-from kv.api.methods import Blocking, pages, procedure
 from kv.api.procedures import CallUser, YieldItems, bounds, send
 from kv.api.retry import retry
 from kv.api.scopes import ClientScope, WithBlock
 from kv.api.snapshots import end_snapshot
+from kv.methods import Blocking, pages, procedure
 from kv.wire import operations
 from kv.wire.exchange import Exchange
 from kv.wire.operations import BEGUN, binary, milliseconds, write_options

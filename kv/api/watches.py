@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator
     from typing import Any
 
-    from kv.api.settings import ClientSettings
+    from kv.settings import ClientSettings
     from kv.wire.protocol import ClientProtocol
 
 # No store has this version: a feed from there begins with a resynchronisation.

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 
-from kv.api.methods import Api, Blocking
-from kv.api.settings import DEFAULT_TIMEOUT_S, ClientSettings
 from kv.blocking.connection import Connection
 from kv.blocking.stream import Deadline
+from kv.methods import Api, Blocking
+from kv.settings import DEFAULT_TIMEOUT_S, ClientSettings
 from kv.wire.exchange import Exchange
 
 TYPE_CHECKING = False  # importing typing to ask it would cost the short-lived command 7 ms

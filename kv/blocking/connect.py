@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from kv.api.settings import DEFAULT_TIMEOUT_S
 from kv.blocking.client import Client
+from kv.settings import DEFAULT_TIMEOUT_S
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

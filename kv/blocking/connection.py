@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
 
-    from kv.api.settings import ClientSettings
     from kv.blocking.stream import Stream
     from kv.near_cache.cache import NearCache
+    from kv.settings import ClientSettings
 
 _MAX_WAIT_S = 4_000_000.0  # a lock cannot wait for longer
 
@@ -48,7 +48,7 @@ class Connection:
         try:
             # A signal between the return of a plain acquire() and the next step would leave the lock held for ever.
             # Here the for statement calls acquire through map, and Python looks for no signals in between. (A context
-            # manager of ours would be a call again, with such a gap, and 2 % slower.)
+            # manager of ours would have the same gap, and cost 2 to 3 % of a get's instructions.)
             for acquired in map(self._lock.acquire, (True,), (_lock_timeout(deadline),)):
                 if not acquired:
                     exchange.timed_out(self._settings.address or "the daemon", deadline.seconds, sent=False)

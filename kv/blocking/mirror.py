@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-    from kv.api.settings import ClientSettings
     from kv.results import Commit
+    from kv.settings import ClientSettings
 
 
 class Mirror(MirrorState):

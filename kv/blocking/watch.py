@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from kv.api.methods import Blocking
 from kv.api.watches import FIRST_PAUSE_S, MAX_PAUSE_S, WatchState
 from kv.blocking.stream import Deadline, open_stream
 from kv.errors import ConnectionLost, KvdError, Unavailable
+from kv.methods import Blocking
 from kv.wire.protocol import ClientProtocol, StoreView
 
 TYPE_CHECKING = False
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-    from kv.api.settings import ClientSettings
     from kv.api.watches import Feed
     from kv.blocking.stream import Stream
     from kv.results import Change
+    from kv.settings import ClientSettings
 
 
 class Watch(WatchState, Blocking):

@@ -1,4 +1,4 @@
-"""Who made a commit and when, in texts and in JSON; and what a conflict says with it."""
+"""The author and the time of a commit, as text and in JSON; and the text of a conflict, which names them."""
 
 from kv.cli.escape import show
 from kv.cli.times import show_time, time_json
@@ -10,27 +10,27 @@ if TYPE_CHECKING:
 
 
 def who_and_when(author: "Author | None", time_us: int | None) -> str:
-    """For a column: ``2026-11-23 10:00:00  uid 0 pid 12 (kv)``."""
+    """Return the text for a column: ``2026-11-23 10:00:00  uid 0 pid 12 (kv)``."""
     return f"{show_time(time_us)}  {who(author)}"
 
 
 def who(author: "Author | None") -> str:
-    """The author, safe to show: the name of a process is whatever its owner likes."""
+    """Return the author as text that is safe to show, because the owner of a process chooses its name."""
     return "author unknown" if author is None else show(str(author))
 
 
 def author_json(author: "Author | None") -> "dict[str, object] | None":
-    """The author for programs."""
+    """Return the author for programs."""
     return None if author is None else {"uid": author.uid, "pid": author.pid, "name": author.name}
 
 
 def commit_json(version: int, time_us: int | None, author: "Author | None") -> dict[str, object]:
-    """Version, time and author for programs."""
+    """Return version, time and author for programs."""
     return {"version": version, "time": time_json(time_us), "author": author_json(author)}
 
 
 def conflict_text(error: "Conflict") -> str:
-    """Which key was not as expected, who changed it and when; one line."""
+    """Return one line: which key was not as expected, who changed it, and when."""
     conflicts = error.conflicts
     if not conflicts:
         return error.message
@@ -40,10 +40,10 @@ def conflict_text(error: "Conflict") -> str:
 
 
 def entry_text(entry: "ConflictEntry") -> str:
-    """One key's conflict: expected, found, by whom and when."""
+    """Return the conflict of one key: what was expected, what is there, its author and time."""
     expected = f"at version {entry.expected}" if entry.expected else "absent"
-    found = f"is at version {entry.found}" if entry.found else "is absent"
+    actual = f"is at version {entry.found}" if entry.found else "is absent"
     change = "set" if entry.found else "deleted"
-    known = entry.author is not None or entry.time is not None
-    since = f" ({change} by {who(entry.author)}, {show_time(entry.time)})" if known else ""
-    return f"{entry.key} {found}, not {expected}{since}"
+    is_known = entry.author is not None or entry.time is not None
+    since = f" ({change} by {who(entry.author)}, {show_time(entry.time)})" if is_known else ""
+    return f"{entry.key} {actual}, not {expected}{since}"

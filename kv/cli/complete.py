@@ -17,7 +17,7 @@ from argcomplete.lexers import split_line
 
 from kv.cli.completers import Completer, file_names, program_names
 from kv.cli.failures import UsageError
-from kv.cli.parser import Parser, add_common, fill, split_command
+from kv.cli.parser import Parser, add_arguments, add_common_options, split_command
 from kv.cli.registry import COMMANDS, find
 
 _ALIASES = frozenset(alias for command in COMMANDS for alias in command.aliases)
@@ -45,12 +45,12 @@ def top_parser(words: list[str]) -> argparse.ArgumentParser:
     """All commands by name, and the options and operands of the one in ``words``."""
     chosen = find(split_command(words)[1] or "")
     parser = Parser("kv")
-    add_common(parser)
+    add_common_options(parser)
     commands = parser.add_subparsers(prog="kv", parser_class=Parser)
     for command in COMMANDS:
         empty = commands.add_parser(command.name, aliases=command.aliases, help=command.summary, describe=True)
         if command is chosen:
-            fill(empty, command)
+            add_arguments(empty, command)
     return parser
 
 

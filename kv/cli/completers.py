@@ -1,6 +1,6 @@
 """The words that TAB offers for each kind of operand and option value: keys, versions, durations, files and others.
 
-The kinds have names, which the commands give to their options and operands with ``completed``.
+The kinds have names, which the commands give to their options and operands with ``set_completer``.
 """
 
 import argparse

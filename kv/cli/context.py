@@ -1,7 +1,7 @@
-"""What a command works with: where it prints, and the way to the daemon."""
+"""The context of a command: where it prints, and how it reaches the daemon."""
 
 from kv.cli.failures import UsageError
-from kv.cli.output import Output, complain
+from kv.cli.output import Output, warn
 from kv.cli.parser import DEFAULT_TIMEOUT_S, CommonOptions
 
 TYPE_CHECKING = False
@@ -20,9 +20,9 @@ class Context:
         output.quiet = options.quiet
 
     def connect(self, default_timeout_s: float = DEFAULT_TIMEOUT_S, *, waits: bool = False) -> "Client":
-        """A client for the daemon that was asked for; it connects with its first request.
+        """Return a client for the daemon that the options name. It connects with its first request.
 
-        ``waits``: the command waits for something else, and --timeout is how long for that.
+        ``waits``: the command waits for an event, and --timeout limits that wait, not the wait for the daemon.
         """
         from kv.blocking.client import Client
         from kv.wire.codecs import light
@@ -42,34 +42,34 @@ class Context:
         return progress_bar(unit, label, quiet=self.options.quiet)
 
     def print(self, text: str) -> None:
-        """One line of output; ``text`` is already safe to show."""
+        """Print one line; the caller has made ``text`` safe to show."""
         self.output.line(text)
 
     def print_json(self, thing: object) -> None:
-        """``thing`` as one line of JSON."""
+        """Print ``thing`` as one line of JSON."""
         from kv.cli.jsontext import dump
 
         self.output.line(dump(thing))
 
     def note(self, text: str) -> None:
-        """One line on stderr, for --verbose only."""
+        """Print one line on stderr, with --verbose only."""
         if self.options.verbose and not self.options.quiet:
-            complain(text)
+            warn(text)
 
-    def complain(self, text: str) -> None:
-        """One line on stderr, behind what was printed so far, unless --quiet."""
+    def warn(self, text: str) -> None:
+        """Print one line on stderr, after the output so far, unless --quiet."""
         if not self.options.quiet:
             self.output.flush()
-            complain(text)
+            warn(text)
 
-    def not_found(self, keys: list[str]) -> None:
-        """Name the missing keys on stderr, behind what was printed so far."""
+    def warn_missing(self, keys: list[str]) -> None:
+        """Name the missing keys on stderr, after the output so far."""
         for key in keys:
-            self.complain(f"error: no such key: {key}")
+            self.warn(f"error: no such key: {key}")
 
 
 def history_point(text: str | None, option: str) -> "HistoryPoint | None":
-    """The point in the history that ``option`` names, if it was given. Raises UsageError."""
+    """Return the point in the history that ``text``, the value of ``option``, names. Raises UsageError."""
     if text is None:
         return None
     from kv.cli.points import HistoryPoint
@@ -78,14 +78,14 @@ def history_point(text: str | None, option: str) -> "HistoryPoint | None":
 
 
 def checked_keys(operands: list[str], command: str) -> list[str]:
-    """Operands as keys: at least one, none empty, each UTF-8. Raises UsageError."""
+    """Return the operands as keys: at least one, none empty, each UTF-8. Raises UsageError."""
     if not operands:
         raise UsageError(f"no keys given; write 'kv {command} KEY...'")
     return [checked_key(operand) for operand in operands]
 
 
 def checked_key(argument: str) -> str:
-    """An argument of the command line as a key. Raises UsageError."""
+    """Return an argument of the command line as a key. Raises UsageError."""
     import os
 
     if not argument:

@@ -1,7 +1,7 @@
 """How keys and values are shown: one record is one line, and nothing in it can attack a terminal.
 
-A character that does not print becomes an escape; so does each byte that is not UTF-8. The joiners that hold emoji and
-words together, and the spaces of every script, are shown as they are; so is a backslash.
+A character that does not print becomes an escape, and so does each byte that is not UTF-8. A backslash is shown as it
+is, and so are the joiners that hold emoji and words together and the spaces of every script.
 """
 
 _SHORT = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
@@ -12,7 +12,7 @@ _HARMLESS = frozenset(
 
 
 def show(data: bytes | str) -> str:
-    """``data`` as printable text of one line."""
+    """Return ``data`` as printable text of one line."""
     text = data if isinstance(data, str) else data.decode("utf-8", "surrogateescape")
     return text if text.isprintable() else "".join(map(_show_character, text))
 

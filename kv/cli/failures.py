@@ -1,10 +1,10 @@
-"""What ends a command early. Each becomes one line on stderr and an exit code, in main.py."""
+"""The exceptions that end a command early. main.py turns each into one line on stderr and an exit code."""
 
 from kvd.protocol import exits
 
 
 class CommandFailed(Exception):
-    """The command cannot go on; ``message`` says what to do, ``status`` is the exit code."""
+    """The command cannot go on. ``message`` says what to do; ``status`` is the exit code."""
 
     status = exits.SERVER_ERROR
 
@@ -16,13 +16,13 @@ class CommandFailed(Exception):
 
 
 class UsageError(CommandFailed):
-    """The command line, or the input given to it, is wrong; nothing was done."""
+    """The command line or the input is wrong; the command has done nothing."""
 
     status = exits.USAGE
 
 
 class OutputFailed(Exception):
-    """The output could not be written; ``cause`` is the system's error."""
+    """The output cannot be written; ``cause`` is the system's error."""
 
     def __init__(self, cause: OSError) -> None:
         super().__init__(str(cause))

@@ -1,4 +1,4 @@
-"""Files that appear when they are whole, or not at all."""
+"""Files that appear only when they are complete."""
 
 import os
 
@@ -10,12 +10,12 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 
-class Replacing:
-    """``with Replacing(path) as descriptor``: what is written to it is at ``path`` afterwards, and on the disk.
+class AtomicFile:
+    """``with AtomicFile(path) as descriptor``: after the block, what it wrote is at ``path`` and on the disk.
 
-    If the block raises, nothing is changed. What has the name already is replaced; its mode stays, a new file has 0600.
-    A pipe, a device or the like is written to as it is. Raises CommandFailed; the block's own OSError is taken for one
-    of writing.
+    If the block raises, nothing changes. An existing file of that name is replaced and keeps its mode; a new file has
+    mode 0600. A pipe or a device is opened and written to directly. Raises CommandFailed, also for an OSError of the
+    block, which counts as an error of writing.
     """
 
     def __init__(self, path: str) -> None:
@@ -31,17 +31,17 @@ class Replacing:
         return self._descriptor
 
     def _open(self) -> None:
-        path = os.path.realpath(self._path)  # through a link, what it names is replaced
+        path = os.path.realpath(self._path)  # of a link, replace the file that it names
         mode = 0o600
         try:
-            found = os.stat(path)
+            status = os.stat(path)
         except FileNotFoundError:
             pass
         else:
             if not os.path.isfile(path):
                 self._descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
                 return
-            mode = found.st_mode & 0o7777
+            mode = status.st_mode & 0o7777
         self._target = path
         unfinished = f"{path}.{os.getpid()}.tmp"
         self._descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)

@@ -1,6 +1,6 @@
-"""What ``kv help``, ``-h`` and a bare ``kv`` print: examples first."""
+"""The texts of ``kv help``, ``-h`` and a bare ``kv``, which begin with examples."""
 
-from kv.cli.parser import build
+from kv.cli.parser import build_parser
 from kv.cli.points import HELP as TIMES
 from kv.cli.registry import COMMANDS, Command, find_or_suggest
 from kvd.protocol import exits
@@ -45,7 +45,7 @@ TOPICS = ("exit-codes", "times")
 
 
 def explain(topic: str) -> str:
-    """The help on a command or a topic; on everything for the empty topic. Raises UsageError."""
+    """Return the help on a command or a topic; for the empty topic, the overview. Raises UsageError."""
     if not topic:
         return overview()
     if topic == "exit-codes":
@@ -56,12 +56,12 @@ def explain(topic: str) -> str:
     module = command.load()
     also = f" Also: {', '.join(f'kv {alias}' for alias in command.aliases)}." if command.aliases else ""
     examples = "\n".join(f"  {line}" for line in module.EXAMPLES.strip().splitlines())
-    parser = build(command, describe=True)
+    parser = build_parser(command, describe=True)
     return f"{command.summary}{also}\n\n{examples}\n\n{parser.format_help()}\n{module.DETAILS.strip()}".rstrip()
 
 
 def overview() -> str:
-    """The short help of a bare ``kv``."""
+    """Return the short help of a bare ``kv``."""
     commands = {command.name: command for command in COMMANDS}
     sections = (_section(heading, [commands[name] for name in names]) for heading, names in _SECTIONS.items())
     return _OVERVIEW.format(commands="\n".join(sections))
@@ -73,6 +73,6 @@ def _section(heading: str, commands: list[Command]) -> str:
 
 
 def exit_codes() -> str:
-    """One line for each exit code."""
+    """Return the help on exit codes, a line each."""
     lines = (f"  {code:>3}  {meaning}" for code, meaning in exits.MEANINGS.items())
     return "Exit codes, the same for all commands:\n\n" + "\n".join(lines)

@@ -7,7 +7,7 @@ from kv.cli.escape import show
 
 
 def value_json(value: bytes) -> str | dict[str, str]:
-    """``value`` as what JSON can carry."""
+    """Return ``value`` as JSON can carry it."""
     try:
         return value.decode()
     except UnicodeDecodeError:
@@ -15,7 +15,7 @@ def value_json(value: bytes) -> str | dict[str, str]:
 
 
 def dump(thing: object) -> str:
-    """``thing`` as JSON of one line that is readable and safe to print."""
+    """Return ``thing`` as one line of JSON that is readable and safe to print."""
     text = json.dumps(thing, ensure_ascii=False)
     return text if text.isprintable() else "".join(map(_escape, text))
 

@@ -30,34 +30,34 @@ def live_keys(prefix: str, address: str | None, token_file: str | None) -> list[
 
 
 def live_commits(count: int, address: str | None, token_file: str | None) -> "list[Commit]":
-    """The newest ``count`` commits, the newest first; none as above."""
+    """The newest ``count`` commits, the newest first; none if the daemon is dead, slow or refuses."""
     return (_ask(log(None, count), address, token_file) or [])[::-1]
 
 
-def _ask(question: "Operation[T]", address: str | None, token_file: str | None) -> "T | None":
+def _ask(operation: "Operation[T]", address: str | None, token_file: str | None) -> "T | None":
     try:
-        return _answer(question, address, token_file)
+        return _answer(operation, address, token_file)
     except Exception:  # no error may reach the prompt
         return None
 
 
-def _answer(question: "Operation[T]", address: str | None, token_file: str | None) -> "T | None":
+def _answer(operation: "Operation[T]", address: str | None, token_file: str | None) -> "T | None":
     if address is not None and not _quickly_found(address):
         return None
-    requests = [question.request] if token_file is None else [hello("kv", _token(token_file)).request, question.request]
+    greeting = [] if token_file is None else [hello("kv", _token(token_file)).request]
     codec = light()
     deadline = Deadline(BUDGET_S)
     stream = open_stream(address, deadline)
     try:
-        stream.send(frame(codec.encode(requests)), deadline)
+        stream.send(frame(codec.encode([*greeting, operation.request])), deadline)
         replies = codec.decode(stream.receive_frame(deadline))
     finally:
         stream.close()
-    return question.read(replies[-1])  # type: ignore[index]
+    return operation.read(replies[-1])  # type: ignore[index]
 
 
 def _quickly_found(address: str) -> bool:
-    """Whether connecting asks no name server, which no deadline of ours would bound."""
+    """Whether connecting needs no name server, whose answer no deadline of ours bounds."""
     tcp = parse_tcp(address)
     return tcp is None or tcp[0] == "localhost" or ":" in tcp[0] or tcp[0].replace(".", "").isdigit()
 

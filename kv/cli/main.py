@@ -1,18 +1,18 @@
-"""The entry point: finds the command, runs it, and turns every failure into one line and an exit code."""
+"""The entry point: find the command, run it, and turn every failure into one line and an exit code."""
 
 import gc
 import os
 import sys
 
 from kv.cli.failures import CommandFailed, OutputFailed
-from kv.cli.output import Output, complain
+from kv.cli.output import Output, warn
 from kvd.protocol import exits
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from kv.cli.parser import CommonOptions
 
-# Looking for garbage would cost a short command one and a half of its twenty milliseconds; these live longer.
+# A garbage collection would cost a short command 1.5 of its 20 ms; these commands live longer.
 _COLLECTS_GARBAGE = ("serve", "watch", "wait", "lock", "backup", "restore", "check", "export", "import", "bench")
 
 
@@ -25,13 +25,13 @@ def main() -> int:
     gc.disable()
     status = run(sys.argv[1:])
     if "kvd.service" not in sys.modules:
-        # Everything is flushed; taking the interpreter apart would cost a tenth of the command's time.
+        # All output is flushed; to finalize the interpreter would cost a tenth of the command's time.
         os._exit(status)
     return status
 
 
 def run(arguments: list[str]) -> int:
-    """Run one command line; the exit code. Nothing is raised."""
+    """Run one command line and return the exit code. Raises nothing."""
     output = Output()
     try:
         status = _dispatch(arguments, output)
@@ -44,7 +44,7 @@ def run(arguments: list[str]) -> int:
 
 
 def _dispatch(arguments: list[str], output: Output) -> int:
-    from kv.cli.parser import build, parse, split_command
+    from kv.cli.parser import build_parser, parse, split_command
     from kv.cli.registry import find_or_suggest
 
     before, name, after = split_command(arguments)
@@ -53,10 +53,10 @@ def _dispatch(arguments: list[str], output: Output) -> int:
     command = find_or_suggest(name)
     if command.name in _COLLECTS_GARBAGE:
         gc.enable()
-    if command.name != "serve":  # which has its own care for its descriptors
+    if command.name != "serve":  # the daemon looks after its own descriptors
         _hold_standard_descriptors()
     module = command.load()
-    options = parse(build(command), before + after, module.Options())
+    options = parse(build_parser(command), before + after, module.Options())
     if options.help or options.version:
         return _explain(command.name, options, output)
     from kv.cli.context import Context
@@ -65,10 +65,10 @@ def _dispatch(arguments: list[str], output: Output) -> int:
 
 
 def _without_command(before: list[str], output: Output) -> int:
-    from kv.cli.parser import CommonOptions, Parser, add_common, parse
+    from kv.cli.parser import CommonOptions, Parser, add_common_options, parse
 
     parser = Parser("kv")
-    add_common(parser)
+    add_common_options(parser)
     options = parse(parser, before, CommonOptions())
     return _explain("", options, output)
 
@@ -82,9 +82,9 @@ def _explain(topic: str, options: "CommonOptions", output: Output) -> int:
 
 
 def _hold_standard_descriptors() -> None:
-    """Fill closed descriptors 0 to 2, so that no socket gets their number and is written to as output.
+    """Fill closed descriptors 0 to 2, so that no socket gets their number and no output is written to it.
 
-    Each is opened the wrong way round: using it stays the error that it would have been.
+    Each is opened in the wrong direction: using it stays the error that it would have been.
     """
     for descriptor, flags in ((0, os.O_WRONLY), (1, os.O_RDONLY), (2, os.O_WRONLY)):
         try:
@@ -94,7 +94,7 @@ def _hold_standard_descriptors() -> None:
 
 
 def _report(error: Exception, output: Output) -> int:
-    """Say on stderr what went wrong, behind what was printed before it."""
+    """Print on stderr what went wrong, after the output so far, and return the exit code."""
     try:
         output.flush()
     except OutputFailed:
@@ -106,7 +106,7 @@ def _report(error: Exception, output: Output) -> int:
     if isinstance(error, OutputFailed):
         return _output_failed(error)
     if isinstance(error, CommandFailed):
-        complain(f"error: {error.message}")
+        warn(f"error: {error.message}")
         return error.status
     return _daemon_failed(error)
 
@@ -114,7 +114,7 @@ def _report(error: Exception, output: Output) -> int:
 def _output_failed(error: OutputFailed) -> int:
     if isinstance(error.cause, BrokenPipeError):
         return exits.PIPE_CLOSED
-    complain(f"error: cannot write the output: {error.cause.strerror}")
+    warn(f"error: cannot write the output: {error.cause.strerror}")
     return exits.IO_ERROR
 
 
@@ -122,16 +122,16 @@ def _daemon_failed(error: Exception) -> int:
     from kv.errors import Conflict, KvdError
 
     if not isinstance(error, KvdError):
-        complain(f"error: a fault in kv: {type(error).__name__}: {error}; please report it (KVD_DEBUG=1 shows more)")
+        warn(f"error: a fault in kv: {type(error).__name__}: {error}; please report it (KVD_DEBUG=1 shows more)")
         return exits.INTERNAL
     if isinstance(error, Conflict):
         from kv.cli.authors import conflict_text
 
-        complain(f"error: {conflict_text(error)}")
+        warn(f"error: {conflict_text(error)}")
         return exits.CONFLICT
     unsure = ""
     if error.maybe_committed:
-        said = "may have been made" in error.message
-        unsure = ("" if said else "; the change may have been made") + "; read the keys before you try again"
-    complain(f"error: {error.message}{unsure}")
+        is_said = "may have been made" in error.message
+        unsure = ("" if is_said else "; the change may have been made") + "; read the keys before you try again"
+    warn(f"error: {error.message}{unsure}")
     return exits.exit_code_for(error.code)

@@ -1,9 +1,9 @@
-"""The manual page kv(1), made from the parsers: ``python -m kv.cli.manpage > docs/kv.1``."""
+"""The manual page kv(1), generated from the parsers: ``python -m kv.cli.manpage > docs/kv.1``."""
 
 import argparse
 import sys
 
-from kv.cli.parser import Parser, add_common, build
+from kv.cli.parser import Parser, add_common_options, build_parser
 from kv.cli.points import HELP as TIMES
 from kv.cli.registry import COMMANDS, Command
 from kvd.protocol import exits
@@ -35,7 +35,7 @@ _FILES = {
 
 
 def page() -> str:
-    """The whole page as roff."""
+    """Return the page as roff."""
     parts = [
         '.TH KV 1 "" "kvd" "User Commands"',
         _section("NAME") + r"kv \- keys and values, kept by a daemon on this host",
@@ -70,19 +70,21 @@ def _command(command: Command) -> str:
 
 
 def _own_options(command: Command) -> list[str]:
-    """The operands and options of the command, without the common ones."""
-    common = {option for action in _actions_of_all() for option in action.option_strings}
-    own = (action for action in build(command, describe=True)._actions if not common & set(action.option_strings))
-    return [_action(action) for action in own]
+    """Return the operands and options of the command, without the common options."""
+    common = {option for action in _common_actions() for option in action.option_strings}
+    actions = (
+        action for action in build_parser(command, describe=True)._actions if not common & set(action.option_strings)
+    )
+    return [_action(action) for action in actions]
 
 
 def _common_options() -> str:
-    return "\n".join(_action(action) for action in _actions_of_all())
+    return "\n".join(_action(action) for action in _common_actions())
 
 
-def _actions_of_all() -> list[argparse.Action]:
+def _common_actions() -> list[argparse.Action]:
     parser = Parser("kv")
-    add_common(parser)
+    add_common_options(parser)
     return parser._actions
 
 
@@ -100,7 +102,7 @@ def _item(term: str, text: str) -> str:
 
 
 def _text(text: str) -> str:
-    # A line that begins with a dot or an apostrophe would be a request to roff.
+    # To roff, a line that begins with a dot or an apostrophe is a request.
     lines = (_escape(line) for line in text.splitlines())
     return "\n".join(f"\\&{line}" if line.startswith((".", "'")) else line for line in lines)
 

@@ -10,7 +10,10 @@ _HIGHEST = (1 << 63) - 1
 
 
 def whole_number(name: str, minimum: int = 0) -> "Callable[[str], int]":
-    """A reader of what follows the option ``name``: a whole number, ``minimum`` or greater. It raises UsageError."""
+    """Return a function that reads the value of the option ``name``, a whole number of at least ``minimum``.
+
+    It raises UsageError.
+    """
 
     def read(text: str) -> int:
         if not (text.isascii() and text.isdigit() and len(text) < 20 and minimum <= int(text) <= _HIGHEST):

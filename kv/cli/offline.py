@@ -1,4 +1,4 @@
-"""Commands that run the daemon's own code on a data directory that no daemon uses: check and restore."""
+"""What ``kv check`` and ``kv restore`` share: they run the daemon's code on a data directory that no daemon uses."""
 
 from kv.cli.context import Context
 from kv.cli.failures import CommandFailed
@@ -10,14 +10,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, TypeVar
 
-    from kvd.service.offline import Made
+    from kvd.service.offline import DataSummary
 
     Progress = Callable[[int, int], None]
     Result = TypeVar("Result")
 
 
 def offline(context: Context, label: str, work: "Callable[[Any, Progress], Result]") -> "Result":
-    """``work(kvd.service.offline, progress)`` with a bar on a terminal. Raises CommandFailed."""
+    """Return ``work(kvd.service.offline, progress)``, with a bar on a terminal. Raises CommandFailed."""
     try:
         from kvd.service import offline as module
         from kvd.service.errors import StartError
@@ -30,18 +30,19 @@ def offline(context: Context, label: str, work: "Callable[[Any, Progress], Resul
             raise CommandFailed(error.text, error.exit_code) from None
 
 
-def tell_made(context: Context, word: str, made: "Made", *, json: bool) -> None:
-    """Say with which version a directory was made, and what was lost."""
+def print_result(context: Context, verb: str, result: "DataSummary", *, json: bool) -> None:
+    """Print the version of the directory that was made or checked, and what is lost."""
     from kv.cli.times import show_time, time_json
 
     if json:
-        shown = {"version": made.version, "time": time_json(made.time or None), "lost_versions": made.lost}
-        context.print_json(shown)
+        context.print_json(
+            {"version": result.version, "time": time_json(result.time or None), "lost_versions": result.lost}
+        )
         return
-    keys = "" if made.keys is None else f", {plural(made.keys, 'key')}"
-    context.print(f"{word}: version {made.version}{_of(show_time(made.time)) if made.time else ''}{keys}")
-    if made.lost:
-        context.print(f"Lost: versions {made.version + 1} to {made.version + made.lost}")
+    keys = "" if result.keys is None else f", {plural(result.keys, 'key')}"
+    context.print(f"{verb}: version {result.version}{_of(show_time(result.time)) if result.time else ''}{keys}")
+    if result.lost:
+        context.print(f"Lost: versions {result.version + 1} to {result.version + result.lost}")
 
 
 def _of(time: str) -> str:

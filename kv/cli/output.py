@@ -1,4 +1,4 @@
-"""Standard output and standard error as bytes: buffered, UTF-8 whatever the locale, errors told apart."""
+"""Standard output and standard error as bytes: buffered, UTF-8 whatever the locale, with errors of their own."""
 
 import os
 
@@ -9,7 +9,7 @@ _BUFFER_BYTES = 64 * 1024
 
 
 class Output:
-    """What the command prints. Nothing is sure to be written before ``flush`` returned."""
+    """The standard output of the command. Only after ``flush`` is all of it certainly written."""
 
     def __init__(self, descriptor: int = 1, *, quiet: bool = False) -> None:
         self.quiet = quiet
@@ -18,7 +18,7 @@ class Output:
         self._size_bytes = 0
 
     def line(self, text: str, end: str = "\n") -> None:
-        """Print ``text``, which is already safe, and ``end``."""
+        """Print ``text``, which the caller has made safe to show, and ``end``."""
         self.write((text + end).encode("utf-8", "surrogateescape"))
 
     def write(self, data: bytes) -> None:
@@ -31,7 +31,7 @@ class Output:
             self.flush()
 
     def flush(self) -> None:
-        """Write out everything. Raises OutputFailed; what was pending is dropped then."""
+        """Write out everything. Raises OutputFailed; then what was pending is lost."""
         pending = memoryview(b"".join(self._parts))
         self._parts.clear()
         self._size_bytes = 0
@@ -45,7 +45,7 @@ class Output:
 
 
 def _wait_writable(descriptor: int) -> None:
-    # Another program has made the shared terminal or pipe non-blocking.
+    # Needed where another program has made the shared terminal or pipe non-blocking.
     import select
 
     poll = select.poll()
@@ -53,8 +53,8 @@ def _wait_writable(descriptor: int) -> None:
     poll.poll()
 
 
-def complain(text: str) -> None:
-    """One line on stderr. Nothing can be done if even that fails."""
+def warn(text: str) -> None:
+    """Print one line on stderr. An error is ignored, because there is no place left to report it."""
     try:
         os.write(2, f"kv: {show(text)}\n".encode("utf-8", "replace"))
     except OSError:

@@ -1,7 +1,7 @@
-"""What ``kv set`` is given, as one mapping of keys to values: operands, --key/--value, files, standard input.
+"""The pairs of ``kv set`` as one mapping of keys to values: operands, --key/--value, files, standard input.
 
-    k=v       the text behind the first ``=``, byte for byte as it was typed
-    k=@file   what is in the file
+    k=v       the text after the first ``=``, byte for byte as it was typed
+    k=@file   the contents of the file
     k=-       standard input, to its end
     k==text   ``text``, even if it begins with ``@`` or is ``-``
     -         pairs from standard input, one JSON object a line: {"key": "...", "value": "..."},
@@ -15,12 +15,12 @@ import os
 from kv.cli.context import checked_key
 from kv.cli.failures import UsageError
 
-# The largest frame that a daemon can be configured to take. Without an end to it, /dev/zero would fill the memory.
+# The largest frame that a daemon can be configured to take. Without a limit, /dev/zero would fill the memory.
 MAX_INPUT_BYTES = 256 * 1024 * 1024
 
 
 def collect(operands: list[str], keys: list[str], values: list[str], *, raw_values: bool = False) -> dict[str, bytes]:
-    """All pairs, operands first. Raises UsageError, before anything is written, if any of them is wrong."""
+    """Return all pairs, operands first. Raises UsageError if any pair is wrong."""
     if len(keys) != len(values):
         raise UsageError(f"--key and --value come in pairs: {len(keys)} --key and {len(values)} --value were given")
     if not operands and not keys:
@@ -64,7 +64,7 @@ def _file(path: str) -> bytes:
 
 
 class _StandardInput:
-    """Standard input, which can be read once."""
+    """Standard input, which can be read only once."""
 
     def __init__(self) -> None:
         self._used_by = ""
@@ -77,7 +77,7 @@ class _StandardInput:
 
 
 def read_stdin() -> bytes:
-    """Standard input to its end. Raises UsageError."""
+    """Read standard input to its end. Raises UsageError."""
     try:
         return _read_all(0, "standard input")
     except OSError as error:
@@ -85,7 +85,7 @@ def read_stdin() -> bytes:
 
 
 def _read_all(descriptor: int, name: str) -> bytes:
-    """All there is to read, unless it is more than any daemon takes. Raises UsageError, OSError."""
+    """Read to the end. Raises UsageError if that is more than any daemon takes, and OSError."""
     parts: list[bytes] = []
     size = 0
     while part := os.read(descriptor, 1 << 20):
@@ -97,7 +97,7 @@ def _read_all(descriptor: int, name: str) -> bytes:
 
 
 def json_lines(data: bytes) -> dict[str, bytes]:
-    """Pairs from JSON lines; empty lines are passed over. Raises UsageError with the number of the line."""
+    """Return the pairs of JSON lines, without empty lines. Raises UsageError with the number of the line."""
     pairs = {}
     for number, line in enumerate(data.split(b"\n"), 1):
         if line.strip():
@@ -110,7 +110,7 @@ def json_lines(data: bytes) -> dict[str, bytes]:
 
 
 def _pair_of_json(line: bytes) -> tuple[str, bytes]:
-    """One line as a pair. Raises ValueError."""
+    """Return one line as a pair. Raises ValueError."""
     import json
 
     try:
@@ -121,7 +121,7 @@ def _pair_of_json(line: bytes) -> tuple[str, bytes]:
 
 
 def pair_of(pair: object) -> tuple[str, bytes]:
-    """What was JSON as a pair. Raises ValueError."""
+    """Return the pair in a decoded JSON object. Raises ValueError."""
     if not isinstance(pair, dict) or pair.keys() != {"key", "value"}:
         raise ValueError('not an object of the form {"key": ..., "value": ...}')
     key = pair["key"]

@@ -1,9 +1,9 @@
 """The grammar of the command line: ``kv [OPTION]... COMMAND [OPTION|OPERAND]... [-- OPERAND...]``.
 
-Only the parser of the command that was asked for is built: every further one would cost as much as the question to the
-daemon. Common options may stand before and after the command. argparse reads the options; operands are whatever is
-left, so they may stand between options, and everything behind ``--`` is an operand, or the words of a command that is
-to be run (``kv lock``, ``kv watch``).
+Only the parser of the command on the line is built, because each further one would cost as much as the request to the
+daemon. Common options may stand before and after the command. argparse reads the options. The other words are operands,
+so they may stand between options. Each word after ``--`` is an operand, or a word of a command to run (``kv lock``,
+``kv watch``).
 """
 
 import argparse
@@ -26,7 +26,7 @@ DEFAULT_TIMEOUT_S = 5.0
 
 
 class Formatter(argparse.RawDescriptionHelpFormatter):
-    """Help of a fixed width: asking the terminal for its own would import modules at every add_argument."""
+    """Help of a fixed width: to ask the terminal for its width would import modules at every add_argument."""
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=28, width=_WIDTH)
@@ -52,7 +52,10 @@ class CommonOptions:
     verbatim: dict[str, list[str]]
 
     def timeout_s(self, default_s: float = DEFAULT_TIMEOUT_S, *, flag: bool = True) -> float | None:
-        """How long to wait for the daemon: the flag, else KVD_TIMEOUT, else the default; None is for ever."""
+        """Return how long to wait for the daemon; None: for ever. ``flag`` false ignores --timeout.
+
+        The option goes before KVD_TIMEOUT, and that before the default.
+        """
         timeout_s = self.timeout if flag else None
         if timeout_s is None and os.environ.get("KVD_TIMEOUT"):
             timeout_s = _seconds(os.environ["KVD_TIMEOUT"], "KVD_TIMEOUT")
@@ -62,7 +65,7 @@ class CommonOptions:
 
 
 class Parser(argparse.ArgumentParser):
-    """The options of one command; ``describe`` makes argparse know the operands too, for help and completion."""
+    """The options of one command. With ``describe`` argparse knows the operands, too, for help and completion."""
 
     def __init__(self, prog: str, *, usage: str | None = None, describe: bool = False) -> None:
         super().__init__(
@@ -71,51 +74,53 @@ class Parser(argparse.ArgumentParser):
         )  # fmt: skip
         self.describe = describe
         self.takes_operands = False
-        # Whether what is behind "--" is a command to run, and whether -5 may be an operand.
+        # Whether the words after "--" are a command to run, and whether -5 may be an operand.
         self.takes_command = False
         self.takes_numbers = False
         self.verbatim: tuple[str, ...] = ()
 
     def operands(self, metavar: str, help: str, completes: str = "nothing") -> None:  # noqa: A002 - argparse's word
-        """The command takes operands; ``completes`` names what TAB offers for them."""
+        """Declare that the command takes operands; ``completes`` names what TAB offers for them."""
         self.takes_operands = True
         if self.describe:
-            completed(self.add_argument("operands", nargs="*", metavar=metavar, help=help), completes)
+            set_completer(self.add_argument("operands", nargs="*", metavar=metavar, help=help), completes)
 
     def error(self, message: str) -> "NoReturn":
-        """Wrong usage, as one line."""
+        """Raise UsageError with one line, as argparse requires of this method."""
         raise UsageError(f"{message}; see '{self.prog} --help'")
 
 
-def completed(action: argparse.Action, kind: str) -> argparse.Action:
-    """Mark ``action`` as completed by ``kind``, one of the names in completers.py."""
+def set_completer(action: argparse.Action, kind: str) -> argparse.Action:
+    """Have TAB complete ``action`` by ``kind``, one of the names in completers.py. Returns ``action``."""
     action.completes = kind  # type: ignore[attr-defined]
     return action
 
 
-def build(command: Command, *, describe: bool = False) -> Parser:
-    """The parser of one command."""
+def build_parser(command: Command, *, describe: bool = False) -> Parser:
+    """Return the parser of one command."""
     parser = Parser(f"kv {command.name}", usage=command.load().USAGE, describe=describe)
-    fill(parser, command)
+    add_arguments(parser, command)
     return parser
 
 
-def fill(parser: Parser, command: Command) -> None:
-    """Give ``parser`` the options and operands of ``command``, and the common options."""
+def add_arguments(parser: Parser, command: Command) -> None:
+    """Add the options and operands of ``command`` to ``parser``, and the common options."""
     command.load().arguments(parser)
-    add_common(parser)
+    add_common_options(parser)
 
 
-def add_common(parser: argparse.ArgumentParser) -> None:
-    """The options that every command has."""
+def add_common_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that every command has."""
     group = parser.add_argument_group("common options")
-    completed(
+    set_completer(
         group.add_argument(
             "-s", "--socket", metavar="ADDRESS", help="the daemon: a socket's path, tls://HOST:PORT or tcp://…"
         ),
         "files",
     )
-    completed(group.add_argument("--token-file", metavar="FILE", help="file with the token, which TCP needs"), "files")
+    set_completer(
+        group.add_argument("--token-file", metavar="FILE", help="file with the token, which TCP needs"), "files"
+    )
     group.add_argument(
         "--timeout", metavar="SECONDS", type=_timeout, help="how long to wait for the daemon (default: 5; 0: for ever)"
     )
@@ -126,7 +131,7 @@ def add_common(parser: argparse.ArgumentParser) -> None:
 
 
 def split_command(arguments: list[str]) -> tuple[list[str], str | None, list[str]]:
-    """The options before the command, its name, and what follows it. Raises UsageError."""
+    """Return the options before the command, its name, and the words after it. Raises UsageError."""
     position = 0
     while position < len(arguments):
         word = arguments[position]
@@ -134,24 +139,24 @@ def split_command(arguments: list[str]) -> tuple[list[str], str | None, list[str
             return arguments[:position], arguments[position + 1], arguments[position + 2 :]
         if not word.startswith("-") or word == "-":
             return arguments[:position], word, arguments[position + 1 :]
-        position += _common_width(word)
+        position += _common_option_width(word)
     return arguments, None, []
 
 
-def _common_width(word: str) -> int:
-    """How many words the common option ``word`` takes."""
+def _common_option_width(word: str) -> int:
+    """Return how many words the common option ``word`` takes. Raises UsageError."""
     if word in _COMMON_WITH_VALUE:
         return 2
     if word in _COMMON_FLAGS or word.startswith(("--socket=", "--token-file=", "--timeout=")):
         return 1
     if word.startswith("-s") or (not word.startswith("--") and set(word[1:]) <= set("qvh")):
         return 1
-    raise UsageError(f"unknown option before the command: {word}; write it behind the command, or see 'kv help'")
+    raise UsageError(f"unknown option before the command: {word}; write it after the command, or see 'kv help'")
 
 
 def parse(parser: Parser, arguments: list[str], options: "Options") -> "Options":
     """Set what the command line says on ``options``, which has the defaults, and return it. Raises UsageError."""
-    arguments, verbatim, literal = _set_aside(parser, arguments)
+    arguments, verbatim, literal = _split_arguments(parser, arguments)
     options, rest = parser.parse_known_args(arguments, options)
     options.verbatim = verbatim
     for word in rest:
@@ -165,7 +170,7 @@ def parse(parser: Parser, arguments: list[str], options: "Options") -> "Options"
 
 
 def _suggestion(parser: Parser, word: str) -> str:
-    """What was meant by an option that there is not: another one, or an operand."""
+    """Return what the person may have meant by an unknown option: another option, or an operand."""
     import difflib
 
     known = [name for name in parser._option_string_actions if name.startswith("--")]
@@ -173,12 +178,12 @@ def _suggestion(parser: Parser, word: str) -> str:
     return f"did you mean {near[0]}?" if near else "write '--' before an operand that begins with '-'"
 
 
-def _set_aside(parser: Parser, arguments: list[str]) -> tuple[list[str], dict[str, list[str]], list[str]]:
-    """What argparse may see, the values of verbatim options, and what is behind ``--``.
+def _split_arguments(parser: Parser, arguments: list[str]) -> tuple[list[str], dict[str, list[str]], list[str]]:
+    """Return the words for argparse, the values of the verbatim options, and the words after ``--``.
 
-    A verbatim option takes its next word whatever it is, even one that looks like an option.
+    A verbatim option takes the next word even if that looks like an option.
     """
-    seen: list[str] = []
+    for_argparse: list[str] = []
     verbatim: dict[str, list[str]] = {option: [] for option in parser.verbatim}
     words = iter(arguments)
     for word in words:
@@ -188,8 +193,8 @@ def _set_aside(parser: Parser, arguments: list[str]) -> tuple[list[str], dict[st
         if option in verbatim:
             verbatim[option].append(value if equals else _next(words, parser, option))
         else:
-            seen.append(word)
-    return seen, verbatim, list(words)
+            for_argparse.append(word)
+    return for_argparse, verbatim, list(words)
 
 
 def _next(words: "Iterator[str]", parser: Parser, option: str) -> str:

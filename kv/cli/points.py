@@ -1,4 +1,4 @@
-"""A point in the history: VERSION or TIME on the command line, as the version that was current then."""
+"""Points in the history: VERSION or TIME on the command line, and the version that was current then."""
 
 import time
 
@@ -27,10 +27,10 @@ history is an error, never a guess."""
 
 
 class HistoryPoint:
-    """What was written on the command line; ``version`` finds out what it means."""
+    """A point as the command line names it; ``version`` asks the daemon which version it is."""
 
     def __init__(self, text: str, name: str) -> None:
-        """Raises UsageError, which says ``name``, for what is neither a version nor a time."""
+        """Raises UsageError, which says ``name``, if ``text`` is neither a version nor a time in the past."""
         self.text = text
         self._version = int(text) if text.isascii() and text.isdigit() and len(text) < 20 else None
         self._time_us = None if self._version is not None or text == "now" else maybe_time_us(text)
@@ -44,12 +44,12 @@ class HistoryPoint:
             raise UsageError(f"{name}: {text} is in the future ({show_time(self._time_us)} here)")
 
     @property
-    def given(self) -> tuple[int | None, int | None]:
+    def version_or_time_us(self) -> tuple[int | None, int | None]:
         """A version, or a time in µs since the epoch; neither for now."""
         return self._version, self._time_us
 
     def version(self, client: "Client") -> int:
-        """The version meant. Raises KvdError: SnapshotGone where the history does not reach back so far."""
+        """Return the version of this point. Raises KvdError: SnapshotGone if the point is older than the history."""
         if self._version is not None:
             return self._version
         return client.version() if self._time_us is None else client.version_at(self._time_us)

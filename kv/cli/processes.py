@@ -1,7 +1,6 @@
-"""Running a command beside kv: started by the system's posix_spawn, which needs no module that takes long to import.
+"""Run a command as a child of kv, by the system's posix_spawn, which needs no module that is slow to import.
 
-What is open in kv is closed in the command (descriptors of ours are not inherited, PEP 446), so the command cannot hold
-kv's connection to the daemon open.
+The command inherits none of kv's descriptors (PEP 446), so it cannot keep kv's connection to the daemon open.
 """
 
 import os
@@ -16,17 +15,20 @@ if TYPE_CHECKING:
 
     from kv.cli.parser import CommonOptions
 
-# What Python itself ignores, and a command expects to be as usual.
-_USUAL = (signal.SIGPIPE, signal.SIGXFSZ)
+# Python ignores these signals; a command expects their default actions.
+_DEFAULT_ACTIONS = (signal.SIGPIPE, signal.SIGXFSZ)
 
 
 def start(words: list[str], environment: "Mapping[str, str | bytes]", stdin: int | None = None) -> int:
-    """Start a command, with no signal blocked; its process id. Raises CommandFailed, with the usual 126 and 127."""
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # who ignores it is not told how children end
+    """Start a command with no signal blocked, and return its process id.
+
+    Raises CommandFailed with the exit codes that shells use: 126 and 127.
+    """
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # while it is ignored, the kernel reports no exit codes
     actions = [] if stdin is None else [(os.POSIX_SPAWN_DUP2, stdin, 0)]
     try:
         return os.posix_spawnp(
-            words[0], words, environment, file_actions=actions, setsigmask=(), setsigdef=_USUAL
+            words[0], words, environment, file_actions=actions, setsigmask=(), setsigdef=_DEFAULT_ACTIONS
         )  # fmt: skip
     except (FileNotFoundError, NotADirectoryError):
         raise CommandFailed(f"no such command: {words[0]}", exits.NO_SUCH_COMMAND) from None
@@ -36,14 +38,14 @@ def start(words: list[str], environment: "Mapping[str, str | bytes]", stdin: int
         raise CommandFailed(f"cannot run {words[0]}: {error.strerror}", exits.NOT_EXECUTABLE) from None
 
 
-def status_of(process: int) -> int:
-    """Wait for its end; its exit code, 128 + the signal's number if it was killed, as shells have it."""
+def exit_code_of(process: int) -> int:
+    """Wait for the end of a process. Return its exit code; 128 + N, as shells do, if signal N ended it."""
     code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
     return code if code >= 0 else 128 - code
 
 
-def input_of(data: bytes) -> int:
-    """A descriptor from which ``data`` can be read: a file in memory, which nobody has to feed."""
+def memory_file(data: bytes) -> int:
+    """Return a descriptor from which ``data`` can be read: a file in memory, so that no process has to write it."""
     descriptor = os.memfd_create("value", os.MFD_CLOEXEC)
     view = memoryview(data)
     while view:
@@ -53,12 +55,12 @@ def input_of(data: bytes) -> int:
 
 
 def environment(options: "CommonOptions", **more: "str | bytes | None") -> "dict[str, str | bytes]":
-    """Ours, with ``more`` in it (None: not there), and the daemon that was named on the command line."""
-    found: dict[str, str | bytes] = dict(os.environ)
-    named = {"KVD_SOCKET": options.socket, "KVD_TOKEN_FILE": options.token_file}
-    found.update((name, value) for name, value in named.items() if value is not None)
+    """Return kv's environment for a command: with the daemon of the command line, and with ``more`` (None: removed)."""
+    variables: dict[str, str | bytes] = dict(os.environ)
+    daemon = {"KVD_SOCKET": options.socket, "KVD_TOKEN_FILE": options.token_file}
+    variables.update((name, value) for name, value in daemon.items() if value is not None)
     for name, value in more.items():
-        found.pop(name, None)
+        variables.pop(name, None)
         if value is not None:
-            found[name] = value
-    return found
+            variables[name] = value
+    return variables

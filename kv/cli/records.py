@@ -1,4 +1,4 @@
-"""The lines of ``kv export`` and ``kv import``: one key each, as JSON.
+"""The lines of ``kv export`` and ``kv import``: a key each, as JSON.
 
 {"key": "cake", "value": "🎂"}
 {"key": "photo", "value": {"base64": "iVBORw0KGgo="}, "expires": "2026-11-23T10:00:00Z"}
@@ -15,13 +15,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-# No line is longer: the largest value there can be, in base64, and a key.
+# No line is longer: the largest possible value in base64, and a key.
 MAX_LINE_BYTES = 512 * 1024 * 1024
 _US_A_SECOND = 1_000_000
 
 
 class Record:
-    """One key. ``expires`` in µs since the epoch, None without an end."""
+    """One key and its value. ``expires`` is in µs since the epoch; None: never."""
 
     __slots__ = ("expires", "key", "value")
 
@@ -32,12 +32,12 @@ class Record:
 
     @property
     def size(self) -> int:
-        """About how many bytes it takes in a request."""
+        """About how many bytes the record takes in a request."""
         return 4 * len(self.key) + len(self.value) + 32
 
 
 def line_of(record: Record) -> str:
-    """A record as one line, the same whenever nothing has changed: expiry to the second."""
+    """Return a record as one line. It is the same while nothing changes, so expiry is rounded to the second."""
     fields: dict[str, object] = {"key": record.key, "value": value_json(record.value)}
     if record.expires is not None:
         seconds = (record.expires + _US_A_SECOND // 2) // _US_A_SECOND
@@ -46,14 +46,14 @@ def line_of(record: Record) -> str:
 
 
 def records(lines: "Iterable[bytes]", name: str) -> "Iterator[Record]":
-    """Lines as records; empty ones are passed over. Raises UsageError with the number of the line."""
+    """Return the lines as records, without empty lines. Raises UsageError with the number of the line."""
     seen: set[str] = set()
     for number, line in enumerate(lines, 1):
         if line.strip():
             try:
                 record = _record(line)
                 if record.key in seen:
-                    raise ValueError(f"the key {dump(record.key)} stands in an earlier line, too")
+                    raise ValueError(f"the key {dump(record.key)} is in an earlier line, too")
             except ValueError as error:
                 raise UsageError(f"line {number} of {name}: {error}") from None
             seen.add(record.key)

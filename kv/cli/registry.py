@@ -1,4 +1,4 @@
-"""The commands that exist: names, aliases, and the module of each. Imports none of them."""
+"""All commands: names, aliases, and the module of each, which is imported only when its command runs."""
 
 from kv.cli.failures import UsageError
 
@@ -8,7 +8,7 @@ if TYPE_CHECKING:
 
 
 class Command:
-    """One command: its name, its other names, the module that runs it, and one sentence."""
+    """One command: its name, its aliases, the module that runs it, and a summary of one sentence."""
 
     __slots__ = ("aliases", "module_name", "name", "summary")
 
@@ -19,7 +19,7 @@ class Command:
         self.summary = summary
 
     def load(self) -> "ModuleType":
-        """Import the module of the command."""
+        """Import the module of the command, and return it."""
         qualified = f"kv.cli.commands.{self.module_name}"
         __import__(qualified)
         import sys
@@ -67,7 +67,7 @@ COMMANDS = (
 
 
 def find(name: str) -> Command | None:
-    """The command called ``name``, by its name or an alias."""
+    """Return the command with the name or alias ``name``, if there is one."""
     for command in COMMANDS:
         if name == command.name or name in command.aliases:
             return command
@@ -75,7 +75,7 @@ def find(name: str) -> Command | None:
 
 
 def find_or_suggest(name: str) -> Command:
-    """The command called ``name``. Raises UsageError with the nearest name."""
+    """Return the command with the name or alias ``name``. Raises UsageError, which suggests the nearest name."""
     command = find(name)
     if command is not None:
         return command

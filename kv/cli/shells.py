@@ -1,8 +1,9 @@
-"""The completion scripts of the shells: what ``kv completion`` prints and what completions/ holds.
+"""The completion scripts of the shells: ``kv completion`` prints them, and completions/ holds them.
 
-bash and fish get argcomplete's own. zsh gets a function of ours, because the stock one passes the whole line, on which
-it finds nothing behind ``a && ``, ``a | `` or ``X=1 ``: ours hands over only the words of this command, dequoted by zsh
-and quoted again in the one way that argcomplete surely reads, and leaves the quoting of the answers to zsh.
+bash and fish get argcomplete's own scripts. zsh gets a function of ours, because argcomplete's passes the whole line
+and then completes nothing after ``a && ``, ``a | `` or ``X=1 ``. Ours passes only the words of this command. zsh
+removes their quotes, and the function quotes them again in a way that argcomplete always reads. zsh quotes the answers
+itself.
 """
 
 SHELLS = ("bash", "zsh", "fish")
@@ -54,7 +55,7 @@ fi
 
 
 def script(shell: str) -> str:
-    """The script for one of SHELLS."""
+    """Return the script for one of SHELLS."""
     if shell == "zsh":
         return _ZSH
     from argcomplete.shell_integration import shellcode

@@ -3,7 +3,7 @@
     check KEY version N       check KEY absent       check KEY exists       check KEY = VALUE
     get KEY...                set KEY VALUE          del KEY...             incr KEY [N]
 
-Words with blanks stand in quotes, which may go over several lines; a line whose first character is # is a comment.
+Words with blanks stand in quotes, which may span several lines. A line whose first character is # is a comment.
 """
 
 import re
@@ -18,23 +18,23 @@ if TYPE_CHECKING:
 
 
 class Statement:
-    """One statement: what it does, to which key, and with what.
+    """One statement: its verb, its key and its argument. ``line`` is the number of its line.
 
-    ``does``: "get", "set" (argument: bytes), "del", "incr" (int), or one of the checks "version" (int), "absent",
-    "exists" and "=" (bytes). ``line`` is its number.
+    ``verb``: "get", "set" (argument: bytes), "del", "incr" (int), or one of the checks "version" (int), "absent",
+    "exists" and "=" (bytes).
     """
 
-    __slots__ = ("argument", "does", "key", "line")
+    __slots__ = ("argument", "key", "line", "verb")
 
-    def __init__(self, line: int, does: str, key: str, argument: "bytes | int | None" = None) -> None:
+    def __init__(self, line: int, verb: str, key: str, argument: "bytes | int | None" = None) -> None:
         self.line = line
-        self.does = does
+        self.verb = verb
         self.key = key
         self.argument = argument
 
 
 def parse(script: bytes) -> list[Statement]:
-    """All statements. Raises UsageError with the number of the line."""
+    """Return all statements. Raises UsageError with the number of the line."""
     statements: list[Statement] = []
     for line, words in _split(script.decode("utf-8", "surrogateescape")):
         try:
@@ -44,26 +44,26 @@ def parse(script: bytes) -> list[Statement]:
     return statements
 
 
-# Up to the end of a line that is not within quotes. Atomic groups: what does not match is found out in linear time.
+# A statement ends with a line that does not end within quotes. Atomic groups: a failed match takes linear time.
 _STATEMENT = re.compile(r"""(?>[^\n'"\\]+|\\[^\n]|'[^']*'|"(?>[^"\\]+|\\.)*")*""", re.DOTALL)
-_NOTHING = re.compile(r"[ \t\r]*(?:#[^\n]*)?(?:\n|\Z)")
+_BLANK_OR_COMMENT = re.compile(r"[ \t\r]*(?:#[^\n]*)?(?:\n|\Z)")
 
 
 def _split(script: str) -> "Iterator[tuple[int, list[str]]]":
-    """The words of each statement, and the number of its first line."""
+    """Yield the number of the first line of each statement, and its words."""
     position, line = 0, 1
     while position < len(script):
-        nothing = _NOTHING.match(script, position)
-        if nothing is not None:
-            position, line = nothing.end(), line + 1
+        empty = _BLANK_OR_COMMENT.match(script, position)
+        if empty is not None:
+            position, line = empty.end(), line + 1
             continue
-        found = _STATEMENT.match(script, position)
-        assert found is not None  # it may be empty
-        last_line = line + found[0].count("\n")
-        if found.end() < len(script) and script[found.end()] != "\n":
+        match = _STATEMENT.match(script, position)
+        assert match is not None  # it may be empty
+        last_line = line + match[0].count("\n")
+        if match.end() < len(script) and script[match.end()] != "\n":
             raise UsageError(f"line {last_line}: a quotation, or a backslash, has no end; nothing was done")
-        yield line, shlex.split(found[0])
-        position, line = found.end() + 1, last_line + 1
+        yield line, shlex.split(match[0])
+        position, line = match.end() + 1, last_line + 1
 
 
 def _statements(line: int, words: list[str]) -> list[Statement]:

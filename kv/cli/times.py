@@ -1,11 +1,11 @@
-"""When: what people write for a moment, and how moments are shown. Moments are µs since the epoch.
+"""Moments: how people write one, and how one is shown. A moment is in µs since the epoch.
 
-2026-11-23T10:00:00     a date and a time, here; seconds and their fractions may be left out, a blank may be the T
+2026-11-23T10:00:00     a date and a local time; seconds and fractions may be missing, a blank may replace the T
 2026-11-23T10:00:00Z    the same with a zone: Z, +01:00
-2026-11-23              midnight, here
-10:00, 10:00:30         the last time the clock here showed it
-@1795428000             seconds since the epoch; fractions are possible
-5m, 1h30m, 5m ago       so long ago
+2026-11-23              local midnight
+10:00, 10:00:30         the last time the local clock showed it
+@1795428000             seconds since the epoch, also with a fraction
+5m, 1h30m, 5m ago       this long ago
 """
 
 import re
@@ -18,7 +18,7 @@ _SHAPE = r"(\d{4}-\d\d-\d\d)?([T ]?)(\d\d?:\d\d(?::\d\d(?:\.\d{1,6})?)?)?(Z|[+-]
 
 
 def maybe_time_us(text: str, now_us: int | None = None) -> int | None:
-    """The moment that ``text`` names, or None if it names none."""
+    """Return the moment that ``text`` names, or None if it names none."""
     now_us = time.time_ns() // 1000 if now_us is None else now_us
     ago_s = with_units_s(text.removesuffix(" ago"))
     if ago_s is not None:
@@ -52,7 +52,7 @@ def _calendar_us(text: str, now_us: int) -> int | None:
         return _to_us(datetime.fromisoformat(f"{date}T{clock or '00:00'}{zone or ''}"))
     if zone:
         return None  # of which day?
-    today = datetime.fromtimestamp(now_us / 1e6)  # noqa: DTZ006 (a time without a zone is meant here)
+    today = datetime.fromtimestamp(now_us / 1e6)  # noqa: DTZ006 (a local time, without a zone)
     moment = datetime.fromisoformat(f"{today:%Y-%m-%d}T{clock}")
     return _to_us(moment if _to_us(moment) <= now_us else moment - timedelta(days=1))
 
@@ -62,14 +62,14 @@ def _to_us(moment: datetime) -> int:
 
 
 def show_time(time_us: int | None) -> str:
-    """A moment for people: date and time here, to the second."""
+    """Return a moment for people: local date and time, to the second."""
     if time_us is None:
         return "time unknown"
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(time_us // 1_000_000))
 
 
 def time_json(time_us: int | None) -> str | None:
-    """A moment for programs, exact, in UTC; also what ``--at`` takes."""
+    """Return a moment for programs: exact, in UTC. ``--at`` takes this form, too."""
     if time_us is None:
         return None
     return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(time_us // 1_000_000))}.{time_us % 1_000_000:06}Z"

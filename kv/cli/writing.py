@@ -1,6 +1,6 @@
 """The options that the commands that write have in common: how long keys live, and whether to wait for the disk."""
 
-from kv.cli.parser import CommonOptions, Parser, completed
+from kv.cli.parser import CommonOptions, Parser, set_completer
 
 
 class SyncOption(CommonOptions):
@@ -17,8 +17,8 @@ class WriteOptions(SyncOption):
 
 
 def add_lifetime(parser: Parser) -> None:
-    """The options for how long what is written shall live."""
-    completed(
+    """Add the options for how long the written keys live."""
+    set_completer(
         parser.add_argument(
             "--ttl", dest="ttl_s", metavar="DURATION", type=_ttl_s,
             help="delete the keys after so long: 10m, 1h30m, 500ms, 2d, seconds",
@@ -31,7 +31,7 @@ def add_lifetime(parser: Parser) -> None:
 
 
 def add_sync(parser: Parser) -> None:
-    """The options for whether to wait until the commit is on the disk."""
+    """Add the options for whether to wait until the commit is on the disk."""
     group = parser.add_mutually_exclusive_group()
     group.add_argument(
         "--sync", action="store_true", help="wait until it is on the disk, however the daemon is configured"

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from kv.aio.client import AsyncClient
 from kv.aio.connection import SingleCall
-from kv.api.settings import DEFAULT_TIMEOUT_S
 from kv.near_cache.entries import fetch_entries
 from kv.near_cache.reads import NearReads, near_cache_for
+from kv.settings import DEFAULT_TIMEOUT_S
 from kvd.protocol.near_cache import LEASE
 
 if TYPE_CHECKING:

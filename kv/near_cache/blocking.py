@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from time import CLOCK_BOOTTIME, clock_gettime_ns, monotonic_ns
 
-from kv.api.settings import DEFAULT_TIMEOUT_S
 from kv.blocking.client import Client
 from kv.blocking.stream import Deadline
 from kv.errors import KvdError, Refused
 from kv.near_cache.entries import checked_entries, fetch_entries
 from kv.near_cache.reads import NearReads, near_cache_for
+from kv.settings import DEFAULT_TIMEOUT_S
 from kv.wire.exchange import Exchange
 from kvd.protocol.near_cache import LEASE
 

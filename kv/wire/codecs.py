@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Codec:
-    """How values become bytes and back. ``decode`` raises ``errors`` for bytes that are not one MessagePack value."""
+    """Encodes and decodes values. ``decode`` raises ``errors`` for bytes that are not one MessagePack value."""
 
     __slots__ = ("decode", "encode", "errors")
 
@@ -28,7 +28,7 @@ class Codec:
 
 
 def full() -> Codec:
-    """msgspec: for programs."""
+    """Return the codec for programs: msgspec."""
     import msgspec
 
     encoder, decoder = msgspec.msgpack.Encoder(), msgspec.msgpack.Decoder()
@@ -36,11 +36,11 @@ def full() -> Codec:
 
 
 def light() -> Codec:
-    """msgpack: for a process that ends after one request."""
+    """Return the codec for a process that ends after one request: msgpack."""
     import msgpack
 
     def decode(data: bytes | memoryview) -> object:
         return msgpack.unpackb(data, raw=False, strict_map_key=True)
 
-    # Everything that unpackb raises for malformed input is one of these.
+    # For malformed input, unpackb raises nothing but these.
     return Codec(msgpack.packb, decode, (ValueError, msgpack.UnpackException, msgpack.ExtraData))

@@ -13,7 +13,7 @@ had then, a later commit says so, which is told too before the end.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import msgspec
 
@@ -61,7 +61,6 @@ class Backup:
         self._held: deque[Piece] = deque()
         self._held_bytes = 0
         self._is_made = False  # all pieces are
-        self.wake: Callable[[], None] | None = None
 
     @property
     def is_drained(self) -> bool:
@@ -93,9 +92,8 @@ class Backup:
         self._repin(None)
 
     def _make_piece(self) -> None:
-        # What is in no log yet is an expiry that found no room on the disk; it may be shown.
-        log, version = self._database.log, self._store.version
-        needed = version if log is None else min(version, log.added)
+        # A later version is an expiry for which the log had no space; it may be shown.
+        needed = self._database.recorded_version()
         try:
             events, size = self._next_piece()
         except SnapshotGone:
@@ -126,10 +124,10 @@ class Backup:
         """What was committed since the last piece, and whether that is all."""
         groups: list[Group] = []
         remaining_keys, budget_bytes = COMMITS_KEYS, COMMITS_BYTES
-        for group in self._store.window.after(self._position):
+        for group in self._store.window.since(self._position):
             if remaining_keys <= 0 or budget_bytes <= 0:
                 return groups, False
-            record = self._database.record_of(group)
+            record = self._database.record_of_commits(group)
             # What is forgotten was evicted since, which is told before the end.
             record.values = [b"" if value is FORGOTTEN else value for value in record.values]
             groups.append(record)
@@ -160,12 +158,7 @@ class Backup:
                     heads.append(head)
                     size += len(head.value)
                 if visits >= SLICE_KEYS or size >= SLICE_BYTES:
-                    yield self._record_of(heads)
+                    yield self._database.record_of_values(heads)
                     heads, visits, size = [], 0, 0
             if heads:
-                yield self._record_of(heads)
-
-    def _record_of(self, heads: list[Head]) -> Heads:
-        keys = [head.key for head in heads]
-        values: list[bytes] = [head.value for head in heads]  # type: ignore[misc]
-        return Heads(keys, values, [head.version for head in heads], *self._database.expiries_of(keys))
+                yield self._database.record_of_values(heads)

@@ -5,18 +5,15 @@ later ones than the copy has, takes them for the same. While it is written a fil
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import msgspec
 
+from kvd.engine.database import Database
 from kvd.journal import names
 from kvd.journal.checkpoint import CheckpointFile, slices
 from kvd.journal.disk import Disk
 from kvd.journal.records import LOG_MAGIC, Codec, Commits, Group, Header, Heads, Mark, Record
 from kvd.journal.recovery import Progress, follow
-
-if TYPE_CHECKING:
-    from kvd.engine.database import Database
 
 # Behind the first segment, which would say that the log goes back to the beginning and no checkpoint is needed.
 _FIRST_NUMBER = 2
@@ -208,7 +205,7 @@ def copy(
     return written.version, written.time
 
 
-def write_new(disk: Disk, database: "Database", store_id: bytes, salt: Salt, progress: Progress) -> None:
+def write_new(disk: Disk, database: Database, store_id: bytes, salt: Salt, progress: Progress) -> None:
     """Make a directory of what a database holds now, without history. ``progress`` counts keys. Raises OSError."""
     unfinished = UnfinishedCopy(disk)
     version, time = database.store.version, database.store.time

@@ -1,62 +1,35 @@
-"""When an answer may leave: not before what it shows is as durable as was promised.
+"""When a reply may leave: not before what it shows is as durable as was promised.
 
-        policy      an answer waits until its commits are     a reader waits for
+        policy      a reply waits until its commits are       a reader waits for
         always      synced                                    the same
         interval    written (a sync follows in time)          the same
         never       written (the system syncs when it likes)  the same
 
-A single write may ask for more or less (``sync`` in ``how``). Whatever an answer shows is a version: the current one,
-unless all that was asked for were plain reads of keys that are there, which show only those keys' versions. While
-everything is durable, which is always so when nobody writes, none of this costs more than a comparison.
+What a reply shows, and so what it waits for, is decided by ``kvd/requests/needs.py``. Here stands how far the log is,
+and which connections wait for it. While everything is durable, none of this costs more than a comparison.
 
 A version that is shown before it is on the disk must not be given again after a power cut. So versions are shown early
-only below a *ceiling* that is on the disk, and a start after a crash goes on above it.
-
-One worker thread writes and syncs; what is added meanwhile goes with its next turn. If it fails, nothing that waits is
-answered any more, and the daemon ends: after a failed sync nobody knows what is on the disk (A. Rebello et al., *Can
-Applications Recover from fsync Failures?*, USENIX ATC 2020).
+only up to a *ceiling* that is on the disk, and a start after a crash goes on above the ceiling.
 """
 
 import asyncio
-import logging
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Callable
+from typing import Protocol
 
-from kvd.engine.database import Database
-from kvd.journal.commit_log import Batch, CommitLog
+from kvd.journal.commit_log import CommitLog
 from kvd.journal.errors import NoSpace
-from kvd.protocol import messages
-from kvd.protocol.messages import AnyRequest
-from kvd.requests.keys import written_keys
+from kvd.journal.writer import LogWriter
+from kvd.store.store import Store
 from kvd.telemetry.metrics import SYNC_BOUNDS, Histogram
 
-if TYPE_CHECKING:
-    from kvd.server.connection import Connection
-
-logger = logging.getLogger(__name__)
-
-# What a request shows: nothing, or the versions of its keys; the others show the current version.
-_SHOWS_NOTHING = frozenset((messages.Ping, messages.Attach))
-_SHOWS_KEYS = frozenset((messages.Get, messages.GetMany, messages.Fetch))
-# The ceiling is raised by so many versions, when half of them are used.
+# The ceiling is raised by this many versions, when half of them are used.
 CEILING_STEP = 1 << 20
-# On a full disk it is tried again after so long.
+# On a full disk, raising the ceiling is tried again after this time.
 CEILING_RETRY_S = 1.0
-# So long after the last commit a mark vouches for it.
-MARK_S = 1.0
-# How long to wait for those who were just answered: half of what the sync took, within these bounds.
-MIN_GATHER_S = 0.000_1
-MAX_GATHER_S = 0.002
-# So much is written in the loop itself if nobody waits for a sync: into room that is allocated, 5 us and up.
-INLINE_BYTES = 1024 * 1024
-
-
-Result = TypeVar("Result")
 
 
 class LogPosition:
-    """What has to be on its way to the disk, and what on it, before an answer may leave: two versions."""
+    """How far the log has to be written, and synced, before a reply may leave: two versions."""
 
     __slots__ = ("synced", "written")
 
@@ -65,349 +38,206 @@ class LogPosition:
         self.synced = synced
 
     def add(self, other: "LogPosition") -> "LogPosition":
-        """What both need."""
+        """The position that satisfies both."""
         return LogPosition(max(self.written, other.written), max(self.synced, other.synced))
 
 
 NO_WAIT = LogPosition(0, 0)
 
 
-class Durability:
-    """Has the commit log written, and holds the answers that wait for it."""
+class Waiter(Protocol):
+    """A connection that holds a reply."""
+
+    def on_durable(self) -> None:
+        """More of the log is durable: send the replies that may leave."""
+
+
+class Durability(Protocol):
+    """How durable commits are. ``sync_times``: how long the syncs took.
+
+    ``may_wait``: whether any reply ever has to wait. ``always``: whether every commit is synced before its reply.
+    """
+
+    may_wait: bool
+    always: bool
+    sync_times: Histogram
+
+    def newest(self) -> int:
+        """The newest version that a reply may have to wait for."""
+
+    def is_settled(self, version: int) -> bool:
+        """Whether a reply that shows ``version``, the newest, may leave whatever its requests ask for."""
+
+    def ceiling_for(self, version: int) -> int:
+        """The highest version that may be shown before it is synced. Raised in advance, as ``version`` nears it."""
+
+    def has_reached(self, position: LogPosition) -> bool:
+        """Whether a reply that waits for ``position`` may leave."""
+
+    def wait(self, waiter: Waiter, position: LogPosition) -> None:
+        """Call ``waiter.on_durable`` once when more is durable, and see to it that ``position`` is reached."""
+
+    @property
+    def is_occupied(self) -> bool:
+        """Whether a commit that is made now waits for a sync that has not begun."""
+
+    def expect(self, count: int, flush: Callable[[], None]) -> None:
+        """Call ``flush``, which makes ``count`` commits, before the next write."""
+
+    def write_at_once(self) -> None:
+        """Begin to write what was added, unless a write is under way or clients get time to come back."""
+
+
+class MemoryDurability:
+    """Nothing outlives the process, so every reply may leave at once."""
+
+    may_wait = False
+    always = False
+    is_occupied = False
+
+    def __init__(self) -> None:
+        self.sync_times = Histogram(SYNC_BOUNDS)
+
+    def newest(self) -> int:
+        """No reply waits for any version."""
+        return 0
+
+    def is_settled(self, version: int) -> bool:
+        """Every reply may leave."""
+        return True
+
+    def ceiling_for(self, version: int) -> int:
+        """Every version may be shown."""
+        return version
+
+    def has_reached(self, position: LogPosition) -> bool:
+        """Every reply may leave."""
+        return True
+
+    def wait(self, waiter: Waiter, position: LogPosition) -> None:
+        """Never happens, as ``position`` has been reached."""
+
+    def expect(self, count: int, flush: Callable[[], None]) -> None:
+        """Never happens, as no sync is ever under way."""
+
+    def write_at_once(self) -> None:
+        """Write nothing."""
+
+
+class LogDurability:
+    """What of ``log`` is durable, and which replies wait for more. ``shown``: the newest version that may be shown.
+
+    ``sync`` is the policy. ``on_failure`` is called when the log fails: then no reply that waits may leave any more.
+    """
+
+    may_wait = True
 
     def __init__(
         self,
-        database: Database,
+        store: Store,
         log: CommitLog,
         sync: str,
         interval_ms: int,
         loop: asyncio.AbstractEventLoop,
         on_failure: Callable[[BaseException], None],
+        sync_times: Histogram | None = None,
     ) -> None:
-        self._database = database
+        self._store = store
         self._log = log
-        self._always = sync == "always"
-        self._interval_s = interval_ms / 1000 if sync == "interval" else None
-        self._sync_timer: asyncio.TimerHandle | None = None
-        self._mark_timer: asyncio.TimerHandle | None = None
-        self._marked = log.synced
         self._loop = loop
         self._on_failure = on_failure
-        self._worker = ThreadPoolExecutor(1, "commit-log")
-        self._waiting: dict[Connection, None] = {}  # in the order they came
-        self._is_due = False
-        self._busy = False  # the worker has something to do with the log
-        self._syncing = False  # and it is no more than a sync
-        self._free = asyncio.Event()
-        # While those who were just answered are given time to come back: until when, and how many there would be.
-        self._gathering: asyncio.TimerHandle | None = None
-        self._gathered = 0
-        self._expected = 0  # commits that were put aside, and are not in the log yet
-        self._sync_wanted = 0
-        self._is_written_enough = False  # for somebody who waits, and need not wait for the sync
-        self._failed = False
-        self._raising = False
-        # Called before something is written: whoever has put commits aside makes them.
-        self.before_write: Callable[[], None] | None = None
-        # Called when more has reached the disk.
-        self.on_progress: Callable[[], None] | None = None
-        self.sync_times = Histogram(SYNC_BOUNDS)
-        log.on_sync = self.sync_times.observe
-        database.on_logged = self._wake
-        database.shown = log.synced
-        self._written = self._synced = log.synced
+        self.always = sync == "always"
+        self.sync_times = sync_times or Histogram(SYNC_BOUNDS)
+        self.shown = log.synced
+        self._waiting: dict[Waiter, None] = {}  # in the order they came
+        self._listeners: list[Callable[[], None]] = []
+        self._is_raising = False
+        self.writer = writer = LogWriter(
+            log,
+            loop,
+            always=self.always,
+            interval_s=interval_ms / 1000 if sync == "interval" else None,
+            on_progress=self._on_progress,
+            on_failure=self._fail,
+        )
+        # Bound here, as each commit and each reply would else take one call more.
+        self.wake = writer.wake
+        self.expect = writer.expect
+        self.write_at_once = writer.write_at_once
 
-    # ------------------------------------------------------------------ what answers need
+    # ------------------------------------------------------------------ what replies wait for
 
-    def position_for(self, requests: Sequence[AnyRequest]) -> LogPosition:
-        """What an answer to these, which have just run, has to wait for; NO_NEEDS if it may leave."""
-        # What is not in the log yet is an expiry that found no room: it is shown, and happens again after a crash.
-        version = min(self._database.store.version, self._log.added)
-        if version <= (self._synced if self._always else self._written) and version >= self._sync_wanted:
-            return NO_WAIT
-        needs = LogPosition(0, 0)
-        for request in requests:
-            self._add_needs(needs, request, version)
-        return NO_WAIT if self.covers(needs) else needs
+    def newest(self) -> int:
+        """The newest version in the log; later ones are expiries without space in it, which happen again."""
+        return min(self._store.version, self._log.added)
 
-    def _add_needs(self, needs: LogPosition, request: AnyRequest, version: int) -> None:
-        kind = type(request)
-        if kind in _SHOWS_NOTHING:
-            return
-        shown = min(self._version_of(request), version) if kind in _SHOWS_KEYS else version
-        how = getattr(request, "how", None)
-        sync = self._sync_of(request) if how is None or how.sync is None else how.sync
-        needs.written = max(needs.written, shown)
-        if sync or shown > self._ceiling_for(shown):
-            needs.synced = max(needs.synced, shown)
+    def is_settled(self, version: int) -> bool:
+        """Whether a reply that shows ``version``, the newest, may leave whatever its requests ask for."""
+        return self.writer.sync_wanted <= version <= self.shown
 
-    def _sync_of(self, request: AnyRequest) -> bool:
-        """Whether a request that does not say it itself waits for the disk."""
-        rules = self._database.room.rules
-        keys = written_keys(request) if rules.have_syncs else ()
-        if not keys:
-            return self._always
-        # What several keys have to wait for is what the strictest of them has to.
-        said = [None if (rule := rules.rule_of(key)) is None else rule.sync for key in keys]
-        return any(self._always if sync is None else sync for sync in said)
-
-    def _version_of(self, request: AnyRequest) -> int:
-        """The newest version that a read of keys shows; the current one if it shows that a key is not there."""
-        keys = [request.key] if isinstance(request, messages.Get) else request.keys  # type: ignore[union-attr]
-        store, newest = self._database.store, 0
-        for key in keys:
-            head = store.find(key)
-            if head is None:
-                return store.version
-            newest = max(newest, head.version)
-        return newest
-
-    def _ceiling_for(self, version: int) -> int:
-        """Up to which version one may be shown early; it is raised ahead of time."""
+    def ceiling_for(self, version: int) -> int:
+        """The highest version that may be shown before it is synced. Raised in advance, as ``version`` nears it."""
         ceiling = self._log.ceiling
-        if version > ceiling - CEILING_STEP // 2 and not self._raising:
-            self._raising = True
+        if version > ceiling - CEILING_STEP // 2 and not self._is_raising:
+            self._is_raising = True
             self._loop.create_task(self._raise_ceiling(version + CEILING_STEP))
         return ceiling
 
     async def begin_early(self) -> None:
         """Raise the first ceiling, for a daemon that shows versions early."""
-        await self._raise_ceiling(self._database.store.version + CEILING_STEP)
+        await self._raise_ceiling(self._store.version + CEILING_STEP)
 
     async def _raise_ceiling(self, version: int) -> None:
         try:
-            await self.in_worker(lambda: self._log.raise_ceiling(version))
-            self._raising = False
-        except NoSpace:  # answers wait for syncs meanwhile
+            await self.writer.run_alone(lambda: self._log.raise_ceiling(version))
+            self._is_raising = False
+        except NoSpace:  # replies wait for syncs meanwhile
             self._loop.call_later(CEILING_RETRY_S, self._allow_raising)
 
     def _allow_raising(self) -> None:
-        self._raising = False
+        self._is_raising = False
 
-    def covers(self, needs: LogPosition) -> bool:
-        """Whether an answer with these needs may leave."""
-        return needs.written <= self._written and needs.synced <= self._synced
+    def has_reached(self, position: LogPosition) -> bool:
+        """Whether a reply that waits for ``position`` may leave."""
+        writer = self.writer
+        return position.written <= writer.written and position.synced <= writer.synced
 
-    def wait(self, session: "Connection", needs: LogPosition) -> None:
-        """``session`` holds an answer; it is told when more has reached the disk."""
-        self._waiting[session] = None
-        if needs.written > needs.synced:
-            self._is_written_enough = True
-            if self._syncing:
-                self._loop.call_soon(self._write_during_sync)
-        if needs.synced > self._synced:
-            self._sync_wanted = max(self._sync_wanted, needs.synced)
-        self._wake()
-
-    # ------------------------------------------------------------------ the worker
-
-    def _wake(self) -> None:
-        """Write what there is, once this turn of the loop is over, so that it brings all of it together."""
-        if self._is_due or self._busy or self._failed:
-            return
-        if self._gathering is not None and self._log.pending + self._expected < self._gathered:
-            return
-        self._is_due = True
-        self._loop.call_soon(self._start)
+    def wait(self, waiter: Waiter, position: LogPosition) -> None:
+        """Call ``waiter.on_durable`` once when more is durable, and see to it that ``position`` is reached."""
+        self._waiting[waiter] = None
+        self.writer.want(position.written, position.synced)
 
     @property
     def is_occupied(self) -> bool:
-        """Whether a commit made now waits for the next sync, as all do, and that has not begun."""
-        return self._always and (self._busy or self._gathering is not None)
+        """Whether a commit that is made now waits for a sync that has not begun."""
+        return self.writer.is_occupied
 
-    def expect(self, count: int) -> None:
-        """So many commits have been put aside, which will be made ``before_write``."""
-        self._expected = count
-        self._wake()
+    # ------------------------------------------------------------------ progress
 
-    def write_at_once(self) -> None:
-        """Begin to write what was added, if nothing is under way and nobody is given time to come back."""
-        if self._is_due and self._gathering is None:
-            self._start()
+    def subscribe(self, listener: Callable[[], None]) -> None:
+        """Call ``listener`` each time more of the log is durable, after the replies that wait for it."""
+        self._listeners.append(listener)
 
-    def _start(self) -> None:
-        self._stop_gathering()
-        if self.before_write is not None and self._expected and not self._busy:
-            self._expected = 0
-            self.before_write()
-        self._is_due = False
-        if self._busy or self._failed:
-            return
-        batch = self._log.take()
-        sync = self._always or self._sync_wanted > self._synced
-        if batch is None:
-            if not self._sync_wanted > self._synced:
-                return
-            batch = Batch([], [], self._written)
-        if sum(batch.sizes) > INLINE_BYTES:
-            self._begin(batch, lambda: self._log.write(batch, sync=sync))
-        elif self._write_here(batch):
-            if sync:
-                self._release_early()
-                self._begin(batch, self._log.sync)
-            else:
-                self._log.done(batch)
-                self._note_progress()
-
-    def _release_early(self) -> None:
-        """Answer those for whom it is enough that it is written."""
-        if self._is_written_enough:
-            self._is_written_enough = False
-            self._note_progress()
-
-    def _write_during_sync(self) -> None:
-        """Somebody need not wait for a sync, and one is under way: it does no harm to write behind its back."""
-        if not self._syncing or not self._log.fits_now() or (batch := self._log.take()) is None:
-            return
-        if self._write_here(batch):
-            self._log.done(batch)
-            self._release_early()
-
-    def _write_here(self, batch: Batch) -> bool:
-        """Little is written without the worker: the way there and back costs more than a write into allocated room."""
-        try:
-            self._log.write(batch, sync=False)
-        except OSError as error:
-            self._fail(error)
-        return not self._failed
-
-    def _begin(self, batch: Batch, work: Callable[[], None]) -> None:
-        self._claim(work)  # at once: nobody may come between that has taken later commits
-        self._loop.create_task(self._do(batch, work))
-
-    async def _do(self, batch: Batch, work: Callable[[], None]) -> None:
-        begin = self._loop.time()
-        try:
-            await self._run(work)
-        except OSError:
-            return
-        self._log.done(batch)
-        self._gather(len(batch.groups), self._loop.time() - begin)
-
-    def _gather(self, released: int, sync_s: float) -> None:
-        """Wait a little for those who were just answered to come back, so that the next sync serves them too.
-
-        Without it they and those who came meanwhile take turns, and each sync serves only half of them (measured with
-        32 connections: 18,000 commits a second, and 34,000 with it). Who is alone never waits.
-        """
-        pending = self._log.pending + self._expected
-        self._gathered = released + pending
-        if released > 1 or pending:
-            wait_s = min(max(sync_s / 2, MIN_GATHER_S), MAX_GATHER_S)
-            self._gathering = self._loop.call_later(wait_s, self._start)
-        self._wake()
-
-    def _stop_gathering(self) -> None:
-        if self._gathering is not None:
-            self._gathering.cancel()
-            self._gathering = None
+    def _on_progress(self) -> None:
+        self.shown = self.writer.synced if self.always else self.writer.written
+        waiting, self._waiting = self._waiting, {}
+        for waiter in waiting:
+            waiter.on_durable()
+        for listener in self._listeners:
+            listener()
 
     def _fail(self, error: BaseException) -> None:
-        self._failed = True
         self._waiting.clear()
         self._on_failure(error)
 
-    def _note_progress(self) -> None:
-        self._written, self._synced = self._log.written, self._log.synced
-        self._database.shown = self._synced if self._always else self._written
-        self._database.room.on_visible()
-        waiting, self._waiting = self._waiting, {}
-        for session in waiting:
-            session.release()
-        if self._database.on_commit is not None:
-            self._database.on_commit()
-        self._arm_timers()
-        if self.on_progress is not None:
-            self.on_progress()
-
-    def _arm_timers(self) -> None:
-        if self._interval_s is not None and self._written > self._synced and self._sync_timer is None:
-            self._sync_timer = self._loop.call_later(self._interval_s, self._sync_now)
-        if self._synced > self._marked and self._mark_timer is None:
-            self._mark_timer = self._loop.call_later(MARK_S, self._maybe_mark, self._written)
-
-    def _sync_now(self) -> None:
-        self._sync_timer = None
-        self._sync_wanted = max(self._sync_wanted, self._written)
-        self._wake()
-
-    def _maybe_mark(self, written: int) -> None:
-        """Vouch for the last commits once none has come for a while; then nothing wakes up any more."""
-        self._mark_timer = None
-        if written != self._log.added:
-            self._arm_timers()
-        elif not self._failed:
-            self._marked = written
-            self._loop.create_task(self.in_worker(self._log.mark))
-
-    async def in_worker(self, work: Callable[[], Result]) -> Result:
-        """Do something with the log in the worker, alone. Its OSError ends the daemon too."""
-        await self._turn()
-        self._claim(work)
-        try:
-            return await self._run(work)
-        finally:
-            self._wake()
-
-    async def _behind_all(self, work: Callable[[], Result]) -> Result:
-        """The same behind all commits that have been added when its turn comes, and that it writes."""
-        await self._turn()
-        batch = self._log.take()
-
-        def write_first() -> Result:
-            if batch is not None:
-                self._log.write(batch, sync=False)
-            return work()
-
-        self._claim(write_first)
-        try:
-            return await self._run(write_first)
-        finally:
-            if batch is not None:
-                self._log.done(batch)
-            self._wake()
-
-    async def _turn(self) -> None:
-        while self._busy:
-            await self._free.wait()
-
-    def _claim(self, work: Callable[[], object]) -> None:
-        """Nobody else uses the log until ``work`` is done."""
-        self._busy = True
-        self._syncing = work == self._log.sync
-        self._free.clear()
-
-    async def _run(self, work: Callable[[], Result]) -> Result:
-        """Do what the log has been claimed for. It must not be cancelled: the worker would go on."""
-        try:
-            return await self._loop.run_in_executor(self._worker, work)
-        except OSError as error:
-            self._fail(error)
-            raise
-        finally:
-            self._busy = self._syncing = False
-            self._free.set()
-            if not self._failed:
-                self._note_progress()
-
     async def flush(self) -> None:
-        """Return when everything added so far is written and synced."""
-        await self._behind_all(self._log.sync)
+        """Return when everything added so far is written and synced. Raises OSError."""
+        await self.writer.flush()
 
     async def rotate(self) -> tuple[int, int]:
-        """Go on in a new segment; its number, and the version before it. Raises NoSpace, with nothing changed."""
-
-        def work() -> tuple[int, int]:
-            return self._log.rotate(), self._log.written
-
-        return await self._behind_all(work)
+        """Go on in a new segment; return its number, and the version before it. Raises OSError, NoSpace."""
+        return await self.writer.rotate()
 
     async def close(self) -> None:
-        """Write and sync everything, with a mark that nothing follows; end the worker. Raises OSError."""
-        for timer in (self._sync_timer, self._mark_timer):
-            if timer is not None:
-                timer.cancel()
-        if not self._failed:
-            await self.flush()
-            await self.in_worker(self._log.close)
-        self._worker.shutdown(wait=True)
+        """Write and sync everything, with a mark that nothing follows; end the thread. Raises OSError."""
+        await self.writer.close()

@@ -11,7 +11,7 @@ The base that reaches the latest version is the one to save, of several the one 
 
 import msgspec
 
-from kvd.engine.database import Database
+from kvd.engine.replay import Replay
 from kvd.journal import names
 from kvd.journal.disk import Disk
 from kvd.journal.errors import Damaged
@@ -103,14 +103,14 @@ def furthest(found: list[Extent]) -> Extent | None:
 
 def examine(disk: Disk, progress: Progress = lambda done, size: None) -> CheckReport:
     """Look at everything. Raises NewerFormat, Unfinished, OSError."""
-    database = Database()
+    contents = Replay()
     try:
-        recovered = recover(disk, database, progress)
+        recovered = recover(disk, contents, progress)
     except Damaged as error:
         damages, newest_known = _survey(disk)
         damages = [error, *(each for each in damages if each.path != error.path)]
         return CheckReport(None, 0, 0, damages, newest_known, furthest(reaches(disk)))
-    return CheckReport(recovered, database.store.counters.keys, database.store.time, [], recovered.version, None)
+    return CheckReport(recovered, contents.count_keys(), contents.store.time, [], recovered.version, None)
 
 
 def _survey(disk: Disk) -> tuple[list[Damaged], int]:

@@ -36,7 +36,7 @@ _LAST_NOTE = NOTES - 1
 class GenerationTable:
     """The writing end. ``slots`` is a power of two. Raises OSError if the memory is not to be had."""
 
-    def __init__(self, slots: int = SLOTS) -> None:
+    def __init__(self, slots: int = SLOTS, *, notes_changes: bool = True) -> None:
         self.slots = slots
         # Python's hash of a string is keyed, with a key chosen at the start (unless PYTHONHASHSEED is set): nobody can
         # choose keys beforehand that disturb another's slot.
@@ -57,8 +57,7 @@ class GenerationTable:
         self._generations = words[FIRST_GENERATION : first_note(slots)]
         self._notes = words[first_note(slots) :]
         self._noted = 0
-        # Whether to note what changes.
-        self.notes_changes = True
+        self._notes_changes = notes_changes
 
     def bump(self, keys: Iterable[str]) -> None:
         """``keys`` are about to change. All get the same new generation: it is only ever compared with older ones."""
@@ -67,7 +66,7 @@ class GenerationTable:
         slots = [hashed & mask for hashed in map(hash, keys)]
         for slot in slots:
             generations[slot] = raised
-        if self.notes_changes and len(slots) <= MAX_NOTED_KEYS:
+        if self._notes_changes and len(slots) <= MAX_NOTED_KEYS:
             self._note(slots)
 
     def _note(self, slots: list[int]) -> None:
@@ -102,3 +101,22 @@ class GenerationTable:
     def open_read_only(self) -> int:
         """A new opening of the table, for a client; the caller closes it. Raises OSError."""
         return os.open(f"/proc/self/fd/{self._descriptor}", os.O_RDONLY | os.O_CLOEXEC)
+
+
+class Generations:
+    """Holds the table once a client with a near cache has attached; before, there is nothing to be told."""
+
+    __slots__ = ("table",)
+
+    def __init__(self) -> None:
+        self.table: GenerationTable | None = None
+
+    @property
+    def table_bytes(self) -> int:
+        """What the table takes, once there is one."""
+        return 0 if self.table is None else table_bytes(self.table.slots)
+
+    def create(self, slots: int, *, notes_changes: bool) -> GenerationTable:
+        """Create the table; from now on each commit bumps the generations of its keys. Raises OSError."""
+        self.table = table = GenerationTable(slots, notes_changes=notes_changes)
+        return table

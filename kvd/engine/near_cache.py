@@ -1,103 +1,113 @@
-"""Clients with a near cache: they are handed the table of generations, and its lease is kept up while there are any.
+"""Clients with a near cache: each is handed the table of generations, and the table's lease is kept up for them.
 
-Nothing of this exists before the first one attaches. From then on every commit raises generations, also while nobody is
-attached, for there may be clients that still trust their lease; only the heartbeat rests. Before the first is
-answered, ``before_first`` notes for our successor that leases are about (``kvd/service/restart_fence.py``).
+Nothing of this exists before the first client attaches. From then on every commit bumps generations, also while no
+client is attached, because a client that has gone may still trust its lease; only the heartbeat rests. Before the first
+client is answered, ``begin_leases`` notes for the next daemon that there are leases (``kvd/service/restart_fence.py``).
 """
 
-import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 
-from kvd.engine.database import Database
-from kvd.engine.generations import SLOTS, GenerationTable
-from kvd.protocol.near_cache import HEARTBEAT_MS, LEASE_MS, clock_id, table_bytes
-from kvd.requests.access import CACHE
-from kvd.requests.errors import RequestError
-from kvd.server.peers import Peer
+from kvd.engine.errors import EngineError
+from kvd.engine.generations import SLOTS, Generations, GenerationTable
+from kvd.engine.scheduler import Handle, NullHandle, Scheduler
+from kvd.protocol.near_cache import HEARTBEAT_MS, LEASE_MS, clock_id
 
 logger = logging.getLogger(__name__)
 
 _HEARTBEAT_S = HEARTBEAT_MS / 1000
 
 
+def refuse_leases() -> None:
+    """Let no client have a near cache, as the next daemon would not learn of its lease. Raises EngineError."""
+    raise EngineError("bad_request", "there is no near cache here")
+
+
 class NearCaches:
-    """Who reads from memory of their own. ``slots`` is the size of the table to be made."""
+    """The clients with a near cache. ``slots`` is the size of the table to be created.
 
-    def __init__(self, database: Database, slots: int = SLOTS) -> None:
-        self._database = database
+    ``begin_leases`` raises OSError or EngineError if there can be no near caches. ``notes_changes``: clients are told
+    what has changed lately; not where a read of that would wait for the disk.
+    """
+
+    def __init__(
+        self,
+        generations: Generations,
+        scheduler: Scheduler,
+        begin_leases: Callable[[], None],
+        slots: int = SLOTS,
+        *,
+        notes_changes: bool,
+    ) -> None:
+        self._generations = generations
+        self._scheduler = scheduler
+        self._begin_leases = begin_leases
         self._slots = slots
-        self.table: GenerationTable | None = None
-        # Raises OSError if there can be no near caches. Without it there are none.
-        self.before_first: Callable[[], None] | None = None
-        # Whether clients are told what has changed lately. Not where a read of that would wait for the disk.
-        self.tells_changes = True
-        self._attached: set[Peer] = set()
-        self._beat: asyncio.TimerHandle | None = None
-        self._closed = False
+        self._notes_changes = notes_changes
+        self._attached: set[Hashable] = set()
+        self._heartbeat: Handle = NullHandle()
+        self._is_beating = False
+        self._is_closed = False
 
-    def attach(self, peer: Peer) -> tuple[int, int, int, int]:
-        """Have the table handed to ``peer`` with this reply: slots, lease in ms, the time in µs, whose time it is.
+    @property
+    def table(self) -> GenerationTable | None:
+        """The table of generations, once a client has attached."""
+        return self._generations.table
 
-        Raises Refusal.
+    def attach(self, owner: Hashable) -> tuple[tuple[int, int, int, int], int]:
+        """Attach the connection ``owner``. Return the reply to it and a descriptor to be sent with the reply.
+
+        The reply: slots, lease in ms, the time in µs, and the id of the clock. The caller closes the descriptor.
+        Raises EngineError.
         """
-        if peer.uid is None:
-            raise RequestError("bad_request", "a near cache needs a Unix socket: over TCP nothing can be shared")
-        if not peer.fresh or peer.descriptor is not None:
-            raise RequestError("bad_request", "attach belongs into the first frame of a connection, once")
-        if peer.grant is not None and not peer.grant.may_anywhere(CACHE):
-            raise RequestError("forbidden", "no right to a near cache")
-        if self.before_first is None or self._closed:
-            raise RequestError("shutting_down" if self._closed else "bad_request", "there is no near cache here")
+        if self._is_closed:
+            raise EngineError("shutting_down", "there is no near cache here")
         try:
-            table = self.table or self._make_table(self.before_first)
-            peer.descriptor = table.open_read_only()
+            table = self._generations.table or self._create_table()
+            descriptor = table.open_read_only()
         except OSError as error:
-            logger.error("no near cache for %s: %s", peer.name, error)
-            raise RequestError("internal", f"a near cache cannot be had: {error.strerror}") from None
-        self._attached.add(peer)
-        if self._beat is None:
+            logger.error("a near cache cannot be had: %s", error)
+            raise EngineError("internal", f"a near cache cannot be had: {error.strerror}") from None
+        self._attached.add(owner)
+        if not self._is_beating:
             self._keep_lease()
-        return table.slots, LEASE_MS, time.monotonic_ns() // 1000, clock_id()
+        return (table.slots, LEASE_MS, time.monotonic_ns() // 1000, clock_id()), descriptor
 
-    def void(self) -> None:
-        """Have every client ask again for everything."""
-        if self.table is not None:
-            self.table.bump_all()
+    def invalidate_all(self) -> None:
+        """Have every client fetch everything again."""
+        if (table := self._generations.table) is not None:
+            table.bump_all()
 
-    def detach(self, peer: Peer) -> None:
-        """The connection of ``peer`` has ended."""
-        self._attached.discard(peer)
+    def detach(self, owner: Hashable) -> None:
+        """Detach the connection ``owner``, which has ended."""
+        self._attached.discard(owner)
 
     @property
     def table_bytes(self) -> int:
-        """What the table takes, once somebody has attached."""
-        return 0 if self.table is None else table_bytes(self.table.slots)
+        """What the table takes, once a client has attached."""
+        return self._generations.table_bytes
 
     @property
     def clients(self) -> int:
-        """How many are attached."""
+        """How many clients are attached."""
         return len(self._attached)
 
     def close(self) -> None:
-        """From now on no client trusts the table. To be called behind the last reply."""
-        self._closed = True
-        if self._beat is not None:
-            self._beat.cancel()
-        if self.table is not None:
-            self.table.end_lease()
+        """End the lease: no client trusts the table from now on. To be called after the last reply."""
+        self._is_closed = True
+        self._heartbeat.cancel()
+        if (table := self._generations.table) is not None:
+            table.end_lease()
 
-    def _make_table(self, before_first: Callable[[], None]) -> GenerationTable:
-        before_first()
-        self.table = table = GenerationTable(self._slots)
-        table.notes_changes = self.tells_changes
-        self._database.on_change = table.bump
-        return table
+    def _create_table(self) -> GenerationTable:
+        self._begin_leases()
+        return self._generations.create(self._slots, notes_changes=self._notes_changes)
 
     def _keep_lease(self) -> None:
-        """From the loop, so that a loop that hangs lets it run out; while nobody is attached nothing wakes up."""
-        self._beat = None
-        if self._attached and self.table is not None:
-            self.table.extend_lease()
-            self._beat = asyncio.get_running_loop().call_later(_HEARTBEAT_S, self._keep_lease)
+        """Extend the lease from the loop, so that it runs out if the loop hangs. Without clients, stop doing so."""
+        table = self._generations.table
+        self._is_beating = bool(self._attached) and table is not None
+        if table is not None and self._is_beating:
+            table.extend_lease()
+            self._heartbeat = self._scheduler.call_later(_HEARTBEAT_S, self._keep_lease)

@@ -1,15 +1,20 @@
-"""Which connection holds which snapshots: limited in number and in time, and released when it ends.
+"""Which connection holds which snapshots: limited in number and in time, and released when the connection ends.
 
 The history window keeps a pinned version readable, up to a limit of bytes of its own (``kvd/store/window.py``). A
-snapshot that is let go, for whatever reason, is readable for as long as the history happens to reach back to it; after
-that a reader is told that it has gone.
+released snapshot is readable for as long as the history happens to reach back to it; after that a read fails with
+``snapshot_gone``.
 """
 
-from collections.abc import Callable
+from collections.abc import Hashable
 
-from kvd.requests.errors import RequestError
-from kvd.server.peers import Peer
+from kvd.engine.clocks import Clock
+from kvd.engine.errors import EngineError
+from kvd.engine.scheduler import Scheduler
 from kvd.store.store import Store
+
+# Idle snapshots are looked for this often at least, because a reload may lower the limit.
+MAX_LOOK_S = 2.0
+IDLE_US = 60_000_000
 
 
 class SnapshotPin:
@@ -23,74 +28,87 @@ class SnapshotPin:
 
 
 class Snapshots:
-    """The snapshots that connections hold. ``timer`` returns microseconds."""
+    """The snapshots that connections hold. ``timer`` returns microseconds.
 
-    def __init__(self, store: Store, timer: Callable[[], int]) -> None:
+    ``idle_us`` may be set anew: a snapshot that was not read at for so long is released.
+    """
+
+    def __init__(self, store: Store, timer: Clock, scheduler: Scheduler, idle_us: int = IDLE_US) -> None:
         self._store = store
         self._timer = timer
-        self._held: dict[Peer, dict[int, SnapshotPin]] = {}
-        self._count: dict[Peer, int] = {}  # how many each of them holds, one version held twice counting as two
-        # Called once, when the first one is held: from then on there is something to let go.
-        self.on_first: Callable[[], None] | None = None
+        self._scheduler = scheduler
+        self.idle_us = idle_us
+        self._is_armed = False
+        self._held: dict[Hashable, dict[int, SnapshotPin]] = {}
+        self._count: dict[Hashable, int] = {}  # of each owner; one version held twice counts as two
 
     def __len__(self) -> int:
         return sum(self._count.values())
 
-    def begin(self, peer: Peer, most: int) -> int:
-        """Hold the current version for ``peer``, who may hold ``most``. Raises Refusal."""
-        count = self._count.get(peer, 0)
-        if count >= most:
-            raise RequestError("too_large", f"a connection holds at most {most} snapshots; end some first")
-        if self.on_first is not None:
-            call, self.on_first = self.on_first, None
-            call()
-        self._count[peer] = count + 1
-        version = peer.begun = self._store.pin()
-        holds = self._held.setdefault(peer, {})
-        if version in holds:
-            holds[version].count += 1
-            holds[version].used_us = self._timer()
+    def begin(self, owner: Hashable, limit: int) -> int:
+        """Hold the current version for ``owner``, who may hold ``limit`` of them; return it. Raises EngineError."""
+        count = self._count.get(owner, 0)
+        if count >= limit:
+            raise EngineError("too_large", f"a connection holds at most {limit} snapshots; end some first")
+        if not self._is_armed:
+            self._arm()
+        self._count[owner] = count + 1
+        version = self._store.pin()
+        pins = self._held.setdefault(owner, {})
+        if version in pins:
+            pins[version].count += 1
+            pins[version].used_us = self._timer()
         else:
-            holds[version] = SnapshotPin(self._timer())
+            pins[version] = SnapshotPin(self._timer())
         return version
 
-    def end(self, peer: Peer, version: int) -> bool:
-        """Give back one hold; whether there was one."""
-        holds = self._held.get(peer, {})
-        hold = holds.get(version)
-        if hold is None:
+    def end(self, owner: Hashable, version: int) -> bool:
+        """Give back one hold of ``version``. Return whether there was one."""
+        pins = self._held.get(owner, {})
+        pin = pins.get(version)
+        if pin is None:
             return False
-        hold.count -= 1
-        if hold.count == 0:
-            del holds[version]
-        self._given_back(peer, version, 1)
+        pin.count -= 1
+        if pin.count == 0:
+            del pins[version]
+        self._unpin(owner, version, 1)
         return True
 
-    def used(self, peer: Peer, version: int) -> None:
-        """``peer`` reads at ``version``."""
-        hold = self._held.get(peer, {}).get(version)
-        if hold is not None:
-            hold.used_us = self._timer()
+    def used(self, owner: Hashable, version: int) -> None:
+        """Note that ``owner`` reads at ``version``."""
+        pin = self._held.get(owner, {}).get(version)
+        if pin is not None:
+            pin.used_us = self._timer()
 
-    def release(self, peer: Peer) -> None:
-        """Give back all that ``peer`` holds."""
-        for version in list(self._held.get(peer, ())):
-            self._release(peer, version)
+    def release(self, owner: Hashable) -> None:
+        """Give back all that ``owner`` holds."""
+        for version in list(self._held.get(owner, ())):
+            self._release(owner, version)
 
-    def let_go(self, idle_us: int) -> bool:
-        """Release those not read at for ``idle_us``; whether any are still held."""
+    def release_idle(self, idle_us: int) -> bool:
+        """Release the snapshots not read at for ``idle_us``. Return whether any are still held."""
         latest = self._timer() - idle_us
-        idle = [(peer, v) for peer, holds in self._held.items() for v, hold in holds.items() if hold.used_us <= latest]
-        for peer, version in idle:
-            self._release(peer, version)
+        idle = [(owner, v) for owner, pins in self._held.items() for v, pin in pins.items() if pin.used_us <= latest]
+        for owner, version in idle:
+            self._release(owner, version)
         return bool(self._held)
 
-    def _release(self, peer: Peer, version: int) -> None:
-        self._given_back(peer, version, self._held[peer].pop(version).count)
+    def _arm(self) -> None:
+        self._is_armed = True
+        self._scheduler.call_later(min(self.idle_us / 1_000_000 / 4, MAX_LOOK_S), self._look)
 
-    def _given_back(self, peer: Peer, version: int, count: int) -> None:
+    def _look(self) -> None:
+        """Release what is idle; while nothing is held, no timer runs."""
+        self._is_armed = False
+        if self.release_idle(self.idle_us):
+            self._arm()
+
+    def _release(self, owner: Hashable, version: int) -> None:
+        self._unpin(owner, version, self._held[owner].pop(version).count)
+
+    def _unpin(self, owner: Hashable, version: int, count: int) -> None:
         for _ in range(count):
             self._store.unpin(version)
-        self._count[peer] -= count
-        if not self._count[peer]:
-            del self._count[peer], self._held[peer]
+        self._count[owner] -= count
+        if not self._count[owner]:
+            del self._count[owner], self._held[owner]

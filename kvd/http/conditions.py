@@ -1,26 +1,26 @@
-"""Conditional requests (RFC 9110, 13): a key's entity tag is its version, and the store that this is a version of."""
+"""Conditional requests (RFC 9110, 13): the entity tag of a key is its version together with the store's id."""
 
 from kvd.http.requests import Request
 
 
 def tag(version: int, store_id: str) -> bytes:
-    """The header line."""
+    """Return the header line with the entity tag."""
     return b'ETag: "%d.%s"\r\n' % (version, store_id.encode())
 
 
 def are_given(request: Request) -> bool:
-    """Whether the request has any."""
+    """Whether the request has a condition."""
     return b"if-match" in request.headers or b"if-none-match" in request.headers
 
 
 def holds_if_match(request: Request, version: int, store_id: str) -> bool:
-    """Whether If-Match lets the request be done; version 0 is absence. Weak tags match nothing."""
+    """Whether If-Match permits the request. Version 0 means that the key is absent; weak tags match nothing."""
     given = request.headers.get(b"if-match")
     return given is None or (bool(version) and _names(given, version, store_id, weak=False))
 
 
 def holds_if_none_match(request: Request, version: int, store_id: str) -> bool:
-    """Whether If-None-Match does."""
+    """Whether If-None-Match permits the request."""
     given = request.headers.get(b"if-none-match")
     return given is None or not version or not _names(given, version, store_id, weak=True)
 

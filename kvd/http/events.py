@@ -1,11 +1,12 @@
 """A feed as server-sent events (the HTML standard, 9.2).
 
         event: change    {"version", "time", "author", "changes": {key: value or null}}      id: version
-        event: reset     {"version"}    forget all, what there is follows: this reader was too slow, or came too late
+        event: reset     {"version"}    forget everything; all items follow: this reader was too slow, or came too late
         event: item      {"key", "version", "value"}
-        event: live      {"version"}    up to here all is told                               id: version
+        event: live      {"version"}    everything up to here was sent                               id: version
 
-Only changes and live have an id: who is cut off between reset and live comes back with an old one, and is reset again.
+Only changes and live have an id. A reader that is cut off between reset and live comes back with an older id, and is
+reset again.
 """
 
 from typing import Any
@@ -14,18 +15,18 @@ import msgspec
 
 from kvd.http.models import to_json
 
-# Proxies and browsers close what is silent; a comment says that somebody is there.
+# Proxies and browsers close a silent connection; a comment keeps it open.
 HEARTBEAT_S = 15.0
 HEARTBEAT = b": still here\n\n"
 
 
 def encoded(event: tuple[Any, ...]) -> bytes:
-    """One event."""
+    """Return one event as text."""
     match event:
         case ("change", version, time, author, changes):
             who = None if author is None else author.name
-            told = {key: None if value is None else to_json(value) for key, value in changes.items()}
-            return _event("change", {"version": version, "time": time, "author": who, "changes": told}, version)
+            shown = {key: None if value is None else to_json(value) for key, value in changes.items()}
+            return _event("change", {"version": version, "time": time, "author": who, "changes": shown}, version)
         case ("item", key, value, version):
             return _event("item", {"key": key, "version": version, "value": to_json(value)})
         case (name, version):
@@ -39,7 +40,7 @@ def _event(name: str, data: dict[str, object], version: int | None = None) -> by
 
 
 def chunk(data: bytes) -> bytes:
-    """As a chunk of the chunked coding."""
+    """Return ``data`` as a chunk of the chunked coding."""
     return b"%x\r\n%s\r\n" % (len(data), data)
 
 

@@ -1,27 +1,23 @@
-"""What all HTTP connections share: the routes, who is admitted, and one answer for each request."""
+"""What all HTTP connections share: the routes, the authentication, and one answer for each request."""
 
 import logging
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
 
-from kvd.engine.durability import NO_WAIT, LogPosition
-from kvd.engine.feeds import EventSource
 from kvd.http import v1, v2
 from kvd.http.admission import HttpAuth, unauthenticated
 from kvd.http.openapi import document_route
 from kvd.http.problems import Problem
-from kvd.http.request_context import Call, RetryLater
+from kvd.http.request_context import RequestContext, RetryLater
 from kvd.http.requests import Request
 from kvd.http.responses import Dates, Response, error_response
-from kvd.http.session import HttpSession
-from kvd.server.peers import Peer
-
-if TYPE_CHECKING:
-    from kvd.server.server import Server
+from kvd.requests.needs import NO_WAIT, LogPosition
+from kvd.requests.peer import Peer
+from kvd.server.feed_writer import EventSource
+from kvd.server.server import Server
 
 logger = logging.getLogger(__name__)
 
-Route = Callable[[Call], Response | EventSource]
+Route = Callable[[RequestContext], Response | EventSource]
 
 ROUTES: dict[bytes, Route] = {
     b"/v1": v1.bulk_route,
@@ -36,47 +32,46 @@ V1, V2 = b"/v1/", b"/v2/"
 
 
 class Listener:
-    """The HTTP side of a server. ``is_open``: on TCP everybody may ask; ``max_json_bytes``: of a body but a value's."""
+    """The HTTP side of a server.
 
-    def __init__(self, server: "Server", *, hosts: Iterable[str], is_open: bool, max_json_bytes: int) -> None:
+    ``is_open``: on TCP no request has to authenticate. ``max_json_bytes``: of a body that is not a value.
+    """
+
+    def __init__(self, server: Server, *, hosts: Iterable[str], is_open: bool, max_json_bytes: int) -> None:
         self.server = server
-        self.commands = server.commands
+        self.executor = server.executor
         self.is_open = is_open
         self.dates = Dates()
         self._max_json_bytes = max_json_bytes
-        self._admission = HttpAuth(server.commands, hosts)
-
-    def session(self) -> HttpSession:
-        """One more connection."""
-        return HttpSession(self)
+        self._admission = HttpAuth(server.authentication, hosts)
 
     def check(self, request: Request, connected: Peer, *, is_local: bool) -> Peer:
-        """Who asks, before any of the body is taken. ``is_local``: over a Unix socket. Raises Problem."""
+        """Return who sent a request, before its body is taken. ``is_local``: over a Unix socket. Raises Problem."""
         if not is_local:
             self._admission.check_host(request)
         return self._admission.peer_of(request, connected)
 
     def max_body_bytes(self, request: Request) -> int:
-        """How long its body may be."""
+        """Return how long the body of a request may be."""
         is_value = request.method == "PUT" and request.path not in (b"/v1", b"/v1/")
-        return self.commands.limits.max_value_bytes if is_value else self._max_json_bytes
+        return self.executor.limits.max_value_bytes if is_value else self._max_json_bytes
 
     def answer(self, request: Request, peer: Peer) -> tuple[Response | EventSource, LogPosition]:
         """Run a request; its answer, and what that has to wait for. Raises Later."""
         if request.refusal is not None:
             return error_response(request, request.refusal), NO_WAIT
-        if not self.commands.token_is_valid(peer):  # a reload, since its head came
+        if not self.server.authentication.token_is_valid(peer):  # after a reload, since its head came
             return error_response(request, unauthenticated("this token is not valid any more")), NO_WAIT
-        call = Call(self.commands, request, peer)
+        context = RequestContext(self.executor, request, peer)
         try:
-            return _route(request)(call), call.needs
+            return _route(request)(context), context.position
         except Problem as problem:
-            return error_response(request, problem), call.needs
+            return error_response(request, problem), context.position
         except RetryLater:
             raise
         except Exception:
             logger.exception("internal error in %s of %s", request.method, peer.name)
-            return error_response(request, Problem(500, "internal", "a fault in the server")), call.needs
+            return error_response(request, Problem(500, "internal", "a fault in the server")), context.position
 
 
 def _route(request: Request) -> Route:

@@ -1,4 +1,4 @@
-"""The JSON bodies of /v2/: what is decoded is checked against these, and the OpenAPI document is made from them."""
+"""The JSON bodies of /v2/: requests are checked against these types, and the OpenAPI document is made from them."""
 
 import base64
 import binascii
@@ -16,7 +16,7 @@ Ttl = Annotated[int, msgspec.Meta(ge=1, le=100 * 365_25 * 24 * 36_000, descripti
 
 
 class Base64(msgspec.Struct, forbid_unknown_fields=True):
-    """Bytes that are no text."""
+    """Bytes that are not text."""
 
     base64: str
 
@@ -39,16 +39,16 @@ class SetBody(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class DeleteBody(msgspec.Struct, forbid_unknown_fields=True):
-    """Keys to delete, all or (one of them missing, and that not allowed) none."""
+    """Keys to delete: all, or none if one is missing and ``missing_ok`` is false."""
 
     keys: Keys
     missing_ok: bool = False
 
 
 class TransactionBody(msgspec.Struct, forbid_unknown_fields=True):
-    """If all keys of ``compare`` are at these versions (0: absent), set and delete, in one commit.
+    """Set and delete in one commit if all keys of ``compare`` are at these versions (0: absent).
 
-    ``store``: only if the versions are of this store; a daemon that keeps nothing on the disk begins a new one.
+    ``store``: only if the versions belong to this store. A daemon without a data directory begins a new one each time.
     """
 
     compare: dict[str, Version] = {}
@@ -67,7 +67,7 @@ class Item(msgspec.Struct):
 
 
 class PageItem(msgspec.Struct):
-    """A key, its version, and its value if values were asked for."""
+    """A key, its version, and its value if the request wants values."""
 
     key: str
     version: Version
@@ -75,7 +75,7 @@ class PageItem(msgspec.Struct):
 
 
 class Items(msgspec.Struct):
-    """What was read, in the order asked for, and the version that it was read at."""
+    """The items in the order of the request, and the version that they were read at."""
 
     store: str
     version: Version
@@ -83,7 +83,7 @@ class Items(msgspec.Struct):
 
 
 class Page(msgspec.Struct):
-    """Keys in order of their bytes. ``next``: give it as ``start`` for what follows; null: that was all."""
+    """Keys in the order of their bytes. ``next``: pass it as ``start`` for the next page; null: this was the last."""
 
     store: str
     version: Version
@@ -117,7 +117,7 @@ class ProblemDetails(msgspec.Struct):
 
 
 def to_bytes(value: "str | Base64") -> bytes:
-    """The bytes that a value in JSON stands for. Raises Problem."""
+    """Return the bytes that a value in JSON stands for. Raises Problem."""
     try:
         return value.encode() if isinstance(value, str) else base64.b64decode(value.base64, validate=True)
     except (binascii.Error, ValueError):
@@ -125,7 +125,7 @@ def to_bytes(value: "str | Base64") -> bytes:
 
 
 def to_json(value: bytes) -> "str | Base64":
-    """A value in JSON: as text if it is UTF-8."""
+    """Return a value as JSON: as text if it is UTF-8."""
     try:
         return value.decode()
     except UnicodeDecodeError:

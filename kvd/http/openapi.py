@@ -7,7 +7,7 @@ import msgspec
 from kvd import __version__
 from kvd.http import models
 from kvd.http.problems import not_allowed
-from kvd.http.request_context import Call
+from kvd.http.request_context import RequestContext
 from kvd.http.responses import JSON, Response
 
 Json = dict[str, Any]
@@ -44,15 +44,15 @@ _BYTES = {"application/octet-stream": {"schema": {"type": "string", "format": "b
 _ETAG = {"ETag": {"description": "the key's version", "schema": {"type": "string"}}}
 
 
-def document_route(call: Call) -> Response:
+def document_route(context: RequestContext) -> Response:
     """``/openapi.json``."""
-    if call.request.verb != "GET":
+    if context.request.verb != "GET":
         raise not_allowed("GET", "HEAD")
     return Response(200, msgspec.json.encode(document()), JSON)
 
 
 def document() -> Json:
-    """All of it."""
+    """Return the whole document."""
     _, schemas = msgspec.json.schema_components([*_BODIES, *_ANSWERS], ref_template="#/components/schemas/{name}")
     return {
         "openapi": "3.1.0",

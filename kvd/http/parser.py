@@ -1,13 +1,15 @@
-"""What comes from one HTTP connection: bytes in, whole requests out in order, and every limit on them.
+"""The input of one HTTP connection: bytes in, whole requests out in order, and every limit on them.
 
         head ──whole, and admitted──▶ body ──whole──▶ waiting ──▶ (the session takes it)
-          └──── not, or too long ───────┴──▶ a refusal waits in its place; where what follows cannot be told from
-                                             it, or may not be sent, all further input is thrown away
+          └──── refused, or too long ───┴──▶ a refusal waits in its place. Where the next request cannot be told from
+                                             this one, or may not be sent, all further input is discarded.
 
-The parser is llhttp's (httptools), which refuses what could be read in two ways: both lengths, a length twice, folded
-lines, bare line feeds. **The short way**: a client on a kept connection sends the same head again and again, but for
-the path. When llhttp has found such a head to be that of one whole, plain, admitted GET, another input that is equal to
-it behind the path, and whose path has only characters that stand for themselves, is one too, and is not parsed.
+The parser is llhttp (httptools), which refuses whatever can be read in two ways: both kinds of length, a length twice,
+folded lines, bare line feeds.
+
+**The short way**: a client on a kept connection sends the same head again and again, except for the path. Once llhttp
+has parsed such a head as one whole, plain, admitted GET, the next input is not parsed if it equals the head after the
+path, and its path has only characters that stand for themselves: then it is such a GET, too.
 """
 
 from collections import deque
@@ -24,12 +26,12 @@ _SHORT = b"GET /v1/"
 _SHORT_BYTES = len(_SHORT)
 _TARGET_END = b" HTTP/1.1\r\n"
 _PLAIN = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~!$&'()*+,;=:@/"
-# Of these one line must be all: two would be read one way by us and another by somebody else.
+# Each of these may stand in one line only: two lines could be read in one way here and in another way by a proxy.
 _ONCE = frozenset((b"host", b"authorization", b"content-type", b"origin", b"expect"))
 
 
 def short_key(data: bytes, tail: bytes) -> str:
-    """The key of a GET that may go the short way, ``tail`` being that of the one before; empty: it may not."""
+    """Return the key of a GET that may go the short way, else "". ``tail``: what the previous such GET ended with."""
     if data.endswith(tail) and data.startswith(_SHORT):
         name = data[_SHORT_BYTES : -len(tail)]
         if not name.translate(None, _PLAIN):
@@ -40,10 +42,10 @@ def short_key(data: bytes, tail: bytes) -> str:
 class Reader:
     """The requests of one connection.
 
-    ``max_body_bytes``: how long a request's body may be. ``admit`` is called with each request whose head has come,
-    and raises Problem if it is to be refused. ``waiting``: what is to be answered, in order. ``request``: the one being
-    read, once its head has come; between two, the last one. ``tail``: what the next GET has to end with to go the short
-    way, if it may.
+    ``max_body_bytes`` returns how long the body of a request may be. ``admit`` is called with each request whose head
+    has arrived, and raises Problem to refuse it. ``waiting``: the requests to answer, in order. ``request``: the one
+    that is being read, once its head has arrived; between two requests, the last one. ``tail``: what the next GET must
+    end with to go the short way, if there is one.
     """
 
     __slots__ = (
@@ -74,7 +76,7 @@ class Reader:
         self.request: Request | None = None
         self._body: list[bytes] = []
         self._body_bytes = 0
-        self.is_dropping = False  # nothing further is taken from this peer
+        self.is_dropping = False  # all further input is discarded
         self.waiting: deque[Request] = deque()
         self.tail: bytes | None = None
 
@@ -82,26 +84,28 @@ class Reader:
 
     @property
     def buffer_bytes(self) -> int:
-        """What it holds of its peer's."""
+        """The bytes of its peer's that it holds."""
         return self._body_bytes + sum(len(request.body) for request in self.waiting)
 
     @property
     def promised_bytes(self) -> int:
-        """How long the body being read says it is; 0 if it does not say."""
+        """The length that the body being read declares; 0 if it declares none."""
         length = self._headers.get(b"content-length", b"")
         return int(length) if self.request is not None and length else 0
 
     def feed(self, data: bytes) -> None:
-        """Read on."""
+        """Parse more input."""
         may_be_plain = not self.is_reading and data.startswith(b"GET ") and data.find(b"\r\n\r\n") == len(data) - 4
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
-            self.is_dropping = True  # nobody speaks anything else here; what was asked is answered, and that was all
+            self.is_dropping = (
+                True  # no other protocol is spoken here; this request is answered, and it is the last one
+            )
         except httptools.HttpParserError as error:
             if not self.is_dropping:
                 status = 405 if isinstance(error, httptools.HttpParserInvalidMethodError) else 400
-                self.refuse(Problem(status, "bad_request", f"this is no HTTP request: {error}"))
+                self.refuse(Problem(status, "bad_request", f"this is not an HTTP request: {error}"))
         if self.is_reading and self.request is None and not self.is_dropping:
             self._head_bytes += len(data)
             if self._head_bytes > 2 * MAX_HEAD_BYTES:
@@ -109,7 +113,7 @@ class Reader:
         self.tail = self._tail_of(data) if may_be_plain else None
 
     def refuse(self, problem: Problem, *, closes: bool = True) -> None:
-        """Answer so behind all that waits. ``closes``: and take nothing further from this peer."""
+        """Answer with ``problem`` after everything that waits. ``closes``: and discard all further input."""
         request = self.request
         if request is None or not self.is_reading:
             request = self.request = Request("GET", self._target or b"/v2/", {})
@@ -119,7 +123,7 @@ class Reader:
             self.waiting.append(request)
 
     def drop(self) -> None:
-        """Take nothing further from this peer."""
+        """Discard all further input."""
         self.is_dropping = True
         self._body, self._body_bytes = [], 0
 
@@ -136,7 +140,7 @@ class Reader:
         self._target += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self.is_dropping or self.request is not None:  # what stands behind the last chunk says nothing to us
+        if self.is_dropping or self.request is not None:  # trailers after the last chunk are ignored
             return
         name = name.lower()
         before = self._headers.get(name)
@@ -161,7 +165,7 @@ class Reader:
             self._check_head(request, version)
             self._admit(request)
         except Problem as problem:
-            # Without its body being awaited: a peer that may not ask has nothing to send.
+            # Before its body arrives: a peer that is refused should not send it.
             self.refuse(problem, closes=self._has_body())
             return
         request.closes = not parser.should_keep_alive() or parser.should_upgrade()
@@ -189,7 +193,7 @@ class Reader:
     # ------------------------------------------------------------------ heads
 
     def _tail_of(self, data: bytes) -> bytes | None:
-        """Of one whole plain GET, what stands behind its path: the next that ends alike goes the short way."""
+        """Return what stands after the path of one whole plain GET: the next one that ends alike goes the short way."""
         request = self.request
         if request is None or self.is_reading or len(self.waiting) != 1 or request.refusal or request.closes:
             return None

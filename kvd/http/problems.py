@@ -1,4 +1,4 @@
-"""What goes wrong, as HTTP says it: which status an error of the daemon has, and problem details (RFC 9457)."""
+"""Errors as HTTP expresses them: the status of each error code, and problem details (RFC 9457)."""
 
 from http import HTTPStatus
 from typing import Any
@@ -28,7 +28,7 @@ RETRY_AFTER_S = 1
 
 
 class Problem(Exception):
-    """A request is answered with this status. ``headers``: more lines of the answer's head, each with its CRLF."""
+    """The request is answered with this status. ``headers``: further lines of the head, each with its CRLF."""
 
     def __init__(self, status: int, code: str, detail: str, headers: bytes = b"", **fields: object) -> None:
         super().__init__(detail)
@@ -41,19 +41,19 @@ class Problem(Exception):
             self.headers += b"Retry-After: %d\r\n" % RETRY_AFTER_S
 
     def as_json(self) -> bytes:
-        """Problem details."""
+        """Return the problem details as JSON."""
         common = {"type": "about:blank", "title": HTTPStatus(self.status).phrase, "status": self.status}
         return msgspec.json.encode({**common, "detail": self.detail, "code": self.code, **self.fields})
 
 
 def problem_of(reply: dict[str, object]) -> Problem:
-    """What an error reply of the daemon is here."""
+    """Return the problem that an error reply of the daemon becomes."""
     fields: dict[str, Any] = {name: value for name, value in reply.items() if name not in ("error", "message")}
     code = str(reply["error"])
     return Problem(STATUS[code], code, str(reply["message"]), **fields)
 
 
 def not_allowed(*methods: str) -> Problem:
-    """Another method is needed."""
+    """Return the answer to a method that the route does not have."""
     allow = ", ".join(methods)
     return Problem(405, "method_not_allowed", f"allowed: {allow}", b"Allow: %s\r\n" % allow.encode())

@@ -1,44 +1,43 @@
-"""One request being answered: how it asks the daemon's own commands, and what its answer has to wait for."""
+"""One HTTP request while it is answered: the requests that it makes of the daemon, and what its answer waits for."""
 
 from typing import Any
 
-from kvd.engine.durability import NO_WAIT
 from kvd.http.problems import problem_of
 from kvd.http.requests import Request
 from kvd.protocol.messages import AnyRequest
-from kvd.requests.executor import Commands
-from kvd.server.peers import Peer
+from kvd.requests.executor import Executor
+from kvd.requests.needs import NO_WAIT
+from kvd.requests.peer import Peer
 
 
 class RetryLater(Exception):
-    """So much has to expire first that it takes more than this turn of the loop; nothing was done. Ask again."""
+    """So much has to expire first that it takes more than this turn of the loop; nothing was done."""
 
 
-class Call:
-    """A request on its way through the commands, as one step of the loop. ``needs``: as ``Commands.needs``."""
+class RequestContext:
+    """A request on its way through the executor, as one step of the loop. ``position``: what its answer waits for."""
 
-    __slots__ = ("commands", "needs", "peer", "request")
+    __slots__ = ("executor", "peer", "position", "request")
 
-    def __init__(self, commands: Commands, request: Request, peer: Peer) -> None:
-        self.commands = commands
+    def __init__(self, executor: Executor, request: Request, peer: Peer) -> None:
+        self.executor = executor
         self.request = request
         self.peer = peer
-        self.needs = NO_WAIT
+        self.position = NO_WAIT
 
     def ask(self, request: AnyRequest) -> Any:  # noqa: ANN401 - whatever that request answers
-        """The reply to one request of the protocol. Raises Problem for an error, and Later."""
+        """Return the reply to one request of the protocol. Raises Problem for an error, and RetryLater."""
         reply = self.try_ask(request)
         if type(reply) is dict:
             raise problem_of(reply)
         return reply
 
     def try_ask(self, request: AnyRequest) -> Any:  # noqa: ANN401
-        """The same; an error is a map."""
-        commands = self.commands
-        commands.before_others()
-        if not commands.may_run((request,)):
+        """As ``ask``, but an error is returned as its map."""
+        result = self.executor.ask(request, self.peer)
+        if result is None:
             raise RetryLater
-        (reply,), _ = commands.run_counting((request,), self.peer, commands.limits.max_reply_bytes)
-        if commands.needs is not NO_WAIT:
-            self.needs = self.needs.add(commands.needs)
+        reply, position = result
+        if position is not NO_WAIT:
+            self.position = self.position.add(position)
         return reply

@@ -1,16 +1,16 @@
 """One HTTP request as it was read, and how its target becomes a path, a query and a key."""
 
 from kvd.http.problems import Problem
-from kvd.server.peers import Peer
+from kvd.requests.peer import Peer
 
 _HEX = b"0123456789abcdefABCDEF"
 
 
 class Request:
-    """A request whose body has come whole.
+    """A request whose body has arrived whole.
 
-    ``path`` is not percent-decoded, ``query`` is what stands behind the first ``?`` (None: there is none), header names
-    are lower case. ``refusal``: why it is not run. ``closes``: nothing on this connection is answered behind it.
+    ``path`` is not percent-decoded, ``query`` is what stands after the first ``?`` (None: there is none), header names
+    are lower case. ``refusal``: why it is not run. ``closes``: it is the last request answered on this connection.
     """
 
     __slots__ = ("body", "closes", "headers", "is_http10", "method", "path", "peer", "query", "refusal")
@@ -30,16 +30,16 @@ class Request:
 
     @property
     def is_head(self) -> bool:
-        """Whether only the head of the answer is wanted."""
+        """Whether the client wants only the head of the answer."""
         return self.method == "HEAD"
 
     @property
     def verb(self) -> str:
-        """The method, HEAD being a GET."""
+        """The method; HEAD counts as GET."""
         return "GET" if self.method == "HEAD" else self.method
 
     def parameters(self, *known: str) -> dict[str, str]:
-        """The query's parameters, each once. Raises Problem for any but the ``known`` ones."""
+        """Return the parameters of the query. Raises Problem for one that is not ``known``, or is there twice."""
         found: dict[str, str] = {}
         for pair in (self.query or b"").split(b"&"):
             if not pair:
@@ -55,7 +55,7 @@ class Request:
 
 
 def _origin_form(target: bytes, headers: dict[bytes, bytes]) -> bytes:
-    """The target as path and query; of the absolute form, which proxies use, the authority is the host (RFC 9112)."""
+    """Split the target into path and query. In the absolute form (RFC 9112), which proxies use, the host leads."""
     scheme, mark, rest = target.partition(b"://")
     if not mark or scheme.lower() not in (b"http", b"https"):
         return target
@@ -65,7 +65,7 @@ def _origin_form(target: bytes, headers: dict[bytes, bytes]) -> bytes:
 
 
 def decoded(text: bytes, what: str) -> str:
-    """Percent-decoded text. Raises Problem if it is not UTF-8, or % is not followed by two hexadecimal digits."""
+    """Decode percent-encoded text. Raises Problem if it is not UTF-8, or a % lacks its two hexadecimal digits."""
     pieces = text.split(b"%")
     result = pieces[0]
     for piece in pieces[1:]:

@@ -15,12 +15,12 @@ BYTES = b"application/octet-stream"
 _LINES = {status.value: b"HTTP/1.1 %d %s\r\n" % (status.value, status.phrase.encode()) for status in HTTPStatus}
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
-# Nobody may guess that a value is a page.
+# A browser must not guess that a value is a page.
 _ALWAYS = b"X-Content-Type-Options: nosniff\r\n"
 
 
 class Response:
-    """An answer with a body. ``headers``: further lines, each with its CRLF."""
+    """An answer with its body. ``headers``: further lines, each with its CRLF."""
 
     __slots__ = ("body", "content_type", "headers", "status")
 
@@ -32,7 +32,7 @@ class Response:
 
 
 class Dates:
-    """The Date header's value (RFC 9110), made anew each second."""
+    """The Date header (RFC 9110), made anew each second."""
 
     __slots__ = ("_of", "line")
 
@@ -41,7 +41,7 @@ class Dates:
         self.line = b""
 
     def now(self) -> bytes:
-        """The whole line."""
+        """Return the header line."""
         second = int(time.time())
         if second != self._of:
             at = time.gmtime(second)
@@ -53,7 +53,7 @@ class Dates:
 
 
 def head(response: Response, date: bytes, *, connection: bytes = b"") -> bytes:
-    """The answer's head. ``connection``: a line about what becomes of it."""
+    """Return the head of an answer. ``connection``: the Connection line, or nothing."""
     lines = [_LINES[response.status], date, _ALWAYS, response.headers, connection]
     if response.content_type:
         lines.append(b"Content-Type: %s\r\n" % response.content_type)
@@ -64,7 +64,7 @@ def head(response: Response, date: bytes, *, connection: bytes = b"") -> bytes:
 
 
 def stream_head(date: bytes, *, is_chunked: bool) -> bytes:
-    """The head of an answer of events, which ends with its connection: in chunks, or of HTTP/1.0 without a length."""
+    """Return the head of a stream of events, which ends with its connection: chunked, or bare for HTTP/1.0."""
     return _EVENTS_HEAD + date + (b"Transfer-Encoding: chunked\r\n\r\n" if is_chunked else b"\r\n")
 
 
@@ -72,12 +72,12 @@ _EVENTS_HEAD = b"%s%sCache-Control: no-store\r\nConnection: close\r\nContent-Typ
     _LINES[200],
     _ALWAYS,
 )
-# The commonest answer of all, ready but for its date, length and body.
+# The head of the commonest answer, without its date, length and body.
 VALUE_HEAD = _LINES[200] + _ALWAYS + b"Content-Type: text/plain\r\n"
 
 
 def error_response(request: Request | None, problem: Problem) -> Response:
-    """A problem as an answer: problem details, or one line of text on the original's routes."""
+    """Return a problem as an answer: problem details, or one line of text on the routes of /v1/."""
     if request is None or request.path.startswith(b"/v2/") or request.path == b"/openapi.json":
         return Response(problem.status, problem.as_json(), PROBLEM, problem.headers)
     if problem.status == 405:

@@ -1,36 +1,40 @@
-"""One HTTP connection: requests in, answers out in order, and nobody else disturbed.
+"""One HTTP connection: requests in, answers out in order, and no other connection delayed.
 
-        reading ──request whole──▶ answered at once, or held until the disk has what it shows ──▶ reading
-           ├── 64 requests in this turn ──▶ the others first ──▶ reading
-           ├── peer takes no answers, or too much is held ──▶ not read from ──▶ reading
-           ├── watch ──▶ feeding: events go out whenever there are any; further input is thrown away
-           └── refused, or its last request ──▶ leaving
+        READING ──request whole──▶ answered at once, or held until the disk has what it shows ──▶ READING
+           ├── 64 requests in this turn ──▶ the others first ──▶ READING
+           ├── the outbox is full ──▶ not read from ──▶ READING
+           ├── watch ──▶ FEED: events go out when there are any; further input is discarded
+           └── the last answer was sent, or waits for the disk ──▶ CLOSING
 
-Here is what is answered, in which order, and when; what is read, and how much of it may come, says ``reading.py``.
+This module decides what is answered, in which order, and when; what is read, and how much of it may come, is decided in
+``parser.py``.
 """
 
 import asyncio
-from collections import deque
-from typing import TYPE_CHECKING, Any, cast
+import enum
+from typing import cast
 
-from kvd.engine.durability import NO_WAIT, LogPosition
-from kvd.engine.feeds import Event, EventSource
 from kvd.http.events import HEARTBEAT, HEARTBEAT_S, LAST_CHUNK, chunk, encoded
+from kvd.http.listener import Listener
 from kvd.http.parser import Reader, short_key
 from kvd.http.problems import Problem, problem_of
 from kvd.http.request_context import RetryLater
 from kvd.http.requests import Request
 from kvd.http.responses import VALUE_HEAD, Response, error_response, head, stream_head
-from kvd.protocol.messages import Get
-from kvd.server.feed_writer import FeedWriter
-from kvd.server.peers import Peer
+from kvd.requests.peer import Peer
+from kvd.server.feed_writer import Event, EventSource, FeedWriter
+from kvd.server.outbox import HIGH_WATER_BYTES, NO_WAIT, LogPosition, Outbox
 
-if TYPE_CHECKING:
-    from kvd.http.listener import Listener
-
-TURN_REQUESTS = 64
-WRITE_HIGH_WATER_BYTES = 256 * 1024
+REQUESTS_PER_TURN = 64
 _CLOSE, _KEEP = b"Connection: close\r\n", b"Connection: keep-alive\r\n"
+
+
+class State(enum.Enum):
+    """What a session is doing."""
+
+    READING = enum.auto()
+    FEED = enum.auto()
+    CLOSING = enum.auto()
 
 
 class HttpSession(asyncio.Protocol):
@@ -38,22 +42,20 @@ class HttpSession(asyncio.Protocol):
 
     __slots__ = (
         "_connected",
-        "_go_on_due",
+        "_continue_is_due",
+        "_feed_writer",
+        "_has_deadline",
         "_heartbeat",
-        "_held",
-        "_held_bytes",
         "_is_chunked",
         "_is_local",
-        "_leaving",
         "_listener",
-        "_pump",
+        "_outbox",
         "_reader",
         "_server",
-        "_short",
-        "_stalled",
-        "_watched",
+        "_short_tail",
+        "_state",
         "active",
-        "finishing",
+        "is_draining",
         "peer",
         "transport",
     )
@@ -61,315 +63,285 @@ class HttpSession(asyncio.Protocol):
     peer: Peer
     transport: asyncio.Transport
 
-    def __init__(self, listener: "Listener") -> None:
+    def __init__(self, listener: Listener) -> None:
         self._listener = listener
         self._server = listener.server
         self._reader = Reader(listener.max_body_bytes, self._admit)
-        self._short: bytes | None = None  # what a GET has to end with to go the short way, while that is free
-        self._stalled = self._leaving = self.finishing = self._watched = self._go_on_due = False
-        self._held: deque[tuple[LogPosition, bytes, bool]] = deque()  # whether it is the last
-        self._held_bytes = 0
-        self._pump: FeedWriter | None = None  # once it only tells
-        self._is_chunked = True  # what it tells
+        self._outbox = Outbox(self, listener.server.durability)
+        self._state = State.READING
+        # What a GET has to end with to go the short way, while that is free.
+        self._short_tail: bytes | None = None
+        self._has_deadline = self._continue_is_due = False
+        self._feed_writer: FeedWriter | None = None  # in the state FEED
+        self._is_chunked = True  # the stream of events
         self._heartbeat: asyncio.TimerHandle | None = None
         self._is_local = False
+        self.is_draining = False
         self.active = False
 
     # ------------------------------------------------------------------ called by the loop
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
-        self.transport.set_write_buffer_limits(high=WRITE_HIGH_WATER_BYTES)
+        self.transport.set_write_buffer_limits(high=HIGH_WATER_BYTES)
         self._server.admit(self, is_open=self._listener.is_open)
         self._connected = self.peer
         self._is_local = self.peer.uid is not None
-        self._watched = not self.peer.greeted
+        self._has_deadline = not self.peer.is_authenticated
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._leaving = True
-        self._short = None
-        self._pump = None
-        self._reader.drop()
-        self._held.clear()
+        self._begin_closing()
+        self._outbox.clear()
         if self._heartbeat is not None:
             self._heartbeat.cancel()
         self._server.forget(self)
 
     def data_received(self, data: bytes) -> None:
         self.active = True
-        if self._short is not None and (key := short_key(data, self._short)):
+        if self._short_tail is not None and (key := short_key(data, self._short_tail)):
             self._get(key)
         elif not self._reader.is_dropping:
-            self._short = None
+            self._short_tail = None
             self._reader.feed(data)
-            self._go_on()
+            self._continue()
 
     def pause_writing(self) -> None:
-        self._stalled = True
-        self._short = None
+        self._outbox.is_stalled = True
+        self._short_tail = None
         self.transport.pause_reading()
         self._server.arm_write_deadline(self)
 
     def resume_writing(self) -> None:
-        self._stalled = False
+        self._outbox.is_stalled = False
         self._server.disarm(self)
-        if not self._leaving:
-            self._go_on_soon()
+        if not self._outbox.is_closed:
+            self._continue_soon()
 
     def eof_received(self) -> bool:
-        """Answer what has come whole, also to a peer that has closed its side."""
-        if self._leaving or self._pump is not None or not (self._reader.waiting or self._held):
+        """Answer what has arrived whole, also to a peer that has closed its side."""
+        if self._outbox.is_closed or self.is_feed or not (self._reader.waiting or self._outbox.pending):
             return False
         self._reader.drop()
-        self.finishing = True
+        self.is_draining = True
         return True
 
-    # ------------------------------------------------------------------ called by the server
+    # ------------------------------------------------------------------ called by the server and the outbox
 
     @property
-    def busy(self) -> bool:
-        """Whether nothing is answered now."""
-        return self._stalled or self._leaving or self._held_bytes > WRITE_HIGH_WATER_BYTES or self._holds_last
-
-    @property
-    def _holds_last(self) -> bool:
-        return bool(self._held) and self._held[-1][2]
+    def is_busy(self) -> bool:
+        """Whether no request is answered now."""
+        return self._outbox.is_full or self._outbox.has_final
 
     @property
     def _is_idle(self) -> bool:
-        """Whether something was asked, and all is answered."""
+        """Whether there was a request, and all are answered."""
         reader = self._reader
-        return reader.request is not None and not (reader.is_reading or reader.waiting or self._held)
+        return reader.request is not None and not (reader.is_reading or reader.waiting or self._outbox.pending)
 
     @property
     def buffer_bytes(self) -> int:
-        """What it holds of its peer's."""
-        return self._reader.buffer_bytes + self._held_bytes + self.transport.get_write_buffer_size()
+        """The bytes of its peer's that it holds."""
+        return self._reader.buffer_bytes + self._outbox.pending_bytes + self.transport.get_write_buffer_size()
 
     @property
-    def feeding(self) -> bool:
-        """Whether it only tells its peer what that asked for."""
-        return self._pump is not None
+    def is_feed(self) -> bool:
+        """Whether it only sends events."""
+        return self._state is State.FEED
 
     @property
-    def leaving(self) -> bool:
-        """Whether it was sent its last answer."""
-        return self._leaving
+    def is_closing(self) -> bool:
+        """Whether its last bytes are on their way."""
+        return self._outbox.is_closed
 
-    def finish(self) -> None:
-        """Answer what has come whole, then close; what has not is told that it did not run."""
-        self.finishing = True
-        self._short = None
+    def drain(self) -> None:
+        """Answer what has arrived whole, then close; an incomplete request is told that it did not run."""
+        self.is_draining = True
+        self._short_tail = None
         if self._reader.is_reading and not self._reader.is_dropping:
             self._reader.refuse(Problem(503, "shutting_down", "the server is stopping; this request did not run"))
-        self._go_on()
+        self._continue()
 
-    def leave(self, last: dict[str, object]) -> None:
-        """Close, telling a peer that waits for an answer, or has never asked, why."""
-        if self._leaving or self._holds_last:
+    def close_with_error(self, error: dict[str, object]) -> None:
+        """Close, with the reason for a peer that waits for an answer or has never sent a request."""
+        if self._outbox.has_final:
             return
-        if self._pump is not None:
+        if self.is_feed:
             # Without a last chunk, which would say that this is all.
-            self._end_feed(b"" if last["error"] == "internal" or not self._is_chunked else LAST_CHUNK)
+            self._end_feed(b"" if error["error"] == "internal" or not self._is_chunked else LAST_CHUNK)
         elif self._is_idle:
-            self._close()  # the next request, perhaps somebody else's, must not take this for its answer
+            # The next request, perhaps another user's, must not take the reason for its answer.
+            self._outbox.close()
         else:
-            self._reader.refuse(problem_of(last))
-            self._go_on()
+            self._reader.refuse(problem_of(error))
+            self._continue()
 
     def abort(self) -> None:
-        """Close at once; but who was slow in sending a request is told so."""
-        is_waiting = self._reader.is_reading and not self._leaving and not self._held
+        """Close at once; but a peer that was slow in sending a request gets the reason."""
+        is_waiting = self._reader.is_reading and not self._outbox.is_closed and not self._outbox.pending
         if is_waiting and not self.transport.get_write_buffer_size():
             request, problem = self._reader.request, Problem(408, "timeout", "the request did not come whole in time")
-            self._write_last(self._encoded(request, error_response(request, problem), _CLOSE))
+            self._outbox.send_final(self._encode(request, error_response(request, problem), _CLOSE))
             return
-        self._leaving = True
-        self._short = None
+        self._begin_closing()
+        self._outbox.clear()
         self.transport.abort()
 
-    def release(self) -> None:
-        """More has reached the disk: write what may leave now."""
-        durability = self._server.durability
-        if self._leaving or durability is None or not self._held:
-            return
-        while self._held and durability.covers(self._held[0][0]):
-            _, data, is_last = self._held.popleft()
-            self._held_bytes -= len(data)
-            if is_last:
-                self._write_last(data)
-                return
-            self.transport.write(data)
-        if self._held:
-            durability.wait(self, self._held[0][0])
-        else:
-            self._go_on_soon()
+    def on_sent(self, *, was_full: bool) -> None:
+        """Go on after the disk has caught up."""
+        self._continue_soon()
+
+    def on_closed(self) -> None:
+        """Give the peer a while to take the last answer."""
+        self._begin_closing()
+        self._server.arm_linger(self)
+
+    def _begin_closing(self) -> None:
+        self._state = State.CLOSING
+        self._short_tail = None
+        self._feed_writer = None
+        self._reader.waiting.clear()
+        self._reader.drop()
 
     # ------------------------------------------------------------------ called by its reader
 
     def _admit(self, request: Request) -> None:
-        """The head of a request has come: find out who asks. Raises Problem."""
+        """Find out who sent a request whose head has arrived. Raises Problem."""
         request.peer = self._listener.check(request, self._connected, is_local=self._is_local)
-        if self._watched and not self._connected.greeted:
-            self._server.disarm(self)  # it has said who it is in time
-            self._watched = False
-        if b"expect" in request.headers and not self._reader.waiting and not self._held:
+        if self._has_deadline and not self._connected.is_authenticated:
+            self._server.disarm(self)  # it has authenticated in time
+            self._has_deadline = False
+        if b"expect" in request.headers and not self._reader.waiting and not self._outbox.pending:
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
-    # ------------------------------------------------------------------ answering
+    # ------------------------------------------------------------------ answers
 
     def _get(self, key: str) -> None:
-        """The short way: one plain GET of the original's route."""
-        commands, peer = self._listener.commands, self.peer
-        replies: Any = commands.run((Get(key),), peer, 0)
-        value = replies[0]
-        if self._leaving:  # for a fault in what was put aside before
+        """Answer a plain GET of one key the short way."""
+        self._flush_sets()
+        value, position = self._listener.executor.get(key, self.peer)
+        if self._state is State.CLOSING:  # for a fault in the sets that were queued
             return
         if type(value) is not bytes:
             problem = Problem(404, "not_found", "key not found") if value is None else problem_of(value)
             request = Request("GET", b"/v1/", {})
-            self._respond(request, error_response(request, problem), commands.needs)
-            self._settle()
+            self._respond(request, error_response(request, problem), position)
+            self._update_state()
             return
         reply = b"%s%sContent-Length: %d\r\n\r\n%s" % (VALUE_HEAD, self._listener.dates.now(), len(value), value)
-        if commands.durability is None:
-            self.transport.write(reply)
-        else:
-            self._send(reply, commands.needs)
+        self._outbox.send(reply, position)
 
-    def _go_on_soon(self) -> None:
-        if not self._go_on_due:
-            self._go_on_due = True
-            self._server.loop.call_soon(self._go_on_again)
+    def _flush_sets(self) -> None:
+        """Make the sets of other connections that arrived before."""
+        if self._server.set_batch.is_pending:
+            self._server.set_batch.flush()
 
-    def _go_on_again(self) -> None:
-        self._go_on_due = False
-        self._go_on()
+    def _continue_soon(self) -> None:
+        if not self._continue_is_due:
+            self._continue_is_due = True
+            self._server.loop.call_soon(self._continue_now)
 
-    def _go_on(self) -> None:
-        """Answer what has come, as much as one turn of the loop may take; then decide what comes next."""
-        if self._pump is not None:
-            self._pump.wake()
+    def _continue_now(self) -> None:
+        self._continue_is_due = False
+        self._continue()
+
+    def _continue(self) -> None:
+        """Answer what has arrived, as much as one turn of the loop may take; then decide what comes next."""
+        if self._feed_writer is not None:
+            self._feed_writer.wake()
             return
         count = 0
-        while self._reader.waiting and not self.busy:
-            if count == TURN_REQUESTS:
-                self._go_on_soon()
+        while self._reader.waiting and not self.is_busy:
+            if count == REQUESTS_PER_TURN:
+                self._continue_soon()
                 break
             count += 1
             request = self._reader.waiting[0]
             if request.peer is not None and request.peer is not self.peer:
                 self._become(request.peer)
+            self._flush_sets()
             try:
-                answer, needs = self._listener.answer(request, self.peer)
+                answer, position = self._listener.answer(request, self.peer)
             except RetryLater:
-                self._listener.commands.database.expire_step()
-                self._go_on_soon()
+                self._listener.executor.expire_more()
+                self._continue_soon()
                 break
             self._reader.waiting.popleft()
-            self._respond(request, answer, needs)
-        self._settle()
+            self._respond(request, answer, position)
+        self._update_state()
 
     def _become(self, peer: Peer) -> None:
-        """Another token is shown on the same connection."""
-        peer.allow(self._listener.commands.access)
+        """Go on as the holder of another token, which this request shows."""
+        peer.apply_access(self._server.authentication.access)
         self.peer = peer
 
-    def _respond(self, request: Request, answer: Response | EventSource, needs: LogPosition) -> None:
+    def _respond(self, request: Request, answer: Response | EventSource, position: LogPosition) -> None:
         if not isinstance(answer, Response):
             self._begin_feed(request, answer)
             return
-        is_last = request.closes or (self.finishing and not self._reader.waiting)
+        is_last = request.closes or (self.is_draining and not self._reader.waiting)
         connection = _CLOSE if is_last else _KEEP if request.is_http10 else b""
-        self._send(self._encoded(request, answer, connection), needs, is_last=is_last)
+        data = self._encode(request, answer, connection)
+        if is_last:
+            self._outbox.send_final(data, position)
+        else:
+            self._outbox.send(data, position)
 
-    def _encoded(self, request: Request | None, answer: Response, connection: bytes) -> bytes:
+    def _encode(self, request: Request | None, answer: Response, connection: bytes) -> bytes:
         first = head(answer, self._listener.dates.now(), connection=connection)
         return first if request is not None and request.is_head else first + answer.body
 
-    def _send(self, data: bytes, needs: LogPosition, *, is_last: bool = False) -> None:
-        """Write an answer, or hold it until what it shows is on the disk: never before one that is held already."""
-        durability = self._server.durability
-        if durability is None or (not self._held and durability.covers(needs)):
-            if is_last:
-                self._write_last(data)
-            else:
-                self.transport.write(data)
-            return
-        self._held.append((needs, data, is_last))
-        self._held_bytes += len(data)
-        durability.wait(self, needs)
-
-    def _settle(self) -> None:
+    def _update_state(self) -> None:
         """Decide what comes next."""
-        if self._leaving or self._pump is not None:
+        if self._outbox.is_closed or self._feed_writer is not None:
             return
-        if self.finishing and not self._reader.waiting and not self._held:
-            self._close()
-        elif self._reader.waiting or self.busy or self._reader.is_dropping or self.finishing:
+        reader = self._reader
+        if self.is_draining and not reader.waiting and not self._outbox.pending:
+            self._outbox.close()
+        elif reader.waiting or self.is_busy or reader.is_dropping or self.is_draining:
             self.transport.pause_reading()
         else:
             self.transport.resume_reading()
-            self._watch()
-            self._short = self._reader.tail if not self._reader.is_reading else None
+            self._update_deadline()
+            self._short_tail = reader.tail if not reader.is_reading else None
 
-    def _watch(self) -> None:
-        """A request that has begun has to come whole in time."""
+    def _update_deadline(self) -> None:
+        """Give a request that has begun time to arrive whole."""
         if self._reader.is_reading:
             self._server.arm_read_deadline(self, self._reader.promised_bytes)
-            self._watched = True
-        elif self._watched and self.peer.greeted:
+            self._has_deadline = True
+        elif self._has_deadline and self.peer.is_authenticated:
             self._server.disarm(self)
-            self._watched = False
-
-    # ------------------------------------------------------------------ the end
-
-    def _write_last(self, data: bytes) -> None:
-        self._leaving = True
-        self._reader.waiting.clear()
-        self.transport.write(data)
-        self._close()
-
-    def _close(self) -> None:
-        self._leaving = True
-        self._short = None
-        self._reader.drop()
-        self._server.arm_linger(self)
-        if self._is_local or not self.transport.can_write_eof():
-            self.transport.close()
-        else:
-            # Closing TCP with unread input resets the connection, and the answer may be lost. So: half-close, and
-            # throw input away until the peer has closed too.
-            self.transport.write_eof()
-            self.transport.resume_reading()
+            self._has_deadline = False
 
     # ------------------------------------------------------------------ feeds
 
     def _begin_feed(self, request: Request, feed: EventSource) -> None:
-        """From now on this connection only tells its peer what that asked for."""
-        self._short = None
+        """Only send events from now on."""
+        self._short_tail = None
         self._reader.drop()
         self._reader.waiting.clear()
         self._is_chunked = not request.is_http10
-        self._send(stream_head(self._listener.dates.now(), is_chunked=self._is_chunked), NO_WAIT)
+        self._outbox.send(stream_head(self._listener.dates.now(), is_chunked=self._is_chunked), NO_WAIT)
         self._server.disarm(self)
         self.transport.resume_reading()  # to see the peer close
-        self._pump = FeedWriter(feed, self, self._server.loop)
+        self._state = State.FEED
+        self._feed_writer = FeedWriter(feed, self._server.feeds, self, self._server.loop)
         self._heartbeat = self._server.loop.call_later(HEARTBEAT_S, self._beat)
 
-    def tell(self, events: list[Event]) -> None:
+    def send_events(self, events: list[Event]) -> None:
         """Send events of the feed."""
         self._send_piece(b"".join(map(encoded, events)))
 
     def _beat(self) -> None:
-        if self._pump is not None:
+        if self._feed_writer is not None:
             self._heartbeat = self._server.loop.call_later(HEARTBEAT_S, self._beat)
-            if not self.busy:
+            if not self.is_busy:
                 self._send_piece(HEARTBEAT)
 
     def _send_piece(self, data: bytes) -> None:
-        self._send(chunk(data) if self._is_chunked else data, NO_WAIT)
+        self._outbox.send(chunk(data) if self._is_chunked else data, NO_WAIT)
 
     def _end_feed(self, last: bytes) -> None:
-        self._pump = None
-        self._send(last, NO_WAIT, is_last=True)
+        self._feed_writer = None
+        self._state = State.CLOSING
+        self._outbox.send_final(last)

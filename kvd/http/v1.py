@@ -1,8 +1,7 @@
-"""The routes of the original, bodies and statuses to the letter, without its faults.
+"""The routes of the original service: its bodies and statuses to the letter, without its faults.
 
-Errors are one line of plain text. Keys are whatever stands behind ``/v1/``, percent-decoded, with any ``/`` in it;
-there is no redirect. What looks like a query is refused: the original's client does not encode ``?``, and would hit
-another key.
+Errors are one line of plain text. A key is everything after ``/v1/``, percent-decoded, with any ``/`` in it; there is
+no redirect. A query is refused: the original's client does not encode ``?``, and would reach another key.
 """
 
 import datetime
@@ -12,14 +11,14 @@ import msgspec
 
 from kvd import __version__
 from kvd.http.problems import Problem, not_allowed
-from kvd.http.request_context import Call
+from kvd.http.request_context import RequestContext
 from kvd.http.requests import decoded
 from kvd.http.responses import JSON, TEXT, Response
 from kvd.protocol import messages
 from kvd.requests import permissions
 from kvd.requests.errors import RequestError
+from kvd.telemetry import exposition
 
-PROMETHEUS = b"text/plain; version=0.0.4; charset=utf-8"
 _METRICS = {
     "KeysStored": "keys_stored",
     "ValueBytesStored": "value_bytes_stored",
@@ -31,59 +30,56 @@ _decode_keys = msgspec.json.Decoder(list[str] | None).decode
 _decode_records = msgspec.json.Decoder(list[dict[str, Any] | None] | None).decode
 
 
-def key_route(call: Call) -> Response:
+def key_route(context: RequestContext) -> Response:
     """``/v1/{key}``."""
-    request = call.request
+    request = context.request
     if request.query is not None:
         raise Problem(400, "bad_request", "this route takes no query; a ? in a key has to be encoded as %3F")
     key = decoded(request.path[len(b"/v1/") :], "the key")
     match request.verb:
         case "GET":
-            value = call.ask(messages.Get(key))
+            value = context.ask(messages.Get(key))
             if value is None:
                 raise _not_found()
             return Response(200, value, TEXT)
         case "PUT":
-            call.ask(messages.Set({key: request.body}))
+            context.ask(messages.Set({key: request.body}))
             return Response(201)
         case "DELETE":
-            return Response(200, _deleted(call, key), TEXT)
+            return Response(200, _deleted(context, key), TEXT)
     raise not_allowed("GET", "HEAD", "PUT", "DELETE")
 
 
-def _deleted(call: Call, key: str) -> bytes:
-    """The value that a key had, which it has no more: in one step, and no get is counted."""
+def _deleted(context: RequestContext, key: str) -> bytes:
+    """Delete a key and return its old value, atomically and without counting a read."""
     try:
-        permissions.check(messages.Get(key), call.peer.grant)
-    except RequestError as refusal:
-        raise Problem(403, refusal.code, refusal.message) from None
-    commands = call.commands
-    commands.before_others()
-    commands.may_run((messages.Delete([key]),))  # what is due has expired then
-    head = commands.database.store.find(key)
-    call.ask(messages.Delete([key]))
-    return b"" if head is None or head.value is None else head.value
+        permissions.check(messages.Get(key), context.peer)
+    except RequestError as error:
+        raise Problem(403, error.code, error.message) from None
+    value, _ = context.executor.peek(key)
+    context.ask(messages.Delete([key]))
+    return b"" if value is None else value
 
 
-def bulk_route(call: Call) -> Response:
+def bulk_route(context: RequestContext) -> Response:
     """``/v1/``: all or nothing."""
-    if call.request.query is not None:
+    if context.request.query is not None:
         raise Problem(400, "bad_request", "this route takes no query")
-    match call.request.verb:
+    match context.request.verb:
         case "GET":
-            return _get_all(call)
+            return _get_all(context)
         case "PUT":
-            return _put_all(call)
+            return _put_all(context)
         case "DELETE":
-            if keys := _keys(call):
-                call.ask(messages.Delete(list(dict.fromkeys(keys))))
+            if keys := _keys(context):
+                context.ask(messages.Delete(list(dict.fromkeys(keys))))
             return Response(200)
     raise not_allowed("GET", "HEAD", "PUT", "DELETE")
 
 
-def _get_all(call: Call) -> Response:
-    keys = _keys(call)
-    values = call.ask(messages.GetMany(keys)) if keys else []
+def _get_all(context: RequestContext) -> Response:
+    keys = _keys(context)
+    values = context.ask(messages.GetMany(keys)) if keys else []
     if None in values:
         raise _not_found()
     records = []
@@ -96,9 +92,9 @@ def _get_all(call: Call) -> Response:
     return Response(200, msgspec.json.encode(records), JSON)
 
 
-def _put_all(call: Call) -> Response:
+def _put_all(context: RequestContext) -> Response:
     try:
-        records = _decode_records(_body(call))
+        records = _decode_records(_body(context))
     except (msgspec.DecodeError, UnicodeDecodeError):
         raise _not_json() from None
     if not records:
@@ -110,7 +106,7 @@ def _put_all(call: Call) -> Response:
         entries[key] = value.encode()
     if "" in entries:
         raise _empty_key()
-    call.ask(messages.Set(entries))
+    context.ask(messages.Set(entries))
     return Response(201)
 
 
@@ -122,9 +118,9 @@ def _text(value: object) -> str:
     return value
 
 
-def _keys(call: Call) -> list[str]:
+def _keys(context: RequestContext) -> list[str]:
     try:
-        keys = _decode_keys(_body(call)) or []
+        keys = _decode_keys(_body(context)) or []
     except (msgspec.DecodeError, UnicodeDecodeError):
         raise _not_json() from None
     if "" in keys:
@@ -132,43 +128,40 @@ def _keys(call: Call) -> list[str]:
     return keys
 
 
-def _body(call: Call) -> bytes:
-    if not call.request.body:
+def _body(context: RequestContext) -> bytes:
+    if not context.request.body:
         raise Problem(400, "bad_request", "Request body is required")
-    return call.request.body
+    return context.request.body
 
 
-def status_route(call: Call) -> Response:
+def status_route(context: RequestContext) -> Response:
     """``/status``."""
-    if call.request.verb != "GET":
+    if context.request.verb != "GET":
         raise not_allowed("GET", "HEAD")
-    call.ask(messages.Ping())
+    context.ask(messages.Ping())
     now = datetime.datetime.now().astimezone().isoformat(timespec="microseconds")
     body = {"status": "ok", "message": "Server initialized", "ts": now, "version": __version__}
     return Response(200, msgspec.json.encode(body), JSON)
 
 
-def metrics_route(call: Call) -> Response:
+def metrics_route(context: RequestContext) -> Response:
     """``/metrics`` as JSON, or for Prometheus if the Accept header asks for that."""
-    if call.request.verb != "GET":
+    if context.request.verb != "GET":
         raise not_allowed("GET", "HEAD")
-    if _wants_prometheus(call.request.headers.get(b"accept", b"")):
-        return prometheus_route(call)
-    figures = dict(call.ask(messages.Metrics()))
+    if _wants_prometheus(context.request.headers.get(b"accept", b"")):
+        return prometheus_route(context)
+    figures = dict(context.ask(messages.Metrics()))
     return Response(200, msgspec.json.encode({name: figures[ours] for name, ours in _METRICS.items()}), JSON)
 
 
-def prometheus_route(call: Call) -> Response:
+def prometheus_route(context: RequestContext) -> Response:
     """``/metrics/prometheus``: the exposition format."""
-    if call.request.verb != "GET":
+    if context.request.verb != "GET":
         raise not_allowed("GET", "HEAD")
-    call.ask(messages.Metrics())  # whoever may not, may not this way
-    try:
-        from kvd.telemetry.exposition import exposition  # type: ignore[import-not-found, unused-ignore]
-    except ImportError:
-        text = "this daemon has no metrics for Prometheus: install kvd[prometheus]"
-        raise Problem(501, "not_implemented", text) from None
-    return Response(200, exposition(call.commands), PROMETHEUS)
+    if exposition.load() is None:
+        context.ask(messages.Metrics())  # raises for a peer that may not ask
+        raise Problem(501, "not_implemented", "this daemon has no metrics for Prometheus: install kvd[prometheus]")
+    return Response(200, context.ask(messages.Exposition()).encode(), exposition.CONTENT_TYPE.encode())
 
 
 def _wants_prometheus(accept: bytes) -> bool:

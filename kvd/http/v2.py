@@ -5,7 +5,6 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from kvd.engine.feeds import EventSource
 from kvd.http import conditions
 from kvd.http.models import (
     Committed,
@@ -22,12 +21,13 @@ from kvd.http.models import (
     to_json,
 )
 from kvd.http.problems import Problem, not_allowed
-from kvd.http.request_context import Call
+from kvd.http.request_context import RequestContext
 from kvd.http.requests import decoded
 from kvd.http.responses import BYTES, JSON, Response
 from kvd.protocol import messages
-from kvd.protocol.messages import How
+from kvd.protocol.messages import WriteOptions
 from kvd.protocol.ranges import prefix_end
+from kvd.server.feed_writer import EventSource
 
 PAGE_KEYS = 1_000
 KEY_PREFIX = b"/v2/keys/"
@@ -38,82 +38,81 @@ Body = TypeVar("Body")
 # ---------------------------------------------------------------------- one key
 
 
-def key_route(call: Call) -> Response:
+def key_route(context: RequestContext) -> Response:
     """``/v2/keys/{key}``."""
-    key = decoded(call.request.path[len(KEY_PREFIX) :], "the key")
+    key = decoded(context.request.path[len(KEY_PREFIX) :], "the key")
     if not key:
         raise Problem(400, "bad_request", "a key has at least one byte")
-    match call.request.verb:
+    match context.request.verb:
         case "GET":
-            return _get(call, key)
+            return _get(context, key)
         case "PUT":
-            return _put(call, key)
+            return _put(context, key)
         case "DELETE":
-            return _delete(call, key)
+            return _delete(context, key)
     raise not_allowed("GET", "HEAD", "PUT", "DELETE")
 
 
-def _get(call: Call, key: str) -> Response:
-    at = _number(call.request.parameters("at"), "at")
-    ((value, version, *_),) = call.ask(messages.Fetch([key], at))
-    store_id = call.commands.database.store_id
+def _get(context: RequestContext, key: str) -> Response:
+    at = _number(context.request.parameters("at"), "at")
+    ((value, version, *_),) = context.ask(messages.Fetch([key], at))
+    store_id = context.executor.store_id
     tag = conditions.tag(version, store_id)
-    if not conditions.holds_if_match(call.request, version, store_id):
+    if not conditions.holds_if_match(context.request, version, store_id):
         raise _failed(f"the key is at version {version}" if version else "there is no such key")
     if value is None:
         raise Problem(404, "not_found", "no such key")
-    if not conditions.holds_if_none_match(call.request, version, store_id):
+    if not conditions.holds_if_none_match(context.request, version, store_id):
         return Response(304, headers=tag)
     return Response(200, value, BYTES, tag)
 
 
-def _put(call: Call, key: str) -> Response:
-    request = call.request
+def _put(context: RequestContext, key: str) -> Response:
+    request = context.request
     how = _how(_number(request.parameters("ttl"), "ttl", least=1))
-    before = _reads_for(call, key)
+    before = _reads_for(context, key)
     existed = before != 0
     if conditions.are_given(request):
-        version = _commit_if(call, messages.Commit({key: request.body}, {key: before}, how=how))
+        version = _commit_if(context, messages.Commit({key: request.body}, {key: before}, how=how))
     else:
-        version = call.ask(messages.Set({key: request.body}, how))
-    return Response(204 if existed else 201, headers=conditions.tag(version, call.commands.database.store_id))
+        version = context.ask(messages.Set({key: request.body}, how))
+    return Response(204 if existed else 201, headers=conditions.tag(version, context.executor.store_id))
 
 
-def _delete(call: Call, key: str) -> Response:
-    call.request.parameters()
-    if not conditions.are_given(call.request):
-        call.ask(messages.Delete([key]))
+def _delete(context: RequestContext, key: str) -> Response:
+    context.request.parameters()
+    if not conditions.are_given(context.request):
+        context.ask(messages.Delete([key]))
         return Response(204)
-    before = _reads_for(call, key)
-    _commit_if(call, messages.Commit({key: None}, {key: before}))  # raises for who may not
+    before = _reads_for(context, key)
+    _commit_if(context, messages.Commit({key: None}, {key: before}))  # raises for a peer that may not
     if not before:
         raise Problem(404, "not_found", "no such key")
     return Response(204)
 
 
-def _reads_for(call: Call, key: str) -> int:
-    """The version that a key is at (0: absent), if the request's conditions hold for it; raises Problem if not.
+def _reads_for(context: RequestContext, key: str) -> int:
+    """Return the version that a key is at (0: absent) if the request's conditions hold for it, else raise Problem.
 
-    Who has no right to read learns nothing by it: the commit that follows says that it read the key, and is refused.
+    A client without the right to read learns nothing by it: the commit that follows says that it read the key, and is
+    refused.
     """
-    commands = call.commands
-    commands.before_others()
-    commands.may_run((messages.Get(key),))  # what is due has expired then
-    head = commands.database.store.find(key)
-    version = 0 if head is None or head.value is None else head.version
-    if not conditions.are_given(call.request):
+    _, version = context.executor.peek(key)
+    if not conditions.are_given(context.request):
         return version
-    store_id = commands.database.store_id
-    holds = conditions.holds_if_match(call.request, version, store_id)
-    if not holds or not conditions.holds_if_none_match(call.request, version, store_id):
-        call.ask(messages.Fetch([key]))  # raises for who may not read; and the answer shows what has to be durable
+    store_id = context.executor.store_id
+    holds = conditions.holds_if_match(context.request, version, store_id)
+    if not holds or not conditions.holds_if_none_match(context.request, version, store_id):
+        context.ask(
+            messages.Fetch([key])
+        )  # raises for a peer that may not read; and the answer shows what has to be durable
         raise _failed(f"the key is at version {version}" if version else "there is no such key")
     return version
 
 
-def _commit_if(call: Call, commit: messages.Commit) -> int:
+def _commit_if(context: RequestContext, commit: messages.Commit) -> int:
     try:
-        version: int = call.ask(commit)
+        version: int = context.ask(commit)
     except Problem as problem:
         if problem.code == "conflict":
             raise _failed(problem.detail) from None
@@ -128,11 +127,11 @@ def _failed(detail: str) -> Problem:
 # ---------------------------------------------------------------------- many keys
 
 
-def keys_route(call: Call) -> Response:
+def keys_route(context: RequestContext) -> Response:
     """``/v2/keys``: a page of keys in order."""
-    if call.request.verb != "GET":
+    if context.request.verb != "GET":
         raise not_allowed("GET", "HEAD")
-    given = call.request.parameters("prefix", "limit", "start", "after", "at", "values")
+    given = context.request.parameters("prefix", "limit", "start", "after", "at", "values")
     prefix = given.get("prefix", "")
     start = max(prefix, given.get("start", ""), given["after"] + "\0" if "after" in given else "", key=str.encode)
     limit = _number(given, "limit", least=1)
@@ -140,73 +139,72 @@ def keys_route(call: Call) -> Response:
         raise Problem(400, "bad_request", "values is true or false")
     with_values = given.get("values") == "true"
     at = _number(given, "at")
-    commands = call.commands
-    limit = min(PAGE_KEYS, commands.limits.max_keys_per_request) if limit is None else limit
-    found = call.ask(messages.Scan(start, prefix_end(prefix), limit, at=at, keys_only=not with_values))
-    database = commands.database
+    limit = min(PAGE_KEYS, context.executor.limits.max_keys_per_request) if limit is None else limit
+    found = context.ask(messages.Scan(start, prefix_end(prefix), limit, at=at, keys_only=not with_values))
+    executor = context.executor
     shown = [
         PageItem(each.key, each.version, to_json(each.value) if with_values else msgspec.UNSET) for each in found.items
     ]
-    return _json(Page(database.store_id, database.store.version if at is None else at, shown, found.next))
+    return _json(Page(executor.store_id, executor.version if at is None else at, shown, found.next))
 
 
-def get_route(call: Call) -> Response:
+def get_route(context: RequestContext) -> Response:
     """``POST /v2/get``."""
-    body = _body(call, GetBody)
-    found = call.ask(messages.Fetch(body.keys, body.at)) if body.keys else []
-    database = call.commands.database
+    body = _body(context, GetBody)
+    found = context.ask(messages.Fetch(body.keys, body.at)) if body.keys else []
+    executor = context.executor
     items = [
         Item(key, version, None if value is None else to_json(value))
         for key, (value, version, *_) in zip(body.keys, found, strict=True)
     ]
-    return _json(Items(database.store_id, database.store.version if body.at is None else body.at, items))
+    return _json(Items(executor.store_id, executor.version if body.at is None else body.at, items))
 
 
-def set_route(call: Call) -> Response:
+def set_route(context: RequestContext) -> Response:
     """``POST /v2/set``."""
-    body = _body(call, SetBody)
+    body = _body(context, SetBody)
     if not body.entries:
         raise Problem(400, "bad_request", "entries: there are none")
     entries = {key: to_bytes(value) for key, value in body.entries.items()}
-    return _committed(call, call.ask(messages.Set(entries, _how(body.ttl))))
+    return _committed(context, context.ask(messages.Set(entries, _how(body.ttl))))
 
 
-def delete_route(call: Call) -> Response:
+def delete_route(context: RequestContext) -> Response:
     """``POST /v2/delete``."""
-    body = _body(call, DeleteBody)
+    body = _body(context, DeleteBody)
     if not body.keys:
         raise Problem(400, "bad_request", "keys: there are none")
     keys = list(dict.fromkeys(body.keys))
-    version, count = call.ask(messages.Delete(keys, body.missing_ok))
-    return _json(Deleted(call.commands.database.store_id, version, count))
+    version, count = context.ask(messages.Delete(keys, body.missing_ok))
+    return _json(Deleted(context.executor.store_id, version, count))
 
 
-def transaction_route(call: Call) -> Response:
+def transaction_route(context: RequestContext) -> Response:
     """``POST /v2/transaction``."""
-    body = _body(call, TransactionBody)
+    body = _body(context, TransactionBody)
     if both := body.set.keys() & set(body.delete):
         raise Problem(400, "bad_request", f"{min(both)!r} is to be set and deleted")
-    store_id = call.commands.database.store_id
+    store_id = context.executor.store_id
     if body.store is not None and body.store != store_id:
         raise Problem(409, "conflict", "the versions are of another store; nothing was changed", conflicts=[])
     writes: dict[str, bytes | None] = {key: to_bytes(value) for key, value in body.set.items()}
     writes |= dict.fromkeys(body.delete)
-    return _committed(call, call.ask(messages.Commit(writes, body.compare, how=_how(body.ttl))))
+    return _committed(context, context.ask(messages.Commit(writes, body.compare, how=_how(body.ttl))))
 
 
 # ---------------------------------------------------------------------- the feed
 
 
-def watch_route(call: Call) -> EventSource:
-    """``/v2/watch``: server-sent events, until somebody closes."""
-    if call.request.method != "GET":
+def watch_route(context: RequestContext) -> EventSource:
+    """``/v2/watch``: server-sent events, until the client or the server closes."""
+    if context.request.method != "GET":
         raise not_allowed("GET")
-    given = call.request.parameters("prefix", "from")
-    last = call.request.headers.get(b"last-event-id")
-    if last:  # a browser comes back, and says up to where it has been told
+    given = context.request.parameters("prefix", "from")
+    last = context.request.headers.get(b"last-event-id")
+    if last:  # a browser comes back, and says which events it has received
         given["from"] = last.decode("latin-1")
-    call.ask(messages.Watch(given.get("prefix", ""), _number(given, "from")))
-    feed = call.peer.feed
+    context.ask(messages.Watch(given.get("prefix", ""), _number(given, "from")))
+    feed = context.peer.feed
     assert feed is not None
     return feed
 
@@ -214,22 +212,22 @@ def watch_route(call: Call) -> EventSource:
 # ---------------------------------------------------------------------- bodies
 
 
-def _body(call: Call, kind: type[Body]) -> Body:
-    if call.request.method != "POST":
+def _body(context: RequestContext, kind: type[Body]) -> Body:
+    if context.request.method != "POST":
         raise not_allowed("POST")
-    call.request.parameters()
-    content_type = call.request.headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+    context.request.parameters()
+    content_type = context.request.headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
     if content_type != JSON:
         accepted = b"Accept: application/json\r\n"
         raise Problem(415, "unsupported_media_type", "the body has to be application/json", accepted)
     try:
-        return msgspec.json.decode(call.request.body, type=kind)
+        return msgspec.json.decode(context.request.body, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Problem(400, "bad_request", str(error)) from None
 
 
-def _how(ttl: int | None) -> How | None:
-    return None if ttl is None else How(ttl=ttl)
+def _how(ttl: int | None) -> WriteOptions | None:
+    return None if ttl is None else WriteOptions(ttl=ttl)
 
 
 def _number(given: dict[str, str], name: str, least: int = 0) -> int | None:
@@ -241,15 +239,15 @@ def _number(given: dict[str, str], name: str, least: int = 0) -> int | None:
     return int(text)
 
 
-def _committed(call: Call, version: int) -> Response:
-    return _json(Committed(call.commands.database.store_id, version))
+def _committed(context: RequestContext, version: int) -> Response:
+    return _json(Committed(context.executor.store_id, version))
 
 
 def _json(body: msgspec.Struct) -> Response:
     return Response(200, msgspec.json.encode(body), JSON)
 
 
-ROUTES: dict[bytes, Callable[[Call], Any]] = {
+ROUTES: dict[bytes, Callable[[RequestContext], Any]] = {
     b"/v2/keys": keys_route,
     b"/v2/get": get_route,
     b"/v2/set": set_route,

@@ -12,7 +12,7 @@ record is none. No slice stands behind a commit that came after it.
 """
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO, Protocol
 
 from kvd.journal.errors import Damaged
 from kvd.journal.records import (
@@ -29,9 +29,7 @@ from kvd.journal.records import (
     decode,
     decode_header,
 )
-
-if TYPE_CHECKING:
-    from kvd.engine.database import Database
+from kvd.journal.recovery import Target
 
 BACKUP_MAGIC = b"KVDBAK\r\n"
 # Above every version: until the end is known, all that comes may be older than what is there.
@@ -93,22 +91,29 @@ class BackupReader:
         return bytes(parts)
 
 
-def load_backup(reader: BackupReader, database: "Database", progress: Callable[[int], None]) -> None:
-    """Fill an empty database with a backup; ``progress`` is told how many bytes have been read.
+class CountingTarget(Target, Protocol):
+    """A target of a recovery that knows how many keys it has."""
 
-    Raises Damaged, NewerFormat, OSError; then the database is of no use.
+    def count_keys(self) -> int:
+        """How many keys have a value."""
+
+
+def load_backup(reader: BackupReader, target: CountingTarget, progress: Callable[[int], None]) -> None:
+    """Fill an empty target with a backup; ``progress`` is called with the number of bytes that have been read.
+
+    Raises Damaged, NewerFormat, OSError; then the target is of no use.
     """
-    database.end_of_load(_NEVER, 0)
+    target.end_of_load(_NEVER, 0)
     for piece in reader:
         if isinstance(piece, Heads):
-            database.load(piece.keys, piece.values, piece.versions, piece.deadlines, piece.ephemeral, piece.wall)
+            target.load(piece.keys, piece.values, piece.versions, piece.deadlines, piece.ephemeral, piece.wall)
         else:
             for group in piece.groups:
-                database.replay(group)
+                target.replay(group)
         progress(reader.at)
     assert reader.end is not None
-    keys = database.store.counters.keys
+    keys = target.count_keys()
     if keys != reader.end.keys:
         raise Damaged(reader.path, reader.at, f"it should have {reader.end.keys} keys, and has {keys}")
-    database.end_of_load(reader.end.version, reader.end.time)
-    database.end_of_replay(reader.end.version)
+    target.end_of_load(reader.end.version, reader.end.time)
+    target.end_of_replay(reader.end.version)

@@ -13,44 +13,47 @@ ARIES: C. Mohan et al., ACM TODS 17(1), 1992, with values in place of pages.)
 """
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from kvd.journal import names
 from kvd.journal.disk import Disk
 from kvd.journal.records import CHECKPOINT_MAGIC, Codec, End, Header, Heads
-from kvd.store.heads import FORGOTTEN
-
-if TYPE_CHECKING:
-    from kvd.engine.database import Database
-    from kvd.store.heads import Head
+from kvd.store.heads import FORGOTTEN, Head
 
 # Heads in one record, or bytes of keys and values if that is less: a slice of about a millisecond.
 SLICE_KEYS = 250
 SLICE_BYTES = 64 * 1024
 
 
-def slices(database: "Database", slice_keys: int = SLICE_KEYS) -> Iterator[Heads]:
-    """The current values in records of about a millisecond's work; the database may change between two of them."""
-    for part in database.store.parts():
+class HeadsSource(Protocol):
+    """What holds the current values: ``kvd.engine.database.Database``."""
+
+    def parts(self) -> list[dict[str, Head]]:
+        """All current heads, in dicts that are small enough to be listed in one step."""
+
+    def record_of_values(self, heads: list[Head]) -> Heads:
+        """The record of these heads, none of which is a tombstone."""
+
+
+def slices(source: HeadsSource, slice_keys: int = SLICE_KEYS) -> Iterator[Heads]:
+    """The current values in records of about a millisecond's work; ``source`` may change between two of them."""
+    for part in source.parts():
         heads = list(part.values())
         begin = size = 0
         for number, head in enumerate(heads):
             size += len(_told(head) or b"")
             if number - begin + 1 >= slice_keys or size >= SLICE_BYTES:
-                yield _record(database, heads[begin : number + 1])
+                yield _record(source, heads[begin : number + 1])
                 begin, size = number + 1, 0
         if begin < len(heads):
-            yield _record(database, heads[begin:])
+            yield _record(source, heads[begin:])
 
 
-def _record(database: "Database", heads: "list[Head]") -> Heads:
-    there = [head for head in heads if _told(head) is not None]
-    keys = [head.key for head in there]
-    values: list[bytes] = [head.value for head in there]  # type: ignore[misc]
-    return Heads(keys, values, [head.version for head in there], *database.expiries_of(keys))
+def _record(source: HeadsSource, heads: list[Head]) -> Heads:
+    return source.record_of_values([head for head in heads if _told(head) is not None])
 
 
-def _told(head: "Head") -> bytes | None:
+def _told(head: Head) -> bytes | None:
     """Its value, if there is one: what is forgotten was superseded since the listing, so the log has what came then."""
     return None if head.value is FORGOTTEN else head.value
 

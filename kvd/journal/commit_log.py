@@ -85,14 +85,25 @@ def _final(
     return checked
 
 
+def _ignore(seconds: float) -> None:
+    """Do nothing with how long a sync took."""
+
+
 class CommitLog:
-    """One log, open for writing. ``salt`` gives a random number of 64 bits.
+    """One log, open for writing. ``salt`` gives a random number of 64 bits; ``on_sync`` gets the seconds a sync took.
 
     ``header`` says which segment is the first, and which versions are behind it: the last one in the log, and the last
     one that may have been given away. Raises OSError.
     """
 
-    def __init__(self, disk: Disk, header: Header, segment_bytes: int, salt: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        disk: Disk,
+        header: Header,
+        segment_bytes: int,
+        salt: Callable[[], int],
+        on_sync: Callable[[float], None] = _ignore,
+    ) -> None:
         self._disk = disk
         self._store_id = header.store_id
         self._segment_bytes = segment_bytes
@@ -109,8 +120,7 @@ class CommitLog:
         # Versions up to here may be given away before they are on the disk: after a crash the next goes behind it.
         self.ceiling = 0
         self.error: OSError | None = None
-        # Called with the seconds that a sync took, by whoever made it.
-        self.on_sync: Callable[[float], None] | None = None
+        self._on_sync = on_sync
         self._spare = self._new_spare(segment_bytes)
         self._segment = self._begin()
         self._make_spare_if_possible()
@@ -213,8 +223,7 @@ class CommitLog:
     def _sync_file(self, descriptor: int) -> None:
         began = perf_counter()
         self._disk.sync(descriptor)
-        if self.on_sync is not None:
-            self.on_sync(perf_counter() - began)
+        self._on_sync(perf_counter() - began)
 
     @_final
     def raise_ceiling(self, version: int) -> None:

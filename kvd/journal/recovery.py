@@ -27,7 +27,7 @@ _STEP_BYTES = 1024 * 1024
 
 
 class Target(Protocol):
-    """Whoever is told what a directory holds: ``kvd.engine.database.Database``, or a copy (``copying.py``).
+    """What takes in the contents of a directory: ``kvd.engine.replay.Replay``, or a copy (``kvd/engine/copying.py``).
 
     First a checkpoint if there is one: ``begin_load``, ``load`` for each of its pieces, ``end_of_load``. Then the
     segments.
@@ -76,7 +76,7 @@ class Recovered(msgspec.Struct):
 
 
 def recover(disk: Disk, target: Target, progress: Progress = lambda done, size: None) -> Recovered:
-    """Fill an empty database with what the directory holds. Raises Damaged, NewerFormat, Unfinished, OSError."""
+    """Fill an empty target with what the directory holds. Raises Damaged, NewerFormat, Unfinished, OSError."""
     found = disk.names()
     if names.UNFINISHED_COPY in found:
         raise Unfinished(disk.directory)

@@ -30,7 +30,7 @@ class Request(msgspec.Struct, array_like=True, tag=True, forbid_unknown_fields=T
     """
 
 
-class How(msgspec.Struct, forbid_unknown_fields=True, eq=False, gc=False, frozen=True):
+class WriteOptions(msgspec.Struct, forbid_unknown_fields=True, eq=False, gc=False, frozen=True):
     """How a write is to be done; ``ttl`` in ms, ``ttls`` too, by key. See docs/protocol.md."""
 
     ttl: int | None = None
@@ -82,7 +82,7 @@ class Set(Request, tag="set"):
     """Stores all entries in one commit; answers its version."""
 
     entries: Entries
-    how: How | None = None
+    how: WriteOptions | None = None
 
 
 class Delete(Request, tag="delete"):
@@ -90,7 +90,7 @@ class Delete(Request, tag="delete"):
 
     keys: Keys
     missing_ok: bool = False
-    how: How | None = None
+    how: WriteOptions | None = None
 
 
 class Increment(Request, tag="increment"):
@@ -98,7 +98,7 @@ class Increment(Request, tag="increment"):
 
     key: str
     by: int
-    how: How | None = None
+    how: WriteOptions | None = None
 
 
 class Commit(Request, tag="commit"):
@@ -108,7 +108,7 @@ class Commit(Request, tag="commit"):
     reads: Reads | None = None
     ranges: Ranges | None = None
     snapshot: int | None = None
-    how: How | None = None
+    how: WriteOptions | None = None
 
 
 class Begin(Request, tag="begin"):
@@ -126,7 +126,7 @@ class Touch(Request, tag="touch"):
 
     keys: Keys
     ttl: int | None
-    how: How | None = None
+    how: WriteOptions | None = None
 
 
 class Ttl(Request, tag="ttl"):

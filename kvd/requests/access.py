@@ -16,12 +16,14 @@ what is not allowed is denied. The daemon's own user and root may always do ever
 import os
 from bisect import bisect_right
 from collections.abc import Collection, Iterable
+from typing import ClassVar
 
 import msgspec
 
 from kvd.protocol.ranges import prefix_end
 
 READ, WRITE, WATCH, CACHE, ADMINISTER = 1, 2, 4, 8, 16
+_KEY_RIGHTS = READ | WRITE | WATCH | CACHE
 RIGHTS = {"read": READ, "write": WRITE, "watch": WATCH, "cache": CACHE, "administer": ADMINISTER}
 # What a uid or gid reads as that the kernel cannot express in our user namespace; it never stands for anybody.
 OVERFLOW_ID = 65_534
@@ -81,18 +83,30 @@ class AccessRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
 
 class Grant:
-    """What one identity may do. A decision costs a search by halves among the prefixes, remembered ones less.
+    """What one identity may do. Each decision is one binary search over the prefixes; recent decisions are cached.
 
-    Whatever stands in order between a prefix of a key and the key begins with that prefix. So the last prefix that is
-    not behind the key is the longest one of the key, or else begins with it: then it is among the shorter ones of that.
+    Every string between a prefix of a key and the key begins with that prefix. So the last prefix that is not after
+    the key is the longest one of the key, or else begins with it: then it is among the shorter ones of that.
+
+    ``is_limited``: whether there are keys, or rights to keys, that it does not give.
     """
+
+    EVERYTHING: ClassVar["Grant"]
+    ALL_BUT_ADMINISTER: ClassVar["Grant"]
 
     def __init__(self, by_prefix: dict[str, int]) -> None:
         self._by_prefix = by_prefix
+        self.is_limited = any(bits & _KEY_RIGHTS != _KEY_RIGHTS for bits in by_prefix.values()) or "" not in by_prefix
         self._lengths = sorted({len(prefix) for prefix in by_prefix}, reverse=True)
         self._ordered = sorted(by_prefix)
         self._shorter = {prefix: self._longest_of(prefix[:-1]) if prefix else None for prefix in by_prefix}
         self._known: dict[int, set[str]] = {right: set() for right in RIGHTS.values()}
+
+    def has(self, right: int) -> bool:
+        """Whether ``right`` is held: ADMINISTER for the whole store, any other below any prefix."""
+        if right == ADMINISTER:
+            return bool(self.rights("") & ADMINISTER)
+        return any(bits & right for bits in self._by_prefix.values())
 
     def deciding_prefix(self, key: str) -> str | None:
         """The prefix whose rules decide about ``key``."""
@@ -158,10 +172,6 @@ class Grant:
         """Whether every key there may be below ``prefix`` is allowed."""
         return self.may_range(right, prefix, prefix_end(prefix))
 
-    def may_anywhere(self, right: int) -> bool:
-        """Whether there is any prefix at all where this is allowed."""
-        return any(bits & right for bits in self._by_prefix.values())
-
     def _longest_of(self, key: str) -> str | None:
         """The longest prefix of ``key``, found by trying each length."""
         return next((key[:length] for length in self._lengths if key[:length] in self._by_prefix), None)
@@ -172,18 +182,22 @@ class Grant:
         return next((prefix for prefix in prefixes if prefix in self._by_prefix and _holds(prefix, end)), None)
 
 
+Grant.EVERYTHING = Grant({"": _KEY_RIGHTS | ADMINISTER})
+Grant.ALL_BUT_ADMINISTER = Grant({"": _KEY_RIGHTS})
+
+
 def _holds(prefix: str, end: str | None) -> bool:
     """Whether a range that begins with ``prefix`` and ends at ``end`` has no key without it."""
     if not prefix:
         return True
-    after = prefix_end(prefix)
-    return after is None or (end is not None and end <= after)
+    end_of_prefix = prefix_end(prefix)
+    return end_of_prefix is None or (end is not None and end <= end_of_prefix)
 
 
 def _meet(prefix: str, start: str, end: str | None) -> bool:
     """Whether some key of the range may begin with ``prefix``."""
-    after = prefix_end(prefix)
-    return (after is None or after > start) and (end is None or prefix < end)
+    end_of_prefix = prefix_end(prefix)
+    return (end_of_prefix is None or end_of_prefix > start) and (end is None or prefix < end)
 
 
 class Access:
@@ -193,12 +207,14 @@ class Access:
         self.rules = tuple(rules)
         self._grants: dict[Identity, Grant] = {}
 
-    def __bool__(self) -> bool:
-        """Whether there is any rule."""
-        return bool(self.rules)
+    def grant_for(self, who: Identity) -> Grant:
+        """What ``who`` may do: everything if trusted, else by the rules; all but administer if there are none."""
+        if is_trusted(who.uid):
+            return Grant.EVERYTHING
+        return self.grant(who) if self.rules else Grant.ALL_BUT_ADMINISTER
 
     def grant(self, who: Identity) -> Grant:
-        """What ``who`` may do by the rules."""
+        """What ``who`` may do by the rules alone."""
         grant = self._grants.get(who)
         if grant is None:
             by_prefix: dict[str, int] = {}

@@ -17,7 +17,7 @@ _MESSAGE_CHARACTERS = 300
 
 
 class RequestError(Exception):
-    """A request is answered with an error map of this code, message and fields."""
+    """The request is answered with an error map of this code, message and fields."""
 
     def __init__(self, code: str, message: str, **fields: object) -> None:
         super().__init__(message)
@@ -26,25 +26,25 @@ class RequestError(Exception):
         self.fields = fields
 
     def reply(self) -> dict[str, object]:
-        """The map to send."""
+        """Return the map to send."""
         return error_reply(self.code, self.message, **self.fields)
 
 
 def error_reply(code: str, message: str, **fields: object) -> dict[str, object]:
-    """An error map. The message is cut to a length that no peer can blow up."""
+    """Return an error map. The message is cut, so that no peer can blow it up."""
     assert code in CODES, code
     if len(message) > _MESSAGE_CHARACTERS:
         message = message[:_MESSAGE_CHARACTERS] + "…"
     return {"error": code, "message": message, **fields}
 
 
-def fault() -> dict[str, object]:
-    """The error map of a fault of ours."""
+def internal_error() -> dict[str, object]:
+    """Return the error map of a fault in the server itself."""
     return error_reply("internal", "a fault in the server; its logging says more")
 
 
 def error_for(error: StoreError) -> RequestError:
-    """What the store refused, in the words of the wire. Raises ``error`` again if the wire has none for it."""
+    """Return what the store refused in the words of the wire; raise ``error`` again if the wire has none for it."""
     match error:
         case KeysNotFound():
             shown = ", ".join(map(repr, error.keys[:5])) + (", …" if len(error.keys) > 5 else "")

@@ -1,4 +1,4 @@
-"""What a request may name and bring: the limits on keys, values and counts, as errors of the one request."""
+"""The limits on what a request may name and bring: keys, values, counts. Beyond them it is answered with an error."""
 
 from collections.abc import Iterable, Mapping
 
@@ -6,10 +6,14 @@ from kvd.protocol.limits import Limits
 from kvd.requests.errors import RequestError
 
 MAX_TTL_MS = 100 * 365_25 * 24 * 36_000  # a hundred years of 365.25 days
+# A page of a scan, a history or a log ends once it holds this much; its last item may overshoot.
+PAGE_BYTES = 256 * 1024
+# One reply lists no more keys, or slow frames, than this.
+MAX_LISTED = 1_000
 
 
-class Checks:
-    """Each method returns if all is well, and raises Refusal otherwise. A reload replaces ``limits``."""
+class LimitChecker:
+    """Each method returns if the request keeps the limit, else it raises RequestError. A reload replaces ``limits``."""
 
     __slots__ = ("limits",)
 
@@ -17,7 +21,7 @@ class Checks:
         self.limits = limits
 
     def key(self, key: str) -> None:
-        """One key."""
+        """Check one key."""
         if not key:
             raise RequestError("bad_request", "a key has at least one byte")
         # A code point is at most four bytes of UTF-8.
@@ -25,23 +29,23 @@ class Checks:
             raise RequestError("too_large", f"a key has at most {self.limits.max_key_bytes} bytes")
 
     def prefix(self, prefix: str) -> None:
-        """What keys begin with; it may be empty."""
+        """Check a prefix of keys, which may be empty."""
         if prefix:
             self.key(prefix)
 
     def keys(self, keys: Iterable[str], count: int) -> None:
-        """``count`` keys."""
+        """Check keys, of which there are ``count``."""
         self.count(count)
         for key in keys:
             self.key(key)
 
     def count(self, count: int) -> None:
-        """How many keys one request names."""
+        """Check how many keys one request names."""
         if count > self.limits.max_keys_per_request:
             raise RequestError("too_large", f"a request names at most {self.limits.max_keys_per_request} keys")
 
     def entries(self, entries: Mapping[str, bytes | None]) -> None:
-        """What is to be written."""
+        """Check what a request writes."""
         if not entries:
             return
         self.count(len(entries))
@@ -53,11 +57,16 @@ class Checks:
             raise RequestError("too_large", f"a value has at most {self.limits.max_value_bytes} bytes")
 
     def page(self, limit: int, what: str) -> None:
-        """The limit that a request sets to its own answer."""
+        """Check the limit that a request sets to its own reply."""
         if not 1 <= limit <= self.limits.max_keys_per_request:
             raise RequestError("bad_request", f"the limit of {what} is 1 to {self.limits.max_keys_per_request}")
 
     def ttl(self, ttl_ms: int) -> None:
-        """A time to live."""
+        """Check a time to live."""
         if not 1 <= ttl_ms <= MAX_TTL_MS:
             raise RequestError("bad_request", f"a ttl is 1 to {MAX_TTL_MS} ms")
+
+    def listed(self, limit: int) -> None:
+        """Check how many keys, or slow frames, a request wants listed."""
+        if not 1 <= limit <= MAX_LISTED:
+            raise RequestError("bad_request", f"a limit is 1 to {MAX_LISTED}")

@@ -1,81 +1,73 @@
-"""What each request needs the right to. The one place that decides whether somebody may have it run."""
+"""Who may run which request, judged by its row in the table."""
 
+import logging
 from collections.abc import Sequence
 from itertools import chain
 from operator import attrgetter
 
 from kvd.protocol import messages
 from kvd.protocol.messages import AnyRequest
-from kvd.requests.access import CACHE, READ, WATCH, WRITE, Grant
+from kvd.requests.access import ADMINISTER, READ, WRITE, Grant
 from kvd.requests.errors import RequestError
-from kvd.requests.keys import written_keys
+from kvd.requests.peer import Peer
+from kvd.requests.table import TABLE, no_keys, no_ranges
 
-_OF_ALL_KEYS = "", None
-# What says nothing of any key, and what is checked where it runs: administrators' requests, and attaching.
-_ELSEWHERE = frozenset(
-    (
-        messages.Hello, messages.Attach, messages.Ping, messages.Begin, messages.End, messages.VersionAt,
-        messages.Metrics, messages.Exposition, messages.Status, messages.Reload, messages.Access, messages.SlowLog,
-        messages.Largest, messages.Hottest, messages.Checkpoint, messages.Backup, messages.Shutdown,
-    )
-)  # fmt: skip
+logger = logging.getLogger(__name__)
+
 _GETS, _SETS = {messages.Get}, {messages.Set}
 _key = attrgetter("key")
 _entries = attrgetter("entries")
 
 
-def may_run_all(requests: Sequence[AnyRequest], grant: Grant) -> bool:
-    """Whether all of ``requests`` may run: as ``may_run`` of each, but quick for many gets, or many sets."""
+def permits_all(requests: Sequence[AnyRequest], grant: Grant) -> bool:
+    """Whether ``grant`` permits all of ``requests``: as ``permits`` for each, but quick for many gets or many sets."""
     if len(requests) == 1:
-        return may_run(requests[0], grant)
+        return permits(requests[0], grant)
     if requests:
         kinds = set(map(type, requests))
         if kinds == _GETS:
             return grant.may(READ, list(map(_key, requests)))
         if kinds == _SETS:
             return grant.may(WRITE, list(chain.from_iterable(map(_entries, requests))))
-    return all(may_run(request, grant) for request in requests)
+    return all(permits(request, grant) for request in requests)
 
 
-def may_run(request: AnyRequest, grant: Grant) -> bool:
-    """Whether every key that ``request`` reads, writes or tells of is allowed to whom ``grant`` is for.
+def permits(request: AnyRequest, grant: Grant) -> bool:
+    """Whether ``grant`` permits every key that ``request`` reads, writes or reveals, and the right that it needs.
 
-    Nothing is that is not named here, so that a new kind of request cannot be forgotten.
+    A kind without a row is denied, so that a new kind cannot be forgotten.
     """
-    if type(request) is messages.Get:  # the commonest first: a match looks at one pattern after the other
-        return grant.may(READ, (request.key,))
-    if type(request) is messages.Set:
-        return grant.may(WRITE, request.entries)
-    match request:
-        case messages.History():
-            return grant.may(READ, (request.key,))
-        case messages.GetMany() | messages.Fetch() | messages.Ttl():
-            return grant.may(READ, request.keys)
-        case messages.Delete() | messages.Touch():
-            return grant.may(WRITE, written_keys(request))
-        case messages.Increment():  # its answer is what was there, and more
-            return grant.may(WRITE, (request.key,)) and grant.may(READ, (request.key,))
-        case messages.Commit():
-            return (
-                grant.may(WRITE, request.writes)
-                and grant.may(READ, request.reads or ())
-                and all(grant.may_range(READ, *span) for span in request.ranges or ())
-            )
-        case messages.Scan():
-            return grant.may_range(READ, request.start, request.end)
-        case messages.Log():
-            return grant.may_range(READ, *_OF_ALL_KEYS)
-        case messages.Watch():
-            return grant.may_prefix(WATCH, request.prefix)
-    return type(request) in _ELSEWHERE
+    kind = type(request)
+    if kind is messages.Get:  # the commonest kinds first
+        return grant.may(READ, (request.key,))  # type: ignore[union-attr]
+    if kind is messages.Set:
+        return grant.may(WRITE, request.entries)  # type: ignore[union-attr]
+    row = TABLE.get(kind)
+    if row is None or (row.right and not grant.has(row.right)):
+        return False
+    if row.writes is not no_keys and not grant.may(WRITE, row.writes(request)):
+        return False
+    if row.reads is not no_keys and not grant.may(READ, row.reads(request)):
+        return False
+    return row.ranges is no_ranges or all(grant.may_range(*each) for each in row.ranges(request))
 
 
-def check(request: AnyRequest, grant: Grant | None) -> None:
-    """Raise Refusal unless ``request`` may run. None: everything may. What is denied is never told to exist or not."""
-    if grant is not None and not may_run(request, grant):
+def check(request: AnyRequest, peer: Peer) -> None:
+    """Raise RequestError unless ``peer`` may have ``request`` run. A denial does not tell which keys exist."""
+    row = TABLE.get(type(request))
+    if row is None:
+        raise RequestError("forbidden", f"{type(request).__name__.lower()} is not a request that this server runs")
+    if row.right and not peer.grant.has(row.right):
+        raise _lacks_right(row.right, row.asks_for, peer)
+    if peer.is_restricted and not permits(request, peer.grant):
         raise RequestError("forbidden", f"no right to what {type(request).__name__.lower()} asks for; it did not run")
 
 
-def may_keep(grant: Grant | None, keys: list[str]) -> list[bool]:
-    """Which of ``keys`` a near cache may keep."""
-    return [grant is None or bool(grant.rights(key) & CACHE) for key in keys]
+def _lacks_right(right: int, asks_for: str, peer: Peer) -> RequestError:
+    if right != ADMINISTER:
+        return RequestError("forbidden", "no right to a near cache")
+    logger.warning("refused %s: may not ask for %s", peer.name, asks_for)
+    text = (
+        f"no right to administer, which {asks_for} needs: root and the daemon's own user have it, and others by a rule"
+    )
+    return RequestError("forbidden", text)

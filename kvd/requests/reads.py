@@ -1,55 +1,57 @@
-"""What reads: current values, a snapshot's, and the past."""
+"""The requests that read: current values, those of a snapshot, and the past."""
 
 from collections.abc import Sequence
 from typing import Any
 
 from kvd.engine.database import Database
 from kvd.engine.generations import GenerationTable
-from kvd.engine.near_cache import NearCaches
 from kvd.engine.snapshots import Snapshots
 from kvd.protocol import messages
-from kvd.requests import permissions
+from kvd.requests.access import CACHE
 from kvd.requests.errors import RequestError
-from kvd.requests.limits import Checks
-from kvd.server.peers import Peer
+from kvd.requests.limits import PAGE_BYTES, LimitChecker
+from kvd.requests.peer import Peer
 from kvd.store.history import Commit, Version, commits_from, newest_commits, versions
 from kvd.store.store import Page
 from kvd.telemetry.metrics import ServerMetrics
 
 Reply = Any
-PAGE_BYTES = 256 * 1024
 WITHOUT_END = -1
-# After this long a near cache asks again for what may be evicted, so that the server sees that it is in use.
+# After this long a near cache asks again for an evictable key, so that the server sees that the key is in use.
 NEAR_CACHED_US = 10_000_000
 
 
-class Reading:
-    """The requests that change nothing."""
+class ReadHandlers:
+    """The requests that change nothing. Each method is named in the table and returns the reply."""
 
     def __init__(
-        self, database: Database, checks: Checks, snapshots: Snapshots, near_caches: NearCaches, measures: ServerMetrics
+        self,
+        database: Database,
+        limits: LimitChecker,
+        snapshots: Snapshots,
+        metrics: ServerMetrics,
     ) -> None:
         self._database = database
         self._store = database.store
-        self._checks = checks
+        self._limits = limits
         self._snapshots = snapshots
-        self._near_caches = near_caches
-        self._room = database.room
-        self._measures = measures
+        self._generations = database.generations
+        self._memory = database.memory
+        self._metrics = metrics
 
     # ------------------------------------------------------------------ values
 
     def get(self, request: messages.Get, _: Peer) -> Reply:
-        """The value or nil."""
+        """Return the value or nil."""
         value = self._store.get(request.key)
         if value is None:
             return self._missed([request.key], 1)
-        if (marks := self._room.marks) is not None:
+        if (marks := self._memory.marks) is not None:
             marks.places[hash(request.key) & marks.mask] = 1
         return value
 
     def get_each(self, requests: Sequence[messages.Get]) -> list[Reply]:
-        """The replies to a run of gets."""
+        """Return the replies to a run of gets."""
         store = self._store
         first = store.first
         try:
@@ -58,7 +60,10 @@ class Reading:
             values = store.get_many([request.key for request in requests])
         else:
             store.counters.get_operations += len(values)
-        marks, complete = self._room.marks, all(values)  # quicker than `None in`, and an empty value does no harm
+        marks, complete = (
+            self._memory.marks,
+            all(values),
+        )  # quicker than `None in`; an empty value does no harm
         if marks is not None and complete:
             marks.set_all([request.key for request in marks.sample(requests)])
         elif marks is not None:
@@ -70,24 +75,24 @@ class Reading:
         return values
 
     def get_many(self, request: messages.GetMany, peer: Peer) -> Reply:
-        """The values or nils."""
-        self._checks.count(len(request.keys))
+        """Return the values or nils."""
+        self._limits.count(len(request.keys))
         values = self._store.get_many(request.keys, self._version(request.at, peer))
-        if (marks := self._room.marks) is not None:
+        if (marks := self._memory.marks) is not None:
             marks.set_found(request.keys, values)
         refused = None if all(values) else self._missed(request.keys, values.count(None))
         return values if refused is None else refused
 
     def fetch(self, request: messages.Fetch, peer: Peer) -> Reply:
-        """Values with their versions, and what a cache in the client needs."""
-        self._checks.count(len(request.keys))
-        table = self._near_caches.table
-        if table is not None and request.at is None and peer.grant is None and self._room.marks is None:
+        """Return values with their versions, and what a cache in the client needs."""
+        self._limits.count(len(request.keys))
+        table = self._generations.table
+        if table is not None and request.at is None and not peer.is_restricted and self._memory.marks is None:
             entries = self._entries(request.keys, table)
             if entries is not None:
                 return entries
         found = self._store.fetch(request.keys, self._version(request.at, peer))
-        if (marks := self._room.marks) is not None:
+        if (marks := self._memory.marks) is not None:
             marks.set_found(request.keys, [value for value, _, _ in found])
         missed = 0 if all(version for _, version, _ in found) else sum(not version for _, version, _ in found)
         refused = self._missed(request.keys, missed) if missed else None
@@ -96,17 +101,19 @@ class Reading:
         if table is None or request.at is not None:
             return [(value, version, None, None, deadline) for value, version, deadline in found]
         slots: list[tuple[int | None, int | None]] = list(table.slots_and_generations(request.keys))
-        if peer.grant is not None:
-            may_keep = permissions.may_keep(peer.grant, request.keys)
-            slots = [slot if may else (None, None) for slot, may in zip(slots, may_keep, strict=True)]
-        if self._room.marks is not None:
-            found = self._to_be_asked_again(request.keys, found)
+        if peer.is_restricted:
+            rights = peer.grant.rights
+            slots = [
+                slot if rights(key) & CACHE else (None, None) for slot, key in zip(slots, request.keys, strict=True)
+            ]
+        if self._memory.marks is not None:
+            found = self._with_short_deadlines(request.keys, found)
         return [
             (value, version, *slot, deadline) for (value, version, deadline), slot in zip(found, slots, strict=True)
         ]
 
     def _entries(self, keys: list[str], table: GenerationTable) -> Reply | None:
-        """The reply to a fetch for a near cache, the short way; None if one of ``keys`` needs a longer look."""
+        """Answer a fetch for a near cache the short way; return None if one of ``keys`` needs the long way."""
         store = self._store
         first = store.first
         try:
@@ -118,18 +125,21 @@ class Reading:
                 return None
         store.counters.get_operations += len(keys)
         deadlines = store.lifetimes.deadlines_of(keys)
-        told = table.slots_and_generations(keys)
+        slots = table.slots_and_generations(keys)
         return [
             (head.value, head.version, slot, generation, deadline)
-            for head, (slot, generation), deadline in zip(heads, told, deadlines, strict=True)
+            for head, (slot, generation), deadline in zip(heads, slots, deadlines, strict=True)
         ]
 
-    def _to_be_asked_again(
+    def _with_short_deadlines(
         self, keys: list[str], found: list[tuple[bytes | None, int, int | None]]
     ) -> list[tuple[bytes | None, int, int | None]]:
-        """As found, but near caches keep nothing for long that may be evicted: it would go though it is in use."""
+        """Cap near-cache lifetimes of evictable keys.
+
+        Cached reads are invisible to eviction, so a hot key would look idle.
+        """
         latest = self._database.timer() + NEAR_CACHED_US
-        rules = self._room.rules
+        rules = self._memory.rules
         return [
             (value, version, latest if deadline is None else min(deadline, latest))
             if (rule := rules.rule_of(key)) is not None and rule.evict
@@ -138,8 +148,8 @@ class Reading:
         ]
 
     def ttl(self, request: messages.Ttl, _: Peer) -> list[int | None]:
-        """How long keys have still to live, in ms, rounded up."""
-        self._checks.keys(request.keys, len(request.keys))
+        """Return how long each key has to live, in ms, rounded up."""
+        self._limits.keys(request.keys, len(request.keys))
         return [self._ttl_ms(key) if self._store.exists(key) else None for key in request.keys]
 
     def _ttl_ms(self, key: str) -> int:
@@ -147,8 +157,8 @@ class Reading:
         return WITHOUT_END if left_us is None else -(-left_us // 1000)
 
     def scan(self, request: messages.Scan, peer: Peer) -> Page:
-        """A page of keys in order."""
-        self._checks.page(request.limit, "a scan")
+        """Return a page of keys in order."""
+        self._limits.page(request.limit, "a scan")
         return self._store.scan(
             request.start,
             request.end,
@@ -161,50 +171,52 @@ class Reading:
     # ------------------------------------------------------------------ the past
 
     def history(self, request: messages.History, _: Peer) -> list[Version]:
-        """The versions of a key, newest first."""
-        self._checks.key(request.key)
-        self._checks.page(request.limit, "a history")
+        """Return the versions of a key, newest first."""
+        self._limits.key(request.key)
+        self._limits.page(request.limit, "a history")
         return versions(self._store, request.key, request.limit, request.before, PAGE_BYTES)
 
     def log(self, request: messages.Log, _: Peer) -> list[Commit]:
-        """The commits, oldest first."""
-        self._checks.page(request.limit, "a log")
+        """Return commits, oldest first."""
+        self._limits.page(request.limit, "a log")
         if request.from_version is None:
             return newest_commits(self._store, request.limit, PAGE_BYTES)
         return commits_from(self._store, request.from_version, request.limit, PAGE_BYTES)
 
     def version_at(self, request: messages.VersionAt, _: Peer) -> int:
-        """The version that was current at a time."""
+        """Return the version that was current at a time."""
         return self._store.window.version_at(request.time)
 
     # ------------------------------------------------------------------ snapshots
 
     def begin(self, request: messages.Begin, peer: Peer) -> int:
-        """A snapshot, held for this peer."""
-        return self._snapshots.begin(peer, self._checks.limits.max_snapshots_per_connection)
+        """Begin a snapshot that is held for this peer; return its version."""
+        version = self._snapshots.begin(peer, self._limits.limits.max_snapshots_per_connection)
+        peer.last_snapshot = version
+        return version
 
     def end(self, request: messages.End, peer: Peer) -> bool:
-        """A snapshot is given back."""
+        """Release a snapshot; return whether it was held."""
         return self._snapshots.end(peer, request.snapshot)
 
     def _version(self, at: int | None, peer: Peer) -> int | None:
-        """The version that a request reads at; None: the current one."""
+        """The version that a request reads at; None means the current one."""
         if at is None:
             return None
         if at == messages.BEGUN:
-            if peer.begun is None:
+            if peer.last_snapshot is None:
                 raise RequestError("bad_request", "at = -1 means the snapshot begun last, and none was begun here")
-            at = peer.begun
+            at = peer.last_snapshot
         self._snapshots.used(peer, at)
         return at
 
     def _missed(self, keys: list[str], count: int) -> dict[str, object] | None:
-        """Of ``keys``, so many have no value: an error reply if one cannot be a key, which only such ones need."""
+        """Count ``count`` misses. Return an error reply if one of ``keys`` cannot be a key: only a missing one can."""
         try:
             for key in keys:
-                self._checks.key(key)
-        except RequestError as refusal:
+                self._limits.key(key)
+        except RequestError as error:
             self._store.counters.get_operations -= len(keys)
-            return refusal.reply()
-        self._measures.get_misses += count
+            return error.reply()
+        self._metrics.get_misses += count
         return None

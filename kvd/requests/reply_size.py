@@ -1,14 +1,17 @@
-"""How large replies are on the wire, and how large they can become: told without encoding what may be gigabytes."""
+"""How large replies are on the wire, and how large they can become, without encoding what may be gigabytes."""
 
 from typing import Any
 
 from kvd.protocol import messages
 from kvd.protocol.messages import AnyRequest, encode_replies
-from kvd.requests.reads import PAGE_BYTES
+from kvd.requests.limits import PAGE_BYTES
+from kvd.requests.table import TABLE, ReplySize
 
 VALUE_HEAD_BYTES = ARRAY_BYTES = 5  # MessagePack's longest
-VERSION_BYTES = 33  # what fetch tells beside each value, at most; an error takes less for each byte of its request
-SLOT_BYTES = 12  # of which so many are for near caches, if there are any
+# What fetch adds to each value, at most; an error takes less for each byte of its request.
+VERSION_BYTES = 33
+# The part of it that is for near caches, if there are any.
+SLOT_BYTES = 12
 FETCHED_BYTES = VALUE_HEAD_BYTES + VERSION_BYTES - SLOT_BYTES
 ABSENT_BYTES = 6  # of a key that fetch did not find
 # A page counts keys and values; with their versions and heads an item of one byte takes some twenty.
@@ -16,32 +19,30 @@ PAGE_OVERHEAD = 20
 # A conflict names up to a hundred keys, each with versions, time and author, and 4,096 characters of them, the last
 # key overshooting.
 CONFLICT_BYTES = 112 * 1024
-_PAGES = frozenset((messages.Scan, messages.History))
-# No reply of these has a value in it.
-_VALUELESS = frozenset((messages.Set, messages.Delete, messages.Touch, messages.Ttl, messages.Ping))
-# These reply what has nothing to do with what they cost.
-_UNPREDICTABLE = frozenset(
-    (
-        *(messages.Hello, messages.Log, messages.Metrics, messages.Exposition, messages.Status, messages.Reload),
-        *(messages.SlowLog, messages.Largest, messages.Hottest),
-    )
-)
+
+
+def _kinds_with(size: ReplySize) -> frozenset[type]:
+    return frozenset(kind for kind, row in TABLE.items() if row.reply is size)
+
+
+_FIXED, _PAGES, _FREE = map(_kinds_with, (ReplySize.FIXED, ReplySize.PAGE, ReplySize.FREE))
+_MAY_CONFLICT = frozenset(kind for kind, row in TABLE.items() if row.may_conflict)
 
 
 def may_exceed(budget_bytes: int, kinds: set[type], count: int, frame_bytes: int, largest_bytes: int) -> bool:
-    """Whether the replies to ``count`` requests of these kinds may exceed the room, judged without looking at them.
+    """Whether the replies to ``count`` requests of these kinds may exceed the budget, without looking at them.
 
     Each value in them costs its request at least one byte of ``frame_bytes``, and none is larger than
     ``largest_bytes``: the largest ever stored, or the frame. The last value of a page may overshoot it.
     """
-    if kinds <= _VALUELESS:
+    if kinds <= _FIXED:
         largest_bytes = 0
-    most = frame_bytes * (largest_bytes + VERSION_BYTES)
-    if messages.Commit in kinds:
-        most += count * CONFLICT_BYTES
+    total_bytes = frame_bytes * (largest_bytes + VERSION_BYTES)
+    if not kinds.isdisjoint(_MAY_CONFLICT):
+        total_bytes += count * CONFLICT_BYTES
     if not kinds.isdisjoint(_PAGES):
-        most += count * (PAGE_BYTES * PAGE_OVERHEAD + largest_bytes)
-    return most > budget_bytes or not kinds.isdisjoint(_UNPREDICTABLE)
+        total_bytes += count * (PAGE_BYTES * PAGE_OVERHEAD + largest_bytes)
+    return total_bytes > budget_bytes or not kinds.isdisjoint(_FREE)
 
 
 def reply_bytes(request: AnyRequest, reply: Any) -> int:  # noqa: ANN401 - a reply may be anything

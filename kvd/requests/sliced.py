@@ -1,10 +1,10 @@
-"""Large frames, and those of costly requests, run in slices of about a millisecond: nobody waits for another's bulk.
+"""Large frames, and frames of several costly requests, run in slices of about a millisecond: none delays the others.
 
 No request of a frame may run unless all of them decode. But decoded, 16 MiB of the shortest requests or keys become
 hundreds of megabytes. So a large frame is first cut into its undecoded requests; they are decoded once, slice by
 slice, only to check them, and then again, slice by slice, to run them. A frame that is one request skips the check.
 
-What a scan costs is not known before it is done. So a slice ends behind a costly request if its time is over, too.
+What a scan costs is not known before it is done. So a slice also ends after a costly request if its time is over.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,96 +12,117 @@ from time import perf_counter
 
 import msgspec
 
-from kvd.engine.durability import NO_WAIT
+from kvd.engine.durability import NO_WAIT, LogPosition
 from kvd.protocol.frames import HEADER_BYTES
 from kvd.protocol.messages import DECODE_ERRORS, AnyRequest, decode_request, encode_replies, split_batch
 from kvd.requests.errors import error_reply
-from kvd.requests.executor import Commands, is_costly
-from kvd.server.peers import Peer
+from kvd.requests.executor import Executor
+from kvd.requests.peer import Peer
+from kvd.requests.table import is_costly
 
+# A larger frame runs in slices.
 SLICE_BYTES = 64 * 1024
 SLICE_REQUESTS = 1_024
 SLICE_US = 1_000
 
+# The pieces of a reply frame in order, and what the frame waits for.
+Result = tuple[list[bytes], LogPosition]
 
-def replies_in_slices(commands: Commands, payload: memoryview, peer: Peer) -> Iterator[list[bytes] | None]:
-    """Run a frame; yields None after each slice, at last the reply frame in pieces to be written in this order.
 
-    Nobody may change ``payload`` meanwhile.
+class HeldBytes:
+    """How many bytes the frames under way hold, input and replies so far: they count as memory."""
+
+    __slots__ = ("total",)
+
+    def __init__(self) -> None:
+        self.total = 0
+
+
+class SlicedRuns:
+    """Runs frames in slices. ``held``: counts what the frames under way hold.
+
+    Each method returns an iterator that yields None after each slice, and at last the result. Other requests may run
+    between two slices.
     """
-    commands.sliced_bytes += len(payload)
-    try:
-        yield from _run(commands, payload, peer)
-    finally:  # also if the peer goes, and nobody wants the rest
-        commands.sliced_bytes -= len(payload)
 
+    def __init__(self, executor: Executor, held: HeldBytes) -> None:
+        self._executor = executor
+        self._held = held
 
-def _run(commands: Commands, payload: memoryview, peer: Peer) -> Iterator[list[bytes] | None]:
-    yield None
-    try:
-        raws = split_batch(payload)
-        if len(raws) > commands.limits.max_requests_per_frame:
-            commands.needs = NO_WAIT
-            yield _reply_frame([encode_replies(commands.too_many(len(raws)))])
-            return
-        if len(raws) > 1:
-            for slice_ in _slices(raws):
-                for raw in slice_:
-                    decode_request(raw)
-                yield None
-        elif len(raws) == 1:
-            yield None
-            decoded = [decode_request(raws[0])]
-            yield None
-    except DECODE_ERRORS as error:
-        commands.needs = NO_WAIT
-        yield _reply_frame([encode_replies(error_reply("bad_request", str(error)))])
-        return
-    slices = [decoded] if len(raws) == 1 else ([decode_request(raw) for raw in slice_] for slice_ in _slices(raws))
-    yield from run_in_slices(commands, slices, len(raws), peer)
+    def run_payload(self, payload: memoryview, peer: Peer) -> Iterator[Result | None]:
+        """Run a large frame that is still encoded. The caller must not change ``payload`` meanwhile."""
+        self._held.total += len(payload)
+        try:
+            yield from self._run_payload(payload, peer)
+        finally:  # also if the client has gone and the rest is not needed
+            self._held.total -= len(payload)
 
+    def run_requests(self, requests: Sequence[AnyRequest], peer: Peer) -> Iterator[Result | None]:
+        """Run a small frame whose requests are costly."""
+        return self._run_slices([requests], len(requests), peer)
 
-def run_in_slices(
-    commands: Commands, slices: Iterable[Sequence[AnyRequest]], count: int, peer: Peer
-) -> Iterator[list[bytes] | None]:
-    """Run ``count`` decoded requests that come in slices; yields as ``replies_in_slices`` does."""
-    pieces = [_array_header(count)]
-    try:
-        yield from _run_slices(commands, slices, pieces, peer)
-    finally:
-        commands.sliced_bytes -= sum(map(len, pieces[1:]))
-
-
-def _run_slices(
-    commands: Commands, slices: Iterable[Sequence[AnyRequest]], pieces: list[bytes], peer: Peer
-) -> Iterator[list[bytes] | None]:
-    budget_bytes, needs = commands.limits.max_reply_bytes, NO_WAIT
-    began = perf_counter()
-    for slice_ in slices:
-        spent_us = 0
-        for requests in _cut_behind_costly(slice_):
-            if spent_us >= SLICE_US:
-                yield None
-                spent_us = 0
-            while not commands.may_run(requests):
-                commands.database.expire_step()
-                yield None
-            began_us = commands.database.timer()
-            replies, budget_bytes = commands.run_counting(requests, peer, budget_bytes)
-            pieces.append(b"".join(map(encode_replies, replies)))
-            commands.sliced_bytes += len(pieces[-1])
-            needs = needs.add(commands.needs)
-            took_us = commands.database.timer() - began_us
-            if took_us * 1_000 >= commands.slow_log.threshold_ns:
-                commands.note_slow(requests, peer, took_us * 1_000)
-            spent_us += took_us
+    def _run_payload(self, payload: memoryview, peer: Peer) -> Iterator[Result | None]:
         yield None
-    commands.needs = needs  # others have run in between
-    commands.measures.sliced.observe(perf_counter() - began)
-    yield _reply_frame(pieces)
+        try:
+            raws = split_batch(payload)
+            if len(raws) > self._executor.limits.max_requests_per_frame:
+                yield _refused(self._executor.too_many(len(raws)))
+                return
+            if len(raws) > 1:
+                for slice_ in _slices(raws):
+                    for raw in slice_:
+                        decode_request(raw)
+                    yield None
+            elif len(raws) == 1:
+                yield None
+                decoded = [decode_request(raws[0])]
+                yield None
+        except DECODE_ERRORS as error:
+            yield _refused(error_reply("bad_request", str(error)))
+            return
+        slices = [decoded] if len(raws) == 1 else ([decode_request(raw) for raw in slice_] for slice_ in _slices(raws))
+        yield from self._run_slices(slices, len(raws), peer)
+
+    def _run_slices(self, slices: Iterable[Sequence[AnyRequest]], count: int, peer: Peer) -> Iterator[Result | None]:
+        pieces = [_array_header(count)]
+        try:
+            yield from self._run_into(pieces, slices, peer)
+        finally:
+            self._held.total -= sum(map(len, pieces[1:]))
+
+    def _run_into(
+        self, pieces: list[bytes], slices: Iterable[Sequence[AnyRequest]], peer: Peer
+    ) -> Iterator[Result | None]:
+        executor = self._executor
+        budget_bytes, position = executor.limits.max_reply_bytes, NO_WAIT
+        began = perf_counter()
+        for slice_ in slices:
+            spent_us = 0
+            for requests in _cut_after_costly(slice_):
+                if spent_us >= SLICE_US:
+                    yield None
+                    spent_us = 0
+                while not executor.can_run(requests):
+                    executor.expire_more()
+                    yield None
+                began_us = executor.now_us()
+                replies, budget_bytes, needed = executor.run_slice(requests, peer, budget_bytes)
+                pieces.append(b"".join(map(encode_replies, replies)))
+                self._held.total += len(pieces[-1])
+                position = position.add(needed)
+                took_us = executor.now_us() - began_us
+                executor.note_slice(requests, peer, took_us)
+                spent_us += took_us
+            yield None
+        executor.add_sliced(perf_counter() - began)
+        yield _reply_frame(pieces), position
 
 
-def _cut_behind_costly(requests: Sequence[AnyRequest]) -> Iterator[Sequence[AnyRequest]]:
+def _refused(reply: dict[str, object]) -> Result:
+    return _reply_frame([encode_replies(reply)]), NO_WAIT
+
+
+def _cut_after_costly(requests: Sequence[AnyRequest]) -> Iterator[Sequence[AnyRequest]]:
     begin = 0
     for number, request in enumerate(requests, 1):
         if is_costly(request):

@@ -1,63 +1,82 @@
-"""What writes: each request one commit, done once if it carries an id."""
+"""The requests that write: each is one commit, made once if it carries an id."""
 
 from collections.abc import Callable, Collection, Container, Sequence
 from itertools import chain
 from typing import TypeVar
 
 from kvd.engine.database import Database
+from kvd.engine.errors import NoSpace
 from kvd.protocol import messages
-from kvd.protocol.messages import How
+from kvd.protocol.messages import WriteOptions
 from kvd.requests.errors import RequestError
-from kvd.requests.limits import Checks
-from kvd.server.peers import Peer
+from kvd.requests.limits import LimitChecker
+from kvd.requests.peer import Peer
+from kvd.store.errors import OutOfMemory
 from kvd.store.lifetimes import KEEP_TTL, NO_EXPIRY, Expiry
 
-Answer = TypeVar("Answer")
-_BY_LESS_THAN = 2**63
+Reply = TypeVar("Reply")
+_INCREMENT_BOUND = 2**63
 
 
-class Writing:
-    """The requests that change something."""
+class WriteHandlers:
+    """The requests that change something. Each method is named in the table and returns the reply."""
 
-    def __init__(self, database: Database, checks: Checks) -> None:
+    def __init__(self, database: Database, limits: LimitChecker) -> None:
         self._database = database
-        self._checks = checks
-        self._room = database.room
+        self._limits = limits
+        self._memory = database.memory
 
     def set(self, request: messages.Set, peer: Peer) -> int:
-        """Store values."""
-        self._checks.entries(request.entries)
-        if request.how is None and not self._room.rules.have_lives:
+        """Store values; return the version."""
+        self._limits.entries(request.entries)
+        if request.how is None and not self._memory.rules.have_ttls:
             return self._database.set(request.entries, peer.author)
         self._check_ttls(request.how, request.entries)
-        life = self._life(request.how, peer, request.entries)
-        return self._once(request.how, peer, lambda: self._database.set(request.entries, peer.author, life))
+        expiry = self._expiry(request.how, peer, request.entries)
+        return self._once(request.how, peer, lambda: self._database.set(request.entries, peer.author, expiry))
 
     def set_each(self, requests: Sequence[messages.Set], peer: Peer) -> list[int] | None:
-        """A run of sets out of a frame so small that no value can be too large; None if they need a closer look."""
-        batch = [request.entries for request in requests]
+        """Store sets of a frame so small that no value can be too large; each is a commit of its own.
+
+        Return None, with nothing done, if they need a closer look, or there is no room for all of them together.
+        """
+        if self._memory.rules.have_ttls:
+            return None
+        try:
+            if len(requests) == 1 and requests[0].how is None:
+                return self._set_alone(requests[0].entries, peer)
+            return self._set_in_columns(requests, peer)
+        except (NoSpace, OutOfMemory):
+            return None
+
+    def _set_alone(self, entries: dict[str, bytes], peer: Peer) -> list[int] | None:
+        limits = self._limits.limits
+        if len(entries) > limits.max_keys_per_request or "" in entries:
+            return None
         # A code point is at most four bytes of UTF-8.
-        limits = self._checks.limits
+        if max(map(len, entries), default=0) * 4 > limits.max_key_bytes:
+            return None
+        return [self._database.set(entries, peer.author)]
+
+    def _set_in_columns(self, requests: Sequence[messages.Set], peer: Peer) -> list[int] | None:
+        batch = [request.entries for request in requests]
+        limits = self._limits.limits
         if max(map(len, batch)) > limits.max_keys_per_request:
             return None
-        longest = max(map(len, chain.from_iterable(batch)), default=0)
-        if longest * 4 > limits.max_key_bytes or any("" in entries for entries in batch):
+        longest_key = max(map(len, chain.from_iterable(batch)), default=0)
+        if longest_key * 4 > limits.max_key_bytes or any("" in entries for entries in batch):
             return None
-        if self._room.rules.have_lives:
-            return None
-        hows = [request.how for request in requests]
-        if not any(hows):
-            if len(batch) == 1:  # the detour through columns pays from two on
-                return [self._database.set(batch[0], peer.author)]
+        options = [request.how for request in requests]
+        if not any(options):
             return self._database.set_each(batch, peer.author)
-        if not all(map(_only_identified, hows)):
+        if not all(map(_only_identified, options)):
             return None
-        ids: list[tuple[bytes, int | None]] = [(how.id, how.since) for how in hows]  # type: ignore[union-attr, misc]
+        ids: list[tuple[bytes, int | None]] = [(each.id, each.since) for each in options]  # type: ignore[union-attr, misc]
         return self._database.set_each_once(peer.uid, ids, batch, peer.author)
 
     def delete(self, request: messages.Delete, peer: Peer) -> tuple[int, int]:
-        """Delete keys."""
-        self._checks.keys(request.keys, len(request.keys))
+        """Delete keys; return the version and how many there were."""
+        self._limits.keys(request.keys, len(request.keys))
         return self._once(
             request.how,
             peer,
@@ -65,104 +84,104 @@ class Writing:
         )
 
     def increment(self, request: messages.Increment, peer: Peer) -> tuple[int, int]:
-        """Add to a number. Without a ttl it keeps the life that it has."""
-        self._checks.key(request.key)
-        if not -_BY_LESS_THAN <= request.by < _BY_LESS_THAN:
+        """Add to a number; return the sum and the version. Without a ttl the key keeps the expiry that it has."""
+        self._limits.key(request.key)
+        if not -_INCREMENT_BOUND <= request.by < _INCREMENT_BOUND:
             raise RequestError("bad_request", "an increment is a number of 64 bits")
         how = request.how
         self._check_ttls(how, (request.key,))
         keeps = how is None or (how.ttl is None and not how.ttls)
-        life = self._life(how, peer, (request.key,), keeps=keeps)
-        return self._once(how, peer, lambda: self._database.increment(request.key, request.by, peer.author, life))
+        expiry = self._expiry(how, peer, (request.key,), keeps=keeps)
+        return self._once(how, peer, lambda: self._database.increment(request.key, request.by, peer.author, expiry))
 
     def touch(self, request: messages.Touch, peer: Peer) -> list[bool]:
-        """Set how long keys live."""
-        self._checks.keys(request.keys, len(request.keys))
+        """Set how long keys live; return whether each exists."""
+        self._limits.keys(request.keys, len(request.keys))
         if request.ttl is not None:
-            self._checks.ttl(request.ttl)
-        if self._room.rules.have_lives:
+            self._limits.ttl(request.ttl)
+        if self._memory.rules.have_ttls:
             for key in request.keys:
-                self._check_longest(key, request.ttl)
+                self._check_max_ttl(key, request.ttl)
         ttl_us = None if request.ttl is None else request.ttl * 1000
         return self._once(request.how, peer, lambda: self._database.touch(request.keys, ttl_us, peer.author))
 
     def commit(self, request: messages.Commit, peer: Peer) -> int:
-        """A transaction's end: validate what it read, and write."""
+        """End a transaction: validate what it read, and write. Return the version."""
         reads, ranges, snapshot = request.reads or {}, request.ranges or [], request.snapshot
-        self._checks.entries(request.writes)
-        self._checks.count(len(reads))
-        self._checks.count(len(ranges))
+        self._limits.entries(request.writes)
+        self._limits.count(len(reads))
+        self._limits.count(len(ranges))
         if ranges and snapshot is None:
             raise RequestError("bad_request", "ranges need the snapshot that they were read at")
-        life = self._life(request.how, peer, [key for key, value in request.writes.items() if value is not None])
+        expiry = self._expiry(request.how, peer, [key for key, value in request.writes.items() if value is not None])
         self._check_ttls(request.how, request.writes)
 
         def write() -> int:
-            return self._database.commit(request.writes, reads, ranges, snapshot or 0, peer.author, life)
+            return self._database.commit(request.writes, reads, ranges, snapshot or 0, peer.author, expiry)
 
         return self._once(request.how, peer, write)
 
-    def _check_ttls(self, how: How | None, keys: Container[str]) -> None:
-        """Whoever says how long a key lives has to write it."""
+    def _check_ttls(self, how: WriteOptions | None, keys: Container[str]) -> None:
+        """Reject a ``ttls`` entry for a key that the request does not write."""
         for key in (how.ttls or ()) if how is not None else ():
             if key not in keys:
                 raise RequestError("bad_request", "ttls has a key that is not written")
 
-    def _once(self, how: How | None, peer: Peer, write: Callable[[], Answer]) -> Answer:
+    def _once(self, how: WriteOptions | None, peer: Peer, write: Callable[[], Reply]) -> Reply:
         if how is None or how.id is None:
             return write()
-        return self._database.once(peer.uid, how.id, how.since, write)
+        return self._database.run_once(peer.uid, how.id, how.since, write)
 
-    def _life(self, how: How | None, peer: Peer, keys: Collection[str], *, keeps: bool = False) -> Expiry:
-        """How long ``keys`` are to live, by what ``how`` says and what holds below their prefixes."""
-        if self._room.rules.have_lives:
-            return self._life_by_rules(how, peer, keys, keeps=keeps)
+    def _expiry(self, how: WriteOptions | None, peer: Peer, keys: Collection[str], *, keeps: bool = False) -> Expiry:
+        """The expiry of ``keys``, by what the request's options and the rules for their prefixes say."""
+        if self._memory.rules.have_ttls:
+            return self._expiry_by_rules(how, peer, keys, keeps=keeps)
         if how is None or (how.ttl is None and not how.ttls and not how.keep_ttl and not how.ephemeral):
             return KEEP_TTL if keeps else NO_EXPIRY
         self._check_how(how, peer, len(keys))
         ttl_us = None if how.ttl is None else how.ttl * 1000
         ttls_us = {key: ttl * 1000 for key, ttl in how.ttls.items()} if how.ttls else None
         owner = peer if how.ephemeral else None
-        return self._database.life(ttl_us, ttls_us=ttls_us, keep=how.keep_ttl or keeps, owner=owner)
+        return self._database.expiry(ttl_us, ttls_us=ttls_us, keep=how.keep_ttl or keeps, owner=owner)
 
-    def _life_by_rules(self, how: How | None, peer: Peer, keys: Collection[str], *, keeps: bool) -> Expiry:
-        how = How() if how is None else how
+    def _expiry_by_rules(self, how: WriteOptions | None, peer: Peer, keys: Collection[str], *, keeps: bool) -> Expiry:
+        how = WriteOptions() if how is None else how
         self._check_how(how, peer, len(keys))
         keep = how.keep_ttl or keeps
         ttls_us: dict[str, int] = {}
         for key in keys:
             ttl = (how.ttls or {}).get(key, how.ttl)
-            rule = self._room.rules.rule_of(key)
+            rule = self._memory.rules.rule_of(key)
             if ttl is not None:
-                self._check_longest(key, ttl)
+                self._check_max_ttl(key, ttl)
             elif rule is not None and not how.ephemeral:
                 ttl = rule.default_ttl_ms or None
             if ttl is not None:
                 ttls_us[key] = ttl * 1000
         if not ttls_us and not keep and not how.ephemeral:
             return NO_EXPIRY
-        return self._database.life(None, ttls_us=ttls_us, keep=keep, owner=peer if how.ephemeral else None)
+        return self._database.expiry(None, ttls_us=ttls_us, keep=keep, owner=peer if how.ephemeral else None)
 
-    def _check_longest(self, key: str, ttl_ms: int | None) -> None:
-        rule = self._room.rules.rule_of(key)
+    def _check_max_ttl(self, key: str, ttl_ms: int | None) -> None:
+        rule = self._memory.rules.rule_of(key)
         most = 0 if rule is None else rule.max_ttl_ms
         if most and (ttl_ms is None or ttl_ms > most):
             text = f"a key under {rule.prefix!r} lives {most} ms at most"  # type: ignore[union-attr]
             raise RequestError("bad_request", text)
 
-    def _check_how(self, how: How, peer: Peer, count: int) -> None:
+    def _check_how(self, how: WriteOptions, peer: Peer, count: int) -> None:
         if how.ttl is not None:
-            self._checks.ttl(how.ttl)
+            self._limits.ttl(how.ttl)
         for ttl in (how.ttls or {}).values():
-            self._checks.ttl(ttl)
+            self._limits.ttl(ttl)
         if how.ephemeral:
-            most = self._checks.limits.max_ephemeral_keys_per_connection
+            most = self._limits.limits.max_ephemeral_keys_per_connection
             if self._database.count_owned(peer) + count > most:
                 raise RequestError("too_large", f"a connection has at most {most} ephemeral keys")
 
 
-def _only_identified(how: How | None) -> bool:
-    """Whether it asks for nothing but to be done once."""
+def _only_identified(how: WriteOptions | None) -> bool:
+    """Whether the options ask for nothing but that the write happens once."""
     return (
         how is not None
         and how.id is not None

@@ -10,7 +10,7 @@ from time import monotonic_ns
 
 
 class BusyPoll:
-    """Keeps a loop awake for so many microseconds after each input."""
+    """Keeps a loop awake for ``us`` microseconds after each input."""
 
     __slots__ = ("_is_awake", "_loop", "_ns", "_until_ns")
 
@@ -21,7 +21,7 @@ class BusyPoll:
         self._is_awake = False
 
     def note_input(self) -> None:
-        """Something has come: more may."""
+        """Stay awake: input has come, and more may follow."""
         self._until_ns = monotonic_ns() + self._ns
         if not self._is_awake:
             self._is_awake = True

@@ -1,13 +1,19 @@
-"""What the server asks of a connection, whatever is spoken on it."""
+"""What the server asks of a connection, whatever protocol it speaks; and the connections that are open."""
 
 import asyncio
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
-from kvd.server.peers import Peer
+from kvd.requests.peer import Peer
+
+# About what a connection takes that holds nothing.
+CONNECTION_BYTES = 1024
+# How old the sum of what the connections hold may be.
+MAX_AGE_S = 0.1
 
 
 class Connection(Protocol):
-    """The server's end of one connection. ``active``: whether anything came since the server's last sweep."""
+    """The server's end of one connection. ``active``: whether input has come since the server's last sweep."""
 
     active: bool
     peer: Peer
@@ -15,24 +21,54 @@ class Connection(Protocol):
 
     @property
     def buffer_bytes(self) -> int:
-        """What it holds of its peer's."""
+        """The bytes of its peer's that it holds, input and replies."""
 
     @property
-    def feeding(self) -> bool:
-        """Whether it only tells its peer what that asked for."""
+    def is_feed(self) -> bool:
+        """Whether it only sends events."""
 
     @property
-    def leaving(self) -> bool:
-        """Whether it was sent its last words."""
+    def is_closing(self) -> bool:
+        """Whether its last bytes are on their way."""
 
-    def finish(self) -> None:
-        """Answer all that has come whole, then close."""
+    def drain(self) -> None:
+        """Answer everything that has arrived whole, then close."""
 
-    def leave(self, last: dict[str, object]) -> None:
-        """Close, with this error as the last word."""
+    def close_with_error(self, error: dict[str, object]) -> None:
+        """Close after everything that waits for the disk; the peer's last message is this error."""
 
     def abort(self) -> None:
         """Close at once."""
 
-    def release(self) -> None:
-        """More has reached the disk."""
+
+class Connections:
+    """The open connections, and the memory that they take. ``now`` returns seconds."""
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self._now = now
+        self._open: set[Connection] = set()
+        self._buffer_bytes = 0
+        self._measure_at = 0.0
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def __iter__(self) -> Iterator[Connection]:
+        return iter(list(self._open))
+
+    def add(self, connection: Connection) -> None:
+        """Take a new connection in."""
+        self._open.add(connection)
+
+    def discard(self, connection: Connection) -> None:
+        """Forget a connection that has ended."""
+        self._open.discard(connection)
+
+    def buffer_bytes(self) -> int:
+        """The bytes that the connections hold: themselves, input that has not run, replies. At most MAX_AGE_S old."""
+        now = self._now()
+        if now >= self._measure_at:
+            self._measure_at = now + MAX_AGE_S
+            held_bytes = sum(connection.buffer_bytes for connection in self._open)
+            self._buffer_bytes = held_bytes + CONNECTION_BYTES * len(self._open)
+        return self._buffer_bytes

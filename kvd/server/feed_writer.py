@@ -1,72 +1,75 @@
-"""The pump of a feed: when its connection tells what there is to tell, and when it ends.
+"""Moves events from a feed to its connection: when, and when that ends.
 
-        something was committed, or is on the disk ─┐                       ┌─ there is more ──▶ once more, next turn
-        the peer takes more ────────────────────────┴─▶ due ──▶ one batch ──┼─ all told, and the server stops ──▶ leave
-                                                  a turn of its own         └─ a fault of ours ──▶ leave
+        a commit, or more on the disk ─┐                       ┌─ there is more ──▶ once more, next turn
+        the peer takes more ───────────┴─▶ due ──▶ one batch ──┼─ all sent, and the server stops ──▶ close
+                                        a turn of its own      └─ a fault in the server ──▶ close
 
-A connection that cannot take more is left alone until it wakes its pump. What is told goes behind whatever that one
-still holds until the disk has it; the feed itself tells nothing that is not there yet, and what becomes of a peer who
-falls behind (``feeds.py``). Who loses the right to what is told has to leave (``Server.allow``, ``Server.know``).
+A connection that cannot take more is left alone until it wakes its writer. Events go out after the replies that wait
+for the disk; the feed itself gives no event that is not durable yet, and decides what becomes of a peer that is too
+slow (``kvd/engine/feeds.py``). A peer that loses the right to its feed is disconnected (``Server.set_access_rules``,
+``Server.set_tokens``).
 """
 
 import asyncio
 import logging
 from typing import Protocol
 
-from kvd.engine.feeds import Event, EventSource
-from kvd.requests.errors import error_reply, fault
+from kvd.engine.feeds import Event, EventSource, Feeds
+from kvd.requests.errors import error_reply, internal_error
 from kvd.server.connection import Connection
+
+__all__ = ["Event", "EventSink", "EventSource", "FeedWriter"]
 
 logger = logging.getLogger(__name__)
 
 
 class EventSink(Connection, Protocol):
-    """What a pump needs of its connection. ``finishing``: it is to leave as soon as all is told."""
+    """What a writer needs of its connection. ``is_draining``: it has to close as soon as all events are sent."""
 
-    finishing: bool
+    is_draining: bool
 
     @property
-    def busy(self) -> bool:
-        """Whether it can take nothing now; it wakes its pump once it can."""
+    def is_busy(self) -> bool:
+        """Whether it can take nothing now; it wakes its writer once it can."""
 
-    def tell(self, events: list[Event]) -> None:
-        """Send events, in order behind all that was sent before."""
+    def send_events(self, events: list[Event]) -> None:
+        """Send events, in order after everything that was sent before."""
 
 
 class FeedWriter:
-    """What moves events from a feed to its connection."""
+    """Writes the events of one feed to one connection."""
 
     __slots__ = ("_connection", "_feed", "_is_due", "_loop")
 
-    def __init__(self, feed: EventSource, connection: EventSink, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, feed: EventSource, feeds: Feeds, connection: EventSink, loop: asyncio.AbstractEventLoop) -> None:
         self._feed = feed
         self._connection = connection
         self._loop = loop
         self._is_due = False
-        feed.wake = self.wake
+        feeds.subscribe(feed, self.wake)
         self.wake()
 
     def wake(self) -> None:
-        """There may be something to tell: in a turn of its own, so that commits do not wait for it."""
+        """Look for events in a turn of its own, so that commits do not wait for that."""
         if not self._is_due:
             self._is_due = True
-            self._loop.call_soon(self._tell)
+            self._loop.call_soon(self._write)
 
-    def _tell(self) -> None:
+    def _write(self) -> None:
         self._is_due = False
         connection = self._connection
-        if connection.busy:
+        if connection.is_busy:
             return
         try:
             events = self._feed.next_events()
             if events:
-                connection.tell(events)
-            is_all = self._feed.is_drained
+                connection.send_events(events)
+            is_drained = self._feed.is_drained
         except Exception:
             logger.exception("internal error in a feed of %s", connection.peer.name)
-            connection.leave(fault())
+            connection.close_with_error(internal_error())
             return
-        if not is_all:
+        if not is_drained:
             self.wake()
-        elif connection.finishing:
-            connection.leave(error_reply("shutting_down", "the server is stopping"))
+        elif connection.is_draining:
+            connection.close_with_error(error_reply("shutting_down", "the server is stopping"))

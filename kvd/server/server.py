@@ -1,6 +1,6 @@
-"""All connections of the daemon: who may connect, who has waited too long, and how everybody is sent home.
+"""The lifecycle of all connections: admission, deadlines, and drain on shutdown.
 
-Deadlines are kept by one sweep a second over the few sessions that have one; with none, nothing wakes up.
+One sweep a second checks the few connections that have a deadline; without any, nothing wakes up.
 """
 
 import asyncio
@@ -11,56 +11,63 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from kvd.engine.durability import Durability
-from kvd.protocol.frames import frame
+from kvd.engine.engine import Engine
 from kvd.protocol.keepalive import keep_alive
 from kvd.protocol.limits import Limits
-from kvd.protocol.messages import encode_replies
 from kvd.requests.access import Access
+from kvd.requests.authentication import Authentication
 from kvd.requests.errors import error_reply
-from kvd.requests.executor import Commands
+from kvd.requests.executor import Executor
+from kvd.requests.peer import Peer
+from kvd.requests.sliced import HeldBytes, SlicedRuns
+from kvd.requests.streams import may_go_on
 from kvd.server.busy_poll import BusyPoll
-from kvd.server.connection import Connection
-from kvd.server.peers import Peer, tcp_peer, unix_peer
-from kvd.server.session import Session
+from kvd.server.connection import Connection, Connections
+from kvd.server.peers import tcp_peer, unix_peer
 from kvd.server.set_batch import SetBatcher
 from kvd.server.tls_listener import TlsListener
-from kvd.telemetry.metrics import LoopLag
+from kvd.telemetry.metrics import ServerMetrics
 
 logger = logging.getLogger(__name__)
 
 BACKLOG = 4096
 SWEEP_S = 1.0
-# A session that was sent its last frame is listened to for so long, that its input does not reset the connection.
+# How long the input of a session is read and discarded after its last frame, so that it does not reset the connection.
 LINGER_S = 1.0
-# What a connection takes that holds nothing, about.
-SESSION_BYTES = 1024
-# How old the sum of what the connections hold may be.
-BUFFERS_S = 0.1
-_FRAME_BYTES_A_SECOND = 64 * 1024
-_GOODBYE = frame(encode_replies(error_reply("shutting_down", "the server is stopping; nothing ran")))
+_FRAME_BYTES_PER_SECOND = 64 * 1024
 
 
 class Server:
     """The listeners and their sessions."""
 
-    def __init__(self, commands: Commands, loop: asyncio.AbstractEventLoop, busy_poll_us: int = 0) -> None:
-        self.commands = commands
+    def __init__(
+        self,
+        executor: Executor,
+        engine: Engine,
+        authentication: Authentication,
+        metrics: ServerMetrics,
+        connections: Connections,
+        sliced_bytes: HeldBytes,
+        loop: asyncio.AbstractEventLoop,
+        busy_poll_us: int = 0,
+    ) -> None:
+        self.executor = executor
+        self.durability = engine.durability
+        self.feeds = engine.feeds
+        self.authentication = authentication
         self.loop = loop
         self.busy_poll = BusyPoll(loop, busy_poll_us) if busy_poll_us else None
-        self.turn = SetBatcher(commands, loop)
-        self.sessions: set[Connection] = set()
-        self._buffer_bytes = 0
-        self._measure_at = 0.0
-        commands.database.room.buffer_bytes = self.buffer_bytes
-        commands.measures.open_connections = self.sessions.__len__
-        commands.measures.loop_lag = LoopLag(loop.call_later)
+        self.set_batch = SetBatcher(executor, engine.durability, loop)
+        self.sliced_runs = SlicedRuns(executor, sliced_bytes)
+        self.connections = connections
+        self._near_caches = engine.near_caches
+        self._metrics = metrics
         self._listeners: list[asyncio.Server] = []
         self._tls: list[TlsListener] = []
-        self._backlogs: list[tuple[socket.socket, bytes]] = []  # and the last words for who waits in it
+        self._backlogs: list[tuple[socket.socket, bytes]] = []  # each with the last message for those in it
         self._of_uid: Counter[int] = Counter()
         self._tcp: dict[Connection, float] = {}  # when each last sent something, as the sweep saw it
-        # Loop times; and for those that wait for their peer to read, how much it had left to read.
+        # Loop times; and for connections that wait for their peer to read, how much it had left to read.
         self._deadlines: dict[Connection, float] = {}
         self._unread_bytes: dict[Connection, int] = {}
         self._sweep: asyncio.TimerHandle | None = None
@@ -69,64 +76,45 @@ class Server:
         self._empty.set()
 
     @property
-    def durability(self) -> Durability | None:
-        """Who holds replies until the disk has what they show."""
-        return self.commands.durability
-
-    @property
     def limits(self) -> Limits:
         """The limits in force; a reload replaces them."""
-        return self.commands.limits
-
-    def buffer_bytes(self) -> int:
-        """What the connections hold: themselves, input that has not run yet, replies. Not older than BUFFERS_S.
-
-        And the table of near caches, which is there for them, and what is on its way to the disk.
-        """
-        now = self.loop.time()
-        if now >= self._measure_at:
-            self._measure_at = now + BUFFERS_S
-            held = sum(session.buffer_bytes for session in self.sessions) + SESSION_BYTES * len(self.sessions)
-            self._buffer_bytes = held + self.commands.near_caches.table_bytes
-        log = self.commands.database.log
-        return self._buffer_bytes + self.commands.sliced_bytes + (0 if log is None else log.outstanding_bytes)
+        return self.executor.limits
 
     async def listen(
         self,
         listening: socket.socket,
+        make_session: Callable[[], asyncio.BaseProtocol],
         *,
         own: bool,
         tls: ssl.SSLContext | None = None,
-        spoken: Callable[[], asyncio.BaseProtocol] | None = None,
-        goodbye: bytes | None = None,
+        goodbye: bytes,
     ) -> None:
-        """Serve connections of a listening socket. ``own``: nobody will serve its backlog after us. ``tls``: on TCP.
+        """Serve connections of a listening socket; ``make_session`` makes the session of each.
 
-        ``spoken``: makes the session of each, if it is another protocol than ours; ``goodbye``: that one's last words.
+        ``own``: no other process will serve its backlog. ``goodbye``: what connections in the backlog are sent when the
+        server stops. ``tls``: on TCP.
         """
         if own:
-            self._backlogs.append((listening.dup(), _GOODBYE if goodbye is None else goodbye))
+            self._backlogs.append((listening.dup(), goodbye))
         if listening.family != socket.AF_UNIX:
             keep_alive(listening)
-        session = spoken or (lambda: Session(self))
         if tls is not None and listening.family != socket.AF_UNIX:
             listening.listen(BACKLOG)
-            self._tls.append(TlsListener(self, listening, tls, session))
+            self._tls.append(TlsListener(self, listening, tls, make_session))
             return
         create: Any = self.loop.create_unix_server if listening.family == socket.AF_UNIX else self.loop.create_server
-        self._listeners.append(await create(session, sock=listening, backlog=BACKLOG))
+        self._listeners.append(await create(make_session, sock=listening, backlog=BACKLOG))
 
-    @property
-    def connections(self) -> int:
-        """How many there are, with those that have not ended their TLS handshake yet."""
-        return len(self.sessions) + sum(map(len, self._tls))
+    def count_connections(self) -> int:
+        """How many connections there are, with those whose TLS handshake has not ended yet."""
+        return len(self.connections) + sum(map(len, self._tls))
 
     # ------------------------------------------------------------------ called by sessions
 
     def admit(self, session: Connection, *, is_open: bool = False) -> None:
-        """Take a new connection in, or send it away. ``is_open``: on TCP it need not show who it is."""
-        self.sessions.add(session)
-        self.commands.measures.accepted += 1
+        """Take a new connection in, or reject it. ``is_open``: on TCP it need not authenticate."""
+        self.connections.add(session)
+        self._metrics.accepted += 1
         self._empty.clear()
         try:
             session.peer = self._identify(session)
@@ -135,53 +123,54 @@ class Server:
             session.abort()
             return
         peer, limits = session.peer, self.limits
-        peer.greeted = peer.greeted or is_open
-        peer.allow(self.commands.access)
+        peer.is_authenticated = peer.is_authenticated or is_open
+        peer.apply_access(self.authentication.access)
         if peer.uid is not None:
-            self._of_uid[peer.uid] += 1  # also if it is sent away: forget() takes it off again
+            self._of_uid[peer.uid] += 1  # also of a connection that is rejected: forget() subtracts it again
         if self._stopping:
-            session.leave(error_reply("shutting_down", "the server is stopping"))
+            session.close_with_error(error_reply("shutting_down", "the server is stopping"))
             return
         is_counted = session.transport.get_extra_info("ssl_object") is not None  # when it was accepted
-        if not is_counted and self.connections > limits.max_connections:
-            self._send_away(session, f"{limits.max_connections} connections are open, as many as may be")
-        elif peer.uid is None and peer.greeted:
+        if not is_counted and self.count_connections() > limits.max_connections:
+            self._reject(session, f"{limits.max_connections} connections are open, as many as may be")
+        elif peer.uid is None and peer.is_authenticated:
             self._tcp[session] = self.loop.time()
-            self._watch_idle()
+            self._arm_sweep()
         elif peer.uid is None:
             self._tcp[session] = self.loop.time()
-            self._watch(session, limits.hello_timeout_ms / 1000)
+            self._arm(session, limits.hello_timeout_ms / 1000)
         elif self._of_uid[peer.uid] > limits.max_connections_per_uid and not peer.administrator:
-            self._send_away(session, f"uid {peer.uid} has {limits.max_connections_per_uid} connections open")
+            self._reject(session, f"uid {peer.uid} has {limits.max_connections_per_uid} connections open")
 
-    def allow(self, access: Access) -> None:
-        """Other rules hold from now on, for open connections too."""
-        self.turn.make()
-        self.commands.access = access
-        for session in self.sessions:
-            session.peer.allow(access)
-        self.commands.near_caches.void()
-        for session in list(self.sessions):
-            if session.feeding and not self.commands.may_go_on(session.peer):
-                session.leave(error_reply("forbidden", "the rules have changed: no right to what this was told"))
+    def set_access_rules(self, access: Access) -> None:
+        """Replace the access rules, for open connections too; disconnect those that lose the right to their feed."""
+        self.set_batch.flush()
+        self.authentication.access = access
+        for session in self.connections:
+            session.peer.apply_access(access)
+        self._near_caches.invalidate_all()
+        for session in self.connections:
+            if session.is_feed and not may_go_on(session.peer):
+                session.close_with_error(error_reply("forbidden", "the rules have changed: no right to this feed"))
 
-    def know(self, tokens: Mapping[str, str | None]) -> None:
-        """Other tokens hold from now on: whoever has shown one that does not, or not under that name, has to leave."""
-        self.turn.make()
-        self.commands.tokens = tokens
-        for session in list(self.sessions):
-            if not self.commands.token_is_valid(session.peer):
-                session.leave(error_reply("unauthenticated", "the token that was shown is not valid any more"))
+    def set_tokens(self, tokens: Mapping[str, str | None]) -> None:
+        """Replace the tokens, and disconnect clients whose token was removed or renamed."""
+        self.set_batch.flush()
+        self.authentication.tokens = tokens
+        for session in self.connections:
+            if not self.authentication.token_is_valid(session.peer):
+                text = "the token that was shown is not valid any more"
+                session.close_with_error(error_reply("unauthenticated", text))
 
-    def speak(self, tls: ssl.SSLContext) -> None:
-        """Other certificates hold from now on, for connections to come."""
+    def set_tls_context(self, tls: ssl.SSLContext) -> None:
+        """Replace the certificates, for connections to come."""
         for listener in self._tls:
             listener.context = tls
 
     def forget(self, session: Connection) -> None:
-        """A connection has ended."""
-        self.commands.forget(session.peer)
-        self.sessions.discard(session)
+        """Release what a connection held that has ended."""
+        self.executor.disconnect(session.peer)
+        self.connections.discard(session)
         self._tcp.pop(session, None)
         self.disarm(session)
         uid = session.peer.uid
@@ -189,26 +178,26 @@ class Server:
             self._of_uid[uid] -= 1
             if self._of_uid[uid] <= 0:
                 del self._of_uid[uid]
-        if not self.sessions:
+        if not len(self.connections):
             self._empty.set()
 
     def arm_read_deadline(self, session: Connection, frame_bytes: int) -> None:
-        """The rest of a frame has to come in time, counted from its first byte (before hello: from the connect)."""
+        """Give the peer time for the rest of a frame, from its first byte on (before hello: from the connect on)."""
         if session not in self._deadlines:
-            self._watch(session, self.limits.frame_timeout_ms / 1000 + frame_bytes / _FRAME_BYTES_A_SECOND)
+            self._arm(session, self.limits.frame_timeout_ms / 1000 + frame_bytes / _FRAME_BYTES_PER_SECOND)
 
     def arm_write_deadline(self, session: Connection) -> None:
-        """The peer has to take some of its replies in time."""
+        """Give the peer time to take some of its replies."""
         self._unread_bytes[session] = session.transport.get_write_buffer_size()
-        self._watch(session, self.limits.stalled_peer_timeout_ms / 1000)
+        self._arm(session, self.limits.stalled_peer_timeout_ms / 1000)
 
     def arm_linger(self, session: Connection) -> None:
-        """The peer has to take its last frame, and on TCP to close, in time."""
+        """Give the peer time to take its last frame, and on TCP to close."""
         self._unread_bytes[session] = session.transport.get_write_buffer_size()
-        self._watch(session, LINGER_S)
+        self._arm(session, LINGER_S)
 
     def disarm(self, session: Connection) -> None:
-        """The session has no deadline any more."""
+        """Remove the deadline of a session."""
         self._deadlines.pop(session, None)
         self._unread_bytes.pop(session, None)
 
@@ -222,19 +211,19 @@ class Server:
             session.transport.get_extra_info("peername"), session.transport.get_extra_info("peercert") or None
         )
 
-    def _send_away(self, session: Connection, reason: str) -> None:
+    def _reject(self, session: Connection, reason: str) -> None:
         logger.warning("refused %s: %s", session.peer.name, reason)
-        self.commands.measures.rejected += 1
-        session.leave(error_reply("busy", f"{reason}; try again later"))
+        self._metrics.rejected += 1
+        session.close_with_error(error_reply("busy", f"{reason}; try again later"))
 
     # ------------------------------------------------------------------ deadlines
 
-    def _watch(self, session: Connection, timeout_s: float) -> None:
+    def _arm(self, session: Connection, timeout_s: float) -> None:
         self._deadlines[session] = self.loop.time() + timeout_s
         if self._sweep is None:
             self._sweep = self.loop.call_later(SWEEP_S, self._sweep_deadlines)
 
-    def _watch_idle(self) -> None:
+    def _arm_sweep(self) -> None:
         if self._sweep is None:
             self._sweep = self.loop.call_later(SWEEP_S, self._sweep_deadlines)
 
@@ -244,7 +233,7 @@ class Server:
             if deadline <= now and not self._has_progressed(session, now):
                 self._expire(session, "it kept the server waiting")
         for session, last_active in list(self._tcp.items()):
-            if session.active or session.feeding:
+            if session.active or session.is_feed:
                 session.active = False
                 self._tcp[session] = now
             elif now - last_active > self.limits.tcp_idle_timeout_ms / 1000:
@@ -253,7 +242,7 @@ class Server:
         self._sweep = self.loop.call_later(SWEEP_S, self._sweep_deadlines) if waiting else None
 
     def _has_progressed(self, session: Connection, now: float) -> bool:
-        """Whether a peer took some of its replies since it was last looked at; then it gets more time."""
+        """Whether a peer took some of its replies since the last sweep; then it gets more time."""
         before = self._unread_bytes.get(session)
         if before is None:
             return False
@@ -263,37 +252,37 @@ class Server:
 
     def _expire(self, session: Connection, reason: str) -> None:
         self.disarm(session)
-        if not session.leaving:
+        if not session.is_closing:
             logger.info("closed %s: %s", session.peer.name, reason)
         session.abort()
 
     # ------------------------------------------------------------------ stopping
 
     async def stop(self) -> None:
-        """Accept nobody any more, answer every frame already read, say goodbye, close."""
+        """Accept no more connections, answer every frame that has been read, send the last frames, close."""
         self._stopping = True
         for listener in self._listeners:
             listener.close()
         for tls in self._tls:
             tls.close()
         for backlog, goodbye in self._backlogs:
-            _dismiss(backlog, goodbye)
-        self.turn.make()
-        for session in list(self.sessions):
-            session.finish()
+            _reject_backlog(backlog, goodbye)
+        self.set_batch.flush()
+        for session in self.connections:
+            session.drain()
         try:
             async with asyncio.timeout(self.limits.drain_timeout_ms / 1000):
                 await self._empty.wait()
         except TimeoutError:
-            logger.warning("%d connections did not take their last replies in time", len(self.sessions))
-            for session in list(self.sessions):
+            logger.warning("%d connections did not take their last replies in time", len(self.connections))
+            for session in self.connections:
                 session.abort()
         if self._sweep is not None:
             self._sweep.cancel()
 
 
-def _dismiss(backlog: socket.socket, goodbye: bytes) -> None:
-    """Say goodbye to connections that nobody will accept any more: what they sent did not run."""
+def _reject_backlog(backlog: socket.socket, goodbye: bytes) -> None:
+    """Tell connections that will never be accepted that nothing of theirs ran."""
     backlog.setblocking(False)
     with backlog:
         while True:

@@ -1,71 +1,109 @@
-"""One connection: bytes in, frames out, in order, and nobody else disturbed.
+"""One connection: bytes in, frames out, in order, and no other connection delayed.
 
-The way of a frame: read into one buffer shared by all sessions → decode → run → encode → one write. Only what is
-left over (a frame still incomplete, or input beyond this connection's share of the turn) is copied into the session.
+The way of a frame: read into one buffer shared by all sessions → decode → run and encode → one write. Only what is left
+over (an incomplete frame, or input beyond this connection's share of the turn) is copied into the session.
 
-        reading ──frame large or costly──▶ working on it in slices ──▶ reading
-           ├── peer takes no replies ──▶ stalled ──▶ reading
-           ├── a watch or a backup answered ──▶ feeding: events go out whenever there are any; input ends it
-           └── last frame sent ──▶ leaving: input is discarded until the peer closes, or LINGER_S is over
+        READING ──a frame is large or costly──▶ SLICING ──▶ READING
+           ├── a watch or a backup was answered ──▶ FEED: events go out when there are any; input ends it
+           └── the final reply was sent, or waits for the disk ──▶ CLOSING: input is discarded
 
-While it works or is stalled a session does not read. So a peer costs at most its leftover and its replies.
+While it is SLICING, or its outbox is full, a session does not read. So a peer costs at most its unread input and its
+replies.
 """
 
 import asyncio
+import enum
 import logging
-import os
 import struct
-from collections import deque
-from collections.abc import Iterator, Sequence
-from time import perf_counter_ns
-from typing import TYPE_CHECKING, cast
+from collections.abc import Iterator
+from typing import cast
 
-from kvd.engine.durability import NO_WAIT, LogPosition
 from kvd.protocol.frames import HEADER_BYTES, frame
 from kvd.protocol.messages import DECODE_ERRORS, AnyRequest, Set, decode_batch, encode_replies
-from kvd.requests.errors import error_reply, fault
-from kvd.requests.sliced import replies_in_slices, run_in_slices
-from kvd.server.feed_writer import FeedWriter
-from kvd.server.peers import Peer, send_with_descriptor
-
-if TYPE_CHECKING:
-    from kvd.engine.feeds import Event, EventSource
-    from kvd.server.server import Server
+from kvd.requests.errors import error_reply, internal_error
+from kvd.requests.peer import Peer
+from kvd.requests.sliced import SLICE_BYTES, Result
+from kvd.requests.streams import may_go_on
+from kvd.server.feed_writer import Event, EventSource, FeedWriter
+from kvd.server.outbox import HIGH_WATER_BYTES, NO_WAIT, LogPosition, Outbox
+from kvd.server.server import Server
 
 logger = logging.getLogger(__name__)
 
-# One turn of the loop takes at most so much from one connection.
+# One turn of the loop takes at most this from one connection.
 READ_BYTES = 256 * 1024
-TURN_FRAMES = 64
-# A larger frame is run in slices.
-SLICE_BYTES = 64 * 1024
-# Before hello a TCP peer has no business with more.
-GREETING_BYTES = 4 * 1024
-WRITE_HIGH_WATER_BYTES = 256 * 1024
+FRAMES_PER_TURN = 64
+# The largest frame of a TCP peer before hello.
+HELLO_BYTES = 4 * 1024
+# For connections that are never accepted, because the server stops.
+GOODBYE = frame(encode_replies(error_reply("shutting_down", "the server is stopping; nothing ran")))
 
 _read_view = memoryview(bytearray(READ_BYTES))
 _header = struct.Struct(">I").unpack_from
+
+
+class State(enum.Enum):
+    """What a session is doing."""
+
+    READING = enum.auto()
+    SLICING = enum.auto()
+    FEED = enum.auto()
+    CLOSING = enum.auto()
+
+
+# Looking a member up in its class takes a few times as long as a global.
+_READING, _SLICING, _FEED, _CLOSING = State
+
+
+class FrameTooLarge(Exception):
+    """The header says that the frame is larger than it may be."""
+
+
+class Replies:
+    """Replies to neighbouring frames, written together. ``position``: what all of them wait for."""
+
+    __slots__ = ("_outbox", "_position", "_written")
+
+    def __init__(self, outbox: Outbox) -> None:
+        self._outbox = outbox
+        self._written = b""
+        self._position = NO_WAIT
+
+    def add(self, data: bytes, position: LogPosition) -> None:
+        """Add the reply to one frame."""
+        self._written = self._written + data if self._written else data
+        if position is not NO_WAIT:
+            self._position = self._position.add(position)
+
+    @property
+    def are_large(self) -> bool:
+        """Whether no more of them should be in memory before it is known whether the peer takes them."""
+        return len(self._written) > HIGH_WATER_BYTES
+
+    def flush(self) -> None:
+        """Send what there is."""
+        if self._written:
+            data, position = self._written, self._position
+            self._written, self._position = b"", NO_WAIT
+            self._outbox.send(data, position)
 
 
 class Session(asyncio.BufferedProtocol):
     """The server's end of one connection."""
 
     __slots__ = (
+        "_buffer",
         "_busy_poll",
-        "_commands",
-        "_held",
-        "_held_bytes",
-        "_last",
-        "_leaving",
-        "_left",
-        "_pump",
+        "_executor",
+        "_feed_writer",
+        "_needed",
+        "_outbox",
         "_server",
-        "_slices",
-        "_stalled",
-        "_turn",
-        "_wanted",
+        "_set_batch",
+        "_sliced_run",
+        "_state",
         "active",
-        "finishing",
+        "is_draining",
         "peer",
         "transport",
     )
@@ -73,38 +111,30 @@ class Session(asyncio.BufferedProtocol):
     peer: Peer
     transport: asyncio.Transport
 
-    def __init__(self, server: "Server") -> None:
+    def __init__(self, server: Server) -> None:
         self._server = server
-        self._commands = server.commands
-        self._turn = server.turn
+        self._executor = server.executor
+        self._set_batch = server.set_batch
         self._busy_poll = server.busy_poll
-        self._left = bytearray()  # input not taken yet
-        self._wanted = HEADER_BYTES  # how much of it there has to be before it is worth another look
-        self._slices: Iterator[list[bytes] | None] | None = None  # the large frame in work
-        self._stalled = False
-        self._pump: FeedWriter | None = None  # once it only tells
-        # Replies that wait for the disk, in order, and the last frame behind them.
-        self._held: deque[tuple[LogPosition, bytes]] = deque()
-        self._held_bytes = 0
-        self._last: dict[str, object] | None = None
-        self.finishing = False
-        self._leaving = False
-        self.active = False  # whether anything came since the server's last sweep
+        self._outbox = Outbox(self, server.durability)
+        self._state = State.READING
+        self._buffer = bytearray()  # input that is not taken yet
+        self._needed = HEADER_BYTES  # how much of it there has to be before it is worth another look
+        self._sliced_run: Iterator[Result | None] = iter(())
+        self._feed_writer: FeedWriter | None = None  # in the state FEED
+        self.is_draining = False
+        self.active = False  # whether input has come since the server's last sweep
 
     # ------------------------------------------------------------------ called by the loop
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
-        self.transport.set_write_buffer_limits(high=WRITE_HIGH_WATER_BYTES)
+        self.transport.set_write_buffer_limits(high=HIGH_WATER_BYTES)
         self._server.admit(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._leaving = True
-        self._slices = None
-        self._pump = None
-        self._left = bytearray()
-        self._held.clear()
-        self._close_descriptor()
+        self._begin_closing()
+        self._outbox.clear()
         self._server.forget(self)
 
     def get_buffer(self, sizehint: int) -> memoryview:
@@ -114,408 +144,355 @@ class Session(asyncio.BufferedProtocol):
         self.active = True
         if self._busy_poll is not None:
             self._busy_poll.note_input()
-        if self._leaving:
-            return
-        if self._pump is not None:
-            self._refuse_input()
-        elif not self._left and nbytes == HEADER_BYTES + _header(_read_view)[0] <= SLICE_BYTES and self.peer.greeted:
-            self._take_whole(nbytes)
-        elif self._left:
-            self._left += _read_view[:nbytes]
-            if len(self._left) >= self._wanted:
+        if self._state is not _READING:
+            self._take_unexpected(nbytes)
+        elif (
+            not self._buffer
+            and nbytes == HEADER_BYTES + _header(_read_view)[0] <= SLICE_BYTES
+            and self.peer.is_authenticated
+        ):
+            self._take_single(nbytes)
+        elif self._buffer:
+            self._buffer += _read_view[:nbytes]
+            if len(self._buffer) >= self._needed:
                 self._continue()
         else:
             taken = self._take(_read_view, nbytes)
-            if taken < nbytes and not self._leaving:
-                self._left += _read_view[taken:nbytes]
-                self._settle()
-        if nbytes == READ_BYTES and not self.busy and len(self._left) < self._wanted:
-            # The transport would read on at once: the others' turn first. (With a frame left over it is paused.)
+            if taken < nbytes and self._state is not _CLOSING:
+                self._buffer += _read_view[taken:nbytes]
+                self._update_state()
+        if nbytes == READ_BYTES and not self.is_busy and len(self._buffer) < self._needed:
+            # The transport would read on at once: the others' turn first. (With a whole frame left it is paused.)
             self.transport.pause_reading()
             self._server.loop.call_soon(self._read_on)
 
     def pause_writing(self) -> None:
-        self._stalled = True
+        self._outbox.is_stalled = True
         self.transport.pause_reading()
         self._server.arm_write_deadline(self)
 
     def resume_writing(self) -> None:
-        self._stalled = False
+        self._outbox.is_stalled = False
         self._server.disarm(self)
-        if not self._leaving:
+        if not self._outbox.is_closed:
             self._server.loop.call_soon(self._continue)
 
-    # ------------------------------------------------------------------ called by the server
+    # ------------------------------------------------------------------ called by the server and the outbox
 
     @property
-    def busy(self) -> bool:
+    def is_busy(self) -> bool:
         """Whether it takes no input now."""
-        return (
-            self._stalled
-            or self._leaving
-            or self._slices is not None
-            or self._last is not None
-            or self._held_bytes > WRITE_HIGH_WATER_BYTES
-        )
+        return self._state is _SLICING or self._state is _CLOSING or self._outbox.is_full
 
     @property
     def buffer_bytes(self) -> int:
-        """What it holds of its peer's."""
-        return len(self._left) + self._held_bytes + self.transport.get_write_buffer_size()
+        """The bytes of its peer's that it holds."""
+        return len(self._buffer) + self._outbox.pending_bytes + self.transport.get_write_buffer_size()
 
-    def finish(self) -> None:
-        """Answer every frame already read, then say goodbye."""
-        self.finishing = True
-        if self._pump is not None:
-            self._pump.wake()
-        elif not self.busy:
+    @property
+    def is_feed(self) -> bool:
+        """Whether it only sends events."""
+        return self._state is _FEED
+
+    @property
+    def is_closing(self) -> bool:
+        """Whether its last bytes are on their way."""
+        return self._outbox.is_closed
+
+    def drain(self) -> None:
+        """Answer every frame that has been read, then close."""
+        self.is_draining = True
+        if self._feed_writer is not None:
+            self._feed_writer.wake()
+        else:
             self._continue()
 
-    @property
-    def feeding(self) -> bool:
-        """Whether it only tells its peer what that asked for."""
-        return self._pump is not None
-
-    @property
-    def leaving(self) -> bool:
-        """Whether it was sent its last frame."""
-        return self._leaving
-
-    def leave(self, last: dict[str, object]) -> None:
-        """Send ``last`` as the last frame, behind all that still waits for the disk, and close."""
-        self._commands.before_others()
-        if self._leaving:
-            return
-        self._slices = None  # what has not run of the frame in work does not run
-        if self._held:
-            self._last = last
-            self._left = bytearray()
-            self.transport.pause_reading()
-            return
-        self._leaving = True
-        self._left = bytearray()
-        self.transport.write(frame(encode_replies(last)))
-        self._server.arm_linger(self)
-        if self.peer.uid is not None or not self.transport.can_write_eof():
-            # What the peer has sent meanwhile cannot make it lose this frame: a Unix socket delivers it first. (TLS
-            # cannot be closed by halves.)
-            self.transport.close()
-        else:
-            # Closing TCP with unread input resets the connection, and the frame may be lost. So: half-close, and
-            # discard input until the peer has closed too.
-            self.transport.write_eof()
-            self.transport.resume_reading()
+    def close_with_error(self, error: dict[str, object]) -> None:
+        """Close after everything that waits for the disk, with ``error`` as the last frame."""
+        if self._set_batch.is_pending:
+            self._set_batch.flush()
+        if not self._outbox.has_final:
+            self._begin_closing()
+            self._outbox.send_final(frame(encode_replies(error)))
 
     def abort(self) -> None:
         """Close at once."""
-        self._leaving = True
+        self._begin_closing()
+        self._outbox.clear()
         self.transport.abort()
 
-    # ------------------------------------------------------------------ replies
-
-    def _send(self, data: bytes, needs: LogPosition) -> None:
-        """Write a reply, or hold it until what it shows is on the disk: never before one that is held already."""
-        durability = self._commands.durability
-        if durability is None or (not self._held and durability.covers(needs)):
-            if self.peer.descriptor is not None:
-                self._write_with_descriptor(data)
-            else:
-                self.transport.write(data)
-            return
-        self._held.append((needs, data))
-        self._held_bytes += len(data)
-        if self._held_bytes > WRITE_HIGH_WATER_BYTES:
-            self.transport.pause_reading()
-        durability.wait(self, needs)
-
-    def release(self) -> None:
-        """More has reached the disk: write what may leave now."""
-        durability = self._server.durability
-        if self._leaving or durability is None or not self._held:
-            return
-        before = self._held_bytes
-        ready: list[bytes] = []
-        while self._held and durability.covers(self._held[0][0]):
-            ready.append(self._held.popleft()[1])
-        self._held_bytes -= sum(map(len, ready))
-        if self.peer.descriptor is not None and ready:
-            self._write_with_descriptor(ready.pop(0))
-        self.transport.writelines(ready)
-        if self._held:
-            durability.wait(self, self._held[0][0])
-        elif self._last is not None:
-            last, self._last = self._last, None
-            self.leave(last)
-        elif before > WRITE_HIGH_WATER_BYTES or self.finishing:
+    def on_sent(self, *, was_full: bool) -> None:
+        """Read on if the disk held that up."""
+        if was_full or self.is_draining:
             self._server.loop.call_soon(self._continue)
 
-    def _write_with_descriptor(self, data: bytes) -> None:
-        """Send a descriptor with the reply: the connection's first, so nothing can be on its way before it."""
-        descriptor = self.peer.descriptor
-        assert descriptor is not None
+    def on_closed(self) -> None:
+        """Give the peer a while to take the last frame."""
+        self._begin_closing()
+        self._server.arm_linger(self)
+
+    def _begin_closing(self) -> None:
+        self._state = _CLOSING
+        self._sliced_run = iter(())  # what has not run of a sliced frame does not run
+        self._feed_writer = None
+        self._buffer = bytearray()
+
+    # ------------------------------------------------------------------ called by the set batcher
+
+    def run_frame(self, requests: list[Set], frame_bytes: int) -> None:
+        """Run the sets of a small frame, and reply."""
         try:
-            connection: int = self.transport.get_extra_info("socket").fileno()
-            sent = send_with_descriptor(connection, data, descriptor)
-        except OSError:
-            self.abort()  # it has gone
-            return
-        finally:
-            self._close_descriptor()
-        if sent < len(data):
-            self.transport.write(data[sent:])
-
-    def _close_descriptor(self) -> None:
-        descriptor, self.peer.descriptor = self.peer.descriptor, None
-        if descriptor is not None:
-            os.close(descriptor)
-
-    # ------------------------------------------------------------------ called for what was put aside
-
-    def run(self, requests: Sequence[AnyRequest], frame_bytes: int) -> None:
-        """Run a small frame's requests, and answer."""
-        try:
-            reply = self._answer(requests, frame_bytes)
+            result = self._run(requests, frame_bytes)
         except Exception:
             self.fail_internal()
             return
-        if reply is not None:
-            self.reply(reply, self._commands.needs)
+        if result is not None:
+            self.reply(*result)
 
-    def reply(self, data: bytes, needs: LogPosition) -> None:
-        """Send the answer to a frame that was put aside; nobody may be there any more."""
-        if not self._leaving:
-            self._send(data, needs)
+    def reply(self, data: bytes, position: LogPosition) -> None:
+        """Send the reply to a queued frame, unless the connection has closed."""
+        if not self._outbox.is_closed:
+            self._outbox.send(data, position)
+
+    def fail_internal(self) -> None:
+        """Close after a fault in the server: what has run of the frame is not known, so nothing more is answered."""
+        logger.exception("internal error in a frame of %s", self.peer.name)
+        self.close_with_error(internal_error())
 
     # ------------------------------------------------------------------ frames
 
-    def _take_whole(self, size: int) -> None:
-        """As ``_take``, the short way, for what comes most often: one frame, and nothing before or behind it."""
+    def _take_single(self, size: int) -> None:
+        """As ``_take``, the short way, for the commonest input: one frame and nothing else."""
+        peer, outbox = self.peer, self._outbox
         try:
             requests = decode_batch(_read_view[HEADER_BYTES:size])
         except DECODE_ERRORS as error:
-            self._send(self._refuse(str(error)), NO_WAIT)
+            outbox.send(*self._reject(str(error)))
             return
-        commands = self._commands
-        if type(requests[0]) is not Set or not self._turn.takes(requests):
-            try:
-                reply = self._answer(requests, size - HEADER_BYTES)
-            except Exception:
-                self.fail_internal()
-                return
-            self.peer.fresh = False
-            if reply is None or self._leaving:  # for a fault in what was put aside before
-                return
-            if commands.durability is None and self.peer.descriptor is None:
-                self.transport.write(reply)
-            else:
-                self._send(reply, commands.needs)
-            if self.peer.feed is not None:
-                self._begin_feed(self.peer.feed)
-        else:
-            self.peer.fresh = False
-            self._turn.enqueue(self, requests, size - HEADER_BYTES)
-
-    def _take(self, data: memoryview, size: int) -> int:
-        """Answer whole frames from ``data``, as many as this turn allows; how many bytes were taken."""
-        at = frames = 0
-        replies = b""
-        needs = NO_WAIT
-        limit = self._max_frame_bytes()
-        while size - at >= HEADER_BYTES and frames < TURN_FRAMES:
-            (length,) = _header(data, at)
-            end = at + HEADER_BYTES + length
-            if length > limit:
-                self._send(replies, needs)
-                self.leave(error_reply("too_large", f"a frame has at most {limit} bytes, this one says {length}"))
-                return size
-            if end > size:
-                break
-            payload = data[at + HEADER_BYTES : end]
-            at = end
-            if length > SLICE_BYTES:
-                self.peer.fresh = False
-                self._begin_work(replies_in_slices(self._commands, memoryview(bytes(payload)), self.peer))
-                break
-            greeted = self.peer.greeted
-            try:
-                requests = decode_batch(payload)
-            except DECODE_ERRORS as error:
-                reply: bytes | None = self._refuse(str(error))
-            else:
-                if greeted and type(requests[0]) is Set and self._turn.takes(requests):
-                    if replies:
-                        self._send(replies, needs)
-                        replies, needs = b"", NO_WAIT
-                    self.peer.fresh = False
-                    self._turn.enqueue(self, requests, length)
-                    if self._leaving:  # a fault of ours
-                        return size
-                    frames += 1
-                    continue
-                try:
-                    reply = self._answer(requests, length)
-                except Exception:
-                    self._send(replies, needs)
-                    self.fail_internal()
-                    return size
-            self.peer.fresh = False
-            if self._leaving:  # for a fault in what was put aside before
-                return size
-            if reply is None:
-                break
-            replies = replies + reply if replies else reply
-            frames += 1
-            if not greeted:
-                if not self.peer.greeted:
-                    break  # nothing behind a failed greeting is looked at
-                self._server.disarm(self)
-                limit = self._max_frame_bytes()
-            if self._commands.needs is not NO_WAIT:
-                needs = needs.add(self._commands.needs)
-            if self.peer.feed is not None:
-                break
-            if len(replies) > WRITE_HIGH_WATER_BYTES:
-                # Not more of it in memory before it is known whether the peer takes it.
-                self._send(replies, needs)
-                replies, needs = b"", NO_WAIT
-                if self.busy:
-                    break
-        if replies:
-            self._send(replies, needs)
-        if self.peer.feed is not None and self._slices is None:
-            self._begin_feed(self.peer.feed)
-        if at and not self.peer.greeted:
-            self.leave(error_reply("unauthenticated", "the first frame must say hello with a valid token"))
-        return at
-
-    def _max_frame_bytes(self) -> int:
-        return self._commands.limits.max_frame_bytes if self.peer.greeted else GREETING_BYTES
-
-    def _refuse(self, why: str) -> bytes:
-        """The reply to a frame that is none, behind those before it."""
-        self._commands.before_others()
-        self._commands.needs = NO_WAIT
-        return frame(encode_replies(error_reply("bad_request", why)))
-
-    def _answer(self, requests: Sequence[AnyRequest], frame_bytes: int) -> bytes | None:
-        """The reply to one frame: one run, one encode. None if it is done in slices."""
-        replies = self._commands.run(requests, self.peer, frame_bytes)
-        if replies is None:
-            self._begin_work(run_in_slices(self._commands, [requests], len(requests), self.peer))
-            return None
-        encoded = encode_replies(replies)
-        commands = self._commands
-        if commands.began_ns:
-            took_ns = perf_counter_ns() - commands.began_ns
-            if took_ns >= commands.slow_log.threshold_ns:
-                commands.note_slow(requests, self.peer, took_ns)
-        return len(encoded).to_bytes(HEADER_BYTES, "big") + encoded
-
-    def _take_large(self) -> bool:
-        """Begin with the frame that ``_left`` starts with, if that is a large one; whether it was.
-
-        Where it is: to copy 16 MiB would keep everybody waiting for some milliseconds.
-        """
-        size = HEADER_BYTES + (_header(self._left)[0] if len(self._left) >= HEADER_BYTES else 0)
-        if not HEADER_BYTES + SLICE_BYTES < size <= min(len(self._left), HEADER_BYTES + self._max_frame_bytes()):
-            return False
-        input_, self._left = self._left, self._left[size:]
-        self._server.disarm(self)
-        self.peer.fresh = False
-        self._begin_work(replies_in_slices(self._commands, memoryview(input_)[HEADER_BYTES:size], self.peer))
-        return True
-
-    def _begin_work(self, slices: Iterator[list[bytes] | None]) -> None:
-        self._slices = slices
-        self.transport.pause_reading()
-        self._server.loop.call_soon(self._work)
-
-    def _work(self) -> None:
-        """Do one slice of the frame in work, then let the others have their turn."""
-        if self._slices is None:
+        if type(requests[0]) is Set and self._set_batch.accepts(requests):
+            peer.is_first_frame = False
+            self._set_batch.enqueue(self, requests, size - HEADER_BYTES)
             return
         try:
-            pieces = next(self._slices)
+            result = self._run(requests, size - HEADER_BYTES)
         except Exception:
-            self._slices = None
             self.fail_internal()
             return
-        if self._leaving:  # by what it asked for itself
+        peer.is_first_frame = False
+        if result is None or self._state is _CLOSING:  # for a fault in the sets that were queued
             return
-        if pieces is None:
-            self._server.loop.call_soon(self._work)
+        reply, position = result
+        if position is NO_WAIT and not outbox.pending and peer.descriptor is None:
+            self.transport.write(reply)
+        else:
+            outbox.send(reply, position)
+        if peer.feed is not None:
+            self._begin_feed(peer.feed)
+
+    def _take(self, data: memoryview, size: int) -> int:
+        """Answer whole frames of ``data``, as many as this turn allows. Return how many bytes were taken."""
+        at = 0
+        replies = Replies(self._outbox)
+        try:
+            for _ in range(FRAMES_PER_TURN):
+                end = self._frame_end(data, at, size)
+                if end > size:
+                    break
+                payload, at = data[at + HEADER_BYTES : end], end
+                if not self._take_frame(payload, replies):
+                    break
+        except FrameTooLarge as error:
+            replies.flush()
+            self.close_with_error(error_reply("too_large", str(error)))
+        except Exception:
+            replies.flush()
+            self.fail_internal()
+        if self._state is _CLOSING:
+            return size
+        replies.flush()
+        if self.peer.feed is not None and self._state is _READING:
+            self._begin_feed(self.peer.feed)
+        if at and not self.peer.is_authenticated:
+            self.close_with_error(error_reply("unauthenticated", "the first frame must say hello with a valid token"))
+        return at
+
+    def _frame_end(self, data: memoryview, at: int, size: int) -> int:
+        """Where the frame at ``at`` ends; beyond ``size`` if that is not known yet. Raises FrameTooLarge."""
+        if size - at < HEADER_BYTES:
+            return size + 1
+        (length,) = _header(data, at)
+        limit = self._max_frame_bytes()
+        if length > limit:
+            raise FrameTooLarge(f"a frame has at most {limit} bytes, this one says {length}")
+        return at + HEADER_BYTES + int(length)
+
+    def _take_frame(self, payload: memoryview, replies: Replies) -> bool:
+        """Answer one frame; return whether the next one may be taken in this turn."""
+        peer, was_authenticated = self.peer, self.peer.is_authenticated
+        if len(payload) > SLICE_BYTES:
+            peer.is_first_frame = False
+            self._run_sliced(self._server.sliced_runs.run_payload(memoryview(bytes(payload)), peer))
+            return False
+        try:
+            requests = decode_batch(payload)
+        except DECODE_ERRORS as error:
+            result: tuple[bytes, LogPosition] | None = self._reject(str(error))
+        else:
+            if was_authenticated and type(requests[0]) is Set and self._set_batch.accepts(requests):
+                replies.flush()
+                peer.is_first_frame = False
+                self._set_batch.enqueue(self, requests, len(payload))
+                return self._state is _READING  # else there was a fault
+            result = self._run(requests, len(payload))
+        peer.is_first_frame = False
+        if result is None or self._state is _CLOSING:  # for a fault in the sets that were queued
+            return False
+        replies.add(*result)
+        if not was_authenticated:
+            if not peer.is_authenticated:
+                return False  # no frame after a failed greeting is looked at
+            self._server.disarm(self)
+        if replies.are_large:
+            replies.flush()
+        return peer.feed is None and not self.is_busy
+
+    def _max_frame_bytes(self) -> int:
+        return self._executor.limits.max_frame_bytes if self.peer.is_authenticated else HELLO_BYTES
+
+    def _reject(self, reason: str) -> tuple[bytes, LogPosition]:
+        """Return the error reply to an undecodable frame, in order after earlier replies."""
+        if self._set_batch.is_pending:
+            self._set_batch.flush()
+        return frame(encode_replies(error_reply("bad_request", reason))), NO_WAIT
+
+    def _run(self, requests: "list[AnyRequest] | list[Set]", frame_bytes: int) -> tuple[bytes, LogPosition] | None:
+        """Run one frame after the sets that were queued; return None if it runs in slices."""
+        if self._set_batch.is_pending:
+            self._set_batch.flush()
+        result = self._executor.run(requests, self.peer, frame_bytes)
+        if result is None:
+            self._run_sliced(self._server.sliced_runs.run_requests(requests, self.peer))
+        return result
+
+    # ------------------------------------------------------------------ frames in slices
+
+    def _take_large(self) -> bool:
+        """Begin with the frame at the head of the buffer if that is a large one; return whether it was.
+
+        It runs where it lies: to copy 16 MiB would delay every client for some milliseconds.
+        """
+        size = HEADER_BYTES + (_header(self._buffer)[0] if len(self._buffer) >= HEADER_BYTES else 0)
+        if not HEADER_BYTES + SLICE_BYTES < size <= min(len(self._buffer), HEADER_BYTES + self._max_frame_bytes()):
+            return False
+        input_, self._buffer = self._buffer, self._buffer[size:]
+        self._server.disarm(self)
+        self.peer.is_first_frame = False
+        payload = memoryview(input_)[HEADER_BYTES:size]
+        self._run_sliced(self._server.sliced_runs.run_payload(payload, self.peer))
+        return True
+
+    def _run_sliced(self, run: Iterator[Result | None]) -> None:
+        self._state = _SLICING
+        self._sliced_run = run
+        self.transport.pause_reading()
+        self._server.loop.call_soon(self._run_slice)
+
+    def _run_slice(self) -> None:
+        """Run one slice of the frame under way, then let the other connections have their turn."""
+        if self._state is not _SLICING:
             return
-        self._slices = None
-        self._send(b"".join(pieces), self._commands.needs)
+        if self._set_batch.is_pending:
+            self._set_batch.flush()
+        try:
+            result = next(self._sliced_run)
+        except Exception:
+            self.fail_internal()
+            return
+        if self._state is not _SLICING:  # closed by what the frame itself asked for
+            return
+        if result is None:
+            self._server.loop.call_soon(self._run_slice)
+            return
+        self._state = _READING
+        self._sliced_run = iter(())
+        pieces, position = result
+        self._outbox.send(b"".join(pieces), position)
         if self.peer.feed is not None:
             self._begin_feed(self.peer.feed)
         self._continue()
 
-    def fail_internal(self) -> None:
-        """A fault of ours: what has run of the frame is not known, so nothing more can be answered."""
-        logger.exception("internal error in a frame of %s", self.peer.name)
-        self.leave(fault())
+    # ------------------------------------------------------------------ what comes next
 
     def _continue(self) -> None:
-        """Take what is left over, then decide what comes next."""
-        if self.busy:
+        """Take what is left in the buffer, then decide what comes next."""
+        if self.is_busy:
             return
-        if self._left and self._pump is None and not self._take_large():
-            with memoryview(self._left) as view:
+        if self._buffer and self._state is _READING and not self._take_large():
+            with memoryview(self._buffer) as view:
                 taken = self._take(view, len(view))
-            del self._left[:taken]
-            if taken and not self._leaving:  # who leaves has a new deadline
+            del self._buffer[:taken]
+            if taken and not self._outbox.is_closed:  # a session that closes has a new deadline
                 self._server.disarm(self)
-        self._settle()
+        self._update_state()
 
-    def _settle(self) -> None:
-        """Decide what comes next, with less than a turn's frames taken or the turn over."""
-        if self.busy:
+    def _update_state(self) -> None:
+        """Decide what comes next, with fewer frames taken than a turn allows, or the turn over."""
+        if self.is_busy:
             return
-        if self._pump is not None:
-            self._go_on_feeding(self._pump)
+        if self._feed_writer is not None:
+            self._continue_feed(self._feed_writer)
             return
-        self._wanted = HEADER_BYTES
-        if len(self._left) >= HEADER_BYTES:
-            (length,) = _header(self._left)
-            self._wanted = HEADER_BYTES + min(length, self._commands.limits.max_frame_bytes)
-        if len(self._left) >= self._wanted:
+        self._needed = HEADER_BYTES
+        if len(self._buffer) >= HEADER_BYTES:
+            (length,) = _header(self._buffer)
+            self._needed = HEADER_BYTES + min(length, self._executor.limits.max_frame_bytes)
+        if len(self._buffer) >= self._needed:
             self.transport.pause_reading()
             self._server.loop.call_soon(self._continue)
-        elif self.finishing and self._held:
+        elif self.is_draining and self._outbox.pending:
             self.transport.pause_reading()
-        elif self.finishing:
-            self.leave(error_reply("shutting_down", "the server is stopping; what is not answered did not run"))
-        elif self._left:
-            self._server.arm_read_deadline(self, self._wanted)
+        elif self.is_draining:
+            self.close_with_error(
+                error_reply("shutting_down", "the server is stopping; what is not answered did not run")
+            )
+        elif self._buffer:
+            self._server.arm_read_deadline(self, self._needed)
             self.transport.resume_reading()
         else:
             self._server.disarm(self)
             self.transport.resume_reading()
 
     def _read_on(self) -> None:
-        if not self.busy and len(self._left) < self._wanted:
+        if not self.is_busy and len(self._buffer) < self._needed:
             self.transport.resume_reading()
+
+    def _take_unexpected(self, nbytes: int) -> None:
+        """Input of a session that is not READING."""
+        if self._state is _FEED:
+            self._refuse_input()
+        elif self._state is _SLICING:
+            self._buffer += _read_view[:nbytes]
 
     # ------------------------------------------------------------------ feeds
 
-    def _begin_feed(self, feed: "EventSource") -> None:
-        """From now on this connection only tells its peer what that asked for."""
-        if not self._commands.may_go_on(self.peer):
-            self.leave(error_reply("forbidden", "the rules have changed: no right to what was to be told"))
+    def _begin_feed(self, feed: EventSource) -> None:
+        """Only send events from now on."""
+        if not may_go_on(self.peer):
+            self.close_with_error(error_reply("forbidden", "the rules have changed: no right to this feed"))
             return
-        self._pump = FeedWriter(feed, self, self._server.loop)
+        self._state = _FEED
+        self._feed_writer = FeedWriter(feed, self._server.feeds, self, self._server.loop)
 
-    def _go_on_feeding(self, pump: FeedWriter) -> None:
-        if self._left:
+    def _continue_feed(self, writer: FeedWriter) -> None:
+        if self._buffer:
             self._refuse_input()
         else:
             self.transport.resume_reading()  # to see the peer close
-            pump.wake()
+            writer.wake()
 
     def _refuse_input(self) -> None:
-        self.leave(error_reply("bad_request", "a connection that watches takes no more requests"))
+        self.close_with_error(error_reply("bad_request", "a connection that watches takes no more requests"))
 
-    def tell(self, events: "list[Event]") -> None:
+    def send_events(self, events: list[Event]) -> None:
         """Send events of the feed."""
-        self._send(frame(encode_replies(events)), NO_WAIT)
+        self._outbox.send(frame(encode_replies(events)), NO_WAIT)

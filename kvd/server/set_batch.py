@@ -1,125 +1,140 @@
-"""Sets out of many connections, made together at the end of a turn of the loop.
+"""Sets of many connections, made together at the end of a turn of the loop.
 
-One set a frame costs mostly what is around it: the clock, the history to be dropped, room in the commit log, a record
-and a group of its own. When many connections send one each, the loop reads all of them in one turn, and so they are
-put aside and made in one go, as if they had come in one frame:
+With one set a frame the overhead dominates: a clock read, history pruning, a log reservation, and a log record of its
+own. When many connections send one set each, the loop reads all of them in one turn. So the sets are queued and made in
+one go, as if they had come in one frame:
 
-        read  s1 [set] ─┐  read s2 [set] ─┐  read s3 [set] ─┐           s1 ◀─ version 7
-              put aside ┴─────────────────┴─────────────────┴─▶ made ─▶ s2 ◀─ version 8
-                                                                        s3 ◀─ version 9
+        read  s1 [set] ─┐  read s2 [set] ─┐  read s3 [set] ─┐             s1 ◀─ version 7
+                enqueue ┴─────────────────┴─────────────────┴─▶ flush ──▶ s2 ◀─ version 8
+                                                                          s3 ◀─ version 9
 
-Each stays a commit of its own, in the order in which they came. Before any other request runs, what was put aside is
-made; so the order of everything is that in which it was read, on each connection and among them. Who is alone, the one
-that also sent the last set, is not kept waiting.
+Each stays a commit of its own, in the order in which the sets arrived. Before any other request runs, the queue is
+flushed; so the order of everything is the order in which it was read, on each connection and across them. A client that
+is alone (it also sent the previous set) skips the queue.
 """
 
 import asyncio
-from itertools import chain, groupby
-from typing import TYPE_CHECKING
+from itertools import groupby
+from typing import Protocol, TypeGuard
 
-from kvd.engine.durability import NO_WAIT, LogPosition
-from kvd.protocol.frames import frame
+from kvd.engine.durability import NO_WAIT, Durability, LogPosition
+from kvd.protocol.frames import HEADER_BYTES
 from kvd.protocol.messages import AnyRequest, Set, encode_replies
-from kvd.store.authors import Author
+from kvd.requests import permissions
+from kvd.requests.executor import Executor
+from kvd.requests.peer import Peer
 
-if TYPE_CHECKING:
-    from kvd.requests.executor import Commands
-    from kvd.server.session import Session
-
-# No more requests are put aside than this: as many as one turn of the loop may take.
+# No more requests are queued than one turn of the loop may take.
 MAX_REQUESTS = 1024
 
-Waiting = tuple["Session", list[Set], int]  # the frame's bytes
-Made = tuple[list[Waiting], list[int], LogPosition]
+
+class Sender(Protocol):
+    """The connection that sent the sets of a frame."""
+
+    peer: Peer
+
+    def run_frame(self, requests: list[Set], frame_bytes: int) -> None:
+        """Run the frame by itself and reply."""
+
+    def reply(self, data: bytes, position: LogPosition) -> None:
+        """Send the reply to a queued frame, unless the connection has closed."""
+
+    def fail_internal(self) -> None:
+        """Close after a fault in the server itself."""
+
+
+Queued = tuple[Sender, list[Set], int]  # and the bytes of the frame
+Made = tuple[list[Queued], list[int], LogPosition]
 
 
 class SetBatcher:
-    """What was put aside during this turn of the loop."""
+    """The sets that were queued during this turn of the loop. ``is_pending``: whether there are any."""
 
-    def __init__(self, commands: "Commands", loop: asyncio.AbstractEventLoop) -> None:
-        self._commands = commands
+    def __init__(self, executor: Executor, durability: Durability, loop: asyncio.AbstractEventLoop) -> None:
+        self._executor = executor
+        self._durability = durability
         self._loop = loop
-        self._waiting: list[Waiting] = []
+        self._queue: list[Queued] = []
         self._requests = 0
         self._is_due = False
-        self._last: Session | None = None  # who sent the last set
-        commands.before_others = self.make
+        self._last_sender: Sender | None = None
+        self.is_pending = False
 
     @staticmethod
-    def takes(requests: list[AnyRequest]) -> bool:
-        """Whether these may be put aside: sets only, as durable as all are, and few."""
+    def accepts(requests: list[AnyRequest]) -> TypeGuard[list[Set]]:
+        """Whether a frame may be queued: sets only, as durable as all others, and few."""
         if len(requests) == 1:
             return type(request := requests[0]) is Set and (request.how is None or request.how.sync is None)
         if len(requests) > MAX_REQUESTS or set(map(type, requests)) != {Set}:
             return False
-        hows = [request.how for request in requests]  # type: ignore[union-attr]
-        return not any(hows) or all(how is None or how.sync is None for how in hows)
+        options = [request.how for request in requests]  # type: ignore[union-attr]
+        return not any(options) or all(each is None or each.sync is None for each in options)
 
-    def enqueue(self, session: "Session", requests: list[Set], frame_bytes: int) -> None:
-        """Make these sets of ``session`` at the end of this turn; it is sent its reply then, or once it may leave."""
-        durability = self._commands.durability
-        is_occupied = durability is not None and durability.is_occupied
-        grant = session.peer.grant
-        if grant is not None and not self._commands.allows(requests, grant):
-            session.run(requests, frame_bytes)
+    def enqueue(self, sender: Sender, requests: list[Set], frame_bytes: int) -> None:
+        """Make these sets at the end of this turn; ``sender`` is given its reply then, or once that may leave."""
+        is_occupied = self._durability.is_occupied
+        peer = sender.peer
+        if peer.is_restricted and not permissions.permits_all(requests, peer.grant):
+            sender.run_frame(requests, frame_bytes)
             return
-        if session is self._last and not self._waiting and not is_occupied:
-            session.run(requests, frame_bytes)
+        if sender is self._last_sender and not self._queue and not is_occupied:
+            sender.run_frame(requests, frame_bytes)
             return
-        self._last = session
-        self._waiting.append((session, requests, frame_bytes))
+        self._last_sender = sender
+        self._queue.append((sender, requests, frame_bytes))
+        self.is_pending = True
         self._requests += len(requests)
         if self._requests >= MAX_REQUESTS:
-            self.make()
-        elif durability is not None and is_occupied:
-            # What is made now has to wait for the next sync anyway, and that makes it first.
-            durability.expect(self._requests)
+            self.flush()
+        elif is_occupied:
+            # A commit made now waits for the next sync anyway, and the writer flushes the queue before that.
+            self._durability.expect(self._requests, self.flush)
         elif not self._is_due:
             self._is_due = True
-            self._loop.call_soon(self.make)
+            self._loop.call_soon(self.flush)
 
-    def make(self) -> None:
-        """Make all that was put aside, and answer."""
-        self._is_due = False
-        if not self._waiting:
+    def flush(self) -> None:
+        """Make all queued sets, and reply."""
+        self._is_due = self.is_pending = False
+        if not self._queue:
             return
-        waiting, self._waiting, self._requests = self._waiting, [], 0
+        queue, self._queue, self._requests = self._queue, [], 0
         made: list[Made] = []
-        for _, group in groupby(waiting, _author):
+        for _, group in groupby(queue, _author):
             frames = list(group)
-            done = self._made_together(frames)
-            if done is not None:
-                made.append((frames, *done))
-            else:
-                self._answer(made)
-                made = []
-                for session, requests, frame_bytes in frames:
-                    session.run(requests, frame_bytes)
-        self._answer(made)
+            result = self._make_together(frames)
+            if result is not None:
+                made.append((frames, *result))
+                continue
+            self._reply(made)
+            made = []
+            for sender, requests, frame_bytes in frames:
+                sender.run_frame(requests, frame_bytes)
+        self._reply(made)
 
-    def _made_together(self, frames: list[Waiting]) -> tuple[list[int], LogPosition] | None:
-        """Frames of one author; their versions and what the replies have to wait for, None if nothing was done."""
-        requests = list(chain.from_iterable(requests for _, requests, _ in frames))
+    def _make_together(self, frames: list[Queued]) -> tuple[list[int], LogPosition] | None:
+        """Make frames of one author. Return the versions and what the replies wait for, None if nothing was done."""
+        requests = frames[0][1] if len(frames) == 1 else [each for _, requests, _ in frames for each in requests]
         try:
-            return self._commands.set_together(requests, frames[0][0].peer)
+            return self._executor.set_each(requests, frames[0][0].peer)
         except Exception:
-            for session, _, _ in frames:
-                session.fail_internal()
+            for sender, _, _ in frames:
+                sender.fail_internal()
             frames.clear()
             return [], NO_WAIT
 
-    def _answer(self, made: "list[Made]") -> None:
-        """Send the replies, or have them held; what can be written to the log at once need not hold any."""
-        durability = self._commands.durability
-        if made and durability is not None:
-            durability.write_at_once()
-        for frames, versions, needs in made:
+    def _reply(self, made: list[Made]) -> None:
+        """Send the replies. What can be written to the log at once is written first, and holds none of them back."""
+        if made:
+            self._durability.write_at_once()
+        for frames, versions, position in made:
             at = 0
-            for session, requests, _ in frames:
+            for sender, requests, _ in frames:
                 end = at + len(requests)
-                session.reply(frame(encode_replies(versions[at:end])), needs)
+                payload = encode_replies(versions[at:end])
+                sender.reply(len(payload).to_bytes(HEADER_BYTES, "big") + payload, position)
                 at = end
 
 
-def _author(waiting: Waiting) -> Author:
-    return waiting[0].peer.author
+def _author(queued: Queued) -> object:
+    return queued[0].peer.author

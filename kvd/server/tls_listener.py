@@ -1,8 +1,8 @@
-"""Connections that speak TLS, until they have done so: each counts as a connection from the moment it is accepted.
+"""TLS connections during their handshake: each counts as a connection from the moment it is accepted.
 
-A connection whose handshake is not over is nobody's session yet, and whoever never ends it would cost descriptors that
-no limit knows of. So they are accepted here, at most as many as there may be connections, and each has as long as a
-peer on TCP has for its hello.
+A connection whose handshake is not over has no session yet, and a peer that never ends it would take descriptors that
+no limit counts. So the connections are accepted here, at most as many as are allowed, and each handshake has as long as
+a peer on TCP has for its hello.
 """
 
 import asyncio
@@ -10,30 +10,42 @@ import logging
 import socket
 import ssl
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-if TYPE_CHECKING:
-    from kvd.server.server import Server
+from kvd.protocol.limits import Limits
 
 logger = logging.getLogger(__name__)
 
-# So many are accepted in one turn of the loop.
-_A_TURN = 64
-# How long nobody is accepted when the process has no more descriptors.
+# How many connections one turn of the loop accepts.
+_ACCEPTS_PER_TURN = 64
+# How long no connection is accepted when the process has no more descriptors.
 _PAUSE_S = 1.0
-# Failures are written to the logging once in this time at most: anybody can bring them about.
+# Failures are logged at most once in this time, because any peer can cause them.
 _LOG_S = 1.0
 
 
-class TlsListener:
-    """A listening TCP socket of a server; ``session`` makes what speaks on each connection.
+class Host(Protocol):
+    """What a listener needs of its server."""
 
-    ``context``: what connections to come are accepted with.
+    loop: asyncio.AbstractEventLoop
+
+    @property
+    def limits(self) -> Limits:
+        """The limits in force."""
+
+    def count_connections(self) -> int:
+        """How many connections there are, with handshakes under way."""
+
+
+class TlsListener:
+    """A listening TCP socket of a server; ``session`` makes the session of each connection.
+
+    ``context``: for connections to come.
     """
 
     def __init__(
         self,
-        server: "Server",
+        server: Host,
         listening: socket.socket,
         context: ssl.SSLContext,
         session: Callable[[], asyncio.BaseProtocol],
@@ -55,7 +67,7 @@ class TlsListener:
         return len(self._under_way)
 
     def close(self) -> None:
-        """Accept nobody any more, and end the handshakes that are under way."""
+        """Accept no more connections, and end the handshakes that are under way."""
         self._closed = True
         self._loop.remove_reader(self._listening.fileno())
         self._listening.close()
@@ -67,7 +79,7 @@ class TlsListener:
             self._loop.add_reader(self._listening.fileno(), self._accept)
 
     def _accept(self) -> None:
-        for _ in range(_A_TURN):
+        for _ in range(_ACCEPTS_PER_TURN):
             try:
                 connection, address = self._listening.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
@@ -78,8 +90,8 @@ class TlsListener:
                 self._loop.call_later(_PAUSE_S, self._listen)
                 return
             where = f"tcp {address[0]}:{address[1]}"
-            if self._server.connections >= self._server.limits.max_connections:
-                connection.close()  # without TLS there is nothing that it would understand
+            if self._server.count_connections() >= self._server.limits.max_connections:
+                connection.close()  # before TLS there is no message that the peer would understand
                 self._note(where, "as many connections are open as may be")
                 continue
             task = self._loop.create_task(self._shake_hands(connection, where))
@@ -87,7 +99,7 @@ class TlsListener:
             task.add_done_callback(self._under_way.discard)
 
     async def _shake_hands(self, connection: socket.socket, where: str) -> None:
-        """Afterwards it is a session's, or closed."""
+        """Hand the connection to a session, or close it."""
         try:
             connection.setblocking(False)
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -30,7 +30,7 @@ GOODBYE = (
 def check_installed() -> None:
     """Raise ConfigError if the packages of kvd[http] are missing."""
     try:
-        import kvd.http.listener  # noqa: F401
+        import kvd.http.session  # noqa: F401
     except ImportError as error:
         text = f"http.listen: HTTP needs a package that is not installed ({error}): pip install 'kvd[http]'"
         raise ConfigError(text) from None
@@ -95,6 +95,7 @@ class HttpSockets:
         if not self.sockets:
             return
         from kvd.http.listener import Listener
+        from kvd.http.session import HttpSession
 
         http = self._config.http
         hosts = {parse_host_port(each)[0] for each in http.listen if not is_path(each)}
@@ -106,7 +107,7 @@ class HttpSockets:
         for _, listening in self.sockets:
             context = tls if self._is_tls else None
             own = listening not in self.passed
-            await server.listen(listening, own=own, tls=context, spoken=listener.session, goodbye=GOODBYE)
+            await server.listen(listening, lambda: HttpSession(listener), own=own, goodbye=GOODBYE, tls=context)
 
     def close(self) -> None:
         """Remove our Unix sockets, unless another process's socket has taken their place."""

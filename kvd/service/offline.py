@@ -18,6 +18,7 @@ import msgspec
 from kvd.engine.copying import Point, copy, leftovers, write_new
 from kvd.engine.database import Database
 from kvd.engine.examination import CheckReport, Extent, examine, furthest, reaches
+from kvd.engine.replay import Replay
 from kvd.journal import names
 from kvd.journal.backup_file import BackupReader, load_backup
 from kvd.journal.disk import Disk, check_owner
@@ -30,7 +31,7 @@ from kvd.service.locks import LockFile, exclude_daemon
 STDIN = "-"
 
 
-class Made(msgspec.Struct):
+class DataSummary(msgspec.Struct):
     """What was read or written: its last version, and the time of that version in µs since the epoch.
 
     ``keys`` is the number of keys, None if they were not counted. ``lost`` is the number of later versions that are
@@ -49,14 +50,14 @@ def check(directory: str, progress: Progress) -> CheckReport:
         return examine(disk, progress)
 
 
-def check_backup(source: str, progress: Progress) -> Made:
+def check_backup(source: str, progress: Progress) -> DataSummary:
     """Read a backup to its end. Raises StartError."""
     with _explain_errors(source), _backup(source) as stream:
         database = _load(stream, source, progress)
-        return Made(database.store.version, database.store.time, database.store.counters.keys)
+        return DataSummary(database.store.version, database.store.time, database.store.counters.keys)
 
 
-def salvage(directory: str, new_directory: str, progress: Progress) -> Made:
+def salvage(directory: str, new_directory: str, progress: Progress) -> DataSummary:
     """Copy what can be saved of a damaged directory: the data as of some version. Raises StartError."""
     with _explain_errors(directory, directory), _reading(directory) as source:
         report = examine(source)
@@ -65,10 +66,12 @@ def salvage(directory: str, new_directory: str, progress: Progress) -> Made:
             raise StartError(exits.DAMAGED_DATA, f"nothing of {directory} can be saved")
         point = Point(extent.version) if report.damages else Point()
         version, time_us = _copy(source, directory, new_directory, extent, point, progress)
-        return Made(version, time_us, lost=max(0, report.newest_known - version))
+        return DataSummary(version, time_us, lost=max(0, report.newest_known - version))
 
 
-def restore(source: str, new_directory: str, version: int | None, time_us: int | None, progress: Progress) -> Made:
+def restore(
+    source: str, new_directory: str, version: int | None, time_us: int | None, progress: Progress
+) -> DataSummary:
     """Make a data directory from a backup, or from another directory as of a version or a time (µs since the epoch).
 
     Raises StartError.
@@ -77,7 +80,7 @@ def restore(source: str, new_directory: str, version: int | None, time_us: int |
     if os.path.isdir(source):
         with _explain_errors(source, source), _reading(source) as disk:
             extent = _extent_for(disk, source, point)
-            return Made(*_copy(disk, source, new_directory, extent, point, progress))
+            return DataSummary(*_copy(disk, source, new_directory, extent, point, progress))
     if point != Point():
         text = f"{source} is a backup, which has no history; only a data directory can be restored to a point in it"
         raise StartError(exits.USAGE, text)
@@ -85,7 +88,7 @@ def restore(source: str, new_directory: str, version: int | None, time_us: int |
         database = _load(stream, source, progress)
         with _explain_errors(new_directory):
             write_new(target, database, secrets.token_bytes(8), _salt, lambda done, size: None)
-        return Made(database.store.version, database.store.time, database.store.counters.keys)
+        return DataSummary(database.store.version, database.store.time, database.store.counters.keys)
 
 
 def _copy(
@@ -129,8 +132,9 @@ def _shown(time_us: int) -> str:
 def _load(stream: BinaryIO, source: str, progress: Progress) -> Database:
     """Return a database with the content of a backup, without ephemeral keys, whose connections have ended."""
     size = os.fstat(stream.fileno()).st_size
-    database = Database()
-    load_backup(BackupReader(stream, source), database, lambda done: progress(done, max(size, done)))
+    contents = Replay()
+    load_backup(BackupReader(stream, source), contents, lambda done: progress(done, max(size, done)))
+    database = Database(contents=contents)
     database.delete_orphaned_ephemerals()
     return database
 
@@ -148,7 +152,7 @@ def _reading(directory: str) -> Iterator[Disk]:
     disk = Disk(directory)
     try:
         if not _is_data_directory(disk.names()):
-            raise StartError(exits.FAILURE, f"{directory} is no data directory: nothing of kvd's is in it")
+            raise StartError(exits.FAILURE, f"{directory} is not a data directory: it holds no file of kvd")
         with exclude_daemon(os.path.join(directory, names.LOCK)):
             yield disk
     finally:

@@ -10,7 +10,7 @@ import os
 import socket
 from collections.abc import Callable, Mapping
 
-from kvd.engine.database import Database
+from kvd.engine.replay import Replay
 from kvd.protocol import exits
 from kvd.service import logs, systemd
 from kvd.service.config.loader import load
@@ -21,13 +21,14 @@ from kvd.service.errors import ConfigError, StartError, print_error
 from kvd.service.http import PASSED_NAME, HttpSockets, check_installed
 from kvd.service.launcher import ping
 from kvd.service.locks import LockFile
-from kvd.service.process import Daemon, window_limits
+from kvd.service.process import Daemon
 from kvd.service.progress import NullProgress, ProgressBar
 from kvd.service.restart_fence import RestartFence
-from kvd.service.storage import Storage
+from kvd.service.storage import DataDirectory, Storage
 from kvd.service.tcp_socket import bind_tcp_socket, check_exposure
 from kvd.service.tls import server_context
 from kvd.service.unix_socket import bind_unix_socket, make_directory, remove_socket, socket_inode
+from kvd.service.wiring import window_limits
 
 LOCK_SUFFIX = ".lock"
 
@@ -73,8 +74,8 @@ class _Start:
         self._is_daemon = daemon
         self._bar = bar
         self.config = self._read_config()
-        self._database = Database(window_limits(self.config.history))
-        self._storage: Storage | None = None
+        self._contents = Replay(window_limits(self.config.history))
+        self._data: DataDirectory | None = None
         self._tokens = read_tokens(self.config)
         self._tls = server_context(self.config.listen)
         passed = systemd.listen_fds()
@@ -113,15 +114,15 @@ class _Start:
                 return self._run_detached(lock, handler)
             return self._run_process(handler, _say_started)
         finally:
-            if self._storage is not None:
-                self._storage.directory_lock.release()
+            if self._data is not None:
+                self._data.lock_file.release()
             lock.release()
 
     def _lock_data(self) -> None:
         """Lock the data directory, in the foreground, so that starting a second daemon on it fails at once."""
         if self.config.data.dir:
-            self._storage = Storage(self.config.data, self._database)
-            self._storage.lock()
+            self._data = DataDirectory(self.config.data, self._contents)
+            self._data.lock()
 
     def _run_detached(self, lock: LockFile, handler: logging.Handler) -> int:
         passed = (*self._activated, *self._http.passed)
@@ -130,7 +131,7 @@ class _Start:
             lambda pipe: self._run_process(handler, pipe.send_ready),
             lock=lock,
             preserve=preserve,
-            further_locks=[] if self._storage is None else [self._storage.directory_lock],
+            further_locks=[] if self._data is None else [self._data.lock_file],
             confirm=lambda: ping(self._socket_path),
         )
 
@@ -141,14 +142,14 @@ class _Start:
         import uvloop
 
         logs.start(handler, self.config)
-        if self._storage is not None:
-            self._storage.open(self._bar)
+        storage = None if self._data is None else self._data.open(self._bar)
         own = [] if self._activated else [self._bind_unix()]
         inode = socket_inode(self._socket_path)
         try:
             sockets = [*self._activated, *own, *self._bind_tcp()]
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                failure = runner.run(self._serve([(self._address(each), each) for each in sockets], ready))
+                addressed = [(self._address(each), each) for each in sockets]
+                failure = runner.run(self._serve(addressed, ready, storage))
         finally:
             self._http.close()
             if own and inode is not None:
@@ -177,7 +178,9 @@ class _Start:
         scheme = "tls" if self.config.listen.tls_certificate else "tcp"
         return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
-    async def _serve(self, sockets: list[tuple[str, socket.socket]], ready: Callable[[], None]) -> BaseException | None:
+    async def _serve(
+        self, sockets: list[tuple[str, socket.socket]], ready: Callable[[], None], storage: Storage | None
+    ) -> BaseException | None:
         daemon = Daemon(
             self.config,
             sockets,
@@ -186,9 +189,9 @@ class _Start:
             tls=self._tls,
             read_config=self._read_config,
             read_tokens=read_tokens,
-            database=self._database,
+            contents=self._contents,
             fence=self._fence,
-            storage=self._storage,
+            storage=storage,
             http=self._http,
         )
         await daemon.run(ready)

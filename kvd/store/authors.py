@@ -4,9 +4,9 @@ import msgspec
 
 
 class Author(msgspec.Struct, array_like=True, gc=False, frozen=True):
-    """``uid`` and ``pid`` by the kernel's word, None where it has none (TCP, the server itself).
+    """``uid`` and ``pid`` as the kernel reports them; None where it reports none (TCP, the daemon itself).
 
-    ``name``: of the process, of the TCP peer, or of what the server did by itself.
+    ``name``: the name of the process or of the TCP peer, or what the daemon did by itself.
     """
 
     uid: int | None
@@ -14,9 +14,9 @@ class Author(msgspec.Struct, array_like=True, gc=False, frozen=True):
     name: str
 
 
-NOBODY = Author(None, None, "")
+NO_AUTHOR = Author(None, None, "")
 EXPIRED = Author(None, None, "expired")
 EVICTED = Author(None, None, "evicted")
 RESTARTED = Author(None, None, "restarted")
-# Names that nobody else's commits go by.
+# Names that are reserved for the daemon's own commits.
 OWN_NAMES = frozenset(author.name for author in (EXPIRED, EVICTED, RESTARTED))

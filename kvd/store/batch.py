@@ -1,19 +1,19 @@
 """The fast paths of commits: many keys at once, column by column.
 
-The reference path (``Store._commit_key_by_key``) makes one commit, key by key, and is right for all writes in every
-state. Each function here leaves the keyspace as a sequence of such commits does, for writes and a state of one kind,
-in loops that run in C:
+The reference path (``Contents._commit_key_by_key``) makes one commit, key by key, and is correct for all writes in
+every state. Each function here leaves the keyspace as a sequence of such commits does, but fits only some writes and
+states. In return its loops run in C:
 
     function        commits         fits
     write_all       one             keys that are in ``first``, or new with space for them there
     delete_heads    one             keys that the caller chose by their current heads
-    write_each      one a key       any keys: the quickest of these three that fits
+    write_each      one a key       any keys: it takes the quickest of these three that fits
       _replace_each                   all different, all in ``first`` with a value
       _add_each                       all different, all absent
       _link_each                      anything else, also one key several times
 
-None of them counts anything: they return what ``Store._account`` needs for that. ``tests/store/test_commit_paths.py``
-compares each of them with the reference path on random states and writes.
+These functions count nothing: they return what ``Contents._account`` needs for that.
+``tests/store/test_commit_paths.py`` compares each of them with the reference path on random states and writes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ from itertools import repeat
 from kvd.store.heads import Head
 from kvd.store.keyspace import Keyspace
 
-# The new heads in commit order; those of their keys that are new; how many values they superseded, of how many bytes.
+# The new heads in commit order; those of their keys that are new; the number of superseded values, and their bytes.
 Written = tuple[tuple[Head, ...], Sequence[str], int, int]
 
 
@@ -35,7 +35,7 @@ def write_all(
     """
     first = keyspace.first
     new: Sequence[str] = ()
-    # The keys as the keyspace has them: those that came with the request need not outlive the request.
+    # Keep the key objects that the keyspace has; those of the request can be freed with the request.
     if all(previous):  # as heads are always true, none of them is missing
         keys = [old.key for old in previous]  # type: ignore[union-attr]
     elif len(first) + len(writes) <= keyspace.first_keys and not keyspace.is_sharded:
@@ -77,7 +77,7 @@ def _replace_each(
     previous: list[Head],
     replaced: list[bytes],
 ) -> Written:
-    """What most batches do. ``replaced`` are the values of ``previous``."""
+    """Replace values: what most batches do. ``previous`` are the keys' heads, ``replaced`` the values of these."""
     heads = tuple(map(Head, [head.key for head in previous], values, versions, previous))
     keyspace.first.update(zip(keys, heads, strict=True))
     return heads, (), len(heads), sum(map(len, replaced))
@@ -90,7 +90,7 @@ def _add_each(keyspace: Keyspace, keys: list[str], values: list[bytes], versions
 
 
 def _link_each(keyspace: Keyspace, keys: list[str], values: list[bytes], versions: list[int]) -> Written:
-    """A head of a key that comes several times supersedes the key's head before it in the same batch."""
+    """Chain the heads of each key: a later head of the batch supersedes an earlier one of the same key."""
     heads, first = list[Head](), keyspace.first
     latest = dict(zip(keys, map(first.get, keys), strict=True))
     elsewhere = [key for key, head in latest.items() if head is None]

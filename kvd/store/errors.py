@@ -1,13 +1,12 @@
-"""What the store refuses, with the fields from which a message is made."""
+"""What the store refuses, with the fields from which the message is built."""
 
-from typing import TYPE_CHECKING
+import msgspec
 
-if TYPE_CHECKING:
-    from kvd.store.isolation import Change
+from kvd.store.authors import Author
 
 
 class StoreError(Exception):
-    """The operation was refused as a whole: nothing was changed."""
+    """The operation was refused as a whole: nothing changed."""
 
 
 class KeysNotFound(StoreError):
@@ -19,7 +18,10 @@ class KeysNotFound(StoreError):
 
 
 class SnapshotGone(StoreError):
-    """The version asked for (None: the one of a time) is older than what is still held: all of it, or of ``key``."""
+    """The requested version is older than the oldest version that is still held: of the whole store, or of ``key``.
+
+    ``version`` is None if the request named a time.
+    """
 
     def __init__(self, version: int | None, oldest_readable: int, key: str | None = None) -> None:
         super().__init__(version, oldest_readable, key)
@@ -29,7 +31,7 @@ class SnapshotGone(StoreError):
 
 
 class VersionAhead(StoreError):
-    """The version asked for has not been given to any commit yet."""
+    """The requested version has not been given to any commit yet."""
 
     def __init__(self, version: int, newest: int) -> None:
         super().__init__(version, newest)
@@ -37,16 +39,29 @@ class VersionAhead(StoreError):
         self.newest = newest
 
 
-class Conflict(StoreError):
-    """What a commit had read has changed since; the entries of ``changes`` are isolation.Change."""
+class Change(msgspec.Struct, array_like=True, frozen=True):
+    """One reason for a conflict: the version that was read and the current one, 0 for an absent key.
 
-    def __init__(self, changes: "list[Change]") -> None:
+    ``time`` (µs since the epoch) and ``author`` belong to the key's last change; None if it has left the history.
+    """
+
+    key: str
+    expected: int
+    found: int
+    time: int | None
+    author: Author | None
+
+
+class Conflict(StoreError):
+    """What a transaction read has changed since."""
+
+    def __init__(self, changes: list[Change]) -> None:
         super().__init__(changes)
         self.changes = changes
 
 
 class NotANumber(StoreError):
-    """An increment met a value that is not a number, or would leave the range of 64 bits."""
+    """An increment met a value that is not a number, or its sum would need more than 64 bits."""
 
     def __init__(self, key: str, reason: str) -> None:
         super().__init__(key, reason)
@@ -55,11 +70,11 @@ class NotANumber(StoreError):
 
 
 class OutOfMemory(StoreError):
-    """There is no room for what was to be written; the text says what is full."""
+    """The write needs more memory than there is; the text says which limit is reached."""
 
 
 class OutcomeUnknown(StoreError):
-    """Whether a write with this id has committed is not remembered any more."""
+    """The store no longer remembers whether a write with this id has committed."""
 
     def __init__(self, version: int) -> None:
         super().__init__(version)

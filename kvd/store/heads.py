@@ -1,8 +1,8 @@
-"""One version of a key's value, and the chain of older ones behind it.
+"""One version of a key's value, and the chain of older versions that it leads to.
 
 ``gc=False``: the garbage collector never visits a head, so a million keys cost its collections nothing (a full
-collection over a million tracked objects took 280 ms). That is safe because a chain only points backwards in
-time and so holds no cycle.
+collection over a million tracked objects took 280 ms). That is safe because a chain only points backwards in time, and
+so holds no cycle.
 """
 
 from typing import cast
@@ -11,7 +11,7 @@ import msgspec
 
 
 class _Forgotten:
-    """No value at all, so that whoever takes it for one fails instead of telling a wrong one."""
+    """Stands in for a value that is gone. It is not bytes, so code that takes it for a value fails at once."""
 
     def __repr__(self) -> str:
         return "FORGOTTEN"
@@ -24,8 +24,8 @@ FORGOTTEN = cast(bytes, _Forgotten())
 class Head(msgspec.Struct, gc=False, eq=False):
     """The value that ``key`` took at ``version``.
 
-    ``value`` is None for a tombstone, and FORGOTTEN if it was superseded and is not known any more. ``previous`` is the
-    version it superseded, as long as the history window can still show that one.
+    ``value`` is None for a tombstone, and FORGOTTEN for a superseded value that was not kept. ``previous`` is the head
+    that this one superseded, as long as the history window can still show it.
     """
 
     key: str
@@ -34,14 +34,14 @@ class Head(msgspec.Struct, gc=False, eq=False):
     previous: "Head | None"
 
     def at(self, version: int) -> "Head | None":
-        """The newest of this chain at or below ``version``; None where the key did not exist then."""
+        """Return the newest head of this chain at or below ``version``; None if the key did not exist then."""
         head: Head | None = self
         while head is not None and head.version > version:
             head = head.previous
         return head
 
     def known_since(self) -> int:
-        """The oldest version of this chain from which on its values are known."""
+        """Return the oldest version of this chain from which on all its values are known."""
         head = self
         while (previous := head.previous) is not None and previous.value is not FORGOTTEN:
             head = previous

@@ -1,4 +1,4 @@
-"""Looking back: the versions of a key, and the commits themselves, as far as the history window reaches."""
+"""Reads of the past: the versions of a key, and the commits, as far back as the history window reaches."""
 
 from collections.abc import Iterator
 from itertools import islice
@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from kvd.store.store import Store
     from kvd.store.window import Group
 
-# What a version is counted for beside its value, so that a page of tombstones ends too.
+# What a version counts in addition to its value, so that a page of tombstones ends too.
 _VERSION_BYTES = 64
-# One page of the log names no more keys than this, unless a single commit does.
+# One page of the log names at most this many keys, unless a single commit has more.
 LOG_KEYS = 65_536
 
 
@@ -32,7 +32,7 @@ class Version(msgspec.Struct, array_like=True, frozen=True):
 
 
 class Commit(msgspec.Struct, array_like=True, frozen=True):
-    """One commit, and the keys that it wrote or deleted."""
+    """One commit, with the keys that it wrote or deleted."""
 
     version: int
     time: int
@@ -41,9 +41,9 @@ class Commit(msgspec.Struct, array_like=True, frozen=True):
 
 
 def versions(store: "Store", key: str, limit: int, before: int | None, max_bytes: int) -> list[Version]:
-    """The versions of ``key`` below ``before`` (None: all), newest first, about ``max_bytes`` of them at most.
+    """Return the versions of ``key`` below ``before`` (None: all), newest first, up to about ``max_bytes`` of them.
 
-    They end where a value is not known any more.
+    The list ends before the first version whose value is no longer known.
     """
     found: list[Version] = []
     head = store.find(key)
@@ -59,27 +59,27 @@ def versions(store: "Store", key: str, limit: int, before: int | None, max_bytes
 
 
 def commits_from(store: "Store", version: int, limit: int, max_bytes: int) -> list[Commit]:
-    """The commits from ``version`` on, oldest first. Raises SnapshotGone if one of them has left the history."""
-    each = (commit for commit in _commits_after(store, version - 1) if commit[1] >= version)
-    return _page(each, limit, max_bytes)
+    """Return the commits from ``version`` on, oldest first. Raises SnapshotGone if one of them has left the history."""
+    commits = (commit for commit in _commits_since(store, version - 1) if commit[1] >= version)
+    return _page(commits, limit, max_bytes)
 
 
 def newest_commits(store: "Store", limit: int, max_bytes: int) -> list[Commit]:
-    """The newest commits, oldest of them first."""
-    each = ((group, *commit) for group in store.window.newest() for commit in reversed(list(group.each())))
-    return _page(each, limit, max_bytes)[::-1]
+    """Return the newest commits, the oldest of them first."""
+    commits = ((group, *commit) for group in store.window.newest() for commit in reversed(list(group.each())))
+    return _page(commits, limit, max_bytes)[::-1]
 
 
-def _commits_after(store: "Store", version: int) -> "Iterator[tuple[Group, int, tuple[Head, ...]]]":
-    for group in store.window.after(max(version, 0)):
+def _commits_since(store: "Store", version: int) -> "Iterator[tuple[Group, int, tuple[Head, ...]]]":
+    for group in store.window.since(max(version, 0)):
         for commit in group.each():
             yield group, *commit
 
 
-def _page(each: "Iterator[tuple[Group, int, tuple[Head, ...]]]", limit: int, max_bytes: int) -> list[Commit]:
+def _page(commits: "Iterator[tuple[Group, int, tuple[Head, ...]]]", limit: int, max_bytes: int) -> list[Commit]:
     page: list[Commit] = []
     remaining_keys = LOG_KEYS
-    for group, version, heads in islice(each, limit):
+    for group, version, heads in islice(commits, limit):
         if page and (len(heads) > remaining_keys or max_bytes <= 0):
             break
         keys = [head.key for head in heads]

@@ -1,8 +1,8 @@
 """The keys in order, for prefix and range scans.
 
-A list of sorted blocks (the idea of a B+ tree's leaves, and of Grant Jenks' sortedcontainers): finding a place is
-two binary searches, inserting moves at most one block. Writers do not pay for that one by one: ``add`` and
-``discard`` only note the key, and ``flush`` brings the notes in, in bulk. Whoever reads flushes first.
+A list of sorted blocks (the idea of a B+ tree's leaves, and of Grant Jenks' sortedcontainers): a lookup is two binary
+searches, and an insertion moves at most one block. A writer does not pay for an insertion with each key: ``add`` and
+``discard`` only note the key, and ``flush`` applies all notes in bulk. A reader flushes first.
 
 Python's order of ``str`` is by code point, which is also the order of the UTF-8 bytes.
 """
@@ -11,21 +11,21 @@ from bisect import bisect_left, bisect_right, insort
 from collections.abc import Collection, Iterator
 
 BLOCK_KEYS = 1024
-# Flushing this many notes takes about a millisecond; so much may wait before a writer has to bring them in.
+# Flushing this many notes takes about a millisecond. A writer flushes when there are more.
 PENDING_KEYS = 1024
-# From so many new keys for one block on, sorting it again is cheaper than inserting one by one.
+# From this number of new keys in one block on, sorting the block is cheaper than inserting them one by one.
 _RESORT_KEYS = 32
 
 
 class OrderedIndex:
-    """An ordered set of keys with deferred insertion."""
+    """An ordered set of keys whose changes are deferred."""
 
     __slots__ = ("_added", "_blocks", "_discarded", "_lasts")
 
     def __init__(self) -> None:
         self._blocks: list[list[str]] = []
         self._lasts: list[str] = []  # the greatest key of each block
-        # Both in the order in which they came, which sorts quickly if they came in order.
+        # Both in the order in which they were noted: if that is sorted already, sorting is quick.
         self._added: dict[str, None] = {}
         self._discarded: dict[str, None] = {}
 
@@ -34,33 +34,33 @@ class OrderedIndex:
 
     @property
     def pending(self) -> int:
-        """How many notes wait for ``flush``."""
+        """The number of notes that wait for ``flush``."""
         return len(self._added) + len(self._discarded)
 
     def add(self, key: str) -> None:
-        """Note a key that is not in the index."""
+        """Note the addition of a key that is not in the index."""
         if key in self._discarded:
             del self._discarded[key]
         else:
             self._added[key] = None
 
     def add_all(self, keys: Collection[str]) -> None:
-        """Note keys that are not in the index."""
+        """Note the addition of keys that are not in the index."""
         self._added.update(dict.fromkeys(_without_noted(keys, self._discarded)))
 
     def discard(self, key: str) -> None:
-        """Note that a key of the index is to go."""
+        """Note the removal of a key that is in the index."""
         if key in self._added:
             del self._added[key]
         else:
             self._discarded[key] = None
 
     def discard_all(self, keys: Collection[str]) -> None:
-        """Note that keys of the index are to go. Those that were only noted so far cost next to nothing."""
+        """Note the removal of keys that are in the index. A key whose addition is only noted costs almost nothing."""
         self._discarded.update(dict.fromkeys(_without_noted(keys, self._added)))
 
     def flush(self) -> None:
-        """Bring in all that was noted."""
+        """Apply all notes."""
         if self._discarded:
             self._remove(sorted(self._discarded))
             self._discarded.clear()
@@ -69,7 +69,7 @@ class OrderedIndex:
             self._added.clear()
 
     def range(self, start: str, end: str | None) -> Iterator[str]:
-        """The keys from ``start`` on, before ``end`` (None: to the last), in order.
+        """Yield the keys from ``start`` on, before ``end`` (None: to the last), in order.
 
         The index must not change meanwhile.
         """
@@ -85,7 +85,7 @@ class OrderedIndex:
             number += 1
 
     def _insert(self, keys: list[str]) -> None:
-        """Insert sorted keys, block by block, from the last to the first so that splits do not move what is to come."""
+        """Insert sorted keys block by block, the last block first, so that a split moves no block that comes later."""
         if not self._blocks:
             self._blocks, self._lasts = [[]], [""]
         end = len(keys)
@@ -125,7 +125,7 @@ class OrderedIndex:
             for key in keys:
                 del block[bisect_left(block, key)]
         elif (end := bisect_right(block, keys[-1])) - (first := bisect_left(block, keys[0])) == len(keys):
-            del block[first:end]  # as they stand together
+            del block[first:end]  # because they stand together
         else:
             gone = set(keys)
             block[:] = [key for key in block if key not in gone]
@@ -136,7 +136,7 @@ class OrderedIndex:
 
 
 def _without_noted(keys: Collection[str], notes: dict[str, None]) -> Collection[str]:
-    """``keys`` without those for which there is a note of the contrary; that one is taken back."""
+    """Return ``keys`` without those that ``notes``, the opposite notes, contain; these notes are removed."""
     if not notes or not (noted := notes.keys() & keys):
         return keys
     for key in noted:

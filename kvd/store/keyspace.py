@@ -5,9 +5,11 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from kvd.store.heads import Head
 from kvd.store.sharded import MASK, ShardedDict
 
-# Below the 174,762 at which CPython grows a dict of 2**18 slots (about 4 ms); deletions cannot push it past that.
+# Below the 174,762 keys at which CPython grows a dict of 2**18 slots (about 4 ms). Deletions cannot make it grow
+# either.
 FIRST_KEYS = 131_072
-# What a key takes besides its characters and its value: head, headers, its places in a dict and in the index; measured.
+# The memory of a key in addition to its characters and its value: head, object headers, its places in a dict and in the
+# index. Measured.
 KEY_BYTES = 200
 
 
@@ -25,8 +27,8 @@ class Keyspace(ShardedDict[Head]):
     ) -> tuple[Head, ...]:
         """Give each key its value of ``version``, key by key; return the new heads in the order of ``writes``.
 
-        ``in_first`` are the keys' heads in ``first``, which the caller has looked for already. A large dict misses the
-        cache on each look. So a key's shard is looked at once, and changed at once.
+        ``in_first`` are the keys' heads in ``first``, which the caller has looked up already. Each access to a large
+        dict is a cache miss, so each key's shard is read once, and written at once.
         """
         first, shards, heads = self.first, self.shards, list[Head]()
         first_keys = self.first_keys
@@ -38,7 +40,7 @@ class Keyspace(ShardedDict[Head]):
                 shard = shards[hash(key) & MASK]
                 old = shard.get(key)
                 place = first if old is None and len(first) < first_keys else shard
-            # The key as the keyspace has it: the one that came with the request need not outlive the request.
+            # Keep the key object that the keyspace has; the one of the request can be freed with the request.
             head = Head(key if old is None else old.key, value, version, old)
             place[head.key] = head
             heads.append(head)

@@ -1,4 +1,4 @@
-"""Which keys have the largest values: a page at a time, so that nobody waits for a look at all of them."""
+"""Which keys have the largest values: one page at a time, so that no client waits while all keys are visited."""
 
 from heapq import nlargest
 from itertools import islice
@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from kvd.store.store import Store
 
-# A millisecond or two.
+# One page takes a millisecond or two.
 PAGE_KEYS = 2_048
 
 
 def largest(store: "Store", start: str, limit: int) -> tuple[list[tuple[str, int]], str | None]:
-    """Of the next PAGE_KEYS keys from ``start`` on, up to ``limit`` with the largest values, each with its bytes.
+    """Return, of the next PAGE_KEYS keys from ``start`` on, up to ``limit`` keys with the largest values.
 
-    The largest first; and from where to go on, None: those were the last.
+    Each key comes with the size of its value in bytes, the largest first. The second result is the key from which to
+    go on; None after the last page.
     """
     keys = list(islice(store.keys_between(start, None), PAGE_KEYS + 1))
     following = keys.pop() if len(keys) > PAGE_KEYS else None

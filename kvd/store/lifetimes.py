@@ -1,22 +1,22 @@
-"""How long keys live: until a deadline, or as long as somebody's connection. Most keys do neither, and cost nothing.
+"""How long keys live: until a deadline, or as long as an owner's connection. Most keys have neither, and cost nothing.
 
-        key ──▶ first (up to 65,536 entries) ───miss──▶ shards[hash(key) & 255]     of keys that expire
+        key ──▶ first (up to 65,536 entries) ───miss──▶ shards[hash(key) & 255]     keys that expire
                   │
                   ▼
-                entry (place, key, deadline) ◀── schedule            when to look at a key again, at the latest
-                                                                     at its deadline
-        owners    key ─▶ owner ─▶ {key…}                             of keys that are deleted when their owner goes
+                entry (wake_at, key, deadline) ◀── schedule          when to check a key again: at its deadline,
+                                                                     or earlier
+        owners    key ─▶ owner ─▶ {key…}                             keys that are deleted when their owner goes
 
-Every key with a deadline has one entry that counts, whose place in the schedule (``schedule.py``) is at the deadline
-or before it. A later deadline moves nothing: whoever finds the entry at its old place puts it at its new one. So a
-session that is prolonged a thousand times costs one entry. With an earlier deadline the key gets another entry, and
-the old one is stale.
+Every key with a deadline has one entry that counts, and the schedule (``schedule.py``) returns it at the deadline or
+earlier. A later deadline moves no entry: when the schedule returns the entry, it is scheduled again for the new
+deadline. So a session that is prolonged a thousand times costs one entry. With an earlier deadline the key gets a new
+entry, and the old one is stale.
 
-Nothing here is done in one step that grows with the number of keys beyond a few milliseconds. Hence the shards: see
-``sharded.py`` for what a single dict would cost, and for why there is a first one. And ``take_due`` counts the entries
-that it looks at, not the keys that it finds, for a million sessions may have been prolonged together.
+No step here takes longer than a few milliseconds, however many keys there are. Hence the shards: ``sharded.py`` says
+what a single dict would cost, and why there is a first one. And ``take_due`` counts the entries that it visits, not the
+keys that it finds, because a million sessions may have been prolonged together.
 
-Times here are of a clock that runs evenly (CLOCK_BOOTTIME), in microseconds: setting the wall clock moves no deadline.
+Times here are in microseconds of a clock that runs evenly (CLOCK_BOOTTIME): setting the wall clock moves no deadline.
 """
 
 from collections.abc import Collection, Hashable, Mapping
@@ -26,15 +26,15 @@ import msgspec
 from kvd.store.schedule import NEVER, Entry, Schedule
 from kvd.store.sharded import ShardedDict
 
-# Half as many as of the keyspace: not both dicts grow to their last size, which takes 4 ms, at the same key.
+# Half of the keyspace's, so that the two dicts do not grow to their last size, which takes 4 ms, at the same key.
 FIRST_KEYS = 65_536
 
 
 class Expiry(msgspec.Struct, frozen=True, kw_only=True):
-    """What a write says about the lives of its keys.
+    """What a write says about when its keys expire.
 
-    ``keep``: keys that exist keep the life they have, and deadlines count for new ones only. ``deadlines``: those of
-    keys with one of their own. ``owner``: the keys are deleted when this owner is gone.
+    ``keep``: existing keys keep their deadline and owner; only new keys take those given here. ``deadlines``: deadlines
+    of single keys, in place of ``deadline``. ``owner``: the keys are deleted when this owner is gone.
     """
 
     deadline: int | None = None
@@ -48,7 +48,7 @@ KEEP_TTL = Expiry(keep=True)
 
 
 class Lifetimes:
-    """The lives of keys, by their latest write. ``count``: how many have a deadline."""
+    """The deadlines and owners of keys, by their latest write. ``count`` is the number of keys with a deadline."""
 
     __slots__ = ("_entries", "_of_owner", "_owners", "_schedule", "count")
 
@@ -60,116 +60,117 @@ class Lifetimes:
         self._of_owner: dict[Hashable, set[str]] = {}
 
     def __len__(self) -> int:
-        """How many keys do not simply live on."""
+        """The number of deadlines and owners."""
         return self.count + len(self._owners)
 
     @property
-    def next_look(self) -> int | None:
-        """When a key may be due; None while none can be."""
-        look = self._schedule.next_look
+    def next_wake_at(self) -> int | None:
+        """The earliest time at which a key may be due; None if no key can be."""
+        look = self._schedule.next_wake_at
         return None if look == NEVER else look
 
     def deadline_of(self, key: str) -> int | None:
-        """When ``key`` expires; None if it does not."""
+        """Return when ``key`` expires; None if it does not."""
         entry = self._entries.find(key)
         return None if entry is None else entry.deadline
 
     def deadlines_of(self, keys: Collection[str]) -> list[int | None]:
-        """When each of ``keys`` expires; None for those that do not."""
+        """Return when each of ``keys`` expires; None for a key that does not."""
         if not self.count:
             return [None] * len(keys)
         entries = self._entries.find_all(keys)
         return [None if entry is None else entry.deadline for entry in entries]
 
-    def written(self, keys: Collection[str], life: Expiry, existing: Collection[str] = ()) -> None:
-        """``keys`` were written; those in ``existing`` were there before (asked for only if ``life.keep``)."""
+    def record_write(self, keys: Collection[str], expiry: Expiry, existing: Collection[str] = ()) -> None:
+        """Record a write of ``keys``; ``existing`` are those that existed before (needed only if ``expiry.keep``)."""
         for key in keys:
-            kept = life.keep and key in existing
+            kept = expiry.keep and key in existing
             if not kept:
-                self._set_deadline(key, life.deadlines.get(key, life.deadline))
-            if life.owner is not None or (self._owners and not kept):
-                self._set_owner(key, life.owner)
+                self._assign_deadline(key, expiry.deadlines.get(key, expiry.deadline))
+            if expiry.owner is not None or (self._owners and not kept):
+                self._set_owner(key, expiry.owner)
         if self._schedule.stale:
-            self._schedule.tend(self.count, len(keys))
+            self._schedule.compact(self.count, len(keys))
 
-    def touched(self, keys: Collection[str], deadline: int | None) -> None:
-        """``keys`` got another deadline, and keep their owner."""
+    def set_deadline(self, keys: Collection[str], deadline: int | None) -> None:
+        """Give ``keys`` another deadline (None: remove it); their owners stay."""
         for key in keys:
-            self._set_deadline(key, deadline)
+            self._assign_deadline(key, deadline)
         if self._schedule.stale:
-            self._schedule.tend(self.count, len(keys))
+            self._schedule.compact(self.count, len(keys))
 
-    def ended(self, keys: Collection[str]) -> None:
-        """``keys`` were deleted, or written without any end: what most writes do to most keys is nothing."""
+    def clear(self, keys: Collection[str]) -> None:
+        """Clear the deadlines and owners of ``keys``. Usually there are none, and that case is fast."""
         if self.count:
             found = self._entries.present(keys)
             if found:
                 for key in found:
                     self._end(self._entries.dict_for(key), key)
-                self._schedule.tend(self.count, len(found))
+                self._schedule.compact(self.count, len(found))
         if self._owners:
             self._disown(keys)
 
-    def take_due(self, now: int, most: int) -> list[str]:
-        """Keys whose deadline has come: their lives have ended, the caller deletes them. It looks at ``most`` at most.
+    def take_due(self, now: int, max_entries: int) -> list[str]:
+        """Remove and return keys whose deadline has passed, visiting at most ``max_entries``; the caller deletes them.
 
-        That may find none though some are due: there can be more while ``next_look`` is not later than ``now``.
+        The result may be empty although keys are due. There may be more as long as ``next_wake_at`` is not after
+        ``now``.
         """
-        due = self._schedule.take_due(now, most)
+        due = self._schedule.take_due(now, max_entries)
         for key in due:
             del self._entries.dict_for(key)[key]
         self.count -= len(due)
-        self._schedule.tend(self.count, most)
+        self._schedule.compact(self.count, max_entries)
         if self._owners:
             self._disown(due)
         return due
 
     def take_due_of(self, keys: Collection[str], now: int) -> list[str]:
-        """Those of ``keys`` whose deadline has come: their lives have ended, the caller deletes them."""
-        found = zip(keys, self.deadlines_of(keys), strict=True)
-        due = list(dict.fromkeys(key for key, deadline in found if deadline is not None and deadline <= now))
-        self.ended(due)
+        """Remove and return those of ``keys`` whose deadline has passed; the caller deletes them."""
+        deadlines = zip(keys, self.deadlines_of(keys), strict=True)
+        due = list(dict.fromkeys(key for key, deadline in deadlines if deadline is not None and deadline <= now))
+        self.clear(due)
         return due
 
     def owned(self, owner: Hashable) -> list[str]:
-        """The keys that die with ``owner``."""
+        """Return the keys that are deleted with ``owner``."""
         return list(self._of_owner.get(owner, ()))
 
     def __bool__(self) -> bool:
-        """Whether any key has an end."""
+        """Whether any key has a deadline or an owner."""
         return bool(self.count or self._owners)
 
     @property
     def has_owners(self) -> bool:
-        """Whether any key dies with somebody."""
+        """Whether any key has an owner."""
         return bool(self._owners)
 
     def is_owned(self, key: str) -> bool:
-        """Whether ``key`` dies with somebody."""
+        """Whether ``key`` has an owner."""
         return key in self._owners
 
     def count_owned(self, owner: Hashable) -> int:
-        """How many they are."""
+        """Return the number of keys that are deleted with ``owner``."""
         return len(self._of_owner.get(owner, ()))
 
-    def _set_deadline(self, key: str, deadline: int | None) -> None:
+    def _assign_deadline(self, key: str, deadline: int | None) -> None:
         place = self._entries.dict_for(key)
         before = place.get(key)
         if deadline is None:
             if before is not None:
                 self._end(place, key)
-        elif before is not None and before.place <= deadline:
+        elif before is not None and before.wake_at <= deadline:
             before.deadline = deadline
         else:
             if before is None:
                 self.count += 1
             else:
-                self._schedule.abandon(before)
+                self._schedule.cancel(before)
             entry = place[key] = Entry(deadline, key, deadline)
             self._schedule.add(entry)
 
     def _end(self, place: dict[str, Entry], key: str) -> None:
-        self._schedule.abandon(place.pop(key))
+        self._schedule.cancel(place.pop(key))
         self.count -= 1
 
     def _disown(self, keys: Collection[str]) -> None:

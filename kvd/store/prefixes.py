@@ -1,6 +1,6 @@
-"""What holds for the keys below a prefix: how much room they have, how long they live, whether they may be evicted.
+"""Rules for the keys below a prefix: their quota, how long they live, whether they may be evicted.
 
-The rule with the longest prefix that a key begins with is the key's; rules do not add up.
+Of all rules whose prefix a key begins with, only the one with the longest prefix applies; rules do not add up.
 """
 
 from collections.abc import Iterable
@@ -9,12 +9,12 @@ import msgspec
 
 
 class PrefixRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One ``[[prefix]]`` of the configuration. 0 means no limit, for lifetimes no end; sizes are bytes.
+    """One ``[[prefix]]`` of the configuration. 0 means no limit, and for a TTL no expiry; sizes are bytes.
 
-    ``ttl_ms``: the life of keys that are written without one. ``max_ttl_ms``: no key may be given a longer one.
-    ``history_ms``: how long superseded values are kept, if that is shorter than all history is.
-    ``evict``: these keys are a cache, and may go when memory is short. ``sync``: whether a write is acknowledged only
-    once it is on the disk; None: as [data] says.
+    ``ttl_ms``: the TTL of keys that are written without one. ``max_ttl_ms``: the longest TTL that a key may have.
+    ``history_ms``: how long superseded values are kept, if that is shorter than the history window. ``evict``: these
+    keys are a cache, and may be evicted when memory is short. ``sync``: whether a write is acknowledged only once it is
+    on the disk; None: as [data] says.
     """
 
     prefix: str
@@ -28,22 +28,22 @@ class PrefixRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
     @property
     def default_ttl_ms(self) -> int:
-        """The life of a key that is written without one; 0 for no end."""
+        """The TTL of a key that is written without one; 0 for none."""
         return self.ttl_ms or self.max_ttl_ms
 
 
 class PrefixRules:
-    """All the rules, by key."""
+    """All rules, by key."""
 
     def __init__(self, rules: Iterable[PrefixRule] = ()) -> None:
         self.rules = tuple(rules)
         self._by_prefix = {rule.prefix: rule for rule in self.rules}
         self._lengths = sorted({len(rule.prefix) for rule in self.rules}, reverse=True)
-        self.have_lives = any(rule.default_ttl_ms for rule in self.rules)
+        self.have_ttls = any(rule.default_ttl_ms for rule in self.rules)
         self.have_syncs = any(rule.sync is not None for rule in self.rules)
 
     def rule_of(self, key: str) -> PrefixRule | None:
-        """The rule of ``key``."""
+        """Return the rule that applies to ``key``, or None."""
         for length in self._lengths:
             rule = self._by_prefix.get(key[:length])
             if rule is not None:
@@ -51,7 +51,7 @@ class PrefixRules:
         return None
 
     def by_rule(self, keys: list[str]) -> Iterable[tuple[PrefixRule | None, list[str]]]:
-        """``keys`` by the rule that holds for them."""
+        """Return ``keys`` grouped by the rule that applies to them."""
         if self._lengths == [0]:
             return [(self._by_prefix[""], keys)]
         found: dict[str | None, tuple[PrefixRule | None, list[str]]] = {}

@@ -1,16 +1,16 @@
-"""When to look at which key: the earliest first, and never much to do at once.
+"""When to check which key: the earliest first, and never much work in one step.
 
-        open    a heap that takes what is new, up to 4,096 entries; when it is full it becomes a run
+        open    a heap that takes new entries, up to 4,096; when it is full it becomes a run
         runs    [entry, entry…], [entry…], …    each sorted, the earliest last, where it is taken off
 
-Most deadlines come in about the order in which they were given. So a run is a stretch of time, and of memory: of a
-million keys that are due, one run after the other is used up, with no search, and next to each other in memory. (One
-heap of a million entries takes longer for each, as every step down in it is a cache miss.)
+Most deadlines pass in about the order in which they were set. So a run covers a stretch of time, and its entries lie
+next to each other in memory: of a million keys that are due, one run after the other is used up, without a search. (One
+heap of a million entries takes longer for each entry, because every step down in it is a cache miss.)
 
-An entry whose key ended, or is to be looked at earlier, is *stale*. It stays where it is until its place comes; but
-if more entries are stale than not, or if most runs are nearly used up, then the oldest run is dissolved with each
-change: what still counts of it goes into the open heap. So there are never many entries too much, and no step takes
-longer the more there are.
+An entry is *stale* if its key is gone, or if another entry checks the key earlier. It stays until its time comes. But
+if more entries are stale than not, or if most runs are nearly used up, each change also merges the oldest run into the
+open heap, without its stale entries. So there are never many superfluous entries, and no step takes longer the more
+entries there are.
 """
 
 from heapq import heappop, heappush
@@ -18,66 +18,67 @@ from operator import attrgetter
 
 import msgspec
 
-# To sort, or to dissolve, a run of so many takes about a millisecond.
+# Sorting or merging a run of this length takes about a millisecond.
 RUN_ENTRIES = 4_096
-# So many runs may be there before it matters how full they are.
+# Up to this number of runs it does not matter how full they are.
 _FEW_RUNS = 4
 NEVER = 2**63
 _GONE = -1  # the deadline of a stale entry
 
-_place_of = attrgetter("place")
+_wake_at = attrgetter("wake_at")
 
 
 class Entry(msgspec.Struct, gc=False, order=True):
-    """A key that expires at ``deadline``, and is looked at when its ``place`` comes, then or before.
+    """A key that expires at ``deadline``; it is checked at ``wake_at``, which is not after the deadline.
 
-    The order is that of the places; the rest only decides between equal ones.
+    Entries are ordered by ``wake_at``; the other fields only decide between equal times.
     """
 
-    place: int
+    wake_at: int
     key: str
     deadline: int
 
 
 class Schedule:
-    """The entries, by their places. ``stale``: how many are."""
+    """The entries, by the time at which to check them. ``stale`` is the number of stale entries."""
 
-    __slots__ = ("_open", "_runs", "_runs_look", "stale")
+    __slots__ = ("_open", "_runs", "_runs_wake_at", "stale")
 
     def __init__(self) -> None:
         self.stale = 0
         self._open: list[Entry] = []
         self._runs: list[list[Entry]] = []  # as they became full; none is empty
-        self._runs_look = NEVER  # the first place in them
+        self._runs_wake_at = NEVER  # the earliest wake_at in them
 
     @property
-    def next_look(self) -> int:
-        """The first place, also that of a stale entry; NEVER without any."""
-        return min(self._open[0].place, self._runs_look) if self._open else self._runs_look
+    def next_wake_at(self) -> int:
+        """The earliest ``wake_at``, of stale entries too; NEVER if there is none."""
+        return min(self._open[0].wake_at, self._runs_wake_at) if self._open else self._runs_wake_at
 
     def add(self, entry: Entry) -> None:
-        """Look at it when its place comes."""
+        """Schedule an entry for its ``wake_at``."""
         heappush(self._open, entry)
         if len(self._open) >= RUN_ENTRIES:
             run, self._open = self._open, []
-            run.sort(key=_place_of, reverse=True)
+            run.sort(key=_wake_at, reverse=True)
             self._runs.append(run)
-            self._runs_look = min(self._runs_look, run[-1].place)
+            self._runs_wake_at = min(self._runs_wake_at, run[-1].wake_at)
 
-    def abandon(self, entry: Entry) -> None:
-        """Never mind this one, which is in the schedule. To be followed by ``tend``."""
+    def cancel(self, entry: Entry) -> None:
+        """Make a scheduled entry stale; it stays until its time comes. Call ``compact`` afterwards."""
         entry.deadline = _GONE
         self.stale += 1
 
-    def take_due(self, now: int, most: int) -> list[str]:
-        """The keys whose deadline has come among the first ``most`` entries. To be followed by ``tend``.
+    def take_due(self, now: int, max_entries: int) -> list[str]:
+        """Return the keys whose deadline has passed, of the first ``max_entries``. Call ``compact`` afterwards.
 
-        If none is among them there may still be more behind them: while ``next_look`` is not later than ``now``.
+        The result may be empty although keys are due. There may be more as long as ``next_wake_at`` is not after
+        ``now``.
         """
         due: list[str] = []
-        for entry in self._take(now, most):
+        for entry in self._take(now, max_entries):
             if entry.deadline > now:
-                entry.place = entry.deadline
+                entry.wake_at = entry.deadline
                 self.add(entry)
             elif entry.deadline == _GONE:
                 self.stale -= 1
@@ -85,36 +86,39 @@ class Schedule:
                 due.append(entry.key)
         return due
 
-    def _take(self, now: int, most: int) -> list[Entry]:
-        """Take off up to ``most`` entries whose place has come."""
+    def _take(self, now: int, max_entries: int) -> list[Entry]:
+        """Take off up to ``max_entries`` entries whose time has come."""
         taken: list[Entry] = []
-        if self._runs_look <= now:
-            # Who has waited longest goes first.
-            for run in sorted([run for run in self._runs if run[-1].place <= now], key=lambda run: run[-1].place):
-                while len(taken) < most and run and run[-1].place <= now:
+        if self._runs_wake_at <= now:
+            # The entry that has waited longest goes first.
+            for run in sorted([run for run in self._runs if run[-1].wake_at <= now], key=lambda run: run[-1].wake_at):
+                while len(taken) < max_entries and run and run[-1].wake_at <= now:
                     taken.append(run.pop())
             self._runs = [run for run in self._runs if run]
-            self._note_look()
-        while len(taken) < most and self._open and self._open[0].place <= now:
+            self._update_runs_wake_at()
+        while len(taken) < max_entries and self._open and self._open[0].wake_at <= now:
             taken.append(heappop(self._open))
         return taken
 
-    def tend(self, count: int, changed: int) -> None:
-        """Make up for ``changed`` entries that were taken, added or abandoned; ``count`` are not stale."""
-        for _ in range(0, changed, RUN_ENTRIES // 2):
-            few = _FEW_RUNS + 2 * (count + self.stale) // RUN_ENTRIES
-            if self.stale <= RUN_ENTRIES + count and len(self._runs) <= few:
-                return
-            self._dissolve(self._runs.pop(0))
+    def compact(self, count: int, changed: int) -> None:
+        """Merge as many runs as ``changed`` entries require, which were added, taken or cancelled.
 
-    def _dissolve(self, run: list[Entry]) -> None:
-        for entry in reversed(run):  # in their order, which is what a heap takes in fastest
+        ``count`` is the number of entries that are not stale.
+        """
+        for _ in range(0, changed, RUN_ENTRIES // 2):
+            max_runs = _FEW_RUNS + 2 * (count + self.stale) // RUN_ENTRIES
+            if self.stale <= RUN_ENTRIES + count and len(self._runs) <= max_runs:
+                return
+            self._merge_run(self._runs.pop(0))
+
+    def _merge_run(self, run: list[Entry]) -> None:
+        for entry in reversed(run):  # in ascending order, in which a heap takes them fastest
             if entry.deadline == _GONE:
                 self.stale -= 1
             else:
-                entry.place = entry.deadline
+                entry.wake_at = entry.deadline
                 self.add(entry)
-        self._note_look()
+        self._update_runs_wake_at()
 
-    def _note_look(self) -> None:
-        self._runs_look = min([run[-1].place for run in self._runs], default=NEVER)
+    def _update_runs_wake_at(self) -> None:
+        self._runs_wake_at = min([run[-1].wake_at for run in self._runs], default=NEVER)

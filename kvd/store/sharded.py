@@ -1,13 +1,12 @@
 """A dict that never grows by more than a few milliseconds at a time.
 
-A CPython dict grows by copying itself in one step: 22 ms for one of a million keys on the machine of the design,
-far more later, and nothing else can run meanwhile. Sharding by hash bounds that step, but choosing the shard costs
-as much as the lookup itself (measured: 45 ns a key for one dict, 100 ns for ``shards[hash(key) & 255]``). So there
-are both:
+A CPython dict grows by copying itself in one step: 22 ms for one of a million keys on the machine of the design, far
+more later, and nothing else can run meanwhile. Sharding by hash bounds that step, but choosing the shard costs as much
+as the lookup itself (measured: 45 ns a key for one dict, 100 ns for ``shards[hash(key) & 255]``). So there are both:
 
-- ``first``, a single dict, takes new keys until it holds ``first_keys`` of them. Most stores never need more, and
-  readers on the hot path look here directly;
-- ``shards`` take the rest, by hash. A key never moves: it stays in its dict until it is removed.
+- ``first``, a single dict, takes new keys until it holds ``first_keys`` of them. Most stores never need more, and the
+  hot path reads it directly.
+- ``shards`` take the other keys, by hash. A key never moves: it stays in its dict until it is removed.
 
         key ──▶ first (up to first_keys keys) ──miss──▶ shards[hash(key) & 255]
 """
@@ -15,7 +14,8 @@ are both:
 from collections.abc import Collection, Iterable, Iterator
 from typing import Generic, TypeVar
 
-# Of 64 shards each grows at the same few sizes: at 2.8 million keys two of them in one commit took 15 ms.
+# With 64 shards, growing took too long: all of them grow at the same few sizes, and at 2.8 million keys two shards that
+# grew in one commit took 15 ms.
 SHARDS = 256
 MASK = SHARDS - 1
 

@@ -1,8 +1,7 @@
-"""The history window: the last commits, and with them the versions that readers of the past may still ask for.
+"""The history window: the last commits, and with them the versions that can still be read.
 
-Commits stand in a queue in commit order. Dropping the oldest, made at version v, raises the one number
-``oldest_readable`` to v and cuts what its heads superseded; every version from there on is still a consistent
-snapshot of everything:
+Commits stand in a queue in commit order. Dropping the oldest one, of version v, raises one number, ``oldest_readable``,
+to v, and cuts off what its heads superseded. Every version from v on is still a consistent snapshot of the whole store:
 
         commits      5      7      8             oldest_readable = 4: any version >= 4 can be read
         key a   3 ◀─ 5      │      │
@@ -10,11 +9,12 @@ snapshot of everything:
                      │
         drop 5:  the link 5 ─▶ 3 of key a is cut; oldest_readable = 5
 
-Commits that came together stand in the queue together, as one group, and are dropped together.
+Commits that were made together stand in the queue as one group, and are dropped together.
 
-The window is bounded by bytes, age and count. A pinned version keeps it open up to a byte limit of its own. Dropping
-goes in small steps, of as many keys as were written or a few more; but over the limit of bytes, as many bytes go as
-came, for one large value may come in place of a hundred thousand small ones.
+The window is bounded by bytes, age and number of commits. A pinned version keeps it open up to a byte limit of its own.
+Commits are dropped in small steps, of as many keys as were written or a few more. But if the window is over its byte
+limit, a step drops at least as many bytes as were added, because one large value may take the place of a hundred
+thousand small ones.
 """
 
 from bisect import bisect_left, bisect_right
@@ -26,33 +26,33 @@ from kvd.store.authors import Author
 from kvd.store.errors import SnapshotGone
 from kvd.store.heads import Head
 
-# What the window itself keeps alive, in bytes of CPython objects, as sys.getsizeof tells: a group with its tuple and
-# numbers, a head's place in the tuple, and a superseded head with its version and its value's header. The value's
-# bytes come on top.
+# What the window itself keeps alive, in bytes of CPython objects by sys.getsizeof: a group with its tuple and numbers,
+# a head's place in the tuple, and a superseded head with its version and its value's header. The value's bytes come on
+# top.
 GROUP_BYTES = 224
 PLACE_BYTES = 8
 SUPERSEDED_BYTES = 112
-# The places of dropped groups are given back once there are so many, and as many as groups still held.
+# The queue is compacted once it has this number of places of dropped groups, and at least as many as of held ones.
 _COMPACT_PLACES = 4096
 
 
 class WindowLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """How much history is kept, whichever limit is met first. Age in microseconds."""
+    """How much history is kept; the limit that is reached first counts. The age is in microseconds."""
 
     max_age_us: int = 600_000_000
     max_bytes: int = 64 * 1024 * 1024
     max_commits: int = 1_000_000
-    # A pinned version holds the window open beyond the limits above, but no further than this.
+    # A pinned version holds the window open beyond the limits above, but only up to this one.
     max_pinned_bytes: int = 256 * 1024 * 1024
 
 
 class Group(msgspec.Struct, gc=False, eq=False):
-    """Consecutive commits of one author at one time: a frame's worth of them, or one.
+    """Consecutive commits of one author at one time: those of one frame, or a single one.
 
-    ``heads`` are all that they wrote, in order; heads of one commit share its version. ``time`` in microseconds since
-    the epoch. ``size`` is what the window counts for it, in bytes, and gets less when values go before the commits
-    (``retention.py``). One object for many commits, because objects that
-    lie in memory until the window drops them are what makes a small commit expensive: each is a cache miss then.
+    ``heads`` are all that they wrote, in order; heads of one commit share its version. ``time`` is in microseconds
+    since the epoch. ``size`` is what the window counts for the group, in bytes; it shrinks when values go before their
+    commits do (``retention.py``). Many commits share one object, because objects that lie in memory until the window
+    drops them make a small commit expensive: each is a cache miss then.
     """
 
     time: int
@@ -63,10 +63,10 @@ class Group(msgspec.Struct, gc=False, eq=False):
     has_tombstones: bool
 
     def each(self) -> Iterator[tuple[int, tuple[Head, ...]]]:
-        """Its commits in order: the version, and what it wrote."""
+        """Yield its commits in order: the version, and the heads that it wrote."""
         if self.commits == 1:
             yield self.heads[0].version, self.heads
-        else:  # then each commit wrote one key
+        else:  # each commit wrote one key
             for head in self.heads:
                 yield head.version, (head,)
 
@@ -80,7 +80,7 @@ def _time(group: Group) -> int:
 
 
 class Window:
-    """The queue of commits, newest last. A list, because a deque cannot be searched by halves."""
+    """The queue of commits, newest last. A list, because a deque has no quick binary search."""
 
     NOTHING_PINNED = 2**64  # above every version
 
@@ -100,27 +100,27 @@ class Window:
     def __init__(self, limits: WindowLimits) -> None:
         self.limits = limits
         self._queue: list[Group | None] = []
-        self._begin = 0  # what stands before it has been dropped
-        self._compacted = 0  # how many places were given back
+        self._begin = 0  # the groups before it have been dropped
+        self._compacted = 0  # how many places of dropped groups have been removed from the queue
         self.commits = 0
         self.bytes = 0
-        self._kept_bytes = 0  # how many there were after the last drop
+        self._kept_bytes = 0  # the bytes after the last drop
         self.oldest_readable = 0
         self.oldest_time = 0  # when that version was committed
-        self._pins: dict[int, int] = {}  # version → times pinned; versions only ever arrive in ascending order
+        self._pins: dict[int, int] = {}  # version → number of pins; versions are pinned in ascending order only
 
     @property
     def groups(self) -> list[Group]:
-        """All groups, oldest first; a copy."""
+        """A copy of all groups, oldest first."""
         return self._queue[self._begin :]  # type: ignore[return-value]
 
     @property
     def oldest(self) -> Group | None:
-        """The group to be dropped next."""
+        """The group that is dropped next; None if the window is empty."""
         return self._queue[self._begin] if self._begin < len(self._queue) else None
 
     def append(self, group: Group) -> None:
-        """Take the newest commits in."""
+        """Add the newest commits."""
         self._queue.append(group)
         self.commits += group.commits
         self.bytes += group.size
@@ -128,60 +128,60 @@ class Window:
     # ------------------------------------------------------------------ finding
 
     def group_of(self, version: int) -> Group | None:
-        """The group that holds the commit of ``version``; None if it has left the window."""
-        place = self._place(version)
+        """Return the group that holds the commit of ``version``; None if it has left the window."""
+        place = self._find(version)
         if version <= self.oldest_readable or place == len(self._queue):
             return None
         return self._queue[place]
 
-    def after(self, version: int) -> Iterator[Group]:
-        """The groups with commits behind ``version``, oldest first; the first may begin at or before it.
+    def since(self, version: int) -> Iterator[Group]:
+        """Yield the groups with commits after ``version``, oldest first; the first group may begin at or before it.
 
         The window must not change meanwhile. Raises SnapshotGone unless ``version`` can be read.
         """
         if version < self.oldest_readable:
             raise SnapshotGone(version, self.oldest_readable)
-        for place in range(self._place(version + 1), len(self._queue)):
+        for place in range(self._find(version + 1), len(self._queue)):
             yield self._queue[place]  # type: ignore[misc]
 
-    def behind(self, version: int) -> list[Group]:
-        """The groups behind ``version``, which ends one; mostly the newest alone."""
+    def newest_since(self, version: int) -> list[Group]:
+        """Return the groups after ``version``, which is the last of a group: in most cases only the newest group."""
         newest = self._queue[-1] if len(self._queue) > self._begin else None
         if newest is None or _last_version(newest) <= version:
             return []
         if newest.heads[0].version == version + 1:
             return [newest]
-        return list(self.after(version))
+        return list(self.since(version))
 
     def next_from(self, number: int) -> tuple[int, Group] | None:
-        """The first group with this number or a later one, and its number; they are counted as they are taken in."""
+        """Return the first group with this number or a later one, and its number. Groups are numbered in order."""
         place = max(number - self._compacted, self._begin)
         return (place + self._compacted, self._queue[place]) if place < len(self._queue) else None  # type: ignore[return-value]
 
     def newest(self) -> Iterator[Group]:
-        """The groups, newest first. The window must not change meanwhile."""
+        """Yield the groups, newest first. The window must not change meanwhile."""
         for place in range(len(self._queue) - 1, self._begin - 1, -1):
             yield self._queue[place]  # type: ignore[misc]
 
     def version_at(self, time: int) -> int:
-        """The version that was current at ``time``. Raises SnapshotGone if the window does not reach back to it."""
+        """Return the version that was current at ``time``. Raises SnapshotGone if the window begins later."""
         if time < self.oldest_time:
             raise SnapshotGone(None, self.oldest_readable)
         place = bisect_right(self._queue, time, lo=self._begin, key=_time)  # type: ignore[arg-type]
         return _last_version(self._queue[place - 1]) if place > self._begin else self.oldest_readable  # type: ignore[arg-type]
 
-    def _place(self, version: int) -> int:
-        """Where the first group stands that has ``version`` or a later one."""
+    def _find(self, version: int) -> int:
+        """Return the place of the first group that has ``version`` or a later one."""
         return bisect_left(self._queue, version, lo=self._begin, key=_last_version)  # type: ignore[arg-type]
 
     # ------------------------------------------------------------------ pins
 
     def pin(self, version: int) -> None:
-        """Keep ``version``, which must be the newest, readable until it is released as often as it was pinned."""
+        """Keep ``version``, which must be the newest, readable until it is unpinned as often as it was pinned."""
         self._pins[version] = self._pins.get(version, 0) + 1
 
     def unpin(self, version: int) -> None:
-        """Release one pin. Raises KeyError if there is none."""
+        """Remove one pin of ``version``. Raises KeyError if it has none."""
         if self._pins[version] == 1:
             del self._pins[version]
         else:
@@ -189,29 +189,29 @@ class Window:
 
     @property
     def pinned(self) -> int:
-        """How many versions are pinned."""
+        """The number of pinned versions."""
         return len(self._pins)
 
     @property
     def oldest_pinned(self) -> int:
-        """The oldest version that is pinned; NOTHING_PINNED if none is."""
+        """The oldest pinned version; NOTHING_PINNED if there is none."""
         return next(iter(self._pins), self.NOTHING_PINNED)
 
     def drop(self, now: int, budget_keys: int) -> list[Group]:
-        """Take out the oldest commits that are over the limits, about ``budget_keys`` keys of them; return them.
+        """Remove the oldest commits that exceed the limits, about ``budget_keys`` keys of them; return their groups.
 
-        Of those over the limit of bytes at least as many bytes as came since the last drop. From then on nothing
-        before the last of them can be read.
+        While the window exceeds its byte limit, remove at least as many bytes as were added since the last drop.
+        Afterwards no version before the last removed commit can be read.
         """
         limits = self.limits
-        most_bytes = max(limits.max_bytes, self._kept_bytes)
+        max_bytes = max(limits.max_bytes, self._kept_bytes)
         oldest_time = now - limits.max_age_us
         pinned = self.oldest_pinned
         dropped: list[Group] = []
         size, commits = self.bytes, self.commits
         for place in range(self._begin, len(self._queue)):
             oldest: Group = self._queue[place]  # type: ignore[assignment]
-            if budget_keys <= 0 and size <= most_bytes:
+            if budget_keys <= 0 and size <= max_bytes:
                 break
             if size <= limits.max_bytes and commits <= limits.max_commits and oldest.time >= oldest_time:
                 break
@@ -224,9 +224,9 @@ class Window:
         self._drop(dropped)
         return dropped
 
-    def squeeze(self, size: int, shown: int, *, even_pinned: bool) -> list[Group]:
-        """Take out the oldest commits, at or before version ``shown``, until ``size`` bytes of them are gone."""
-        last = shown if even_pinned else min(shown, self.oldest_pinned)
+    def trim(self, size: int, visible: int, *, even_pinned: bool) -> list[Group]:
+        """Remove the oldest commits, up to version ``visible``, until ``size`` bytes are freed; return their groups."""
+        last = visible if even_pinned else min(visible, self.oldest_pinned)
         dropped: list[Group] = []
         for place in range(self._begin, len(self._queue)):
             oldest: Group = self._queue[place]  # type: ignore[assignment]
@@ -238,7 +238,7 @@ class Window:
         return dropped
 
     def _drop(self, oldest: list[Group]) -> None:
-        """Take out these, which are the oldest."""
+        """Remove ``oldest``, which are the oldest groups."""
         if oldest:
             end = self._begin + len(oldest)
             self._queue[self._begin : end] = [None] * len(oldest)

@@ -1,40 +1,25 @@
-"""The measures as Prometheus reads them, in its text format.
+"""The text that Prometheus reads, if the library that renders it is installed.
 
-The library for it is loaded at the start where HTTP is spoken, which scrapers do, and else when somebody first asks.
-
-What each of them means stands in docs/metrics.md.
+The library is loaded at the start where HTTP is spoken, which scrapers do, and else when a client first asks. What each
+figure means stands in docs/metrics.md.
 """
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from kvd.requests.errors import RequestError
-
 if TYPE_CHECKING:
-    from kvd.requests.executor import Commands
+    from kvd.telemetry.figures import Figures
 
-# Of `exposition`, as HTTP names it.
+# The media type of the text, as HTTP names it.
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
-def load() -> "Callable[[Commands], bytes] | None":
-    """Load the library, for some 30 ms the first time; what makes the text, None where it is not installed."""
+def load() -> "Callable[[Figures], bytes] | None":
+    """Load the library, some 30 ms the first time. Return what renders the text, or None without the library."""
     try:
-        from kvd.telemetry.prometheus import generate
+        from kvd.telemetry.prometheus import render_prometheus
     except ModuleNotFoundError as error:
         if error.name != "prometheus_client":
             raise
         return None
-    return generate
-
-
-def exposition(commands: "Commands") -> bytes:
-    """All measures in the text format, version 0.0.4. Raises Refusal where prometheus-client is not installed."""
-    generate = load()
-    if generate is None:
-        text = "the daemon's installation has no prometheus-client; install kvd[prometheus] and restart it"
-        raise RequestError("bad_request", text)
-    lag = commands.measures.loop_lag
-    if lag is not None:
-        lag.watch()
-    return generate(commands)
+    return render_prometheus

@@ -1,25 +1,23 @@
-"""What the server measures beside the store's own counters: how long frames take, who came, what was refused.
+"""What the server counts and times beside the store's own counters: frames, connections, refusals, errors.
 
-Measuring must not cost what it measures. So one frame in SAMPLED is timed, and all that others pay is a subtraction;
-errors are counted where they arise, and nothing is counted that a difference of what is there already tells.
+Measuring must not cost what it measures. So one frame in SAMPLED is timed, and the others pay a subtraction; errors are
+counted where they arise, and nothing is counted that follows from the difference of two existing figures.
 """
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Sequence
-from time import perf_counter, perf_counter_ns
-
-from kvd.protocol.messages import AnyRequest
+from collections.abc import Callable
+from time import perf_counter
 
 # A prime: frames come in patterns (begin, get, commit, begin, …), and a multiple of their length would see one of them.
 SAMPLED = 31
 MIXED = "mixed"  # a frame of requests of several kinds
 
-# Upper bounds in seconds. Most frames take from 2 to 50 µs; a turn of the loop shall not take more than some ms.
+# Upper bounds in seconds. Most frames take from 2 to 50 µs; a turn of the loop should take a few ms at most.
 FRAME_BOUNDS = (
     2e-6, 5e-6, 1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 0.01, 0.025, 0.1,
 )  # fmt: skip
-# What takes more than a turn: slices of a frame, a sync, a loop that comes late. (Timers go by whole milliseconds.)
+# For what takes longer: the slices of a frame, a sync, a late loop. (Timers have whole milliseconds.)
 SLICED_BOUNDS = (1e-3, 2.5e-3, 5e-3, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 SYNC_BOUNDS = (1e-4, 2.5e-4, 5e-4, *SLICED_BOUNDS)
 LAG_BOUNDS = SLICED_BOUNDS
@@ -36,7 +34,7 @@ class Histogram:
         self.total = 0.0
 
     def observe(self, seconds: float) -> None:
-        """Take one duration in."""
+        """Count one duration."""
         self.counts[bisect_left(self.bounds, seconds)] += 1
         self.total += seconds
 
@@ -50,54 +48,41 @@ class ServerMetrics:
         "errors",
         "first_version",
         "get_misses",
-        "loop_lag",
-        "open_connections",
         "rejected",
         "sliced",
     )
 
     def __init__(self, version: int) -> None:
         self.first_version = version  # each commit since then took the next one
-        # By the kind of their requests, None for several.
-        self._frames: dict[type | None, Histogram] = {}
+        self._frames: dict[str, Histogram] = {}  # by the name of their requests
         self.sliced = Histogram(SLICED_BOUNDS)
         self.errors: Counter[str] = Counter()  # by code
         self.get_misses = 0
         self.accepted = 0
         self.rejected = 0
-        # Whoever has the connections says how many.
-        self.open_connections: Callable[[], int] = lambda: 0
-        self.loop_lag: LoopLag | None = None
 
     @property
     def conflicts(self) -> int:
-        """Commits refused since what they had read had changed."""
+        """How many commits were refused because something that they had read had changed."""
         return self.errors["conflict"]
 
-    def note_frame(self, requests: Sequence[AnyRequest], began_ns: int) -> None:
-        """A frame has run that began at this time of ``perf_counter_ns``."""
-        seconds = (perf_counter_ns() - began_ns) * 1e-9
-        kind: type | None = type(requests[0])
-        if len(requests) > 1 and len(set(map(type, requests))) > 1:
-            kind = None
-        times = self._frames.get(kind)
+    def add_frame(self, name: str, seconds: float) -> None:
+        """Count a frame of requests called ``name``, or MIXED, that took this long."""
+        times = self._frames.get(name)
         if times is None:
-            times = self._frames[kind] = Histogram(FRAME_BOUNDS)
+            times = self._frames[name] = Histogram(FRAME_BOUNDS)
         times.observe(seconds)
 
     def frames(self) -> list[tuple[str, Histogram]]:
         """The frames that were timed, by the names of their requests, in order."""
-        return sorted((_name(kind), times) for kind, times in self._frames.items())
-
-
-def _name(kind: type | None) -> str:
-    return MIXED if kind is None else str(kind.__struct_config__.tag)  # type: ignore[attr-defined]
+        return sorted(self._frames.items(), key=lambda item: item[0])
 
 
 class LoopLag:
-    """How late the loop calls what is due: looked at ten times a second, while somebody asks for the result.
+    """How late the loop runs what is due, measured ten times a second while a client asks for the result.
 
-    An idle daemon is not woken for it: WATCHED_S after the last question it stops.
+    An idle daemon is not woken for it: the measurement stops WATCHED_S after the last question. ``call_later`` takes
+    seconds and a callback.
     """
 
     WATCHED_S = 90.0  # longer than the usual time between two scrapes
@@ -109,8 +94,8 @@ class LoopLag:
         self._until = self._due = 0.0
         self._is_armed = False
 
-    def watch(self) -> None:
-        """Somebody asks: look for a while."""
+    def measure(self) -> None:
+        """Measure for the next WATCHED_S seconds."""
         self._until = perf_counter() + self.WATCHED_S
         if not self._is_armed:
             self._arm()
@@ -118,9 +103,9 @@ class LoopLag:
     def _arm(self) -> None:
         self._is_armed = True
         self._due = perf_counter() + self.INTERVAL_S
-        self._call_later(self.INTERVAL_S, self._look)
+        self._call_later(self.INTERVAL_S, self._observe)
 
-    def _look(self) -> None:
+    def _observe(self) -> None:
         now = perf_counter()
         self.times.observe(max(0.0, now - self._due))
         self._is_armed = False

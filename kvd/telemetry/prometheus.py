@@ -1,4 +1,4 @@
-"""Our measures as the families of prometheus-client. Only ``exposition.py`` imports this.
+"""The figures as the families of prometheus-client. Only ``exposition.py`` imports this.
 
 Names follow https://prometheus.io/docs/practices/naming/: base units, ``_total`` for what only rises.
 """
@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from itertools import accumulate
 from os import sysconf
 from time import CLOCK_BOOTTIME, clock_gettime, process_time, time
-from typing import TYPE_CHECKING
 
 from prometheus_client.exposition import generate_latest
 from prometheus_client.metrics_core import (
@@ -20,10 +19,8 @@ from prometheus_client.metrics_core import (
 from prometheus_client.registry import Collector
 
 from kvd import __version__
+from kvd.telemetry.figures import Figures
 from kvd.telemetry.metrics import SAMPLED, Histogram
-
-if TYPE_CHECKING:
-    from kvd.requests.executor import Commands
 
 
 def _started() -> float:
@@ -39,118 +36,118 @@ def _started() -> float:
 _STARTED = _started()
 
 
-def generate(commands: "Commands") -> bytes:
-    """All of them in the text format."""
-    return generate_latest(KvdCollector(commands))
+def render_prometheus(figures: Figures) -> bytes:
+    """Return all figures in the text format, version 0.0.4."""
+    return generate_latest(KvdCollector(figures))
 
 
 class KvdCollector(Collector):
-    """Everything that is measured, read anew each time."""
+    """The metric families of one moment's figures."""
 
-    def __init__(self, commands: "Commands") -> None:
-        self._commands = commands
+    def __init__(self, figures: Figures) -> None:
+        self._figures = figures
 
     def collect(self) -> Iterator[Metric]:
         """The families, in the order of docs/metrics.md."""
+        figures = self._figures
         yield InfoMetricFamily("kvd", "The daemon that answers.", {"version": __version__})
-        yield from self._keys()
-        yield from self._commits()
-        yield from self._history()
-        yield from self._memory()
-        yield from self._connections()
-        yield from self._times()
-        if self._commands.durability is not None:
-            yield from self._journal()
-        yield from self._process()
+        yield from _keys(figures)
+        yield from _commits(figures)
+        yield from _history(figures)
+        yield from _memory(figures)
+        yield from _connections(figures)
+        yield from _times(figures)
+        if figures.has_log:
+            yield from _journal(figures)
+        yield from _process(figures)
 
-    def _keys(self) -> Iterator[Metric]:
-        database = self._commands.database
-        counters = database.store.counters
-        gets, misses = counters.get_operations, self._commands.measures.get_misses
-        yield _gauge("kvd_keys", "Keys that have a value.", counters.keys)
-        yield _gauge("kvd_value_bytes", "Bytes of their values.", counters.value_bytes)
-        yield _counter("kvd_set_operations", "Keys set.", counters.set_operations)
-        yield _counter("kvd_get_operations", "Keys read, near caches' own hits not among them.", gets)
-        yield _counter("kvd_delete_operations", "Keys deleted by somebody.", counters.delete_operations)
-        yield _counter("kvd_get_hits", "Keys read that had a value.", gets - misses)
-        yield _counter("kvd_get_misses", "Keys read that had none.", misses)
-        yield _counter("kvd_expired_keys", "Keys deleted at their deadline.", counters.expired_keys)
-        yield _counter("kvd_evicted_keys", "Keys deleted to make room.", counters.evicted_keys)
-        yield _gauge("kvd_keys_with_deadline", "Keys that will expire.", database.count_deadlines())
 
-    def _commits(self) -> Iterator[Metric]:
-        commands = self._commands
-        store = commands.database.store
-        commits = store.version - commands.measures.first_version
-        yield _counter("kvd_commits", "Commits since the start, expiry's and eviction's among them.", commits)
-        conflicts = commands.measures.conflicts
-        yield _counter("kvd_conflicts", "Commits refused since what they had read had changed.", conflicts)
-        yield _gauge("kvd_version", "The newest version.", store.version)
-        errors = CounterMetricFamily("kvd_errors", "Requests answered with an error, by its code.", labels=["code"])
-        for code, count in sorted(commands.measures.errors.items()):
-            errors.add_metric([code], count)
-        yield errors
+def _keys(figures: Figures) -> Iterator[Metric]:
+    gets, misses = figures.get_operations, figures.get_misses
+    yield _gauge("kvd_keys", "Keys that have a value.", figures.keys)
+    yield _gauge("kvd_value_bytes", "Bytes of their values.", figures.value_bytes)
+    yield _counter("kvd_set_operations", "Keys set.", figures.set_operations)
+    yield _counter("kvd_get_operations", "Keys read, near caches' own hits not among them.", gets)
+    yield _counter("kvd_delete_operations", "Keys deleted by somebody.", figures.delete_operations)
+    yield _counter("kvd_get_hits", "Keys read that had a value.", gets - misses)
+    yield _counter("kvd_get_misses", "Keys read that had none.", misses)
+    yield _counter("kvd_expired_keys", "Keys deleted at their deadline.", figures.expired_keys)
+    yield _counter("kvd_evicted_keys", "Keys deleted to make room.", figures.evicted_keys)
+    yield _gauge("kvd_keys_with_deadline", "Keys that will expire.", figures.keys_with_deadline)
 
-    def _history(self) -> Iterator[Metric]:
-        commands = self._commands
-        window = commands.database.store.window
-        age = commands.database.history_age_us() / 1e6
-        yield _gauge("kvd_history_versions", "Versions that can be read beside the current one.", window.commits)
-        yield _gauge("kvd_history_bytes", "Bytes that they take.", window.bytes)
-        yield _gauge("kvd_history_oldest_age_seconds", "How long ago the oldest commit kept was made.", age)
-        yield _gauge("kvd_oldest_readable_version", "The oldest version that can be read.", window.oldest_readable)
-        yield _gauge("kvd_snapshots", "Snapshots that connections hold.", len(commands.snapshots))
-        yield _gauge("kvd_pinned_versions", "Versions kept readable for snapshots, watches, backups.", window.pinned)
 
-    def _memory(self) -> Iterator[Metric]:
-        room = self._commands.database.room
-        memory = GaugeMetricFamily("kvd_memory_bytes", "Memory that is counted, by what takes it.", labels=["kind"])
-        for kind, size in room.by_kind().items():
-            memory.add_metric([kind], size)
-        yield memory
-        yield _gauge("kvd_memory_limit_bytes", "How much of it there may be; 0: without a limit.", room.max_bytes)
+def _commits(figures: Figures) -> Iterator[Metric]:
+    yield _counter("kvd_commits", "Commits since the start, expiry's and eviction's among them.", figures.commits)
+    text = "Commits refused since what they had read had changed."
+    yield _counter("kvd_conflicts", text, figures.conflicts)
+    yield _gauge("kvd_version", "The newest version.", figures.version)
+    errors = CounterMetricFamily("kvd_errors", "Requests answered with an error, by its code.", labels=["code"])
+    for code, count in sorted(figures.errors.items()):
+        errors.add_metric([code], count)
+    yield errors
 
-    def _connections(self) -> Iterator[Metric]:
-        commands, measures = self._commands, self._commands.measures
-        yield _gauge("kvd_connections", "Connections that are open.", measures.open_connections())
-        yield _counter("kvd_connections_accepted", "Connections that came.", measures.accepted)
-        yield _counter("kvd_connections_refused", "Of these, sent away as there were too many.", measures.rejected)
-        yield _gauge("kvd_feeds", "Connections that are told of commits: watches and backups.", len(commands.feeds))
-        yield _gauge("kvd_near_cache_clients", "Clients with a near cache.", commands.near_caches.clients)
 
-    def _times(self) -> Iterator[Metric]:
-        measures = self._commands.measures
-        text = (
-            "How long it took to run a frame, by its requests; waiting for the disk and the network not in it. "
-            f"One frame in {SAMPLED} is timed; neighbouring frames of sets count as one."
-        )
-        frames = HistogramMetricFamily("kvd_command_duration_seconds", text, labels=["command"])
-        for command, times in measures.frames():
-            frames.add_metric([command], _buckets(times), times.total)
-        yield frames
-        text = "How long large or costly frames took, which run in slices with others' turns between; each is timed."
-        yield _histogram("kvd_sliced_frame_duration_seconds", text, measures.sliced)
-        if measures.loop_lag is not None:
-            text = "How late the loop called what was due, to the millisecond; looked at while somebody scrapes."
-            yield _histogram("kvd_loop_lag_seconds", text, measures.loop_lag.times)
+def _history(figures: Figures) -> Iterator[Metric]:
+    age, oldest = figures.history_age_us / 1e6, figures.oldest_readable_version
+    text = "Versions that can be read beside the current one."
+    yield _gauge("kvd_history_versions", text, figures.history_versions)
+    yield _gauge("kvd_history_bytes", "Bytes that they take.", figures.history_bytes)
+    yield _gauge("kvd_history_oldest_age_seconds", "How long ago the oldest commit kept was made.", age)
+    yield _gauge("kvd_oldest_readable_version", "The oldest version that can be read.", oldest)
+    yield _gauge("kvd_snapshots", "Snapshots that connections hold.", figures.snapshots)
+    text = "Versions kept readable for snapshots, watches, backups."
+    yield _gauge("kvd_pinned_versions", text, figures.pinned_versions)
 
-    def _journal(self) -> Iterator[Metric]:
-        durability = self._commands.durability
-        assert durability is not None
-        figures = dict(self._commands.administration.figures())
-        written, failures = figures.get("log_bytes_written", 0), figures.get("checkpoint_failures", 0)
-        yield _counter("kvd_journal_written_bytes", "Bytes written to the commit log.", written)
-        yield _histogram("kvd_journal_sync_duration_seconds", "How long syncs took.", durability.sync_times)
-        synced, checkpoint = figures.get("log_synced_version", 0), figures.get("checkpoint_version", 0)
-        yield _gauge("kvd_journal_synced_version", "The newest version that is on the disk.", synced)
-        yield _gauge("kvd_checkpoint_version", "The version that the newest checkpoint ends at.", checkpoint)
-        yield _counter("kvd_checkpoint_failures", "Checkpoints that could not be written.", failures)
 
-    def _process(self) -> Iterator[Metric]:
-        resident = self._commands.administration.resident_bytes()
-        yield _gauge("process_resident_memory_bytes", "Resident memory of the process.", resident)
-        yield _counter("process_cpu_seconds", "Processor time of the process, all threads.", process_time())
-        yield _gauge("process_start_time_seconds", "When the process started, since the epoch.", _STARTED)
+def _memory(figures: Figures) -> Iterator[Metric]:
+    memory = GaugeMetricFamily("kvd_memory_bytes", "Memory that is counted, by what takes it.", labels=["kind"])
+    for kind, size in figures.memory_by_kind.items():
+        memory.add_metric([kind], size)
+    yield memory
+    text = "How much of it there may be; 0: without a limit."
+    yield _gauge("kvd_memory_limit_bytes", text, figures.memory_limit_bytes)
+
+
+def _connections(figures: Figures) -> Iterator[Metric]:
+    yield _gauge("kvd_connections", "Connections that are open.", figures.connections)
+    yield _counter("kvd_connections_accepted", "Connections that came.", figures.connections_accepted)
+    text = "Of these, sent away as there were too many."
+    yield _counter("kvd_connections_refused", text, figures.connections_refused)
+    yield _gauge("kvd_feeds", "Connections that are told of commits: watches and backups.", figures.feeds)
+    yield _gauge("kvd_near_cache_clients", "Clients with a near cache.", figures.near_cache_clients)
+
+
+def _times(figures: Figures) -> Iterator[Metric]:
+    text = (
+        "How long it took to run a frame, by its requests; waiting for the disk and the network not in it. "
+        f"One frame in {SAMPLED} is timed; neighbouring frames of sets count as one."
+    )
+    frames = HistogramMetricFamily("kvd_command_duration_seconds", text, labels=["command"])
+    for command, times in figures.frame_times:
+        frames.add_metric([command], _buckets(times), times.total)
+    yield frames
+    text = "How long large or costly frames took, which run in slices with others' turns between; each is timed."
+    yield _histogram("kvd_sliced_frame_duration_seconds", text, figures.sliced_times)
+    text = "How late the loop called what was due, to the millisecond; looked at while somebody scrapes."
+    yield _histogram("kvd_loop_lag_seconds", text, figures.loop_lag_times)
+
+
+def _journal(figures: Figures) -> Iterator[Metric]:
+    yield _counter("kvd_journal_written_bytes", "Bytes written to the commit log.", figures.log_bytes_written)
+    yield _histogram("kvd_journal_sync_duration_seconds", "How long syncs took.", figures.sync_times)
+    text = "The newest version that is on the disk."
+    yield _gauge("kvd_journal_synced_version", text, figures.log_synced_version)
+    text = "The version that the newest checkpoint ends at."
+    yield _gauge("kvd_checkpoint_version", text, figures.checkpoint_version)
+    text = "Checkpoints that could not be written."
+    yield _counter("kvd_checkpoint_failures", text, figures.checkpoint_failures)
+
+
+def _process(figures: Figures) -> Iterator[Metric]:
+    text = "Resident memory of the process."
+    yield _gauge("process_resident_memory_bytes", text, figures.resident_bytes)
+    yield _counter("process_cpu_seconds", "Processor time of the process, all threads.", process_time())
+    yield _gauge("process_start_time_seconds", "When the process started, since the epoch.", _STARTED)
 
 
 def _gauge(name: str, text: str, value: float) -> Metric:

@@ -1,4 +1,4 @@
-"""kv access: what somebody may do with a key, and why."""
+"""kv access: what a user may do with a key, and why."""
 
 import json
 import pathlib
@@ -33,7 +33,7 @@ def kv_with_rules(serving: "Callable[..., tuple[Kv, subprocess.Popen[bytes]]]", 
     return serving("--config", str(config))[0]
 
 
-def test_a_decision_is_explained(kv_with_rules: "Kv") -> None:
+def test_access_explains_a_decision(kv_with_rules: "Kv") -> None:
     assert kv_with_rules.ok("access", "daemon", "app/x") == (
         "daemon may with app/x: read, write, watch\n"
         "because: the longest prefix with rules is 'app/'\n"
@@ -42,18 +42,18 @@ def test_a_decision_is_explained(kv_with_rules: "Kv") -> None:
     assert kv_with_rules.ok("access", "2", "other").splitlines()[0] == "2 may with other: read"
 
 
-def test_who_may_not_read_is_a_no(kv_with_rules: "Kv") -> None:
-    done = kv_with_rules("access", "token:ci", "app/x")
-    assert done.returncode == 1
-    assert done.stdout.decode() == (
+def test_the_exit_code_is_1_if_the_user_may_not_read(kv_with_rules: "Kv") -> None:
+    result = kv_with_rules("access", "token:ci", "app/x")
+    assert result.returncode == 1
+    assert result.stdout.decode() == (
         "token:ci may with app/x: nothing\n"
         "because: the longest prefix with rules is 'app/'\n"
         "  uid 1 may read, write, watch (somebody else)\n"
     )
-    assert done.stderr == b""
+    assert result.stderr == b""
 
 
-def test_a_group_is_asked_for_by_name_or_number(shared_kv: "Kv", serving: "Serving", tmp_path: pathlib.Path) -> None:
+def test_a_group_is_named_by_name_or_number(shared_kv: "Kv", serving: "Serving", tmp_path: pathlib.Path) -> None:
     config = tmp_path / "kvd.toml"
     config.write_text('[[access]]\ngroup = "daemon"\nrights = ["read", "watch"]\n')
     config.chmod(0o600)
@@ -64,7 +64,7 @@ def test_a_group_is_asked_for_by_name_or_number(shared_kv: "Kv", serving: "Servi
     shared_kv.fails(2, "access", "group:no-such-group", "x")
 
 
-def test_as_json(kv_with_rules: "Kv") -> None:
+def test_json_has_rights_reason_and_rules(kv_with_rules: "Kv") -> None:
     assert json.loads(kv_with_rules.ok("access", "--json", "certificate:web", "x")) == {
         "rights": ["read"],
         "reason": "the longest prefix with rules is ''",
@@ -72,7 +72,7 @@ def test_as_json(kv_with_rules: "Kv") -> None:
     }
 
 
-def test_without_rules(shared_kv: "Kv") -> None:
+def test_without_rules_the_decision_says_so(shared_kv: "Kv") -> None:
     assert "there are no rules" in shared_kv.ok("access", "daemon", "x")
     assert "root" in shared_kv.ok("access", "root", "x")
 

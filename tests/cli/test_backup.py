@@ -1,4 +1,4 @@
-"""``kv backup``, ``kv restore`` and ``kv checkpoint`` as a person uses them; and what is left when they are ended."""
+"""``kv backup``, ``kv restore`` and ``kv checkpoint`` as a person uses them, and what a killed one leaves."""
 
 import json
 import os
@@ -29,13 +29,13 @@ VALUES = {"text": b"hello", "binary": bytes(range(256)), "empty": b"", "odd\n\x1
 
 @pytest.fixture
 def data(tmp_path: pathlib.Path) -> str:
-    """The path of a data directory that is not there yet."""
+    """The path of a data directory that does not exist yet."""
     return str(tmp_path / "data")
 
 
 @pytest.fixture
 def file(tmp_path: pathlib.Path) -> str:
-    """Where a backup goes."""
+    """The path of a backup."""
     return str(tmp_path / "kvd.backup")
 
 
@@ -49,7 +49,7 @@ def everything(db: Client, at: int | None = None) -> dict[str, bytes]:
 
 
 def restored(serving: Serving, directory: str) -> dict[str, bytes]:
-    """What a daemon has that is started on it."""
+    """Start a daemon on the directory; return everything it has."""
     kv, _ = serving("--data-dir", directory)
     with client(kv) as db:
         return everything(db)
@@ -68,7 +68,7 @@ def test_a_backup_is_restored(kv: Kv, alone: Kv, serving: Serving, data: str, fi
     assert restored(serving, data) == VALUES
 
 
-def test_through_pipes(kv: Kv, alone: Kv, serving: Serving, data: str) -> None:
+def test_a_backup_goes_through_pipes(kv: Kv, alone: Kv, serving: Serving, data: str) -> None:
     with client(kv) as db:
         db.set_many(VALUES)
     backup = kv("backup", "-")
@@ -77,22 +77,22 @@ def test_through_pipes(kv: Kv, alone: Kv, serving: Serving, data: str) -> None:
     assert restored(serving, data) == VALUES
 
 
-def test_as_json(kv: Kv, alone: Kv, data: str, file: str) -> None:
+def test_json_has_version_and_keys(kv: Kv, alone: Kv, data: str, file: str) -> None:
     kv.ok("set", "a=1")
     assert json.loads(kv.ok("backup", "--json", file)) == {"version": 1, "keys": 1}
-    told = json.loads(alone.ok("restore", "--json", file, data))
-    assert told.keys() == {"version", "time", "lost_versions"}
-    assert (told["version"], told["lost_versions"]) == (1, 0)
+    report = json.loads(alone.ok("restore", "--json", file, data))
+    assert report.keys() == {"version", "time", "lost_versions"}
+    assert (report["version"], report["lost_versions"]) == (1, 0)
 
 
-def test_of_an_empty_store(kv: Kv, alone: Kv, serving: Serving, data: str, file: str) -> None:
+def test_an_empty_store_is_backed_up_and_restored(kv: Kv, alone: Kv, serving: Serving, data: str, file: str) -> None:
     kv.ok("backup", file)
     alone.ok("restore", file, data)
     assert restored(serving, data) == {}
 
 
 class Busy(threading.Thread):
-    """Moves an amount between two accounts, again and again, and adds keys, until it is told to stop."""
+    """Moves an amount between two accounts, again and again, and adds keys, until it is stopped."""
 
     def __init__(self, kv: Kv, number: int) -> None:
         super().__init__()
@@ -120,22 +120,22 @@ def busy_writers(kv: Kv) -> Iterator[list[Busy]]:
         writer.db.close()
 
 
-def test_while_others_write_it_is_everything_at_its_end(
+def test_a_backup_during_writes_is_everything_at_its_end(
     kv: Kv, alone: Kv, busy_writers: list[Busy], serving: Serving, tmp_path: pathlib.Path
 ) -> None:
     with client(kv) as db:
         db.set_many({f"filler{number}": bytes(100) for number in range(20_000)})
         for attempt in range(3):
             before = sum(writer.commits for writer in busy_writers)
-            told = json.loads(kv.ok("backup", "--json", str(tmp_path / f"b{attempt}")))
-            expected = everything(db, told["version"])
+            report = json.loads(kv.ok("backup", "--json", str(tmp_path / f"b{attempt}")))
+            expected = everything(db, report["version"])
             assert sum(writer.commits for writer in busy_writers) > before
             alone.ok("restore", str(tmp_path / f"b{attempt}"), str(tmp_path / f"d{attempt}"))
             assert restored(serving, str(tmp_path / f"d{attempt}")) == expected
-            assert told["keys"] == len(expected)
+            assert report["keys"] == len(expected)
 
 
-def test_lifetimes_come_along_and_ephemeral_keys_do_not(
+def test_a_backup_has_the_times_to_live_and_no_ephemeral_keys(
     kv: Kv, alone: Kv, serving: Serving, data: str, file: str
 ) -> None:
     with client(kv) as db:
@@ -148,7 +148,7 @@ def test_lifetimes_come_along_and_ephemeral_keys_do_not(
     assert 0 < json.loads(new.ok("ttl", "--json", "soon"))["soon"] <= 3600
 
 
-def test_an_earlier_backup_stays_until_the_new_one_is_whole(kv: Kv, alone: Kv, file: str) -> None:
+def test_an_earlier_backup_stays_until_the_new_one_is_complete(kv: Kv, alone: Kv, file: str) -> None:
     kv.ok("set", "a=1")
     kv.ok("backup", file)
     os.chmod(file, 0o640)
@@ -161,16 +161,16 @@ def test_an_earlier_backup_stays_until_the_new_one_is_whole(kv: Kv, alone: Kv, f
     assert os.listdir(os.path.dirname(file)) == ["kvd.backup"]
 
 
-def test_where_a_backup_cannot_be_written(kv: Kv, tmp_path: pathlib.Path) -> None:
+def test_a_backup_that_cannot_be_written_ends_with_74(kv: Kv, tmp_path: pathlib.Path) -> None:
     kv.ok("set", "a=1")
     assert "No space left" in kv.fails(74, "backup", "/dev/full")
     assert "No such file" in kv.fails(74, "backup", str(tmp_path / "missing" / "file"))
     with open("/dev/full", "wb") as full:
-        done = subprocess.run(  # noqa: S603 (the command under test)
+        result = subprocess.run(  # noqa: S603 (the command under test)
             [*KV, "backup", "-"], stdout=full, stderr=subprocess.PIPE, env=kv.environment(), timeout=DEADLINE_S,
             check=False,
         )  # fmt: skip
-    assert (done.returncode, done.stderr.count(b"\n")) == (74, 1)
+    assert (result.returncode, result.stderr.count(b"\n")) == (74, 1)
 
 
 def test_a_backup_is_not_for_a_terminal(kv: Kv) -> None:
@@ -194,7 +194,7 @@ def test_wrong_usage(alone: Kv, tmp_path: pathlib.Path) -> None:
 # ---------------------------------------------------------------------- restore
 
 
-def test_what_is_no_backup_is_refused_and_leaves_nothing(alone: Kv, tmp_path: pathlib.Path) -> None:
+def test_restore_refuses_a_file_that_is_no_backup_and_leaves_nothing(alone: Kv, tmp_path: pathlib.Path) -> None:
     new = tmp_path / "new"
     (tmp_path / "text").write_text("This is a text, and longer than the header of a backup would be.\n" * 3)
     assert "not a file of its kind" in alone.fails(65, "restore", str(tmp_path / "text"), str(new))
@@ -204,7 +204,9 @@ def test_what_is_no_backup_is_refused_and_leaves_nothing(alone: Kv, tmp_path: pa
     assert not new.exists()
 
 
-def test_a_directory_that_has_something_is_left_alone(kv: Kv, alone: Kv, tmp_path: pathlib.Path, file: str) -> None:
+def test_restore_leaves_a_directory_that_is_not_empty_alone(
+    kv: Kv, alone: Kv, tmp_path: pathlib.Path, file: str
+) -> None:
     kv.ok("backup", file)
     (tmp_path / "full").mkdir(mode=0o700)
     (tmp_path / "full" / "letter").write_text("dear")
@@ -212,7 +214,7 @@ def test_a_directory_that_has_something_is_left_alone(kv: Kv, alone: Kv, tmp_pat
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["letter"]
 
 
-def test_a_directory_in_use_is_neither_read_nor_written(serving: Serving, alone: Kv, data: str, file: str) -> None:
+def test_restore_and_check_refuse_a_directory_in_use(serving: Serving, alone: Kv, data: str, file: str) -> None:
     kv, _ = serving("--data-dir", data)
     kv.ok("backup", file)
     assert "already running" in alone.fails(75, "restore", data, data + "2")
@@ -221,7 +223,7 @@ def test_a_directory_in_use_is_neither_read_nor_written(serving: Serving, alone:
     assert kv.ok("ping")
 
 
-def test_a_data_directory_as_it_was_at_a_version_and_at_a_time(
+def test_a_data_directory_is_restored_as_it_was_at_a_version_and_at_a_time(
     serving: Serving, alone: Kv, data: str, tmp_path: pathlib.Path
 ) -> None:
     kv, process = serving("--data-dir", data)
@@ -234,13 +236,13 @@ def test_a_data_directory_as_it_was_at_a_version_and_at_a_time(
         for name, to in (("v", str(version)), ("t", times[version - 1])):
             new = str(tmp_path / f"{name}{version}")
             assert alone.ok("restore", "--to", to, data, new).startswith(f"Restored: version {version} of ")
-            found = restored(serving, new)
-            assert found == {"n": b"%d" % version, **{f"k{n}": b"x" for n in range(1, version + 1)}}
+            contents = restored(serving, new)
+            assert contents == {"n": b"%d" % version, **{f"k{n}": b"x" for n in range(1, version + 1)}}
     assert "ends with version 5" in alone.fails(1, "restore", "--to", "6", data, str(tmp_path / "no"))
     assert not (tmp_path / "no").exists()
 
 
-def test_values_that_only_the_memory_has_forgotten(
+def test_restore_finds_values_in_the_log_that_the_daemon_has_forgotten(
     serving: Serving, alone: Kv, data: str, tmp_path: pathlib.Path
 ) -> None:
     (tmp_path / "kvd.toml").write_text('[[prefix]]\nprefix = "n"\nhistory_ms = 1\n')
@@ -254,7 +256,7 @@ def test_values_that_only_the_memory_has_forgotten(
     assert restored(serving, data + "2") == {"n": b"0"}
 
 
-def test_history_comes_along_from_a_data_directory(serving: Serving, alone: Kv, data: str) -> None:
+def test_restore_from_a_data_directory_keeps_the_history(serving: Serving, alone: Kv, data: str) -> None:
     kv, process = serving("--data-dir", data)
     for number in range(5):
         kv.ok("set", f"n={number}")
@@ -267,8 +269,8 @@ def test_history_comes_along_from_a_data_directory(serving: Serving, alone: Kv, 
     assert new.ok("get", "--raw", "n") == "2"
 
 
-def test_what_is_restored_is_another_store(serving: Serving, alone: Kv, data: str) -> None:
-    """So that nobody takes its versions for those of the old one."""
+def test_a_restored_store_has_an_id_of_its_own(serving: Serving, alone: Kv, data: str) -> None:
+    """So no client takes its versions for those of the old store."""
     kv, process = serving("--data-dir", data)
     kv.ok("set", "a=1")
     process.send_signal(signal.SIGTERM)
@@ -281,7 +283,9 @@ def test_what_is_restored_is_another_store(serving: Serving, alone: Kv, data: st
     assert ids[0] != ids[1]
 
 
-def test_further_back_than_the_log_reaches(serving: Serving, alone: Kv, data: str, tmp_path: pathlib.Path) -> None:
+def test_restore_refuses_a_point_that_is_older_than_the_log(
+    serving: Serving, alone: Kv, data: str, tmp_path: pathlib.Path
+) -> None:
     config = tmp_path / "kvd.toml"
     config.write_text("[history]\nmax_versions = 2\n")
     kv, process = serving("--data-dir", data, "--config", str(config))
@@ -303,19 +307,19 @@ def big(kv: Kv) -> None:
             db.set_many({f"key{number}": bytes(100) for number in range(begin, begin + 5_000)})
 
 
-def test_a_restore_that_is_killed_can_be_done_again(
+def test_a_killed_restore_can_be_repeated(
     kv: Kv, alone: Kv, serving: Serving, tmp_path: pathlib.Path, file: str
 ) -> None:
-    """At any moment: no daemon starts on what is there, or all of it is there."""
+    """After a kill at any moment, either no daemon starts on the directory, or all of it is there."""
     big(kv)
     kv.ok("backup", file)
     with client(kv) as db:
         expected = everything(db)
-    halves = 0
+    unfinished = 0
     for attempt in range(KILLS):
         new = tmp_path / f"new{attempt}"
         process = alone.start("restore", file, str(new))
-        # From nothing at all to nearly the end.
+        # The kills come between the start and nearly the end.
         wanted = os.stat(file).st_size * attempt // KILLS
         while process.poll() is None and _bytes_in(new) < wanted:
             pass
@@ -323,14 +327,14 @@ def test_a_restore_that_is_killed_can_be_done_again(
         process.wait(DEADLINE_S)
         refused = alone("check", str(new)) if _is_begun(new) else None
         if refused is not None and refused.returncode != 0:
-            halves += 1
+            unfinished += 1
             assert b"do it again" in refused.stderr
             start = alone("serve", "--data-dir", str(new))
             assert (start.returncode, b"do it again" in start.stderr) == (65, True)
         if refused is None or refused.returncode != 0:
             alone.ok("restore", file, str(new))
         assert restored(serving, str(new)) == expected
-    assert halves
+    assert unfinished
 
 
 def _is_begun(directory: pathlib.Path) -> bool:
@@ -345,7 +349,7 @@ def _bytes_in(directory: pathlib.Path) -> int:
         return 0
 
 
-def test_a_bar_on_a_terminal(kv: Kv, alone: Kv, tmp_path: pathlib.Path, file: str) -> None:
+def test_restore_and_recovery_show_a_bar_on_a_terminal(kv: Kv, alone: Kv, tmp_path: pathlib.Path, file: str) -> None:
     with client(kv) as db:
         for begin in range(0, 400_000, 20_000):
             db.set_many({f"key{number}": bytes(100) for number in range(begin, begin + 20_000)})
@@ -369,7 +373,7 @@ def test_a_bar_on_a_terminal(kv: Kv, alone: Kv, tmp_path: pathlib.Path, file: st
 # ---------------------------------------------------------------------- checkpoint
 
 
-def test_a_checkpoint_on_demand(serving: Serving, data: str) -> None:
+def test_checkpoint_writes_one_now(serving: Serving, data: str) -> None:
     kv, _ = serving("--data-dir", data)
     kv.ok("set", "a=1", "b=2")
     assert kv.ok("checkpoint") == "Checkpoint written.\n"
@@ -377,5 +381,5 @@ def test_a_checkpoint_on_demand(serving: Serving, data: str) -> None:
     assert "kv: version 1\n" in kv("checkpoint", "-v").stderr.decode()
 
 
-def test_without_a_data_directory_there_is_none(kv: Kv) -> None:
+def test_checkpoint_is_refused_without_a_data_directory(kv: Kv) -> None:
     assert "--data-dir" in kv.fails(5, "checkpoint")

@@ -1,4 +1,4 @@
-"""``kv bench``: what it says agrees with what the daemon counted, and nothing of it is left behind."""
+"""``kv bench``: its figures agree with the daemon's counters, and it leaves nothing in the store."""
 
 import json
 import os
@@ -31,19 +31,19 @@ def names(kv: Kv) -> list[str]:
         return [item.key for item in db.scan(keys_only=True)]
 
 
-def measured(kv: Kv, *options: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(kv.ok("bench", "--json", *options))
-    return found
+def run_bench(kv: Kv, *options: str) -> dict[str, Any]:
+    report: dict[str, Any] = json.loads(kv.ok("bench", "--json", *options))
+    return report
 
 
 @contextmanager
-def counted(kv: Kv) -> Iterator[dict[str, int]]:
-    """How much the daemon's counters rise meanwhile."""
-    risen: dict[str, int] = {}
+def counter_increase(kv: Kv) -> Iterator[dict[str, int]]:
+    """How much the daemon's counters rise within the block."""
+    increase: dict[str, int] = {}
     with client(kv) as db:
         before = db.metrics()
-        yield risen
-        risen |= {name: value - before[name] for name, value in db.metrics().items()}
+        yield increase
+        increase |= {name: value - before[name] for name, value in db.metrics().items()}
 
 
 @pytest.mark.parametrize(
@@ -59,65 +59,65 @@ def counted(kv: Kv) -> Iterator[dict[str, int]]:
     ],
     ids=" ".join,
 )
-def test_what_it_counts_is_what_the_daemon_counts(shared_kv: Kv, options: list[str]) -> None:
-    with counted(shared_kv) as risen:
-        found = measured(shared_kv, "--keys", "300", *options)
-    gets, sets = (found["by_operation"].get(name, 0) for name in ("get", "set"))
+def test_bench_and_daemon_count_the_same(shared_kv: Kv, options: list[str]) -> None:
+    with counter_increase(shared_kv) as increase:
+        report = run_bench(shared_kv, "--keys", "300", *options)
+    gets, sets = (report["by_operation"].get(name, 0) for name in ("get", "set"))
     if "--requests" in options:
-        assert gets + sets == found["operations"] == int(options[1])
-    assert found["operations"] > 0
-    assert risen["set_operations"] == sets + 300  # and the keys that were loaded
-    assert risen["delete_operations"] == 300
+        assert gets + sets == report["operations"] == int(options[1])
+    assert report["operations"] > 0
+    assert increase["set_operations"] == sets + 300  # and the keys that were loaded
+    assert increase["delete_operations"] == 300
     if "--near-cache" in options:
-        near = found["near_cache"]
+        near = report["near_cache"]
         assert near["hits"] + near["misses"] + near["refetches"] == gets
-        assert risen["get_operations"] == near["misses"] + near["refetches"] + near["refreshed"]
+        assert increase["get_operations"] == near["misses"] + near["refetches"] + near["refreshed"]
         assert near["hits"] > 0
     else:
-        assert risen["get_operations"] == gets
-        assert found["timed"] == found["operations"]
+        assert increase["get_operations"] == gets
+        assert report["timed"] == report["operations"]
 
 
-def test_all_four_operations_are_made(shared_kv: Kv) -> None:
-    with counted(shared_kv) as risen:
-        found = measured(shared_kv, "--keys", "50", "--requests", "4000", "--mix", "get=1,set=2,del=3,incr=4")
-    made = found["by_operation"]
-    assert list(found["settings"]["mix"].values()) == [0.1, 0.2, 0.3, 0.4]
-    assert sum(made.values()) == 4000
-    assert made["get"] < made["set"] < made["del"] < made["incr"]
-    assert risen["get_operations"] == made["get"]
-    assert risen["set_operations"] == made["set"] + made["incr"] + 50
-    assert risen["keys_stored"] == 0
+def test_a_mix_runs_all_four_operations(shared_kv: Kv) -> None:
+    with counter_increase(shared_kv) as increase:
+        report = run_bench(shared_kv, "--keys", "50", "--requests", "4000", "--mix", "get=1,set=2,del=3,incr=4")
+    operations = report["by_operation"]
+    assert list(report["settings"]["mix"].values()) == [0.1, 0.2, 0.3, 0.4]
+    assert sum(operations.values()) == 4000
+    assert operations["get"] < operations["set"] < operations["del"] < operations["incr"]
+    assert increase["get_operations"] == operations["get"]
+    assert increase["set_operations"] == operations["set"] + operations["incr"] + 50
+    assert increase["keys_stored"] == 0
 
 
-def test_the_seed_decides_what_is_asked_for(shared_kv: Kv) -> None:
-    asked = ["--keys", "50", "--requests", "500", "--reads", "50"]
-    first, again, other = (measured(shared_kv, *asked, "--seed", seed)["by_operation"] for seed in ("7", "7", "8"))
+def test_the_seed_decides_the_operations(shared_kv: Kv) -> None:
+    options = ["--keys", "50", "--requests", "500", "--reads", "50"]
+    first, again, other = (run_bench(shared_kv, *options, "--seed", seed)["by_operation"] for seed in ("7", "7", "8"))
     assert first == again != other
 
 
 def test_json_has_every_figure(shared_kv: Kv) -> None:
-    found = measured(shared_kv, "--keys", "10", "--requests", "1000", "--connections", "3")
-    assert set(found) == {
+    report = run_bench(shared_kv, "--keys", "10", "--requests", "1000", "--connections", "3")
+    assert set(report) == {
         "settings", "seconds", "operations", "operations_per_second", "by_operation", "errors", "latency_us", "timed",
         "histogram", "processor", "limit", "verdict", "near_cache", "load_seconds",
     }  # fmt: skip
-    assert found["settings"] == {
+    assert report["settings"] == {
         "mix": {"get": 0.95, "set": 0.05}, "keys": 10, "value_bytes": 64, "connections": 3, "processes": 1,
         "pipeline": 1, "distribution": "uniform", "near_cache": False, "seed": 1, "requests": 1000, "duration_s": None,
     }  # fmt: skip
-    latency = found["latency_us"]
+    latency = report["latency_us"]
     assert list(latency) == ["p50", "p90", "p99", "p99.9", "max"]
     assert 0 < latency["p50"] <= latency["p90"] <= latency["p99"] <= latency["p99.9"] <= latency["max"]
-    assert sum(count for _, count in found["histogram"]) == 1000
-    assert found["errors"] == {}
-    assert found["near_cache"] is None
-    assert found["limit"] in ("clients", "daemon", "both", "machine", "waiting")
-    assert found["processor"]["daemon"] is not None
-    assert found["operations_per_second"] == pytest.approx(1000 / found["seconds"], rel=1e-3)
+    assert sum(count for _, count in report["histogram"]) == 1000
+    assert report["errors"] == {}
+    assert report["near_cache"] is None
+    assert report["limit"] in ("clients", "daemon", "both", "machine", "waiting")
+    assert report["processor"]["daemon"] is not None
+    assert report["operations_per_second"] == pytest.approx(1000 / report["seconds"], rel=1e-3)
 
 
-def test_text_ends_with_who_was_the_limit(shared_kv: Kv) -> None:
+def test_the_text_ends_with_the_verdict(shared_kv: Kv) -> None:
     *lines, verdict = shared_kv.ok("bench", "--keys", "10", "--requests", "1000").splitlines()
     assert lines[0] == "95 % get, 5 % set; 10 keys (uniform) of 64 bytes; 16 connection(s), 1 request(s) a frame"
     assert lines[2].startswith("operations   1,000 in ")
@@ -128,7 +128,7 @@ def test_text_ends_with_who_was_the_limit(shared_kv: Kv) -> None:
     assert shared_kv.ok("bench", "--keys", "10", "--requests", "100", "--quiet") == ""
 
 
-def test_the_keys_of_others_stay_as_they_are(kv: Kv) -> None:
+def test_other_keys_stay_as_they_are(kv: Kv) -> None:
     others = {f"{PREFIX}mine": b"1", PREFIX: b"2", "kv-bench": b"3", "z": b"4"}
     with client(kv) as db:
         db.set_many(others)
@@ -140,16 +140,16 @@ def test_the_keys_of_others_stay_as_they_are(kv: Kv) -> None:
 
 @contextmanager
 def running(kv: Kv, *options: str) -> "Iterator[subprocess.Popen[bytes]]":
-    """A benchmark that is at work, in a process group of its own."""
+    """A benchmark that is under way, in a process group of its own."""
     process = None
     with client(kv) as db, db.watch(PREFIX) as watch:
-        watch.wait(0)  # connected: what happens from now on is seen
+        watch.wait(0)  # connects, so the watch sees every later change
         try:
             process = kv.start(
                 "bench", "--keys", "10", "--reads", "0", "--duration", "1h", "--processes", "2", *options,
                 stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
             )  # fmt: skip
-            for _ in range(100):  # more than loading alone
+            for _ in range(100):  # more commits than the load has
                 assert watch.wait(DEADLINE_S) is not None
             yield process
         finally:
@@ -171,7 +171,7 @@ def workers_of(process: "subprocess.Popen[bytes]") -> list[int]:
     ids=["wire", "frames under way", "near"],
 )
 def test_an_interrupted_benchmark_leaves_nothing(kv: Kv, number: int, options: list[str]) -> None:
-    """Ctrl-c reaches its workers too; what they had sent by then has run before the keys are removed."""
+    """Ctrl-c reaches the workers, too. The requests that they have sent by then run before the keys are removed."""
     with running(kv, *options) as process:
         os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
         out, error = process.communicate(timeout=DEADLINE_S)
@@ -210,29 +210,29 @@ def test_a_daemon_that_is_killed_ends_the_benchmark(
         daemon.kill()
         out, error = process.communicate(timeout=DEADLINE_S)
     assert (process.returncode, out) == (69, b"")
-    said = error.decode().splitlines()
-    assert said[0].startswith(f"kv: warning: keys below {PREFIX}")
-    assert said[1:] == ["kv: error: the daemon closed a connection during the benchmark"]
+    text = error.decode().splitlines()
+    assert text[0].startswith(f"kv: warning: keys below {PREFIX}")
+    assert text[1:] == ["kv: error: the daemon closed a connection during the benchmark"]
 
 
-def test_where_there_is_no_daemon(alone: Kv) -> None:
+def test_bench_without_a_daemon_ends_with_69(alone: Kv) -> None:
     assert "no daemon at" in alone.fails(69, "bench")
 
 
-def test_what_the_daemon_refuses_is_counted(
+def test_refused_requests_are_counted_as_errors(
     serving: Callable[..., "tuple[Kv, object]"], tmp_path: pathlib.Path
 ) -> None:
     config = tmp_path / "kvd.toml"
     config.write_text("[limits]\nmax_requests_per_frame = 4\n")
     kv, _ = serving("--config", str(config))
-    done = kv("bench", "--keys", "10", "--requests", "800", "--pipeline", "8", "--connections", "1", "--json")
-    found = json.loads(done.stdout)
-    assert (done.returncode, done.stderr) == (5, b"")
-    assert (found["errors"], found["operations"]) == ({"too_large": 800}, 0)
+    result = kv("bench", "--keys", "10", "--requests", "800", "--pipeline", "8", "--connections", "1", "--json")
+    report = json.loads(result.stdout)
+    assert (result.returncode, result.stderr) == (5, b"")
+    assert (report["errors"], report["operations"]) == ({"too_large": 800}, 0)
     assert names(kv) == []
 
 
-def test_values_that_the_daemon_does_not_take_are_one_error(
+def test_a_value_that_the_daemon_refuses_is_one_error(
     serving: Callable[..., "tuple[Kv, object]"], tmp_path: pathlib.Path
 ) -> None:
     config = tmp_path / "kvd.toml"
@@ -242,7 +242,7 @@ def test_values_that_the_daemon_does_not_take_are_one_error(
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "text"),
     [
         ("--mix get", "--mix is"), ("--mix get=0", "--mix is"), ("--mix get=1,get=1", "--mix is"),
         ("--mix get=nan", "--mix is"), ("--mix get=-1", "--mix is"), ("--mix scan=1", "--mix is"),
@@ -264,11 +264,11 @@ def test_values_that_the_daemon_does_not_take_are_one_error(
         ("key", "no operands"),
     ],
 )  # fmt: skip
-def test_wrong_options_are_refused(alone: Kv, words: str, said: str) -> None:
-    assert said in alone.fails(2, "bench", *words.split())
+def test_wrong_options_are_refused(alone: Kv, words: str, text: str) -> None:
+    assert text in alone.fails(2, "bench", *words.split())
 
 
-def test_it_works_over_tcp(serving: Callable[..., "tuple[Kv, object]"], tmp_path: pathlib.Path) -> None:
+def test_bench_works_over_tcp(serving: Callable[..., "tuple[Kv, object]"], tmp_path: pathlib.Path) -> None:
     token = tmp_path / "token"
     token.write_text("a-token-of-some-length\n")
     token.chmod(0o600)
@@ -277,8 +277,8 @@ def test_it_works_over_tcp(serving: Callable[..., "tuple[Kv, object]"], tmp_path
         address = f"127.0.0.1:{free.getsockname()[1]}"
     kv, _ = serving("--tcp", address, "--token-file", str(token))
     options = ["--keys", "10", "--requests", "500", "-s", f"tcp://{address}"]
-    found = measured(kv, *options, "--token-file", str(token))
-    assert (found["operations"], found["limit"]) == (500, "unknown")
+    report = run_bench(kv, *options, "--token-file", str(token))
+    assert (report["operations"], report["limit"]) == (500, "unknown")
     kv.fails(4, "bench", *options)
 
 

@@ -1,4 +1,4 @@
-"""What ``kv bench`` computes with: the histogram, the choice of keys, and whom it calls the limit."""
+"""The parts with which ``kv bench`` computes: the histogram, the choice of keys, the verdict."""
 
 import math
 import os
@@ -18,7 +18,7 @@ VALUES = st.lists(st.integers(0, 1 << 39), min_size=1, max_size=200)
 
 @settings(deadline=None)
 @given(st.integers(0, (1 << 40) - 1))
-def test_a_bucket_is_as_wide_as_a_64th_of_its_values_at_most(value: int) -> None:
+def test_a_bucket_is_at_most_a_64th_of_its_values_wide(value: int) -> None:
     index = bucket(value)
     highest = highest_in(index)
     assert value <= highest <= value + value // 64
@@ -51,7 +51,7 @@ def test_two_histograms_add_up(some: list[int], others: list[int]) -> None:
     assert (list(one.filled()), one.max) == (list(together.filled()), together.max)
 
 
-def test_the_longest_times_are_counted_too() -> None:
+def test_times_beyond_the_last_bucket_are_counted() -> None:
     histogram = Histogram()
     for value in (1 << 62, (1 << 40) - 1, -5):
         histogram.record(value)
@@ -102,7 +102,7 @@ def test_tallies_of_processes_side_by_side_add_up() -> None:
         tally.near_cache = {"hits": number}
     together = Tally()
     for tally in parts:
-        together.add(tally.told())
+        together.add(tally.report())
     assert (together.operations, together.errors, together.near_cache) == ({"get": 2}, {"too_large": 3}, {"hits": 3})
     assert (together.seconds, together.processor_s, together.done) == (2.0, 1.0, 5)
     assert (together.histogram.total, together.histogram.max) == (2, 2_000)
@@ -116,7 +116,7 @@ def test_tallies_of_processes_side_by_side_add_up() -> None:
         (0.99, None, 1, True, "clients"), (0.3, 0.99, 1, True, "daemon"), (1.3, 0.7, 4, False, "machine"),
     ],
 )  # fmt: skip
-def test_who_was_the_limit(
+def test_the_verdict_names_the_limit(
     monkeypatch: pytest.MonkeyPatch, clients: float, daemon: float | None, processes: int, near: bool, limit: str
 ) -> None:
     monkeypatch.setattr("kv.cli.bench.processor.cores", lambda: 2)
@@ -125,7 +125,7 @@ def test_who_was_the_limit(
     assert sentence.endswith(".")
 
 
-def test_processor_time_is_read_or_said_to_be_unknown() -> None:
+def test_processor_time_is_read_or_unknown() -> None:
     own = used_s(os.getpid())
     assert own is not None
     assert own == pytest.approx(sum(os.times()[:2]), abs=0.1)
@@ -133,7 +133,7 @@ def test_processor_time_is_read_or_said_to_be_unknown() -> None:
     assert cores() >= 1
 
 
-def test_the_daemon_s_process_is_only_known_by_the_kernel_s_word() -> None:
+def test_the_pid_of_the_daemon_is_known_only_from_the_kernel() -> None:
     assert daemon_pid(17, 17) == 17
-    assert daemon_pid(17, None) is None  # over TCP: it may be another host's
-    assert daemon_pid(os.getpid(), 1) is None  # behind systemd's socket, and no daemon
+    assert daemon_pid(17, None) is None  # over TCP: the process may run on another host
+    assert daemon_pid(os.getpid(), 1) is None  # a socket of systemd, and a process that is no daemon

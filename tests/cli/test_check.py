@@ -1,4 +1,4 @@
-"""``kv check``: what it says of sound, torn and damaged data directories, and what ``--salvage`` makes of them."""
+"""``kv check`` on sound, torn and damaged data directories, and what ``--salvage`` saves of them."""
 
 import json
 import os
@@ -18,15 +18,15 @@ Serving = Callable[..., tuple[Kv, "subprocess.Popen[bytes]"]]
 
 
 def contents(directory: pathlib.Path) -> dict[str, tuple[bytes, int]]:
-    """All files, with when they were changed."""
+    """All files, with the times of their last changes."""
     return {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in directory.iterdir()}
 
 
 @pytest.fixture
-def left(serving: Serving, tmp_path: pathlib.Path) -> Callable[[signal.Signals], pathlib.Path]:
-    """A data directory with ten commits of one key, whose daemon was sent a signal."""
+def left_by(serving: Serving, tmp_path: pathlib.Path) -> Callable[[signal.Signals], pathlib.Path]:
+    """Make a data directory with ten commits of one key, and end its daemon with a signal."""
 
-    def leave(number: signal.Signals) -> pathlib.Path:
+    def end_with(number: signal.Signals) -> pathlib.Path:
         kv, process = serving("--data-dir", str(tmp_path / "data"))
         for value in range(1, 11):
             kv.ok("set", f"n={value}")
@@ -34,7 +34,7 @@ def left(serving: Serving, tmp_path: pathlib.Path) -> Callable[[signal.Signals],
         process.wait(DEADLINE_S)
         return tmp_path / "data"
 
-    return leave
+    return end_with
 
 
 def flip(path: pathlib.Path, what: bytes) -> None:
@@ -44,19 +44,21 @@ def flip(path: pathlib.Path, what: bytes) -> None:
     path.write_bytes(data)
 
 
-def test_a_sound_directory(left: Callable[[signal.Signals], pathlib.Path], alone: Kv) -> None:
-    data = left(signal.SIGTERM)
+def test_check_finds_a_sound_directory(left_by: Callable[[signal.Signals], pathlib.Path], alone: Kv) -> None:
+    data = left_by(signal.SIGTERM)
     before = contents(data)
     assert re.fullmatch(r"Sound: version 10 of 20\d\d-.*, 1 key\n", alone.ok("check", str(data)))
-    told = json.loads(alone.ok("check", "--json", str(data)))
-    assert (told["sound"], told["version"], told["keys"], told["clean"]) == (True, 10, 1, True)
-    assert (told["torn"], told["damages"], told["salvage"]) == (None, [], None)
+    report = json.loads(alone.ok("check", "--json", str(data)))
+    assert (report["sound"], report["version"], report["keys"], report["clean"]) == (True, 10, 1, True)
+    assert (report["torn"], report["damages"], report["salvage"]) == (None, [], None)
     assert alone.ok("check", "-q", str(data)) == ""
     assert contents(data) == before
 
 
-def test_after_kill_9(left: Callable[[signal.Signals], pathlib.Path], alone: Kv) -> None:
-    data = left(signal.SIGKILL)
+def test_check_after_kill_9_finds_that_nothing_is_missing(
+    left_by: Callable[[signal.Signals], pathlib.Path], alone: Kv
+) -> None:
+    data = left_by(signal.SIGKILL)
     before = contents(data)
     text = alone.ok("check", str(data))
     assert "Sound: version 10" in text
@@ -64,32 +66,32 @@ def test_after_kill_9(left: Callable[[signal.Signals], pathlib.Path], alone: Kv)
     assert contents(data) == before
 
 
-def test_a_torn_tail(left: Callable[[signal.Signals], pathlib.Path], alone: Kv) -> None:
-    data = left(signal.SIGKILL)
+def test_check_names_a_torn_tail(left_by: Callable[[signal.Signals], pathlib.Path], alone: Kv) -> None:
+    data = left_by(signal.SIGKILL)
     log = data / "0000000001.log"
-    whole = log.read_bytes()
-    end = len(whole.rstrip(b"\0"))
-    log.write_bytes(whole[: end - 2])
+    content = log.read_bytes()
+    end = len(content.rstrip(b"\0"))
+    log.write_bytes(content[: end - 2])
     text = alone.ok("check", str(data))
     assert "Sound: version" in text
-    assert re.search(rf"{log} is torn at byte \d+: the next start leaves out \d+ bytes behind version", text)
+    assert re.search(rf"{log} is torn at byte \d+: the next start leaves out \d+ bytes after version", text)
 
 
-def test_damage_is_named_and_what_is_before_it_is_saved(
-    left: Callable[[signal.Signals], pathlib.Path], alone: Kv, serving: Serving, tmp_path: pathlib.Path
+def test_check_names_damage_and_salvage_saves_what_is_before_it(
+    left_by: Callable[[signal.Signals], pathlib.Path], alone: Kv, serving: Serving, tmp_path: pathlib.Path
 ) -> None:
-    data = left(signal.SIGTERM)
+    data = left_by(signal.SIGTERM)
     flip(data / "0000000001.log", b"\xa1n\x91\xc4\x017")  # the value of the seventh commit
     before = contents(data)
-    done = alone("check", str(data))
-    text = done.stdout.decode()
-    assert (done.returncode, done.stderr) == (65, b"")
+    result = alone("check", str(data))
+    text = result.stdout.decode()
+    assert (result.returncode, result.stderr) == (65, b"")
     assert re.search(r"^Damaged: .*/0000000001.log at byte \d+: version 7 was on disk and cannot be read$", text, re.M)
     assert re.search(r"^Can be saved: all as of version 6 of 20\d\d", text, re.M)
     assert "Would be lost: versions 7 to 10\n" in text
     assert f"kv check --salvage {data} NEWDIR\n" in text
-    told = json.loads(alone("check", "--json", str(data)).stdout)
-    assert (told["sound"], told["version"], told["salvage"]["version"], told["salvage"]["lost_versions"]) == (
+    report = json.loads(alone("check", "--json", str(data)).stdout)
+    assert (report["sound"], report["version"], report["salvage"]["version"], report["salvage"]["lost_versions"]) == (
         False, None, 6, 4
     )  # fmt: skip
     start = alone.fails(65, "serve", "--data-dir", str(data))
@@ -101,9 +103,7 @@ def test_damage_is_named_and_what_is_before_it_is_saved(
     assert restored(serving, str(tmp_path / "saved")) == {"n": b"6"}
 
 
-def test_a_later_checkpoint_saves_what_is_behind_the_damage(
-    serving: Serving, alone: Kv, tmp_path: pathlib.Path
-) -> None:
+def test_a_later_checkpoint_saves_what_is_after_the_damage(serving: Serving, alone: Kv, tmp_path: pathlib.Path) -> None:
     data = tmp_path / "data"
     kv, process = serving("--data-dir", str(data))
     kv.ok("set", "n=marker")
@@ -113,25 +113,25 @@ def test_a_later_checkpoint_saves_what_is_behind_the_damage(
     process.send_signal(signal.SIGTERM)
     process.wait(DEADLINE_S)
     flip(data / "0000000001.log", b"marker")
-    done = alone("check", str(data))
-    assert (done.returncode, b"only history, before version 2\n" in done.stdout) == (65, True)
+    result = alone("check", str(data))
+    assert (result.returncode, b"only history, before version 2\n" in result.stdout) == (65, True)
     alone.ok("check", "--salvage", str(data), str(tmp_path / "saved"))
     assert restored(serving, str(tmp_path / "saved")) == {"n": b"marker", "m": b"1", "k": b"2"}
 
 
-def test_nothing_is_left_to_be_saved(left: Callable[[signal.Signals], pathlib.Path], alone: Kv) -> None:
-    data = left(signal.SIGTERM)
+def test_check_says_when_nothing_can_be_saved(left_by: Callable[[signal.Signals], pathlib.Path], alone: Kv) -> None:
+    data = left_by(signal.SIGTERM)
     (data / "0000000001.log").write_bytes(b"rubbish")
-    done = alone("check", str(data))
-    assert (done.returncode, b"Nothing can be saved" in done.stdout) == (65, True)
+    result = alone("check", str(data))
+    assert (result.returncode, b"Nothing can be saved" in result.stdout) == (65, True)
     assert "nothing of" in alone.fails(65, "check", "--salvage", str(data), str(data) + "2")
     assert not os.path.exists(str(data) + "2")
 
 
-def test_a_format_from_the_future(left: Callable[[signal.Signals], pathlib.Path], alone: Kv) -> None:
+def test_check_refuses_a_newer_format(left_by: Callable[[signal.Signals], pathlib.Path], alone: Kv) -> None:
     from binascii import crc32
 
-    data = left(signal.SIGTERM)
+    data = left_by(signal.SIGTERM)
     log = data / "0000000001.log"
     raw = bytearray(log.read_bytes())
     raw[8] = 2
@@ -140,16 +140,16 @@ def test_a_format_from_the_future(left: Callable[[signal.Signals], pathlib.Path]
     assert "has format 2" in alone.fails(65, "check", str(data))
 
 
-def test_what_is_no_data_directory(alone: Kv, tmp_path: pathlib.Path) -> None:
-    assert "is no data directory" in alone.fails(1, "check", str(tmp_path))
+def test_check_refuses_what_is_not_a_data_directory(alone: Kv, tmp_path: pathlib.Path) -> None:
+    assert "is not a data directory" in alone.fails(1, "check", str(tmp_path))
     assert "No such file" in alone.fails(74, "check", str(tmp_path / "missing"))
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_sound_directory_is_salvaged_whole(
-    left: Callable[[signal.Signals], pathlib.Path], alone: Kv, serving: Serving, tmp_path: pathlib.Path
+def test_a_sound_directory_is_salvaged_completely(
+    left_by: Callable[[signal.Signals], pathlib.Path], alone: Kv, serving: Serving, tmp_path: pathlib.Path
 ) -> None:
-    data = left(signal.SIGKILL)
+    data = left_by(signal.SIGKILL)
     assert alone.ok("check", "--salvage", str(data), str(tmp_path / "saved")).startswith("Saved: version 10 of ")
     assert restored(serving, str(tmp_path / "saved")) == {"n": b"10"}
 

@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 Start = Callable[..., "tuple[Kv, subprocess.Popen[bytes]]"]
 
 
-def test_ping(kv: "Kv") -> None:
+def test_ping_prints_ok(kv: "Kv") -> None:
     assert kv.ok("ping") == "ok\n"
     assert kv.ok("ping", "-q") == ""
 
 
-def test_status(serving: Start) -> None:
+def test_status_prints_every_fact(serving: Start) -> None:
     kv, process = serving()
     facts = json.loads(kv.ok("status", "--json"))
     assert facts["pid"] == process.pid
@@ -29,15 +29,15 @@ def test_status(serving: Start) -> None:
 
 
 @pytest.mark.parametrize("command", ["ping", "status", "metrics", "reload", "shutdown", "ls"])
-def test_without_a_daemon_every_command_says_where_it_looked(alone: "Kv", command: str) -> None:
+def test_without_a_daemon_every_command_names_the_socket(alone: "Kv", command: str) -> None:
     assert str(alone.socket) in alone.fails(69, command)
 
 
-def test_reload_with_nothing_new(kv: "Kv") -> None:
+def test_reload_of_an_unchanged_configuration_says_so(kv: "Kv") -> None:
     assert kv.ok("reload") == "Nothing changed\n"
 
 
-def test_shutdown_returns_when_the_process_is_gone(serving: Start) -> None:
+def test_shutdown_returns_after_the_end_of_the_process(serving: Start) -> None:
     kv, process = serving()
     assert kv.ok("shutdown") == "Kvd stopped.\n"
     assert process.poll() == 0
@@ -45,8 +45,8 @@ def test_shutdown_returns_when_the_process_is_gone(serving: Start) -> None:
     kv.fails(69, "ping")
 
 
-def test_a_shutdown_that_takes_too_long_says_so(serving: Start) -> None:
-    """A stopped process cannot even answer."""
+def test_a_slow_shutdown_ends_with_5(serving: Start) -> None:
+    """A process that SIGSTOP has stopped cannot answer."""
     kv, process = serving()
     process.send_signal(signal.SIGSTOP)
     try:

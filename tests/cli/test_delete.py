@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from tests.harness.kv_command import Kv
 
 
-def test_del(kv: "Kv") -> None:
+def test_del_deletes_keys(kv: "Kv") -> None:
     kv.ok("set", "a=1", "b=2", "c=3")
     assert kv.ok("del", "a") == "Keys deleted\n"
     assert kv.ok("delete", "b", "c", "b") == "Keys deleted\n"
@@ -17,17 +17,17 @@ def test_del(kv: "Kv") -> None:
     assert kv.ok("metrics").startswith("Keys Stored: 0\n")
 
 
-def test_del_missing(kv: "Kv") -> None:
+def test_del_of_a_missing_key_ends_with_1(kv: "Kv") -> None:
     assert kv.fails(1, "del", "nothing") == "kv: error: no such key: nothing\n"
 
 
-def test_del_one_of_many_missing_deletes_nothing(kv: "Kv") -> None:
+def test_del_deletes_nothing_if_one_key_is_missing(kv: "Kv") -> None:
     kv.ok("set", "a=1", "b=2")
     assert kv.fails(1, "del", "a", "nothing", "b") == "kv: error: no such key: nothing\n"
     assert kv.ok("ls") == "a\nb\n"
 
 
-def test_ignore_missing(kv: "Kv") -> None:
+def test_ignore_missing_deletes_the_keys_that_exist(kv: "Kv") -> None:
     kv.ok("set", "a=1", "b=2")
     assert kv.ok("del", "--ignore-missing", "a", "nothing") == "Keys deleted\n"
     assert kv.ok("ls") == "b\n"
@@ -44,7 +44,7 @@ def test_wrong_usage_never_widens_the_scope(kv: "Kv", arguments: list[str]) -> N
     assert kv.ok("ls") == "a\n"
 
 
-def test_a_key_is_never_taken_for_another(kv: "Kv") -> None:
+def test_a_similar_key_is_another_key(kv: "Kv") -> None:
     kv.ok("set", "a=1")
     for near in ("a?force", "a/", "a#", "A", " a", "a "):
         kv.fails(1, "del", near)
@@ -67,7 +67,7 @@ def test_a_prefix_in_a_script_needs_yes(kv: "Kv") -> None:
     assert kv.ok("ls") == "q\n"
 
 
-def test_a_prefix_that_no_key_has(kv: "Kv") -> None:
+def test_a_prefix_that_no_key_has_ends_with_1(kv: "Kv") -> None:
     assert kv.fails(1, "del", "--prefix", "p/", "--yes") == "kv: error: no key begins with: p/\n"
     kv.ok("del", "--prefix", "p/", "--yes", "--ignore-missing")
 

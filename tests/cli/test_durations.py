@@ -13,7 +13,7 @@ from kv.cli.failures import UsageError
     [("10m", 600), ("1h30m", 5400), ("500ms", 0.5), ("2d", 172800), ("90", 90), ("1.5", 1.5), ("1.5h", 5400),
      ("1w", 604800), ("1m500ms", 60.5), ("1d2h3m4s", 93784)],
 )  # fmt: skip
-def test_what_is_a_duration(text: str, seconds: float) -> None:
+def test_a_duration_is_read(text: str, seconds: float) -> None:
     assert duration_s(text, "--ttl") == pytest.approx(seconds)
 
 
@@ -21,13 +21,13 @@ def test_what_is_a_duration(text: str, seconds: float) -> None:
     "text",
     ["", "m", "10x", "m10", "30m1h", "5m5m", "-5m", "5 m", "1e3", "nan", "inf", "5m ago", "٣m", "1.m", "0x1", "\n"],
 )
-def test_what_is_none(text: str) -> None:
+def test_what_is_no_duration_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="--ttl is a duration such as 10m"):
         duration_s(text, "--ttl")
 
 
 @pytest.mark.parametrize("text", ["0", "0s", "0.0001", "1" + "0" * 9 + "w", "9" * 400])
-def test_a_life_is_a_millisecond_to_a_hundred_years(text: str) -> None:
+def test_a_duration_is_from_a_millisecond_to_a_hundred_years(text: str) -> None:
     with pytest.raises(UsageError, match="at most a hundred years"):
         duration_s(text, "--ttl")
 
@@ -44,13 +44,13 @@ def test_a_life_is_a_millisecond_to_a_hundred_years(text: str) -> None:
         (86400 * 30, "30d"),
     ],
 )
-def test_how_a_duration_is_shown(seconds: float, text: str) -> None:
+def test_a_duration_is_shown_rounded_down(seconds: float, text: str) -> None:
     assert show_duration(seconds) == text
 
 
 @settings(deadline=None)
 @given(st.integers(1, 10**9))
-def test_what_is_shown_is_read_as_the_same(seconds: int) -> None:
+def test_a_shown_duration_is_read_as_the_same(seconds: int) -> None:
     assert maybe_duration_s(show_duration(seconds)) == seconds
 
 

@@ -1,4 +1,4 @@
-"""What is shown of keys and values."""
+"""How keys and values are shown."""
 
 import pytest
 from hypothesis import given, settings
@@ -25,17 +25,17 @@ from kv.cli.escape import show
         ("10\u00a0000\u202fkm".encode(), "10\u00a0000\u202fkm"),
     ],
 )
-def test_what_does_not_print_is_escaped(data: bytes, shown: str) -> None:
+def test_characters_that_do_not_print_are_escaped(data: bytes, shown: str) -> None:
     assert show(data) == shown
 
 
 @settings(deadline=None)
 @given(st.binary() | st.text().map(lambda text: text.encode("utf-8", "surrogatepass")))
-def test_whatever_it_is_it_is_one_safe_line_of_utf8(data: bytes) -> None:
+def test_any_data_becomes_one_safe_line_of_utf8(data: bytes) -> None:
     text = show(data)
     text.encode()  # no lone surrogate
     assert len(text.splitlines()) <= 1
-    # Category C is what could steer a terminal; of it only the two joiners pass.
+    # Only characters of category C can control a terminal; of these only the two joiners pass.
     assert all(character.isprintable() or character.isspace() or character in "\u200c\u200d" for character in text)
     assert not set(text) & set("\x1b\x07\x9b\u202e\u2066")
 

@@ -1,4 +1,4 @@
-"""``kv export`` and ``kv import``: the same data is the same text, and comes back as it was."""
+"""``kv export`` and ``kv import``: equal data is equal text, and an import restores it exactly."""
 
 import json
 import os
@@ -46,7 +46,7 @@ def pair(serving: Callable[..., tuple[Kv, object]]) -> tuple[Kv, Kv]:
     return serving()[0], serving()[0]
 
 
-def test_there_and_back(pair: tuple[Kv, Kv]) -> None:
+def test_an_export_is_imported_as_it_was(pair: tuple[Kv, Kv]) -> None:
     kv, other = pair
     with client(kv) as db:
         db.set_many(VALUES)
@@ -67,7 +67,7 @@ def until_a_whole_second(seconds: int) -> float:
     return seconds - time.time() % 1
 
 
-def test_a_lifetime_comes_along(pair: tuple[Kv, Kv]) -> None:
+def test_an_export_has_the_expiry_of_each_key(pair: tuple[Kv, Kv]) -> None:
     kv, other = pair
     with client(kv) as db:
         db.set("soon", b"", ttl=until_a_whole_second(1000))
@@ -85,19 +85,19 @@ def test_a_lifetime_comes_along(pair: tuple[Kv, Kv]) -> None:
     assert never == float("inf")
 
 
-def test_what_has_expired_is_left_out(kv: Kv) -> None:
+def test_import_leaves_out_what_has_expired(kv: Kv) -> None:
     old = {"key": "old", "value": "", "expires": "2001-01-01T00:00:00Z"}
-    said = kv.ok("import", stdin=lines(old, {"key": "new", "value": ""}))
-    assert said == "Imported: 1 key, 1 left out that have expired\n"
+    output = kv.ok("import", stdin=lines(old, {"key": "new", "value": ""}))
+    assert output == "Imported: 1 key, 1 left out that have expired\n"
     assert kv.ok("ls") == "new\n"
 
 
-def test_a_prefix(kv: Kv) -> None:
+def test_export_of_a_prefix(kv: Kv) -> None:
     kv.ok("set", "a/1=x", "a/2=y", "b=z")
     assert [json.loads(line)["key"] for line in kv.ok("export", "a/").splitlines()] == ["a/1", "a/2"]
 
 
-def test_a_file_is_whole_or_not_there(kv: Kv, alone: Kv, tmp_path: pathlib.Path) -> None:
+def test_an_exported_file_is_complete_or_does_not_appear(kv: Kv, alone: Kv, tmp_path: pathlib.Path) -> None:
     kv.ok("set", "a=1")
     kv.ok("export", "-o", str(tmp_path / "x"))
     assert (tmp_path / "x").read_text() == kv.ok("export")
@@ -108,7 +108,7 @@ def test_a_file_is_whole_or_not_there(kv: Kv, alone: Kv, tmp_path: pathlib.Path)
     assert "No space left" in kv.fails(74, "export", "-o", "/dev/full")
 
 
-def test_it_is_of_one_instant_while_others_write(kv: Kv) -> None:
+def test_an_export_is_of_one_instant_during_writes(kv: Kv) -> None:
     """Every commit writes the same to two keys that are far apart."""
     stopping = threading.Event()
     with client(kv) as db:
@@ -154,8 +154,8 @@ def test_replace_below_a_prefix(kv: Kv) -> None:
     assert everything(kv) == {"p/new": b"", "q": b"2"}
 
 
-def test_replace_is_exact_beside_a_writer(kv: Kv) -> None:
-    """Whatever the other adds is there before, and goes, or comes after: never in between and left."""
+def test_replace_is_exact_during_writes(kv: Kv) -> None:
+    """Each key that the writer adds is deleted by the next import, or comes after it: none is left in between."""
     with client(kv) as db:
         db.set_many({f"old{number}": b"" for number in range(100)})
         versions = []
@@ -198,7 +198,7 @@ def big(count: int) -> bytes:
     return b"".join(b'{"key": "k%06d", "value": "v"}\n' % number for number in range(count))
 
 
-def test_more_than_a_commit_holds(kv: Kv) -> None:
+def test_import_of_more_than_a_commit_holds_needs_batches(kv: Kv) -> None:
     text = big(70_000)
     error = kv.fails(5, "import", stdin=text)
     assert "70000 keys do not fit into one commit" in error
@@ -208,11 +208,11 @@ def test_more_than_a_commit_holds(kv: Kv) -> None:
     assert kv.ok("import", "--batches", "--replace", stdin=text) == "Imported: 70000 keys, 1 deleted, in 15 commits\n"
     assert len(everything(kv)) == 70_000
     error = kv.fails(5, "import", "--replace", stdin=b"")
-    assert "what is to be set and deleted does not fit into one commit" in error
+    assert "the keys to set and to delete do not fit into one commit" in error
     assert len(everything(kv)) == 70_000
 
 
-def test_batches_out_of_a_file_are_checked_first(kv: Kv, tmp_path: pathlib.Path) -> None:
+def test_batches_from_a_file_are_checked_first(kv: Kv, tmp_path: pathlib.Path) -> None:
     (tmp_path / "x").write_bytes(big(20_000) + b"nonsense\n")
     error = kv.fails(2, "import", "--batches", str(tmp_path / "x"))
     assert "line 20001 of" in error
@@ -221,7 +221,7 @@ def test_batches_out_of_a_file_are_checked_first(kv: Kv, tmp_path: pathlib.Path)
     assert "20000 keys were written, in 4 commits" in piped
 
 
-def test_a_rehearsal_writes_nothing(alone: Kv) -> None:
+def test_a_dry_run_writes_nothing(alone: Kv) -> None:
     assert alone.ok("import", "-n", stdin=big(3)) == "would import 3 keys\n"
 
 
@@ -232,7 +232,7 @@ def test_wrong_usage(alone: Kv) -> None:
     assert "No such file" in alone.fails(2, "import", "/nowhere/x")
 
 
-def test_who_reads_no_further(kv: Kv) -> None:
+def test_export_ends_with_141_when_its_reader_has_gone(kv: Kv) -> None:
     with client(kv) as db:
         db.set_many({f"m{number:06}": bytes(100) for number in range(20_000)})
     process = kv.start("export", stdout=subprocess.PIPE, stderr=subprocess.PIPE)

@@ -1,4 +1,4 @@
-"""How the command ends when something is wrong: one line, the right exit code, never a traceback."""
+"""How the command ends after a failure: one line, the right exit code, never a traceback."""
 
 import os
 import pathlib
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def silent(tmp_path: pathlib.Path) -> Iterator[socket.socket]:
-    """A socket on which somebody listens who never answers."""
+    """A listening socket whose server never answers."""
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(tmp_path / "nobody.sock"))
         listening.listen()
@@ -42,11 +42,11 @@ def test_an_unknown_option_gets_a_suggestion(alone: "Kv") -> None:
     assert "unknown option: -x=1 (write '--' before an operand that " in alone.fails(2, "set", "-x=1")
 
 
-def test_an_address_that_cannot_be_one(alone: "Kv") -> None:
+def test_a_malformed_address_ends_with_2(alone: "Kv") -> None:
     assert "tcp://HOST:PORT" in alone.fails(2, "ping", "-s", "tcp://nonsense")
 
 
-def test_an_empty_address(alone: "Kv") -> None:
+def test_an_empty_address_ends_with_2(alone: "Kv") -> None:
     assert alone.fails(2, "-s", "", "ping").startswith("kv: error: an address cannot be empty; write a socket's path, ")
 
 
@@ -61,14 +61,14 @@ def test_no_answer_in_time_ends_with_5(alone: "Kv") -> None:
 
 
 @pytest.mark.usefixtures("silent")
-def test_a_write_without_an_answer_says_that_it_may_have_happened(alone: "Kv") -> None:
+def test_a_write_without_a_reply_says_that_it_may_have_been_made(alone: "Kv") -> None:
     assert "may have been made" in alone.fails(5, "set", "k=v", "--timeout", "2")
 
 
 @pytest.mark.parametrize(
     "arguments", [["set", "k=v"], ["incr", "k"], ["del", "k"], ["txn"], ["touch", "--ttl", "1s", "k"]]
 )
-def test_a_write_whose_connection_breaks_says_that_it_may_have_happened(
+def test_a_write_whose_connection_breaks_says_that_it_may_have_been_made(
     alone: "Kv", silent: socket.socket, arguments: list[str]
 ) -> None:
     process = alone.start(*arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -89,7 +89,7 @@ def test_a_write_whose_connection_breaks_says_that_it_may_have_happened(
     assert b"may have been made; read the keys before you try again\n" in error
 
 
-def test_an_answer_that_is_not_ours_ends_with_5(alone: "Kv", silent: socket.socket) -> None:
+def test_a_reply_of_another_protocol_ends_with_5(alone: "Kv", silent: socket.socket) -> None:
     process = alone.start("get", "k", "--timeout", "30", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     connection, _ = silent.accept()
     connection.recv(100)
@@ -101,7 +101,7 @@ def test_an_answer_that_is_not_ours_ends_with_5(alone: "Kv", silent: socket.sock
     assert error.count(b"\n") == 1
 
 
-def test_too_large_a_key_ends_with_5(kv: "Kv") -> None:
+def test_a_key_that_is_too_large_ends_with_5(kv: "Kv") -> None:
     kv.fails(5, "get", "k" * 5000)
 
 
@@ -112,7 +112,7 @@ def test_a_missing_key_ends_with_1(kv: "Kv") -> None:
 def test_ctrl_c_ends_with_130_quietly(alone: "Kv", silent: socket.socket) -> None:
     process = alone.start("get", "k", "--timeout", "0", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     connection, _ = silent.accept()
-    connection.recv(100)  # it waits for the answer now
+    connection.recv(100)  # now it waits for the reply
     process.send_signal(signal.SIGINT)
     assert process.communicate(timeout=30) == (b"", b"")
     assert process.returncode == 130
@@ -140,28 +140,28 @@ def test_a_full_disk_ends_with_74(kv: "Kv") -> None:
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&-", ">&- 2>&-", "<&- >&- 2>&-"])
 def test_closed_descriptors_are_not_mistaken_for_the_socket(shared_kv: "Kv", closed: str) -> None:
-    """Enough output that it is written while the connection is open, which must not have got the number 1."""
+    """The output is large, so kv writes it while its connection is open, which must not have the number 1."""
     keys = [f"{number:0100}" for number in range(2_000)]
     shared_kv.ok("set", "-", stdin="\n".join(f'{{"key": "{key}", "value": ""}}' for key in keys).encode())
     line = f"exec {' '.join(shared_kv.command)} ls {closed}"
-    done = subprocess.run(  # noqa: S603 (the command under test)
+    result = subprocess.run(  # noqa: S603 (the command under test)
         ["/bin/sh", "-c", line], capture_output=True, env=shared_kv.environment(), timeout=30, check=False
     )
     to_nowhere = ">&-" in closed.replace("2>&-", "")
-    assert done.returncode == (74 if to_nowhere else 0)
-    assert done.stdout.decode().split() == ([] if to_nowhere else keys)
+    assert result.returncode == (74 if to_nowhere else 0)
+    assert result.stdout.decode().split() == ([] if to_nowhere else keys)
 
 
 def test_nothing_is_set_when_standard_input_is_closed(kv: "Kv") -> None:
     line = f"exec {' '.join(kv.command)} set a=- <&-"
-    done = subprocess.run(["/bin/sh", "-c", line], capture_output=True, env=kv.environment(), timeout=30, check=False)  # noqa: S603 (the command under test)
-    assert done.returncode == 2
-    assert b"standard input" in done.stderr
+    result = subprocess.run(["/bin/sh", "-c", line], capture_output=True, env=kv.environment(), timeout=30, check=False)  # noqa: S603 (the command under test)
+    assert result.returncode == 2
+    assert b"standard input" in result.stderr
     assert kv.ok("ls") == ""
 
 
-def test_a_fault_of_ours_is_one_line_and_a_traceback_only_on_request(alone: "Kv", tmp_path: pathlib.Path) -> None:
-    # A module of the same name, found first, whose import fails.
+def test_a_fault_in_kv_is_one_line_and_a_traceback_only_on_request(alone: "Kv", tmp_path: pathlib.Path) -> None:
+    # A module of this name that is found first, and whose import fails.
     (tmp_path / "argparse.py").write_text("raise LookupError('broken \\x1b[31m on purpose')")
     path = f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"
     assert "LookupError: broken \\x1b[31m on purpose; please report it" in alone.fails(70, "ping", PYTHONPATH=path)
@@ -187,7 +187,7 @@ def test_output_waits_for_a_pipe_that_is_full_and_does_not_block() -> None:
     assert reader.communicate(timeout=30)[0] == b"1000000\n"
 
 
-def test_every_exit_code_has_its_meaning() -> None:
+def test_every_exit_code_has_a_meaning() -> None:
     codes = {value for name, value in vars(exits).items() if name.isupper() and isinstance(value, int)}
     assert codes == set(exits.MEANINGS)
 

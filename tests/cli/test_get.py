@@ -9,19 +9,19 @@ if TYPE_CHECKING:
     from tests.harness.kv_command import Kv
 
 
-def test_get_missing(kv: "Kv") -> None:
+def test_get_of_a_missing_key_ends_with_1(kv: "Kv") -> None:
     assert kv.fails(1, "get", "nothing") == "kv: error: no such key: nothing\n"
 
 
-def test_get_prints_what_there_is_and_names_each_missing_key(kv: "Kv") -> None:
+def test_get_prints_the_existing_keys_and_names_each_missing_one(kv: "Kv") -> None:
     kv.ok("set", "a=1", "b=2")
-    done = kv("get", "b", "x", "a", "y\n", "x")
-    assert done.returncode == 1
-    assert done.stdout == b"b: 2\na: 1\n"
-    assert done.stderr == b"kv: error: no such key: x\nkv: error: no such key: y\\n\n"
+    result = kv("get", "b", "x", "a", "y\n", "x")
+    assert result.returncode == 1
+    assert result.stdout == b"b: 2\na: 1\n"
+    assert result.stderr == b"kv: error: no such key: x\nkv: error: no such key: y\\n\n"
 
 
-def test_get_keeps_the_order_and_repeats_what_is_asked_twice(kv: "Kv") -> None:
+def test_get_keeps_the_order_and_repeats_a_repeated_key(kv: "Kv") -> None:
     kv.ok("set", "a=1", "b=2")
     assert kv.ok("g", "b", "a", "b") == "b: 2\na: 1\nb: 2\n"
 
@@ -44,16 +44,16 @@ def test_one_record_is_one_line_and_safe(kv: "Kv") -> None:
     assert kv.ok("get", "a\nb") == "a\\nb: 1\\n\\x1b]0;title\\x07\\u202e\n"
 
 
-def test_json(kv: "Kv") -> None:
+def test_json_is_one_object(kv: "Kv") -> None:
     kv.ok("set", "text=é\u202e\x9b", b"bytes=\xff")
-    done = kv("get", "--json", "text", "bytes", "nothing")
-    assert done.returncode == 1
-    assert json.loads(done.stdout) == {"text": "é\u202e\x9b", "bytes": {"base64": "/w=="}}
-    assert "é\\u202e\\u009b" in done.stdout.decode()
+    result = kv("get", "--json", "text", "bytes", "nothing")
+    assert result.returncode == 1
+    assert json.loads(result.stdout) == {"text": "é\u202e\x9b", "bytes": {"base64": "/w=="}}
+    assert "é\\u202e\\u009b" in result.stdout.decode()
     assert kv("get", "--json", "nothing").stdout == b"{}\n"
 
 
-def test_null_ends_records(kv: "Kv") -> None:
+def test_null_ends_each_record_with_a_zero_byte(kv: "Kv") -> None:
     kv.ok("set", b"a=1\n\xff", "b=")
     assert kv("get", "-0", "a", "b").stdout == b"a: 1\n\xff\0b: \0"
 
@@ -61,5 +61,5 @@ def test_null_ends_records(kv: "Kv") -> None:
 def test_quiet_answers_by_the_exit_code(kv: "Kv") -> None:
     kv.ok("set", "a=1")
     assert kv.ok("get", "-q", "a") == ""
-    done = kv("get", "-q", "a", "nothing")
-    assert (done.returncode, done.stdout, done.stderr) == (1, b"", b"")
+    result = kv("get", "-q", "a", "nothing")
+    assert (result.returncode, result.stdout, result.stderr) == (1, b"", b"")

@@ -15,13 +15,13 @@ def newest(kv: "Kv") -> str:
 
 
 def commits(kv: "Kv") -> int:
-    """How many there were."""
+    """The number of commits."""
     return len(kv.ok("log", "--all").splitlines())
 
 
 @pytest.fixture
 def before(kv: "Kv") -> str:
-    """The version before a was changed, b deleted and c made."""
+    """The version before a is changed, b deleted and c created."""
     kv.ok("set", "a=1", "b=1")
     version = newest(kv)
     kv.ok("set", "a=2")
@@ -30,12 +30,12 @@ def before(kv: "Kv") -> str:
     return version
 
 
-def test_rollback_sets_deletes_and_brings_back_in_one_commit(kv: "Kv", before: str) -> None:
-    made = commits(kv)
+def test_rollback_sets_and_deletes_in_one_commit(kv: "Kv", before: str) -> None:
+    count = commits(kv)
     assert kv.ok("rollback", "--to", before, "a", "b", "c") == "Keys rolled back\n"
     assert kv.ok("get", "a", "b") == "a: 1\nb: 1\n"
     kv.fails(1, "get", "c")
-    assert commits(kv) == made + 1
+    assert commits(kv) == count + 1
     assert kv.ok("log", "--limit", "1").endswith("  a, b, c\n")
 
 
@@ -45,18 +45,18 @@ def test_rollback_of_some_keys_leaves_the_others(kv: "Kv", before: str) -> None:
 
 
 def test_a_dry_rollback_shows_what_it_would_do(kv: "Kv", before: str) -> None:
-    made = commits(kv)
+    count = commits(kv)
     assert kv.ok("rollback", "-n", "--to", before, "a", "b", "c") == "would set a: 1\nwould set b: 1\nwould delete c\n"
-    assert commits(kv) == made
+    assert commits(kv) == count
 
 
 def test_rollback_says_when_nothing_changes_and_makes_no_commit(kv: "Kv", before: str) -> None:
     kv.ok("rollback", "--to", before, "a", "b", "c")
-    made = commits(kv)
+    count = commits(kv)
     for option in ([], ["-n"]):
-        told = kv.ok("rollback", "--to", before, "a", "b", "c", *option)
-        assert told == f"Nothing to change: already as at version {before}\n"
-    assert commits(kv) == made
+        output = kv.ok("rollback", "--to", before, "a", "b", "c", *option)
+        assert output == f"Nothing to change: already as at version {before}\n"
+    assert commits(kv) == count
 
 
 def test_a_rollback_can_itself_be_rolled_back(kv: "Kv", before: str) -> None:
@@ -74,7 +74,7 @@ def test_rollback_to_a_time(kv: "Kv", before: str) -> None:
     assert kv.ok("get", "a") == "a: 1\n"
 
 
-def test_a_binary_value_under_an_odd_key_comes_back(kv: "Kv") -> None:
+def test_rollback_restores_a_binary_value_of_an_odd_key(kv: "Kv") -> None:
     kv.ok("set", b"\n\x1b=\xff")
     before = newest(kv)
     kv.ok("del", "\n\x1b")
@@ -98,14 +98,14 @@ def test_revert_undoes_one_commit(kv: "Kv") -> None:
     assert kv.ok("log", "--limit", "1").endswith("  a, c\n")
 
 
-def test_revert_of_a_deletion_brings_the_keys_back(kv: "Kv") -> None:
+def test_revert_of_a_deletion_restores_the_keys(kv: "Kv") -> None:
     kv.ok("set", "a=1", "b=2")
     kv.ok("del", "a", "b")
     kv.ok("revert", newest(kv))
     assert kv.ok("get", "a", "b") == "a: 1\nb: 2\n"
 
 
-def test_revert_refuses_what_has_changed_since(kv: "Kv") -> None:
+def test_revert_refuses_a_key_that_has_changed_since(kv: "Kv") -> None:
     kv.ok("set", "a=1", "b=1")
     first = newest(kv)
     kv.ok("set", "b=2")
@@ -119,9 +119,9 @@ def test_revert_refuses_what_has_changed_since(kv: "Kv") -> None:
 def test_a_dry_revert_shows_what_it_would_do(kv: "Kv") -> None:
     kv.ok("set", "a=1")
     kv.ok("set", "a=2", "b=2")
-    made = commits(kv)
+    count = commits(kv)
     assert kv.ok("revert", "-n", newest(kv)) == "would set a: 1\nwould delete b\n"
-    assert commits(kv) == made
+    assert commits(kv) == count
 
 
 def test_a_revert_can_itself_be_reverted(kv: "Kv") -> None:
@@ -140,7 +140,7 @@ def test_revert_says_when_nothing_changes(kv: "Kv") -> None:
     assert newest(kv) == version
 
 
-def test_revert_of_what_is_no_commit(kv: "Kv") -> None:
+def test_revert_of_a_missing_commit_ends_with_5(kv: "Kv") -> None:
     assert "there is no commit with version 99" in kv.fails(5, "revert", "99")
 
 

@@ -1,4 +1,4 @@
-"""Help, version, and the manual page: made from the same parsers."""
+"""Help, version, and the manual page: generated from the same parsers."""
 
 import pathlib
 import re
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from kv.cli.manpage import page
-from kv.cli.parser import build
+from kv.cli.parser import build_parser
 from kv.cli.registry import COMMANDS
 from kvd.protocol import exits
 from tests.harness.processes import ROOT
@@ -38,7 +38,7 @@ def test_help_names_every_exit_code(alone: "Kv") -> None:
     assert [int(number) for number in re.findall(r"^ +(\d+)  ", text, re.MULTILINE)] == list(exits.MEANINGS)
 
 
-def test_help_for_no_command_is_wrong_usage(alone: "Kv") -> None:
+def test_help_on_an_unknown_command_is_wrong_usage(alone: "Kv") -> None:
     assert "no such command: nothing" in alone.fails(2, "help", "nothing")
 
 
@@ -51,7 +51,7 @@ def test_the_manual_page_has_every_command_and_option() -> None:
     text = page().replace("\\-", "-")
     for command in COMMANDS:
         section = re.split(rf"\.SS kv {command.name}[,\n]", text)[1].split(".SS")[0]
-        for action in build(command, describe=True)._actions:
+        for action in build_parser(command, describe=True)._actions:
             for option in action.option_strings:
                 assert option in section or option in text.split(".SH COMMANDS")[0]
             assert (action.help or "").split(";")[0][:20].replace("'", "\\(aq") in text
@@ -62,11 +62,11 @@ def test_the_manual_page_in_docs_is_the_one_that_is_generated() -> None:
 
 
 @pytest.mark.skipif(not (shutil.which("man") and shutil.which("groff")), reason="no man here")
-def test_man_has_nothing_to_complain_about(tmp_path: pathlib.Path) -> None:
+def test_man_shows_the_page_without_warnings(tmp_path: pathlib.Path) -> None:
     (tmp_path / "kv.1").write_text(page())
-    done = subprocess.run(  # noqa: S603 (the command under test)
+    result = subprocess.run(  # noqa: S603 (the command under test)
         ["man", "--warnings", "-E", "UTF-8", "-l", str(tmp_path / "kv.1")], capture_output=True, check=True,  # noqa: S607 (wherever man is)
         env={"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8", "MANWIDTH": "80"},
     )  # fmt: skip
-    assert done.stderr == b""
-    assert b"kv del [OPTION]... --prefix PREFIX" in done.stdout
+    assert result.stderr == b""
+    assert b"kv del [OPTION]... --prefix PREFIX" in result.stdout

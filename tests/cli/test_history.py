@@ -20,7 +20,7 @@ WHO_AND_WHEN = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d  uid \d+ pid \d+ \(\S+\)"
 
 
 def json_lines(text: str) -> list[Any]:
-    """Each line as what it says."""
+    """Each line, decoded."""
     return [json.loads(line) for line in text.splitlines()]
 
 
@@ -61,11 +61,11 @@ def test_history_has_time_author_and_value_newest_first(kv: "Kv") -> None:
 
 def test_history_in_json(kv: "Kv", past: list[int]) -> None:
     kv.ok("set", b"horns=\xff")
-    told = json_lines(kv.ok("history", "--json", "horns"))
-    assert [line["value"] for line in told] == [{"base64": "/w=="}, None, "x"]
-    assert [line["version"] for line in told][1:] == [past[3], past[1]]
-    assert told[0]["author"].keys() == {"uid", "pid", "name"}
-    assert told[0]["key"] == "horns"
+    entries = json_lines(kv.ok("history", "--json", "horns"))
+    assert [line["value"] for line in entries] == [{"base64": "/w=="}, None, "x"]
+    assert [line["version"] for line in entries][1:] == [past[3], past[1]]
+    assert entries[0]["author"].keys() == {"uid", "pid", "name"}
+    assert entries[0]["key"] == "horns"
 
 
 def test_the_time_in_json_is_what_at_takes(kv: "Kv", past: list[int]) -> None:
@@ -75,7 +75,7 @@ def test_the_time_in_json_is_what_at_takes(kv: "Kv", past: list[int]) -> None:
         )
 
 
-def test_history_of_a_key_that_never_was(kv: "Kv") -> None:
+def test_history_of_an_unknown_key_ends_with_1(kv: "Kv") -> None:
     assert "nothing" in kv.fails(1, "history", "nothing")
 
 
@@ -95,7 +95,7 @@ def test_the_log_has_the_newest_last(kv: "Kv", past: list[int]) -> None:
     assert kv.ok("log", "--since", "now") == ""
 
 
-def test_the_log_has_twenty_lines_unless_all_are_asked_for(kv: "Kv") -> None:
+def test_the_log_has_twenty_lines_without_all(kv: "Kv") -> None:
     for number in range(23):
         kv.ok("set", f"a={number}")
     lines = kv.ok("log", "--all").splitlines()
@@ -110,7 +110,7 @@ def test_a_commit_of_many_keys_is_one_line(kv: "Kv") -> None:
     assert json_lines(kv.ok("log", "--json"))[0]["keys"] == keys
 
 
-def test_at_a_version(kv: "Kv", past: list[int]) -> None:
+def test_get_and_ls_at_a_version(kv: "Kv", past: list[int]) -> None:
     assert kv.ok("get", "--at", str(past[1]), "cake", "horns") == "cake: 1\nhorns: x\n"
     assert kv.ok("get", "--raw", "--at", str(past[2]), "cake") == "2"
     assert kv.fails(1, "get", "--at", str(past[0]), "horns") == "kv: error: no such key: horns\n"
@@ -126,10 +126,10 @@ def test_at_a_version(kv: "Kv", past: list[int]) -> None:
     assert kv.ok("ls", "--at", str(past[1]), "h") == "horns\n"
 
 
-def test_below_a_prefix_with_a_shorter_history(
+def test_old_values_below_a_prefix_with_a_shorter_history_disappear(
     serving: "Callable[..., tuple[Kv, subprocess.Popen[bytes]]]", tmp_path: pathlib.Path
 ) -> None:
-    """Old values go by themselves; the log still tells that there was something."""
+    """No request is needed for that. The log still has the commits."""
     config = tmp_path / "kvd.toml"
     config.write_text('[[prefix]]\nprefix = "cache/"\nhistory_ms = 100\n')
     kv = serving("--config", str(config))[0]
@@ -147,7 +147,7 @@ def test_below_a_prefix_with_a_shorter_history(
     assert len(kv.ok("log").splitlines()) == 2
 
 
-def test_at_a_time(kv: "Kv") -> None:
+def test_get_at_a_time(kv: "Kv") -> None:
     kv.ok("set", "a=1")
     between_s = time.time()
     kv.ok("set", "a=2")
@@ -158,14 +158,14 @@ def test_at_a_time(kv: "Kv") -> None:
 
 
 @pytest.mark.parametrize("at", ["", "x", "-1", "yesterday", "5m5m", "2026-13-01", "2300-01-01", "1" * 30])
-def test_what_is_neither_a_version_nor_a_past_time(alone: "Kv", at: str) -> None:
+def test_a_point_that_is_neither_a_version_nor_a_past_time_is_refused(alone: "Kv", at: str) -> None:
     for command in (["get", "k"], ["ls"]):
         assert "--at" in alone.fails(2, *command, f"--at={at}")
     assert "--since" in alone.fails(2, "log", f"--since={at}")
     assert "--to" in alone.fails(2, "rollback", "k", f"--to={at}")
 
 
-def test_a_version_that_has_left_the_history(forgetful: "Kv") -> None:
+def test_a_version_that_has_left_the_history_is_refused(forgetful: "Kv") -> None:
     for command in (
         ["get", "--at", "1", "a"],
         ["ls", "--at", "1"],
@@ -177,7 +177,7 @@ def test_a_version_that_has_left_the_history(forgetful: "Kv") -> None:
     assert "left the history" in forgetful.fails(5, "get", "--at", "1h", "a")
 
 
-def test_a_version_that_is_not_there_yet(kv: "Kv", past: list[int]) -> None:
+def test_a_future_version_is_refused(kv: "Kv", past: list[int]) -> None:
     for command in (
         ["get", "--at", "99", "a"],
         ["ls", "--at", "99"],
@@ -196,7 +196,7 @@ def test_diff_between_versions(kv: "Kv", past: list[int]) -> None:
     assert kv.ok("diff", str(past[3])) == ""
 
 
-def test_diff_leaves_out_what_became_the_same_again(kv: "Kv") -> None:
+def test_diff_leaves_out_keys_that_have_the_same_value_again(kv: "Kv") -> None:
     kv.ok("set", "a=1", "b=1")
     before = newest(kv)
     kv.ok("set", "a=2")
@@ -213,7 +213,7 @@ def test_diff_in_json(kv: "Kv", past: list[int]) -> None:
     ]
 
 
-def test_diff_of_more_keys_than_a_request_may_name_at_once(kv: "Kv") -> None:
+def test_diff_of_more_keys_than_one_request_may_name(kv: "Kv") -> None:
     kv.ok("set", "z=")
     before = newest(kv)
     names = [f"key{number:05}" for number in range(2_500)]

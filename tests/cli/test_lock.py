@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def holding(kv: "Kv", *arguments: str, script: str = "echo had; cat") -> "subprocess.Popen[bytes]":
-    """``kv lock`` whose command has begun, and ends when its standard input is closed."""
+    """``kv lock`` whose command runs; it ends at the end of its standard input."""
     process = kv.start(
         "lock", *arguments, "L", "--", "sh", "-c", script,
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -30,11 +30,11 @@ def holding(kv: "Kv", *arguments: str, script: str = "echo had; cat") -> "subpro
 
 
 def wait_for_contenders(kv: "Kv", count: int) -> None:
-    """Return when so many hold the lock or wait for it."""
+    """Return when ``count`` clients hold the lock or wait for it."""
     for _ in range(1_000):
         if kv.ok("lock", "-n", "L").count("by pid") == count:
             return
-    raise AssertionError("they never came")
+    raise AssertionError("the contenders never arrived")
 
 
 @pytest.mark.parametrize("status", [0, 1, 3, 69, 130])
@@ -42,24 +42,24 @@ def test_the_exit_code_is_that_of_the_command(shared_kv: "Kv", status: int) -> N
     assert shared_kv("lock", "L", "--", "sh", "-c", f"exit {status}").returncode == status
 
 
-def test_a_command_that_a_signal_ended(shared_kv: "Kv") -> None:
+def test_a_command_that_a_signal_ends(shared_kv: "Kv") -> None:
     assert shared_kv("lock", "L", "--", "sh", "-c", "kill -9 $$").returncode == 137
 
 
 @pytest.mark.parametrize(
     ("command", "status"), [("/no/such", 127), ("no-such-command-anywhere", 127), ("/etc/passwd", 126)]
 )
-def test_a_command_that_cannot_be_run(shared_kv: "Kv", command: str, status: int) -> None:
+def test_a_command_that_cannot_run_ends_with_126_or_127(shared_kv: "Kv", command: str, status: int) -> None:
     assert command in shared_kv.fails(status, "lock", "L", "--", command)
     assert shared_kv.ok("lock", "L", "--", "echo", "free") == "free\n"
 
 
-def test_the_words_of_the_command_are_left_alone(shared_kv: "Kv") -> None:
+def test_the_words_of_the_command_are_passed_unchanged(shared_kv: "Kv") -> None:
     words = ["-n", "--", "--json", "a b", ""]
     assert shared_kv.ok("lock", "L", "--", "printf", "[%s]", *words) == "[-n][--][--json][a b][]"
 
 
-def test_standard_input_and_output_are_the_command_s(shared_kv: "Kv") -> None:
+def test_the_command_has_standard_input_and_output(shared_kv: "Kv") -> None:
     assert shared_kv.ok("lock", "L", "--", "cat", stdin=b"x" * 200_000) == "x" * 200_000
 
 
@@ -68,7 +68,7 @@ def test_the_token_rises_from_holder_to_holder(kv: "Kv") -> None:
     assert tokens == sorted(set(tokens))
 
 
-def test_one_at_a_time_and_in_order(kv: "Kv") -> None:
+def test_one_holder_at_a_time_in_order(kv: "Kv") -> None:
     first = holding(kv)
     waiting = []
     for number in (1, 2):
@@ -82,7 +82,7 @@ def test_one_at_a_time_and_in_order(kv: "Kv") -> None:
     assert one < two
 
 
-def test_the_time_to_wait_is_limited(kv: "Kv") -> None:
+def test_timeout_limits_the_wait_for_the_lock(kv: "Kv") -> None:
     first = holding(kv)
     assert "was not free within 0.1 s" in kv.fails(5, "lock", "--timeout", "0.1", "L", "--", "echo", "had")
     assert kv.fails(5, "lock", "--no-wait", "L", "--", "echo", "had") == "kv: error: the lock 'L' is not free\n"
@@ -98,14 +98,14 @@ def test_another_lock_is_free(kv: "Kv") -> None:
     first.communicate(timeout=DEADLINE_S)
 
 
-def test_a_dry_run_shows_who_has_it(kv: "Kv") -> None:
+def test_a_dry_run_shows_the_holder(kv: "Kv") -> None:
     assert kv.ok("lock", "-n", "L") == "the lock L is free\n"
     first = holding(kv)
     assert kv.ok("lock", "-n", "L", "--", "echo", "had").startswith(f"held by pid {first.pid}, since version ")
     first.communicate(timeout=DEADLINE_S)
 
 
-def test_a_holder_that_is_killed_passes_it_on_at_once(kv: "Kv") -> None:
+def test_a_killed_holder_releases_the_lock_at_once(kv: "Kv") -> None:
     first = holding(kv, script="echo had; exec sleep 1000 >/dev/null 2>&1")
     second = kv.start("lock", "L", "--", "echo", "next", stdout=subprocess.PIPE)
     wait_for_contenders(kv, 2)
@@ -117,8 +117,8 @@ def test_a_holder_that_is_killed_passes_it_on_at_once(kv: "Kv") -> None:
     first.communicate()
 
 
-def test_a_holder_that_is_stopped_keeps_it(kv: "Kv") -> None:
-    """It is not dead: it could go on at any moment, and believe that it is alone."""
+def test_a_stopped_holder_keeps_the_lock(kv: "Kv") -> None:
+    """It is not dead: it may go on at any moment, and rely on the lock."""
     first = holding(kv)
     os.kill(first.pid, signal.SIGSTOP)
     kv.fails(5, "lock", "--timeout", "0.3", "L", "--", "echo", "next")
@@ -128,8 +128,8 @@ def test_a_holder_that_is_stopped_keeps_it(kv: "Kv") -> None:
     assert kv.ok("lock", "L", "--", "echo", "next") == "next\n"
 
 
-def test_a_stopped_holder_loses_a_lock_with_a_time_and_learns_of_it(kv: "Kv") -> None:
-    """Its token is lower than the next holder's: what they both write to can tell them apart."""
+def test_a_stopped_holder_loses_a_lock_with_a_ttl_and_notices(kv: "Kv") -> None:
+    """Its token is lower than that of the next holder, so a resource that checks tokens can refuse it."""
     first = holding(kv, "--ttl", "3s", script="echo had; echo $KVD_LOCK_TOKEN; exec sleep 1000")
     assert first.stdout is not None
     token = int(first.stdout.readline())
@@ -155,7 +155,7 @@ def test_signals_are_passed_on(kv: "Kv", sent: signal.Signals) -> None:
     assert process.returncode == 9
 
 
-def test_a_signal_that_ends_the_command_is_told(kv: "Kv") -> None:
+def test_the_exit_code_shows_the_signal_that_ended_the_command(kv: "Kv") -> None:
     process = holding(kv, script="echo had; exec sleep 1000")
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=DEADLINE_S)
@@ -177,17 +177,17 @@ if sys.argv[1] == "apart":
     os.setpgid(0, 0)
 signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
 print("had", flush=True)
-came = signal.sigtimedwait([signal.SIGINT], float(sys.argv[2]))
-print("got", came and came.si_signo, flush=True)
+received = signal.sigtimedwait([signal.SIGINT], float(sys.argv[2]))
+print("got", received and received.si_signo, flush=True)
 sys.exit(4)
 """
 
 
 @pytest.mark.parametrize(("group", "limit_s", "got"), [("same", DEADLINE_S, "got 2"), ("apart", 1, "got None")])
-def test_ctrl_c_on_a_terminal_reaches_the_command_from_there_alone(
+def test_ctrl_c_on_a_terminal_reaches_the_command_only_from_the_terminal(
     kv: "Kv", group: str, limit_s: float, got: str
 ) -> None:
-    """In the terminal's group it gets the signal without kv; what has left that group is not meant."""
+    """A command in the terminal's process group gets the signal without kv. One that has left the group gets none."""
     words = ["lock", "L", "--", sys.executable, "-c", WAITING, group, str(limit_s)]
     terminal = pexpect.spawn(kv.command[0], [*kv.command[1:], *words], env=kv.environment(), timeout=DEADLINE_S)
     terminal.expect_exact("had")
@@ -212,11 +212,11 @@ def test_ctrl_c_while_waiting_ends_with_130_and_leaves_the_queue(kv: "Kv") -> No
 def test_a_lock_whose_key_is_deleted_is_lost(kv: "Kv") -> None:
     process = holding(kv, script="echo had; exec sleep 1000")
     kv.ok("del", "--prefix", "lock/L/", "--yes")
-    assert b"the lock 'L' was lost; the command is told to end" in process.communicate(timeout=DEADLINE_S)[1]
+    assert b"the lock 'L' was lost; the command gets SIGTERM" in process.communicate(timeout=DEADLINE_S)[1]
     assert process.returncode == 79
 
 
-def test_a_lock_whose_time_is_over_is_lost(kv: "Kv") -> None:
+def test_a_lock_whose_ttl_is_over_is_lost(kv: "Kv") -> None:
     process = holding(kv, "--ttl", "2s", script="echo had; exec sleep 1000")
     assert b"was lost" in process.communicate(timeout=DEADLINE_S)[1]
     assert process.returncode == 79
@@ -233,19 +233,19 @@ def test_a_lock_lost_with_the_daemon_can_leave_the_command_alone(kv: "Kv") -> No
     assert process.returncode == 79
 
 
-def test_a_loss_that_is_found_at_the_end_is_told(kv: "Kv") -> None:
+def test_a_loss_that_is_noticed_at_the_end_ends_with_79(kv: "Kv") -> None:
     inner = [*kv.command, "del", "-q", "--prefix", "lock/L/", "--yes"]
-    done = kv("lock", "L", "--", *inner)
-    assert done.returncode == 79
-    assert b"not held any more" in done.stderr
+    result = kv("lock", "L", "--", *inner)
+    assert result.returncode == 79
+    assert b"not held any more" in result.stderr
 
 
-def test_the_command_talks_to_the_daemon_that_was_named(kv: "Kv", alone: "Kv") -> None:
+def test_the_command_uses_the_daemon_on_the_command_line(kv: "Kv", alone: "Kv") -> None:
     kv.ok("set", "a=1")
     assert alone.ok("-s", str(kv.socket), "lock", "L", "--", *kv.command, "get", "a") == "a: 1\n"
 
 
-def test_the_command_has_the_token_too(
+def test_the_command_has_the_token_of_the_command_line(
     serving: "Callable[..., tuple[Kv, subprocess.Popen[bytes]]]", alone: "Kv", tmp_path: pathlib.Path
 ) -> None:
     token = tmp_path / "token"

@@ -19,7 +19,7 @@ def test_ls_with_a_prefix(kv: "Kv") -> None:
     assert kv.ok("ls", "") == kv.ok("ls")
 
 
-def test_ls_goes_on_behind_the_first_page(kv: "Kv") -> None:
+def test_ls_goes_on_after_the_first_page(kv: "Kv") -> None:
     names = [f"key{number:05}" for number in range(2_500)]
     kv.ok("set", "-", stdin=b"\n".join(json.dumps({"key": name, "value": ""}).encode() for name in names))
     assert kv.ok("ls").split() == names

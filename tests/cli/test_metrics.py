@@ -30,8 +30,8 @@ def test_the_transcript_of_the_original(kv: Kv) -> None:
     assert counts(kv) == [2, 8, 3, 3, 1]
 
 
-def test_metrics_after_mix(kv: Kv) -> None:
-    """KeysStored is what ls shows, and the bytes are those of the values that are left, whatever happened before."""
+def test_metrics_after_a_random_mix(kv: Kv) -> None:
+    """The number of keys is that of ``kv ls``, and the bytes are those of their values."""
     chance = random.Random(2)  # noqa: S311 - a repeatable mix, no secret
     model: dict[str, str] = {}
     for _ in range(30):
@@ -46,7 +46,7 @@ def test_metrics_after_mix(kv: Kv) -> None:
     assert counts(kv)[:2] == [len(model), sum(map(len, model.values()))]
 
 
-def test_what_fails_is_not_counted_as_a_change(kv: Kv) -> None:
+def test_a_failed_del_is_not_counted(kv: Kv) -> None:
     kv.ok("set", "a=1")
     kv.fails(1, "del", "a", "nothing")
     assert counts(kv) == [1, 1, 1, 0, 0]
@@ -70,7 +70,7 @@ def test_metrics_for_prometheus(kv: Kv) -> None:
 
 
 def test_metrics_into_a_text_file(kv: Kv, tmp_path: pathlib.Path) -> None:
-    """Readable by whoever node-exporter runs as, replaced as a whole, and nothing left beside it."""
+    """Any user can read the file, it is replaced as a whole, and no other file is left."""
     file = tmp_path / "kvd.prom"
     assert kv.ok("metrics", "--textfile", str(file)) == ""
     assert "\nkvd_keys 0.0\n" in file.read_text()
@@ -95,8 +95,8 @@ def test_metrics_that_cannot_be_written_leave_what_was_there(kv: Kv, alone: Kv, 
     assert list(tmp_path.iterdir()) == [file]
 
 
-def test_without_the_library_the_daemon_says_what_to_install(tmp_path: pathlib.Path) -> None:
-    """It serves all the same."""
+def test_without_prometheus_client_the_daemon_says_what_to_install(tmp_path: pathlib.Path) -> None:
+    """It serves all other requests."""
     (tmp_path / "sitecustomize.py").write_text(
         "import sys\n"
         "class Missing:\n"

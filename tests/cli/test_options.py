@@ -6,7 +6,7 @@ import inspect
 import pytest
 
 from kv.cli.completers import LineOptions
-from kv.cli.parser import CommonOptions, Parser, add_common, build, parse
+from kv.cli.parser import CommonOptions, Parser, add_common_options, build_parser, parse
 from kv.cli.registry import COMMANDS, Command
 
 # Set by ``parse`` itself.
@@ -30,13 +30,13 @@ def settable(parser: argparse.ArgumentParser) -> dict[str, argparse.Action]:
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
 def test_a_command_declares_the_options_that_its_parser_sets_and_no_others(command: Command) -> None:
-    assert declared(command.load().Options) == set(settable(build(command, describe=True)))
+    assert declared(command.load().Options) == set(settable(build_parser(command, describe=True)))
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
 def test_every_declared_option_has_a_default_and_a_flag_defaults_to_false(command: Command) -> None:
     options = command.load().Options()
-    for name, action in settable(build(command)).items():
+    for name, action in settable(build_parser(command)).items():
         default = getattr(options, name)
         if isinstance(action, argparse._StoreTrueAction):
             assert default is False, name
@@ -52,7 +52,7 @@ def test_a_command_runs_with_its_own_options(command: Command) -> None:
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
 def test_an_empty_command_line_leaves_the_defaults(command: Command) -> None:
-    options = parse(build(command), [], command.load().Options())
+    options = parse(build_parser(command), [], command.load().Options())
     assert set(vars(options)) - SET_BY_PARSE <= {"user", "key"}  # the operands of kv access, which argparse reads
     for name in declared(type(options)):
         assert getattr(options, name) == getattr(type(options), name), name
@@ -60,7 +60,7 @@ def test_an_empty_command_line_leaves_the_defaults(command: Command) -> None:
 
 def test_the_common_options_are_those_that_every_command_has() -> None:
     parser = Parser("kv")
-    add_common(parser)
+    add_common_options(parser)
     assert declared(CommonOptions) == set(settable(parser))
 
 

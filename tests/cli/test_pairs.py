@@ -46,13 +46,13 @@ def test_an_at_sign_reads_a_file(tmp_path: pathlib.Path) -> None:
 
 
 @pytest.mark.parametrize("value", ["@file", "-", "=x", "", "==", "--", "-n"])
-def test_key_and_value_and_raw_values_have_no_special_forms(value: str) -> None:
+def test_values_of_key_value_and_raw_values_have_no_special_forms(value: str) -> None:
     assert collect([], ["k=1"], [value]) == {"k=1": value.encode()}
     assert collect([f"k={value}"], [], [], raw_values=True) == {"k": value.encode()}
 
 
 @pytest.mark.parametrize(
-    ("operands", "keys", "values", "complaint"),
+    ("operands", "keys", "values", "message"),
     [
         ([], [], [], "no pairs"),
         (["a"], [], [], "key=value"),
@@ -70,8 +70,8 @@ def test_key_and_value_and_raw_values_have_no_special_forms(value: str) -> None:
         (["a=@nul\0"], [], [], "null"),
     ],
 )
-def test_wrong_pairs_are_refused(operands: list[str], keys: list[str], values: list[str], complaint: str) -> None:
-    with pytest.raises(UsageError, match=complaint):
+def test_wrong_pairs_are_refused(operands: list[str], keys: list[str], values: list[str], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
         collect(operands, keys, values)
 
 

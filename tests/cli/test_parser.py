@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from kv.cli.failures import UsageError
-from kv.cli.parser import build, parse, split_command
+from kv.cli.parser import build_parser, parse, split_command
 from kv.cli.registry import COMMANDS, Command, find, find_or_suggest
 
 
@@ -17,10 +17,10 @@ def command(name: str) -> Command:
 
 def parsed(name: str, *words: str) -> Any:  # noqa: ANN401 (the options class of the command)
     """The options of one command line."""
-    return parse(build(command(name)), list(words), command(name).load().Options())
+    return parse(build_parser(command(name)), list(words), command(name).load().Options())
 
 
-def test_common_options_stand_before_or_behind_the_command() -> None:
+def test_common_options_stand_before_or_after_the_command() -> None:
     before, name, after = split_command(["-s", "x", "-qv", "--timeout=3", "get", "k"])
     assert (before, name, after) == (["-s", "x", "-qv", "--timeout=3"], "get", ["k"])
     for words in (before + after, after + before):
@@ -29,13 +29,13 @@ def test_common_options_stand_before_or_behind_the_command() -> None:
         assert options.operands == ["k"]
 
 
-def test_operands_stand_between_options_and_behind_two_dashes() -> None:
+def test_operands_stand_between_options_and_after_two_dashes() -> None:
     options = parsed("get", "a", "--json", "b", "--", "-c", "--", "--json")
     assert options.operands == ["a", "b", "-c", "--", "--json"]
 
 
 @pytest.mark.parametrize("value", ["-", "--", "-n", "--value", "@x", "", "=", "-x y"])
-def test_key_and_value_take_the_next_word_whatever_it_is(value: str) -> None:
+def test_key_and_value_take_any_next_word(value: str) -> None:
     options = parsed("set", "--key", value, "--value", value, "-n")
     assert (options.verbatim, options.dry_run) == ({"--key": [value], "--value": [value]}, True)
 
@@ -51,7 +51,7 @@ def test_wrong_options_are_refused(words: list[str]) -> None:
 
 
 def test_an_unknown_option_before_the_command_is_refused() -> None:
-    with pytest.raises(UsageError, match="behind the command"):
+    with pytest.raises(UsageError, match="after the command"):
         split_command(["--raw", "get", "k"])
 
 

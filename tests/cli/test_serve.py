@@ -1,4 +1,4 @@
-"""kv serve hands its flags on: seen by what the daemon does. The daemon's own behaviour is tested with its package."""
+"""kv serve passes its flags on, as the daemon's behaviour shows. tests/service tests that behaviour itself."""
 
 import os
 import pathlib
@@ -14,7 +14,7 @@ import pytest
 if TYPE_CHECKING:
     from tests.harness.kv_command import Kv
 
-# Passes a listening socket on as systemd does: descriptor 3, for exactly this process.
+# Pass a listening socket on as systemd does: descriptor 3, for exactly this process.
 ACTIVATE = """
 import os, sys
 os.dup2(int(sys.argv[1]), 3)
@@ -25,7 +25,7 @@ Start = Callable[..., "tuple[Kv, subprocess.Popen[bytes]]"]
 
 
 def free_port() -> int:
-    """A port of the loopback that nobody listens on."""
+    """A free port of the loopback."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -48,12 +48,12 @@ def tcp(serving: Start, token: str) -> "tuple[Kv, subprocess.Popen[bytes]]":
     return kv, process
 
 
-def test_the_socket_is_the_users_own_unless_told_otherwise(serving: Start) -> None:
+def test_by_default_only_the_user_may_use_the_socket(serving: Start) -> None:
     kv, _ = serving()
     assert stat.S_IMODE(os.stat(str(kv.socket)).st_mode) == 0o600
 
 
-def test_socket_mode(serving: Start) -> None:
+def test_socket_mode_sets_the_permissions(serving: Start) -> None:
     kv, _ = serving("--socket-mode", "0660")
     assert stat.S_IMODE(os.stat(str(kv.socket)).st_mode) == 0o660
 
@@ -62,13 +62,13 @@ def test_the_socket_flag_stands_before_the_command_too(alone: "Kv") -> None:
     assert "valid" in alone.ok("-s", str(alone.socket), "serve", "--check-config")
 
 
-def test_what_check_config_says_is_output_like_any_other(alone: "Kv") -> None:
+def test_the_output_of_check_config_is_like_any_other(alone: "Kv") -> None:
     assert alone.ok("serve", "--check-config", "-q") == ""
     script = '"$@" serve --check-config >/dev/full'
-    done = subprocess.run(  # noqa: S603 (the command under test)
+    result = subprocess.run(  # noqa: S603 (the command under test)
         ["/bin/sh", "-c", script, "sh", *alone.command], env=alone.environment(), capture_output=True, check=False
     )
-    assert (done.returncode, done.stderr) == (74, b"kv: error: cannot write the output: No space left on device\n")
+    assert (result.returncode, result.stderr) == (74, b"kv: error: cannot write the output: No space left on device\n")
 
 
 @pytest.mark.parametrize(
@@ -91,16 +91,16 @@ def test_a_second_daemon_ends_with_75(serving: Start) -> None:
     kv.ok("ping")
 
 
-def test_daemon_returns_when_it_answers(alone: "Kv", tmp_path: pathlib.Path) -> None:
+def test_the_daemon_flag_returns_when_the_daemon_answers(alone: "Kv", tmp_path: pathlib.Path) -> None:
     for flag in ("--daemon", "-d"):
-        done = alone("serve", flag, "--socket", str(alone.socket), "--log-to", str(tmp_path / "log"))
-        assert done.returncode == 0, done.stderr
+        result = alone("serve", flag, "--socket", str(alone.socket), "--log-to", str(tmp_path / "log"))
+        assert result.returncode == 0, result.stderr
         alone.ok("ping")
         assert alone("shutdown").returncode == 0
         alone.fails(69, "ping")
 
 
-def test_tcp_with_the_token(tcp: "tuple[Kv, subprocess.Popen[bytes]]", token: str) -> None:
+def test_tcp_works_with_the_token(tcp: "tuple[Kv, subprocess.Popen[bytes]]", token: str) -> None:
     kv, _ = tcp
     kv.ok("--token-file", token, "set", "a=1")
     assert kv.ok("get", "a", "--token-file", token) == "a: 1\n"
@@ -113,39 +113,39 @@ def test_tcp_without_the_token_ends_with_4(tcp: "tuple[Kv, subprocess.Popen[byte
     kv.fails(4, "get", "a", "--token-file", str(tmp_path / "wrong"))
 
 
-def test_what_is_for_administrators_ends_with_4_over_tcp(tcp: "tuple[Kv, subprocess.Popen[bytes]]", token: str) -> None:
+def test_administrative_commands_end_with_4_over_tcp(tcp: "tuple[Kv, subprocess.Popen[bytes]]", token: str) -> None:
     kv, _ = tcp
     kv.fails(4, "shutdown", "--token-file", token)
     kv.fails(4, "reload", "--token-file", token)
     kv.ok("ping", "--token-file", token)
 
 
-def test_completion_over_tcp(tcp: "tuple[Kv, subprocess.Popen[bytes]]", token: str) -> None:
+def test_tab_offers_keys_over_tcp(tcp: "tuple[Kv, subprocess.Popen[bytes]]", token: str) -> None:
     kv, _ = tcp
     kv.ok("set", "here=1", "--token-file", token)
     line = f"kv --token-file {token} get h"
-    asked = {"_ARGCOMPLETE": "1", "_ARGCOMPLETE_SHELL": "fish", "COMP_LINE": line, "COMP_POINT": str(len(line))}
-    done = subprocess.run(  # noqa: S603 (the command under test)
+    variables = {"_ARGCOMPLETE": "1", "_ARGCOMPLETE_SHELL": "fish", "COMP_LINE": line, "COMP_POINT": str(len(line))}
+    result = subprocess.run(  # noqa: S603 (the command under test)
         ["/bin/sh", "-c", 'exec "$@" 8>&1', "sh", *kv.command],
-        capture_output=True, env=kv.environment() | asked, timeout=30, check=False,
+        capture_output=True, env=kv.environment() | variables, timeout=30, check=False,
     )  # fmt: skip
-    assert done.stdout.strip() == b"here"
+    assert result.stdout.strip() == b"here"
 
 
 def test_shutdown_from_another_pid_namespace_waits_for_the_end_of_the_connection(serving: Start) -> None:
-    """Where the daemon's process cannot be seen."""
+    """From there, the daemon's process cannot be seen."""
     kv, process = serving()
     unshare = ["/usr/bin/unshare", "--pid", "--fork"]
     if subprocess.run([*unshare, "/bin/true"], capture_output=True, check=False).returncode:  # noqa: S603 (fixed)
         pytest.skip("may not make a pid namespace here")
-    done = subprocess.run(  # noqa: S603 (the command under test)
+    result = subprocess.run(  # noqa: S603 (the command under test)
         [*unshare, *kv.command, "shutdown"], capture_output=True, env=kv.environment(), timeout=30, check=False
     )
-    assert (done.returncode, done.stdout, done.stderr) == (0, b"Kvd stopped.\n", b"")
+    assert (result.returncode, result.stdout, result.stderr) == (0, b"Kvd stopped.\n", b"")
     assert process.wait(30) == 0
 
 
-def test_shutdown_of_an_activated_daemon_says_that_it_comes_back(alone: "Kv") -> None:
+def test_shutdown_of_an_activated_daemon_says_that_it_starts_again(alone: "Kv") -> None:
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(alone.socket))
         listening.listen()
@@ -154,8 +154,8 @@ def test_shutdown_of_an_activated_daemon_says_that_it_comes_back(alone: "Kv") ->
             env=alone.environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
             pass_fds=[listening.fileno()],
         )  # fmt: skip
-        done = alone("shutdown")
-        assert done.stdout == b"Kvd stopped.\n"
-        assert done.stderr.count(b"\n") == 1
-        assert b"systemctl stop kvd.socket kvd.service" in done.stderr
+        result = alone("shutdown")
+        assert result.stdout == b"Kvd stopped.\n"
+        assert result.stderr.count(b"\n") == 1
+        assert b"systemctl stop kvd.socket kvd.service" in result.stderr
         assert process.wait(30) == 0

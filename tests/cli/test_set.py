@@ -11,19 +11,19 @@ if TYPE_CHECKING:
     from tests.harness.kv_command import Kv
 
 
-def test_set_new(kv: "Kv") -> None:
+def test_set_of_a_new_key(kv: "Kv") -> None:
     assert kv.ok("set", "cake=🎂") == "Keys set\n"
     assert kv.ok("get", "cake") == "cake: 🎂\n"
 
 
-def test_set_overwrite(kv: "Kv") -> None:
+def test_set_overwrites(kv: "Kv") -> None:
     kv.ok("set", "k=long value")
     kv.ok("set", "k=v")
     assert kv.ok("get", "k") == "k: v\n"
     assert "Keys Stored: 1\nBytes Stored (Values): 1\nSet Operations: 2\n" in kv.ok("metrics")
 
 
-def test_set_several(kv: "Kv") -> None:
+def test_set_of_several_keys(kv: "Kv") -> None:
     assert kv.ok("s", "a=1", "b=", "c=x=y") == "Keys set\n"
     assert kv.ok("get", "c", "b", "a") == "c: x=y\nb: \na: 1\n"
 
@@ -34,7 +34,7 @@ def test_set_several(kv: "Kv") -> None:
      ["good=1", "--key", "a"], ["good=1", "--value", "a"], ["good=1", "--key", "", "--value", "a"], ["good=1", "--key"],
      ["good=1", "a=-", "b=-"], ["good=1", "a=-", "-"], ["good=1", "--unknown"]],
 )  # fmt: skip
-def test_invalid_pairs(shared_kv: "Kv", pairs: list[str]) -> None:
+def test_invalid_pairs_set_nothing(shared_kv: "Kv", pairs: list[str]) -> None:
     shared_kv.fails(2, "set", *pairs)
     assert shared_kv.ok("ls") == ""
 
@@ -42,7 +42,7 @@ def test_invalid_pairs(shared_kv: "Kv", pairs: list[str]) -> None:
 @pytest.mark.parametrize(
     "lines", [b"nonsense", b'{"key": "good", "value": "1"}\n{"key": "a"}', b'{"key": "", "value": ""}']
 )
-def test_invalid_pairs_on_standard_input(shared_kv: "Kv", lines: bytes) -> None:
+def test_invalid_pairs_on_standard_input_set_nothing(shared_kv: "Kv", lines: bytes) -> None:
     assert "line " in shared_kv.fails(2, "set", "-", stdin=lines)
     assert shared_kv.ok("ls") == ""
 
@@ -66,13 +66,13 @@ def test_bytes_are_kept_whatever_the_locale(kv: "Kv") -> None:
         assert kv("get", "clé".encode(), LC_ALL=locale, PYTHONIOENCODING="ascii").stdout == "clé: é\n".encode()
 
 
-def test_a_value_from_a_file(kv: "Kv", tmp_path: pathlib.Path) -> None:
+def test_a_value_is_read_from_a_file(kv: "Kv", tmp_path: pathlib.Path) -> None:
     (tmp_path / "photo").write_bytes(bytes(range(256)) * 4096)
     kv.ok("set", f"photo=@{tmp_path}/photo")
     assert kv("get", "--raw", "photo").stdout == bytes(range(256)) * 4096
 
 
-def test_literal_forms(kv: "Kv") -> None:
+def test_special_values_can_be_set_literally(kv: "Kv") -> None:
     kv.ok("set", "a==@x", "b==-", "c==", "--key", "d=e", "--value", "@x", "--key", "-f", "--value", "--")
     assert kv.ok("get", "a", "b", "c", "d=e", "--", "-f") == "a: @x\nb: -\nc: \nd=e: @x\n-f: --\n"
     kv.ok("set", "--raw-values", "a=@x", "b=-", "c==")
@@ -88,7 +88,7 @@ def test_pairs_from_standard_input_are_one_commit(kv: "Kv") -> None:
     assert len(versions) == 1
 
 
-def test_standard_input_and_operands_together_in_their_order(kv: "Kv") -> None:
+def test_standard_input_and_operands_are_taken_in_their_order(kv: "Kv") -> None:
     lines = b'{"key": "a", "value": "from stdin"}\n{"key": "b", "value": "from stdin"}'
     kv.ok("set", "a=1", "c=3", "-", "b=2", stdin=lines)
     assert kv.ok("get", "a", "b", "c") == "a: from stdin\nb: 2\nc: 3\n"
@@ -118,9 +118,9 @@ def test_a_dry_run_sets_nothing(kv: "Kv") -> None:
 
 def test_quiet_and_verbose(kv: "Kv") -> None:
     assert kv.ok("set", "-q", "a=1") == ""
-    done = kv("-v", "set", "a=1", "b=2")
-    assert done.stdout == b"Keys set\n"
-    assert done.stderr.startswith(b"kv: 2 keys, version ")
+    result = kv("-v", "set", "a=1", "b=2")
+    assert result.stdout == b"Keys set\n"
+    assert result.stderr.startswith(b"kv: 2 keys, version ")
 
 
 def test_an_endless_file_is_refused_and_nothing_is_set(kv: "Kv") -> None:

@@ -17,7 +17,7 @@ Serving = Callable[..., "tuple[Kv, subprocess.Popen[bytes]]"]
 
 @pytest.fixture
 def config(tmp_path: pathlib.Path) -> pathlib.Path:
-    """Every frame counts as slow."""
+    """A configuration by which every frame is slow."""
     file = tmp_path / "kvd.toml"
     file.write_text("[slowlog]\nthreshold_us = 0\nmax_entries = 10\n")
     file.chmod(0o600)
@@ -50,7 +50,7 @@ def test_the_slow_log_can_be_reset_and_turned_off(serving: Serving, config: path
     assert kv.ok("slowlog") == ""
 
 
-def test_what_is_quick_is_not_slow(serving: Serving, config: pathlib.Path) -> None:
+def test_quick_frames_are_not_in_the_slow_log(serving: Serving, config: pathlib.Path) -> None:
     config.write_text("[slowlog]\nthreshold_us = 3600000000\n")
     kv = serving("--config", str(config))[0]
     kv.ok("set", "a=1")
@@ -58,7 +58,7 @@ def test_what_is_quick_is_not_slow(serving: Serving, config: pathlib.Path) -> No
     assert kv.ok("slowlog") == ""
 
 
-def test_a_large_value_makes_lone_gets_worth_measuring(serving: Serving, config: pathlib.Path) -> None:
+def test_a_large_value_makes_single_gets_appear_in_the_slow_log(serving: Serving, config: pathlib.Path) -> None:
     kv = serving("--config", str(config))[0]
     kv.ok("set", "a=1")
     kv.ok("get", "a")
@@ -76,12 +76,12 @@ def test_the_largest_keys_come_first(kv: "Kv") -> None:
     assert json.loads(kv.ok("top-keys", "--json")) == {"b\n": 4, "c": 2, "a": 1}
 
 
-def test_the_keys_that_are_used_most_are_estimated(kv: "Kv") -> None:
+def test_the_most_used_keys_are_estimated(kv: "Kv") -> None:
     kv.ok("set", "a=1", "b=1")
     kv.ok("bench", "--requests", "4000", "--keys", "1", "--mix", "get=50,set=50", "--connections", "1")
     for by in ("reads", "writes"):
-        told = json.loads(kv.ok("top-keys", "--by", by, "--json"))
-        key, operations = next(iter(told.items()))
+        numbers = json.loads(kv.ok("top-keys", "--by", by, "--json"))
+        key, operations = next(iter(numbers.items()))
         assert key not in ("a", "b")
         assert operations >= 61
 
@@ -100,6 +100,6 @@ def test_wrong_usage(shared_kv: "Kv", words: list[str]) -> None:
     shared_kv.fails(2, *words)
 
 
-def test_more_than_may_be_told_is_refused(shared_kv: "Kv") -> None:
+def test_a_limit_over_1000_is_refused(shared_kv: "Kv") -> None:
     for command in ("slowlog", "top-keys"):
         assert "1000" in shared_kv.fails(5, command, "--limit", "1001")

@@ -1,4 +1,4 @@
-"""The command starts fast by what it does not import: unlike a time limit, a fixed list is the same on all machines."""
+"""The command starts fast because it imports little. Unlike a time limit, a list is the same on all machines."""
 
 import subprocess
 import sys
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from tests.harness.kv_command import Kv
 
-# Run by an interpreter of its own: the modules that kv adds to those which Python itself needs to start.
+# Runs in an interpreter of its own, and prints the modules that kv adds to those with which Python itself starts.
 MODULES_OF = """
 import os, sys
 before = set(sys.modules)
@@ -17,8 +17,8 @@ status = run(sys.argv[1:])
 assert status == 0, status
 print("\\n".join(sorted(set(sys.modules) - before)), file=sys.stderr)
 """
-# Of the standard library and of others, without what is built into the interpreter. Every name here costs each `kv get`
-# its time: think before adding one.
+# Modules of the standard library and of others, without those that are built into the interpreter. Each name here costs
+# every `kv get` time: think before adding one.
 ALLOWED = {
     *("argparse", "gettext", "functools", "collections", "collections.abc", "keyword", "operator", "reprlib", "types"),
     *("re", "re._casefix", "re._compiler", "re._constants", "re._parser", "enum", "copyreg", "warnings", "locale"),
@@ -32,15 +32,15 @@ HEAVY = {
 
 
 def modules_of(kv: "Kv", *arguments: str) -> set[str]:
-    """What one command line imports."""
-    done = subprocess.run(  # noqa: S603 (the command under test)
+    """The modules that one command line imports."""
+    result = subprocess.run(  # noqa: S603 (the command under test)
         [sys.executable, "-c", MODULES_OF, *arguments],
         capture_output=True,
         env=kv.environment(),
         timeout=30,
         check=True,
     )
-    names = set(done.stderr.decode().split()) - set(sys.builtin_module_names)
+    names = set(result.stderr.decode().split()) - set(sys.builtin_module_names)
     return {name for name in names if "cython" not in name.removeprefix("msgpack")}
 
 
@@ -94,4 +94,5 @@ def test_get_imports_nothing_of_the_daemon(kv: "Kv") -> None:
         "kvd.protocol.address",
         "kvd.protocol.errors",
         "kvd.protocol.exits",
+        "kvd.protocol.frames",
     }

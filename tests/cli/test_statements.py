@@ -8,22 +8,22 @@ from kv.cli.failures import UsageError
 from kv.cli.statements import parse
 
 
-def told(script: str | bytes) -> list[tuple[object, ...]]:
+def parsed(script: str | bytes) -> list[tuple[object, ...]]:
     """Each statement as a tuple."""
     data = script if isinstance(script, bytes) else script.encode()
-    return [(each.line, each.does, each.key, each.argument) for each in parse(data)]
+    return [(each.line, each.verb, each.key, each.argument) for each in parse(data)]
 
 
 def test_every_statement() -> None:
     script = "check a version 3\ncheck a absent\ncheck a exists\ncheck a = x\nget a\nset a x\ndel a\nincr a\nincr a -2"
-    assert told(script) == [
+    assert parsed(script) == [
         (1, "version", "a", 3), (2, "absent", "a", None), (3, "exists", "a", None), (4, "=", "a", b"x"),
         (5, "get", "a", None), (6, "set", "a", b"x"), (7, "del", "a", None), (8, "incr", "a", 1), (9, "incr", "a", -2),
     ]  # fmt: skip
 
 
 def test_get_and_del_take_several_keys() -> None:
-    assert told("get a b\ndel c d") == [
+    assert parsed("get a b\ndel c d") == [
         (1, "get", "a", None), (1, "get", "b", None), (2, "del", "c", None), (2, "del", "d", None)
     ]  # fmt: skip
 
@@ -36,20 +36,20 @@ def test_get_and_del_take_several_keys() -> None:
      ("set a=b =", "a=b", b"=")],
 )  # fmt: skip
 def test_words_are_quoted_as_in_a_shell(script: str, key: str, value: bytes) -> None:
-    assert told(script) == [(1, "set", key, value)]
+    assert parsed(script) == [(1, "set", key, value)]
 
 
-def test_bytes_that_are_no_text_are_values() -> None:
-    assert told(b"set a '\xff\x00'") == [(1, "set", "a", b"\xff\x00")]
+def test_bytes_that_are_no_text_can_be_values() -> None:
+    assert parsed(b"set a '\xff\x00'") == [(1, "set", "a", b"\xff\x00")]
 
 
-def test_comments_and_empty_lines_are_passed_over() -> None:
-    assert told("\n  # it's nothing\nget a\n\n#'\nget b\n") == [(3, "get", "a", None), (6, "get", "b", None)]
-    assert told("") == told("\n\n") == told("# x") == []
+def test_comments_and_empty_lines_are_skipped() -> None:
+    assert parsed("\n  # it's nothing\nget a\n\n#'\nget b\n") == [(3, "get", "a", None), (6, "get", "b", None)]
+    assert parsed("") == parsed("\n\n") == parsed("# x") == []
 
 
-def test_lines_are_counted_over_quotations() -> None:
-    assert told("set a 'x\n\ny'\nget b") == [(1, "set", "a", b"x\n\ny"), (4, "get", "b", None)]
+def test_line_numbers_count_the_lines_within_quotes() -> None:
+    assert parsed("set a 'x\n\ny'\nget b") == [(1, "set", "a", b"x\n\ny"), (4, "get", "b", None)]
 
 
 @pytest.mark.parametrize(
@@ -59,13 +59,13 @@ def test_lines_are_counted_over_quotations() -> None:
      "check a version", "check a version -1", "check a version x", "check a is 3", "check '' absent", "SET a b",
      b"get \xff"],
 )  # fmt: skip
-def test_what_is_wrong_is_told_with_its_line(line: str | bytes) -> None:
+def test_an_error_names_the_line(line: str | bytes) -> None:
     data = line if isinstance(line, bytes) else line.encode()
     with pytest.raises(UsageError, match=r"^line 3: .*nothing was done$"):
         parse(b"get a\n# fine\n" + data)
 
 
-def test_a_quotation_without_an_end_takes_no_time() -> None:
+def test_an_unfinished_quotation_takes_linear_time() -> None:
     with pytest.raises(UsageError, match=r"line 1: a quotation"):
         parse(b"set a 'x\n" + b"get a\n" * 200_000)
 

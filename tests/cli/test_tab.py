@@ -1,7 +1,7 @@
 """Pressing TAB in real shells on a pseudo-terminal, with the keys of a real daemon.
 
-Reads no screen: presses TAB, then Enter, and looks at the arguments with which ``kv`` is started, which a stub in its
-place prints.
+The tests read no screen. They press TAB, then Enter, and look at the arguments with which the shell starts ``kv``; a
+stub in its place prints them.
 """
 
 import json
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 SHELLS = ["bash", "zsh", "fish"]
 
-# Each gets two characters before it of its own, by which it is completed.
+# Each gets a prefix of two characters of its own, by which it is completed.
 ODD = [
     "user:1", "with space", "dou  ble", "it's", 'say "hi"', "end'", 'end"', "dol$HOME", "back\\slash", "star*",
     "semi;colon", "pipe|d", "amp&x", "lt<gt>", "bang!x", "bang!", "paren(s)", "brace{s}", "br[a]", "q?x", "tick`x",
@@ -70,11 +70,11 @@ class Shell:
         assert self.enter("kv ready") == ["ready"]
 
     def tab(self, typed: str, then: str = "") -> list[str]:
-        """Type, press TAB, type the rest, press Enter: what ``kv`` got."""
+        """Type, press TAB, type the rest, press Enter; return the arguments of ``kv``."""
         return self.enter(f"{typed}\t{then}")
 
     def enter(self, typed: str) -> list[str]:
-        """Type and press Enter: what ``kv`` got."""
+        """Type and press Enter; return the arguments of ``kv``."""
         self._terminal.send(typed + "\r")
         self._terminal.expect("ARGV(.*?)END")
         arguments: list[str] = json.loads(self._terminal.match.group(1))
@@ -115,7 +115,7 @@ def test_a_key_is_completed_bare_and_in_both_quotes(shell: Shell, head: str) -> 
 
 
 @pytest.mark.parametrize("typed", LEADING)
-def test_a_key_that_begins_with_a_special_character(shell: Shell, typed: str) -> None:
+def test_a_key_that_begins_with_a_special_character_is_completed(shell: Shell, typed: str) -> None:
     assert shell.tab(f"kv get {typed}") == ["get", LEADING[typed]]
 
 
@@ -161,10 +161,10 @@ def test_set_completes_the_key_and_adds_the_equals_sign(shell: Shell, head: str)
         ("true; kv get a0", ["get", "a0user:1"]),
         ("true && kv get a0", ["get", "a0user:1"]),
         ("X=1 kv get a0", ["get", "a0user:1"]),
-        # Several are left: what they have in common.
+        # Several candidates: TAB adds what they have in common.
         ("kv get w", ["get", "w/"]),
         ("kv get many", ["get", "many0"]),
-        # Nothing to offer: no file names in place of keys, nothing for a value.
+        # No candidates: no file names in place of keys, nothing for a value.
         ("kv get fi", ["get", "fi"]),
         ("kv set a=fi", ["set", "a=fi"]),
         ("kv get z1", ["get", "z1"]),
@@ -173,7 +173,7 @@ def test_set_completes_the_key_and_adds_the_equals_sign(shell: Shell, head: str)
         ("kv nonsense a0", ["nonsense", "a0"]),
     ],
 )
-def test_what_tab_makes_of_a_line(shell: Shell, typed: str, arguments: list[str]) -> None:
+def test_tab_completes_a_line(shell: Shell, typed: str, arguments: list[str]) -> None:
     assert shell.tab(typed) == arguments
 
 
@@ -195,7 +195,7 @@ def test_kv_completion_prints_the_files_in_completions(kind: str, alone: "Kv") -
     assert alone.ok("completion", kind) == file.read_text(), f"run: kv completion {kind} > completions/{SCRIPTS[kind]}"
 
 
-def test_zsh_takes_the_script_by_source_too(filled: "Kv", tmp_path: pathlib.Path) -> None:
+def test_zsh_takes_the_script_by_source(filled: "Kv", tmp_path: pathlib.Path) -> None:
     if not shutil.which("zsh"):
         pytest.skip("no zsh here")
     empty = tmp_path / "empty"

@@ -1,4 +1,4 @@
-"""Moments on the command line, without a daemon. The clock here is three hours ahead of Greenwich."""
+"""Moments on the command line, without a daemon. The local clock is three hours ahead of UTC."""
 
 import time
 from collections.abc import Iterator
@@ -43,7 +43,7 @@ def three_hours_ahead(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         ("1h30m ago", "2026-11-23T10:30:00.000000Z"),
     ],
 )
-def test_what_is_a_moment(text: str, moment: str) -> None:
+def test_a_moment_is_read(text: str, moment: str) -> None:
     assert time_json(maybe_time_us(text, NOON_US)) == moment
 
 
@@ -53,7 +53,7 @@ def test_what_is_a_moment(text: str, moment: str) -> None:
      "@-1", "@1e9", "0001-01-01", "1900-01-01", "9999-12-31T23:59:59-23:00", "2026-11-23T10:00:00+99:00", "yesterday",
      "٣m"],
 )  # fmt: skip
-def test_what_is_none(text: str) -> None:
+def test_what_is_no_moment_is_refused(text: str) -> None:
     assert maybe_time_us(text, NOON_US) is None
     with pytest.raises(UsageError, match=r"--at"):
         HistoryPoint(text or "?", "--at")
@@ -61,7 +61,7 @@ def test_what_is_none(text: str) -> None:
 
 @settings(deadline=None)
 @given(st.text(alphabet="0123456789-+:TZ .@mhsago", max_size=30))
-def test_any_text_is_a_moment_or_none(text: str) -> None:
+def test_any_text_is_a_moment_or_not(text: str) -> None:
     maybe_time_us(text, NOON_US)
 
 
@@ -79,7 +79,7 @@ def test_moments_for_people_are_local() -> None:
 
 
 @pytest.mark.parametrize("text", ["99999999999999999999", "9223372036854775808", "1.5", "1234x", "-1", "v12", "NOW"])
-def test_what_is_neither_a_version_nor_a_time(text: str) -> None:
+def test_a_point_that_is_neither_a_version_nor_a_time_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="--to"):
         HistoryPoint(text, "--to")
 

@@ -25,7 +25,7 @@ def newest(kv: "Kv") -> int:
     return int(json.loads(kv.ok("log", "--limit", "1", "--json"))["version"])
 
 
-def test_all_is_written_in_one_commit(kv: "Kv") -> None:
+def test_a_script_writes_all_in_one_commit(kv: "Kv") -> None:
     kv.ok("set", "a=1", "gone=1")
     assert kv.ok("txn", stdin=b"check a = 1\nset a 2\nset 'b c' 3\ndel gone\nincr n 4") == "n: 4\n"
     assert kv.ok("get", "a", "b c", "n") == "a: 2\nb c: 3\nn: 4\n"
@@ -52,14 +52,14 @@ def test_a_check_that_does_not_hold_writes_and_prints_nothing(kv: "Kv", check: s
     assert newest(kv) == before
 
 
-def test_checks_that_hold(kv: "Kv") -> None:
+def test_checks_that_hold_let_the_script_write(kv: "Kv") -> None:
     kv.ok("set", "a=1")
     script = f"check a version {newest(kv)}\ncheck a exists\ncheck a = 1\ncheck b absent\ncheck b version 0\nset b 2"
     assert kv.ok("txn", stdin=script.encode()) == ""
     assert kv.ok("get", "b") == "b: 2\n"
 
 
-def test_a_refusal_names_what_is_there_since_when_and_by_whom(kv: "Kv") -> None:
+def test_a_refusal_names_what_is_there_with_author_and_time(kv: "Kv") -> None:
     kv.ok("set", "a=1")
     version = newest(kv)
     assert f"a is at version {version}, not at version 7 (set by uid " in kv.fails(3, "txn", stdin=b"check a version 7")
@@ -70,21 +70,21 @@ def test_a_refusal_names_what_is_there_since_when_and_by_whom(kv: "Kv") -> None:
     assert "a has been written by a statement before it" in kv.fails(3, "txn", stdin=b"set a 1\ncheck a absent")
 
 
-def test_statements_see_what_those_before_them_have_written(kv: "Kv") -> None:
+def test_statements_see_the_writes_of_earlier_statements(kv: "Kv") -> None:
     kv.ok("set", "a=1")
     script = b"get a\nset a 5\nget a\nincr a\ncheck a = 6\ndel a\ncheck a absent\nincr a -1"
     assert kv.ok("txn", stdin=script) == "a: 1\na: 5\na: 6\na: -1\n"
     assert kv.ok("get", "a") == "a: -1\n"
 
 
-def test_a_key_that_get_does_not_find_is_named_and_the_rest_is_done(kv: "Kv") -> None:
-    done = kv("txn", stdin=b"get a\nset b 1\nget b")
-    assert (done.returncode, done.stdout, done.stderr) == (0, b"b: 1\n", b"kv: no such key: a\n")
+def test_a_missing_key_of_get_is_named_and_the_rest_is_done(kv: "Kv") -> None:
+    result = kv("txn", stdin=b"get a\nset b 1\nget b")
+    assert (result.returncode, result.stdout, result.stderr) == (0, b"b: 1\n", b"kv: no such key: a\n")
 
 
-def test_json(kv: "Kv") -> None:
-    told = json.loads(kv.ok("txn", "--json", stdin=b"get a\nset b '\xff'\nget b\nincr n"))
-    assert told == {"version": newest(kv), "found": {"a": None, "b": {"base64": "/w=="}, "n": "1"}}
+def test_json_has_version_and_values(kv: "Kv") -> None:
+    output = json.loads(kv.ok("txn", "--json", stdin=b"get a\nset b '\xff'\nget b\nincr n"))
+    assert output == {"version": newest(kv), "found": {"a": None, "b": {"base64": "/w=="}, "n": "1"}}
     assert json.loads(kv.ok("txn", "--json", stdin=b"get n")) == {"version": None, "found": {"n": "1"}}
 
 
@@ -101,7 +101,7 @@ def test_a_wrong_statement_sends_nothing(alone: "Kv") -> None:
     assert "line 2: " in alone.fails(2, "txn", stdin=b"set a 1\nset b")
 
 
-def test_incr_of_what_is_no_number(kv: "Kv") -> None:
+def test_incr_of_a_value_that_is_no_number_writes_nothing(kv: "Kv") -> None:
     kv.ok("set", "a=x")
     assert "line 2: a is not a decimal number" in kv.fails(5, "txn", stdin=b"set b 1\nincr a")
     kv.fails(5, "txn", stdin=f"set c {2**63 - 1}\nincr c".encode())
@@ -112,7 +112,7 @@ def test_an_empty_script_does_nothing(alone: "Kv") -> None:
     assert alone.ok("txn", stdin=b"# nothing\n") == ""
 
 
-def test_how_long_keys_live(kv: "Kv") -> None:
+def test_ttl_and_keep_ttl_apply_to_the_writes(kv: "Kv") -> None:
     kv.ok("txn", "--ttl", "1h", stdin=b"set a 1")
     kv.ok("txn", "--keep-ttl", stdin=b"set a 2")
     assert re.fullmatch(r"a: (59m\d*s?|1h)\n", kv.ok("ttl", "a"))
@@ -120,7 +120,7 @@ def test_how_long_keys_live(kv: "Kv") -> None:
     assert kv.ok("ttl", "a") == "a: no expiry\n"
 
 
-def test_many_at_once_lose_no_update(kv: "Kv") -> None:
+def test_concurrent_scripts_lose_no_update(kv: "Kv") -> None:
     running = [
         kv.start("txn", stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(12)
     ]
@@ -134,7 +134,7 @@ def test_many_at_once_lose_no_update(kv: "Kv") -> None:
 
 
 class Interrupted(Client):
-    """Somebody adds to n behind the reading, as many ``times`` as asked for."""
+    """A client in which another client adds to n after each read, ``times`` times."""
 
     times = 1
 
@@ -142,25 +142,25 @@ class Interrupted(Client):
         found = super().fetch(keys, at=at)
         if self.times:
             self.times -= 1
-            with connect(self._address) as other:
+            with connect(self.settings.address) as other:
                 other.increment("n", 10)
         return found
 
 
-def test_what_has_changed_behind_the_reading_is_read_again(kv: "Kv") -> None:
+def test_a_change_after_the_read_repeats_the_script(kv: "Kv") -> None:
     with Interrupted(kv.socket) as client:
         outcome, version = carry_out(client, parse(b"get n\nincr n"))
     assert outcome.shown == [("n", b"10"), ("n", b"11")]
     assert version == newest(kv)
 
 
-def test_a_check_is_done_again_too(kv: "Kv") -> None:
+def test_a_repeated_script_checks_again(kv: "Kv") -> None:
     with Interrupted(kv.socket) as client, pytest.raises(CommandFailed, match="line 1: the check does not hold"):
         carry_out(client, parse(b"check n absent\nset n 1"))
     assert kv.ok("get", "n") == "n: 10\n"
 
 
-def test_what_changes_all_the_time_ends_with_a_conflict(kv: "Kv") -> None:
+def test_endless_conflicts_end_with_a_conflict(kv: "Kv") -> None:
     with Interrupted(kv.socket) as client:
         client.times = 1_000
         with pytest.raises(Conflict):

@@ -25,7 +25,7 @@ def waiting(kv: "Kv", *arguments: str) -> "subprocess.Popen[bytes]":
     return process
 
 
-def test_what_is_so_already_returns_at_once(kv: "Kv") -> None:
+def test_a_condition_that_holds_already_returns_at_once(kv: "Kv") -> None:
     kv.ok("set", "a=1", "a=b=c", "e=")
     assert kv.ok("wait", "e") == "e: \n"
     assert kv.ok("wait", "e=") == "e: \n"
@@ -34,7 +34,7 @@ def test_what_is_so_already_returns_at_once(kv: "Kv") -> None:
     assert kv.ok("wait", "--absent", "a=1") == ""
 
 
-def test_until_there_is_such_a_key(kv: "Kv") -> None:
+def test_wait_until_the_key_exists(kv: "Kv") -> None:
     process = waiting(kv, "ready")
     kv.ok("set", "read=1", "ready2=1")
     kv.ok("set", "ready=yes")
@@ -42,7 +42,7 @@ def test_until_there_is_such_a_key(kv: "Kv") -> None:
     assert process.returncode == 0
 
 
-def test_until_it_has_the_value(kv: "Kv") -> None:
+def test_wait_until_the_key_has_the_value(kv: "Kv") -> None:
     kv.ok("set", "state=begun")
     process = waiting(kv, "--raw", "state=done")
     kv.ok("set", "state=half done")
@@ -50,7 +50,7 @@ def test_until_it_has_the_value(kv: "Kv") -> None:
     assert process.communicate(timeout=DEADLINE_S) == (b"done", b"")
 
 
-def test_until_it_is_gone(kv: "Kv") -> None:
+def test_wait_until_the_key_is_gone(kv: "Kv") -> None:
     kv.ok("set", "a=1")
     process = waiting(kv, "--absent", "a")
     kv.ok("del", "a")
@@ -58,7 +58,7 @@ def test_until_it_is_gone(kv: "Kv") -> None:
     assert process.returncode == 0
 
 
-def test_a_longer_key_is_another_one(kv: "Kv") -> None:
+def test_a_longer_key_is_another_key(kv: "Kv") -> None:
     kv.ok("set", "a=1")
     process = waiting(kv, "--absent", "a", "--timeout", "2")
     kv.ok("set", "ab=1")
@@ -67,7 +67,7 @@ def test_a_longer_key_is_another_one(kv: "Kv") -> None:
     process.communicate()
 
 
-def test_until_it_has_another_value(kv: "Kv") -> None:
+def test_wait_until_the_key_has_another_value(kv: "Kv") -> None:
     kv.ok("set", "a=1")
     process = waiting(kv, "--absent", "a=1")
     kv.ok("set", "a=2")
@@ -75,18 +75,18 @@ def test_until_it_has_another_value(kv: "Kv") -> None:
     process.communicate()
 
 
-def test_however_short_it_was_so(kv: "Kv") -> None:
+def test_a_condition_that_held_for_a_moment_is_enough(kv: "Kv") -> None:
     process = waiting(kv, "flash")
     kv.ok("txn", stdin=b"set flash 1")
     kv.ok("del", "flash")
     assert process.communicate(timeout=DEADLINE_S)[0] == b"flash: 1\n"
 
 
-def test_a_change_between_the_reading_and_the_watching_is_not_missed(kv: "Kv") -> None:
+def test_a_change_between_the_read_and_the_watch_is_not_missed(kv: "Kv") -> None:
     other = connect(kv.socket)
 
     class Interrupted(Client):
-        """Somebody sets the key, and deletes it again, at the worst moment."""
+        """A client in which another client sets the key, and deletes it again, between the read and the watch."""
 
         def watch(self, prefix: str = "", since: int | None = None) -> Watch:
             other.set("a", b"1")
@@ -98,13 +98,13 @@ def test_a_change_between_the_reading_and_the_watching_is_not_missed(kv: "Kv") -
 
 
 def test_when_the_time_is_over_the_exit_code_is_5(kv: "Kv") -> None:
-    assert "nothing was not as asked within 0.05 s" in kv.fails(5, "wait", "--timeout", "0.05", "nothing")
+    assert "the condition for nothing did not hold within 0.05 s" in kv.fails(5, "wait", "--timeout", "0.05", "nothing")
     kv.ok("set", "a=1")
     kv.fails(5, "wait", "--timeout", "0.000001", "a=2")
     kv.fails(5, "wait", "--timeout", "0.05", "--absent", "a")
 
 
-def test_a_time_for_the_daemon_does_not_limit_the_waiting(kv: "Kv") -> None:
+def test_the_timeout_for_the_daemon_does_not_limit_the_wait(kv: "Kv") -> None:
     kv.ok("set", "--ttl", "4s", "a=1")
     assert kv("wait", "--absent", "a", KVD_TIMEOUT="2").returncode == 0
 

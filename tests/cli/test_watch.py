@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 
 def watching(kv: "Kv", *arguments: str, stderr: int = subprocess.PIPE) -> "subprocess.Popen[bytes]":
-    """``kv watch`` from the start of the history on, so that nothing depends on when it is ready."""
+    """``kv watch`` from the start of the history on, so it does not matter when it is ready."""
     return kv.start("watch", "--since", "0", *arguments, stdout=subprocess.PIPE, stderr=stderr)
 
 
 def line_of(process: "subprocess.Popen[bytes]") -> str:
-    """The next line, which has to come while it still runs."""
+    """The next line, which must arrive while the process runs."""
     assert process.stdout is not None
     return process.stdout.readline().decode()
 
@@ -48,23 +48,23 @@ def test_only_keys_with_the_prefix(kv: "Kv") -> None:
 def test_the_versions_are_those_of_the_log(kv: "Kv") -> None:
     kv.ok("set", "a=1")
     kv.ok("set", "a=2")
-    told = [line.split()[0] for line in kv.ok("watch", "--since", "0", "--count", "2").splitlines()]
-    assert told == [line.split()[0] for line in kv.ok("log").splitlines()]
+    lines = [line.split()[0] for line in kv.ok("watch", "--since", "0", "--count", "2").splitlines()]
+    assert lines == [line.split()[0] for line in kv.ok("log").splitlines()]
 
 
 def test_json_lines(kv: "Kv") -> None:
     kv.ok("set", b"a=\xff")
     kv.ok("del", "a")
-    told = [json.loads(line) for line in kv.ok("watch", "--json", "--since", "0", "--count", "2").splitlines()]
-    assert [(line["event"], line["key"], line["value"]) for line in told] == [
+    lines = [json.loads(line) for line in kv.ok("watch", "--json", "--since", "0", "--count", "2").splitlines()]
+    assert [(line["event"], line["key"], line["value"]) for line in lines] == [
         ("set", "a", {"base64": "/w=="}), ("deleted", "a", None)
     ]  # fmt: skip
-    assert told[0]["author"]["uid"] == os.getuid()
+    assert lines[0]["author"]["uid"] == os.getuid()
     logged = [json.loads(line) for line in kv.ok("log", "--json").splitlines()]
-    assert [(line["version"], line["time"]) for line in told] == [(line["version"], line["time"]) for line in logged]
+    assert [(line["version"], line["time"]) for line in lines] == [(line["version"], line["time"]) for line in logged]
 
 
-def test_from_a_time_on(kv: "Kv") -> None:
+def test_since_may_be_a_time(kv: "Kv") -> None:
     kv.ok("set", "a=1")
     assert kv.ok("watch", "--since", "1h", "--count", "1").endswith(" set a: 1\n")
 
@@ -80,16 +80,18 @@ def forgetful(serving: "Callable[..., tuple[Kv, subprocess.Popen[bytes]]]", tmp_
     return kv
 
 
-def test_a_resynchronisation_is_marked(forgetful: "Kv") -> None:
+def test_a_resync_is_marked(forgetful: "Kv") -> None:
     lines = forgetful.ok("watch", "--since", "1", "--count", "2").splitlines()
     assert [line.split(" ", 1)[1] for line in lines] == ["resync", "set a: 1", "set b: 1"]
-    told = [json.loads(line) for line in forgetful.ok("watch", "--json", "--since", "1", "--count", "2").splitlines()]
-    assert [line["event"] for line in told] == ["resync", "set", "set"]
+    lines = [json.loads(line) for line in forgetful.ok("watch", "--json", "--since", "1", "--count", "2").splitlines()]
+    assert [line["event"] for line in lines] == ["resync", "set", "set"]
 
 
-def test_a_command_is_told_of_a_resynchronisation(forgetful: "Kv") -> None:
-    told = forgetful.ok("watch", "--since", "1", "--count", "2", "--", "sh", "-c", 'echo "$KVD_EVENT:${KVD_KEY-none}"')
-    assert told.split() == ["resync:none", "set:a", "set:b"]
+def test_a_command_gets_a_resync(forgetful: "Kv") -> None:
+    output = forgetful.ok(
+        "watch", "--since", "1", "--count", "2", "--", "sh", "-c", 'echo "$KVD_EVENT:${KVD_KEY-none}"'
+    )
+    assert output.split() == ["resync:none", "set:a", "set:b"]
 
 
 SHOW = 'printf "%s %s %s %s|" "$KVD_EVENT" "$KVD_KEY" "$KVD_VERSION" "${KVD_VALUE-none}"; cat; echo'
@@ -100,8 +102,8 @@ def test_a_command_gets_each_change(kv: "Kv") -> None:
     kv.ok("set", b"b c=\xff")
     kv.ok("del", "a")
     versions = [line.split()[0] for line in kv.ok("log").splitlines()]
-    done = kv("watch", "--since", "0", "--count", "3", "--", "sh", "-c", SHOW, KVD_VALUE="from outside")
-    assert done.stdout.split(b"\n") == [
+    result = kv("watch", "--since", "0", "--count", "3", "--", "sh", "-c", SHOW, KVD_VALUE="from outside")
+    assert result.stdout.split(b"\n") == [
         f"set a {versions[0]} 1|1".encode(),
         f"set b c {versions[1]} none|".encode() + b"\xff",
         f"deleted a {versions[2]} none|".encode(),
@@ -117,13 +119,13 @@ def test_a_large_value_is_on_standard_input_whether_it_is_read_or_not(kv: "Kv", 
     assert kv.ok(*command, "echo done") == "done\n"
 
 
-def test_the_command_talks_to_the_daemon_that_was_named(kv: "Kv", alone: "Kv") -> None:
+def test_the_command_uses_the_daemon_on_the_command_line(kv: "Kv", alone: "Kv") -> None:
     kv.ok("set", "a=1")
     inner = [*kv.command, "get", "a"]
     assert alone.ok("watch", "-s", str(kv.socket), "--since", "0", "--count", "1", "--", *inner) == "a: 1\n"
 
 
-def test_how_the_command_ends_does_not_matter(kv: "Kv") -> None:
+def test_the_exit_code_of_the_command_does_not_matter(kv: "Kv") -> None:
     kv.ok("set", "a=1")
     kv.ok("set", "a=2")
     assert kv.ok("watch", "--since", "0", "--count", "2", "--", "sh", "-c", "echo $KVD_VALUE; exit 3") == "1\n2\n"
@@ -132,7 +134,7 @@ def test_how_the_command_ends_does_not_matter(kv: "Kv") -> None:
 @pytest.mark.parametrize(
     ("command", "status"), [("/no/such/command", 127), ("no-such-command-anywhere", 127), ("/etc/passwd", 126)]
 )
-def test_a_command_that_cannot_be_run_ends_it(shared_kv: "Kv", command: str, status: int) -> None:
+def test_a_command_that_cannot_run_ends_the_watch(shared_kv: "Kv", command: str, status: int) -> None:
     shared_kv.ok("set", "a=1")
     assert command in shared_kv.fails(status, "watch", "--since", "0", "--", command)
 
@@ -146,7 +148,7 @@ def test_ctrl_c_ends_with_130_quietly(kv: "Kv") -> None:
     assert process.returncode == 130
 
 
-def test_a_pipe_that_is_closed_ends_it_without_a_change_and_quietly(kv: "Kv") -> None:
+def test_a_closed_pipe_ends_the_watch_quietly_without_a_change(kv: "Kv") -> None:
     process = watching(kv)
     kv.ok("set", "a=1")
     line_of(process)
@@ -157,7 +159,7 @@ def test_a_pipe_that_is_closed_ends_it_without_a_change_and_quietly(kv: "Kv") ->
     assert process.stderr.read() == b""
 
 
-def test_nothing_is_lost_when_the_daemon_is_started_again(
+def test_a_restart_of_the_daemon_loses_nothing(
     serving: "Callable[..., tuple[Kv, subprocess.Popen[bytes]]]",
 ) -> None:
     kv, daemon = serving()
@@ -174,7 +176,7 @@ def test_nothing_is_lost_when_the_daemon_is_started_again(
     process.communicate()
 
 
-def test_a_daemon_that_is_away_for_longer_than_a_look_at_the_reader_is_waited_for(
+def test_the_watch_waits_for_a_daemon_that_is_away_longer_than_a_check_of_the_reader(
     serving: "Callable[..., tuple[Kv, subprocess.Popen[bytes]]]",
 ) -> None:
     kv, daemon = serving()
@@ -192,7 +194,7 @@ def test_a_daemon_that_is_away_for_longer_than_a_look_at_the_reader_is_waited_fo
     process.communicate()
 
 
-def test_a_daemon_that_does_not_come_back_ends_it_with_69(
+def test_a_daemon_that_does_not_come_back_ends_the_watch_with_69(
     serving: "Callable[..., tuple[Kv, subprocess.Popen[bytes]]]",
 ) -> None:
     kv, daemon = serving()

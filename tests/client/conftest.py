@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 import kv
-from kv.api.methods import Asynchronous, Deferred
 from kv.api.result import Result
+from kv.methods import Asynchronous, Deferred
 from kv.wire.codecs import Codec, full, light
 from tests.harness.daemon import Daemon, new_folders
 from tests.harness.scripted_server import ScriptedServer

@@ -64,7 +64,7 @@ def test_a_daemon_sleeps_at_once_unless_told_otherwise(start_daemon: "Callable[.
 
 
 def test_a_timeout_ends_a_busy_poll(scripted: "Callable[..., ScriptedServer]", monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kv.api.settings.MAX_BUSY_POLL_US", 10**12)
+    monkeypatch.setattr("kv.settings.MAX_BUSY_POLL_US", 10**12)
 
     def silent(line: "Line") -> None:
         line.request()

@@ -1,4 +1,4 @@
-"""deploy/Dockerfile: each of its steps runs in a plain Debian root, and what comes of it runs as a container does."""
+"""deploy/Dockerfile: each of its steps runs in a plain Debian root, and the result runs like a container."""
 
 import os
 import pathlib
@@ -23,7 +23,7 @@ MIB = 1024 * 1024
 
 @pytest.fixture(scope="module")
 def image() -> Iterator[images.Image]:
-    """What the Dockerfile makes."""
+    """The image that the Dockerfile makes."""
     require(*PROGRAMS, root=True)
     with tempfile.TemporaryDirectory(prefix="kvd-image-") as folder:
         wheels = pathlib.Path(folder, "wheels")
@@ -34,29 +34,29 @@ def image() -> Iterator[images.Image]:
 
 @pytest.fixture
 def container(image: images.Image) -> Iterator["subprocess.Popen[str]"]:
-    """One that runs, and is healthy."""
+    """A container that has started."""
     running = subprocess.Popen(  # noqa: S603 - the image's own command
         images.processes(image), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     try:
         assert running.stdout is not None
-        said = ""
+        output = ""
         while (line := running.stdout.readline()) and "Kvd started" not in line:
-            said += line
-        assert line, said
+            output += line
+        assert line, output
         yield running
     finally:
         if running.poll() is None:
-            os.kill(first(running), signal.SIGKILL)
+            os.kill(first_process(running), signal.SIGKILL)
         running.communicate(timeout=DEADLINE_S)
 
 
-def first(running: "subprocess.Popen[str]") -> int:
-    """The id of its first process, as it is outside."""
+def first_process(running: "subprocess.Popen[str]") -> int:
+    """The pid of the container's first process, as seen from outside."""
     return int(children(running.pid)[0])
 
 
-def test_the_image_runs_as_an_ordinary_user_and_brings_no_tools_to_build_with(image: images.Image) -> None:
+def test_the_image_runs_as_an_ordinary_user_and_has_no_build_tools(image: images.Image) -> None:
     assert image.user == "10001:10001"
     assert image.volumes == ["/run/kvd", "/data"]
     assert image.noted == {"STOPSIGNAL": "SIGTERM"}
@@ -68,7 +68,7 @@ def test_the_image_runs_as_an_ordinary_user_and_brings_no_tools_to_build_with(im
 
 
 def test_a_container_is_healthy_while_it_serves(image: images.Image, container: "subprocess.Popen[str]") -> None:
-    pid = first(container)
+    pid = first_process(container)
     assert pathlib.Path(f"/proc/{pid}").stat().st_uid == 10001
     assert images.inside(image, pid, *image.healthcheck).returncode == 0
     assert images.inside(image, pid, "kv", "set", "a=1").stdout == "Keys set\n"
@@ -81,14 +81,14 @@ def test_a_container_is_healthy_while_it_serves(image: images.Image, container: 
         os.kill(pid, signal.SIGCONT)
 
 
-def test_a_container_stops_in_order_when_it_is_told_to(container: "subprocess.Popen[str]") -> None:
-    os.kill(first(container), signal.SIGTERM)
-    said, _ = container.communicate(timeout=DEADLINE_S)
+def test_a_container_stops_in_order_at_sigterm(container: "subprocess.Popen[str]") -> None:
+    os.kill(first_process(container), signal.SIGTERM)
+    output, _ = container.communicate(timeout=DEADLINE_S)
     assert container.returncode == 0
-    assert "stopped: pid 1\n" in said
+    assert "stopped: pid 1\n" in output
 
 
-def test_no_step_is_passed_over(tmp_path: pathlib.Path) -> None:
+def test_an_unknown_step_is_an_error(tmp_path: pathlib.Path) -> None:
     dockerfile = tmp_path / "Dockerfile"
     dockerfile.write_text("RUN true\n")
     with pytest.raises(AssertionError, match="before FROM"):

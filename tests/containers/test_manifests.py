@@ -1,4 +1,4 @@
-"""deploy/compose.yaml and deploy/kubernetes: valid by their schemas, and true of the image and of the command."""
+"""deploy/compose.yaml and deploy/kubernetes: valid by their schemas, in agreement with the image and the command."""
 
 import os
 import pathlib
@@ -38,7 +38,7 @@ def kvd_of(pod: Object) -> Object:
 
 
 def started_by(container: Object) -> list[str]:
-    """What is run, by Kubernetes' rules: a command takes the place of the image's, and no arguments are none given."""
+    """What Kubernetes runs: a command replaces the image's entrypoint; arguments replace the image's command."""
     entrypoint, command = yaml.safe_load(IMAGE["ENTRYPOINT"]), yaml.safe_load(IMAGE["CMD"])
     if container.get("command"):
         return [*container["command"], *container.get("args", [])]
@@ -54,7 +54,7 @@ def test_the_manifests_follow_the_schemas_of_kubernetes(path: pathlib.Path, vers
         kubernetes_validate.validate(document, version, strict=True)
 
 
-def test_a_manifest_with_a_mistake_is_found() -> None:
+def test_an_error_in_a_manifest_is_found() -> None:
     document = WORKLOADS[0][1] | {"spec": WORKLOADS[0][1]["spec"] | {"replica": 2}}
     with pytest.raises(kubernetes_validate.ValidationError):
         kubernetes_validate.validate(document, "1.29", strict=True)
@@ -64,14 +64,14 @@ def test_a_manifest_with_a_mistake_is_found() -> None:
 def test_the_compose_file_follows_the_schema_of_compose(mistake: str, status: int, tmp_path: pathlib.Path) -> None:
     file = tmp_path / "compose.yaml"
     file.write_text(COMPOSE.read_text().replace("\n\nvolumes:", f"{mistake}\n\nvolumes:"))
-    done = subprocess.run(  # noqa: S603 - the validator, with a schema that it brings
+    result = subprocess.run(  # noqa: S603 - the validator, with its own schema
         [sys.executable, "-m", "check_jsonschema", "--builtin-schema=vendor.compose-spec", str(file)],
         capture_output=True, text=True, timeout=DEADLINE_S, check=False,
     )  # fmt: skip
-    assert done.returncode == status, done.stdout + done.stderr
+    assert result.returncode == status, result.stdout + result.stderr
 
 
-def test_the_compose_file_says_what_the_image_does() -> None:
+def test_the_compose_file_agrees_with_the_image() -> None:
     compose = yaml.safe_load(COMPOSE.read_text())
     kvd, client = compose["services"]["kvd"], compose["services"]["client"]
     context = (COMPOSE.parent / kvd["build"]["context"]).resolve()
@@ -97,8 +97,8 @@ def test_the_containers_of_a_pod_share_the_socket_as_one_user(pod: Object, spec:
 
 
 @pytest.mark.parametrize(("pod", "spec"), PODS)
-def test_what_a_pod_runs_serves_and_its_probes_tell(pod: Object, spec: Object, contain: "Contain") -> None:
-    """With nothing writable but what is mounted there."""
+def test_the_command_of_a_pod_serves_and_its_probes_notice(pod: Object, spec: Object, contain: "Contain") -> None:
+    """Only the mounted directories are writable."""
     require("unshare", "mount", root=True)
     kvd = kvd_of(pod)
     mounts = {mount["mountPath"] for mount in kvd["volumeMounts"]}
@@ -116,8 +116,8 @@ def test_what_a_pod_runs_serves_and_its_probes_tell(pod: Object, spec: Object, c
 
 def probe(daemon: "Contained", words: list[str]) -> int:
     assert words[0] == "kv"
-    done = subprocess.run(  # noqa: S603 - what the manifest names
+    result = subprocess.run(  # noqa: S603 - what the manifest names
         [*KV, *words[1:]], env=daemon.environment, capture_output=True, timeout=DEADLINE_S, check=False
     )
-    assert done.stdout == b""
-    return done.returncode
+    assert result.stdout == b""
+    return result.returncode

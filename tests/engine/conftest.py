@@ -6,6 +6,7 @@ import pytest
 
 from kvd.engine.database import Database
 from kvd.store.window import WindowLimits
+from tests.harness.clocks import ManualScheduler
 
 
 class Clocks:
@@ -14,6 +15,7 @@ class Clocks:
     def __init__(self) -> None:
         self.wall_us = 1_000_000
         self.even_us = 5_000
+        self.scheduler = ManualScheduler()
 
     def pass_(self, us: int) -> None:
         """Time passes, as both clocks see it."""
@@ -22,7 +24,7 @@ class Clocks:
 
     def database(self, limits: WindowLimits | None = None) -> Database:
         """A new database that goes by these clocks."""
-        return Database(limits, clock=lambda: self.wall_us, timer=lambda: self.even_us)
+        return Database(limits, clock=lambda: self.wall_us, timer=lambda: self.even_us, scheduler=self.scheduler)
 
 
 @pytest.fixture

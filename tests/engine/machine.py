@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant
 
 from kvd.engine.database import Database
+from kvd.engine.expiry import TIMER_GRAIN_S, Expirer
+from kvd.engine.scheduler import NullHandle
 from kvd.store.authors import EXPIRED, Author
 from kvd.store.errors import SnapshotGone
 from kvd.store.heads import FORGOTTEN, Head
@@ -77,33 +79,42 @@ class Machine(RuleBasedStateMachine):
     @initialize(limits=window_limits, age_ms=st.sampled_from([1, 0]))
     def begin_history(self, limits: WindowLimits, age_ms: int) -> None:
         self.wall = self.even = 10_000
-        self.database = Database(limits, clock=lambda: self.wall, timer=lambda: self.even)
+        self.timer: int | None = None  # when the database has asked to be called for an expiry
+        self.database = Database(limits, clock=lambda: self.wall, timer=lambda: self.even, scheduler=self)
         self.store = self.database.store
         self.database.outcomes.limit = REMEMBERED
         self.model = Model(REMEMBERED)
-        self.timer: int | None = None  # as a service sets it that does what it is told
-        self.database.on_deadline = lambda in_us: setattr(self, "timer", self.even + in_us)
         self.noted: list[list[str]] = []
-        self.database.on_commit = self.note_commit
+        self.database.wakeups.add(self, self.note_commit)
         self.pins: Counter[int] = Counter()
         self.promised: set[int] = set()  # those pinned that no limit may take
         self.txns: list[Txn] = []
         self.gets = 0
         self.keep_short(age_ms)
 
+    # ------------------------------------------------------------------ a scheduler that only notes the time
+
+    def now(self) -> float:
+        return 0.0
+
+    def call_later(self, delay_s: float, callback: Callable[[], None]) -> NullHandle:
+        if isinstance(getattr(callback, "__self__", None), Expirer):
+            self.timer = self.even + round((delay_s - TIMER_GRAIN_S) * 1_000_000)
+        return NullHandle()
+
     # ------------------------------------------------------------------ helpers
 
     def keep_short(self, age_ms: int) -> None:
         """Values below SHORT have so long a history, if it is not 0."""
         self.short_history_us = age_ms * 1000 or None
-        self.database.room.set_rules(PrefixRules([PrefixRule(prefix=SHORT, history_ms=age_ms)]))
+        self.database.memory.set_rules(PrefixRules([PrefixRule(prefix=SHORT, history_ms=age_ms)]))
 
     def settle(self) -> None:
         """What is due expires: all of it, nothing else, in commits that are not too large."""
         model, before = self.model, self.store.version
         due = {key for key, deadline in model.deadlines.items() if deadline <= self.even}
         self.noted.clear()
-        self.database.settle()
+        self.database.expire_all_due()
         self.forgetting()
         if not due:
             assert self.store.version == before
@@ -163,7 +174,7 @@ class Machine(RuleBasedStateMachine):
         """For the database, and for the model."""
         ttl_us, keep, owner = drawn
         deadline = None if ttl_us is None else self.even + ttl_us
-        return self.database.life(ttl_us, keep=keep, owner=owner), (deadline, keep, owner)
+        return self.database.expiry(ttl_us, keep=keep, owner=owner), (deadline, keep, owner)
 
     def same_refusal(self, call: Callable[[], Any], wanted: Callable[[], Any]) -> Any:  # noqa: ANN401
         """Both do it, or both refuse; the answer, None if refused."""

@@ -101,7 +101,7 @@ class Writing(Machine):
             self.model.advance(self.wall)
         owned = [key for key, who in self.model.owners.items() if who == owner]
         assert self.database.count_owned(owner) == len(owned)
-        self.database.bury(owner, author)
+        self.database.delete_owned(owner, author)
         if owned:
             fired["buried"] += 1
             self.model.write(dict.fromkeys(owned), author, None, False, None)
@@ -118,7 +118,7 @@ class Writing(Machine):
         except Unknown:
             fired["outcome unknown"] += 1
             with pytest.raises(OutcomeUnknown):
-                self.database.once(who, id_, since, lambda: self.database.set({"a": b"unknown"}, author))
+                self.database.run_once(who, id_, since, lambda: self.database.set({"a": b"unknown"}, author))
             return
         answer: object
         if known is not None:
@@ -129,7 +129,7 @@ class Writing(Machine):
             self.model.advance(self.wall)
             answer = self.model.write({"a": b"once", "b": id_[:1]}, author, None, False, None)
             self.model.remember((who, id_), self.model.version, answer)
-        done = self.database.once(who, id_, since, lambda: self.database.set({"a": b"once", "b": id_[:1]}, author))
+        done = self.database.run_once(who, id_, since, lambda: self.database.set({"a": b"once", "b": id_[:1]}, author))
         assert done == answer
 
     @rule(ids=st.lists(st.sampled_from(IDS), min_size=1, max_size=3), data=st.data(), author=authors)

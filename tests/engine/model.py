@@ -3,8 +3,9 @@
 from collections import Counter
 from typing import NamedTuple
 
-from kvd.store.authors import EXPIRED, NOBODY, Author
-from kvd.store.isolation import Change, Range
+from kvd.store.authors import EXPIRED, NO_AUTHOR, Author
+from kvd.store.errors import Change
+from kvd.store.isolation import Range
 
 # What one version looked like: key → (value, version that wrote it).
 Snapshot = dict[str, tuple[bytes, int]]
@@ -34,7 +35,7 @@ class Model:
 
     def __init__(self, remembered_writes: int) -> None:
         self.snapshots: list[Snapshot] = [{}]
-        self.commits = [Committed(0, NOBODY, {})]
+        self.commits = [Committed(0, NO_AUTHOR, {})]
         self.deadlines: dict[str, int] = {}
         self.owners: dict[str, str] = {}
         self.remembered_writes = remembered_writes

@@ -41,7 +41,7 @@ def test_large_values_after_many_small_ones_take_no_more_than_the_limit(clocks: 
     small_ones(database, 5_000)
     large = {f"large {number}": b"x" * 20_000 for number in range(10)}
     for _ in range(100):
-        life = database.life(1 if how == "expiries" else None, keep=False, owner=None)
+        life = database.expiry(1 if how == "expiries" else None, keep=False, owner=None)
         bounded(database, partial(database.set, large, ME, life))
         clocks.pass_(1)
         bounded(database, partial(another_write, database, how, large))
@@ -53,7 +53,7 @@ def another_write(database: Database, how: str, large: dict[str, bytes]) -> None
     elif how == "deletes":
         database.delete(large, ME, missing_ok=False)
     elif how == "expiries":
-        database.settle()
+        database.expire_all_due()
     elif how == "commits":
         database.commit(dict.fromkeys(large), {}, [], 0, ME)
     elif how == "touches":
@@ -85,7 +85,7 @@ def test_a_snapshot_holds_no_more_than_the_limit_for_snapshots(clocks: "Clocks")
         assert window.bytes <= limits.max_pinned_bytes + next(window.newest()).size
     assert window.oldest_readable > snapshot, "past its limit the snapshot has gone"
     database.store.unpin(snapshot)
-    while database.tidy(100):
+    while database.upkeep.drop_old(100):
         pass
     assert window.bytes <= limits.max_bytes
 
@@ -93,7 +93,7 @@ def test_a_snapshot_holds_no_more_than_the_limit_for_snapshots(clocks: "Clocks")
 PROBE = """
 import sys
 from kvd.engine.database import Database
-from kvd.store.authors import NOBODY
+from kvd.store.authors import NO_AUTHOR
 from kvd.store.window import WindowLimits
 
 commits, max_bytes, probe_at = map(int, sys.argv[1:])
@@ -105,10 +105,10 @@ def resident_bytes():
 database = Database(WindowLimits(max_commits=1_000_000, max_bytes=max_bytes, max_age_us=10**15))
 keys = [f"key {number}" for number in range(1_000)]
 for key in keys:
-    database.set({key: b"-" * 100}, NOBODY)
+    database.set({key: b"-" * 100}, NO_AUTHOR)
 window, before, most, early = database.store.window, resident_bytes(), 0, 0
 for number in range(commits):
-    database.set({keys[number % 1_000]: b"%0100d" % number}, NOBODY)
+    database.set({keys[number % 1_000]: b"%0100d" % number}, NO_AUTHOR)
     if window.bytes > most:
         most = window.bytes
     if number == probe_at:

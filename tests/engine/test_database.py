@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kvd.engine import database as database_module
+from kvd.engine import commit as commit_module
 from kvd.engine.database import Database
 from kvd.store.authors import EXPIRED, Author
 from kvd.store.errors import Conflict, KeysNotFound, NotANumber, OutcomeUnknown, SnapshotGone
@@ -43,7 +43,7 @@ def test_a_commit_whose_reads_changed_changes_nothing(database: Database) -> Non
     before = everything(database)
     for reads, ranges in (({"a": 1}, []), ({"a": 2, "b": 7}, []), ({}, [("", None)])):
         with pytest.raises(Conflict):
-            database.commit({"a": b"3", "b": b"3"}, reads, ranges, 1, YOU, database.life(5, keep=False, owner="me"))
+            database.commit({"a": b"3", "b": b"3"}, reads, ranges, 1, YOU, database.expiry(5, keep=False, owner="me"))
     assert everything(database) == before
 
 
@@ -80,22 +80,22 @@ def test_two_who_read_both_and_write_one_each_cannot_both_commit(database: Datab
 
 
 def test_a_write_that_has_committed_gets_its_answer_again_and_nothing_is_done(database: Database) -> None:
-    answers = [database.once(1, FIRST, 0, lambda: database.increment("n", 5, ME)) for _ in range(3)]
+    answers = [database.run_once(1, FIRST, 0, lambda: database.increment("n", 5, ME)) for _ in range(3)]
     assert answers == [(5, 1)] * 3
     assert (database.store.get("n"), database.store.version) == (b"5", 1)
-    assert database.once(1, SECOND, 0, lambda: database.increment("n", 5, ME)) == (10, 2)
+    assert database.run_once(1, SECOND, 0, lambda: database.increment("n", 5, ME)) == (10, 2)
 
 
 def test_a_first_answer_outlives_what_came_after_it(database: Database) -> None:
-    database.once(1, FIRST, 0, lambda: database.set({"a": b"mine"}, ME))
+    database.run_once(1, FIRST, 0, lambda: database.set({"a": b"mine"}, ME))
     database.set({"a": b"theirs"}, YOU)
-    assert database.once(1, FIRST, 0, lambda: database.set({"a": b"mine"}, ME)) == 1
+    assert database.run_once(1, FIRST, 0, lambda: database.set({"a": b"mine"}, ME)) == 1
     assert database.store.get("a") == b"theirs"
 
 
 def test_the_same_id_of_somebody_else_is_another_one(database: Database) -> None:
-    assert database.once(1, FIRST, 0, lambda: database.increment("n", 1, ME)) == (1, 1)
-    assert database.once(None, FIRST, 0, lambda: database.increment("n", 1, ME)) == (2, 2)
+    assert database.run_once(1, FIRST, 0, lambda: database.increment("n", 1, ME)) == (1, 1)
+    assert database.run_once(None, FIRST, 0, lambda: database.increment("n", 1, ME)) == (2, 2)
 
 
 def test_a_refused_write_is_not_remembered_and_may_be_tried_again(database: Database) -> None:
@@ -106,30 +106,30 @@ def test_a_refused_write_is_not_remembered_and_may_be_tried_again(database: Data
     ):
         database.set({"text": b"none"}, ME)
         with pytest.raises((NotANumber, KeysNotFound, Conflict)):
-            database.once(1, FIRST, 0, refused)
+            database.run_once(1, FIRST, 0, refused)
         assert len(database.outcomes) == 0
-    assert database.once(1, FIRST, 0, lambda: database.set({"a": b""}, ME)) == 4
+    assert database.run_once(1, FIRST, 0, lambda: database.set({"a": b""}, ME)) == 4
 
 
 def test_a_write_that_changed_nothing_is_not_remembered(database: Database) -> None:
-    assert database.once(1, FIRST, 0, lambda: database.touch(["missing"], 5, ME)) == [False]
-    assert database.once(1, FIRST, 0, lambda: database.delete(["missing"], ME, missing_ok=True)) == (0, 0)
+    assert database.run_once(1, FIRST, 0, lambda: database.touch(["missing"], 5, ME)) == [False]
+    assert database.run_once(1, FIRST, 0, lambda: database.delete(["missing"], ME, missing_ok=True)) == (0, 0)
     assert len(database.outcomes) == 0
 
 
 def test_what_was_forgotten_is_unknown_and_nothing_is_done(database: Database) -> None:
     database.outcomes.limit = 1
-    database.once(1, FIRST, 0, lambda: database.increment("n", 1, ME))
-    database.once(1, SECOND, 0, lambda: database.increment("n", 1, ME))
+    database.run_once(1, FIRST, 0, lambda: database.increment("n", 1, ME))
+    database.run_once(1, SECOND, 0, lambda: database.increment("n", 1, ME))
     with pytest.raises(OutcomeUnknown) as refused:
-        database.once(1, FIRST, 0, lambda: database.increment("n", 1, ME))
+        database.run_once(1, FIRST, 0, lambda: database.increment("n", 1, ME))
     assert (refused.value.version, database.store.get("n")) == (2, b"2")
-    assert database.once(1, FIRST, 2, lambda: database.increment("n", 1, ME)) == (3, 3)
+    assert database.run_once(1, FIRST, 2, lambda: database.increment("n", 1, ME)) == (3, 3)
 
 
 def test_an_id_from_a_later_version_than_there_is_belongs_to_another_store(database: Database) -> None:
     with pytest.raises(OutcomeUnknown):
-        database.once(1, FIRST, 1, lambda: database.set({"a": b""}, ME))
+        database.run_once(1, FIRST, 1, lambda: database.set({"a": b""}, ME))
     assert database.store.version == 0
 
 
@@ -139,8 +139,8 @@ def test_an_id_from_a_later_version_than_there_is_belongs_to_another_store(datab
 def test_writes_with_ids_are_made_together_and_remembered_one_by_one(database: Database) -> None:
     ids: list[tuple[bytes, int | None]] = [(FIRST, 0), (SECOND, None)]
     assert database.set_each_once(1, ids, [{"a": b"1"}, {"b": b"2"}], ME) == [1, 2]
-    assert database.once(1, FIRST, 0, lambda: database.set({"a": b"again"}, ME)) == 1
-    assert database.once(1, SECOND, 0, lambda: database.set({"b": b"again"}, ME)) == 2
+    assert database.run_once(1, FIRST, 0, lambda: database.set({"a": b"again"}, ME)) == 1
+    assert database.run_once(1, SECOND, 0, lambda: database.set({"b": b"again"}, ME)) == 2
     assert database.store.get_many(["a", "b"]) == [b"1", b"2"]
 
 
@@ -157,7 +157,7 @@ def test_writes_with_ids_are_made_together_and_remembered_one_by_one(database: D
 def test_writes_that_need_a_closer_look_are_left_alone(
     ids: list[tuple[bytes, int | None]], batch: list[dict[str, bytes]], database: Database
 ) -> None:
-    database.once(1, SECOND, 0, lambda: database.set({"x": b""}, ME))
+    database.run_once(1, SECOND, 0, lambda: database.set({"x": b""}, ME))
     before = everything(database)
     assert database.set_each_once(1, ids, batch, ME) is None
     assert everything(database) == before
@@ -167,29 +167,29 @@ def test_writes_that_need_a_closer_look_are_left_alone(
 
 
 def test_with_an_owner_go_its_keys(database: Database) -> None:
-    life = database.life(None, keep=False, owner="session")
+    life = database.expiry(None, keep=False, owner="session")
     database.set({"a": b"1", "b": b"2"}, ME, life)
     database.set({"c": b"3"}, ME)
     assert database.count_owned("session") == 2
-    database.bury("session", ME)
+    database.delete_owned("session", ME)
     assert (database.store.get_many(["a", "b", "c"]), database.count_owned("session")) == ([None, None, b"3"], 0)
     (commit,) = commits_from(database.store, 3, 10, 10**6)
     assert (commit.author, sorted(commit.keys)) == (ME, ["a", "b"])
 
 
 def test_the_end_of_somebody_without_keys_is_no_commit(database: Database) -> None:
-    database.set({"a": b""}, ME, database.life(None, keep=False, owner="session"))
+    database.set({"a": b""}, ME, database.expiry(None, keep=False, owner="session"))
     database.set({"a": b"another's now"}, YOU)
-    database.bury("session", ME)
-    database.bury("nobody", ME)
+    database.delete_owned("session", ME)
+    database.delete_owned("nobody", ME)
     assert (database.store.version, database.store.get("a")) == (2, b"another's now")
 
 
 def test_what_was_due_before_the_end_of_its_owner_has_expired(database: Database, clocks: "Clocks") -> None:
-    database.set({"due": b""}, ME, database.life(10, keep=False, owner="session"))
-    database.set({"not due": b""}, ME, database.life(99, keep=False, owner="session"))
+    database.set({"due": b""}, ME, database.expiry(10, keep=False, owner="session"))
+    database.set({"not due": b""}, ME, database.expiry(99, keep=False, owner="session"))
     clocks.pass_(10)
-    database.bury("session", ME)
+    database.delete_owned("session", ME)
     told = [(commit.author, commit.keys) for commit in commits_from(database.store, 3, 10, 10**6)]
     assert told == [(EXPIRED, ["due"]), (ME, ["not due"])]
     assert all_deadlines(database.store.lifetimes) == {}
@@ -202,23 +202,23 @@ def test_whoever_watches_is_told_of_every_commit_expiries_and_burials_included(
     database: Database, clocks: "Clocks"
 ) -> None:
     told: list[int] = []
-    database.on_commit = lambda: told.append(database.visible)
-    database.set({"a": b"1"}, ME, database.life(10, keep=False, owner=None))
-    database.set({"b": b"1"}, ME, database.life(None, keep=False, owner="session"))
+    database.wakeups.add("watch", lambda: told.append(database.visible))
+    database.set({"a": b"1"}, ME, database.expiry(10, keep=False, owner=None))
+    database.set({"b": b"1"}, ME, database.expiry(None, keep=False, owner="session"))
     database.set_each([{"c": b"1"}, {"d": b"1"}], ME)
     database.increment("n", 1, ME)
     database.touch(["c"], None, ME)
     database.commit({"d": None}, {}, [], 0, ME)
     database.delete(["c"], ME, missing_ok=False)
     clocks.pass_(10)
-    database.settle()
-    database.bury("session", ME)
+    database.expire_all_due()
+    database.delete_owned("session", ME)
     assert told == [1, 2, 4, 5, 6, 7, 8, 9, 10]
 
 
 def test_nobody_is_told_of_a_refused_write(database: Database) -> None:
     told: list[None] = []
-    database.on_commit = lambda: told.append(None)
+    database.wakeups.add("watch", lambda: told.append(None))
     with pytest.raises(KeysNotFound):
         database.delete(["a"], ME, missing_ok=False)
     with pytest.raises(Conflict):
@@ -226,19 +226,17 @@ def test_nobody_is_told_of_a_refused_write(database: Database) -> None:
     assert told == []
 
 
-def test_the_first_commit_of_an_empty_history_is_told_once(database: Database) -> None:
-    told: list[None] = []
-    database.on_history = lambda: told.append(None)
+def test_the_first_commit_of_an_empty_history_starts_its_upkeep_once(database: Database, clocks: "Clocks") -> None:
+    assert not database.upkeep.is_armed
     database.set({"a": b""}, ME)
     database.set({"a": b""}, ME)
-    assert (told, database.on_history) == ([None], None)
+    assert (len(clocks.scheduler.calls_of(database.upkeep)), database.upkeep.is_armed) == (1, True)
 
 
-def test_growth_is_told_each_time_it_is_enough(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(database_module, "GROWTH_KEYS", 10)
-    database._grown_at = 10
+def test_growth_is_told_each_time_it_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(commit_module, "GROWTH_KEYS", 10)
     told: list[int] = []
-    database.on_growth = lambda: told.append(database.store.counters.keys)
+    database = Database(on_growth=lambda: told.append(database.store.counters.keys))
     for number in range(35):
         database.set({str(number): b""}, ME)
     assert told == [10, 20, 30]
@@ -249,24 +247,24 @@ def test_growth_is_told_each_time_it_is_enough(database: Database, monkeypatch: 
 
 def test_history_goes_when_it_is_too_old_though_nobody_writes(clocks: "Clocks") -> None:
     database = clocks.database(WindowLimits(max_age_us=100))
-    assert database.history_due_us() is None
+    assert database.upkeep.due_us() is None
     for value in (b"1", b"2", b"3"):
         database.set({"a": value}, ME)
         clocks.pass_(30)
-    assert database.history_due_us() == 10
+    assert database.upkeep.due_us() == 10
     clocks.pass_(10)
-    assert (database.tidy(100), database.store.window.commits) == (False, 3), "not older than it may be"
+    assert (database.upkeep.drop_old(100), database.store.window.commits) == (False, 3), "not older than it may be"
     clocks.pass_(31)
-    database.tidy(100)
-    assert (database.store.window.commits, database.history_due_us()) == (1, 29)
+    database.upkeep.drop_old(100)
+    assert (database.store.window.commits, database.upkeep.due_us()) == (1, 29)
     clocks.wall_us -= 10**9
-    database.tidy(100)
+    database.upkeep.drop_old(100)
     assert (database.store.window.commits, database.store.get("a")) == (1, b"3"), "setting the clock back drops nothing"
 
 
 def test_the_metrics_are_exact_and_the_first_five_are_those_of_old(database: Database, clocks: "Clocks") -> None:
     database.set({"a": b"123", "b": b"45"}, ME)
-    database.set({"c": b"6"}, ME, database.life(10, keep=False, owner=None))
+    database.set({"c": b"6"}, ME, database.expiry(10, keep=False, owner=None))
     database.store.get_many(["a", "no"])
     database.touch(["a"], None, ME)
     database.delete(["b"], ME, missing_ok=False)
@@ -277,10 +275,10 @@ def test_the_metrics_are_exact_and_the_first_five_are_those_of_old(database: Dat
     ]  # fmt: skip
     assert dict(metrics[5:]) == {
         "version": 4, "oldest_readable_version": 0, "history_commits": 4, "keys_with_deadline": 1,
-        "history_bytes": database.store.window.bytes, "memory_bytes": database.room.used_bytes(), "memory_bytes_max": 0,
-        "expired_keys": 0, "evicted_keys": 0,
+        "history_bytes": database.store.window.bytes, "memory_bytes": database.memory.used_bytes(),
+        "memory_bytes_max": 0, "expired_keys": 0, "evicted_keys": 0,
     }  # fmt: skip
     clocks.pass_(10)
-    database.settle()
+    database.expire_all_due()
     assert dict(database.metrics())["keys_with_deadline"] == 0
     assert dict(database.metrics())["expired_keys"] == 1

@@ -9,13 +9,13 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule, run_state_machine_as_test
 
-from kvd.engine import database as database_module
+from kvd.engine import expiry as expiry_module
 from kvd.store import isolation
 from kvd.store import lifetimes as lifetimes_module
 from kvd.store import schedule as schedule_module
 from kvd.store import store as store_module
 from kvd.store import window as window_module
-from kvd.store.authors import NOBODY
+from kvd.store.authors import NO_AUTHOR
 from kvd.store.history import commits_from, newest_commits, versions
 from kvd.store.window import WindowLimits
 from tests.engine.machine import EXPIRED_TOGETHER, SHORT, Machine, counted, fired, keys, wide, window_limits
@@ -72,7 +72,9 @@ class TimeAndHistory(Machine):
         for value in (b"old", b"new"):
             self.ready()
             entries = dict.fromkeys(chosen, value)
-            assert self.database.set(entries, NOBODY) == self.model.write(dict(entries), NOBODY, None, False, None)
+            assert self.database.set(entries, NO_AUTHOR) == self.model.write(
+                dict(entries), NO_AUTHOR, None, False, None
+            )
         self.time_passes(1_100)
         self.tidy()
 
@@ -85,7 +87,7 @@ class TimeAndHistory(Machine):
     @counted
     def tidy(self) -> None:
         self.model.advance(self.wall)
-        while self.database.tidy(3):
+        while self.database.upkeep.drop_old(3):
             pass
         self.forgetting()
         window, limits = self.store.window, self.store.window.limits
@@ -183,14 +185,14 @@ def test_the_database_is_a_dict_for_each_version(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("kvd.store.keyspace.FIRST_KEYS", 4)
     monkeypatch.setattr("kvd.store.index.BLOCK_KEYS", 2)
     monkeypatch.setattr(store_module, "SCAN_VISITS", 5)
-    monkeypatch.setattr(store_module, "PENDING_KEYS", 3)
+    monkeypatch.setattr("kvd.store.contents.PENDING_KEYS", 3)
     monkeypatch.setattr(store_module, "DROP_BUDGET_KEYS", 2)
     monkeypatch.setattr(window_module, "_COMPACT_PLACES", 4)
     monkeypatch.setattr(lifetimes_module, "FIRST_KEYS", 2)
     monkeypatch.setattr(schedule_module, "RUN_ENTRIES", 2)
     monkeypatch.setattr(schedule_module, "_FEW_RUNS", 1)
     monkeypatch.setattr(isolation, "COMMITTED_KEYS", 4)
-    monkeypatch.setattr(database_module, "EXPIRED_KEYS", EXPIRED_TOGETHER)
+    monkeypatch.setattr(expiry_module, "EXPIRED_KEYS", EXPIRED_TOGETHER)
     fired.clear()
     run_state_machine_as_test(  # type: ignore[no-untyped-call]
         Everything,

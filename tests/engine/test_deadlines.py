@@ -4,12 +4,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kvd.engine import database as database_module
+from kvd.engine import expiry as expiry_module
 from kvd.engine.database import Database
 from kvd.store.authors import EXPIRED, Author
 from kvd.store.errors import Conflict, NotANumber
 from kvd.store.history import commits_from, versions
 from kvd.store.lifetimes import KEEP_TTL
+from tests.harness.in_memory import deadlines_us
 
 if TYPE_CHECKING:
     from tests.engine.conftest import Clocks
@@ -19,12 +20,12 @@ SECOND = 1_000_000
 
 
 def set_for(database: Database, ttl_us: int, *keys: str) -> None:
-    database.set(dict.fromkeys(keys, b"x"), ME, database.life(ttl_us, keep=False, owner=None))
+    database.set(dict.fromkeys(keys, b"x"), ME, database.expiry(ttl_us, keep=False, owner=None))
 
 
 def seen(database: Database, *keys: str) -> str:
     """Those of ``keys`` that a reader finds, who settles first as all do."""
-    database.settle()
+    database.expire_all_due()
     values = database.store.get_many(list(keys))
     return "".join(key for key, value in zip(keys, values, strict=True) if value is not None)
 
@@ -57,7 +58,7 @@ def test_the_times_of_commits_never_go_back_expiries_included(database: Database
     clocks.wall_us -= 500
     database.set({"b": b""}, ME)
     clocks.even_us += SECOND
-    database.settle()
+    database.expire_all_due()
     clocks.wall_us += 800
     database.delete(["b"], ME, missing_ok=False)
     times = [commit.time for commit in commits_from(database.store, 0, 10, 10**6)]
@@ -69,7 +70,7 @@ def test_an_expiry_is_a_commit_that_the_history_and_the_log_show(database: Datab
     database.set({"c": b""}, ME)
     clocks.pass_(SECOND)
     assert database.store.version == 2, "nobody has asked yet"
-    database.settle()
+    database.expire_all_due()
     commit = commits_from(database.store, 3, 10, 10**6)
     assert [(each.version, each.time, each.author) for each in commit] == [(3, 2_000_000, EXPIRED)]
     assert sorted(commit[0].keys) == ["a", "b"]
@@ -81,7 +82,7 @@ def test_an_expiry_is_a_commit_that_the_history_and_the_log_show(database: Datab
 def test_a_transaction_that_read_a_key_before_it_expired_conflicts(database: Database, clocks: "Clocks") -> None:
     set_for(database, SECOND, "a")
     clocks.pass_(SECOND)
-    database.settle()
+    database.expire_all_due()
     with pytest.raises(Conflict) as refused:
         database.commit({"b": b""}, {"a": 1}, [], 0, ME)
     assert [(change.key, change.found, change.author) for change in refused.value.changes] == [("a", 0, EXPIRED)]
@@ -90,41 +91,41 @@ def test_a_transaction_that_read_a_key_before_it_expired_conflicts(database: Dat
 def test_keys_that_are_due_together_expire_in_commits_of_a_bounded_size(
     database: Database, clocks: "Clocks", monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(database_module, "EXPIRED_KEYS", 10)
+    monkeypatch.setattr(expiry_module, "EXPIRED_KEYS", 10)
     set_for(database, SECOND, *(f"{number:02}" for number in range(25)))
     set_for(database, SECOND + 1, "later")
     clocks.pass_(SECOND)
-    database.settle()
+    database.expire_all_due()
     assert [len(commit.keys) for commit in commits_from(database.store, 3, 10, 10**6)] == [10, 10, 5]
     assert database.store.counters.keys == 1
 
 
 def test_settling_when_nothing_is_due_commits_nothing(database: Database, clocks: "Clocks") -> None:
-    database.settle()
+    database.expire_all_due()
     set_for(database, SECOND, "a", "deleted", "endless", "later")
     database.delete(["deleted"], ME, missing_ok=False)
     database.set({"endless": b""}, ME)
     database.touch(["later"], 2 * SECOND, ME)
     version = database.store.version
     clocks.pass_(SECOND - 1)
-    database.settle()
+    database.expire_all_due()
     assert database.store.version == version
     clocks.pass_(1)
-    database.settle()
+    database.expire_all_due()
     assert commits_from(database.store, version + 1, 10, 10**6)[0].keys == ["a"]
-    database.settle()
+    database.expire_all_due()
     assert database.store.version == version + 1
 
 
 def test_a_life_counts_from_the_write_on(database: Database, clocks: "Clocks") -> None:
-    life = database.life(SECOND, keep=True, owner="me")
+    life = database.expiry(SECOND, keep=True, owner="me")
     assert (life.deadline, life.keep, life.owner) == (clocks.even_us + SECOND, True, "me")
-    assert database.life(None, keep=False, owner=None).deadline is None
+    assert database.expiry(None, keep=False, owner=None).deadline is None
 
 
 def test_every_kind_of_write_may_give_a_deadline(database: Database, clocks: "Clocks") -> None:
     def life() -> object:
-        return database.life(SECOND, keep=False, owner=None)
+        return database.expiry(SECOND, keep=False, owner=None)
 
     database.set({"a": b""}, ME, life())  # type: ignore[arg-type]
     database.commit({"b": b""}, {}, [], 0, ME, life())  # type: ignore[arg-type]
@@ -140,7 +141,7 @@ def test_a_kept_life_goes_on_and_a_touched_one_begins_anew(database: Database, c
     set_for(database, SECOND, "a", "b", "c")
     clocks.pass_(SECOND // 2)
     database.set({"a": b"kept"}, ME, KEEP_TTL)
-    database.increment("n", 1, ME, database.life(SECOND, keep=False, owner=None))
+    database.increment("n", 1, ME, database.expiry(SECOND, keep=False, owner=None))
     database.increment("n", 1, ME)
     database.touch(["b"], SECOND, ME)
     database.touch(["c"], None, ME)
@@ -149,7 +150,7 @@ def test_a_kept_life_goes_on_and_a_touched_one_begins_anew(database: Database, c
 
 def test_a_refused_write_gives_no_life(database: Database) -> None:
     set_for(database, SECOND, "a")
-    life = database.life(None, keep=False, owner="me")
+    life = database.expiry(None, keep=False, owner="me")
     with pytest.raises(NotANumber):
         database.increment("a", 1, ME, life)
     with pytest.raises(Conflict):
@@ -160,36 +161,34 @@ def test_a_refused_write_gives_no_life(database: Database) -> None:
 # ---------------------------------------------------------------------- who has to look, and when
 
 
-def test_whoever_sets_the_timers_is_told_of_each_deadline_that_comes_first(
-    database: Database, clocks: "Clocks"
-) -> None:
-    told: list[int] = []
-    database.on_deadline = told.append
+def test_the_timer_is_set_anew_for_each_deadline_that_comes_first(database: Database, clocks: "Clocks") -> None:
+    def timers() -> list[int]:
+        return deadlines_us(database)
+
     database.set({"endless": b""}, ME)
-    assert (told, database.next_look_us()) == ([], None)
+    assert (timers(), database.next_look_us()) == ([], None)
     set_for(database, 50, "a")
     set_for(database, 80, "later")
-    assert told == [50]
+    assert timers() == [50]
     clocks.pass_(10)
     set_for(database, 30, "b")
     database.touch(["endless"], 20, ME)
-    database.increment("n", 1, ME, database.life(10, keep=False, owner=None))
-    database.commit({"c": b""}, {}, [], 0, ME, database.life(5, keep=False, owner=None))
-    assert told == [50, 30, 20, 10, 5]
+    database.increment("n", 1, ME, database.expiry(10, keep=False, owner=None))
+    database.commit({"c": b""}, {}, [], 0, ME, database.expiry(5, keep=False, owner=None))
+    assert timers() == [50, 30, 20, 10, 5]
+    assert [call.is_cancelled for call in clocks.scheduler.calls_of(database.expirer)] == [True] * 4 + [False]
     assert database.next_look_us() == 5
 
 
-def test_once_something_has_expired_the_next_deadline_is_told(database: Database, clocks: "Clocks") -> None:
-    told: list[int] = []
-    database.on_deadline = told.append
+def test_after_an_expiry_the_timer_is_set_for_the_next_deadline(database: Database, clocks: "Clocks") -> None:
     for ttl_us in (10, 20, 40):
         set_for(database, ttl_us, str(ttl_us))
     clocks.pass_(10)
-    database.settle()
-    assert told == [10, 10]
+    database.expire_all_due()
+    assert deadlines_us(database) == [10, 10]
     clocks.pass_(35)
-    database.settle()
-    assert (told, database.next_look_us()) == ([10, 10], None)
+    database.expire_all_due()
+    assert (deadlines_us(database), database.next_look_us()) == ([10, 10], None)
 
 
 def test_looking_whenever_told_to_lets_everything_expire_on_time(database: Database, clocks: "Clocks") -> None:
@@ -202,7 +201,7 @@ def test_looking_whenever_told_to_lets_everything_expire_on_time(database: Datab
     while (wait_us := database.next_look_us()) is not None:
         clocks.pass_(wait_us)
         version = database.store.version
-        database.settle()
+        database.expire_all_due()
         for commit in commits_from(database.store, version + 1, 10, 10**6):
             expired[clocks.even_us - start_us] = commit.keys
     assert expired == {10: ["a"], 25: ["c"], 30: ["b"]}

@@ -26,8 +26,8 @@ MAX_BYTES = 200_000
 @pytest.fixture
 def full(database: Database) -> Database:
     """A database with little memory, and a prefix whose keys may go."""
-    database.room.configure(MAX_BYTES, 0, MAX_BYTES)
-    database.room.set_rules(PrefixRules([CACHE, PrefixRule(prefix="q/", max_bytes=20_000, max_keys=20)]))
+    database.memory.configure(MAX_BYTES, 0, MAX_BYTES)
+    database.memory.set_rules(PrefixRules([CACHE, PrefixRule(prefix="q/", max_bytes=20_000, max_keys=20)]))
     return database
 
 
@@ -36,17 +36,17 @@ def state(database: Database) -> tuple[object, ...]:
     keys = [key for part in store.parts() for key in part]
     return (
         {key: (head.value, head.version) for key in keys if (head := store.find(key)) is not None and head.value},
-        store.version, store.window.bytes, store.counters.keys, store.counters.value_bytes, database.room.quotas(),
+        store.version, store.window.bytes, store.counters.keys, store.counters.value_bytes, database.memory.quotas(),
     )  # fmt: skip
 
 
 def recount(database: Database) -> list[tuple[str, int, int]]:
     """The quotas from scratch."""
     counted = []
-    for rule in database.room.rules.rules:
+    for rule in database.memory.rules.rules:
         if rule.max_bytes or rule.max_keys:
             heads = [head for part in database.store.parts() for head in part.values() if head.value is not None]
-            mine = [head for head in heads if database.room.rules.rule_of(head.key) == rule]
+            mine = [head for head in heads if database.memory.rules.rule_of(head.key) == rule]
             size = sum(KEY_BYTES + len(head.key) + len(head.value or b"") for head in mine)
             counted.append((rule.prefix, len(mine), size))
     return counted
@@ -94,11 +94,11 @@ def test_random_writes_stay_below_all_limits(
         else:
             if prefix != "c/":
                 kept.update(entries)
-        assert full.room.used_bytes() <= MAX_BYTES, step
+        assert full.memory.used_bytes() <= MAX_BYTES, step
         assert full.store.memory_bytes == actual_bytes(full), step
-        assert full.room.quotas() == recount(full), step
-        assert full.room.quotas()[0][1] <= 20
-        assert full.room.quotas()[0][2] <= 20_000
+        assert full.memory.quotas() == recount(full), step
+        assert full.memory.quotas()[0][1] <= 20
+        assert full.memory.quotas()[0][2] <= 20_000
         values = full.store.get_many(list(kept))
         assert values == list(kept.values()), "what may not be evicted never goes"
     assert full.store.counters.evicted_keys > 100
@@ -107,7 +107,7 @@ def test_random_writes_stay_below_all_limits(
 
 def test_without_anything_to_evict_a_write_is_refused_and_changes_nothing(full: Database) -> None:
     number = 0
-    while full.room.used_bytes() < MAX_BYTES - 1_500:
+    while full.memory.used_bytes() < MAX_BYTES - 1_500:
         full.set({f"kept/{number}": bytes(1_000)}, ME)
         number += 1
     before = state(full)
@@ -131,12 +131,12 @@ def test_history_goes_before_any_key(full: Database) -> None:
     for _ in range(1_000):
         full.set({"kept/1": bytes(1_000)}, ME)
     assert full.store.get("c/1") == b"x"
-    assert full.room.used_bytes() <= MAX_BYTES
+    assert full.memory.used_bytes() <= MAX_BYTES
 
 
 def test_many_go_in_one_commit_and_their_versions_are_in_the_history(database: Database) -> None:
-    database.room.configure(0, 2_048, 0)
-    database.room.set_rules(PrefixRules([CACHE]))
+    database.memory.configure(0, 2_048, 0)
+    database.memory.set_rules(PrefixRules([CACHE]))
     database.set({f"c/{number}": b"x" for number in range(2_048)}, ME)
     database.set_each([{f"c/new{number}": b"x"} for number in range(100)], ME)
     eviction, *sets = commits_from(database.store, 2, 1_000, 10**6)
@@ -152,12 +152,12 @@ def test_many_go_in_one_commit_and_their_versions_are_in_the_history(database: D
 def test_what_was_deleted_and_is_forgotten_is_counted_and_what_was_evicted_is_not(clocks: "Clocks") -> None:
     """So that the queue is swept for the first only: evicted keys have left it before."""
     database = clocks.database(WindowLimits(max_commits=0))
-    database.room.configure(0, 3, 0)
-    database.room.set_rules(PrefixRules([CACHE]))
+    database.memory.configure(0, 3, 0)
+    database.memory.set_rules(PrefixRules([CACHE]))
     for number in range(20):
         database.set({f"c/{number}": b""}, ME)
     database.delete(["c/18", "c/19"], ME, missing_ok=False)
-    database.tidy(1_000)
+    database.upkeep.drop_old(1_000)
     assert database.store.counters.evicted_keys == 17
     assert len(database.store.parts()[0]) == 1
     assert database.store.forgotten_keys == 2
@@ -166,12 +166,12 @@ def test_what_was_deleted_and_is_forgotten_is_counted_and_what_was_evicted_is_no
 def test_a_key_that_stands_in_the_queue_twice_is_evicted_once(clocks: "Clocks") -> None:
     """Deleted and forgotten, and set again under the very same object, as decoders share those of short keys."""
     database = clocks.database(WindowLimits(max_commits=0))
-    database.room.configure(0, 3, 0)
-    database.room.set_rules(PrefixRules([CACHE]))
+    database.memory.configure(0, 3, 0)
+    database.memory.set_rules(PrefixRules([CACHE]))
     key = "c/again"
     database.set({key: b"1"}, ME)
     database.delete([key], ME, missing_ok=False)
-    database.tidy(1_000)
+    database.upkeep.drop_old(1_000)
     assert database.store.find(key) is None
     database.set({key: b"2"}, ME)
     database.set({"c/1": b"", "c/2": b""}, ME)
@@ -183,14 +183,14 @@ def test_a_key_that_stands_in_the_queue_twice_is_evicted_once(clocks: "Clocks") 
 
 def test_what_was_evicted_before_a_reload_stands_in_the_new_queue_once_when_it_comes_again(database: Database) -> None:
     rules = PrefixRules([PrefixRule(prefix="c/", max_keys=2, evict=True)])
-    database.room.set_rules(rules)
+    database.memory.set_rules(rules)
     for name in ("c/1", "c/2", "c/3"):
         database.set({name: b""}, ME)
     assert not database.store.exists("c/1")
-    database.room.set_rules(rules)
+    database.memory.set_rules(rules)
     database.set({"c/1": b""}, ME)
     assert not database.store.exists("c/2")
-    assert sum(map(len, database.room._sieves)) == 2
+    assert sum(map(len, database.memory._quotas.sieves)) == 2
     database.set({"c/4": b""}, ME)
     assert [database.store.exists(name) for name in ("c/1", "c/3", "c/4")] == [True, False, True]
 
@@ -257,7 +257,7 @@ def test_a_transaction_whose_own_eviction_takes_what_it_read_conflicts(full: Dat
 
 @pytest.mark.parametrize("evict", [True, False])
 def test_a_quota_holds(database: Database, evict: bool) -> None:
-    database.room.set_rules(PrefixRules([PrefixRule(prefix="q/", max_keys=3, evict=evict)]))
+    database.memory.set_rules(PrefixRules([PrefixRule(prefix="q/", max_keys=3, evict=evict)]))
     database.set({"q/1": b"", "q/2": b"", "q/3": b"", "other": b""}, ME)
     database.set({"q/1": b"again"}, ME)
     if evict:
@@ -268,12 +268,12 @@ def test_a_quota_holds(database: Database, evict: bool) -> None:
             database.set({"q/4": b""}, ME)
         database.delete(["q/2"], ME, missing_ok=False)
         database.set({"q/4": b""}, ME)
-    assert database.room.quotas()[0][1] <= 3
+    assert database.memory.quotas()[0][1] <= 3
     assert database.store.get("other") == b""
 
 
 def test_a_limit_of_keys_holds(database: Database) -> None:
-    database.room.configure(0, 3, 0)
+    database.memory.configure(0, 3, 0)
     database.set({"a": b"", "b": b"", "c": b""}, ME)
     with pytest.raises(OutOfMemory, match="there are 3 keys, and there may be 3"):
         database.set({"a": b"", "d": b""}, ME)
@@ -287,10 +287,10 @@ def test_a_limit_of_keys_holds(database: Database) -> None:
 
 def test_rules_that_come_later_take_in_what_is_there(database: Database) -> None:
     database.set({f"c/{number}": bytes(100) for number in range(10)}, ME)
-    database.room.set_rules(PrefixRules([PrefixRule(prefix="c/", max_keys=5, evict=True)]))
-    assert database.room.quotas() == recount(database)
+    database.memory.set_rules(PrefixRules([PrefixRule(prefix="c/", max_keys=5, evict=True)]))
+    assert database.memory.quotas() == recount(database)
     database.set({"c/new": b""}, ME)
-    assert database.room.quotas()[0][1] <= 5
+    assert database.memory.quotas()[0][1] <= 5
 
 
 def test_keys_by_their_rules_are_what_each_is_told_alone() -> None:
@@ -331,20 +331,20 @@ def test_what_is_used_is_counted_whatever_happens(clocks: "Clocks") -> None:
 
 def test_a_quota_holds_though_a_key_is_evicted_by_the_write_that_replaces_it(database: Database) -> None:
     keys, size = PrefixRule(prefix="k/", max_keys=2, evict=True), PrefixRule(prefix="s/", max_bytes=700, evict=True)
-    database.room.set_rules(PrefixRules([keys, size]))
+    database.memory.set_rules(PrefixRules([keys, size]))
     database.set({"k/a": b"", "k/b": b""}, ME)
     database.set({"k/a": b"new", "k/c": b"new"}, ME)
     database.set({"s/a": b"", "s/b": b"", "s/c": b""}, ME)
     database.set({"s/a": bytes(KEY_BYTES)}, ME)
-    assert database.room.quotas() == recount(database)
-    assert database.room.quotas()[0][1] == 2
-    assert database.room.quotas()[1][2] <= 700
+    assert database.memory.quotas() == recount(database)
+    assert database.memory.quotas()[0][1] == 2
+    assert database.memory.quotas()[1][2] <= 700
     assert database.store.get_many(["k/a", "k/c", "s/a"]) == [b"new", b"new", bytes(KEY_BYTES)]
 
 
 def test_a_limit_of_keys_holds_though_a_key_is_evicted_by_the_write_that_replaces_it(database: Database) -> None:
-    database.room.configure(0, 2, 0)
-    database.room.set_rules(PrefixRules([CACHE]))
+    database.memory.configure(0, 2, 0)
+    database.memory.set_rules(PrefixRules([CACHE]))
     database.set({"c/a": b"", "c/b": b""}, ME)
     database.set({"c/a": b"new", "c/c": b"new"}, ME)
     assert database.store.counters.keys == 2
@@ -354,7 +354,7 @@ def test_a_limit_of_keys_holds_though_a_key_is_evicted_by_the_write_that_replace
 @pytest.mark.parametrize("rule", [PrefixRule(prefix="c/", max_keys=3, evict=True),
                                   PrefixRule(prefix="c/", max_bytes=4 * KEY_BYTES, evict=True)])  # fmt: skip
 def test_a_write_that_no_quota_has_room_for_evicts_nothing(database: Database, rule: PrefixRule) -> None:
-    database.room.set_rules(PrefixRules([rule]))
+    database.memory.set_rules(PrefixRules([rule]))
     database.set({"c/a": b"", "c/b": b"", "c/c": b""}, ME)
     before = state(database)
     with pytest.raises(OutOfMemory):
@@ -364,12 +364,12 @@ def test_a_write_that_no_quota_has_room_for_evicts_nothing(database: Database, r
 
 @pytest.mark.parametrize("max_keys", [0, 2])
 def test_a_transaction_that_deletes_as_much_as_it_adds_needs_no_room(database: Database, max_keys: int) -> None:
-    database.room.configure(0, max_keys, 0)
-    database.room.set_rules(PrefixRules([PrefixRule(prefix="q/", max_keys=2, max_bytes=2 * KEY_BYTES + 20)]))
+    database.memory.configure(0, max_keys, 0)
+    database.memory.set_rules(PrefixRules([PrefixRule(prefix="q/", max_keys=2, max_bytes=2 * KEY_BYTES + 20)]))
     database.set({"q/a": b"long", "q/b": b"long"}, ME)
     database.commit({"q/a": None, "q/c": b"more"}, {}, [], database.store.version, ME)
     assert database.store.get_many(["q/a", "q/c"]) == [None, b"more"]
-    assert database.room.quotas() == recount(database)
+    assert database.memory.quotas() == recount(database)
     with pytest.raises(OutOfMemory):
         database.commit({"q/none": None, "q/d": b""}, {}, [], database.store.version, ME)
 
@@ -387,10 +387,10 @@ def test_evictions_that_may_not_be_shown_yet_make_room_all_the_same_and_no_more_
         assert full.store.counters.keys > 80
     assert full.store.counters.evicted_keys > 0
     shown = full.store.version
-    full.room.on_visible()
-    assert full.room.used_bytes() <= MAX_BYTES
+    full.memory.on_visible()
+    assert full.memory.used_bytes() <= MAX_BYTES
     full.set({"c/last": bytes(1_000)}, ME)
-    assert full.room.used_bytes() <= MAX_BYTES
+    assert full.memory.used_bytes() <= MAX_BYTES
 
 
 def test_while_evictions_may_not_be_shown_there_is_an_end_to_it_too(
@@ -400,38 +400,38 @@ def test_while_evictions_may_not_be_shown_there_is_an_end_to_it_too(
         full.set({f"c/{number}": b""}, ME)
     shown = full.store.version
     monkeypatch.setattr(type(full), "visible", property(lambda self: shown))
-    while full.room.used_bytes() + 600 <= MAX_BYTES * 5 // 4:
+    while full.memory.used_bytes() + 600 <= MAX_BYTES * 5 // 4:
         full.set({f"c/{full.store.version}": b""}, ME)
     for number in range(500):
         with pytest.raises(OutOfMemory, match="until the disk has"):
             full.set({f"c/new{number}": b""}, ME)
     eviction = 500  # the last one, which came before it was known that it would not do
-    assert full.room.used_bytes() <= MAX_BYTES * 5 // 4 + eviction
+    assert full.memory.used_bytes() <= MAX_BYTES * 5 // 4 + eviction
     assert full.store.counters.keys > 200, "what is refused evicts no more than one that is not"
     shown = full.store.version
     full.set({"c/again": bytes(1_000)}, ME)
-    assert full.room.used_bytes() <= MAX_BYTES
+    assert full.memory.used_bytes() <= MAX_BYTES
 
 
 def test_deadlines_count_before_memory_is_full_of_them(database: Database) -> None:
     most = 2_000_000
-    database.room.configure(most, 0, 10_000)
-    life = database.life(10**9, keep=False, owner=None)
+    database.memory.configure(most, 0, 10_000)
+    life = database.expiry(10**9, keep=False, owner=None)
     with contextlib.suppress(OutOfMemory):
         for number in range(7_000):
             database.set({f"{number:05d}": b""}, ME, life)
-    assert most - 1_000 < database.room.used_bytes() <= most
+    assert most - 1_000 < database.memory.used_bytes() <= most
 
 
 def test_touching_leaves_no_more_history_than_there_is_room_for(full: Database) -> None:
     full.set({f"kept/{number}": bytes(1_000) for number in range(60)}, ME)
     for _ in range(300):
         full.touch(["kept/1", "kept/2"], 10**9, ME)
-        assert full.room.used_bytes() <= MAX_BYTES
+        assert full.memory.used_bytes() <= MAX_BYTES
 
 
 def test_a_deadline_needs_room_and_a_life_without_end_none(database: Database) -> None:
-    database.room.configure(MAX_BYTES, 0, MAX_BYTES)
+    database.memory.configure(MAX_BYTES, 0, MAX_BYTES)
     keys = [f"{number:03d}" for number in range(400)]
     database.set(dict.fromkeys(keys, b""), ME)
     touched = 0
@@ -440,7 +440,7 @@ def test_a_deadline_needs_room_and_a_life_without_end_none(database: Database) -
             database.touch([key], 10**9, ME)
             touched += 1
     assert 50 < touched < 400
-    assert database.room.used_bytes() <= MAX_BYTES
+    assert database.memory.used_bytes() <= MAX_BYTES
     before = state(database), database.count_deadlines()
     with pytest.raises(OutOfMemory):
         database.touch(keys, 10**9, ME)
@@ -450,9 +450,9 @@ def test_a_deadline_needs_room_and_a_life_without_end_none(database: Database) -
 
 
 def test_a_write_that_gives_keys_a_deadline_needs_room_for_that_too(database: Database) -> None:
-    database.room.configure(MAX_BYTES, 0, MAX_BYTES)
+    database.memory.configure(MAX_BYTES, 0, MAX_BYTES)
     entries = {f"{number:03d}": b"" for number in range(400)}
-    life = database.life(10**9, keep=False, owner=None)
+    life = database.expiry(10**9, keep=False, owner=None)
     for write in (database.set, lambda entries, author, life: database.commit(entries, {}, [], 0, author, life)):
         with pytest.raises(OutOfMemory):
             write(entries, ME, life)
@@ -462,33 +462,33 @@ def test_a_write_that_gives_keys_a_deadline_needs_room_for_that_too(database: Da
 
 def test_transactions_that_only_read_or_delete_need_no_room(clocks: "Clocks") -> None:
     database = clocks.database()
-    database.room.configure(MAX_BYTES, 0, MAX_BYTES)
+    database.memory.configure(MAX_BYTES, 0, MAX_BYTES)
     with contextlib.suppress(OutOfMemory):
         for number in range(1_000):
             database.set({f"{number}": bytes(1_000)}, ME)
-    database.room.configure(MAX_BYTES - 5_000, 0, MAX_BYTES)
-    assert database.room.used_bytes() > MAX_BYTES - 5_000
+    database.memory.configure(MAX_BYTES - 5_000, 0, MAX_BYTES)
+    assert database.memory.used_bytes() > MAX_BYTES - 5_000
     version = database.store.version
     assert database.commit({}, {"none": 0}, [("", None)], version, ME) == version
     database.commit({f"{number}": None for number in range(10)}, {}, [], version, ME)
     assert database.store.get("0") is None
-    assert database.room.used_bytes() <= MAX_BYTES
+    assert database.memory.used_bytes() <= MAX_BYTES
 
 
 def test_a_key_that_comes_again_after_a_reload_is_a_new_one_too(database: Database) -> None:
-    database.room.set_rules(PrefixRules([PrefixRule(prefix="c/", max_keys=2, evict=True)]))
+    database.memory.set_rules(PrefixRules([PrefixRule(prefix="c/", max_keys=2, evict=True)]))
     for key in ("c/a", "c/b", "c/c"):
         database.set({key: b""}, ME)
     assert database.store.get("c/a") is None
-    database.room.set_rules(PrefixRules([PrefixRule(prefix="c/", max_keys=3, evict=True)]))
+    database.memory.set_rules(PrefixRules([PrefixRule(prefix="c/", max_keys=3, evict=True)]))
     database.set({"c/a": b"again"}, ME)
     database.set({"c/d": b""}, ME)
     assert database.store.get_many(["c/a", "c/b"]) == [b"again", None]
 
 
 def test_a_quota_holds_though_a_key_is_set_several_times_at_once(database: Database) -> None:
-    database.room.configure(0, 3, 0)
-    database.room.set_rules(PrefixRules([PrefixRule(prefix="q/", max_bytes=2_000)]))
+    database.memory.configure(0, 3, 0)
+    database.memory.set_rules(PrefixRules([PrefixRule(prefix="q/", max_bytes=2_000)]))
     database.set({"q/a": bytes(1_000), "q/b": bytes(500)}, ME)
     with pytest.raises(OutOfMemory):
         database.set_each([{"q/a": b""}, {"q/a": bytes(1_700)}], ME)
@@ -496,14 +496,14 @@ def test_a_quota_holds_though_a_key_is_set_several_times_at_once(database: Datab
         database.set_each([{"q/a": bytes(1_700)}, {"q/a": b""}], ME)
     database.set_each([{"c": b"1"}, {"c": b"2"}], ME)
     assert database.store.get_many(["q/a", "c"]) == [bytes(1_000), b"2"]
-    assert database.room.quotas() == recount(database)
+    assert database.memory.quotas() == recount(database)
 
 
 def test_a_key_that_comes_and_goes_for_ever_does_not_fill_the_queue(clocks: "Clocks") -> None:
     """Also if it is the very same object each time, as decoders keep short ones."""
     database, key = clocks.database(WindowLimits(max_commits=0)), "c/again"
-    database.room.set_rules(PrefixRules([CACHE]))
+    database.memory.set_rules(PrefixRules([CACHE]))
     for _ in range(20_000):
         database.set({key: b""}, ME)
         database.delete([key], ME, missing_ok=False)
-    assert sum(map(len, database.room._sieves)) < 3_000
+    assert sum(map(len, database.memory._quotas.sieves)) < 3_000

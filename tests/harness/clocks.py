@@ -31,33 +31,39 @@ class TickingClock:
 
 
 class Handle:
-    """A call that a `ManualScheduler` will make, unless it is cancelled."""
+    """A call that a `ManualScheduler` will make after ``delay_s``, unless it is cancelled."""
 
-    def __init__(self, callback: Callable[..., object], arguments: tuple[object, ...]) -> None:
-        self._callback: Callable[..., object] | None = callback
+    def __init__(self, delay_s: float, callback: Callable[..., object], arguments: tuple[object, ...]) -> None:
+        self.delay_s = delay_s
+        self.callback = callback
         self._arguments = arguments
+        self.is_cancelled = False
 
     def cancel(self) -> None:
         """Make the call never."""
-        self._callback = None
+        self.is_cancelled = True
 
     def cancelled(self) -> bool:
-        """Whether the call will not be made: it was cancelled."""
-        return self._callback is None
+        """Whether the call will not be made, by the name that asyncio gives it."""
+        return self.is_cancelled
 
     def run(self) -> None:
         """Make the call, unless it was cancelled."""
-        if self._callback is not None:
-            self._callback(*self._arguments)
+        if not self.is_cancelled:
+            self.callback(*self._arguments)
 
 
 class ManualScheduler:
-    """What the daemon's objects use of an event loop: the time in seconds, and calls at a time."""
+    """What the daemon's objects use of an event loop: the time in seconds, and calls at a time.
+
+    ``calls``: all that were ever scheduled, in order; a test may clear them.
+    """
 
     def __init__(self) -> None:
         self._now = 0.0
-        self._calls: list[tuple[float, int, Handle]] = []
-        self._numbers = itertools.count()  # calls due at the same time are made in the order they were asked for
+        self._due: list[tuple[float, int, Handle]] = []
+        self._numbers = itertools.count()  # calls due at the same time are made in the order they were scheduled
+        self.calls: list[Handle] = []
 
     def now(self) -> float:
         """The current time in seconds."""
@@ -69,9 +75,14 @@ class ManualScheduler:
 
     def call_later(self, delay_s: float, callback: Callable[..., object], *arguments: object) -> Handle:
         """Make a call ``delay_s`` seconds from now."""
-        handle = Handle(callback, arguments)
-        heapq.heappush(self._calls, (self._now + delay_s, next(self._numbers), handle))
+        handle = Handle(delay_s, callback, arguments)
+        self.calls.append(handle)
+        heapq.heappush(self._due, (self._now + delay_s, next(self._numbers), handle))
         return handle
+
+    def calls_of(self, owner: object) -> list[Handle]:
+        """The scheduled calls of methods of ``owner``."""
+        return [call for call in self.calls if getattr(call.callback, "__self__", None) is owner]
 
     def call_soon(self, callback: Callable[..., object], *arguments: object) -> Handle:
         """Make a call at the next ``advance``."""
@@ -80,8 +91,8 @@ class ManualScheduler:
     def advance(self, seconds: float = 0) -> None:
         """Let time pass, and make each call at its time."""
         end = self._now + seconds
-        while self._calls and self._calls[0][0] <= end:
-            due, _, handle = heapq.heappop(self._calls)
+        while self._due and self._due[0][0] <= end:
+            due, _, handle = heapq.heappop(self._due)
             self._now = max(self._now, due)
             handle.run()
         self._now = end

@@ -20,21 +20,37 @@ from typing import Any
 import msgspec
 
 from kvd.engine.database import Database
-from kvd.engine.durability import NO_WAIT, Durability, LogPosition
+from kvd.engine.durability import Durability, LogDurability, LogPosition, MemoryDurability
+from kvd.engine.engine import Engine
+from kvd.engine.expiry import TIMER_GRAIN_S
+from kvd.engine.feeds import Feeds
 from kvd.engine.generations import GenerationTable
+from kvd.engine.journal import DurableJournal, LogProgress
+from kvd.engine.near_cache import NearCaches, refuse_leases
+from kvd.engine.records import RecordMaker
+from kvd.engine.replay import Replay
+from kvd.engine.snapshots import Snapshots
 from kvd.journal.commit_log import CommitLog
 from kvd.protocol.errors import CODES
 from kvd.protocol.limits import Limits
 from kvd.protocol.messages import DECODE_ERRORS, AnyRequest, Set, decode_batch, encode_replies
 from kvd.requests.access import Access, AccessRule, Identity
+from kvd.requests.admin import AdminBackend
+from kvd.requests.authentication import Authentication
 from kvd.requests.errors import RequestError, error_reply
-from kvd.requests.executor import Administration, Commands
-from kvd.requests.sliced import replies_in_slices, run_in_slices
+from kvd.requests.executor import Executor
+from kvd.requests.limits import LimitChecker
+from kvd.requests.peer import Peer
+from kvd.requests.sliced import HeldBytes, Result
 from kvd.server import session as session_module
-from kvd.server.peers import Peer
+from kvd.server.connection import Connections
 from kvd.server.server import Server
-from kvd.server.session import Session
+from kvd.server.session import GOODBYE, Session
 from kvd.store.window import WindowLimits
+from kvd.telemetry.hot_keys import HotKeys
+from kvd.telemetry.metrics import LoopLag, ServerMetrics
+from kvd.telemetry.slow_log import SlowLog
+from kvd.telemetry.telemetry import Telemetry
 from tests.harness.clocks import ManualClock, ManualScheduler, TickingClock
 
 # An error message has at most this many characters.
@@ -42,7 +58,7 @@ MAX_MESSAGE = 300 + len("…")
 Clock = Callable[[], int]
 
 
-class FakeBackend(Administration):
+class FakeBackend:
     """What the process around the server offers to administrators: fixed replies, and a note of a shutdown."""
 
     def __init__(self) -> None:
@@ -54,6 +70,15 @@ class FakeBackend(Administration):
     def reload(self) -> list[str]:
         raise RequestError("bad_request", "kvd.toml, line 3: no such key")
 
+    def checkpoint(self) -> int:
+        raise NotImplementedError
+
+    def counters(self) -> list[tuple[str, int]]:
+        return []
+
+    def resident_bytes(self) -> int:
+        return 0
+
     def shutdown(self) -> int:
         self.stopping = True
         return 4711
@@ -63,7 +88,12 @@ def build_database(
     window: WindowLimits | None = None, *, clock: Clock | None = None, timer: Clock | None = None
 ) -> Database:
     """An empty database. ``clock`` gives the times of commits, ``timer`` those of deadlines, both in µs."""
-    return Database(window, clock=clock or TickingClock(1_000_000), timer=timer or ManualClock(10**9))
+    return Database(
+        window,
+        clock=clock or TickingClock(1_000_000),
+        timer=timer or ManualClock(10**9),
+        scheduler=ManualScheduler(),
+    )
 
 
 def build(
@@ -73,26 +103,51 @@ def build(
     clock: Clock | None = None,
     timer: Clock | None = None,
     database: Database | None = None,
+    durability: Durability | None = None,
     log: CommitLog | None = None,
     sync: str = "always",
     tokens: Mapping[str, str | None] | None = None,
-    backend: Administration | None = None,
+    backend: AdminBackend | None = None,
     loop: asyncio.AbstractEventLoop | None = None,
 ) -> "InMemoryServer":
     """Build a server: with a database of its own unless it is passed, in memory only unless ``log`` is passed.
 
-    ``loop`` is for tests with sessions, sockets or a log. Without it a `ManualScheduler` stands in its place.
+    ``durability``: of a database that is passed and has a log. ``loop`` is for tests with sessions, sockets or a log;
+    without it a `ManualScheduler` stands in its place.
     """
-    if database is None:
-        database = build_database(window, clock=clock, timer=timer)
-    database.log = database.log or log
-    commands = Commands(database, limits or Limits(), backend or FakeBackend(), tokens or {})
-    server = Server(commands, loop or ManualScheduler())  # type: ignore[arg-type] # it is all that is used of a loop
+    scheduler: Any = loop or ManualScheduler()
+    connections, sliced_bytes = Connections(scheduler.time), HeldBytes()
     if log is not None:
         assert loop is not None
-        commands.durability = Durability(database, log, sync, 100, loop, _fail)
-        commands.durability.before_write = server.turn.make
-    return InMemoryServer(commands, server)
+        contents = Replay(window, clock or TickingClock(1_000_000), timer or ManualClock(10**9))
+        durability = log_durability = LogDurability(contents.store, log, sync, 100, loop, _fail)
+        journal = journal_on(log, contents, log_durability)
+        database = Database(contents=contents, journal=journal, buffer_bytes=connections.buffer_bytes)
+    if database is None:
+        database = build_database(window, clock=clock, timer=timer)
+    durability = durability or MemoryDurability()
+    engine = Engine(
+        database,
+        durability,
+        Snapshots(database.store, database.timer, database.scheduler),
+        Feeds(database),
+        NearCaches(database.generations, database.scheduler, refuse_leases, notes_changes=not durability.always),
+    )
+    telemetry = Telemetry(
+        ServerMetrics(database.store.version), SlowLog(), HotKeys(), LoopLag(scheduler.call_later), connections.__len__
+    )
+    limit_checker = LimitChecker(limits or Limits())
+    authentication = Authentication(database, limit_checker, Access(), tokens or {})
+    backend = backend or FakeBackend()
+    executor = Executor(engine, telemetry, limit_checker, authentication, backend)
+    server = Server(executor, engine, authentication, telemetry.metrics, connections, sliced_bytes, scheduler)
+    return InMemoryServer(engine, telemetry, limit_checker, authentication, executor, server, sliced_bytes, backend)
+
+
+def journal_on(log: CommitLog, contents: Replay, progress: LogProgress) -> DurableJournal:
+    """What adds the commits of a database with these contents to ``log``."""
+    records = RecordMaker(contents.store.lifetimes, contents.clock, contents.timer)
+    return DurableJournal(log, contents.store, records, progress)
 
 
 def connect(
@@ -103,6 +158,12 @@ def connect(
     return server.connect(uid)
 
 
+def deadlines_us(database: Database) -> list[int]:
+    """In how many microseconds each deadline was that the database set a timer for."""
+    calls = database.scheduler.calls_of(database.expirer)  # type: ignore[attr-defined] # a ManualScheduler
+    return [round((call.delay_s - TIMER_GRAIN_S) * 1_000_000) for call in calls]
+
+
 def _fail(error: BaseException) -> None:
     raise error
 
@@ -110,16 +171,35 @@ def _fail(error: BaseException) -> None:
 class InMemoryServer:
     """A database, what runs requests against it, and the server of its connections. Made by ``build``."""
 
-    def __init__(self, commands: Commands, server: Server) -> None:
-        self.commands = commands
+    def __init__(
+        self,
+        engine: Engine,
+        telemetry: Telemetry,
+        limits: LimitChecker,
+        authentication: Authentication,
+        executor: Executor,
+        server: Server,
+        sliced: HeldBytes,
+        backend: Any,  # noqa: ANN401 - a FakeBackend, or the test's own
+    ) -> None:
+        self.engine = engine
+        self.telemetry = telemetry
+        self.limits = limits
+        self.authentication = authentication
+        self.executor = executor
         self.server = server
-        self.database = commands.database
+        self._sliced = sliced
+        self.backend = backend
+        self.database = engine.database
+        self.durability: Any = engine.durability
         self.timer: Any = self.database.timer
-        self.snapshots = commands.snapshots
-        self.feeds = commands.feeds
-        self.near_caches = commands.near_caches
-        self.slow_log = commands.slow_log
-        self.hot_keys = commands.hot_keys
+        self.scheduler: Any = self.database.scheduler
+        self.snapshots = engine.snapshots
+        self.feeds = engine.feeds
+        self.near_caches = engine.near_caches
+        self.metrics = telemetry.metrics
+        self.slow_log = telemetry.slow_log
+        self.hot_keys = telemetry.hot_keys
 
     # ------------------------------------------------------------------ connections
 
@@ -131,8 +211,8 @@ class InMemoryServer:
         """A connection of a client that has shown who it is, with the rights that the rules give it."""
         peer = Peer("somebody", identity.uid, gids=identity.gids)
         peer.identity = identity
-        peer.greeted = True
-        peer.allow(self.commands.access)
+        peer.is_authenticated = True
+        peer.apply_access(self.access)
         return InMemoryClient(self, peer)
 
     def open(self, pid: int) -> "FakeTransport":
@@ -141,12 +221,13 @@ class InMemoryServer:
 
     @asynccontextmanager
     async def listening(
-        self, path: str, spoken: Callable[[], asyncio.BaseProtocol] | None = None
+        self, path: str, make_session: Callable[[], asyncio.BaseProtocol] | None = None
     ) -> AsyncIterator[None]:
-        """Serve a Unix socket; ``spoken`` makes the session of each connection, if it is not the daemon's own."""
+        """Serve a Unix socket; ``make_session`` makes the session of each connection, if it is not the daemon's own."""
         with socket.socket(socket.AF_UNIX) as listening:
             listening.bind(path)
-            await self.server.listen(listening, own=True, spoken=spoken)
+            make_session = make_session or (lambda: Session(self.server))
+            await self.server.listen(listening, make_session, own=True, goodbye=GOODBYE)
             try:
                 yield
             finally:
@@ -154,52 +235,42 @@ class InMemoryServer:
 
     async def flush(self) -> None:
         """Write and sync what is in the log, which there is."""
-        assert self.commands.durability is not None
-        await self.commands.durability.flush()
+        await self.durability.flush()
 
     async def close(self) -> None:
         """Write what is left to the log, if there is one."""
-        if self.commands.durability is not None:
-            await self.commands.durability.close()
+        if self.durability.may_wait:
+            await self.durability.close()
 
     # ------------------------------------------------------------------ settings
 
     @property
-    def backend(self) -> Any:  # noqa: ANN401 - a FakeBackend, or the test's own
-        """What the process offers to administrators."""
-        return self.commands.administration
-
-    @backend.setter
-    def backend(self, backend: Administration) -> None:
-        self.commands.administration = backend
-
-    @property
     def access(self) -> Access:
         """The access rules in force."""
-        return self.commands.access
+        return self.authentication.access
 
     def set_rules(self, rules: Sequence[AccessRule]) -> None:
         """Put other access rules in force, for connections to come."""
-        self.commands.access = Access(rules)
+        self.authentication.access = Access(rules)
 
     def set_limits(self, limits: Limits) -> None:
         """Put other limits in force."""
-        self.commands.limits = limits
+        self.executor.set_limits(limits)
 
     def never_batch_sets(self) -> None:
         """Run each set at once, instead of those of one turn of the loop together."""
-        self.server.turn.takes = lambda requests: False  # type: ignore[method-assign, assignment]
+        self.server.set_batch.accepts = lambda requests: False  # type: ignore[method-assign, assignment]
 
     def share_table(self) -> GenerationTable:
         """Make the table of generations that near caches share, as the first of them does when it attaches."""
-        return self.near_caches._make_table(lambda: None)
+        return self.database.generations.create(1 << 10, notes_changes=True)
 
     # ------------------------------------------------------------------ looking
 
     @property
     def sliced_bytes(self) -> int:
         """What the frames that run in slices hold: their input, and their replies so far."""
-        return self.commands.sliced_bytes
+        return self._sliced.total
 
     def metric(self, name: str) -> int:
         """One of the database's counters."""
@@ -235,7 +306,7 @@ class InMemoryClient:
 
     def disconnect(self) -> None:
         """End the connection."""
-        self.server.commands.forget(self.peer)
+        self.server.executor.disconnect(self.peer)
 
     # ------------------------------------------------------------------ frames
 
@@ -245,16 +316,15 @@ class InMemoryClient:
             requests = decode_batch(payload)
         except DECODE_ERRORS as error:
             return msgspec.msgpack.decode(encode_replies(error_reply("bad_request", str(error))))
-        replies = self.run(requests, len(payload))
-        if replies is None:  # as the session does
-            slices = run_in_slices(self.server.commands, [requests], len(requests), self.peer)
-            return checked(joined(slices), len(requests))
-        reply = msgspec.msgpack.decode(encode_replies(replies))
+        result = self.server.executor.run(requests, self.peer, len(payload))
+        if result is None:  # as the session does
+            return checked(joined(self.server.server.sliced_runs.run_requests(requests, self.peer)), len(requests))
+        reply = msgspec.msgpack.decode(result[0][4:])
         return reply if isinstance(reply, dict) else checked(reply, len(requests))
 
-    def slices(self, payload: bytes) -> Iterator[list[bytes] | None]:
-        """Run a frame as large frames run: None after each slice, at last the reply frame in pieces."""
-        return replies_in_slices(self.server.commands, memoryview(payload), self.peer)
+    def slices(self, payload: bytes) -> Iterator[Result | None]:
+        """Run a frame as large frames run: None after each slice, at last the pieces of the reply and what it needs."""
+        return self.server.server.sliced_runs.run_payload(memoryview(payload), self.peer)
 
     def sliced(self, payload: bytes) -> Any:  # noqa: ANN401 - whatever the server replies
         """The reply to a frame that runs as large frames run, as the client decodes it."""
@@ -283,29 +353,28 @@ class InMemoryClient:
 
     def run(self, requests: Sequence[AnyRequest], frame_bytes: int) -> Any:  # noqa: ANN401 - replies, a map, or None
         """The replies to decoded requests; a map if the frame is refused; None if it has to run in slices."""
-        return self.run_with_needs(requests, frame_bytes)[0]
+        result = self.server.executor.run(requests, self.peer, frame_bytes)
+        return None if result is None else msgspec.msgpack.decode(result[0][4:])
 
-    def run_with_needs(self, requests: Sequence[AnyRequest], frame_bytes: int) -> tuple[Any, LogPosition]:
-        """The same, and what the replies have to wait for."""
-        commands = self.server.commands
-        commands.needs = NO_WAIT
-        replies = commands.run(requests, self.peer, frame_bytes)
-        return replies, commands.needs
+    def run_with_position(self, requests: Sequence[AnyRequest], frame_bytes: int) -> tuple[Any, LogPosition]:
+        """The replies to decoded requests that run at once, and what they wait for."""
+        result = self.server.executor.run(requests, self.peer, frame_bytes)
+        assert result is not None
+        return msgspec.msgpack.decode(result[0][4:]), result[1]
 
     def run_slice(self, requests: Sequence[AnyRequest], budget_bytes: int) -> tuple[list[Any], LogPosition]:
-        """Run one slice of a large frame; the replies, and what they have to wait for."""
-        commands = self.server.commands
-        commands.needs = NO_WAIT
-        replies, _ = commands.run_counting(requests, self.peer, budget_bytes)
-        return replies, commands.needs
+        """Run one slice of a large frame; the replies, and what they wait for."""
+        replies, _, position = self.server.executor.run_slice(requests, self.peer, budget_bytes)
+        return replies, position
 
     def run_one(self, request: AnyRequest) -> Any:  # noqa: ANN401 - whatever the server replies
         """The reply to one decoded request."""
-        return self.server.commands.run_one(request, self.peer)
+        ((reply,), _) = self.run_slice([request], 1 << 30)
+        return reply
 
-    def set_together(self, requests: list[Set]) -> object:
+    def set_each(self, requests: list[Set]) -> object:
         """Run sets as those of several frames of one turn of the loop run."""
-        return self.server.commands.set_together(requests, self.peer)
+        return self.server.executor.set_each(requests, self.peer)
 
 
 class FakeTransport:
@@ -320,7 +389,7 @@ class FakeTransport:
         self.session = Session(server.server)
         self.session.transport = self  # type: ignore[assignment] # it is all that a session uses of one
         self.session.peer = self.peer = peer
-        server.server.sessions.add(self.session)
+        server.server.connections.add(self.session)
 
     def receive(self, data: bytes) -> None:
         """Some bytes arrive from the client."""
@@ -366,13 +435,13 @@ class FakeTransport:
         self._loop.call_soon(self._deliver)
 
 
-def joined(work: Iterator[list[bytes] | None]) -> Any:  # noqa: ANN401 - whatever the server replies
+def joined(work: Iterator[Result | None]) -> Any:  # noqa: ANN401 - whatever the server replies
     """The reply to a frame that is run in slices."""
-    *slices, pieces = work
+    *slices, result = work
     assert slices
     assert set(slices) == {None}
-    assert pieces is not None
-    frame = b"".join(pieces)
+    assert result is not None
+    frame = b"".join(result[0])
     assert int.from_bytes(frame[:4], "big") == len(frame) - 4
     return msgspec.msgpack.decode(frame[4:])
 

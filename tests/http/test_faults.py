@@ -2,12 +2,14 @@
 
 import asyncio
 import pathlib
+import sys
 from collections.abc import Awaitable, Callable
 
 import pytest
 
 from kvd.engine.database import Database
 from kvd.http.listener import Listener
+from kvd.http.session import HttpSession
 from kvd.store.authors import Author
 from tests.harness.in_memory import build, build_database
 from tests.harness.waiting import DEADLINE_S
@@ -30,7 +32,7 @@ def with_listener(path: str, database: Database, work: Callable[[Connect], Await
             writers.append(writer)
             return reader, writer
 
-        async with server.listening(path, listener.session), asyncio.timeout(DEADLINE_S):
+        async with server.listening(path, lambda: HttpSession(listener)), asyncio.timeout(DEADLINE_S):
             try:
                 await work(connect)
             finally:
@@ -65,3 +67,31 @@ def test_an_event_that_cannot_be_encoded_ends_its_watch(
     (record,) = [record for record in caplog.records if record.levelname == "ERROR"]
     assert record.getMessage().startswith("internal error in a feed of uid ")
     assert record.exc_info is not None
+
+
+class NotInstalled:
+    """Finds modules as if prometheus-client were not installed."""
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> None:
+        if name == "prometheus_client":
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+
+def test_metrics_for_prometheus_answer_501_where_the_extra_is_missing(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, "kvd.telemetry.prometheus", raising=False)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "prometheus_client"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "meta_path", [NotInstalled(), *sys.meta_path])
+    answers: list[bytes] = []
+
+    async def work(connect: Connect) -> None:
+        for path, accept in ((b"/metrics/prometheus", b"*/*"), (b"/metrics", b"text/plain;version=0.0.4")):
+            reader, writer = await connect()
+            writer.write(b"GET %s HTTP/1.1\r\nHost: localhost\r\nAccept: %s\r\n\r\n" % (path, accept))
+            head = await reader.readuntil(b"\r\n\r\n")
+            answers.append(head.partition(b"\r\n")[0])
+
+    with_listener(str(tmp_path / "s"), build_database(), work)
+    assert answers == [b"HTTP/1.1 501 Not Implemented"] * 2

@@ -11,12 +11,13 @@ from typing import Any
 import kvd.engine.database
 from kv.cli.main import main
 from kvd.engine.database import Database
-from kvd.engine.durability import NO_WAIT, Durability
+from kvd.engine.durability import NO_WAIT
 from kvd.engine.feeds import Feed
 from kvd.engine.snapshots import Snapshots
+from kvd.requests import needs
 from kvd.store import isolation
 from kvd.store.errors import Conflict
-from kvd.store.outcomes import IdempotencyCache
+from kvd.store.idempotency import IdempotencyCache
 from kvd.store.store import Store
 
 Function = Callable[..., Any]
@@ -126,8 +127,7 @@ def begins_in_the_past() -> None:
 
     def make(begin: Function) -> Function:
         def broken(self: Snapshots, peer: Any, most: int) -> int:  # noqa: ANN401
-            peer.begun = max(begin(self, peer, most) - 3, self._store.window.oldest_readable)
-            return int(peer.begun)
+            return int(max(begin(self, peer, most) - 3, self._store.window.oldest_readable))
 
         return broken
 
@@ -155,12 +155,12 @@ def scans_what_is_current() -> None:
 
 @bug
 def forgets_ids() -> None:
-    replace(IdempotencyCache, "find", lambda _: lambda *args: None)
+    replace(IdempotencyCache, "lookup", lambda _: lambda *args: None)
 
 
 @bug
 def answers_before_it_is_written() -> None:
-    replace(Durability, "position_for", lambda _: lambda *args: NO_WAIT)
+    replace(needs, "position_for", lambda _: lambda *args: NO_WAIT)
 
 
 # ---------------------------------------------------------------------- feeds

@@ -113,7 +113,7 @@ class Busy:
         self.running = self._running_type(
             self.disk, limits=self.limits, segment_bytes=1024, seed=self.chance.getrandbits(32), now=lambda: self.now
         )
-        self.running.database.room.set_rules(self._rules)
+        self.running.database.memory.set_rules(self._rules)
         self.model.lose(self.running.found.version)
         orphans: dict[str, Now | None] = {key: None for key, now in self.model.state.items() if now.owner is not None}
         if orphans:
@@ -164,7 +164,7 @@ class Busy:
     def time_passes(self, us: int) -> None:
         """And what is due expires."""
         self.now += us
-        self.running.database.settle()
+        self.running.database.expire_all_due()
         now = WALL_US + self.now
         due = [key for key, each in self.model.state.items() if each.deadline is not None and each.deadline <= now]
         if due:
@@ -182,7 +182,7 @@ class Busy:
         ttl = self.chance.choice((None, None, 2_000, 9_000_000))
         owner = self.chance.choice((None, None, None, f"owner{self._owner}"))
         database = self.running.database
-        life = NO_EXPIRY if ttl is None and owner is None else database.life(ttl, keep=False, owner=owner)
+        life = NO_EXPIRY if ttl is None and owner is None else database.expiry(ttl, keep=False, owner=owner)
         id_ = self.chance.randbytes(16) if self.chance.random() < 0.5 else None
         version = self.running.set(entries, life, id_=id_)
         deadline = None if ttl is None else WALL_US + self.now + ttl
@@ -233,7 +233,7 @@ class Busy:
     def bury(self) -> None:
         """The connection of this run's ephemeral keys goes."""
         owner = f"owner{self._owner}"
-        self.running.database.bury(owner, ME)
+        self.running.database.delete_owned(owner, ME)
         keys = [key for key, now in self.model.state.items() if now.owner == owner]
         if keys:
             self._commit("test", dict.fromkeys(keys))
@@ -363,7 +363,7 @@ def _other_history(database: Database, version: int, model: Model) -> str | None
 def _other_ids(database: Database, version: int, model: Model) -> str | None:
     oldest = database.store.window.oldest_readable
     for id_, (made, answer) in model.ids.items():
-        found = database.outcomes.find(1000, id_, None, version)
+        found = database.outcomes.lookup(1000, id_, None, version)
         if made > version and found is not None:
             return "an id of a commit that is not there"
         if oldest < made <= version and found != answer:

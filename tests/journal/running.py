@@ -1,9 +1,13 @@
 """A database with its commit log on some disk, driven by hand: nothing is written, synced or said but when told."""
 
+import asyncio
 import random
 from collections.abc import Callable
 
 from kvd.engine.database import Database
+from kvd.engine.durability import LogDurability
+from kvd.engine.journal import LogProgress
+from kvd.engine.replay import Replay
 from kvd.journal.checkpoint import CheckpointFile, remove_superseded, slices
 from kvd.journal.commit_log import CommitLog
 from kvd.journal.disk import Disk
@@ -11,7 +15,9 @@ from kvd.journal.records import Header
 from kvd.journal.recovery import Recovered, prepare_tail, recover
 from kvd.store.authors import Author
 from kvd.store.lifetimes import NO_EXPIRY, Expiry
+from kvd.store.store import Store
 from kvd.store.window import WindowLimits
+from tests.harness.in_memory import journal_on
 
 ME = Author(1000, 7, "test")
 SEGMENT_BYTES = 4096
@@ -19,8 +25,21 @@ SEGMENT_BYTES = 4096
 WALL_US, BOOT_US = 1_700_000_000_000_000, 5_000_000
 
 
+class ByHand:
+    """Stands for the one who has the log written: a test says what may be shown."""
+
+    def __init__(self) -> None:
+        self.shown = 0
+
+    def wake(self) -> None:
+        """The test writes when it likes."""
+
+    def subscribe(self, listener: Callable[[], None]) -> None:
+        """A test that moves ``shown`` tells nobody."""
+
+
 class Running:
-    """What ``kvd.service.storage`` does, without the event loop. Commits get visible in ``database`` at once."""
+    """What ``kvd.service.storage`` does, without the event loop. ``progress`` has the log written."""
 
     def __init__(
         self,
@@ -33,17 +52,20 @@ class Running:
         wall: Callable[[], int] | None = None,
         log_type: type[CommitLog] = CommitLog,
         prepare: Callable[[Disk, Recovered], None] = prepare_tail,
+        progress: Callable[[Store, CommitLog], LogProgress] = lambda store, log: ByHand(),
     ) -> None:
         self.disk = disk
         self.random = random.Random(seed)  # noqa: S311 - a test that can be repeated
-        self.database = Database(limits, wall or (lambda: WALL_US + now()), lambda: BOOT_US + now())
-        self.found = recover(disk, self.database)
+        contents = Replay(limits, wall or (lambda: WALL_US + now()), lambda: BOOT_US + now())
+        self.found = recover(disk, contents)
         prepare(disk, self.found)
         self.store_id = self.found.store_id or b"a store!"
-        version = self.database.store.version
+        version = contents.store.version
         header = Header(0, self.found.number + 1, version, self.found.version, self.store_id)
         self.log = log_type(disk, header, segment_bytes, lambda: self.random.getrandbits(64))
-        self.database.log = self.log
+        self.progress = progress(contents.store, self.log)
+        journal = journal_on(self.log, contents, self.progress)
+        self.database = Database(contents=contents, journal=journal, store_id=self.store_id.hex())
         self.ends = dict(self.found.checkpoints)
         self.database.delete_orphaned_ephemerals()
 
@@ -51,7 +73,7 @@ class Running:
         """Apply a commit and add it to the log."""
         if id_ is None:
             return self.database.set(entries, ME, life)
-        return self.database.once(1000, id_, None, lambda: self.database.set(entries, ME, life))
+        return self.database.run_once(1000, id_, None, lambda: self.database.set(entries, ME, life))
 
     def write(self, *, sync: bool = True) -> None:
         """Write what was added."""
@@ -97,3 +119,33 @@ def items(database: Database) -> dict[str, tuple[bytes | None, int]]:
     return {
         item.key: (item.value, item.version) for item in database.store.scan("", None, 10**6, max_bytes=1 << 40).items
     }
+
+
+def recovered(
+    disk: Disk,
+    limits: WindowLimits | None = None,
+    clock: Callable[[], int] = lambda: WALL_US,
+    timer: Callable[[], int] = lambda: BOOT_US,
+) -> tuple[Database, Recovered]:
+    """A database in memory with what a directory holds, and what was found there."""
+    contents = Replay(limits, clock, timer)
+    found = recover(disk, contents)
+    return Database(contents=contents), found
+
+
+def durably_running(
+    disk: Disk,
+    sync: str,
+    on_failure: Callable[[BaseException], None] = lambda error: None,
+    *,
+    segment_bytes: int = SEGMENT_BYTES,
+) -> tuple[Running, LogDurability]:
+    """A database whose log is written by the event loop that runs, and what has it written."""
+    loop = asyncio.get_running_loop()
+
+    def progress(store: Store, log: CommitLog) -> LogDurability:
+        return LogDurability(store, log, sync, 1, loop, on_failure)
+
+    running = Running(disk, segment_bytes=segment_bytes, progress=progress)
+    assert isinstance(running.progress, LogDurability)
+    return running, running.progress

@@ -33,7 +33,7 @@ class Machine:
 
     @property
     def database(self) -> Database:
-        self.running.database.settle()
+        self.running.database.expire_all_due()
         return self.running.database
 
     def pass_(self, us: int) -> None:
@@ -41,7 +41,7 @@ class Machine:
         self.wall += us
 
     def set(self, key: str, ttl_us: int) -> None:
-        self.running.set({key: b"x"}, self.database.life(ttl_us, keep=False, owner=None))
+        self.running.set({key: b"x"}, self.database.expiry(ttl_us, keep=False, owner=None))
 
     def left(self, key: str) -> int | None:
         """How long ``key`` has to live; None if it is gone."""

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvd.engine.database import Database
+from kvd.engine.replay import Replay
 from kvd.journal import names
 from kvd.journal.commit_log import COMMITS_BYTES, MARK_BYTES, Batch, CommitLog
 from kvd.journal.errors import NoSpace
@@ -15,8 +16,9 @@ from kvd.journal.records import HEADER_BYTES, Codec, Commits, Group, Header
 from kvd.journal.segments import SegmentReader
 from kvd.store.authors import Author
 from kvd.store.lifetimes import Expiry
+from tests.harness.in_memory import journal_on
 from tests.journal.disks import Failing, MemoryDisk
-from tests.journal.running import ME, Running, items
+from tests.journal.running import ME, ByHand, Running, items
 
 SIZE = 1024
 
@@ -322,9 +324,9 @@ VALUES = st.binary(max_size=300)
 def test_no_commit_takes_more_than_was_reserved_for_it(
     entries: dict[str, bytes], has_ttl: bool, is_ephemeral: bool, kind: str, name: str
 ) -> None:
-    database = Database(clock=lambda: 2**52, timer=lambda: 2**50)
     log = log_on(MemoryDisk(), size=1 << 16)
-    database.log = log
+    contents = Replay(clock=lambda: 2**52, timer=lambda: 2**50)
+    database = Database(contents=contents, journal=journal_on(log, contents, ByHand()))
     author = Author(2**32 - 1, 2**31, name)
     life = Expiry(deadline=2**51 if has_ttl else None, owner="me" if is_ephemeral else None)
     database.set(entries, author, life)
@@ -334,14 +336,14 @@ def test_no_commit_takes_more_than_was_reserved_for_it(
         case "each":
             database.set_each_once(2**32 - 1, ids, [{key: value} for key, value in entries.items()], author)
         case "touch":
-            database.once(1, b"i" * 16, None, lambda: database.touch(keys, 10**9, author))
+            database.run_once(1, b"i" * 16, None, lambda: database.touch(keys, 10**9, author))
         case "delete":
-            database.once(1, b"i" * 16, None, lambda: database.delete(keys, author, missing_ok=True))
+            database.run_once(1, b"i" * 16, None, lambda: database.delete(keys, author, missing_ok=True))
         case "increment":
-            database.once(1, b"i" * 16, None, lambda: database.increment("number", -(2**63), author, life))
+            database.run_once(1, b"i" * 16, None, lambda: database.increment("number", -(2**63), author, life))
         case "commit":
             writes: dict[str, bytes | None] = {**entries, keys[0]: None}
-            database.once(1, b"i" * 16, None, lambda: database.commit(writes, {}, [], 0, author, life))
+            database.run_once(1, b"i" * 16, None, lambda: database.commit(writes, {}, [], 0, author, life))
     batch = log.take()
     assert batch is not None
     assert len(Codec(1).encode(Commits(2**63, batch.groups))) <= sum(batch.sizes)
@@ -371,8 +373,8 @@ def test_keys_that_die_on_a_full_disk_are_deleted_and_in_the_log_when_there_is_r
     full(running, disk)
     now = 2000
     before = running.log.added
-    running.database.settle()
-    running.database.bury("me", ME)
+    running.database.expire_all_due()
+    running.database.delete_owned("me", ME)
     assert not {"due", "mine"} & items(running.database).keys()
     assert running.log.added == before
     disk.fails = lambda call: None
@@ -394,9 +396,9 @@ def test_what_waits_for_room_does_not_depend_on_the_history() -> None:
     full(running, disk)
     for _ in range(5):
         now += 1000
-        running.database.settle()
+        running.database.expire_all_due()
     now += 10**12
-    while running.database.tidy(10**6):
+    while running.database.upkeep.drop_old(10**6):
         pass
     assert running.database.store.window.commits == 0
     disk.fails = lambda call: None

@@ -8,9 +8,11 @@ import pytest
 from kvd.engine.copying import Point, copy, write_new
 from kvd.engine.database import Database
 from kvd.engine.examination import Extent, furthest, reaches
+from kvd.engine.replay import Replay
 from kvd.journal import names
 from kvd.journal.errors import Damaged, Unfinished
 from kvd.journal.recovery import recover
+from tests.journal import running
 from tests.journal.busy import Busy, differences
 from tests.journal.crashes import Contents, RecordingDisk, crashes
 from tests.journal.disks import MemoryDisk
@@ -50,8 +52,7 @@ def copied(source: Contents, reach: Extent, point: Point, target: MemoryDisk | N
 
 
 def recovered(disk: MemoryDisk, busy: Busy) -> tuple[Database, int]:
-    database = Database(busy.limits, lambda: WALL_US + busy.now, lambda: BOOT_US + busy.now)
-    found = recover(disk, database)
+    database, found = running.recovered(disk, busy.limits, lambda: WALL_US + busy.now, lambda: BOOT_US + busy.now)
     assert found.store_id in (b"", NEW_ID)
     assert found.clean or not found.number
     return database, found.version
@@ -91,8 +92,7 @@ def test_history_and_ids_come_along() -> None:
     """As far as the log goes back."""
     busy = run_of(4)
     source = files(busy)
-    original = Database(busy.limits, lambda: WALL_US + busy.now)
-    recover(MemoryDisk(source), original)
+    original, _ = running.recovered(MemoryDisk(source), busy.limits, lambda: WALL_US + busy.now)
     reach = reaches(MemoryDisk(source))[0]
     database, _ = recovered(copied(source, reach, Point())[0], busy)
     assert database.store.window.oldest_readable == original.store.window.oldest_readable
@@ -170,4 +170,4 @@ def test_a_copy_of_what_is_damaged_raises_and_is_not_whole() -> None:
     with pytest.raises(Damaged):
         copied({**source, name: source[name][:20]}, reaches(MemoryDisk(source))[0], Point(), target)
     with pytest.raises(Unfinished):
-        recover(target, Database())
+        recover(target, Replay())

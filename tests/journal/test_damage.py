@@ -9,17 +9,16 @@ from typing import NamedTuple
 
 import pytest
 
-from kvd.engine.database import Database
 from kvd.journal import names
 from kvd.journal.errors import Damaged
 from kvd.journal.records import HEADER_BYTES, RECORD_BYTES, Codec, Commits, Mark, decode
-from kvd.journal.recovery import Recovered, recover
+from kvd.journal.recovery import Recovered
 from kvd.journal.segments import SegmentReader
 from tests.harness.scale import SCALE
 from tests.journal.busy import Busy, differences
 from tests.journal.crashes import Contents, RecordingDisk
 from tests.journal.disks import MemoryDisk
-from tests.journal.running import BOOT_US, WALL_US
+from tests.journal.running import BOOT_US, WALL_US, recovered
 
 FLIPS = [0x01, 0xFF, 0x80, 0x10, 0x02, 0x40][: max(1, round(SCALE))]
 BLOCKS = (16, 64, 512)
@@ -79,9 +78,10 @@ class Subject:
     def recovered(self, files: Contents) -> Recovered | Damaged:
         """What comes of ``files``: refused with a place in one of them, or a state that there was."""
         now = self.busy.now
-        database = Database(self.busy.limits, lambda: WALL_US + now, lambda: BOOT_US + now)
         try:
-            found = recover(MemoryDisk(files), database)
+            database, found = recovered(
+                MemoryDisk(files), self.busy.limits, lambda: WALL_US + now, lambda: BOOT_US + now
+            )
         except Damaged as damaged:
             if not 0 <= damaged.offset <= len(self.files[damaged.path.removeprefix("/data/")]):
                 raise AssertionError("that is nowhere") from damaged

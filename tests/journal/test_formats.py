@@ -12,13 +12,14 @@ import msgspec
 import pytest
 
 from kvd.engine.database import Database
+from kvd.engine.replay import Replay
 from kvd.journal.backup_file import BackupReader, load_backup
 from kvd.journal.records import FORMAT
-from kvd.journal.recovery import prepare_tail, recover
+from kvd.journal.recovery import Recovered, prepare_tail
 from kvd.store.history import commits_from
 from kvd.store.window import WindowLimits
 from tests.journal.disks import MemoryDisk
-from tests.journal.running import WALL_US, Running
+from tests.journal.running import WALL_US, Running, recovered
 
 FOLDERS = sorted(path.parent for path in pathlib.Path(__file__).parent.glob("fixtures/format-*/*/expected.json"))
 DIRECTORIES = [folder for folder in FOLDERS if folder.name != "backup"]
@@ -38,8 +39,8 @@ def files(folder: pathlib.Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "expected.json"}
 
 
-def empty(limits: WindowLimits | None = None) -> Database:
-    return Database(limits, clock=lambda: WALL_US, timer=lambda: 10**9)
+def recovered_from(disk: MemoryDisk, limits: WindowLimits | None = None) -> tuple[Database, Recovered]:
+    return recovered(disk, limits, lambda: WALL_US, lambda: 10**9)
 
 
 def values(database: Database) -> dict[str, list[object]]:
@@ -59,8 +60,8 @@ def test_there_are_fixtures_of_the_present_format() -> None:
 @pytest.mark.parametrize("folder", DIRECTORIES, ids=name)
 def test_a_directory_is_read(folder: pathlib.Path) -> None:
     expected = expected_of(folder)
-    database = empty(LIMITS if folder.name == "checkpointed" else None)
-    found = recover(MemoryDisk(files(folder)), database)
+    limits = LIMITS if folder.name == "checkpointed" else None
+    database, found = recovered_from(MemoryDisk(files(folder)), limits)
     database.store.drop_history(100)
     assert (found.version, found.clean) == (expected["version"], expected["clean"])
     assert (found.torn is not None) == expected["torn"]
@@ -73,7 +74,7 @@ def test_a_directory_is_read(folder: pathlib.Path) -> None:
     shown = [[each.version, msgspec.to_builtins(each.author), sorted(each.keys)] for each in commits]
     assert shown == expected["commits"]
     for scope, id_, answer in expected["ids"]:
-        assert database.outcomes.find(scope, bytes.fromhex(id_), None, found.version) == answer
+        assert database.outcomes.lookup(scope, bytes.fromhex(id_), None, found.version) == answer
 
 
 @pytest.mark.parametrize("folder", DIRECTORIES, ids=name)
@@ -85,8 +86,8 @@ def test_a_directory_is_gone_on_with(folder: pathlib.Path) -> None:
     new = running.set({"new": b"1"})
     running.write()
     assert new > expected["version"]
-    again = empty()
-    prepare_tail(disk, recover(MemoryDisk(disk.contents()), again))
+    again, found = recovered_from(MemoryDisk(disk.contents()))
+    prepare_tail(disk, found)
     kept = {key: value for key, value in expected["values"].items() if key not in expected["ephemeral"]}
     assert values(again) == {**kept, "new": [[49], new]}
 
@@ -94,8 +95,9 @@ def test_a_directory_is_gone_on_with(folder: pathlib.Path) -> None:
 @pytest.mark.parametrize("folder", BACKUPS, ids=name)
 def test_a_backup_is_read(folder: pathlib.Path) -> None:
     expected = expected_of(folder)
-    database = empty()
-    load_backup(BackupReader(io.BytesIO(files(folder)["kvd.backup"]), "x"), database, lambda done: None)
+    contents = Replay(clock=lambda: WALL_US, timer=lambda: 10**9)
+    load_backup(BackupReader(io.BytesIO(files(folder)["kvd.backup"]), "x"), contents, lambda done: None)
+    database = Database(contents=contents)
     assert database.store.version == expected["version"]
     assert values(database) == expected["values"]
     assert deadlines(database) == expected["deadlines"]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from kvd.engine.database import Database
+from kvd.engine.replay import Replay
 from kvd.journal import names
 from kvd.journal.checkpoint import CheckpointFile
 from kvd.journal.commit_log import CommitLog
@@ -221,7 +221,7 @@ def test_a_tail_that_is_not_copied_is_noticed() -> None:
         chance, busy = random.Random(seed), run_of(seed, 20)  # noqa: S311 - a test that can be repeated
         states = [(crash.facts, state) for crash in crashes(busy.disk) for _, state in crash.states(chance, brief=True)]
         chance.shuffle(states)
-        facts, state = next(each for each in states if recover(MemoryDisk(each[1]), Database()).torn is not None)
+        facts, state = next(each for each in states if recover(MemoryDisk(each[1]), Replay()).torn is not None)
         running = partial(Running, prepare=keep_the_old_tail)
         return Busy(RecordingDisk(state, facts), seed + 1000, model=busy.model, now=busy.now, running=running)
 

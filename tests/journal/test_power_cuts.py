@@ -9,13 +9,13 @@ import random
 from itertools import islice
 from typing import NamedTuple
 
-from kvd.engine.database import Database
+from kvd.engine.replay import Replay
 from kvd.journal.recovery import recover
 from tests.harness.scale import SCALE
 from tests.journal.busy import STEPS, Busy, differences
 from tests.journal.crashes import Contents, Crash, RecordingDisk, crashes
 from tests.journal.disks import MemoryDisk
-from tests.journal.running import BOOT_US, WALL_US, Running, items
+from tests.journal.running import BOOT_US, WALL_US, Running, items, recovered
 
 RUNS = max(1, round(3 * SCALE))
 MIN_STATES = 15_000
@@ -63,9 +63,10 @@ class Judge:
         return None
 
     def _recovered(self, state: Contents) -> Verdict:
-        database = Database(self.limits, lambda: WALL_US + self.now, lambda: 2 * BOOT_US + self.now)
         try:
-            found = recover(MemoryDisk(state), database)
+            database, found = recovered(
+                MemoryDisk(state), self.limits, lambda: WALL_US + self.now, lambda: 2 * BOOT_US + self.now
+            )
             problem = differences(database, found.version, self.model, self.now)
             if problem is None and len(self.seen) % self.every == 0:
                 problem = self._goes_on(state, found.version)
@@ -84,7 +85,7 @@ class Judge:
         running.set({"new": b"x" * 300}, id_=b"i" * 16)
         running.write()
         again = Running(MemoryDisk(disk.contents()), limits=self.limits, segment_bytes=1024)
-        is_known = again.database.outcomes.find(1000, b"i" * 16, None, 0) is not None
+        is_known = again.database.outcomes.lookup(1000, b"i" * 16, None, 0) is not None
         if items(again.database) != items(running.database) or not is_known:
             return "what was written behind it did not survive"
         return None
@@ -118,7 +119,7 @@ def some_crash(busy: Busy, chance: random.Random) -> tuple[Crash, Contents]:
 def next_generation(busy: Busy, chance: random.Random, seed: int) -> Busy:
     """One that goes on from a crash in a run."""
     crash, state = some_crash(busy, chance)
-    version = recover(MemoryDisk(state), Database()).version
+    version = recover(MemoryDisk(state), Replay()).version
     disk = RecordingDisk(state, {**crash.facts, "synced": version, "written": version})
     following = Busy(disk, seed, model=busy.model, now=busy.now)
     while sum(following.did.values()) < STEPS_OF_A_RUN // 3:

@@ -6,11 +6,12 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from kvd.engine.durability import INLINE_BYTES, Durability, LogPosition
+from kvd.engine.durability import LogDurability, LogPosition
 from kvd.journal.errors import NoSpace
+from kvd.journal.writer import INLINE_BYTES
 from tests.harness.waiting import until
 from tests.journal.disks import Failing, MemoryDisk
-from tests.journal.running import Running, items
+from tests.journal.running import Running, durably_running, items
 
 SEGMENT_BYTES = 4 << 20
 
@@ -33,17 +34,16 @@ class SlowDisk(MemoryDisk):
 class Anyone:
     """A session that holds an answer."""
 
-    def release(self) -> None:
+    def on_durable(self) -> None:
         """It is told that there was progress."""
 
 
-def run(body: Callable[[Running, Durability, SlowDisk], Awaitable[None]], sync: str = "interval") -> Running:
+def run(body: Callable[[Running, LogDurability, SlowDisk], Awaitable[None]], sync: str = "interval") -> Running:
     """Run ``body`` in a loop; then recover from what is on the disk."""
     disk = SlowDisk()
-    running = Running(disk, segment_bytes=SEGMENT_BYTES)
 
     async def main() -> None:
-        durability = Durability(running.database, running.log, sync, 1, asyncio.get_running_loop(), lambda error: None)
+        running, durability = durably_running(disk, sync, segment_bytes=SEGMENT_BYTES)
         await body(running, durability, disk)
         disk.go = None
         await durability.close()
@@ -52,7 +52,7 @@ def run(body: Callable[[Running, Durability, SlowDisk], Awaitable[None]], sync: 
     return Running(MemoryDisk(disk.contents()), segment_bytes=SEGMENT_BYTES)
 
 
-async def hold_a_sync(running: Running, durability: Durability, disk: SlowDisk) -> threading.Event:
+async def hold_a_sync(running: Running, durability: LogDurability, disk: SlowDisk) -> threading.Event:
     """A commit is written, and its sync is under way; it ends when the event is set."""
     disk.go = go = threading.Event()
     running.set({"first": b""})
@@ -65,7 +65,7 @@ async def hold_a_sync(running: Running, durability: Durability, disk: SlowDisk) 
 def test_a_flush_or_a_new_segment_waits_its_turn_with_the_commits_it_takes(kind: str) -> None:
     """While it waits for a sync to end, somebody who need not wait for that has later commits written."""
 
-    async def body(running: Running, durability: Durability, disk: SlowDisk) -> None:
+    async def body(running: Running, durability: LogDurability, disk: SlowDisk) -> None:
         go = await hold_a_sync(running, durability, disk)
         running.set({"second": b""})
         turn = asyncio.ensure_future(durability.flush() if kind == "flush" else durability.rotate())
@@ -80,7 +80,7 @@ def test_a_flush_or_a_new_segment_waits_its_turn_with_the_commits_it_takes(kind:
 
 
 def test_a_new_segment_tells_the_version_before_it() -> None:
-    async def body(running: Running, durability: Durability, disk: SlowDisk) -> None:
+    async def body(running: Running, durability: LogDurability, disk: SlowDisk) -> None:
         go = await hold_a_sync(running, durability, disk)
         turn = asyncio.ensure_future(durability.rotate())
         await asyncio.sleep(0)
@@ -94,7 +94,7 @@ def test_a_new_segment_tells_the_version_before_it() -> None:
 
 
 def test_a_large_batch_that_goes_to_the_worker_is_not_overtaken() -> None:
-    async def body(running: Running, durability: Durability, disk: SlowDisk) -> None:
+    async def body(running: Running, durability: LogDurability, disk: SlowDisk) -> None:
         loop = asyncio.get_running_loop()
         turns = []
 
@@ -115,34 +115,29 @@ def test_a_large_batch_that_goes_to_the_worker_is_not_overtaken() -> None:
 def test_after_an_error_nothing_more_is_written_or_synced() -> None:
     """The one who waited for its turn when the sync failed must not try again: it might seem to succeed."""
     disk = Failing()
-    running = Running(disk)
     failures: list[BaseException] = []
 
     async def main() -> None:
-        loop = asyncio.get_running_loop()
-        durability = Durability(running.database, running.log, "always", 1, loop, failures.append)
+        running, durability = durably_running(disk, "always", failures.append)
         running.set({"a": b""})
         disk.fails = lambda call: 5 if call == "sync" and not failures else None
         flushes = [asyncio.ensure_future(durability.flush()) for _ in range(2)]
         done = await asyncio.gather(*flushes, return_exceptions=True)
         assert [type(error) for error in done] == [OSError, OSError]
-        assert running.database.visible == 0
+        assert (running.database.visible, running.log.synced) == (0, 0)
         await durability.close()
 
     asyncio.run(main())
     assert isinstance(failures[0], OSError)
     assert failures[0].errno == 5
-    assert running.log.synced == 0
 
 
 def test_without_room_a_new_segment_is_refused_and_nothing_ends() -> None:
     disk = Failing()
-    running = Running(disk, segment_bytes=1024)
     failures: list[BaseException] = []
 
     async def main() -> None:
-        loop = asyncio.get_running_loop()
-        durability = Durability(running.database, running.log, "always", 1, loop, failures.append)
+        running, durability = durably_running(disk, "always", failures.append, segment_bytes=1024)
         disk.fails = lambda call: 28 if call in ("create", "allocate") else None
         await durability.rotate()  # into the one that was allocated ahead
         with pytest.raises(NoSpace):

@@ -115,7 +115,7 @@ def test_an_id_that_was_forgotten_with_its_segment_is_not_taken_for_a_new_one() 
     assert first.remove_superseded()
     second = restarted(disk)
     with pytest.raises(OutcomeUnknown):
-        second.database.once(1000, ID, 0, lambda: second.database.set({"n": b"1"}, ME))
+        second.database.run_once(1000, ID, 0, lambda: second.database.set({"n": b"1"}, ME))
     assert items(second.database)["n"] == (b"4", 4)
 
 
@@ -132,7 +132,7 @@ def test_commits_that_came_together_and_their_ids_are_in_one_record() -> None:
     whole = disk.contents()[name]
     for cut in range(HEADER_BYTES, len(whole), len(value) // 2):
         second = Running(MemoryDisk({name: whole[:cut].ljust(len(whole), b"\0")}), segment_bytes=4 << 20)
-        remembered = [second.database.outcomes.find(1000, id_, None, 0) for id_, _ in ids]
+        remembered = [second.database.outcomes.lookup(1000, id_, None, 0) for id_, _ in ids]
         stored = [second.database.store.exists(f"key{number}") for number in range(4)]
         assert [answer is not None for answer in remembered] == stored
 

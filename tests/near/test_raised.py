@@ -6,13 +6,13 @@ from collections.abc import Callable
 import pytest
 
 from kvd.engine.database import Database
-from kvd.engine.generations import GenerationTable
-from kvd.engine.near_cache import NearCaches
-from kvd.requests.errors import RequestError
-from kvd.server.peers import Peer
-from kvd.store.authors import NOBODY
+from kvd.engine.errors import EngineError
+from kvd.engine.near_cache import NearCaches, refuse_leases
+from kvd.engine.replay import Replay
+from kvd.requests.peer import Peer
+from kvd.store.authors import NO_AUTHOR
 from kvd.store.errors import StoreError
-from tests.harness.in_memory import build_database
+from tests.harness.in_memory import InMemoryClient, build, build_database
 from tests.harness.scale import TIMES
 
 KEYS = ["a", "b", "c", "d"]
@@ -23,16 +23,16 @@ OWNER = "somebody"
 class Watched:
     """A database with a table that is large enough for each key to have a slot of its own."""
 
-    def __init__(self) -> None:
+    def __init__(self, contents: Replay | None = None) -> None:
         self.now = 1_000
-        self.database = build_database(clock=lambda: self.now, timer=lambda: self.now)
-        self.table = GenerationTable(1 << 16)
+        contents = Replay(clock=lambda: self.now, timer=lambda: self.now) if contents is None else contents
+        self.database = Database(contents=contents)
+        self.table = self.database.generations.create(1 << 16, notes_changes=True)
         assert len({self.table.slots_and_generations([key])[0][0] for key in KEYS}) == len(KEYS)
-        self.database.on_change = self.table.bump
 
     def seen(self) -> dict[str, tuple[int, object]]:
         """Each key's generation, and all that a fetch tells of it."""
-        self.database.settle()
+        self.database.expire_all_due()
         told = self.database.store.fetch(KEYS)
         return {
             key: (self.table.slots_and_generations([key])[0][1], each) for key, each in zip(KEYS, told, strict=True)
@@ -41,18 +41,18 @@ class Watched:
 
 Change = Callable[[Database], object]
 CHANGES: dict[str, Change] = {
-    "set": lambda db: db.set({"a": b"new"}, NOBODY),
-    "set a new key": lambda db: db.set({"c": b"new"}, NOBODY),
-    "set the same value": lambda db: db.set({"a": b"1"}, NOBODY),
-    "set with an end": lambda db: db.set({"a": b"1"}, NOBODY, db.life(5, keep=False, owner=None)),
-    "set each": lambda db: db.set_each([{"a": b"2"}, {"b": b"2"}], NOBODY),
-    "set each once": lambda db: db.set_each_once(1, [(b"i" * 16, None)], [{"a": b"2"}], NOBODY),
-    "set once": lambda db: db.once(1, b"i" * 16, None, lambda: db.set({"a": b"2"}, NOBODY)),
-    "delete": lambda db: db.delete(["a"], NOBODY, missing_ok=False),
-    "increment": lambda db: db.increment("a", 1, NOBODY),
-    "touch": lambda db: db.touch(["a"], 100, NOBODY),
-    "commit": lambda db: db.commit({"a": b"2", "b": None}, {}, [], 0, NOBODY),
-    "the owner goes": lambda db: db.bury(OWNER, NOBODY),
+    "set": lambda db: db.set({"a": b"new"}, NO_AUTHOR),
+    "set a new key": lambda db: db.set({"c": b"new"}, NO_AUTHOR),
+    "set the same value": lambda db: db.set({"a": b"1"}, NO_AUTHOR),
+    "set with an end": lambda db: db.set({"a": b"1"}, NO_AUTHOR, db.expiry(5, keep=False, owner=None)),
+    "set each": lambda db: db.set_each([{"a": b"2"}, {"b": b"2"}], NO_AUTHOR),
+    "set each once": lambda db: db.set_each_once(1, [(b"i" * 16, None)], [{"a": b"2"}], NO_AUTHOR),
+    "set once": lambda db: db.run_once(1, b"i" * 16, None, lambda: db.set({"a": b"2"}, NO_AUTHOR)),
+    "delete": lambda db: db.delete(["a"], NO_AUTHOR, missing_ok=False),
+    "increment": lambda db: db.increment("a", 1, NO_AUTHOR),
+    "touch": lambda db: db.touch(["a"], 100, NO_AUTHOR),
+    "commit": lambda db: db.commit({"a": b"2", "b": None}, {}, [], 0, NO_AUTHOR),
+    "the owner goes": lambda db: db.delete_owned(OWNER, NO_AUTHOR),
 }
 
 
@@ -60,8 +60,8 @@ CHANGES: dict[str, Change] = {
 def test_a_change_raises_what_it_changes_and_nothing_else(change: str) -> None:
     watched = Watched()
     database = watched.database
-    database.set({"a": b"1", "b": b"1"}, NOBODY)
-    database.set({"d": b"1"}, NOBODY, database.life(None, keep=False, owner=OWNER))
+    database.set({"a": b"1", "b": b"1"}, NO_AUTHOR)
+    database.set({"d": b"1"}, NO_AUTHOR, database.expiry(None, keep=False, owner=OWNER))
     before = watched.seen()
     CHANGES[change](database)
     after = watched.seen()
@@ -74,7 +74,7 @@ def test_a_change_raises_what_it_changes_and_nothing_else(change: str) -> None:
 
 def test_expiry_raises() -> None:
     watched = Watched()
-    watched.database.set({"a": b"1"}, NOBODY, watched.database.life(100, keep=False, owner=None))
+    watched.database.set({"a": b"1"}, NO_AUTHOR, watched.database.expiry(100, keep=False, owner=None))
     before = watched.seen()
     watched.now += 100
     after = watched.seen()
@@ -84,11 +84,12 @@ def test_expiry_raises() -> None:
 
 
 def test_keys_that_died_with_their_connections_before_the_start_are_raised() -> None:
-    watched = Watched()
+    contents = Replay(clock=lambda: 1_000, timer=lambda: 1_000)
+    contents.load(["a"], [b"1"], [1], None, ["a"])
+    contents.end_of_load(1, 1)
+    contents.end_of_replay(1)
+    watched = Watched(contents)
     database = watched.database
-    database.load(["a"], [b"1"], [1], None, ["a"])
-    database.end_of_load(1, 1)
-    database.end_of_replay(1)
     before = watched.seen()
     database.delete_orphaned_ephemerals()
     after = watched.seen()
@@ -100,32 +101,34 @@ def test_the_generation_is_raised_before_the_value_is_there() -> None:
     """So whatever goes wrong in between costs a fetch, and no more."""
     watched = Watched()
     database, raised = watched.database, []
-    database.on_change = lambda keys: raised.append([(key, database.store.get(key)) for key in keys])
-    database.set({"a": b"1"}, NOBODY)
-    database.set_each([{"a": b"2"}], NOBODY)
-    database.commit({"a": b"3"}, {}, [], 0, NOBODY)
-    database.increment("a", 1, NOBODY)
-    database.touch(["a"], 5, NOBODY)
-    database.delete(["a"], NOBODY, missing_ok=False)
+    watched.table.bump = lambda keys: raised.append(  # type: ignore[method-assign]
+        [(key, database.store.get(key)) for key in keys]
+    )
+    database.set({"a": b"1"}, NO_AUTHOR)
+    database.set_each([{"a": b"2"}], NO_AUTHOR)
+    database.commit({"a": b"3"}, {}, [], 0, NO_AUTHOR)
+    database.increment("a", 1, NO_AUTHOR)
+    database.touch(["a"], 5, NO_AUTHOR)
+    database.delete(["a"], NO_AUTHOR, missing_ok=False)
     assert raised == [[("a", value)] for value in (None, b"1", b"2", b"3", b"4", b"4")]
 
 
 def random_change(database: Database, some: random.Random) -> None:
     """Anything, to some of the keys."""
     keys = some.sample(KEYS, some.randint(1, 3))
-    life = database.life(some.choice([None, 3, 30]), keep=some.random() < 0.3, owner=some.choice([None, OWNER]))
+    life = database.expiry(some.choice([None, 3, 30]), keep=some.random() < 0.3, owner=some.choice([None, OWNER]))
     values = {key: b"%d" % some.randint(0, 3) for key in keys}
     some.choice(
         [
-            lambda: database.set(values, NOBODY, life),
-            lambda: database.set_each([{key: value} for key, value in values.items()], NOBODY),
-            lambda: database.delete(keys, NOBODY, missing_ok=some.random() < 0.7),
-            lambda: database.increment(keys[0], 1, NOBODY),
-            lambda: database.touch(keys, some.choice([None, 5]), NOBODY),
-            lambda: database.commit({**values, keys[0]: None}, {}, [], 0, NOBODY, life),
-            lambda: database.once(1, some.randbytes(1) * 16, None, lambda: database.set(values, NOBODY)),
-            lambda: database.bury(OWNER, NOBODY),
-            lambda: database.tidy(10),
+            lambda: database.set(values, NO_AUTHOR, life),
+            lambda: database.set_each([{key: value} for key, value in values.items()], NO_AUTHOR),
+            lambda: database.delete(keys, NO_AUTHOR, missing_ok=some.random() < 0.7),
+            lambda: database.increment(keys[0], 1, NO_AUTHOR),
+            lambda: database.touch(keys, some.choice([None, 5]), NO_AUTHOR),
+            lambda: database.commit({**values, keys[0]: None}, {}, [], 0, NO_AUTHOR, life),
+            lambda: database.run_once(1, some.randbytes(1) * 16, None, lambda: database.set(values, NO_AUTHOR)),
+            lambda: database.delete_owned(OWNER, NO_AUTHOR),
+            lambda: database.upkeep.drop_old(10),
         ]
     )()
 
@@ -151,41 +154,42 @@ def test_a_generation_that_stays_vouches_for_everything() -> None:
 # ---------------------------------------------------------------------- who is handed the table
 
 
-def attach(peer: Peer, before_first: Callable[[], None] | None = lambda: None) -> object:
-    near_caches = NearCaches(build_database())
-    near_caches.before_first = before_first
-    return near_caches.attach(peer)
+def near_caches_of(database: Database, begin_leases: Callable[[], None] = lambda: None) -> NearCaches:
+    return NearCaches(database.generations, database.scheduler, begin_leases, notes_changes=True)
+
+
+def attach(peer: Peer) -> str:
+    """The reply to a peer that attaches, in words."""
+    return str(InMemoryClient(build(), peer).ask("attach"))
 
 
 def test_over_tcp_there_is_no_table() -> None:
-    with pytest.raises(RequestError, match="Unix socket"):
-        attach(Peer("tcp", None))
+    peer = Peer("tcp", None)
+    peer.is_authenticated = True
+    assert "Unix socket" in attach(peer)
 
 
-def test_behind_the_first_frame_there_is_no_table() -> None:
+def test_after_the_first_frame_there_is_no_table() -> None:
     peer = Peer("late", 0)
-    peer.fresh = False
-    with pytest.raises(RequestError, match="first frame"):
-        attach(peer)
+    peer.is_first_frame = False
+    assert "first frame" in attach(peer)
 
 
 def test_without_a_fence_there_is_no_table() -> None:
-    with pytest.raises(RequestError, match="no near cache"):
-        attach(Peer("unfenced", 0), before_first=None)
+    with pytest.raises(EngineError, match="no near cache"):
+        near_caches_of(build_database(), refuse_leases).attach("unfenced")
 
 
 def test_while_stopping_there_is_no_table() -> None:
-    near_caches = NearCaches(build_database())
-    near_caches.before_first = lambda: None
+    near_caches = near_caches_of(build_database())
     near_caches.close()
-    with pytest.raises(RequestError) as refused:
-        near_caches.attach(Peer("late", 0))
+    with pytest.raises(EngineError) as refused:
+        near_caches.attach("late")
     assert refused.value.code == "shutting_down"
 
 
 def test_without_a_table_nothing_is_called() -> None:
     """So as long as nobody attaches, it costs a comparison."""
-    near_caches = NearCaches(database := build_database())
-    near_caches.before_first = lambda: None
-    assert database.on_change is None
-    assert near_caches.table is None
+    near_caches = near_caches_of(database := build_database())
+    assert database.generations.table is None
+    assert near_caches.table_bytes == 0

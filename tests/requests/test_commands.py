@@ -165,7 +165,7 @@ def test_only_administrators_may_reload_and_shut_down(
     connect: Connect, uid: int | None, caplog: pytest.LogCaptureFixture
 ) -> None:
     client = connect(uid=uid)
-    client.peer.greeted = True
+    client.peer.is_authenticated = True
     assert [client.code("reload"), client.code("shutdown")] == ["forbidden", "forbidden"]
     assert not client.backend.stopping
     assert "may not ask for reload" in caplog.text
@@ -205,7 +205,7 @@ def test_without_the_token_a_tcp_peer_gets_nothing(
     client = connect(token="s3cret", uid=None)  # noqa: S106
     replies = client.batch(["set", {"a": b"1"}], hello, ["get", "a"], ["metrics"], ["shutdown"])
     assert [reply["error"] for reply in replies] == ["unauthenticated"] * 5
-    assert (client.peer.greeted, client.metric("version")) == (False, 0)
+    assert (client.peer.is_authenticated, client.metric("version")) == (False, 0)
     assert ("wrong or missing token" in caplog.text) == (hello != ["ping"])
     assert "s3cre" not in caplog.text + str(replies)
 
@@ -229,4 +229,4 @@ def test_another_protocol_is_refused_with_the_one_spoken(connect: Connect, proto
     client = connect(token="s3cret", uid=uid)  # noqa: S106
     reply = client.ask("hello", protocol, "me", "s3cret")
     assert (reply["error"], reply["protocols"]) == ("unsupported_protocol", [1])
-    assert client.peer.greeted == (uid is not None)
+    assert client.peer.is_authenticated == (uid is not None)

@@ -14,7 +14,7 @@ MOST = 8
 def cache() -> InMemoryClient:
     """A cache of MOST keys, all of which are there, and none of which was read."""
     client = connect()
-    client.database.room.set_rules(PrefixRules([PrefixRule(prefix="", max_keys=MOST, evict=True)]))
+    client.database.memory.set_rules(PrefixRules([PrefixRule(prefix="", max_keys=MOST, evict=True)]))
     for number in range(MOST):
         client.ask("set", {f"k{number}": b"1"})
     return client
@@ -85,6 +85,6 @@ def test_a_key_that_is_deleted_and_set_again_and_again_takes_one_place(cache: In
     for _ in range(5_000):
         cache.ask("delete", ["k0"])
         cache.ask("set", {"k0": b"1"})
-    [quota] = cache.database.room._quotas.values()
+    [quota] = cache.database.memory._quotas.all.values()
     assert quota.sieve is not None
     assert len(quota.sieve) < 2 * MOST

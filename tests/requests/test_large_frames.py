@@ -17,7 +17,7 @@ encode = msgspec.msgpack.encode
 
 
 def steps(client: "InMemoryClient", payload: bytes) -> list[list[bytes] | None]:
-    return list(client.slices(payload))
+    return [None if result is None else result[0] for result in client.slices(payload)]
 
 
 def test_the_reply_comes_last_and_once(client: "InMemoryClient") -> None:
@@ -42,13 +42,13 @@ def test_nothing_has_run_before_all_is_decoded(client: "InMemoryClient") -> None
 
 def test_no_slice_is_larger_than_a_slice(client: "InMemoryClient", monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[tuple[int, int]] = []
-    run = client.server.commands.run_counting
+    run = client.server.executor.run_slice
 
     def noting(requests: Any, peer: Any, budget_bytes: int) -> Any:  # noqa: ANN401
         sizes.append((len(requests), len(encode(requests))))
         return run(requests, peer, budget_bytes)
 
-    monkeypatch.setattr(client.server.commands, "run_counting", noting)
+    monkeypatch.setattr(client.server.executor, "run_slice", noting)
     steps(client, encode([["ping"]] * (2 * SLICE_REQUESTS + 1)))
     assert [count for count, _ in sizes] == [SLICE_REQUESTS, SLICE_REQUESTS, 1]
     sizes.clear()

@@ -1,13 +1,14 @@
 """More keys due at once than can expire in one step: nobody sees one after its time, and nobody waits for all."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from kvd.engine.database import EXPIRED_KEYS
+from kvd.engine.expiry import EXPIRED_KEYS
 from kvd.protocol import messages
 from kvd.protocol.messages import AnyRequest
-from tests.harness.in_memory import InMemoryClient, connect
+from tests.harness.in_memory import InMemoryClient, connect, deadlines_us
 
 MANY = 5 * EXPIRED_KEYS
 TTL_MS = 10
@@ -24,15 +25,14 @@ NAMED: list[tuple[list[list[Any]], list[Any]]] = [
 ]
 
 
-def with_many_due() -> tuple[InMemoryClient, list[int]]:
-    """Keys k0 to k(MANY - 1) are due; what the timer was told."""
+def with_many_due() -> tuple[InMemoryClient, Callable[[], list[int]]]:
+    """Keys k0 to k(MANY - 1) are due; and in how many microseconds each timer was set since."""
     client = connect()
-    told: list[int] = []
     client.ask("set", {f"k{number}": b"x" for number in range(MANY)}, {"ttl": TTL_MS})
     client.ask("set", {"stays": b"here"})
-    client.database.on_deadline = told.append
+    client.server.scheduler.calls.clear()
     client.timer.now += TTL_MS * 1000
-    return client, told
+    return client, lambda: deadlines_us(client.database)
 
 
 def left(client: InMemoryClient) -> int:
@@ -41,11 +41,11 @@ def left(client: InMemoryClient) -> int:
 
 @pytest.mark.parametrize("requests", [[["get", "stays"]], [["ping"]], [["get_many", ["stays"]]]])
 def test_no_frame_lets_more_expire_than_one_step(requests: list[list[Any]]) -> None:
-    client, told = with_many_due()
+    client, timers = with_many_due()
     for _ in range(10):
         client.batch(*requests)
     assert left(client) == MANY - EXPIRED_KEYS
-    assert told == [0], "whoever has the timer goes on, and is told once"
+    assert timers() == [0], "a timer goes on, and was set once"
 
 
 def a_dead_key(client: InMemoryClient) -> str:

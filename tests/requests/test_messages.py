@@ -35,22 +35,22 @@ FORMS: list[tuple[list[Any], messages.AnyRequest]] = [
     (["set", {}], messages.Set({})),
     (["set", {"a": b"\0\xff", "b": b""}], messages.Set({"a": b"\0\xff", "b": b""})),
     (["set", {"a": b""}, None], messages.Set({"a": b""})),
-    (["set", {"a": b""}, {}], messages.Set({"a": b""}, messages.How())),
-    (["set", {"a": b""}, HOW], messages.Set({"a": b""}, messages.How(1, True, True, ID, 7, False, {"a": 5}))),
-    (["set", {"a": b""}, {"ttl": None}], messages.Set({"a": b""}, messages.How())),
+    (["set", {"a": b""}, {}], messages.Set({"a": b""}, messages.WriteOptions())),
+    (["set", {"a": b""}, HOW], messages.Set({"a": b""}, messages.WriteOptions(1, True, True, ID, 7, False, {"a": 5}))),
+    (["set", {"a": b""}, {"ttl": None}], messages.Set({"a": b""}, messages.WriteOptions())),
     (["delete", ["a"]], messages.Delete(["a"])),
     (["delete", ["a"], True], messages.Delete(["a"], True)),
-    (["delete", ["a"], False, {"id": ID}], messages.Delete(["a"], False, messages.How(id=ID))),
+    (["delete", ["a"], False, {"id": ID}], messages.Delete(["a"], False, messages.WriteOptions(id=ID))),
     (["increment", "a", -1], messages.Increment("a", -1)),
-    (["increment", "a", 2**63, {"ttl": 5}], messages.Increment("a", 2**63, messages.How(5))),
+    (["increment", "a", 2**63, {"ttl": 5}], messages.Increment("a", 2**63, messages.WriteOptions(5))),
     (["commit", {}], messages.Commit({})),
     (["commit", {"a": b"", "b": None}, {"c": 0}], messages.Commit({"a": b"", "b": None}, {"c": 0})),
     (["commit", {}, None, [["a", "b"], ["", None]], 7], messages.Commit({}, None, [("a", "b"), ("", None)], 7)),
-    (["commit", {}, {}, [], None, {"since": 1}], messages.Commit({}, {}, [], None, messages.How(since=1))),
+    (["commit", {}, {}, [], None, {"since": 1}], messages.Commit({}, {}, [], None, messages.WriteOptions(since=1))),
     (["begin"], messages.Begin()),
     (["end", 7], messages.End(7)),
     (["touch", ["a"], None], messages.Touch(["a"], None)),
-    (["touch", ["a"], 5, {"id": ID}], messages.Touch(["a"], 5, messages.How(id=ID))),
+    (["touch", ["a"], 5, {"id": ID}], messages.Touch(["a"], 5, messages.WriteOptions(id=ID))),
     (["ttl", ["a"]], messages.Ttl(["a"])),
     (["history", "a", 3], messages.History("a", 3)),
     (["history", "a", 3, 9], messages.History("a", 3, 9)),
@@ -82,7 +82,9 @@ FORMS: list[tuple[list[Any], messages.AnyRequest]] = [
 
 def fields(request: messages.AnyRequest) -> tuple[object, ...]:
     values = msgspec.structs.astuple(request)
-    return type(request), [msgspec.to_builtins(value) if isinstance(value, messages.How) else value for value in values]
+    return type(request), [
+        msgspec.to_builtins(value) if isinstance(value, messages.WriteOptions) else value for value in values
+    ]
 
 
 @pytest.mark.parametrize(("wire", "request_"), FORMS, ids=lambda value: str(value)[:40])

@@ -77,7 +77,7 @@ def test_one_reads_from_the_oldest_readable_version_to_the_current_one(connect: 
 @pytest.mark.parametrize("read", READS)
 def test_a_value_whose_prefix_has_a_shorter_history_is_gone(client: "InMemoryClient", read: str) -> None:
     """The clock of these commits ticks a microsecond each time it is asked."""
-    client.database.room.set_rules(PrefixRules([PrefixRule(prefix="a", history_ms=1)]))
+    client.database.memory.set_rules(PrefixRules([PrefixRule(prefix="a", history_ms=1)]))
     client.batch(["set", {"a": b"old", "other": b"old"}], ["set", {"a": b"new"}])
     client.database.store.advance(client.database.store.time + 2_000)
     request = READS[read](1)
@@ -152,7 +152,7 @@ def test_reading_at_a_snapshot_keeps_it_and_not_reading_lets_it_go(connect: Conn
     for _ in range(3):
         client.timer.now += 600
         assert read.ask("fetch", ["a"], second)[0][0] == b"1"
-        client.server.snapshots.let_go(1_000)
+        client.server.snapshots.release_idle(1_000)
         client.ask("set", {"a": b"2"})
     assert read.ask("end", second) is True
     assert idle.ask("end", first) is False

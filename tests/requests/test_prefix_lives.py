@@ -20,7 +20,7 @@ RULES = PrefixRules(
 
 @pytest.fixture
 def ruled(client: "InMemoryClient") -> "InMemoryClient":
-    client.database.room.set_rules(RULES)
+    client.database.memory.set_rules(RULES)
     return client
 
 

@@ -11,8 +11,8 @@ from msgspec.msgpack import decode, encode
 from kvd.engine.generations import GenerationTable
 from kvd.protocol.limits import Limits
 from kvd.protocol.messages import decode_batch
+from kvd.requests.peer import Peer
 from kvd.requests.reply_size import may_exceed, reply_bytes
-from kvd.server.peers import Peer
 
 if TYPE_CHECKING:
     from tests.harness.in_memory import InMemoryClient
@@ -187,7 +187,7 @@ def tell_generations(client: "InMemoryClient") -> None:
     table = GenerationTable(1 << 17)
     table._raised = 1 << 60
     table.bump([*KEYS, "a", "b"])
-    client.server.near_caches.table = table
+    client.database.generations.table = table
 
 
 @settings(max_examples=200, deadline=None)

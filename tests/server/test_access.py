@@ -11,8 +11,20 @@ from typing import Any
 
 import pytest
 
-from kvd.requests.access import ADMINISTER, CACHE, OVERFLOW_ID, READ, RIGHTS, WATCH, WRITE, Access, AccessRule, Identity
-from tests.harness.in_memory import InMemoryClient, build
+from kvd.requests.access import (
+    ADMINISTER,
+    CACHE,
+    OVERFLOW_ID,
+    READ,
+    RIGHTS,
+    WATCH,
+    WRITE,
+    Access,
+    AccessRule,
+    Grant,
+    Identity,
+)
+from tests.harness.in_memory import FakeBackend, InMemoryClient, build
 from tests.harness.scale import SCALE
 
 ROUNDS = max(300, int(300 * SCALE))
@@ -60,9 +72,9 @@ def random_rules(chosen: random.Random) -> list[AccessRule]:
     return [rule() for _ in range(chosen.randrange(1, 8))]
 
 
-def connect(rules: list[AccessRule], who: Identity) -> InMemoryClient:
+def connect(rules: list[AccessRule], who: Identity, backend: FakeBackend | None = None) -> InMemoryClient:
     """A connection of ``who``, under these rules, to a database with all keys of the world."""
-    server = build()
+    server = build(backend=backend)
     server.connect().ask("set", dict.fromkeys(WORLD, b"1"))
     server.set_rules(rules)
     return server.connect_as(who)
@@ -165,7 +177,7 @@ def _with(key: str, part: Any) -> Any:  # noqa: ANN401
 
 def test_without_rules_all_but_administering_is_allowed() -> None:
     client = connect([], PEOPLE[0])
-    assert client.peer.grant is None
+    assert client.peer.grant is Grant.ALL_BUT_ADMINISTER
     assert client.ask("get", "a") == b"1"
     assert client.code("shutdown") == "forbidden"
 
@@ -190,7 +202,6 @@ def test_a_near_cache_gets_slots_only_for_what_it_may_keep() -> None:
         AccessRule(prefix="a", everyone=True, rights=("read", "cache")),
     ]
     client = connect(rules, PEOPLE[0])
-    client.server.near_caches.before_first = lambda: None
     client.server.share_table()
     kept, not_kept = client.ask("fetch", ["a", "b"])
     assert isinstance(kept[2], int)
@@ -207,7 +218,7 @@ def test_other_rules_void_what_near_caches_keep() -> None:
     client = connect([], PEOPLE[0])
     table = client.server.share_table()
     before = [generation for _, generation in table.slots_and_generations(WORLD)]
-    client.server.near_caches.void()
+    client.server.near_caches.invalidate_all()
     after = [generation for _, generation in table.slots_and_generations(WORLD)]
     assert all(now > then for then, now in zip(before, after, strict=True))
 

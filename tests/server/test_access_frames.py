@@ -13,13 +13,15 @@ import msgspec
 import pytest
 
 from kvd.engine.durability import NO_WAIT
+from kvd.journal.commit_log import CommitLog
+from kvd.journal.records import Header
 from kvd.protocol import messages
 from kvd.protocol.messages import decode_batch
 from kvd.requests import permissions
 from kvd.requests.access import ADMINISTER, CACHE, READ, RIGHTS, WRITE, Access, AccessRule, Identity
 from tests.harness.in_memory import FakeBackend, build
 from tests.journal.disks import MemoryDisk
-from tests.journal.running import Running
+from tests.journal.running import ME
 from tests.server.test_access import PEOPLE, ROUNDS, WORLD, asked, connect, oracle, random_rules, state
 
 ADMINISTRATORS: list[list[Any]] = [
@@ -121,8 +123,8 @@ def test_who_may_administer_is_decided_as_the_oracle_says(request_: list[Any]) -
     allowed = denied = 0
     for _ in range(ROUNDS // 3):
         rules, who = random_rules(chosen), chosen.choice(PEOPLE)
-        client = connect(rules, who)
-        client.server.backend = process = Willing()
+        process = Willing()
+        client = connect(rules, who, process)
         may = any(rule.prefix == "" for rule in rules) and bool(oracle(rules, who, "") & ADMINISTER)
         assert client.code(*request_) == ("" if may else "forbidden"), (rules, who)
         assert len(process.done) == (may and hasattr(Willing, request_[0]) and request_[0] not in ("status",))
@@ -179,7 +181,7 @@ def test_each_kind_of_request_is_decided_in_one_of_these_tests() -> None:
     class New(messages.Request, tag="new"):
         """Of a later version."""
 
-    assert not permissions.may_run(New(), Access([]).grant(PEOPLE[0]))  # type: ignore[arg-type]
+    assert not permissions.permits(New(), Access([]).grant(PEOPLE[0]))  # type: ignore[arg-type]
 
 
 def test_a_half_allowed_transaction_neither_reads_nor_writes() -> None:
@@ -202,22 +204,22 @@ def test_a_denied_request_waits_for_no_disk_whatever_it_names(key: str, request_
     named = json.loads(json.dumps(request_).replace("KEY", key))
 
     async def run() -> None:
-        running = Running(MemoryDisk())
-        server = build(database=running.database, log=running.log, loop=asyncio.get_running_loop())
-        running.set({"there": b""})
+        log = CommitLog(MemoryDisk(), Header(0, 1, 0, 0, bytes(8)), 1 << 20, lambda: 4711)
+        server = build(log=log, loop=asyncio.get_running_loop())
+        server.database.set({"there": b""}, ME)
         await server.flush()
-        running.set({"latest": b""})
+        server.database.set({"latest": b""}, ME)
         server.set_rules([AccessRule(prefix="own", everyone=True, rights=("read",))])
         client = server.connect_as(Identity(uid=5001))
         requests = decode_batch(msgspec.msgpack.encode([named]))
         if sliced:
             replies, needs = client.run_slice(requests, 1_000)
         else:
-            replies, needs = client.run_with_needs(requests, 100)
+            replies, needs = client.run_with_position(requests, 100)
         assert [reply["error"] for reply in replies] == ["forbidden"]
         assert needs is NO_WAIT
         allowed = decode_batch(msgspec.msgpack.encode([named, ["get", "own"]]))
-        replies, needs = client.run_with_needs(allowed, 100)
+        replies, needs = client.run_with_position(allowed, 100)
         assert isinstance(replies, list)
         assert needs is not NO_WAIT, "what is allowed waits as ever"
         await server.close()
@@ -249,7 +251,7 @@ def test_costly_requests_run_in_slices_though_one_of_the_frame_is_denied() -> No
     assert denied["error"] == "forbidden"
     assert one == other
     assert len(one[0]) == 10
-    client.peer.greeted = False
+    client.peer.is_authenticated = False
     assert client.run(decode_batch(payload), len(payload)) is not None, "nothing runs"
 
 
@@ -259,5 +261,5 @@ def test_what_is_denied_does_not_count_among_the_hottest_keys() -> None:
     hottest: list[tuple[str, int]] = []
     while not hottest:  # one frame in some is looked at
         client.sliced(frame)
-        _, hottest = client.server.hot_keys.reads.most(10)
+        _, hottest = client.server.hot_keys.reads.most_common(10)
     assert [key for key, _ in hottest] == ["a"]

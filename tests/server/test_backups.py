@@ -9,6 +9,7 @@ import pytest
 from kvd.engine import backup as backups_module
 from kvd.engine.backup import Backup
 from kvd.engine.database import Database
+from kvd.engine.replay import Replay
 from kvd.journal.backup_file import BackupReader, load_backup
 from kvd.journal.errors import Damaged, NewerFormat
 from kvd.store.prefixes import PrefixRule, PrefixRules
@@ -59,9 +60,9 @@ class Taken:
 
 
 def loaded(data: bytes, now: int = 0) -> Database:
-    database = build_database(clock=lambda: WALL_US + now, timer=lambda: 3 * BOOT_US + now)
-    load_backup(BackupReader(io.BytesIO(data), "x"), database, lambda done: None)
-    return database
+    contents = Replay(clock=lambda: WALL_US + now, timer=lambda: 3 * BOOT_US + now)
+    load_backup(BackupReader(io.BytesIO(data), "x"), contents, lambda done: None)
+    return Database(contents=contents)
 
 
 @pytest.fixture
@@ -81,7 +82,7 @@ def test_whatever_happens_meanwhile(seed: int) -> None:
         busy.step()
     busy.write()
     database = busy.running.database
-    database.shown = database.store.version
+    busy.running.progress.shown = database.store.version
     taken = Taken(database)
     for turn in range(1000):
         for _ in range(chance.randrange(5) if turn < 40 else 0):
@@ -89,7 +90,7 @@ def test_whatever_happens_meanwhile(seed: int) -> None:
             getattr(busy, chance.choice(COMMITS))()
         if chance.random() < 0.5:
             busy.write()
-            database.shown = busy.running.log.synced
+            busy.running.progress.shown = busy.running.log.synced
         shown = taken.take()
         assert not shown or taken.end is None or taken.end[0] <= database.visible
         if taken.is_over:
@@ -107,8 +108,8 @@ def test_whatever_happens_meanwhile(seed: int) -> None:
 def test_what_is_evicted_meanwhile() -> None:
     """A value that went before its commit was told: that it went is told too."""
     database = build_database(clock=lambda: WALL_US)
-    database.room.configure(100_000, 0, 100_000)
-    database.room.set_rules(PrefixRules([PrefixRule(prefix="", evict=True)]))
+    database.memory.configure(100_000, 0, 100_000)
+    database.memory.set_rules(PrefixRules([PrefixRule(prefix="", evict=True)]))
     database.set({"a": b"1"}, ME)
     taken = Taken(database)
     taken.take()
@@ -126,11 +127,11 @@ def test_nothing_is_told_before_it_may_be_shown() -> None:
     busy = Busy(RecordingDisk(), 3)
     database = busy.running.database
     busy.set()
-    database.shown = 0
+    busy.running.progress.shown = 0
     taken = Taken(database)
     taken.rest()
     assert (bytes(taken.data), taken.is_over) == (b"", False)
-    database.shown = database.store.version
+    busy.running.progress.shown = database.store.version
     taken.rest()
     assert taken.end is not None
 

@@ -128,11 +128,11 @@ def test_an_event_that_cannot_be_encoded_ends_its_watch_with_a_word(
 def test_what_is_on_its_way_to_the_disk_counts_as_memory() -> None:
     async def main() -> None:
         running = Running(MemoryDisk())
-        server = build(database=running.database, loop=asyncio.get_running_loop()).server
-        before = server.buffer_bytes()
+        memory = running.database.memory
+        before = memory.by_kind()["buffers"]
         running.set({"a": bytes(10_000)})
-        assert server.buffer_bytes() >= before + 10_000
+        assert memory.by_kind()["buffers"] >= before + 10_000
         running.write()
-        assert server.buffer_bytes() == before
+        assert memory.by_kind()["buffers"] == before
 
     asyncio.run(main())

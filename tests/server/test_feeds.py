@@ -3,6 +3,7 @@
 The watcher here knows nothing but its events. Beside it stands a plain model: every commit, and the dict after it.
 """
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -12,9 +13,9 @@ from hypothesis import strategies as st
 
 from kvd.engine import feeds as feeds_module
 from kvd.engine.database import Database
+from kvd.engine.errors import EngineError
 from kvd.engine.feeds import BATCH_BYTES, BATCH_KEYS, BOOKMARK_VERSIONS, Feed, Feeds
-from kvd.requests.errors import RequestError
-from kvd.server.peers import Peer
+from kvd.requests.peer import Peer
 from kvd.store.authors import Author
 from kvd.store.heads import FORGOTTEN
 from kvd.store.prefixes import PrefixRule, PrefixRules
@@ -81,7 +82,7 @@ class Recorded:
 
     def is_forgotten(self, prefix: str, at: int) -> bool:
         """Whether of what a watcher at version ``at`` has not been told a value is not known any more."""
-        groups = self.store.window.after(at)
+        groups = self.store.window.since(at)
         heads = [head for group in groups for head in group.heads if head.version > at and head.key.startswith(prefix)]
         return any(head.value is FORGOTTEN for head in heads)
 
@@ -471,35 +472,35 @@ def database() -> Database:
 def test_feeds_are_woken_by_commits_while_there_are_any(database: Database) -> None:
     feeds, peer, woken = Feeds(database), Peer("test", 0), []
     database.set({"a": b""}, ANA)
-    assert database.on_commit is None, "nobody pays for it"
-    peer.feed = feeds.open(peer, "", None, 1)
+    assert not database.wakeups.wakers, "nobody pays for it"
+    feed = feeds.open(peer, 0, "", None, 1)
     database.set({"a": b""}, ANA)
-    peer.feed.wake = lambda: woken.append(database.store.version)
+    feeds.subscribe(feed, lambda: woken.append(database.store.version))
     database.set({"a": b""}, ANA)
     database.set_each([{"a": b""}] * 3, ANA)
     assert woken == [3, 6]
     feeds.close(peer)
     feeds.close(peer)
-    assert (database.on_commit, len(feeds)) == (None, 0)
+    assert (database.wakeups.wakers, len(feeds)) == ({}, 0)
 
 
 def test_each_user_has_so_many_and_administrators_any_number(database: Database) -> None:
     feeds, uid = Feeds(database), 65_533
     peers = [Peer("test", uid) for _ in range(3)]
     for peer in peers[:2]:
-        peer.feed = feeds.open(peer, "", None, 2)
-    with pytest.raises(RequestError) as refused:
-        feeds.open(peers[2], "", None, 2)
+        feeds.open(peer, uid, "", None, 2)
+    with pytest.raises(EngineError) as refused:
+        feeds.open(peers[2], uid, "", None, 2)
     assert refused.value.code == "busy"
     tcp = [Peer("tcp", None) for _ in range(3)]
     for peer in tcp[:2]:
-        peer.feed = feeds.open(peer, "", None, 2)
-    with pytest.raises(RequestError):
-        feeds.open(tcp[2], "", None, 2)
+        feeds.open(peer, peer.identity, "", None, 2)
+    with pytest.raises(EngineError):
+        feeds.open(tcp[2], tcp[2].identity, "", None, 2)
     administrators = [Peer("root", 0) for _ in range(3)]
     for peer in administrators:
-        peer.feed = feeds.open(peer, "", None, 0)
+        feeds.subscribe(feeds.open(peer, 0, "", None, sys.maxsize), lambda: None)
     feeds.close(peers[0])
-    peers[2].feed = feeds.open(peers[2], "", None, 2)
+    feeds.open(peers[2], uid, "", None, 2)
     assert len(feeds) == 7
-    assert database.on_commit is not None, "others are left"
+    assert len(database.wakeups.wakers) == 3, "others are left"

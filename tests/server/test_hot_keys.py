@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvd.protocol import messages
+from kvd.requests.table import sampled_keys
 from kvd.store.largest import PAGE_KEYS, largest
 from kvd.store.store import Store
 from kvd.telemetry.hot_keys import MAX_KEY, PERIOD_S, SAMPLE_EVERY, HotKeys, Summary
@@ -58,9 +59,9 @@ def test_the_estimates_are_near_the_truth() -> None:
             writes.update(set(several))
             frame = [messages.Set(dict.fromkeys(several, b""))]
         if chosen.randrange(SAMPLE_EVERY) == 0:
-            hot.look(frame)
+            hot.sample_frame(frame, sampled_keys)
     for true, sampled in ((reads, hot.reads), (writes, hot.writes)):
-        _, told = sampled.most(5)
+        _, told = sampled.most_common(5)
         assert {key for key, _ in told} <= {key for key, _ in true.most_common(8)}
         for key, operations in told[:2]:
             assert operations == pytest.approx(true[key], rel=0.15)
@@ -69,22 +70,22 @@ def test_the_estimates_are_near_the_truth() -> None:
 def test_what_is_told_is_of_the_last_minute_or_two() -> None:
     clock = ManualClock(1000.0)
     hot = HotKeys(clock)
-    hot.look([messages.Get("old")])
+    hot.sample_frame([messages.Get("old")], sampled_keys)
     clock.now += PERIOD_S
-    hot.look([messages.Get("new")])
-    covered_ms, told = hot.reads.most(10)
+    hot.sample_frame([messages.Get("new")], sampled_keys)
+    covered_ms, told = hot.reads.most_common(10)
     assert (covered_ms, dict(told)) == (int(PERIOD_S * 1000), {"old": SAMPLE_EVERY, "new": SAMPLE_EVERY})
     clock.now += PERIOD_S
-    assert hot.reads.most(10) == (int(PERIOD_S * 1000), [("new", SAMPLE_EVERY)])
+    assert hot.reads.most_common(10) == (int(PERIOD_S * 1000), [("new", SAMPLE_EVERY)])
     clock.now += 5 * PERIOD_S
-    assert hot.reads.most(10)[1] == []
+    assert hot.reads.most_common(10)[1] == []
 
 
 def test_a_very_long_key_is_not_kept() -> None:
     hot = HotKeys()
-    hot.look([messages.Get("x" * (MAX_KEY + 1)), messages.Get("y" * MAX_KEY)])
+    hot.sample_frame([messages.Get("x" * (MAX_KEY + 1)), messages.Get("y" * MAX_KEY)], sampled_keys)
     hot.sample_get("x" * (MAX_KEY + 1))
-    assert [key for key, _ in hot.reads.most(10)[1]] == ["y" * MAX_KEY]
+    assert [key for key, _ in hot.reads.most_common(10)[1]] == ["y" * MAX_KEY]
 
 
 def test_gets_alone_in_their_frames_are_counted(client: InMemoryClient) -> None:
@@ -135,7 +136,7 @@ def test_every_way_of_a_frame_is_sampled(client: InMemoryClient) -> None:
     """Sets of many connections together, several requests in a frame, and frames in slices."""
     payload = msgspec.msgpack.encode([["get", "in slices"]])
     for _ in range(40 * SAMPLE_EVERY):
-        client.set_together([messages.Set({"together": b""}), messages.Set({"together": b""})])
+        client.set_each([messages.Set({"together": b""}), messages.Set({"together": b""})])
         client.run([messages.Get("several"), messages.Get("several")], 40)
         client.sliced(payload)
     assert client.ask("hottest", "writes", 10)[1][0][0] == "together"

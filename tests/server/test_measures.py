@@ -5,7 +5,8 @@ from collections.abc import Callable
 import pytest
 
 from kvd.protocol import messages
-from kvd.telemetry.metrics import Histogram, LoopLag, ServerMetrics
+from kvd.telemetry.metrics import SAMPLED, Histogram, LoopLag
+from tests.harness.in_memory import connect
 
 
 @pytest.mark.parametrize(
@@ -19,11 +20,13 @@ def test_a_duration_counts_below_the_first_bound_that_it_does_not_exceed(seconds
 
 
 def test_frames_are_named_by_their_requests() -> None:
-    measures = ServerMetrics(0)
+    client = connect()
     get, ping = messages.Get("a"), messages.Ping()
     for requests in ([get], [get, get], [ping], [get, ping]):
-        measures.note_frame(requests, 0)
-    assert {name: sum(times.counts) for name, times in measures.frames()} == {"get": 2, "ping": 1, "mixed": 1}
+        for _ in range(SAMPLED):  # one of them is timed
+            client.run(requests, 0)
+    frames = client.server.metrics.frames()
+    assert {name: sum(times.counts) for name, times in frames} == {"get": 2, "ping": 1, "mixed": 1}
 
 
 class Loop:
@@ -40,15 +43,15 @@ def test_the_loop_is_not_woken_once_nobody_asks_any_more(monkeypatch: pytest.Mon
     loop = Loop()
     lag = LoopLag(loop.call_later)
     assert loop.due == []  # before anybody has asked
-    lag.watch()
-    lag.watch()
+    lag.measure()
+    lag.measure()
     for _ in range(3):
         (call,) = loop.due
         loop.due.clear()
         call()
     assert len(loop.due) == 1  # there is time left
     monkeypatch.setattr(LoopLag, "WATCHED_S", 0.0)
-    lag.watch()
+    lag.measure()
     (call,) = loop.due
     loop.due.clear()
     call()

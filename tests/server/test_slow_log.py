@@ -4,7 +4,7 @@ import pytest
 
 from kvd.protocol import messages
 from kvd.store.authors import Author
-from kvd.telemetry.slow_log import SHOWN_CHARACTERS, SlowLog
+from kvd.telemetry.slow_log import SHOWN_CHARACTERS, SlowFrame, SlowLog
 from tests.harness.in_memory import InMemoryClient, connect
 
 ANN = Author(1000, 7, "ann")
@@ -16,19 +16,30 @@ def client() -> InMemoryClient:
     return connect()
 
 
+def slow(*requests: messages.AnyRequest) -> SlowFrame:
+    """What the slow log keeps of a frame of these requests, when every frame is slow."""
+    client = connect()
+    client.server.slow_log.configure(0, 1)
+    client.run(requests, 0)
+    (entry,) = client.server.slow_log.newest(1)
+    return entry
+
+
 def test_an_entry_says_when_for_how_long_for_whom_and_what() -> None:
     log = SlowLog()
-    frame = [messages.Get("a"), messages.Set({"b": b"", "c": b""}), messages.Get("d")]
-    log.note(frame, ANN, 12_345, 10**15)
+    log.add([("get", 2), ("set", 1)], "abcd", ANN, held_us=12_345, ended_us=10**15)
     (entry,) = log.newest(10)
     assert (entry.time, entry.held_us, entry.author) == (10**15, 12_345, ANN)
+    assert entry.kinds == [("get", 2), ("set", 1)]
+    assert (entry.keys, entry.more) == (["a", "b", "c", "d"], False)
+    entry = slow(messages.Get("a"), messages.Set({"b": b"", "c": b""}), messages.Get("d"))
     assert entry.kinds == [("get", 2), ("set", 1)]
     assert (entry.keys, entry.more) == (["a", "b", "c", "d"], False)
 
 
 def test_keys_are_few_and_short() -> None:
     log = SlowLog()
-    log.note([messages.GetMany(["x" * 4096, *"abcdef"])], ANN, 1, 1)
+    log.add([("get_many", 1)], ["x" * 4096, *"abcdef"], ANN, held_us=1, ended_us=1)
     (entry,) = log.newest(1)
     assert (len(entry.keys), entry.more) == (4, True)
     assert entry.keys[0] == "x" * (SHOWN_CHARACTERS - 1) + "…"
@@ -45,16 +56,14 @@ def test_keys_are_few_and_short() -> None:
     ],
 )
 def test_what_a_request_names_is_shown(request_: messages.AnyRequest, shown: list[str]) -> None:
-    log = SlowLog()
-    log.note([request_], ANN, 1, 1)
-    assert log.newest(1)[0].keys == shown
+    assert slow(request_).keys == shown
 
 
 def test_the_last_ones_are_kept_the_newest_first() -> None:
     log = SlowLog()
     log.configure(5, 3)
     for number in range(10):
-        log.note([messages.Ping()], ANN, number, number)
+        log.add([("ping", 1)], [], ANN, held_us=number, ended_us=number)
     assert [entry.held_us for entry in log.newest(10)] == [9, 8, 7]
     assert [entry.held_us for entry in log.newest(1)] == [9]
     log.configure(5, 2)
@@ -80,7 +89,7 @@ def test_slices_are_measured_each_by_itself(client: InMemoryClient) -> None:
 
 
 def test_administrators_see_it_and_can_reset_it(client: InMemoryClient) -> None:
-    client.server.slow_log.note([messages.Get("a")], ANN, 20_000, 5)
+    client.server.slow_log.add([("get", 1)], ["a"], ANN, held_us=20_000, ended_us=5)
     told = [[5, 20_000, [1000, 7, "ann"], [["get", 1]], ["a"], False]]
     assert client.ask("slowlog", 10) == told
     assert client.ask("slowlog", 10, True) == told
@@ -93,6 +102,6 @@ def test_administrators_see_it_and_can_reset_it(client: InMemoryClient) -> None:
 
 def test_sets_that_are_made_together_are_measured_together(client: InMemoryClient) -> None:
     client.server.slow_log.configure(0, 100)
-    client.set_together([messages.Set({"a": b""}), messages.Set({"b": b""})])
+    client.set_each([messages.Set({"a": b""}), messages.Set({"b": b""})])
     (entry,) = client.server.slow_log.newest(100)
     assert (entry.kinds, entry.keys, entry.author) == ([("set", 2)], ["a", "b"], client.peer.author)

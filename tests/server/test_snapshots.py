@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kvd.engine.errors import EngineError
 from kvd.engine.snapshots import Snapshots
-from kvd.requests.errors import RequestError
-from kvd.server.peers import Peer
+from kvd.requests.peer import Peer
 from kvd.store.errors import SnapshotGone
 from kvd.store.store import Store
 from kvd.store.window import WindowLimits
-from tests.harness.clocks import ManualClock
+from tests.harness.clocks import ManualClock, ManualScheduler
 
 IDLE_US = 100
 MANY = 1_000
@@ -24,7 +24,8 @@ class Pinned:
     def __init__(self) -> None:
         self.store = Store(WindowLimits(max_commits=0))
         self.clock = ManualClock()
-        self.snapshots = Snapshots(self.store, self.clock)
+        self.scheduler = ManualScheduler()
+        self.snapshots = Snapshots(self.store, self.clock, self.scheduler, IDLE_US)
 
     def write(self) -> int:
         """A commit, and all the pruning that can be done."""
@@ -53,7 +54,7 @@ def test_a_snapshot_stays_readable_until_it_is_ended(pinned: Pinned) -> None:
     one = peer()
     pinned.write()
     snapshot = pinned.snapshots.begin(one, MANY)
-    assert snapshot == one.begun == pinned.store.version
+    assert snapshot == pinned.store.version
     pinned.write()
     assert pinned.is_readable(snapshot)
     assert pinned.snapshots.end(one, snapshot)
@@ -92,7 +93,7 @@ def test_a_connection_holds_at_most_so_many(pinned: Pinned, changes: bool) -> No
         held.append(pinned.snapshots.begin(one, 3))
         if changes:
             pinned.write()
-    with pytest.raises(RequestError) as refused:
+    with pytest.raises(EngineError) as refused:
         pinned.snapshots.begin(one, 3)
     assert (refused.value.code, len(pinned.snapshots)) == ("too_large", 3)
     assert pinned.snapshots.begin(other, 3) == pinned.store.version, "each connection has its own"
@@ -101,14 +102,12 @@ def test_a_connection_holds_at_most_so_many(pinned: Pinned, changes: bool) -> No
 
 
 def test_none_at_all_may_be_held_and_nothing_is_left_of_the_attempt(pinned: Pinned) -> None:
-    woken: list[bool] = []
-    pinned.snapshots.on_first = lambda: woken.append(True)
     one = peer()
-    with pytest.raises(RequestError):
+    with pytest.raises(EngineError):
         pinned.snapshots.begin(one, 0)
-    assert one.begun is None
-    assert not woken
-    assert not pinned.snapshots.let_go(IDLE_US), "there is nothing that could be let go later"
+    assert len(pinned.snapshots) == 0
+    assert not pinned.scheduler.calls
+    assert not pinned.snapshots.release_idle(IDLE_US), "there is nothing that could be let go later"
 
 
 def test_who_has_gone_holds_nothing(pinned: Pinned) -> None:
@@ -135,17 +134,17 @@ def test_one_that_nobody_reads_at_is_let_go_and_one_that_is_read_is_not(pinned: 
     pinned.write()
     used = pinned.snapshots.begin(one, MANY)
     pinned.clock.now = IDLE_US - 1
-    assert pinned.snapshots.let_go(IDLE_US)
+    assert pinned.snapshots.release_idle(IDLE_US)
     assert len(pinned.snapshots) == 2, "a microsecond is left"
     pinned.snapshots.used(one, used)
     pinned.snapshots.used(one, 10**9)
     pinned.clock.now = IDLE_US
-    assert pinned.snapshots.let_go(IDLE_US), "one is left"
+    assert pinned.snapshots.release_idle(IDLE_US), "one is left"
     pinned.write()
     assert (pinned.is_readable(idle), pinned.is_readable(used)) == (False, True)
     assert not pinned.snapshots.end(one, idle), "it does not hold it any more"
     pinned.clock.now = 2 * IDLE_US
-    assert not pinned.snapshots.let_go(IDLE_US), "none is left"
+    assert not pinned.snapshots.release_idle(IDLE_US), "none is left"
 
 
 def test_another_begin_of_the_same_version_is_a_use_of_it(pinned: Pinned) -> None:
@@ -154,17 +153,15 @@ def test_another_begin_of_the_same_version_is_a_use_of_it(pinned: Pinned) -> Non
     pinned.clock.now = IDLE_US - 1
     assert pinned.snapshots.begin(one, MANY) == snapshot
     pinned.clock.now = IDLE_US
-    assert pinned.snapshots.let_go(IDLE_US)
+    assert pinned.snapshots.release_idle(IDLE_US)
     assert len(pinned.snapshots) == 2
 
 
 def test_the_first_one_wakes_whoever_lets_go_once(pinned: Pinned) -> None:
-    woken: list[bool] = []
-    pinned.snapshots.on_first = lambda: woken.append(True)
     one = peer()
     pinned.snapshots.begin(one, MANY)
     pinned.snapshots.begin(one, MANY)
-    assert woken == [True]
+    assert len(pinned.scheduler.calls) == 1
 
 
 steps = st.lists(
@@ -176,15 +173,17 @@ steps = st.lists(
 def test_what_is_held_is_what_was_begun_and_neither_ended_nor_idle(sequence: list[tuple[str, int]]) -> None:
     pinned, peers = Pinned(), [peer() for _ in range(3)]
     held: dict[tuple[int, int], list[int]] = {}  # (peer, version) → [how often, used at]
+    begun = [0, 0, 0]  # the version that each began last
     for step, who in sequence:
         one = peers[who]
-        last = one.begun if one.begun is not None else 0
+        last = begun[who]
         if step == "begin":
             if sum(count for (whose, _), (count, _) in held.items() if whose == who) >= 3:
-                with pytest.raises(RequestError):
+                with pytest.raises(EngineError):
                     pinned.snapshots.begin(one, 3)
             else:
-                entry = held.setdefault((who, pinned.snapshots.begin(one, 3)), [0, 0])
+                begun[who] = pinned.snapshots.begin(one, 3)
+                entry = held.setdefault((who, begun[who]), [0, 0])
                 entry[:] = entry[0] + 1, pinned.clock.now
         elif step == "end":
             assert pinned.snapshots.end(one, last) == ((who, last) in held)
@@ -202,7 +201,7 @@ def test_what_is_held_is_what_was_begun_and_neither_ended_nor_idle(sequence: lis
             pinned.clock.now += IDLE_US // 2
         elif step == "let go":
             held = {key: entry for key, entry in held.items() if entry[1] > pinned.clock.now - IDLE_US}
-            assert pinned.snapshots.let_go(IDLE_US) == bool(held)
+            assert pinned.snapshots.release_idle(IDLE_US) == bool(held)
         else:
             pinned.write()
         counts = Counter({key: entry[0] for key, entry in held.items()})

@@ -200,7 +200,7 @@ def test_a_stop_answers_what_was_put_aside_before_it_says_goodbye() -> None:
     async def play() -> None:
         connections = Connections(None)
         connections.send(0, framed(msgspec.msgpack.encode([["set", {"key": b"x"}]])))
-        connections.transports[0].session.finish()
+        connections.transports[0].session.drain()
         replies = connections.transports[0].replies()
         assert replies[0] == [1]
         assert replies[1]["error"] == "shutting_down"
@@ -230,7 +230,7 @@ def test_a_fault_of_ours_is_told_to_all_that_it_concerns(monkeypatch: pytest.Mon
             connections.send(number, framed(msgspec.msgpack.encode([["set", {f"key{number}": b"x"}]])))
         connections.send(3, framed(msgspec.msgpack.encode([["ping"]])))  # so that the first four are made
         await connections.rest([1, 1, 1, 2])
-        monkeypatch.setattr(connections.server.commands, "set_together", fail)
+        monkeypatch.setattr(connections.server.executor, "set_each", fail)
         for number in (0, 1):
             connections.send(number, framed(msgspec.msgpack.encode([["set", {"key": b"x"}]])))
         await connections.rest([2, 2, 1, 2])
@@ -245,7 +245,7 @@ def test_a_fault_of_ours_is_told_to_all_that_it_concerns(monkeypatch: pytest.Mon
     asyncio.run(play())
 
 
-@pytest.mark.parametrize(("fault", "before"), [("_run", 0), ("set_together", 1)])
+@pytest.mark.parametrize(("fault", "before"), [("_run", 0), ("set_each", 1)])
 def test_behind_a_fault_of_ours_nothing_is_answered(fault: str, before: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whether the sender was alone, since it sent the set before too, or its set was put aside."""
 
@@ -258,7 +258,7 @@ def test_behind_a_fault_of_ours_nothing_is_answered(fault: str, before: int, mon
         await connections.turn()
         answered = len(connections.transports[0].replies())
         with monkeypatch.context() as patch:
-            patch.setattr(connections.server.commands, fault, fail)
+            patch.setattr(connections.server.executor, fault, fail)
             requests = ["set", {"a": b"2"}], ["ping"], ["set", {"a": b"2"}]
             connections.send(0, b"".join(framed(msgspec.msgpack.encode([request])) for request in requests))
             await connections.turn()
@@ -271,5 +271,5 @@ def test_behind_a_fault_of_ours_nothing_is_answered(fault: str, before: int, mon
 
 def test_a_write_that_asks_for_less_is_not_put_aside() -> None:
     requests = [msgspec.convert(["set", {"a": b""}, {"sync": False}], AnyRequest)]
-    assert not SetBatcher.takes(requests)
-    assert not SetBatcher.takes([*requests, *requests])
+    assert not SetBatcher.accepts(requests)
+    assert not SetBatcher.accepts([*requests, *requests])

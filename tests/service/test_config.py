@@ -1,4 +1,4 @@
-"""The configuration: which source wins, what is refused and with which words, what a reload may change."""
+"""The configuration: which source wins, what is refused and in which words, what a reload may change."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -24,7 +24,7 @@ Write = Callable[..., str]
 
 @pytest.fixture
 def write(tmp_path: Path) -> Write:
-    """Writes a configuration file and tells its path."""
+    """Writes a configuration file and returns its path."""
 
     def write(text: str | bytes = "", mode: int = 0o600, name: str = "kvd.toml") -> str:
         path = tmp_path / name
@@ -38,20 +38,20 @@ def write(tmp_path: Path) -> Write:
 
 @pytest.fixture
 def empty(write: Write) -> str:
-    """An empty file, so that the machine's own configuration has no say."""
+    """An empty file, so that the machine's own configuration is not read."""
     return write(name="empty.toml")
 
 
 def refusal(flags: Mapping[str, object], environ: Mapping[str, str], config_file: str | None) -> str:
-    with pytest.raises(ConfigError) as refused:
+    with pytest.raises(ConfigError) as failure:
         load(flags, environ, config_file)
-    return str(refused.value)
+    return str(failure.value)
 
 
 # ---------------------------------------------------------------------- precedence
 
 
-def test_without_any_source_everything_is_the_default(empty: str) -> None:
+def test_without_any_source_every_option_has_its_default(empty: str) -> None:
     assert load({}, NOTHING, empty) == Config(listen=Listen(socket=default_socket()))
 
 
@@ -73,7 +73,7 @@ EXAMPLES: Mapping[str, tuple[str, str, object]] = {
     "log.level": ('"debug"', "warning", "error"),
     "log.to": ('"/a/file.log"', "syslog", "stderr"),
 } | {key: (str(least + 1), str(least + 2), str(least + 3)) for key, (least, _) in BOUNDS.items()}
-# What an example needs beside it to be valid.
+# The other options that an example needs to be valid.
 COMPANIONS: dict[str, dict[str, str]] = {
     "listen.tls_key": {"KVD_TLS_CERTIFICATE": "/certificate"},
     "listen.tls_client_ca": {"KVD_TLS_CERTIFICATE": "/certificate"},
@@ -96,25 +96,25 @@ def get(config: Config, key: str) -> object:
 
 
 @pytest.mark.parametrize("key", OPTIONS)
-def test_flag_goes_before_environment_before_file_before_default(key: str, write: Write, empty: str) -> None:
-    in_file, in_variable, in_flag = EXAMPLES[key]
+def test_a_flag_beats_the_environment_beats_the_file_beats_the_default(key: str, write: Write, empty: str) -> None:
+    of_file, of_variable, of_flag = EXAMPLES[key]
     section, _, name = key.partition(".")
-    file = write(f"[{section}]\n{name} = {in_file}")
+    file = write(f"[{section}]\n{name} = {of_file}")
     companions = COMPANIONS.get(key, {})
-    environ = {OPTIONS[key].environment: in_variable} | companions
+    environ = {OPTIONS[key].environment: of_variable} | companions
     default = default_socket() if key == "listen.socket" else OPTIONS[key].default
-    assert get(load({key: in_flag}, environ, file), key) == as_value(key, in_flag)
-    assert get(load({}, environ, file), key) == as_value(key, in_variable)
-    assert get(load({}, companions, file), key) == as_value(key, in_file)
+    assert get(load({key: of_flag}, environ, file), key) == as_value(key, of_flag)
+    assert get(load({}, environ, file), key) == as_value(key, of_variable)
+    assert get(load({}, companions, file), key) == as_value(key, of_file)
     assert get(load({}, companions, empty), key) == default
 
 
-def test_a_flag_that_was_not_given_and_an_empty_variable_decide_nothing(write: Write) -> None:
+def test_an_absent_flag_and_an_empty_variable_set_nothing(write: Write) -> None:
     file = write('[log]\nlevel = "debug"')
     assert load({"log.level": None}, {"KVD_LOG_LEVEL": "", "KVD_LIMITS_MAX_CONNECTIONS": ""}, file).log.level == "debug"
 
 
-def test_variables_of_the_client_and_of_others_are_no_mistakes(empty: str) -> None:
+def test_variables_of_the_client_and_of_other_programs_are_ignored(empty: str) -> None:
     environ = {
         "KVD_TIMEOUT": "3",
         "KVD_CA_FILE": "/ca",
@@ -136,7 +136,7 @@ def test_tcp_takes_several_addresses_from_flags_and_from_a_comma_separated_varia
 # ---------------------------------------------------------------------- where the file is, and whether it may be used
 
 
-def test_config_goes_before_kvd_config_before_the_standard_places(
+def test_the_config_flag_beats_kvd_config_beats_the_standard_places(
     write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "getuid", lambda: 1000)
@@ -169,14 +169,14 @@ def test_an_unreadable_standard_file_is_an_error_and_not_the_defaults(
 ) -> None:
     monkeypatch.setattr(os, "getuid", lambda: 1000)
     (tmp_path / "kvd").mkdir()
-    # Unreadable for root too, which permissions do not stop.
+    # Unreadable even for root, whom permissions do not stop.
     (tmp_path / "kvd/kvd.toml").symlink_to("kvd.toml")
     text = refusal({}, {"XDG_CONFIG_HOME": str(tmp_path)}, None)
     assert text.startswith(f"cannot read {tmp_path}/kvd/kvd.toml: Too many levels of symbolic links")
 
 
 @pytest.mark.parametrize("mode", [0o620, 0o602, 0o666])
-def test_a_file_that_others_can_write_is_refused_wherever_it_was_named(
+def test_a_file_that_other_users_can_write_is_refused_wherever_it_is_named(
     mode: int, write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "getuid", lambda: 1000)
@@ -187,7 +187,7 @@ def test_a_file_that_others_can_write_is_refused_wherever_it_was_named(
     assert refusal({}, {"XDG_CONFIG_HOME": str(tmp_path)}, None) == text
 
 
-def test_a_file_that_others_can_only_read_is_used(write: Write) -> None:
+def test_a_file_that_other_users_can_only_read_is_used(write: Write) -> None:
     assert load({}, NOTHING, write('[log]\nlevel = "debug"', mode=0o644)).log.level == "debug"
 
 
@@ -205,7 +205,7 @@ def test_a_huge_file_is_refused(write: Write) -> None:
     assert "more than 1048576 bytes" in refusal({}, NOTHING, write("#" * (1024 * 1024 + 1)))
 
 
-# ---------------------------------------------------------------------- the words of errors
+# ---------------------------------------------------------------------- errors
 
 
 @pytest.mark.parametrize(
@@ -274,9 +274,7 @@ def test_a_huge_file_is_refused(write: Write) -> None:
         ),
     ],
 )
-def test_a_mistake_in_the_file_is_told_with_its_place_and_what_is_allowed(
-    text: str | bytes, words: str, write: Write
-) -> None:
+def test_an_error_in_the_file_names_its_place_and_what_is_allowed(text: str | bytes, words: str, write: Write) -> None:
     file = write(text)
     assert refusal({}, NOTHING, file).startswith(f"{file}: {words}")
 
@@ -295,7 +293,7 @@ def test_a_mistake_in_the_file_is_told_with_its_place_and_what_is_allowed(
         ({"KVD_LIMITS_MAX_FRAME_BYTES": "4096"}, "KVD_LIMITS_MAX_FRAME_BYTES: limits.max_value_bytes (8388608) may "),
     ],
 )
-def test_a_mistake_in_the_environment_names_the_variable(environ: dict[str, str], text: str, empty: str) -> None:
+def test_an_error_in_the_environment_names_the_variable(environ: dict[str, str], text: str, empty: str) -> None:
     assert refusal({}, environ, empty).startswith(text)
 
 
@@ -316,11 +314,11 @@ def test_a_mistake_in_the_environment_names_the_variable(environ: dict[str, str]
         ({"log.lvel": "info"}, "log.lvel: no such option; did you mean log.level?"),
     ],
 )
-def test_a_mistake_in_a_flag_names_the_flag(flags: dict[str, object], text: str, empty: str) -> None:
+def test_an_error_in_a_flag_names_the_flag(flags: dict[str, object], text: str, empty: str) -> None:
     assert refusal(flags, NOTHING, empty).startswith(text)
 
 
-def test_a_flag_takes_the_place_of_a_clients_kvd_socket(empty: str) -> None:
+def test_a_flag_overrides_a_kvd_socket_that_is_meant_for_clients(empty: str) -> None:
     assert load({"listen.socket": "/a"}, {"KVD_SOCKET": "tcp://h:1"}, empty).listen.socket == "/a"
 
 
@@ -335,7 +333,7 @@ def test_a_flag_takes_the_place_of_a_clients_kvd_socket(empty: str) -> None:
         ("max_value_bytes", "max_reply_bytes"),
     ],
 )
-def test_what_can_be_set_can_be_sent(small: str, big: str, write: Write) -> None:
+def test_every_value_that_can_be_set_can_be_sent(small: str, big: str, write: Write) -> None:
     def limits(value: int, most: int) -> str:
         others = "".join(f"{name} = 4096\n" for name in ("max_key_bytes", "max_value_bytes") if name != small)
         return write(f"[limits]\n{others}{small} = {value}\n{big} = {most}\n")
@@ -348,12 +346,12 @@ def test_what_can_be_set_can_be_sent(small: str, big: str, write: Write) -> None
 # ---------------------------------------------------------------------- paths
 
 
-def test_paths_in_a_file_start_from_the_files_directory(write: Write, tmp_path: Path) -> None:
+def test_paths_in_a_file_start_at_the_files_directory(write: Write, tmp_path: Path) -> None:
     listen = load({}, NOTHING, write('[listen]\nsocket = "a/b"\ntoken_file = "../token"')).listen
     assert (listen.socket, listen.token_file) == (f"{tmp_path}/a/b", f"{tmp_path.parent}/token")
 
 
-def test_paths_of_flags_and_variables_start_from_the_current_directory(
+def test_paths_of_flags_and_variables_start_at_the_current_directory(
     empty: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -372,7 +370,7 @@ def test_loading_again_from_another_directory_finds_the_same_paths(
     assert load(flags, environ, None, directory=str(tmp_path)) == before
 
 
-def test_a_deleted_current_directory_matters_only_to_relative_paths(
+def test_a_deleted_current_directory_matters_only_for_relative_paths(
     empty: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "gone").mkdir()
@@ -382,7 +380,7 @@ def test_a_deleted_current_directory_matters_only_to_relative_paths(
     assert refusal({"listen.socket": "a"}, NOTHING, empty).startswith("--socket: the current directory cannot be read")
 
 
-def test_a_path_that_is_not_utf_8_is_kept_as_it_is(empty: str) -> None:
+def test_a_path_that_is_not_utf_8_is_kept_unchanged(empty: str) -> None:
     path = os.fsdecode(b"/run/\xff")
     assert os.fsencode(load({}, {"KVD_SOCKET": path}, empty).listen.socket) == b"/run/\xff"
 
@@ -398,12 +396,12 @@ def test_the_structs_are_frozen_and_refuse_unknown_fields() -> None:
             setattr(struct(), struct.__struct_fields__[0], 1)
 
 
-def test_changes_of_equal_configurations_are_none() -> None:
+def test_equal_configurations_have_no_changes() -> None:
     assert changes(Config(), Config()) == ([], [])
 
 
 @pytest.mark.parametrize("key", OPTIONS)
-def test_limits_history_memory_slowlog_and_the_log_level_are_reloadable_all_else_needs_a_restart(key: str) -> None:
+def test_limits_history_memory_slowlog_and_the_log_level_are_reloadable_the_rest_needs_a_restart(key: str) -> None:
     section, _, name = key.partition(".")
     replaced = msgspec.structs.replace(getattr(Config(), section), **{name: as_value(key, EXAMPLES[key][2])})
     reloadable, restart = changes(Config(), msgspec.structs.replace(Config(), **{section: replaced}))
@@ -447,7 +445,7 @@ def test_changes_of_prefixes_name_what_differs() -> None:
     )
 
 
-def test_changes_of_access_rules_are_counted_their_order_is_none() -> None:
+def test_changes_of_access_rules_are_counted_and_their_order_is_ignored() -> None:
     read, write = AccessRule(uid=1, rights=("read",)), AccessRule(uid=1, rights=("write",))
     assert changes(Config(access=(read,)), Config(access=(write, read))) == (
         ["[[access]]: 1 new, 0 gone, 2 in all"],

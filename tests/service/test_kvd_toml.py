@@ -1,4 +1,4 @@
-"""kvd.toml is the manual: it names every option, with the default it really has and the bounds that really hold."""
+"""kvd.toml is the manual: it lists every option with its real default and its real bounds."""
 
 import re
 import tomllib
@@ -23,14 +23,14 @@ def uncommented() -> str:
 
 
 def explanation_of(key: str) -> str:
-    """The comment right above an option, in one line."""
+    """The comment directly above an option, in one line."""
     section, _, name = key.partition(".")
     of_section = MANUAL.read_text(encoding="utf-8").split(f"\n[{section}]\n")[1]
     lines = of_section.split(f"\n#{name} = ")[0].split("\n\n")[-1].splitlines()
     return " ".join(line.removeprefix("# ") for line in lines)
 
 
-def test_the_file_as_it_is_changes_nothing() -> None:
+def test_the_unchanged_file_changes_nothing() -> None:
     parsed = tomllib.loads(MANUAL.read_text(encoding="utf-8"))
     assert parsed == {section: {} for section in SECTIONS}
 
@@ -39,7 +39,7 @@ def test_uncommenting_everything_parses_to_the_defaults() -> None:
     assert msgspec.convert(tomllib.loads(uncommented()), Config) == Config()
 
 
-def test_every_option_is_named_with_its_true_default() -> None:
+def test_every_option_is_listed_with_its_real_default() -> None:
     parsed = tomllib.loads(uncommented())
     named = {
         f"{section}.{name}": tuple(value) if isinstance(value, list) else value
@@ -49,8 +49,8 @@ def test_every_option_is_named_with_its_true_default() -> None:
     assert named == {key: option.default for key, option in OPTIONS.items()}
 
 
-def test_the_examples_of_prefixes_name_every_option_and_hold(tmp_path: Path) -> None:
-    """Those of a cache and of a tenant, with the spaces of a comment before them."""
+def test_the_examples_of_prefixes_use_every_option_and_are_valid(tmp_path: Path) -> None:
+    """The examples, of a cache and of a tenant, stand in a comment."""
     manual = MANUAL.read_text(encoding="utf-8")
     of_prefixes = manual[manual.index("#     [[prefix]]") : manual.index("# Who may do what")]
     example = re.sub("^#", "", of_prefixes, flags=re.MULTILINE)
@@ -71,9 +71,9 @@ def test_every_option_is_explained_by_a_comment_above_it(key: str) -> None:
 @pytest.mark.parametrize("key", BOUNDS)
 def test_the_bounds_of_every_number_are_named(key: str) -> None:
     numbers = [int(number) for number in re.findall(r"\b\d+\b", explanation_of(key))]
-    least, most = BOUNDS[key]
-    assert least in numbers
-    assert most in numbers
+    minimum, maximum = BOUNDS[key]
+    assert minimum in numbers
+    assert maximum in numbers
 
 
 @pytest.mark.parametrize(("key", "choices"), [("log.level", LOG_LEVELS), ("log.to", LOG_TARGETS)])

@@ -1,4 +1,4 @@
-"""The waiting process by itself: what it does with signals that come at unlikely moments. The rest: test_daemon.py."""
+"""The launcher alone: what it does with signals that come at unlikely moments. test_daemon.py has the rest."""
 
 import os
 import signal
@@ -10,13 +10,13 @@ import pytest
 
 from kvd.service.launcher import DaemonLauncher
 
-PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 Process = subprocess.Popen[bytes]
 
 
 @pytest.fixture
 def daemon() -> Iterator[Process]:
-    """A process that does nothing."""
+    """A process that does nothing until the test ends."""
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
         yield process
         process.kill()
@@ -30,21 +30,21 @@ def ended_child() -> int:
 
 
 def confirm() -> None:
-    """It answers."""
+    """The daemon answers."""
 
 
-def test_the_signals_are_as_they_were_afterwards() -> None:
+def test_the_signal_handlers_are_restored() -> None:
     reading, writing = os.pipe()
-    before = [signal.getsignal(number) for number in PASSED_ON]
+    before = [signal.getsignal(number) for number in FORWARDED]
     with DaemonLauncher(reading):
-        assert not {signal.getsignal(number) for number in PASSED_ON} & set(before)
-    assert [signal.getsignal(number) for number in PASSED_ON] == before
+        assert not {signal.getsignal(number) for number in FORWARDED} & set(before)
+    assert [signal.getsignal(number) for number in FORWARDED] == before
     os.close(reading)
     os.close(writing)
 
 
-@pytest.mark.parametrize("number", PASSED_ON)
-def test_a_signal_before_the_pid_is_known_is_passed_on_then(daemon: Process, number: signal.Signals) -> None:
+@pytest.mark.parametrize("number", FORWARDED)
+def test_a_signal_before_the_pid_is_known_is_forwarded_once_it_is(daemon: Process, number: signal.Signals) -> None:
     reading, writing = os.pipe()
     with DaemonLauncher(reading) as launcher:
         signal.raise_signal(number)
@@ -54,18 +54,18 @@ def test_a_signal_before_the_pid_is_known_is_passed_on_then(daemon: Process, num
     assert daemon.wait(timeout=30) == -signal.SIGTERM
 
 
-def test_a_signal_when_the_daemon_is_gone_is_no_error() -> None:
+def test_a_signal_after_the_daemon_has_ended_is_not_an_error() -> None:
     reading, writing = os.pipe()
-    gone = ended_child()
-    os.waitpid(gone, 0)
+    ended_pid = ended_child()
+    os.waitpid(ended_pid, 0)
     with DaemonLauncher(reading) as launcher:
         signal.raise_signal(signal.SIGTERM)
-        os.write(writing, f"P{gone}\n".encode())
+        os.write(writing, f"P{ended_pid}\n".encode())
         os.close(writing)
         assert launcher.wait(ended_child(), confirm) == 128 + signal.SIGTERM
 
 
-def test_a_signal_while_the_daemon_is_asked_ends_both(daemon: Process) -> None:
+def test_a_signal_while_the_daemon_is_pinged_ends_both(daemon: Process) -> None:
     reading, writing = os.pipe()
     os.write(writing, f"P{daemon.pid}\nR\n".encode())
     os.close(writing)
@@ -74,15 +74,15 @@ def test_a_signal_while_the_daemon_is_asked_ends_both(daemon: Process) -> None:
     assert daemon.wait(timeout=30) == -signal.SIGTERM
 
 
-def test_only_ready_is_a_success(capfd: pytest.CaptureFixture[str]) -> None:
-    for said, exit_code, error in (
+def test_only_ready_counts_as_success(capfd: pytest.CaptureFixture[str]) -> None:
+    for messages, exit_code, error in (
         (b"", 1, "kv: error: the daemon ended before it was ready\n"),
         (b"P1000000000\n", 1, "kv: error: the daemon ended before it was ready\n"),
         (b"P1000000000\nF74 no disk\n", 74, "kv: error: no disk\n"),
         (b"P1000000000\nR\n", 0, ""),
     ):
         reading, writing = os.pipe()
-        os.write(writing, said)
+        os.write(writing, messages)
         os.close(writing)
         with DaemonLauncher(reading) as launcher:
             assert launcher.wait(ended_child(), confirm) == exit_code

@@ -1,4 +1,4 @@
-"""The lock: held by one process at a time, gone with it, and never fooled by a file that was left behind."""
+"""The lock: one process at a time holds it, it ends with the process, and a stale file does no harm."""
 
 import fcntl
 import os
@@ -33,28 +33,28 @@ def text_of(path: str) -> str:
     return pathlib.Path(path).read_text(encoding="ascii")
 
 
-def test_a_taken_lock_tells_the_pid_and_is_private(lock: LockFile, path: str) -> None:
+def test_the_lock_file_holds_the_pid_and_is_private(lock: LockFile, path: str) -> None:
     assert text_of(path) == f"{os.getpid()}\n"
     assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
 
 
-def test_a_held_lock_is_refused_with_the_holders_pid_and_exit_code_75(lock: LockFile, path: str) -> None:
-    with pytest.raises(AlreadyRunning) as refused:
+def test_taking_a_held_lock_fails_with_the_holders_pid_and_exit_code_75(lock: LockFile, path: str) -> None:
+    with pytest.raises(AlreadyRunning) as failure:
         LockFile(path).acquire()
-    assert (refused.value.pid, refused.value.path, refused.value.exit_code) == (os.getpid(), path, 75)
-    assert f"pid {os.getpid()}" in refused.value.text
+    assert (failure.value.pid, failure.value.path, failure.value.exit_code) == (os.getpid(), path, 75)
+    assert f"pid {os.getpid()}" in failure.value.text
 
 
-def test_a_holder_that_has_not_written_its_pid_yet_is_refused_without_one(lock: LockFile, path: str) -> None:
+def test_a_holder_that_has_not_written_its_pid_yet_is_reported_as_starting(lock: LockFile, path: str) -> None:
     os.truncate(path, 0)
-    with pytest.raises(AlreadyRunning) as refused:
+    with pytest.raises(AlreadyRunning) as failure:
         LockFile(path).acquire()
-    assert refused.value.pid is None
-    assert "starting right now" in refused.value.text
+    assert failure.value.pid is None
+    assert "starting right now" in failure.value.text
 
 
 @pytest.mark.parametrize("text", ["", "1\n", f"{os.getpid()}\n", "no pid", "9" * 100])
-def test_a_file_left_behind_is_taken_over_whatever_pid_it_names(path: str, text: str) -> None:
+def test_a_stale_file_is_taken_over_whatever_pid_it_holds(path: str, text: str) -> None:
     pathlib.Path(path).write_text(text, encoding="ascii")
     lock = LockFile(path)
     lock.acquire()
@@ -62,7 +62,7 @@ def test_a_file_left_behind_is_taken_over_whatever_pid_it_names(path: str, text:
     lock.release()
 
 
-def test_the_lock_goes_with_its_process(path: str, python: Python) -> None:
+def test_the_kernel_releases_the_lock_of_a_killed_process(path: str, python: Python) -> None:
     take = "import os, sys; from kvd.service.locks import LockFile; LockFile(sys.argv[1]).acquire()"
     assert python(f"{take}; os.kill(os.getpid(), 9)", path).returncode == -9
     assert os.path.exists(path)
@@ -75,28 +75,26 @@ def test_a_released_lock_leaves_no_file_and_can_be_taken_again(path: str) -> Non
         lock.acquire()
         lock.release()
         assert not os.path.exists(path)
-    lock.release()  # again is no error
+    lock.release()  # a second release is not an error
 
 
-def test_release_leaves_a_file_that_took_the_place_of_ours(lock: LockFile, path: str) -> None:
+def test_release_leaves_a_file_that_replaced_ours(lock: LockFile, path: str) -> None:
     os.unlink(path)
     pathlib.Path(path).write_text("another's\n", encoding="ascii")
     lock.release()
     assert text_of(path) == "another's\n"
 
 
-def test_a_lock_on_a_file_that_lost_its_name_is_not_taken_for_the_lock(
-    path: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A leaving holder unlinks the file between our open and our flock: the moment is made, not waited for."""
-    really_lock = fcntl.flock
+def test_a_lock_on_an_unlinked_file_does_not_count(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The holder unlinks the file between our open and our flock. The test makes this moment happen."""
+    real_flock = fcntl.flock
     unlinked: list[str] = []
 
     def flock(descriptor: int, operation: int) -> None:
         if not unlinked:
             unlinked.append(path)
             os.unlink(path)
-        really_lock(descriptor, operation)
+        real_flock(descriptor, operation)
 
     monkeypatch.setattr(fcntl, "flock", flock)
     lock = LockFile(path)
@@ -107,7 +105,7 @@ def test_a_lock_on_a_file_that_lost_its_name_is_not_taken_for_the_lock(
     lock.release()
 
 
-def test_a_child_goes_on_holding_the_lock_that_its_parent_closes(path: str) -> None:
+def test_a_child_still_holds_the_lock_that_its_parent_closes(path: str) -> None:
     reading, writing = os.pipe()
     lock = LockFile(path)
     lock.acquire()
@@ -150,9 +148,9 @@ def test_a_lock_that_is_not_held_has_no_descriptor(path: str) -> None:
 
 
 def assert_refused(path: str, words: str) -> None:
-    with pytest.raises(StartError, match=re.escape(words)) as refused:
+    with pytest.raises(StartError, match=re.escape(words)) as failure:
         LockFile(path).acquire()
-    assert refused.value.exit_code == 74
+    assert failure.value.exit_code == 74
 
 
 def test_a_symbolic_link_is_not_followed(path: str, tmp_path: pathlib.Path) -> None:
@@ -161,7 +159,7 @@ def test_a_symbolic_link_is_not_followed(path: str, tmp_path: pathlib.Path) -> N
     assert not (tmp_path / "precious").exists()
 
 
-def test_another_name_of_a_file_is_refused_and_the_file_stays_as_it_was(path: str, tmp_path: pathlib.Path) -> None:
+def test_a_hard_link_is_refused_and_its_file_stays_unchanged(path: str, tmp_path: pathlib.Path) -> None:
     (tmp_path / "precious").write_text("contents", encoding="ascii")
     os.link(tmp_path / "precious", path)
     assert_refused(path, "is not a regular file, or it has hard links")
@@ -173,7 +171,7 @@ def test_a_fifo_is_refused_without_waiting(path: str) -> None:
     assert_refused(path, "is not a regular file")
 
 
-def test_a_directory_that_is_missing_is_an_io_error(path: str) -> None:
+def test_a_missing_directory_is_an_io_error(path: str) -> None:
     assert_refused(f"{path}/missing/lock", "No such file or directory")
 
 
@@ -188,6 +186,6 @@ except StartError as error:
     print(error.text)
     sys.exit(error.exit_code)
 """
-    done = python(code, path)
-    assert (done.returncode, done.stdout.decode()) == (74, f"cannot write {path}: File too large\n")
+    result = python(code, path)
+    assert (result.returncode, result.stdout.decode()) == (74, f"cannot write {path}: File too large\n")
     assert not os.path.exists(path)

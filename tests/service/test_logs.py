@@ -1,4 +1,4 @@
-"""The logging: one line a record whatever a peer put into it, in the right place, readable for its owner alone."""
+"""The log: one line for each record whatever a client put into it, in the right place, readable only for its owner."""
 
 import io
 import logging
@@ -9,6 +9,7 @@ import socket
 import stat
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 import msgspec
 import pytest
@@ -19,7 +20,7 @@ from kvd.service.errors import StartError
 
 Python = Callable[..., "subprocess.CompletedProcess[bytes]"]
 LINE = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} INFO (.*)\n$")
-# What a peer might put into a name, with how it is written.
+# What a client might put into a name, and how it is logged.
 HOSTILE = {
     "a\nb": r"a\nb",
     "a\r\nb": r"a\r\nb",
@@ -41,7 +42,7 @@ def configured(level: str = "info", to: str = "auto") -> Config:
 
 @pytest.fixture(autouse=True)
 def _root_logger() -> Iterator[None]:
-    """The root logger as it was, afterwards."""
+    """Restore the root logger after the test."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     yield
@@ -65,18 +66,20 @@ def text_of(path: str) -> str:
     return pathlib.Path(path).read_text(encoding="utf-8")
 
 
-# ---------------------------------------------------------------------- one line a record
+# ---------------------------------------------------------------------- one line for each record
 
 
 @pytest.mark.parametrize(("text", "written"), HOSTILE.items())
-def test_a_record_is_one_line_whatever_is_in_it(text: str, written: str, handler: logging.Handler, path: str) -> None:
+def test_a_record_is_one_line_whatever_it_contains(
+    text: str, written: str, handler: logging.Handler, path: str
+) -> None:
     handler.handle(record("peer %s refused", text))
     found = LINE.match(text_of(path))
     assert found is not None
     assert found[1] == f"peer {written} refused"
 
 
-def test_a_traceback_stays_in_its_line(handler: logging.Handler, path: str) -> None:
+def test_a_traceback_stays_in_the_line_of_its_record(handler: logging.Handler, path: str) -> None:
     failed = record("failed")
     try:
         raise ValueError("forged\n2026-01-01 00:00:00,000 INFO all is well")
@@ -96,7 +99,7 @@ def test_the_journal_gets_one_line_with_its_priority(level: int, priority: int) 
     assert text == rf"<{priority}>forged\n<0>panic"
 
 
-# ---------------------------------------------------------------------- where it goes
+# ---------------------------------------------------------------------- targets
 
 TO_STDERR = """
 import logging, os
@@ -113,7 +116,7 @@ def test_stderr_gets_lines_for_people(python: Python) -> None:
     assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} WARNING a key: café \\n\n", line)
 
 
-def test_stderr_gets_lines_for_the_journal_where_it_is_the_journal(python: Python) -> None:
+def test_stderr_gets_lines_for_the_journal_if_it_is_the_journal(python: Python) -> None:
     reading, writing = os.pipe()
     found = os.fstat(writing)
     environ = os.environ | {"JOURNAL_STREAM": f"{found.st_dev}:{found.st_ino}", "PYTHONUTF8": "1"}
@@ -123,7 +126,7 @@ def test_stderr_gets_lines_for_the_journal_where_it_is_the_journal(python: Pytho
         assert pipe.read() == "<4>a key: café \\n\n"
 
 
-def test_syslog_gets_lines_of_the_daemons_facility(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_syslog_gets_lines_of_the_daemon_facility(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as syslog:
         syslog.bind(str(tmp_path / "log"))
         monkeypatch.setattr(logs, "SYSLOG_SOCKET", str(tmp_path / "log"))
@@ -134,34 +137,34 @@ def test_syslog_gets_lines_of_the_daemons_facility(tmp_path: pathlib.Path, monke
         assert syslog.recv(1000) == f"<27>kvd[{os.getpid()}]: a\\nb\0".encode()
 
 
-def test_without_syslog_it_is_an_io_error(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_syslog_is_an_io_error(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logs, "SYSLOG_SOCKET", str(tmp_path / "missing"))
-    with pytest.raises(StartError, match="cannot write the log to syslog: no process listens at /") as refused:
+    with pytest.raises(StartError, match="cannot write the log to syslog: no process listens at /") as failure:
         logs.open_handler("syslog")
-    assert refused.value.exit_code == 74
+    assert failure.value.exit_code == 74
 
 
 @pytest.mark.parametrize("to", ["syslog", "/a/file"])
-def test_what_was_configured_holds_for_daemons_too(to: str) -> None:
+def test_a_configured_target_also_holds_for_daemons(to: str) -> None:
     assert logs.log_target(configured(to=to), daemon=False) == to
     assert logs.log_target(configured(to=to), daemon=True) == to
 
 
-def test_auto_is_stderr_in_the_foreground_and_a_file_of_a_daemon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", "/home/somebody")
+def test_auto_is_stderr_in_the_foreground_and_a_file_for_a_daemon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/ann")
     assert logs.log_target(configured(), daemon=False) == "stderr"
     monkeypatch.setattr(os, "getuid", lambda: 0)
     assert logs.log_target(configured(), daemon=True) == "/var/log/kvd.log"
     monkeypatch.setattr(os, "getuid", lambda: 1000)
-    assert logs.log_target(configured(), daemon=True) == "/home/somebody/.local/state/kvd/kvd.log"
+    assert logs.log_target(configured(), daemon=True) == "/home/ann/.local/state/kvd/kvd.log"
 
 
 def test_a_daemon_cannot_log_to_stderr() -> None:
-    """It would be lost without a word: a daemon's stderr is /dev/null once it is ready."""
+    """The log would be lost silently, because a daemon's stderr is /dev/null once it is ready."""
     assert logs.log_target(configured(to="stderr"), daemon=False) == "stderr"
-    with pytest.raises(StartError, match="a daemon has no stderr") as refused:
+    with pytest.raises(StartError, match="a daemon has no stderr") as failure:
         logs.log_target(configured(to="stderr"), daemon=True)
-    assert refused.value.exit_code == 78
+    assert failure.value.exit_code == 78
 
 
 # ---------------------------------------------------------------------- a file
@@ -171,7 +174,7 @@ def mode_of(path: str) -> int:
     return stat.S_IMODE(os.stat(path).st_mode)
 
 
-def test_a_file_and_its_directories_are_for_their_owner_alone(tmp_path: pathlib.Path) -> None:
+def test_a_log_file_and_its_directories_are_private(tmp_path: pathlib.Path) -> None:
     before = os.umask(0)
     try:
         path = f"{tmp_path}/a/b/kvd.log"
@@ -185,7 +188,7 @@ def test_a_file_and_its_directories_are_for_their_owner_alone(tmp_path: pathlib.
         os.umask(before)
 
 
-def test_records_are_appended_to_what_is_there(path: str) -> None:
+def test_records_are_appended_to_an_existing_file(path: str) -> None:
     pathlib.Path(path).write_text("before\n", encoding="ascii")
     handler = logs.open_handler(path)
     handler.handle(record("after"))
@@ -193,7 +196,7 @@ def test_records_are_appended_to_what_is_there(path: str) -> None:
     assert re.fullmatch(r"before\n.* after\n", text_of(path))
 
 
-def test_a_file_that_was_moved_away_is_opened_anew(handler: logging.Handler, path: str) -> None:
+def test_a_new_file_is_opened_after_the_old_one_was_moved_away(handler: logging.Handler, path: str) -> None:
     handler.handle(record("one"))
     os.rename(path, f"{path}.1")
     handler.handle(record("two"))
@@ -202,8 +205,8 @@ def test_a_file_that_was_moved_away_is_opened_anew(handler: logging.Handler, pat
     assert text_of(path).count("\n") == 1
 
 
-def test_a_record_that_cannot_be_written_is_lost_without_harm(tmp_path: pathlib.Path) -> None:
-    """The directory is gone: whoever has something to tell goes on, and later records are written again."""
+def test_a_record_that_cannot_be_written_is_lost_without_an_error(tmp_path: pathlib.Path) -> None:
+    """The directory is missing for a while. Logging raises no error, and later records are written again."""
     path = f"{tmp_path}/logs/kvd.log"
     handler = logs.open_handler(path)
     os.rename(f"{tmp_path}/logs", f"{tmp_path}/away")
@@ -215,23 +218,25 @@ def test_a_record_that_cannot_be_written_is_lost_without_harm(tmp_path: pathlib.
     assert "lost" not in text_of(path) + text_of(f"{tmp_path}/away/kvd.log")
 
 
-def test_a_full_disk_does_no_harm(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_full_disk_raises_no_error(capsys: pytest.CaptureFixture[str]) -> None:
     handler = logs.open_handler("/dev/full")
     handler.handle(record("lost"))
     assert "No space left on device" in capsys.readouterr().err
-    handler.stream = None  # type: ignore[attr-defined]  # closing would write again
+    with suppress(OSError):  # closing it writes the record again
+        handler.stream.close()  # type: ignore[attr-defined]
+    handler.stream = None  # type: ignore[attr-defined]
     handler.close()
 
 
 def test_a_file_is_utf_8_in_every_locale(path: str, python: Python) -> None:
     code = TO_STDERR.replace('"stderr"', "__import__('sys').argv[1]")
-    done = python(code, path, env=os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"})
-    assert done.stderr == b""
+    result = python(code, path, env=os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"})
+    assert result.stderr == b""
     assert "a key: café" in text_of(path)
 
 
 @pytest.mark.parametrize("kind", ["directory", "fifo", "below a file"])
-def test_what_cannot_be_opened_is_an_io_error_at_once(path: str, kind: str) -> None:
+def test_a_file_that_cannot_be_opened_is_an_io_error_at_once(path: str, kind: str) -> None:
     if kind == "fifo":
         os.mkfifo(path)
     elif kind == "directory":
@@ -239,20 +244,20 @@ def test_what_cannot_be_opened_is_an_io_error_at_once(path: str, kind: str) -> N
     else:
         pathlib.Path(path).write_text("", encoding="ascii")
         path += "/kvd.log"
-    with pytest.raises(StartError, match=r"^cannot (write the log to|make the directory) ") as refused:
+    with pytest.raises(StartError, match=r"^cannot (write the log to|make the directory) ") as failure:
         logs.open_handler(path)
-    assert refused.value.exit_code == 74
+    assert failure.value.exit_code == 74
 
 
-# ---------------------------------------------------------------------- the process's logging
+# ---------------------------------------------------------------------- the handler in the process
 
 
-def test_the_descriptor_to_preserve_is_the_one_that_is_written_to(handler: logging.Handler, path: str) -> None:
+def test_the_descriptor_to_preserve_is_the_log_files(handler: logging.Handler, path: str) -> None:
     (descriptor,) = logs.descriptors(handler)
     assert os.path.samestat(os.fstat(descriptor), os.stat(path))
 
 
-def test_syslogs_descriptor_is_preserved_too(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_descriptor_of_syslog_is_preserved_too(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as syslog:
         syslog.bind(str(tmp_path / "log"))
         monkeypatch.setattr(logs, "SYSLOG_SOCKET", str(tmp_path / "log"))
@@ -263,7 +268,7 @@ def test_syslogs_descriptor_is_preserved_too(tmp_path: pathlib.Path, monkeypatch
         handler.close()
 
 
-def test_the_logging_goes_to_this_handler_alone_from_its_level_on(handler: logging.Handler, path: str) -> None:
+def test_records_from_the_level_up_go_only_to_this_handler(handler: logging.Handler, path: str) -> None:
     other = io.StringIO()
     logging.getLogger().addHandler(logging.StreamHandler(other))
     logs.start(handler, configured("warning"))

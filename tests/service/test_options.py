@@ -1,4 +1,4 @@
-"""The options one by one: their names in each source, their types, and what values they may have."""
+"""The options one by one: their names in each source, their types, and the values that they allow."""
 
 import datetime
 
@@ -33,19 +33,19 @@ def test_flags_have_the_names_of_the_command_line() -> None:
 
 
 @pytest.mark.parametrize("key", BOUNDS)
-def test_numbers_are_accepted_at_their_bounds_and_refused_beyond(key: str) -> None:
-    option, (least, most) = OPTIONS[key], BOUNDS[key]
-    for value in (least, least + 1, most - 1, most):
+def test_numbers_are_accepted_at_their_bounds_and_refused_beyond_them(key: str) -> None:
+    option, (minimum, maximum) = OPTIONS[key], BOUNDS[key]
+    for value in (minimum, minimum + 1, maximum - 1, maximum):
         assert option.validate(value) == option.parse(str(value)) == value
-    for value, word in ((least - 1, "small"), (most + 1, "big")):
-        with pytest.raises(ValueError) as refused:
+    for value, word in ((minimum - 1, "small"), (maximum + 1, "big")):
+        with pytest.raises(ValueError) as failure:
             option.validate(value)
-        assert str(refused.value) == f"{value} is too {word}; allowed: {least} to {most}"
+        assert str(failure.value) == f"{value} is too {word}; allowed: {minimum} to {maximum}"
         with pytest.raises(ValueError, match=f"^{value} is too {word}"):
             option.parse(str(value))
 
 
-def test_every_number_has_bounds_that_hold_its_default() -> None:
+def test_every_number_has_bounds_that_include_its_default() -> None:
     numbers = {key: option.default for key, option in OPTIONS.items() if type(option.default) is int}
     assert numbers.keys() == BOUNDS.keys()
     assert all(BOUNDS[key][0] <= default <= BOUNDS[key][1] for key, default in numbers.items())
@@ -70,7 +70,7 @@ def test_a_value_of_another_type_is_refused(key: str, value: object) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "x", "1.0", "1e3", "0x10", "1_000", "٣", "9" * 5000])
-def test_what_is_no_decimal_number_is_refused(text: str) -> None:
+def test_text_that_is_not_a_decimal_number_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"^expected int, got '"):
         OPTIONS["limits.max_connections"].parse(text)
 
@@ -100,13 +100,13 @@ NOT_LOOPBACK = [
 
 
 @pytest.mark.parametrize("host", LOOPBACK)
-def test_loopback_may_be_listened_on(host: str) -> None:
+def test_listening_on_loopback_is_allowed(host: str) -> None:
     assert is_loopback(parse_host_port(f"{host}:7070")[0])
     assert OPTIONS["listen.tcp"].validate([f"{host}:7070"]) == (f"{host}:7070",)
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", *NOT_LOOPBACK])  # noqa: S104 - it is no loopback
-def test_nothing_but_loopback_is_taken_for_it(host: str) -> None:
+@pytest.mark.parametrize("host", ["0.0.0.0", *NOT_LOOPBACK])  # noqa: S104 - not loopback
+def test_only_loopback_addresses_count_as_loopback(host: str) -> None:
     assert not is_loopback(parse_host_port(f"{host}:7070")[0])
 
 
@@ -129,7 +129,7 @@ def test_a_sockets_path_may_be_as_long_as_the_system_allows(length: int, is_allo
 @pytest.mark.parametrize("key", [key for key, option in OPTIONS.items() if isinstance(option.default, str)])
 @pytest.mark.parametrize("character", ["\0", "\n", "\x1b", "\x7f"])
 def test_control_characters_are_refused_and_shown_escaped(key: str, character: str) -> None:
-    with pytest.raises(ValueError) as refused:
+    with pytest.raises(ValueError) as failure:
         OPTIONS[key].validate(f"/{character}")
-    assert "control characters in " in str(refused.value)
-    assert character not in str(refused.value)
+    assert "control characters in " in str(failure.value)
+    assert character not in str(failure.value)

@@ -1,4 +1,4 @@
-"""Reading the configuration again, by SIGHUP and by `kv reload`: all of it or nothing, with a word about either."""
+"""A reload, by SIGHUP and by `kv reload`: the whole configuration applies or nothing, and a line says which."""
 
 import os
 import pathlib
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from tests.harness.processes import Process
     from tests.harness.real_daemon import RealDaemon
 
-# Asks as somebody else, and shows the code of the reply.
+# Asks for a reload as another user, and prints the code of the error.
 ASK = """
 import sys
 import kv
@@ -35,7 +35,7 @@ def serve(kvd: "RealDaemon", text: str, *flags: str) -> "Process":
 
 
 def reload(kvd: "RealDaemon", process: "Process", how: str) -> str:
-    """Reload; the line that it says: of the log, or of the command."""
+    """Reload; return the line that the daemon logs."""
     lines = len(kvd.log_lines())
     if how == "SIGHUP":
         process.send_signal(signal.SIGHUP)
@@ -47,7 +47,7 @@ def reload(kvd: "RealDaemon", process: "Process", how: str) -> str:
 
 
 def max_key_bytes(kvd: "RealDaemon") -> int:
-    """The limit in force, by trying."""
+    """The limit in force, found by trying."""
     reply = kvd.ask(["set", {"k" * 11: b""}])[0]
     return 10 if isinstance(reply, dict) and reply["error"] == "too_large" else 4096
 
@@ -55,27 +55,27 @@ def max_key_bytes(kvd: "RealDaemon") -> int:
 # ---------------------------------------------------------------------- what can be reloaded
 
 
-def test_limits_apply_at_once_and_both_values_are_told(kvd: "RealDaemon", how: str) -> None:
+def test_limits_apply_at_once_and_both_values_are_shown(kvd: "RealDaemon", how: str) -> None:
     process = serve(kvd, "")
     with kvd.connect() as old:
         assert old.ask(["ping"]) == [True]
         kvd.configure("limits.max_key_bytes = 10\n")
         assert reload(kvd, process, how) == "INFO reloaded: limits.max_key_bytes: 4096 → 10"
         assert max_key_bytes(kvd) == 10
-        assert old.ask(["set", {"k" * 11: b""}])[0]["error"] == "too_large", "for old connections too"
+        assert old.ask(["set", {"k" * 11: b""}])[0]["error"] == "too_large", "old connections too"
 
 
-# Each with what a connection of before the reload is refused from then on: it has one snapshot and one ephemeral key.
-SINCE_TRANSACTIONS = {
+# Each limit with a request that is refused after the reload. The connection has a snapshot and ephemeral keys already.
+RESOURCE_LIMITS = {
     "max_snapshots_per_connection": (1024, 1, [["begin"]], "too_large"),
     "max_ephemeral_keys_per_connection": (65536, 1, [["set", {"more": b""}, {"ephemeral": True}]], "too_large"),
     "max_remembered_writes": (65536, 0, [["set", {"x": b""}, {"id": b"i" * 16, "since": 0}]], "outcome_unknown"),
 }
 
 
-@pytest.mark.parametrize("name", SINCE_TRANSACTIONS)
-def test_limits_of_what_a_connection_holds_apply_at_once(kvd: "RealDaemon", how: str, name: str) -> None:
-    before, after, requests, code = SINCE_TRANSACTIONS[name]
+@pytest.mark.parametrize("name", RESOURCE_LIMITS)
+def test_limits_of_a_connections_resources_apply_at_once(kvd: "RealDaemon", how: str, name: str) -> None:
+    before, after, requests, code = RESOURCE_LIMITS[name]
     process = serve(kvd, "")
     with kvd.connect() as old:
         held = [["begin"], ["set", {"a": b""}, {"ephemeral": True}], ["set", {"a": b""}, {"id": b"j" * 16}]]
@@ -86,7 +86,7 @@ def test_limits_of_what_a_connection_holds_apply_at_once(kvd: "RealDaemon", how:
         assert old.ask(*requests)[0]["error"] == code
 
 
-def test_the_time_of_idle_snapshots_and_the_number_of_watches_change(kvd: "RealDaemon", how: str) -> None:
+def test_the_snapshot_timeout_and_the_number_of_watches_change(kvd: "RealDaemon", how: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = int(probe.getsockname()[1])
     flags = ("--tcp", f"127.0.0.1:{port}", "--token-file", kvd.write_token())
@@ -101,15 +101,15 @@ def test_the_time_of_idle_snapshots_and_the_number_of_watches_change(kvd: "RealD
         reload(kvd, process, how)
         assert watching.ask(["watch", ""])[0]["error"] == "busy"
 
-        def is_let_go() -> bool:
+        def is_released() -> bool:
             kvd.ask(["set", {"a": b"new"}])
             return bool(kvd.ask(["get_many", ["a"], snapshot]) != [[b"old"]])
 
-        kvd.eventually(is_let_go)
+        kvd.eventually(is_released)
         assert holding.ask(["end", snapshot]) == [False]
 
 
-def test_a_token_that_is_taken_away_ends_its_connections(kvd: "RealDaemon", how: str) -> None:
+def test_removing_a_token_ends_its_connections(kvd: "RealDaemon", how: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = int(probe.getsockname()[1])
     token_file = pathlib.Path(kvd.write_token())
@@ -145,7 +145,7 @@ def test_the_history_is_cut_to_its_new_length(kvd: "RealDaemon", how: str) -> No
     assert kvd.ask(["get_many", ["a"], first])[0]["error"] == "snapshot_gone"
 
 
-def test_the_level_of_the_logging_changes(kvd: "RealDaemon", how: str) -> None:
+def test_the_log_level_changes(kvd: "RealDaemon", how: str) -> None:
     process = serve(kvd, "log.level = 'error'\n")
     assert not pathlib.Path(kvd.log_path).read_text(encoding="utf-8")
     kvd.configure("log.level = 'info'\n")
@@ -157,20 +157,20 @@ def test_the_level_of_the_logging_changes(kvd: "RealDaemon", how: str) -> None:
 def test_the_command_says_what_changed(kvd: "RealDaemon") -> None:
     serve(kvd, "")
     kvd.configure("[limits]\nmax_key_bytes = 10\nmax_connections = 7\n[log]\nlevel = 'debug'\n")
-    done = kvd.kv("reload")
-    assert (done.returncode, done.stderr) == (0, b"")
-    assert done.stdout.decode().splitlines() == [
+    result = kvd.kv("reload")
+    assert (result.returncode, result.stderr) == (0, b"")
+    assert result.stdout.decode().splitlines() == [
         "limits.max_connections: 10240 → 7", "limits.max_key_bytes: 4096 → 10", "log.level: info → debug",
     ]  # fmt: skip
 
 
-def test_it_says_if_nothing_changed(kvd: "RealDaemon", how: str) -> None:
+def test_a_reload_without_changes_says_so(kvd: "RealDaemon", how: str) -> None:
     process = serve(kvd, "limits.max_key_bytes = 10\n")
     assert reload(kvd, process, how) == "INFO reloaded: nothing has changed"
     assert kvd.kv("reload").stdout == b"Nothing changed\n"
 
 
-def test_what_a_flag_or_a_variable_decided_stays_decided(kvd: "RealDaemon", how: str) -> None:
+def test_flags_and_variables_still_beat_the_file(kvd: "RealDaemon", how: str) -> None:
     environment = kvd.environment(KVD_LIMITS_MAX_KEY_BYTES="10")
     process = kvd.serve("--config", kvd.configure(""), "--log-level", "info", env=environment)
     kvd.configure("limits.max_key_bytes = 20\nlog.level = 'error'\n")
@@ -178,7 +178,7 @@ def test_what_a_flag_or_a_variable_decided_stays_decided(kvd: "RealDaemon", how:
     assert max_key_bytes(kvd) == 10
 
 
-# ---------------------------------------------------------------------- what cannot
+# ---------------------------------------------------------------------- what cannot be reloaded
 
 WRONG = {
     "a listening option": ("listen.socket_mode = '0666'\n", "these need a restart: listen.socket_mode: 0600 → 0666"),
@@ -189,42 +189,42 @@ WRONG = {
 
 
 @pytest.mark.parametrize("wrong", WRONG)
-def test_with_one_thing_wrong_nothing_of_it_applies(kvd: "RealDaemon", how: str, wrong: str) -> None:
+def test_a_file_with_one_error_changes_nothing(kvd: "RealDaemon", how: str, wrong: str) -> None:
     text, words = WRONG[wrong]
     process = serve(kvd, "")
     kvd.configure("limits.max_key_bytes = 10\n" + text)
-    said = reload(kvd, process, how)
-    assert said.startswith("ERROR reload refused, nothing was changed: ")
-    assert words in said
+    line = reload(kvd, process, how)
+    assert line.startswith("ERROR reload refused, nothing was changed: ")
+    assert words in line
     assert max_key_bytes(kvd) == 4096
     assert os.stat(kvd.path).st_mode & 0o777 == 0o600
 
 
-def test_the_command_fails_with_the_reason(kvd: "RealDaemon") -> None:
+def test_the_command_fails_and_shows_the_reason(kvd: "RealDaemon") -> None:
     serve(kvd, "")
     kvd.configure("listen.tcp = ['127.0.0.1:7070']\n")
-    done = kvd.kv("reload")
-    assert (done.returncode, done.stdout) == (5, b"")
-    assert done.stderr.decode().startswith("kv: error: nothing was changed: ")
-    assert done.stderr.count(b"\n") == 1
+    result = kvd.kv("reload")
+    assert (result.returncode, result.stdout) == (5, b"")
+    assert result.stderr.decode().startswith("kv: error: nothing was changed: ")
+    assert result.stderr.count(b"\n") == 1
 
 
-@pytest.mark.parametrize("what", ["gone", "a directory", "writable for others"])
-def test_a_file_that_cannot_be_used_changes_nothing(kvd: "RealDaemon", how: str, what: str) -> None:
+@pytest.mark.parametrize("state", ["missing", "a directory", "writable for other users"])
+def test_an_unusable_file_changes_nothing(kvd: "RealDaemon", how: str, state: str) -> None:
     process = serve(kvd, "limits.max_key_bytes = 10\n")
-    if what == "writable for others":
-        os.chmod(kvd.config_path, 0o666)  # noqa: S103 - that is the point
+    if state == "writable for other users":
+        os.chmod(kvd.config_path, 0o666)  # noqa: S103 - what the test is about
     else:
         os.unlink(kvd.config_path)
-        if what == "a directory":
+        if state == "a directory":
             os.mkdir(kvd.config_path)
-    said = reload(kvd, process, how)
-    assert said.startswith("ERROR reload refused, nothing was changed: ")
-    assert kvd.config_path in said
+    line = reload(kvd, process, how)
+    assert line.startswith("ERROR reload refused, nothing was changed: ")
+    assert kvd.config_path in line
     assert max_key_bytes(kvd) == 10
 
 
-def test_after_a_refusal_a_mended_file_is_taken(kvd: "RealDaemon", how: str) -> None:
+def test_after_a_refused_reload_a_corrected_file_applies(kvd: "RealDaemon", how: str) -> None:
     process = serve(kvd, "")
     kvd.configure("limits.max_key_bytes = 'ten'\n")
     assert reload(kvd, process, how).startswith("ERROR ")
@@ -233,22 +233,22 @@ def test_after_a_refusal_a_mended_file_is_taken(kvd: "RealDaemon", how: str) -> 
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="needs root, to become another user")
-def test_who_may_use_the_socket_may_not_reload(kvd: "RealDaemon") -> None:
+def test_a_user_who_may_use_the_socket_may_not_reload(kvd: "RealDaemon") -> None:
     os.chmod(kvd.folder, 0o755)  # noqa: S103 - a directory of the test's own
     serve(kvd, "", "--socket-mode", "0666")
-    done = subprocess.run(  # noqa: S603 - our own code
+    result = subprocess.run(  # noqa: S603 - our own code
         [sys.executable, "-c", ASK, kvd.path], env=kvd.environment(), cwd="/",
         user=65533, group=65533, extra_groups=[], capture_output=True, timeout=30, check=False,
     )  # fmt: skip
-    assert (done.stdout, done.stderr) == (b"forbidden\n", b"")
+    assert (result.stdout, result.stderr) == (b"forbidden\n", b"")
     assert kvd.log_lines()[-1].startswith("WARNING refused uid 65533 pid ")
 
 
 # ---------------------------------------------------------------------- in another directory
 
 
-def test_relative_paths_still_mean_the_same_in_a_daemon(kvd: "RealDaemon") -> None:
-    """Which is in /, while its socket and its file were named from where it was started."""
+def test_relative_paths_keep_their_meaning_in_a_daemon(kvd: "RealDaemon") -> None:
+    """The daemon runs in /, but its socket and its file were named relative to where it was started."""
     kvd.configure("limits.max_key_bytes = 20\n")
     pid = kvd.detach("--socket", "s", "--config", "kvd.toml", cwd=kvd.folder)
     assert os.readlink(f"/proc/{pid}/cwd") == "/"
@@ -260,12 +260,12 @@ def test_relative_paths_still_mean_the_same_in_a_daemon(kvd: "RealDaemon") -> No
     assert kvd.files() == []
 
 
-def test_sighup_at_any_moment_of_a_daemons_start_does_not_end_it(kvd: "RealDaemon") -> None:
+def test_sighup_during_a_start_does_not_end_the_daemon(kvd: "RealDaemon") -> None:
     os.mkfifo(f"{kvd.folder}/fifo")
-    waiting = kvd.start("--daemon", env=kvd.at_bind(f"wait {kvd.folder}/fifo"))
+    launcher = kvd.start("--daemon", env=kvd.at_bind(f"wait {kvd.folder}/fifo"))
     writing = kvd.wait_at_fifo(f"{kvd.folder}/fifo")
     os.kill(int(pathlib.Path(kvd.lock_path).read_text(encoding="ascii")), signal.SIGHUP)
     os.close(writing)
-    assert waiting.wait(30) == 0
+    assert launcher.wait(30) == 0
     with socket.socket(socket.AF_UNIX) as asking:
         asking.connect(kvd.path)

@@ -1,6 +1,6 @@
-"""`kv serve --daemon`, as a real process: returns 0 only if a daemon serves, and else leaves none behind.
+"""`kv serve --daemon`, as a real process: returns 0 only if a daemon serves, and otherwise leaves none behind.
 
-How it becomes a daemon, in more detail and with failures of every kind: test_daemon.py, with a smaller one.
+test_daemon.py has more detail and every kind of failure, with a smaller daemon.
 """
 
 import os
@@ -32,15 +32,15 @@ def status_of(pid: int, field: str) -> str:
 
 
 def descriptors(pid: int) -> list[str]:
-    """What the open descriptors of a process are, in order."""
+    """What the open descriptors of a process refer to, in order."""
     folder = f"/proc/{pid}/fd"
-    found = []
+    open_files = []
     for number in sorted(os.listdir(folder), key=int):
         try:
-            found.append(os.readlink(f"{folder}/{number}"))
+            open_files.append(os.readlink(f"{folder}/{number}"))
         except FileNotFoundError:
-            continue  # closed meanwhile
-    return found
+            continue  # closed since it was listed
+    return open_files
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def fifo(kvd: "RealDaemon") -> str:
 
 
 @pytest.mark.parametrize("round_", range(3))
-def test_at_the_moment_when_it_returns_0_the_daemon_answers(kvd: "RealDaemon", round_: int) -> None:
+def test_as_soon_as_the_command_returns_0_the_daemon_answers(kvd: "RealDaemon", round_: int) -> None:
     process = kvd.start("--daemon")
     assert process.wait(30) == 0
     assert kvd.ask(["ping"]) == [True]
@@ -66,56 +66,56 @@ def test_the_daemon_is_detached(kvd: "RealDaemon") -> None:
     text = pathlib.Path(f"/proc/{pid}/stat").read_text(encoding="ascii")
     _, parent, group, session, terminal, *_ = text.rpartition(") ")[2].split()
     assert parent not in (str(os.getpid()), str(process.pid))
-    assert session not in (str(pid), str(os.getsid(0)))  # no session leader: it can never get a terminal
+    assert session not in (str(pid), str(os.getsid(0)))  # not a session leader, so it can never get a terminal
     assert (group, terminal) == (session, "0")
     assert os.readlink(f"/proc/{pid}/cwd") == "/"
     assert status_of(pid, "Umask") == "0077"
 
 
-def test_nothing_that_was_open_in_its_starter_is_open_in_the_daemon(kvd: "RealDaemon") -> None:
+def test_no_open_file_of_the_caller_is_open_in_the_daemon(kvd: "RealDaemon") -> None:
     reading, writing = os.pipe()
-    its, other = socket.socketpair()
-    with its, other, open(__file__, "rb") as file:
-        inherited = (reading, writing, its.fileno(), file.fileno())
+    theirs, other = socket.socketpair()
+    with theirs, other, open(__file__, "rb") as file:
+        inherited = (reading, writing, theirs.fileno(), file.fileno())
         process = kvd.start("--daemon", pass_fds=inherited)
         assert process.stdout is not None
         assert process.stderr is not None
         outputs = (process.stdout.fileno(), process.stderr.fileno())
         names = {os.readlink(f"/proc/self/fd/{number}") for number in inherited + outputs}
-        process.communicate(timeout=30)  # ends when the daemon has let go of both
+        process.communicate(timeout=30)  # ends when the daemon has closed both
         assert process.returncode == 0
-        found = set(descriptors(kvd.status()["pid"]))
+        open_files = set(descriptors(kvd.status()["pid"]))
     os.close(reading)
     os.close(writing)
     assert len(names) == 5  # both ends of the pipe have one name
-    assert not found & names
-    assert {name for name in found if name.startswith("/")} == {"/dev/null", kvd.log_path, kvd.lock_path}
+    assert not open_files & names
+    assert {name for name in open_files if name.startswith("/")} == {"/dev/null", kvd.log_path, kvd.lock_path}
 
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
-def test_closed_standard_descriptors_are_no_hindrance(kvd: "RealDaemon", closed: str) -> None:
+def test_closed_standard_descriptors_do_no_harm(kvd: "RealDaemon", closed: str) -> None:
     process = kvd.start_in_shell(f'"$@" {closed}', "--daemon")
     assert process.wait(30) == 0
     assert descriptors(kvd.status()["pid"])[:3] == ["/dev/null"] * 3
 
 
-def test_a_socket_as_stdin_does_not_keep_it_in_the_foreground(kvd: "RealDaemon") -> None:
-    ours, its = socket.socketpair()
-    with ours, its:
-        pid = kvd.detach(stdin=its)
+def test_the_daemon_detaches_even_if_stdin_is_a_socket(kvd: "RealDaemon") -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        pid = kvd.detach(stdin=theirs)
         assert os.getsid(pid) != os.getsid(0)
         assert descriptors(pid)[:3] == ["/dev/null"] * 3
 
 
 @pytest.mark.parametrize("script", ['said=$("$@" 2>&1) && echo "[$said]"', '"$@" 2>&1 | cat; echo "[]"'])
 def test_a_command_substitution_and_a_pipeline_end(kvd: "RealDaemon", script: str) -> None:
-    """They wait for the last process that has their pipe open: not for the daemon."""
+    """A shell waits for the last process that has the pipe open, which must not be the daemon."""
     process = kvd.start_in_shell(script, "--daemon")
     assert process.communicate(timeout=30) == (b"[]\n", b"")
     assert kvd.ask(["ping"]) == [True]
 
 
-def test_sigterm_ends_it_and_nothing_is_left(kvd: "RealDaemon") -> None:
+def test_sigterm_ends_the_daemon_and_leaves_no_files(kvd: "RealDaemon") -> None:
     kvd.end(kvd.detach())
     assert kvd.files() == []
     assert kvd.log_lines()[-1].startswith("INFO stopped: ")
@@ -125,54 +125,54 @@ def test_sigterm_ends_it_and_nothing_is_left(kvd: "RealDaemon") -> None:
 
 
 @pytest.mark.parametrize("number", ["SIGKILL", "SIGSEGV"])
-def test_a_death_while_starting_is_told(kvd: "RealDaemon", number: str) -> None:
-    done = kvd.run("--daemon", env=kvd.at_bind(number))
-    assert (done.returncode, done.stdout) == (1, b"")
-    assert done.stderr == b"kv: error: the daemon ended before it was ready\n"
+def test_a_crash_while_starting_is_reported(kvd: "RealDaemon", number: str) -> None:
+    result = kvd.run("--daemon", env=kvd.at_bind(number))
+    assert (result.returncode, result.stdout) == (1, b"")
+    assert result.stderr == b"kv: error: the daemon ended before it was ready\n"
     assert not kvd.is_locked()
     assert kvd.detach()
 
 
-def test_an_exception_while_starting_is_shown_and_nothing_is_left(kvd: "RealDaemon") -> None:
-    done = kvd.run("--daemon", env=kvd.at_bind("raise"))
-    assert done.returncode == 1
-    assert b"ValueError: not a daemon's day" in done.stderr
-    assert done.stderr.endswith(b"kv: error: the daemon failed while starting; the traceback is above\n")
+def test_an_exception_while_starting_is_shown_and_leaves_no_files(kvd: "RealDaemon") -> None:
+    result = kvd.run("--daemon", env=kvd.at_bind("raise"))
+    assert result.returncode == 1
+    assert b"ValueError: not a daemon's day" in result.stderr
+    assert result.stderr.endswith(b"kv: error: the daemon failed while starting; the traceback is above\n")
     assert kvd.files() == []
 
 
-# ---------------------------------------------------------------------- signals while it starts
+# ---------------------------------------------------------------------- signals during a start
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_to_the_waiting_process_ends_both(kvd: "RealDaemon", fifo: str, number: signal.Signals) -> None:
-    waiting = kvd.start("--daemon", env=kvd.at_bind(f"wait {fifo}"))
+def test_a_signal_to_the_launcher_ends_both_processes(kvd: "RealDaemon", fifo: str, number: signal.Signals) -> None:
+    launcher = kvd.start("--daemon", env=kvd.at_bind(f"wait {fifo}"))
     writing = kvd.wait_at_fifo(fifo)
-    waiting.send_signal(number)
-    said = waiting.communicate(timeout=30)
+    launcher.send_signal(number)
+    output = launcher.communicate(timeout=30)
     os.close(writing)
-    assert (waiting.returncode, said) == (128 + number, (b"", b""))
+    assert (launcher.returncode, output) == (128 + number, (b"", b""))
     assert not kvd.is_locked()
     assert kvd.files() == []
 
 
-def test_a_killed_waiting_process_leaves_no_daemon_that_nobody_knows_of(
+def test_a_killed_launcher_leaves_no_daemon_behind(
     kvd: "RealDaemon", fifo: str, eventually: "Callable[..., None]"
 ) -> None:
-    waiting = kvd.start("--daemon", env=kvd.at_bind(f"wait {fifo}"))
+    launcher = kvd.start("--daemon", env=kvd.at_bind(f"wait {fifo}"))
     writing = kvd.wait_at_fifo(fifo)
-    waiting.kill()
-    waiting.wait(30)
-    assert kvd.is_locked(), "the daemon must still be on its way"
+    launcher.kill()
+    launcher.wait(30)
+    assert kvd.is_locked(), "the daemon must still be starting"
     os.close(writing)
     eventually(lambda: kvd.files() == [])
-    assert waiting.communicate(timeout=30) == (b"", b"")
+    assert launcher.communicate(timeout=30) == (b"", b"")
 
 
-# ---------------------------------------------------------------------- several daemons, and what they leave
+# ---------------------------------------------------------------------- several daemons, and the files that they leave
 
 
-def test_what_kill_9_left_behind_is_taken_over_in_silence(kvd: "RealDaemon") -> None:
+def test_a_daemon_starts_silently_on_the_files_that_kill_9_left(kvd: "RealDaemon") -> None:
     first = kvd.detach()
     kvd.end(first, signal.SIGKILL)
     assert kvd.files() == ["s", "s.lock"]
@@ -198,7 +198,7 @@ def test_of_simultaneous_starts_exactly_one_wins(kvd: "RealDaemon", left_behind:
             kvd.start_in_shell('read gate; exec "$@"', "--daemon", stdin=gate, stdout=None) for _ in range(STARTERS)
         ]
         os.close(gate)
-        os.close(held)  # all of them read on at once
+        os.close(held)  # all of them continue at once
         results = [(starter.communicate(timeout=30)[1], starter.returncode) for starter in starters]
         assert sorted(exit_code for _, exit_code in results) == [0] + [75] * (STARTERS - 1), results
         pid = kvd.status()["pid"]

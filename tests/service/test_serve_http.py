@@ -1,4 +1,4 @@
-"""HTTP beside the disk, with one whose syncs are held back; beside the limits on connections; and at a start."""
+"""HTTP with a disk whose syncs are held back, with limits on connections, and during a start."""
 
 import os
 import pathlib
@@ -33,45 +33,45 @@ sys.addaudithook(note)
 def disk(kvd: "RealDaemon") -> Iterator[SlowDisk]:
     slow = SlowDisk(kvd)
     yield slow
-    slow.let_go()
+    slow.release()
 
 
 def connect(kvd: "RealDaemon") -> HttpPeer:
     return HttpPeer.unix(f"{kvd.folder}/h")
 
 
-def is_silent(client: HttpPeer, kvd: "RealDaemon") -> bool:
-    """Whether nothing came: asked after another connection was answered, several times, what it asked later."""
+def has_no_reply(client: HttpPeer, kvd: "RealDaemon") -> bool:
+    """Return whether no answer has come, although another connection has got several replies to later requests."""
     with kvd.connect() as other:
         for _ in range(3):
             assert other.ask(["ping"]) == [True]
     return not select.select([client.socket], [], [], 0)[0]
 
 
-def test_an_answer_shows_nothing_that_the_disk_does_not_have(disk: SlowDisk, kvd: "RealDaemon") -> None:
+def test_an_answer_shows_only_what_is_on_the_disk(disk: SlowDisk, kvd: "RealDaemon") -> None:
     process = disk.serve("always", "--http", f"{kvd.folder}/h")
     with connect(kvd) as writer, connect(kvd) as reader, connect(kvd) as other:
         assert writer.ask("PUT", "/v1/old", b"1").status == 201
         disk.hold()
         writer.send(http_request("PUT", "/v1/new", b"1"))
-        assert is_silent(writer, kvd)
+        assert has_no_reply(writer, kvd)
         reader.send(http_request("GET", "/v1/new"))
-        assert is_silent(reader, kvd), "who reads it waits too"
-        assert other.ask("GET", "/v1/old").body == b"1", "what is on the disk is told"
+        assert has_no_reply(reader, kvd), "a reader of the key waits too"
+        assert other.ask("GET", "/v1/old").body == b"1", "what is on the disk does not wait"
         writer.send(http_request("GET", "/v1/old"))
-        assert is_silent(writer, kvd), "in order, behind what is held"
-        disk.let_go()
+        assert has_no_reply(writer, kvd), "in order, after the answer that is held"
+        disk.release()
         assert [writer.response().status, writer.response().body, reader.response().body] == [201, b"1", b"1"]
     kvd.stop(process)
 
 
-def test_a_watch_begins_behind_what_is_held(disk: SlowDisk, kvd: "RealDaemon") -> None:
+def test_a_watch_starts_after_the_answers_that_are_held(disk: SlowDisk, kvd: "RealDaemon") -> None:
     process = disk.serve("always", "--http", f"{kvd.folder}/h")
     with connect(kvd) as client:
         disk.hold()
         client.send(http_request("PUT", "/v1/a", b"1") + http_request("GET", "/v2/watch?from=0"))
-        assert is_silent(client, kvd)
-        disk.let_go()
+        assert has_no_reply(client, kvd)
+        disk.release()
         assert client.response().status == 201
         assert client.head()[1]["content-type"] == "text/event-stream"
         chunks = client.chunks()
@@ -80,7 +80,10 @@ def test_a_watch_begins_behind_what_is_held(disk: SlowDisk, kvd: "RealDaemon") -
 
 
 def test_one_connection_too_many_is_429(kvd: "RealDaemon") -> None:
-    process = kvd.serve("--config", kvd.configure("limits.max_connections = 2\n"), "--http", f"{kvd.folder}/h")
+    # Not serve(), whose closed connection counts until the daemon has noticed.
+    process = kvd.start("--config", kvd.configure("limits.max_connections = 2\n"), "--http", f"{kvd.folder}/h")
+    assert process.stdout is not None
+    assert process.stdout.readline() == STARTED
     with connect(kvd) as first, connect(kvd) as second:
         assert [client.ask("GET", "/v1/a").status for client in (first, second)] == [404, 404]
         with connect(kvd) as third:
@@ -94,9 +97,7 @@ def test_one_connection_too_many_is_429(kvd: "RealDaemon") -> None:
 
 
 @pytest.mark.parametrize("is_on", [True, False], ids=["on", "off"])
-def test_the_library_of_the_metrics_is_loaded_before_the_start_is_over_if_http_is_on(
-    kvd: "RealDaemon", is_on: bool
-) -> None:
+def test_with_http_the_metrics_library_is_loaded_before_the_start_ends(kvd: "RealDaemon", is_on: bool) -> None:
     with kvd.elsewhere() as folder:
         mark = pathlib.Path(folder, "mark")
         flags = ["--http", f"{kvd.folder}/h"] if is_on else []
@@ -105,11 +106,11 @@ def test_the_library_of_the_metrics_is_loaded_before_the_start_is_over_if_http_i
         assert process.stdout.readline() == STARTED
         assert mark.exists() == is_on
         assert "kvd_info" in kvd.ask(["exposition"])[0]
-        assert mark.exists(), "or when somebody asks"
+        assert mark.exists(), "otherwise when a client asks for the metrics"
         assert kvd.stop(process) == 0
 
 
-def test_a_daemon_that_has_returned_answers_over_http_too(kvd: "RealDaemon") -> None:
+def test_a_detached_daemon_answers_over_http_too(kvd: "RealDaemon") -> None:
     pid = kvd.detach("--http", "127.0.0.1:0", "--http", f"{kvd.folder}/h", "--http-open")
     port = int(kvd.status()["listening"].partition("http://127.0.0.1:")[2].split()[0])
     with HttpPeer.tcp(port) as client:
@@ -121,7 +122,7 @@ def test_a_daemon_that_has_returned_answers_over_http_too(kvd: "RealDaemon") -> 
     assert kvd.files() == []
 
 
-def test_a_port_that_is_taken_is_told_by_the_command_that_detaches(kvd: "RealDaemon") -> None:
+def test_the_command_that_detaches_reports_a_port_in_use(kvd: "RealDaemon") -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         error = kvd.refused(74, "--daemon", "--http", f"{kvd.folder}/h", "--http", address, "--http-open")

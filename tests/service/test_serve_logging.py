@@ -1,4 +1,4 @@
-"""What a daemon writes of itself: one line for each thing worth knowing, in a file that is its owner's."""
+"""What a daemon logs: one line for each thing worth knowing, in a private file."""
 
 import os
 import pathlib
@@ -8,11 +8,12 @@ import stat
 from typing import TYPE_CHECKING
 
 from kvd import __version__
+from tests.harness.real_daemon import STARTED
 
 if TYPE_CHECKING:
     from tests.harness.real_daemon import RealDaemon
 
-# Once there is a file of this name, reading the configuration fails in a way that nobody expects, with such a text.
+# Once the file $FAULT_IF exists, reading the configuration raises an error whose text is like a line of the log.
 FAULT = """
 import os, sys
 
@@ -25,7 +26,7 @@ sys.addaudithook(fail)
 STAMP = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} ")
 
 
-def test_a_quiet_life_is_a_line_for_the_start_and_two_for_the_stop(kvd: "RealDaemon") -> None:
+def test_a_daemon_logs_one_line_for_its_start_and_two_for_its_stop(kvd: "RealDaemon") -> None:
     process = kvd.serve()
     kvd.ask(["set", {"a": b"1"}])
     kvd.stop(process)
@@ -38,15 +39,15 @@ def test_a_quiet_life_is_a_line_for_the_start_and_two_for_the_stop(kvd: "RealDae
     assert all(STAMP.match(line) for line in text.splitlines())
 
 
-def test_the_line_for_a_shutdown_says_who_asked(kvd: "RealDaemon") -> None:
+def test_the_line_for_a_shutdown_names_the_client(kvd: "RealDaemon") -> None:
     kvd.detach()
     kvd.ask(["shutdown"])
     kvd.eventually(lambda: kvd.files() == [])
     assert kvd.log_lines()[1] == f"INFO shutdown asked for by uid {os.getuid()} pid {os.getpid()}"
 
 
-def test_a_fault_is_answered_and_is_one_line_that_nobody_can_forge(kvd: "RealDaemon") -> None:
-    """With its traceback, and whatever is in its text."""
+def test_an_internal_error_is_answered_and_logged_in_one_line_that_cannot_be_forged(kvd: "RealDaemon") -> None:
+    """The line has the traceback, whatever its text contains."""
     config = kvd.configure("")
     process = kvd.serve("--config", config, env=kvd.with_hook(FAULT, FAULT_IF=f"{kvd.folder}/fifo"))
     pathlib.Path(f"{kvd.folder}/fifo").touch()
@@ -60,7 +61,7 @@ def test_a_fault_is_answered_and_is_one_line_that_nobody_can_forge(kvd: "RealDae
     assert kvd.stop(process) == 0
 
 
-def test_what_peers_send_does_not_get_into_the_log(kvd: "RealDaemon") -> None:
+def test_what_clients_send_does_not_get_into_the_log(kvd: "RealDaemon") -> None:
     kvd.serve("--log-level", "debug")
     forged = "x\n2026-01-01 00:00:00,000 INFO forged \x1b[2J"
     replies = kvd.ask(["hello", 1, forged], ["get", forged], ["delete", [forged]], ["hello", 99, forged])
@@ -76,9 +77,12 @@ def test_the_journal_gets_priorities_and_no_time(kvd: "RealDaemon") -> None:
         found = os.fstat(journal.fileno())
         environment = kvd.environment(JOURNAL_STREAM=f"{found.st_dev}:{found.st_ino}")
         config = kvd.configure("limits.max_connections = 1\n")
-        process = kvd.serve("--log-to", "auto", "--config", config, stderr=journal, env=environment)
+        # Not serve(), whose closed connection counts until the daemon has noticed.
+        process = kvd.start("--log-to", "auto", "--config", config, stderr=journal, env=environment)
+        assert process.stdout is not None
+        assert process.stdout.readline() == STARTED
         with kvd.connect() as peer:
-            kvd.eventually(lambda: peer.ask(["ping"]) == [True])
+            assert peer.ask(["ping"]) == [True]
             with kvd.connect() as refused:
                 assert refused.receive()["error"] == "busy"
         kvd.configure("limits.max_connections = 0\n")
@@ -92,8 +96,8 @@ def test_the_journal_gets_priorities_and_no_time(kvd: "RealDaemon") -> None:
     ]  # fmt: skip
 
 
-def test_another_stderr_than_the_journal_gets_lines_for_people(kvd: "RealDaemon") -> None:
-    """JOURNAL_STREAM is inherited by whoever redirects stderr elsewhere."""
+def test_a_stderr_that_is_not_the_journal_gets_lines_for_people(kvd: "RealDaemon") -> None:
+    """A process whose stderr was redirected still inherits JOURNAL_STREAM."""
     with open(f"{kvd.folder}/errors", "w+b") as errors:
         environment = kvd.environment(JOURNAL_STREAM="1:2")
         kvd.stop(kvd.serve("--log-to", "auto", stderr=errors, env=environment))
@@ -101,7 +105,7 @@ def test_another_stderr_than_the_journal_gets_lines_for_people(kvd: "RealDaemon"
         assert all(STAMP.match(line.decode()) for line in errors.readlines())
 
 
-def test_the_file_is_ones_own_and_may_be_moved_away(kvd: "RealDaemon") -> None:
+def test_the_log_file_is_private_and_may_be_moved_away(kvd: "RealDaemon") -> None:
     pid = kvd.detach(umask=0)
     os.rename(kvd.log_path, f"{kvd.log_path}.1")
     os.kill(pid, signal.SIGHUP)
@@ -111,7 +115,7 @@ def test_the_file_is_ones_own_and_may_be_moved_away(kvd: "RealDaemon") -> None:
     assert pathlib.Path(f"{kvd.log_path}.1").read_text(encoding="utf-8").count("\n") == 1
 
 
-def test_a_daemon_of_a_user_logs_below_its_home(kvd: "RealDaemon") -> None:
+def test_a_users_daemon_logs_below_the_users_home(kvd: "RealDaemon") -> None:
     if os.getuid() == 0:
         os.chmod(kvd.folder, 0o755)  # noqa: S103 - a directory of the test's own
         os.chown(kvd.folder, 65533, 65533)

@@ -37,30 +37,30 @@ os.execv(sys.argv[3], sys.argv[3:])
 
 
 class Manager:
-    """What a service manager hears."""
+    """A service manager's socket for messages."""
 
     def __init__(self, listening: socket.socket, address: str) -> None:
         self.listening = listening
         self.address = address
 
-    def hear(self) -> list[str]:
+    def receive(self) -> list[str]:
         """The lines of the next message."""
         return self.listening.recv(4096).decode().split("\n")
 
-    def hear_until(self, line: str) -> list[str]:
-        """The message with this line in it, whatever comes before."""
-        while line not in (lines := self.hear()):
+    def receive_until(self, line: str) -> list[str]:
+        """Return the next message that contains this line, and drop those before it."""
+        while line not in (lines := self.receive()):
             pass
         return lines
 
-    def has_heard(self) -> bool:
-        """Whether a message is there already."""
+    def has_message(self) -> bool:
+        """Return whether a message has arrived."""
         return bool(select.select([self.listening], [], [], 0)[0])
 
-    def hears_nothing_for(self, seconds: float) -> bool:
-        """Whether no message comes for so long, once those under way are heard."""
-        while self.has_heard():
-            self.hear()
+    def is_silent_for(self, seconds: float) -> bool:
+        """Return whether no message arrives for this long, after those that have arrived already."""
+        while self.has_message():
+            self.receive()
         return not select.select([self.listening], [], [], seconds)[0]
 
 
@@ -74,79 +74,79 @@ def manager(request: pytest.FixtureRequest, kvd: "RealDaemon") -> Iterator[Manag
 
 
 def start(kvd: "RealDaemon", manager: Manager, *flags: str, **more: str) -> "Process":
-    """Start it, and wait until the manager knows that it serves."""
+    """Start a daemon, and wait until the manager knows that it serves."""
     process = kvd.start(*flags, env=kvd.environment(NOTIFY_SOCKET=manager.address, **more))
-    assert manager.hear_until("READY=1")
+    assert manager.receive_until("READY=1")
     return process
 
 
 # ---------------------------------------------------------------------- readiness, stop and reload
 
 
-def test_ready_is_told_once_connections_are_answered_and_not_before(kvd: "RealDaemon", manager: Manager) -> None:
+def test_ready_is_sent_once_connections_are_answered_and_not_before(kvd: "RealDaemon", manager: Manager) -> None:
     os.mkfifo(f"{kvd.folder}/fifo")
     environment = kvd.at_bind(f"wait {kvd.folder}/fifo") | {"NOTIFY_SOCKET": manager.address}
     kvd.start(env=environment)
     writing = kvd.wait_at_fifo(f"{kvd.folder}/fifo")
-    assert not manager.has_heard()
+    assert not manager.has_message()
     os.close(writing)
-    assert manager.hear() == ["READY=1", f"STATUS=serving on {kvd.path}"]
+    assert manager.receive() == ["READY=1", f"STATUS=serving on {kvd.path}"]
     assert kvd.ask(["ping"]) == [True]
 
 
-def test_a_start_that_fails_never_says_ready(kvd: "RealDaemon", manager: Manager) -> None:
+def test_a_start_that_fails_never_sends_ready(kvd: "RealDaemon", manager: Manager) -> None:
     pathlib.Path(kvd.path).touch()
     kvd.refused(78, env=kvd.environment(NOTIFY_SOCKET=manager.address))
-    assert not manager.has_heard()
+    assert not manager.has_message()
 
 
-def test_stopping_is_told_before_the_socket_goes(kvd: "RealDaemon", manager: Manager) -> None:
+def test_stopping_is_sent_before_the_socket_is_removed(kvd: "RealDaemon", manager: Manager) -> None:
     process = start(kvd, manager, "--config", kvd.configure("limits.drain_timeout_ms = 60000\n"))
     with kvd.connect() as peer:
         peer.ask(["set", {"big": bytes(1 << 20)}])
         peer.request(*[["get", "big"]] * 20)
         assert kvd.ask(["ping"]) == [True]
         process.terminate()
-        assert manager.hear() == ["STOPPING=1", "STATUS=draining"]
+        assert manager.receive() == ["STOPPING=1", "STATUS=draining"]
         assert kvd.files() == ["s", "s.lock"]
         list(peer.frames())
     assert process.wait(30) == 0
-    assert not manager.has_heard()
+    assert not manager.has_message()
 
 
-def test_a_reload_is_told_from_its_beginning_to_its_end(kvd: "RealDaemon", manager: Manager) -> None:
+def test_the_start_and_the_end_of_a_reload_are_sent(kvd: "RealDaemon", manager: Manager) -> None:
     process = start(kvd, manager, "--config", kvd.configure(""))
     kvd.configure("limits.max_key_bytes = 10\n")
     process.send_signal(signal.SIGHUP)
-    reloading, since = manager.hear()
+    reloading, since = manager.receive()
     assert reloading == "RELOADING=1"
     assert since.removeprefix("MONOTONIC_USEC=").isdigit()
-    assert manager.hear() == ["READY=1", f"STATUS=serving on {kvd.path}"]
+    assert manager.receive() == ["READY=1", f"STATUS=serving on {kvd.path}"]
 
 
-def test_a_reload_that_is_refused_ends_too(kvd: "RealDaemon", manager: Manager) -> None:
+def test_the_end_of_a_refused_reload_is_sent_too(kvd: "RealDaemon", manager: Manager) -> None:
     process = start(kvd, manager, "--config", kvd.configure(""))
     kvd.configure("limits.max_key_bytes = 'ten'\n")
     process.send_signal(signal.SIGHUP)
-    assert manager.hear()[0] == "RELOADING=1"
-    assert manager.hear()[0] == "READY=1"
+    assert manager.receive()[0] == "RELOADING=1"
+    assert manager.receive()[0] == "READY=1"
 
 
-def test_a_reload_while_it_stops_does_not_say_ready_again(kvd: "RealDaemon", manager: Manager) -> None:
+def test_a_reload_during_a_stop_does_not_send_ready_again(kvd: "RealDaemon", manager: Manager) -> None:
     process = start(kvd, manager)
     with kvd.connect() as peer:
         peer.ask(["set", {"big": bytes(1 << 20)}])
         peer.request(*[["get", "big"]] * 20)
         assert kvd.ask(["ping"]) == [True]
         process.terminate()
-        assert manager.hear()[0] == "STOPPING=1"
+        assert manager.receive()[0] == "STOPPING=1"
         process.send_signal(signal.SIGHUP)
         list(peer.frames())
     assert process.wait(30) == 0
-    assert not manager.has_heard()
+    assert not manager.has_message()
 
 
-def test_a_manager_that_is_gone_is_no_hindrance(kvd: "RealDaemon", manager: Manager) -> None:
+def test_a_missing_manager_does_no_harm(kvd: "RealDaemon", manager: Manager) -> None:
     manager.listening.close()
     assert kvd.stop(kvd.serve(env=kvd.environment(NOTIFY_SOCKET=manager.address))) == 0
 
@@ -157,31 +157,31 @@ def test_a_manager_that_is_gone_is_no_hindrance(kvd: "RealDaemon", manager: Mana
 def test_the_watchdog_is_fed_until_the_process_hangs(kvd: "RealDaemon", manager: Manager) -> None:
     process = start(kvd, manager, WATCHDOG_USEC=str(WATCHDOG_US))
     for _ in range(5):
-        assert manager.hear() == ["WATCHDOG=1"]
+        assert manager.receive() == ["WATCHDOG=1"]
     process.send_signal(signal.SIGSTOP)
     os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)
-    assert manager.hears_nothing_for(5 * WATCHDOG_US / 1e6)
+    assert manager.is_silent_for(5 * WATCHDOG_US / 1e6)
     process.send_signal(signal.SIGCONT)
-    assert manager.hear() == ["WATCHDOG=1"]
+    assert manager.receive() == ["WATCHDOG=1"]
 
 
-def test_the_watchdog_is_fed_while_it_drains(kvd: "RealDaemon", manager: Manager) -> None:
+def test_the_watchdog_is_fed_during_a_drain(kvd: "RealDaemon", manager: Manager) -> None:
     process = start(kvd, manager, WATCHDOG_USEC=str(WATCHDOG_US))
     with kvd.connect() as peer:
         peer.ask(["set", {"big": bytes(1 << 20)}])
         peer.request(*[["get", "big"]] * 20)
         assert kvd.ask(["ping"]) == [True]
         process.terminate()
-        manager.hear_until("STOPPING=1")
+        manager.receive_until("STOPPING=1")
         for _ in range(3):
-            assert manager.hear() == ["WATCHDOG=1"]
+            assert manager.receive() == ["WATCHDOG=1"]
         list(peer.frames())
     assert process.wait(30) == 0
 
 
 def test_without_a_watchdog_nothing_is_fed(kvd: "RealDaemon", manager: Manager) -> None:
     process = start(kvd, manager, WATCHDOG_USEC=str(WATCHDOG_US), WATCHDOG_PID="1")
-    assert manager.hears_nothing_for(3 * WATCHDOG_US / 1e6)
+    assert manager.is_silent_for(3 * WATCHDOG_US / 1e6)
     assert kvd.stop(process) == 0
 
 
@@ -190,7 +190,7 @@ def test_without_a_watchdog_nothing_is_fed(kvd: "RealDaemon", manager: Manager) 
 
 @pytest.fixture
 def unix(kvd: "RealDaemon") -> Iterator[socket.socket]:
-    """The socket unit's."""
+    """The socket of the socket unit."""
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(kvd.path)
         listening.listen(100)
@@ -204,9 +204,9 @@ def tcp() -> Iterator[socket.socket]:
 
 
 def activate(kvd: "RealDaemon", *passed: socket.socket, names: str = "", flags: tuple[str, ...] = ()) -> "Process":
-    """Start it with these sockets, in this order."""
+    """Start a daemon with these sockets, in this order."""
     numbers = [each.fileno() for each in passed]
-    # Named elsewhere, to see that what is passed decides.
+    # Moves the sockets to the descriptors from 3 up and becomes the command, as systemd does.
     kvd.wrapper = [sys.executable, "-c", ACTIVATE, ",".join(map(str, numbers)), names]
     return kvd.start(*flags, pass_fds=numbers, cwd=kvd.folder)
 
@@ -229,7 +229,7 @@ def test_several_passed_sockets_are_served(kvd: "RealDaemon", unix: socket.socke
         assert kvd.ask(["get", "a"]) == [b"1"]
 
 
-def test_a_passed_socket_stays_at_the_stop(kvd: "RealDaemon", unix: socket.socket) -> None:
+def test_a_passed_socket_stays_after_the_stop(kvd: "RealDaemon", unix: socket.socket) -> None:
     process = activate(kvd, unix)
     inode = os.stat(kvd.path).st_ino
     assert kvd.ask(["ping"]) == [True]
@@ -238,7 +238,7 @@ def test_a_passed_socket_stays_at_the_stop(kvd: "RealDaemon", unix: socket.socke
     assert os.stat(kvd.path).st_ino == inode
 
 
-def test_clients_that_come_while_no_daemon_runs_are_answered_by_the_next(
+def test_clients_that_connect_while_no_daemon_runs_are_answered_by_the_next(
     kvd: "RealDaemon", unix: socket.socket
 ) -> None:
     for _ in range(2):
@@ -252,8 +252,8 @@ def test_clients_that_come_while_no_daemon_runs_are_answered_by_the_next(
         assert kvd.stop(process) == 0
 
 
-def test_the_queue_of_a_passed_socket_is_left_to_the_next(kvd: "RealDaemon", unix: socket.socket) -> None:
-    """Whoever is not accepted when the stop begins waits, and is not told to go."""
+def test_the_queue_of_a_passed_socket_is_left_to_the_next_daemon(kvd: "RealDaemon", unix: socket.socket) -> None:
+    """A client that is not accepted when the stop begins waits, and gets no error."""
     process = activate(kvd, unix)
     with kvd.connect() as busy:
         busy.ask(["set", {"big": bytes(1 << 20)}])
@@ -269,8 +269,8 @@ def test_the_queue_of_a_passed_socket_is_left_to_the_next(kvd: "RealDaemon", uni
         assert peer.receive() == [True]
 
 
-def test_passed_sockets_are_not_passed_on(kvd: "RealDaemon", unix: socket.socket) -> None:
-    """The variables are gone too: test_systemd.py, from the inside."""
+def test_child_processes_do_not_inherit_passed_sockets(kvd: "RealDaemon", unix: socket.socket) -> None:
+    """test_systemd.py shows that the variables are removed, too."""
     process = activate(kvd, unix)
     assert kvd.ask(["ping"]) == [True]
     facts = pathlib.Path(f"/proc/{process.pid}/fdinfo/3").read_text(encoding="ascii")
@@ -288,9 +288,9 @@ def test_a_second_daemon_of_a_passed_socket_is_refused(kvd: "RealDaemon", unix: 
 
 
 def refusal(process: "Process") -> tuple[int, str]:
-    """The exit code, and the one line."""
-    said, error = process.communicate(timeout=30)
-    assert (said, error.count(b"\n")) == (b"", 1), error
+    """The exit code and the only line of a start that fails."""
+    output, error = process.communicate(timeout=30)
+    assert (output, error.count(b"\n")) == (b"", 1), error
     return process.returncode, error.decode().removeprefix("kv: error: ").rstrip("\n")
 
 
@@ -299,9 +299,9 @@ def test_a_passed_tcp_socket_needs_a_token(kvd: "RealDaemon", tcp: socket.socket
     assert kvd.files() == []
 
 
-def test_a_passed_tcp_socket_beyond_the_loopback_is_refused(kvd: "RealDaemon", unix: socket.socket) -> None:
+def test_a_passed_tcp_socket_beyond_loopback_is_refused(kvd: "RealDaemon", unix: socket.socket) -> None:
     token = kvd.write_token()
-    with socket.create_server(("0.0.0.0", 0)) as everywhere:  # noqa: S104 - that is the point
+    with socket.create_server(("0.0.0.0", 0)) as everywhere:  # noqa: S104 - what the test is about
         exit_code, error = refusal(activate(kvd, unix, everywhere, flags=("--token-file", token)))
     assert (exit_code, error) == (
         78,
@@ -318,7 +318,7 @@ def test_unix_and_tcp_sockets_are_served_together(kvd: "RealDaemon", unix: socke
 
 
 def test_an_abstract_socket_is_refused(kvd: "RealDaemon") -> None:
-    """It has no permissions: everybody on the host could connect."""
+    """An abstract socket has no file permissions: every user of the host could connect."""
     with kvd.elsewhere() as folder, socket.socket(socket.AF_UNIX) as abstract:
         abstract.bind(f"\0{folder}")
         abstract.listen()
@@ -327,7 +327,7 @@ def test_an_abstract_socket_is_refused(kvd: "RealDaemon") -> None:
     assert "is open to every user of this host; ListenStream= needs an absolute path" in error
 
 
-def test_a_passed_socket_that_does_not_listen_is_refused_by_its_name(kvd: "RealDaemon") -> None:
+def test_a_passed_socket_that_does_not_listen_is_refused_with_its_name(kvd: "RealDaemon") -> None:
     with socket.socket(socket.AF_UNIX) as silent:
         exit_code, error = refusal(activate(kvd, silent, names="web"))
     assert exit_code == 78
@@ -358,7 +358,7 @@ def ask(listening: socket.socket, method: str, target: str, body: bytes | None =
         return client.ask(method, target, body, **headers)
 
 
-def test_passed_sockets_of_the_name_http_speak_http(
+def test_passed_sockets_named_http_speak_http(
     kvd: "RealDaemon", unix: socket.socket, web: socket.socket, tcp: socket.socket
 ) -> None:
     activate(kvd, unix, web, tcp, names="kvd:http:http", flags=("--token-file", kvd.write_token()))
@@ -370,18 +370,18 @@ def test_passed_sockets_of_the_name_http_speak_http(
     assert kvd.status()["listening"] == f"{kvd.path} {where}"
 
 
-def test_a_daemon_that_detaches_takes_them_along(kvd: "RealDaemon", unix: socket.socket, web: socket.socket) -> None:
+def test_a_detached_daemon_keeps_its_passed_sockets(kvd: "RealDaemon", unix: socket.socket, web: socket.socket) -> None:
     process = activate(kvd, unix, web, names="kvd:http", flags=("--daemon", "--http", f"{kvd.folder}/own"))
     assert process.wait(30) == 0
     assert ask(web, "PUT", "/v1/a", b"1").status == 201
     kvd.end(kvd.status()["pid"])
-    assert kvd.files() == ["s"], "its own are gone"
+    assert kvd.files() == ["s"], "its own socket is removed"
 
 
-def test_whoever_is_not_accepted_by_one_daemon_over_http_is_answered_by_the_next(
+def test_an_http_client_that_one_daemon_does_not_accept_is_answered_by_the_next(
     kvd: "RealDaemon", unix: socket.socket, web: socket.socket
 ) -> None:
-    """And a stop leaves the socket where it is."""
+    """A stop leaves the passed socket in place."""
     for _ in range(2):
         with connect(web) as early:
             early.send(http_request("GET", "/v1/none"))
@@ -392,7 +392,7 @@ def test_whoever_is_not_accepted_by_one_daemon_over_http_is_answered_by_the_next
 
 
 def test_a_stop_leaves_the_queue_of_a_passed_socket_for_http_alone(web: socket.socket) -> None:
-    """From the inside: a connection that comes between the last turn of the loop and the stop."""
+    """With a server in this process, for a connection between the last iteration of the loop and the stop."""
 
     async def stop_with_one_waiting() -> None:
         server = build(loop=asyncio.get_running_loop()).server
@@ -404,36 +404,36 @@ def test_a_stop_leaves_the_queue_of_a_passed_socket_for_http_alone(web: socket.s
             web.setblocking(False)
             accepted, _ = web.accept()
             accepted.close()
-            assert waiting.is_over(), "nobody said anything to it"
+            assert waiting.is_over(), "the server sent nothing"
 
     asyncio.run(stop_with_one_waiting())
 
 
-def test_a_passed_tcp_socket_for_http_lets_nobody_in_whom_it_does_not_know(
+def test_a_passed_tcp_socket_for_http_needs_authentication(
     kvd: "RealDaemon", unix: socket.socket, tcp: socket.socket
 ) -> None:
     error = "listening on tcp 127.0.0.1 needs listen.token_file"
     assert refusal(activate(kvd, unix, tcp, names="kvd:http")) == (78, error)
     process = activate(kvd, unix, tcp, names="kvd:http", flags=("--http-open",))
-    assert ask(tcp, "PUT", "/v1/a", b"1").status == 201, "unless it is told to"
+    assert ask(tcp, "PUT", "/v1/a", b"1").status == 201, "without it only if http.open says so"
     assert kvd.stop(process) == 0
 
 
 @pytest.mark.parametrize(
-    ("is_open", "why"),
+    ("is_open", "problem"),
     [(True, "http.open is for loopback alone"), (False, "beyond loopback only with TLS: set listen.tls_certificate")],
 )
-def test_a_passed_tcp_socket_for_http_beyond_the_loopback_is_refused(
-    kvd: "RealDaemon", unix: socket.socket, is_open: bool, why: str
+def test_a_passed_tcp_socket_for_http_beyond_loopback_is_refused(
+    kvd: "RealDaemon", unix: socket.socket, is_open: bool, problem: str
 ) -> None:
     flags = ("--http-open",) if is_open else ("--token-file", kvd.write_token())
-    with socket.create_server(("0.0.0.0", 0)) as everywhere:  # noqa: S104 - that is the point
-        refused = refusal(activate(kvd, unix, everywhere, names="kvd:http", flags=flags))
-    assert refused == (78, f"listening on tcp 0.0.0.0: {why}")
+    with socket.create_server(("0.0.0.0", 0)) as everywhere:  # noqa: S104 - what the test is about
+        outcome = refusal(activate(kvd, unix, everywhere, names="kvd:http", flags=flags))
+    assert outcome == (78, f"listening on tcp 0.0.0.0: {problem}")
     assert kvd.files() == ["s"]
 
 
-def test_http_that_is_open_and_spoken_nowhere_is_refused(kvd: "RealDaemon", unix: socket.socket) -> None:
+def test_open_http_without_a_socket_is_refused(kvd: "RealDaemon", unix: socket.socket) -> None:
     exit_code, error = refusal(activate(kvd, unix, names="kvd", flags=("--http-open",)))
     assert exit_code == 78
     assert error == "http.open: it has no effect without http.listen or a passed socket called http"

@@ -1,4 +1,4 @@
-"""TCP: nobody gets anywhere without the token, and nobody is an administrator."""
+"""TCP: without the token no request is answered, and no client is an administrator."""
 
 import socket
 from typing import TYPE_CHECKING
@@ -32,7 +32,7 @@ def port(kvd: RealDaemon) -> int:
 
 
 def ends(peer: "RawPeer") -> bool:
-    """Whether the daemon says nothing more and closes."""
+    """Return whether the daemon closes the connection without another frame."""
     return list(peer.frames()) == []
 
 
@@ -40,7 +40,7 @@ def warnings(kvd: RealDaemon) -> list[str]:
     return [line for line in kvd.log_lines() if line.startswith("WARNING ")]
 
 
-def test_with_the_token_one_works_with_the_same_data(kvd: RealDaemon, port: int) -> None:
+def test_a_client_with_the_token_works_on_the_same_data(kvd: RealDaemon, port: int) -> None:
     kvd.ask(["set", {"a": b"1"}])
     with kvd.connect_tcp(port) as peer:
         assert peer.ask(["hello", 1, "test", kvd.token])[0][0] == 1
@@ -50,7 +50,9 @@ def test_with_the_token_one_works_with_the_same_data(kvd: RealDaemon, port: int)
 
 
 @pytest.mark.parametrize("wrong", WRONG_TOKENS)
-def test_a_wrong_token_is_refused_closed_and_noted_in_one_line(kvd: RealDaemon, port: int, wrong: str) -> None:
+def test_a_wrong_token_is_refused_and_logged_in_one_line_and_the_connection_closed(
+    kvd: RealDaemon, port: int, wrong: str
+) -> None:
     with kvd.connect_tcp(port) as peer:
         where = "{}:{}".format(*peer.socket.getsockname())
         replies = peer.ask(["hello", 1, "test", *WRONG_TOKENS[wrong]], ["get", "a"], ["shutdown"])
@@ -79,7 +81,7 @@ def test_a_right_token_after_a_wrong_one_is_too_late(kvd: RealDaemon, port: int)
 
 
 @pytest.mark.parametrize("what", ["shutdown", "reload"])
-def test_administration_is_forbidden_and_the_attempt_is_noted(kvd: RealDaemon, port: int, what: str) -> None:
+def test_administration_is_forbidden_and_the_attempt_is_logged(kvd: RealDaemon, port: int, what: str) -> None:
     with kvd.connect_tcp(port) as peer:
         peer.ask(["hello", 1, "test", kvd.token])
         assert peer.ask([what])[0]["error"] == "forbidden"
@@ -92,7 +94,7 @@ def test_the_unix_socket_needs_no_token(kvd: RealDaemon, port: int) -> None:
     assert kvd.ask(["hello", 1, "test"], ["ping"])[1] is True
 
 
-def test_who_shows_no_token_in_time_is_closed(kvd: RealDaemon) -> None:
+def test_a_connection_without_a_token_in_time_is_closed(kvd: RealDaemon) -> None:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         address = "127.0.0.1:{1}".format(*probe.getsockname())
     config = kvd.configure("limits.hello_timeout_ms = 10\n")
@@ -103,7 +105,7 @@ def test_who_shows_no_token_in_time_is_closed(kvd: RealDaemon) -> None:
 
 def test_ipv6(kvd: RealDaemon) -> None:
     if not socket.has_ipv6:
-        pytest.skip("no IPv6 here")
+        pytest.skip("this machine has no IPv6")
     with socket.create_server(("::1", 0), family=socket.AF_INET6) as probe:
         port = probe.getsockname()[1]
     kvd.serve("--tcp", f"[::1]:{port}", "--token-file", kvd.write_token())

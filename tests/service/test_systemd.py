@@ -1,4 +1,4 @@
-"""systemd's protocols, with a socket in the manager's place and descriptors passed as it passes them."""
+"""systemd's protocols, with a socket in the manager's place and descriptors passed as the manager passes them."""
 
 import json
 import os
@@ -42,12 +42,12 @@ def manager(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
         yield listening
 
 
-def test_the_manager_is_told_all_lines_in_one_message(manager: socket.socket) -> None:
+def test_the_manager_gets_all_lines_in_one_message(manager: socket.socket) -> None:
     assert systemd.notify("READY=1", "STATUS=serving")
     assert manager.recv(1000) == b"READY=1\nSTATUS=serving"
 
 
-def test_what_is_no_text_is_told_escaped(manager: socket.socket) -> None:
+def test_bytes_that_are_not_utf_8_are_escaped(manager: socket.socket) -> None:
     assert systemd.notify(os.fsdecode(b"STATUS=/run/\xff"))
     assert manager.recv(1000) == b"STATUS=/run/\\udcff"
 
@@ -55,7 +55,7 @@ def test_what_is_no_text_is_told_escaped(manager: socket.socket) -> None:
 @pytest.mark.parametrize(
     "address", [None, "", "@", "relative", "vsock:2:1234", "/no/such/socket", "@no such", "/" * 200]
 )
-def test_without_a_manager_nobody_is_told_and_nothing_is_raised(
+def test_without_a_manager_notify_returns_false_and_raises_nothing(
     address: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if address is not None:
@@ -63,20 +63,20 @@ def test_without_a_manager_nobody_is_told_and_nothing_is_raised(
     assert not systemd.notify("READY=1")
 
 
-def test_a_manager_that_does_not_listen_is_not_waited_for_for_ever(
+def test_notify_does_not_wait_for_ever_for_a_manager_that_does_not_read(
     manager: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(systemd, "_SEND_TIMEOUT_S", 0.01)
-    told = 0
+    sent = 0
     while systemd.notify("STATUS=" + "x" * 1000):
-        told += 1
-        assert told < 100_000
-    assert told
+        sent += 1
+        assert sent < 100_000
+    assert sent
 
 
 # ---------------------------------------------------------------------- socket activation
 
-# Puts the descriptors named by the arguments at 3 and up, in this order, and tells what became of them.
+# Moves the descriptors in the arguments to 3 and up, in this order, and prints what listen_fds() returns for them.
 ACTIVATED = """
 import fcntl, json, os, sys
 from kvd.service import systemd
@@ -106,14 +106,14 @@ print(json.dumps({
 
 @pytest.fixture
 def activated(python: Python) -> Callable[..., Any]:
-    """Passes sockets to a process, and tells what ``listen_fds`` made of them."""
+    """Passes sockets to a process, and returns what its ``listen_fds`` returns."""
 
     def activate(*sockets: socket.socket, pid: str = "", count: str | None = None, names: str = "") -> Any:  # noqa: ANN401 - JSON
         numbers = [each.fileno() for each in sockets]
         arguments = [",".join(map(str, numbers)), pid, str(len(numbers)) if count is None else count, names]
-        done = python(ACTIVATED, *arguments, pass_fds=numbers)
-        assert done.stderr == b""
-        return json.loads(done.stdout)
+        result = python(ACTIVATED, *arguments, pass_fds=numbers)
+        assert result.stderr == b""
+        return json.loads(result.stdout)
 
     return activate
 
@@ -135,7 +135,7 @@ def tcp() -> Iterator[socket.socket]:
 Activated = Callable[..., Any]
 
 
-def test_passed_sockets_come_with_their_names_once_and_are_not_passed_on(
+def test_passed_sockets_are_returned_once_with_their_names_and_are_not_inheritable(
     activated: Activated, unix: socket.socket, tcp: socket.socket
 ) -> None:
     assert activated(unix, tcp, names="kvd.socket:tcp") == {
@@ -150,19 +150,23 @@ def test_ipv6_is_passed_too(activated: Activated) -> None:
         assert activated(listening)["sockets"][0][2] == "AF_INET6"
 
 
-def test_sockets_without_names_are_unknown(activated: Activated, unix: socket.socket, tcp: socket.socket) -> None:
+def test_passed_sockets_without_a_name_are_called_unknown(
+    activated: Activated, unix: socket.socket, tcp: socket.socket
+) -> None:
     sockets = activated(unix, tcp, names="one")["sockets"]
     assert [name for name, *_ in sockets] == ["one", "unknown"]
 
 
 @pytest.mark.parametrize(("pid", "count"), [("1", "1"), ("x", "1"), ("", ""), ("", "-1"), ("", "²"), ("", "0")])
-def test_what_is_meant_for_another_process_or_for_none_is_not_taken(
+def test_sockets_for_another_process_or_none_are_not_taken(
     activated: Activated, unix: socket.socket, pid: str, count: str
 ) -> None:
     assert activated(unix, pid=pid, count=count) == {"sockets": [], "left": [], "again": 0}
 
 
-def test_what_nothing_can_connect_to_is_refused_by_its_name(activated: Activated, unix: socket.socket) -> None:
+def test_a_passed_socket_that_accepts_no_connections_is_refused_with_its_name(
+    activated: Activated, unix: socket.socket
+) -> None:
     silent, (one, other) = socket.socket(socket.AF_UNIX), socket.socketpair()
     datagram, packets = (socket.socket(socket.AF_UNIX, kind) for kind in (socket.SOCK_DGRAM, socket.SOCK_SEQPACKET))
     with silent, one, other, datagram, packets:
@@ -176,14 +180,14 @@ def test_what_nothing_can_connect_to_is_refused_by_its_name(activated: Activated
             )
 
 
-def test_a_descriptor_that_is_not_open_or_no_socket_is_refused(activated: Activated, unix: socket.socket) -> None:
+def test_a_descriptor_that_is_closed_or_not_a_socket_is_refused(activated: Activated, unix: socket.socket) -> None:
     text = "descriptor 4 (b), passed by the service manager, cannot be used: Bad file descriptor"
     assert activated(unix, count="2", names="a:b") == [78, text]
     with open(os.devnull, "rb") as null:
         assert activated(null)[1].endswith("cannot be used: Socket operation on non-socket")
 
 
-def test_without_a_manager_there_are_none() -> None:
+def test_without_a_manager_there_are_no_passed_sockets() -> None:
     assert systemd.listen_fds({}) == []
 
 
@@ -191,7 +195,7 @@ def test_without_a_manager_there_are_none() -> None:
 
 
 @pytest.mark.parametrize("pid", [None, "mine"])
-def test_the_watchdog_is_fed_twice_in_its_time(pid: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_watchdog_is_fed_twice_in_its_interval(pid: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WATCHDOG_USEC", "3000000")
     if pid:
         monkeypatch.setenv("WATCHDOG_PID", str(os.getpid()))

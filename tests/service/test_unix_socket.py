@@ -1,4 +1,4 @@
-"""The listening socket: takes the place of a dead one, never of a living one, and is never too open."""
+"""The listening socket: it replaces a stale socket but never a live one, and is never too open."""
 
 import grp
 import os
@@ -17,7 +17,7 @@ from kvd.service.errors import StartError
 from kvd.service.unix_socket import bind_unix_socket, make_directory, remove_socket, socket_inode
 
 Python = Callable[..., "subprocess.CompletedProcess[bytes]"]
-MOST = 107
+MAX_PATH_BYTES = 107
 
 
 @pytest.fixture
@@ -37,12 +37,12 @@ def mode_of(path: str) -> int:
 
 
 def connects(path: str) -> bool:
-    with socket.socket(socket.AF_UNIX) as asking:
-        return asking.connect_ex(path) == 0
+    with socket.socket(socket.AF_UNIX) as client:
+        return client.connect_ex(path) == 0
 
 
 def leave_stale_socket(path: str, kind: int = socket.SOCK_STREAM) -> tuple[int, int]:
-    """A socket file that nobody serves any more; its inode."""
+    """Make a socket file that no process serves any more; return its inode."""
     with socket.socket(socket.AF_UNIX, kind) as dead:
         dead.bind(path)
     inode = socket_inode(path)
@@ -52,17 +52,17 @@ def leave_stale_socket(path: str, kind: int = socket.SOCK_STREAM) -> tuple[int, 
 
 def refusal(path: str, exit_code: int, mode: int = 0o600, group: str = "") -> str:
     before = sorted(os.listdir(os.path.dirname(path)))
-    with pytest.raises(StartError) as refused:
+    with pytest.raises(StartError) as failure:
         bind_unix_socket(path, mode, group)
-    assert refused.value.exit_code == exit_code
+    assert failure.value.exit_code == exit_code
     assert sorted(os.listdir(os.path.dirname(path))) == before, "something was left or taken away"
-    return refused.value.text
+    return failure.value.text
 
 
-# ---------------------------------------------------------------------- what is put there
+# ---------------------------------------------------------------------- a new socket
 
 
-def test_it_listens_without_blocking_and_leaves_no_other_file(folder: str, path: str) -> None:
+def test_the_socket_listens_without_blocking_and_there_is_no_other_file(folder: str, path: str) -> None:
     with bind_unix_socket(path, 0o600, "") as listening:
         assert connects(path)
         assert not listening.getblocking()
@@ -72,7 +72,7 @@ def test_it_listens_without_blocking_and_leaves_no_other_file(folder: str, path:
 
 @pytest.mark.parametrize("mode", [0o600, 0o660, 0o666, 0o000])
 @pytest.mark.parametrize("umask", [0o000, 0o077, 0o777])
-def test_the_mode_is_the_one_asked_for_whatever_the_umask(path: str, mode: int, umask: int) -> None:
+def test_the_mode_is_the_configured_one_whatever_the_umask(path: str, mode: int, umask: int) -> None:
     before = os.umask(umask)
     try:
         bind_unix_socket(path, mode, "").close()
@@ -82,8 +82,8 @@ def test_the_mode_is_the_one_asked_for_whatever_the_umask(path: str, mode: int, 
     assert mode_of(path) == mode
 
 
-def test_it_is_never_more_open_than_asked_for_on_the_way(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The modes when the file has come to be, and when connections become possible."""
+def test_the_socket_is_at_no_moment_more_open_than_configured(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Look at the modes when the file has just been made, and when connections become possible."""
     seen: list[int] = []
 
     class Watched(socket.socket):
@@ -91,7 +91,7 @@ def test_it_is_never_more_open_than_asked_for_on_the_way(path: str, monkeypatch:
             seen.extend(mode_of(str(entry)) for entry in pathlib.Path(path).parent.iterdir())
 
         def bind(self, address: object, /) -> None:
-            super().bind(address)  # type: ignore[arg-type]  # the type has no name
+            super().bind(address)  # type: ignore[arg-type]  # the type of the address has no name
             self.look()
 
         def listen(self, backlog: int = 0, /) -> None:
@@ -108,24 +108,24 @@ def test_it_is_never_more_open_than_asked_for_on_the_way(path: str, monkeypatch:
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can give a file to any group")
-def test_the_group_is_the_one_asked_for_by_name_or_number(path: str) -> None:
+def test_the_group_is_the_configured_one_by_name_or_number(path: str) -> None:
     named = next(entry for entry in grp.getgrall() if entry.gr_gid not in (0, os.getegid()))
     for group, gid in ((named.gr_name, named.gr_gid), ("54321", 54_321)):
         bind_unix_socket(path, 0o660, group).close()
         assert (os.lstat(path).st_gid, mode_of(path)) == (gid, 0o660)
 
 
-def test_the_group_stays_ones_own_otherwise(path: str) -> None:
+def test_without_a_configured_group_the_socket_has_the_daemons_own(path: str) -> None:
     bind_unix_socket(path, 0o660, "").close()
     assert os.lstat(path).st_gid == os.getegid()
 
 
 @pytest.mark.parametrize("group", ["no such group", "4294967295", "99999999999999999999", "²"])
-def test_an_unknown_group_is_a_mistake_in_the_configuration(path: str, group: str) -> None:
+def test_an_unknown_group_is_a_configuration_error(path: str, group: str) -> None:
     assert refusal(path, 78, group=group) == f"no such group: {group}; see listen.socket_group"
 
 
-def test_a_group_that_one_is_no_member_of_is_a_mistake_in_the_configuration(path: str, python: Python) -> None:
+def test_a_group_that_the_daemon_is_not_a_member_of_is_a_configuration_error(path: str, python: Python) -> None:
     code = """
 import os, sys
 from kvd.service.unix_socket import StartError, bind_unix_socket
@@ -144,7 +144,7 @@ print(os.listdir(os.path.dirname(sys.argv[1])))
     ]
 
 
-# ---------------------------------------------------------------------- what is there already
+# ---------------------------------------------------------------------- what exists at the path
 
 
 def test_a_stale_socket_is_replaced(path: str) -> None:
@@ -174,14 +174,14 @@ def test_there_is_no_moment_without_a_socket_while_it_is_replaced(path: str, mon
     assert seen == [True]
 
 
-def test_what_a_killed_process_left_on_its_way_is_no_hindrance_and_goes(folder: str, path: str) -> None:
+def test_a_temporary_socket_of_a_killed_process_is_replaced_and_removed(folder: str, path: str) -> None:
     leave_stale_socket(f"{path}.new")
     bind_unix_socket(path, 0o600, "").close()
     assert os.listdir(folder) == ["s"]
 
 
 @pytest.mark.parametrize("kind", ["file", "directory", "symbolic link"])
-def test_what_is_no_socket_at_the_temporary_name_is_left_alone(path: str, kind: str) -> None:
+def test_a_file_under_the_temporary_name_that_is_not_a_socket_is_left_alone(path: str, kind: str) -> None:
     other = pathlib.Path(f"{path}.new")
     if kind == "file":
         other.write_text("precious", encoding="ascii")
@@ -192,15 +192,15 @@ def test_what_is_no_socket_at_the_temporary_name_is_left_alone(path: str, kind: 
     assert refusal(path, 74) == f"cannot listen at {path}: {path}.new: Address already in use"
 
 
-def test_a_socket_that_is_listened_on_is_left_alone(path: str) -> None:
+def test_a_socket_of_a_live_process_is_left_alone(path: str) -> None:
     with bind_unix_socket(path, 0o600, ""):
         inode = socket_inode(path)
         assert "another process already listens at" in refusal(path, 75)
         assert socket_inode(path) == inode
 
 
-def test_a_server_with_a_full_backlog_is_alive(path: str) -> None:
-    """A connection would wait for ever; that it would have to wait shows that somebody listens."""
+def test_a_socket_with_a_full_backlog_is_left_alone(path: str) -> None:
+    """A connection would wait for ever, which shows that a process listens."""
     with socket.socket(socket.AF_UNIX) as busy, socket.socket(socket.AF_UNIX) as first:
         busy.bind(path)
         busy.listen(0)
@@ -208,7 +208,7 @@ def test_a_server_with_a_full_backlog_is_alive(path: str) -> None:
         assert "another process already listens at" in refusal(path, 75)
 
 
-def test_a_living_datagram_socket_is_left_alone(path: str) -> None:
+def test_a_datagram_socket_of_a_live_process_is_left_alone(path: str) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
         other.bind(path)
         assert "another process already listens at" in refusal(path, 75)
@@ -231,7 +231,7 @@ except StartError as error:
     assert python(code, path).stdout.decode() == text
 
 
-def test_what_is_no_socket_is_left_alone(folder: str, path: str) -> None:
+def test_a_file_that_is_not_a_socket_is_left_alone(folder: str, path: str) -> None:
     pathlib.Path(path).write_text("precious", encoding="ascii")
     assert refusal(path, 78) == f"{path} is not a socket; move it away or choose another path"
     assert pathlib.Path(path).read_text(encoding="ascii") == "precious"
@@ -249,17 +249,17 @@ def test_a_symbolic_link_is_left_alone(folder: str, path: str, target: str) -> N
         assert "is not a socket" in refusal(path, 78)
 
 
-# ---------------------------------------------------------------------- what cannot be
+# ---------------------------------------------------------------------- paths and directories
 
 
 def test_a_path_is_too_long_with_its_temporary_suffix(folder: str) -> None:
-    fits = f"{folder}/{'a' * (MOST - len(folder) - 1 - len('.new'))}"
+    fits = f"{folder}/{'a' * (MAX_PATH_BYTES - len(folder) - 1 - len('.new'))}"
     bind_unix_socket(fits, 0o600, "").close()
-    assert f"has {MOST + 1} bytes, of {MOST} allowed" in refusal(fits + "a", 78)
+    assert f"has {MAX_PATH_BYTES + 1} bytes, of {MAX_PATH_BYTES} allowed" in refusal(fits + "a", 78)
 
 
-def test_length_counts_in_bytes(folder: str) -> None:
-    name = "é" * ((MOST - len(folder) - 1 - len(".new")) // 2)
+def test_the_length_of_a_path_counts_in_bytes(folder: str) -> None:
+    name = "é" * ((MAX_PATH_BYTES - len(folder) - 1 - len(".new")) // 2)
     bind_unix_socket(f"{folder}/{name}", 0o600, "").close()
     refusal(f"{folder}/{name}é", 78)
 
@@ -267,12 +267,12 @@ def test_length_counts_in_bytes(folder: str) -> None:
 def test_a_missing_directory_is_an_io_error(folder: str) -> None:
     with pytest.raises(
         StartError, match=re.escape(f"cannot listen at {folder}/no/s: {folder}/no/s.new: No such file")
-    ) as refused:
+    ) as failure:
         bind_unix_socket(f"{folder}/no/s", 0o600, "")
-    assert refused.value.exit_code == 74
+    assert failure.value.exit_code == 74
 
 
-def test_the_directory_is_made_for_its_owner_alone_with_all_that_it_needs(folder: str) -> None:
+def test_missing_directories_are_made_for_their_owner_alone(folder: str) -> None:
     before = os.umask(0)
     try:
         make_directory(f"{folder}/a/b/s")
@@ -283,12 +283,12 @@ def test_the_directory_is_made_for_its_owner_alone_with_all_that_it_needs(folder
     assert os.listdir(f"{folder}/a/b") == []
 
 
-def test_a_directory_for_a_shared_socket_lets_others_through(folder: str) -> None:
+def test_directories_for_a_shared_socket_let_other_users_through(folder: str) -> None:
     make_directory(f"{folder}/a/b/s", 0o755)
     assert [mode_of(f"{folder}/a"), mode_of(f"{folder}/a/b")] == [0o755, 0o755]
 
 
-def test_a_directory_that_is_there_stays_as_it_is(folder: str) -> None:
+def test_an_existing_directory_keeps_its_mode(folder: str) -> None:
     os.chmod(folder, 0o755)  # noqa: S103 - a directory of the test's own
     make_directory(f"{folder}/s")
     assert mode_of(folder) == 0o755
@@ -296,35 +296,35 @@ def test_a_directory_that_is_there_stays_as_it_is(folder: str) -> None:
 
 def test_a_file_in_the_directorys_place_is_an_io_error(path: str) -> None:
     pathlib.Path(path).write_text("", encoding="ascii")
-    with pytest.raises(StartError, match=re.escape(f"cannot make the directory {path}: File exists")) as refused:
+    with pytest.raises(StartError, match=re.escape(f"cannot make the directory {path}: File exists")) as failure:
         make_directory(f"{path}/s")
-    assert refused.value.exit_code == 74
+    assert failure.value.exit_code == 74
 
 
-# ---------------------------------------------------------------------- its end, and who it is
+# ---------------------------------------------------------------------- removal and credentials
 
 
-def test_removal_takes_our_own_socket_away(path: str) -> None:
+def test_removal_removes_our_own_socket(path: str) -> None:
     with bind_unix_socket(path, 0o600, ""):
         inode = socket_inode(path)
         assert inode is not None
         remove_socket(path, inode)
     assert not os.path.exists(path)
-    remove_socket(path, inode)  # again is no error
+    remove_socket(path, inode)  # a second removal is not an error
 
 
-def test_removal_leaves_a_socket_that_took_the_place_of_ours(path: str) -> None:
+def test_removal_leaves_a_socket_that_replaced_ours(path: str) -> None:
     with bind_unix_socket(path, 0o600, ""):
         inode = socket_inode(path)
         assert inode is not None
-        os.rename(path, f"{path}.old")  # so that its inode is not free for the other
+        os.rename(path, f"{path}.old")  # so that the other socket cannot get its inode
         with bind_unix_socket(path, 0o600, ""):
             remove_socket(path, inode)
             assert connects(path)
 
 
 def test_clients_see_the_pid_of_the_process_that_bound_it(path: str) -> None:
-    with bind_unix_socket(path, 0o600, ""), socket.socket(socket.AF_UNIX) as asking:
-        asking.connect(path)
-        pid, _, _ = struct.unpack("iII", asking.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    with bind_unix_socket(path, 0o600, ""), socket.socket(socket.AF_UNIX) as client:
+        client.connect(path)
+        pid, _, _ = struct.unpack("iII", client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
         assert pid == os.getpid()

@@ -1,8 +1,8 @@
 """Each fast path of a commit leaves the store as the reference path does, in random states, for random writes.
 
 Two equal stores get the same writes: one by the fast path that the store chooses, the other by the reference path, one
-commit after the other. Afterwards nothing that a reader can see may differ, nor what is counted. Only how commits are
-grouped in the window may: a batch is one group, where the reference path makes a group of each commit.
+commit after the other. Afterwards everything that a reader can see must be equal, and so must the counters. Only the
+groups in the window may differ: a batch is one group, and the reference path makes a group of each commit.
 """
 
 from collections import Counter
@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 from kvd.store import batch as batch_module
 from kvd.store import keyspace as keyspace_module
 from kvd.store.authors import EVICTED, Author
+from kvd.store.contents import Counters
 from kvd.store.heads import Head
 from kvd.store.history import versions
 from kvd.store.lifetimes import Expiry
-from kvd.store.store import Counters, Store
+from kvd.store.store import Store
 from kvd.store.window import GROUP_BYTES, Group
 
 KEYS = ["a", "b", "ba", "c", "d", "\xe9", "f", "\U0001f382"]
@@ -38,11 +39,11 @@ Writes = dict[str, bytes | None]
 keys = st.sampled_from(KEYS)
 values = st.binary(max_size=5)
 writes = st.dictionaries(keys, values | values | st.none(), max_size=6)
-# What happened before: commits, a deadline for some keys, and history that was dropped.
+# The steps that make the state: commits, deadlines for some keys, dropped history.
 steps = st.tuples(st.sampled_from(["write", "write", "expire at", "drop"]), writes)
 filled = st.sampled_from([0, 2, 5, 8]).map(lambda count: ("write", dict.fromkeys(KEYS[:count], b"old")))
 befores = st.builds(lambda first, then: [first, *then], filled, st.lists(steps, max_size=4))
-# One commit of some keys; commits of one key each: of any keys, of keys that exist, of keys that do not; an eviction.
+# One commit of some keys; commits of one key each, of any keys, of existing keys or of absent ones; an eviction.
 acts = st.one_of(
     st.tuples(st.just("commit"), writes),
     st.tuples(st.just("commit"), st.dictionaries(keys, values, min_size=2, max_size=6)),
@@ -55,7 +56,7 @@ examples = given(st.sampled_from([0, 3, 1_000, 1_000]), befores, st.lists(acts, 
 
 
 def make_store(first_keys: int, before: list[tuple[str, Writes]]) -> Store:
-    """A store in which ``before`` has happened, by the reference path."""
+    """Return a store after the steps of ``before``, all taken by the reference path."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(keyspace_module, "FIRST_KEYS", first_keys)
         store = Store()
@@ -66,13 +67,15 @@ def make_store(first_keys: int, before: list[tuple[str, Writes]]) -> Store:
         else:
             reference(store, "commit", entries)
             if act == "expire at":
-                store.lifetimes.written([key for key in entries if store.exists(key)], Expiry(deadline=10**9 + number))
+                store.lifetimes.record_write(
+                    [key for key in entries if store.exists(key)], Expiry(deadline=10**9 + number)
+                )
     store.advance(2_000)
     return store
 
 
 def resolved(store: Store, act: str, data: Any) -> tuple[str, Any]:  # noqa: ANN401
-    """Choose the keys of what replaces keys that exist, or adds keys that do not."""
+    """Choose keys for "replace each" (existing ones) and "add each" (absent ones)."""
     if act not in ("replace each", "add each"):
         return act, data
     chosen = [key for key in KEYS if store.exists(key) == (act == "replace each")]
@@ -80,12 +83,12 @@ def resolved(store: Store, act: str, data: Any) -> tuple[str, Any]:  # noqa: ANN
 
 
 def copies(entries: Mapping[str, Any]) -> dict[str, Any]:
-    """The same entries, with keys that are other objects, as they come out of a decoder."""
+    """Return the same entries with other key objects, as a decoder makes them."""
     return {"".join(list(key)): value for key, value in entries.items()}
 
 
 def fast(store: Store, act: str, data: Any) -> object:  # noqa: ANN401
-    """Do it as the daemon does."""
+    """Write as the daemon does."""
     if act == "commit":
         return store.write(copies(data), ME)
     if act == "set each":
@@ -95,7 +98,7 @@ def fast(store: Store, act: str, data: Any) -> object:  # noqa: ANN401
 
 
 def reference(store: Store, act: str, data: Any) -> object:  # noqa: ANN401
-    """The same by the reference path alone."""
+    """Write the same by the reference path alone."""
     if act == "commit":
         there = {key: value for key, value in data.items() if value is not None or store.exists(key)}
         # A write stores its values first, then it deletes.
@@ -109,7 +112,7 @@ def reference(store: Store, act: str, data: Any) -> object:  # noqa: ANN401
 
 
 def commit(store: Store, entries: Writes, author: Author = ME) -> int:
-    store.lifetimes.ended(entries.keys())
+    store.lifetimes.clear(entries.keys())
     stored = [len(value) for value in entries.values() if value is not None]
     store.counters.set_operations += len(stored)
     store.counters.delete_operations += len(entries) - len(stored)
@@ -119,7 +122,7 @@ def commit(store: Store, entries: Writes, author: Author = ME) -> int:
 
 
 def seen(store: Store) -> dict[str, object]:
-    """All that the store shows or counts, but for how commits are grouped."""
+    """Return everything that the store shows or counts, except how commits are grouped."""
     groups = store.window.groups
     readable = range(store.window.oldest_readable, store.version + 1)
     return {
@@ -127,7 +130,7 @@ def seen(store: Store) -> dict[str, object]:
         "counters": {name: getattr(store.counters, name) for name in Counters.__slots__},
         "sizes": (store.largest_value_bytes, store.key_bytes, store.window.bytes - GROUP_BYTES * len(groups)),
         "forgotten": store.forgotten_keys,
-        "commits": [told(group, *each) for group in groups for each in group.each()],
+        "commits": [commit_row(group, *each) for group in groups for each in group.each()],
         "number of commits": store.window.commits,
         "keys": sorted(store._keyspace),
         "index": list(store.keys_between("", None)),
@@ -139,7 +142,7 @@ def seen(store: Store) -> dict[str, object]:
     }
 
 
-def told(group: Group, version: int, heads: tuple[Head, ...]) -> object:
+def commit_row(group: Group, version: int, heads: tuple[Head, ...]) -> object:
     return version, group.time, group.author, [(head.key, head.value) for head in heads]
 
 
@@ -169,7 +172,7 @@ def compare(first_keys: int, before: list[tuple[str, Writes]], todo: list[tuple[
         assert fast(one, act, data) == reference(other, act, data)
         check_whole(one)
         assert seen(one) == seen(other)
-    # In the end there is no history; what it held together has to come apart the same way.
+    # Finally drop the whole history: what is left must be equal, too.
     for store in (one, other):
         store.trim_history(10**9, store.version, even_pinned=True)
     assert seen(one) == seen(other)

@@ -1,8 +1,9 @@
-"""The store's refusals carry what a message is made of."""
+"""The store's refusals carry the fields from which a message is built."""
 
 import pytest
 
 from kvd.store.errors import (
+    Change,
     Conflict,
     KeysNotFound,
     NotANumber,
@@ -11,7 +12,6 @@ from kvd.store.errors import (
     StoreError,
     VersionAhead,
 )
-from kvd.store.isolation import Change
 
 CHANGES = [Change("a", 1, 2, None, None)]
 

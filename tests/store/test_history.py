@@ -1,4 +1,4 @@
-"""Looking back: the versions of a key, and the commits, a page at a time."""
+"""Reads of the past: the versions of a key, and the commits, a page at a time."""
 
 import sys
 from types import FrameType
@@ -6,7 +6,7 @@ from types import FrameType
 import pytest
 
 from kvd.store import history as history_module
-from kvd.store.authors import NOBODY, Author
+from kvd.store.authors import NO_AUTHOR, Author
 from kvd.store.errors import SnapshotGone
 from kvd.store.heads import Head
 from kvd.store.history import Commit, Version, commits_from, newest_commits, versions
@@ -17,8 +17,10 @@ ME, YOU = Author(1, 2, "me"), Author(None, None, "tcp 127.0.0.1:9")
 PLENTY = 10**9
 
 
-def history(store: Store, key: str, limit: int = 1000, before: int | None = None, room: int = PLENTY) -> list[Version]:
-    return versions(store, key, limit, before, room)
+def history(
+    store: Store, key: str, limit: int = 1000, before: int | None = None, max_bytes: int = PLENTY
+) -> list[Version]:
+    return versions(store, key, limit, before, max_bytes)
 
 
 def committing(count: int) -> Store:
@@ -31,7 +33,7 @@ def committing(count: int) -> Store:
 
 
 def forget(store: Store, commits: int) -> None:
-    """Let the oldest commits leave the history until only so many are left."""
+    """Drop the oldest commits until only ``commits`` are left."""
     store.window.limits = WindowLimits(max_commits=commits)
     store.drop_history(PLENTY)
 
@@ -56,7 +58,7 @@ def test_a_key_has_its_versions_newest_first_with_time_and_author() -> None:
     assert history(store, "never") == []
 
 
-def test_versions_of_one_batch_of_commits_are_told_apart() -> None:
+def test_versions_of_one_batch_of_commits_are_distinct() -> None:
     store = committing(2)
     store.set({"other": b""})
     store.set_each([{"k": b"4"}, {"other": b"5"}], YOU)
@@ -84,7 +86,7 @@ def test_before_a_version_means_below_it(before: int | None, first: int | None) 
     assert [each.version for each in page] == ([] if first is None else [first])
 
 
-def test_before_a_version_at_which_the_key_did_not_change_goes_on_below_it() -> None:
+def test_before_may_name_a_version_at_which_the_key_did_not_change() -> None:
     store = committing(2)
     store.set({"other": b""})
     store.set({"k": b"4"})
@@ -92,19 +94,19 @@ def test_before_a_version_at_which_the_key_did_not_change_goes_on_below_it() -> 
     assert [each.version for each in history(store, "k", before=3)] == [2, 1]
 
 
-def test_a_page_of_versions_ends_once_it_is_large_enough_but_has_one() -> None:
+def test_a_page_of_versions_has_one_and_ends_once_it_is_large_enough() -> None:
     store = Store()
     for _ in range(10):
-        store.set({"k": b"x" * 936})  # 1000 bytes with what a version is counted for
-    assert [len(history(store, "k", room=room)) for room in (1, 1000, 1001, 5000)] == [1, 1, 2, 5]
+        store.set({"k": b"x" * 936})  # 1000 bytes with what each version counts
+    assert [len(history(store, "k", max_bytes=size)) for size in (1, 1000, 1001, 5000)] == [1, 1, 2, 5]
 
 
-def test_a_page_of_deletions_ends_too() -> None:
+def test_a_page_of_deletions_ends() -> None:
     store = Store()
     for _ in range(50):
         store.set({"k": b""})
         store.delete(["k"])
-    assert 1 < len(history(store, "k", room=1000)) < 50
+    assert 1 < len(history(store, "k", max_bytes=1000)) < 50
 
 
 def test_the_version_before_the_history_is_there_without_time_and_author() -> None:
@@ -121,7 +123,7 @@ def test_a_key_deleted_before_the_history_has_none() -> None:
     assert history(store, "k") == []
 
 
-def test_the_value_before_a_deletion_is_seen_as_long_as_it_can_be_read() -> None:
+def test_the_value_before_a_deletion_is_listed_as_long_as_it_can_be_read() -> None:
     store = committing(2)
     store.delete(["k"])
     forget(store, 1)
@@ -131,18 +133,18 @@ def test_the_value_before_a_deletion_is_seen_as_long_as_it_can_be_read() -> None
 # ---------------------------------------------------------------------- the commits
 
 
-def test_each_commit_is_told_with_its_time_its_author_and_its_keys() -> None:
+def test_each_commit_has_its_time_its_author_and_its_keys() -> None:
     store = Store()
     store.advance(10)
     store.set({"b": b"", "a": b""}, ME)
     store.advance(20)
     store.delete(["a"], YOU)
     store.write({"c": b"", "b": None, "never": None})
-    told = [Commit(1, 10, ME, ["b", "a"]), Commit(2, 20, YOU, ["a"]), Commit(3, 20, NOBODY, ["c", "b"])]
-    assert commits_from(store, 0, 10, PLENTY) == newest_commits(store, 10, PLENTY) == told
+    expected = [Commit(1, 10, ME, ["b", "a"]), Commit(2, 20, YOU, ["a"]), Commit(3, 20, NO_AUTHOR, ["c", "b"])]
+    assert commits_from(store, 0, 10, PLENTY) == newest_commits(store, 10, PLENTY) == expected
 
 
-def test_what_changed_nothing_is_no_commit() -> None:
+def test_a_call_that_changes_nothing_is_no_commit() -> None:
     store = committing(1)
     store.set({})
     store.write({"never": None})
@@ -151,13 +153,18 @@ def test_what_changed_nothing_is_no_commit() -> None:
     assert log_of(newest_commits(store, 10, PLENTY)) == [1]
 
 
-def test_commits_of_one_batch_are_told_one_by_one() -> None:
+def test_commits_of_one_batch_are_listed_one_by_one() -> None:
     store = committing(1)
     store.set({"a": b"", "b": b""})
     store.set_each([{"k": b""}, {"a": b""}, {"b": b""}], YOU)
     assert len(store.window.groups) == 3
-    told = commits_from(store, 2, 10, PLENTY)
-    assert [(commit.version, commit.keys) for commit in told] == [(2, ["a", "b"]), (3, ["k"]), (4, ["a"]), (5, ["b"])]
+    commits = commits_from(store, 2, 10, PLENTY)
+    assert [(commit.version, commit.keys) for commit in commits] == [
+        (2, ["a", "b"]),
+        (3, ["k"]),
+        (4, ["a"]),
+        (5, ["b"]),
+    ]
 
 
 @pytest.mark.parametrize("version", range(12))
@@ -170,7 +177,7 @@ def test_the_commits_from_a_version_on_begin_with_it_also_within_a_batch(version
     assert log_of(commits_from(store, version, 2, PLENTY)) == list(range(max(1, version), 10))[:2]
 
 
-def test_the_newest_commits_are_told_oldest_first() -> None:
+def test_the_newest_commits_are_listed_oldest_first() -> None:
     store = committing(3)
     store.set({"a": b"", "b": b"", "c": b""})
     store.set_each([{"a": b""}, {"b": b""}, {"c": b""}, {"k": b""}])
@@ -180,7 +187,7 @@ def test_the_newest_commits_are_told_oldest_first() -> None:
     assert newest_commits(Store(), 10, PLENTY) == commits_from(Store(), 0, 10, PLENTY) == []
 
 
-def test_commits_that_have_left_the_history_are_missed_and_not_passed_over() -> None:
+def test_commits_that_have_left_the_history_are_an_error_and_not_skipped() -> None:
     store = committing(5)
     forget(store, 2)
     assert log_of(commits_from(store, 4, 10, PLENTY)) == log_of(newest_commits(store, 10, PLENTY)) == [4, 5]
@@ -190,7 +197,7 @@ def test_commits_that_have_left_the_history_are_missed_and_not_passed_over() -> 
         assert refused.value.oldest_readable == 3
 
 
-def test_a_page_of_commits_names_no_more_keys_than_it_may_unless_one_commit_does(
+def test_a_page_of_commits_names_at_most_log_keys_keys_unless_one_commit_has_more(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(history_module, "LOG_KEYS", 5)
@@ -203,16 +210,16 @@ def test_a_page_of_commits_names_no_more_keys_than_it_may_unless_one_commit_does
     assert log_of(newest_commits(store, 10, PLENTY)) == [5]
 
 
-def test_a_page_of_commits_ends_once_it_is_large_enough_but_has_one() -> None:
+def test_a_page_of_commits_has_one_and_ends_once_it_is_large_enough() -> None:
     store = Store()
     for number in range(5):
-        store.set({f"{number:0936}": b""})  # 1000 bytes with what a commit is counted for
-    for page in (commits_from, lambda store, _, limit, room: newest_commits(store, limit, room)):
-        assert [len(page(store, 1, 10, room)) for room in (1, 1000, 1001, 9999)] == [1, 1, 2, 5]
+        store.set({f"{number:0936}": b""})  # 1000 bytes with what each commit counts
+    for page in (commits_from, lambda store, _, limit, size: newest_commits(store, limit, size)):
+        assert [len(page(store, 1, 10, size)) for size in (1, 1000, 1001, 9999)] == [1, 1, 2, 5]
 
 
-def test_a_key_that_is_named_often_is_looked_for_once() -> None:
-    """A request may name 65,536 keys, and a key may have a million versions: looked for each time, that took a day."""
+def test_a_key_that_is_named_often_is_searched_for_once() -> None:
+    """A request may name 65,536 keys, and a key may have a million versions: searching each time took a day."""
     store, walks = committing(10), 0
 
     def count(frame: FrameType, event: str, _: object) -> None:

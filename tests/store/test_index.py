@@ -11,7 +11,7 @@ from kvd.store.index import OrderedIndex
 
 BLOCK_KEYS = 4
 RESORT_KEYS = 3
-# Around the seam between the planes, where UTF-16 would sort otherwise, and both sides of the surrogates.
+# Characters on both sides of the seam between the planes, where UTF-16 sorts differently, and of the surrogates.
 LETTERS = "ab\x7f\x80\u07ff\u0800\ud7ff\ue000\uffff\U00010000\U0010ffff"
 KEYS = st.text(LETTERS, max_size=3)
 
@@ -25,7 +25,7 @@ def small_blocks() -> Iterator[None]:
 
 
 def blocks_are_sound(index: OrderedIndex) -> bool:
-    """What the binary searches rely on."""
+    """Check what the binary searches rely on."""
     blocks, lasts = index._blocks, index._lasts
     return [block[-1] for block in blocks] == lasts and all(len(block) <= 2 * BLOCK_KEYS for block in blocks)
 
@@ -37,12 +37,12 @@ def filled(*keys: str) -> OrderedIndex:
     return index
 
 
-def test_an_empty_index_has_nothing_in_any_range() -> None:
+def test_an_empty_index_has_no_key_in_any_range() -> None:
     assert list(OrderedIndex().range("", None)) == []
     assert len(OrderedIndex()) == OrderedIndex().pending == 0
 
 
-def test_notes_wait_until_somebody_reads() -> None:
+def test_notes_wait_until_a_range_is_read() -> None:
     index = filled("b", "a")
     assert (index.pending, len(index)) == (2, 2)
     assert list(index.range("", None)) == ["a", "b"]
@@ -60,7 +60,7 @@ def test_adding_and_discarding_before_a_flush_cancel_each_other() -> None:
     assert (index.pending, list(index.range("", None))) == (0, ["a"])
 
 
-def test_many_notes_at_once_cancel_each_other_too() -> None:
+def test_many_notes_at_once_cancel_each_other() -> None:
     index = filled("c")
     index.flush()
     index.add_all(["b", "a"])
@@ -80,13 +80,13 @@ def test_a_range_begins_with_its_start_and_ends_before_its_end() -> None:
     assert "".join(index.range("", "zz")) == "abcdefghijklmnop"
 
 
-def test_the_order_is_that_of_the_utf8_bytes_also_beyond_the_basic_plane() -> None:
+def test_the_order_is_that_of_the_utf8_bytes_beyond_the_basic_plane_too() -> None:
     keys = ["\uffff", "\U00010000", "\ue000", "z", "é", "\ud7ff"]
     assert list(filled(*keys).range("", None)) == sorted(keys, key=str.encode)
     assert sorted(keys, key=str.encode) != sorted(keys, key=lambda key: key.encode("utf-16-be"))
 
 
-def test_a_block_that_was_emptied_goes() -> None:
+def test_an_emptied_block_is_removed() -> None:
     index = filled(*map(str, range(1000, 1040)))
     index.flush()
     for key in range(1010, 1030):

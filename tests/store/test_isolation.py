@@ -1,4 +1,4 @@
-"""The commit rule, claim by claim: what of the things read may change, and what a conflict tells.
+"""The commit rule, claim by claim: which changes of what was read conflict, and what a conflict names.
 
 Each claim about ranges holds for both ways of finding what changed: through the commits since the snapshot, and
 through the keys of the range.
@@ -8,8 +8,8 @@ import pytest
 
 from kvd.store import isolation
 from kvd.store.authors import Author
-from kvd.store.errors import Conflict, SnapshotGone, VersionAhead
-from kvd.store.isolation import COMMITTED_KEYS, MAX_CHANGES, MAX_CHARACTERS, Change, Range, validate
+from kvd.store.errors import Change, Conflict, SnapshotGone, VersionAhead
+from kvd.store.isolation import COMMITTED_KEYS, MAX_CHANGES, MAX_CHARACTERS, Range, validate
 from kvd.store.store import Store
 from kvd.store.window import WindowLimits
 
@@ -29,7 +29,7 @@ either_way = pytest.mark.usefixtures("both_ways")
 
 
 def filled(*keys: str) -> Store:
-    """A store with each key in a commit of its own, the first at version 1, all at time 10."""
+    """Return a store with each key in a commit of its own, the first at version 1, all at time 10."""
     store = Store()
     store.advance(10)
     for key in keys:
@@ -40,7 +40,7 @@ def filled(*keys: str) -> Store:
 def conflicts(
     store: Store, reads: dict[str, int] | None = None, ranges: list[Range] | None = None, snapshot: int = 0
 ) -> list[Change]:
-    """What refuses a commit that read this; nothing if it may be made."""
+    """Return the changes that refuse a commit with this read set; none if it may commit."""
     try:
         validate(store, reads or {}, ranges or [], snapshot)
     except Conflict as conflict:
@@ -61,61 +61,61 @@ def test_a_blind_write_never_conflicts() -> None:
     assert conflicts(store) == []
 
 
-def test_keys_that_are_as_they_were_read_are_no_conflict() -> None:
+def test_unchanged_keys_are_no_conflict() -> None:
     store = filled("a", "b", "c")
     store.delete(["c"])
     store.set({"b": b"new"})
     assert conflicts(store, {"a": 1, "b": 5, "c": 0, "never": 0}) == []
 
 
-def test_a_conflict_says_what_was_read_and_what_is_there_and_who_changed_it_when() -> None:
+def test_a_conflict_names_the_version_read_the_current_one_and_who_changed_it_when() -> None:
     store = filled("a")
     store.advance(20)
     store.set({"a": b"new"}, YOU)
     assert conflicts(store, {"a": 1}) == [Change("a", 1, 2, 20, YOU)]
 
 
-def test_a_key_that_was_deleted_is_found_absent_and_the_deletion_has_its_author() -> None:
+def test_a_conflict_over_a_deleted_key_names_the_author_of_the_deletion() -> None:
     store = filled("a")
     store.advance(20)
     store.delete(["a"], YOU)
     assert conflicts(store, {"a": 1}) == [Change("a", 1, 0, 20, YOU)]
 
 
-def test_a_key_read_as_absent_conflicts_once_it_is_there() -> None:
+def test_a_key_read_as_absent_conflicts_once_it_exists() -> None:
     assert conflicts(filled("a"), {"a": 0}) == [Change("a", 0, 1, 10, ME)]
 
 
-def test_a_key_read_as_absent_that_came_and_went_is_no_conflict() -> None:
+def test_a_key_read_as_absent_that_was_set_and_deleted_is_no_conflict() -> None:
     store = filled("a")
     store.delete(["a"])
     assert conflicts(store, {"a": 0}) == []
 
 
-def test_a_key_that_went_and_came_back_is_another_one_though_its_value_is_the_same() -> None:
+def test_a_key_that_was_deleted_and_set_again_conflicts_though_its_value_is_the_same() -> None:
     store = filled("a")
     store.delete(["a"])
     store.set({"a": b"old"})
     assert [change.found for change in conflicts(store, {"a": 1})] == [3]
 
 
-def test_the_version_tells_and_not_the_value() -> None:
+def test_the_version_decides_and_not_the_value() -> None:
     store = filled("a")
     store.set({"a": b"old"})
     assert [change.key for change in conflicts(store, {"a": 1})] == ["a"]
 
 
-def test_a_version_from_the_future_is_not_the_one_there_is() -> None:
+def test_a_version_from_the_future_conflicts() -> None:
     assert conflicts(filled("a"), {"a": 7}) == [Change("a", 7, 1, 10, ME)]
 
 
-def test_each_key_that_changed_is_named_in_the_order_read_and_no_other() -> None:
+def test_a_conflict_names_each_changed_key_in_the_order_of_reading_and_no_other() -> None:
     store = filled("a", "b", "c")
     store.set({"a": b"new", "c": b"new"})
     assert [change.key for change in conflicts(store, {"c": 3, "b": 2, "a": 1})] == ["c", "a"]
 
 
-def test_a_key_is_validated_though_its_commit_has_left_the_history() -> None:
+def test_a_key_is_validated_although_its_commit_has_left_the_history() -> None:
     store = filled("a")
     store.set({"a": b"new"}, YOU)
     store.window.limits = NO_HISTORY
@@ -124,7 +124,7 @@ def test_a_key_is_validated_though_its_commit_has_left_the_history() -> None:
     assert conflicts(store, {"a": 1}) == [Change("a", 1, 2, None, None)]
 
 
-def test_a_key_whose_tombstone_is_forgotten_is_still_not_what_was_read() -> None:
+def test_a_key_whose_tombstone_is_gone_still_conflicts() -> None:
     store = filled("a")
     store.delete(["a"])
     store.window.limits = NO_HISTORY
@@ -138,7 +138,7 @@ def test_a_key_whose_tombstone_is_forgotten_is_still_not_what_was_read() -> None
 
 
 @either_way
-def test_a_range_in_which_nothing_changed_is_no_conflict() -> None:
+def test_an_unchanged_range_is_no_conflict() -> None:
     store = filled("a", "b", "c")
     snapshot = store.version
     assert changed_in(store, "", None, snapshot) == []
@@ -148,7 +148,7 @@ def test_a_range_in_which_nothing_changed_is_no_conflict() -> None:
 
 
 @either_way
-def test_a_key_that_appeared_in_a_range_is_a_phantom() -> None:
+def test_a_key_added_to_a_range_is_a_phantom() -> None:
     store = filled("a", "c")
     store.advance(20)
     store.set({"b": b"new"}, YOU)
@@ -173,7 +173,7 @@ def test_a_key_that_was_deleted_from_a_range_conflicts() -> None:
 
 
 @either_way
-def test_a_key_that_came_and_went_in_a_range_has_changed_it() -> None:
+def test_a_key_set_and_deleted_in_a_range_conflicts() -> None:
     store = filled("a")
     store.set({"b": b""})
     store.delete(["b"])
@@ -181,7 +181,7 @@ def test_a_key_that_came_and_went_in_a_range_has_changed_it() -> None:
 
 
 @either_way
-def test_a_range_has_its_start_and_not_its_end() -> None:
+def test_a_range_includes_its_start_and_excludes_its_end() -> None:
     store = filled()
     store.set(dict.fromkeys(["a", "b", "bb", "c", "\uffff", "\U00010000"], b""))
     assert sorted(changed_in(store, "b", "c", 0)) == ["b", "bb"]
@@ -190,17 +190,17 @@ def test_a_range_has_its_start_and_not_its_end() -> None:
 
 
 @either_way
-def test_what_was_committed_up_to_the_snapshot_is_no_change_though_later_commits_came_with_it() -> None:
+def test_commits_up_to_the_snapshot_are_no_conflict_though_later_ones_share_their_group() -> None:
     store = filled("a", "b", "c")
     store.set_each([{"a": b"4"}, {"b": b"5"}, {"c": b"6"}])
-    assert len(store.window.groups) == 4, "the three came as one group"
+    assert len(store.window.groups) == 4, "the three are one group"
     assert [sorted(changed_in(store, "", None, snapshot)) for snapshot in (3, 4, 5, 6)] == [
         ["a", "b", "c"], ["b", "c"], ["c"], []
     ]  # fmt: skip
 
 
 @either_way
-def test_a_key_in_two_ranges_and_among_the_keys_read_is_named_once() -> None:
+def test_a_key_in_two_ranges_and_in_the_keys_read_is_named_once() -> None:
     store = filled("a", "b")
     store.set({"a": b"new", "b": b"new"})
     changes = conflicts(store, {"a": 1}, [("a", "b"), ("", "b"), EVERYTHING], 2)
@@ -220,23 +220,23 @@ def test_a_key_in_two_ranges_and_among_the_keys_read_is_named_once() -> None:
     ],
     ids=str,
 )
-def test_ranges_within_each_other_beside_each_other_and_empty_ones_are_the_keys_of_all(ranges: list[Range]) -> None:
+def test_nested_adjacent_and_empty_ranges_cover_the_keys_of_all(ranges: list[Range]) -> None:
     store = filled("a", "b", "c", "d", "e", "f")
     store.set(dict.fromkeys("abcdef", b"new"))
     assert sorted(change.key for change in conflicts(store, ranges=ranges, snapshot=6)) == ["a", "b", "c", "d"]
 
 
 @either_way
-def test_a_range_is_judged_by_its_snapshot_though_a_key_in_it_was_read_later() -> None:
-    """What is read at two instants cannot both be as it was."""
+def test_a_range_is_validated_at_its_snapshot_though_a_key_in_it_was_read_later() -> None:
+    """Two reads at different instants cannot both be current."""
     store = filled("a")
     store.set({"a": b"new"})
     assert conflicts(store, {"a": 2}, [EVERYTHING], 1) == [Change("a", 1, 2, 10, store.window.groups[-1].author)]
 
 
 @either_way
-def test_keys_read_as_absent_that_came_and_went_hide_no_phantom_behind_them() -> None:
-    """More of them than a conflict names."""
+def test_keys_read_as_absent_that_were_set_and_deleted_hide_no_phantom() -> None:
+    """There are more such keys than a conflict names."""
     store = filled()
     absent = [f"{number:03}" for number in range(MAX_CHANGES + 20)]
     store.set(dict.fromkeys(absent, b""))
@@ -246,7 +246,7 @@ def test_keys_read_as_absent_that_came_and_went_hide_no_phantom_behind_them() ->
 
 
 @either_way
-def test_a_range_read_at_a_snapshot_that_has_gone_cannot_be_judged() -> None:
+def test_a_range_read_at_a_snapshot_that_has_left_the_history_cannot_be_validated() -> None:
     store = filled("a", "b")
     store.window.limits = NO_HISTORY
     store.advance(10)
@@ -258,12 +258,14 @@ def test_a_range_read_at_a_snapshot_that_has_gone_cannot_be_judged() -> None:
 
 
 @either_way
-def test_a_range_cannot_have_been_read_at_a_version_that_is_not_there_yet() -> None:
+def test_a_range_read_at_a_future_version_is_refused() -> None:
     with pytest.raises(VersionAhead):
         validate(filled("a"), {}, [EVERYTHING], 2)
 
 
-def test_keys_of_commits_are_looked_at_up_to_a_bound_and_then_the_range_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_validation_visits_the_keys_of_commits_up_to_a_bound_and_otherwise_the_range(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     walked: list[tuple[str, str | None]] = []
     monkeypatch.setattr(isolation, "COMMITTED_KEYS", 3)
     store = filled("a", "b")
@@ -276,12 +278,12 @@ def test_keys_of_commits_are_looked_at_up_to_a_bound_and_then_the_range_is(monke
     assert walked == [("b", None)]
 
 
-# ---------------------------------------------------------------------- how much a conflict tells
+# ---------------------------------------------------------------------- the size of a conflict
 
 
 @either_way
 @pytest.mark.parametrize("read", ["keys", "ranges"])
-def test_a_conflict_names_no_more_keys_than_it_may(read: str) -> None:
+def test_a_conflict_names_at_most_max_changes_keys(read: str) -> None:
     store = filled()
     keys = [f"{number:04}" for number in range(MAX_CHANGES + 50)]
     store.set(dict.fromkeys(keys, b""))
@@ -292,7 +294,7 @@ def test_a_conflict_names_no_more_keys_than_it_may(read: str) -> None:
 
 
 @pytest.mark.parametrize(("characters", "named"), [(MAX_CHARACTERS, 1), (MAX_CHARACTERS // 4, 4), (1_500, 3)])
-def test_a_conflict_of_long_keys_ends_once_it_is_long_enough(characters: int, named: int) -> None:
+def test_a_conflict_of_long_keys_ends_once_it_has_enough_characters(characters: int, named: int) -> None:
     store = filled()
     keys = [f"{number:0{characters}}" for number in range(10)]
     store.set(dict.fromkeys(keys, b""))
@@ -301,7 +303,7 @@ def test_a_conflict_of_long_keys_ends_once_it_is_long_enough(characters: int, na
 
 @pytest.mark.parametrize("committed", [10, COMMITTED_KEYS + 10])
 def test_ranges_that_overlap_and_touch_are_one(committed: int) -> None:
-    """Both ways of looking: through the commits since, and through the keys."""
+    """Both ways of validation: through the commits since the snapshot, and through the keys."""
     store = Store()
     store.set({f"k{number:05d}": b"1" for number in range(200)})
     snapshot = store.version

@@ -1,4 +1,4 @@
-"""The keyspace: one dict first, shards for the rest, and no key ever in two places."""
+"""The keyspace: a first dict, shards for further keys, and no key ever in two of them."""
 
 from collections.abc import Iterator
 
@@ -36,7 +36,7 @@ def test_new_keys_go_to_the_first_dict_until_it_is_full() -> None:
     assert (len(keyspace), sorted(keyspace)) == (7, list("abcdefg"))
 
 
-def test_a_key_stays_where_it_is_also_when_there_is_room_in_the_first_dict_again() -> None:
+def test_a_key_stays_in_its_shard_though_the_first_dict_has_space_again() -> None:
     keyspace = Keyspace()
     for key in "abcd":
         put(keyspace, key)
@@ -47,7 +47,7 @@ def test_a_key_stays_where_it_is_also_when_there_is_room_in_the_first_dict_again
     assert (len(keyspace), keyspace.find("a")) == (3, None)
 
 
-def test_the_parts_together_are_everything_once() -> None:
+def test_the_parts_together_hold_every_key_once() -> None:
     keyspace = Keyspace()
     for number in range(100):
         put(keyspace, str(number))
@@ -57,7 +57,7 @@ def test_the_parts_together_are_everything_once() -> None:
     assert sum(map(bool, parts)) > SHARDS // 4, "the shards share the keys"
 
 
-def test_heads_that_are_not_current_any_more_are_not_removed() -> None:
+def test_superseded_heads_are_not_removed() -> None:
     keyspace = Keyspace()
     heads = [put(keyspace, key) for key in "abcdef"]
     keyspace.count_new("abcdef")

@@ -1,4 +1,4 @@
-"""Values that go before the window drops their commits: never one that somebody may still want, never told wrongly."""
+"""Values that go before the window drops their commits: no value too early, and no read returns a wrong one."""
 
 import random
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ MS = 1_000
 
 
 def keeping(*rules: tuple[str, int]) -> Store:
-    """A store whose values below these prefixes are kept for so many ms; 0: as all others."""
+    """Return a store that keeps values below these prefixes for the given ms; 0: as long as all others."""
     store = Store(WindowLimits(max_age_us=PLENTY, max_bytes=PLENTY))
     keep(store, *rules)
     return store
@@ -35,7 +35,7 @@ def later(store: Store, us: int) -> None:
 
 
 def set_three_times(store: Store, *keys: str) -> None:
-    """Versions v+1 to v+3, one microsecond after the other."""
+    """Make versions v+1 to v+3, one microsecond after the other."""
     for value in (b"one", b"two", b"three"):
         later(store, 1)
         store.set(dict.fromkeys(keys, value))
@@ -68,7 +68,7 @@ def test_a_superseded_value_goes_at_its_age_and_not_before() -> None:
     assert values_at(store, 3, "cache/a") == [b"three"]
 
 
-def test_values_of_others_stay_and_so_does_the_longest_prefix_that_says_nothing() -> None:
+def test_values_of_other_keys_stay_and_so_do_those_below_a_longer_prefix_without_a_history() -> None:
     store = keeping(("cache/", 1), ("cache/kept/", 0), ("cache/long/", 2))
     names = ["other", "cache/kept/a", "cache/long/a"]
     set_three_times(store, "cache/a", *names)
@@ -82,7 +82,7 @@ def test_values_of_others_stay_and_so_does_the_longest_prefix_that_says_nothing(
         values_at(store, 1, "cache/long/a")
 
 
-def test_what_was_not_there_and_what_was_deleted_is_told_at_every_version() -> None:
+def test_absent_and_deleted_keys_read_as_none_at_every_version() -> None:
     store = keeping(("", 1))
     store.set({"before": b""})
     store.set({"a": b"1"})
@@ -97,7 +97,7 @@ def test_what_was_not_there_and_what_was_deleted_is_told_at_every_version() -> N
         values_at(store, 2, "a")
 
 
-def test_the_window_gets_the_room_back_and_keeps_the_commits() -> None:
+def test_the_window_gets_the_bytes_back_and_keeps_the_commits() -> None:
     store = keeping(("cache/", 1))
     for number in range(100):
         store.set({"cache/a": b"x" * 10_000, "b": b"%d" % number})
@@ -114,7 +114,7 @@ def test_the_window_gets_the_room_back_and_keeps_the_commits() -> None:
 
 
 def test_a_touched_key_keeps_its_value() -> None:
-    """A touch supersedes a value by itself."""
+    """A touch supersedes a value by the same value."""
     store = keeping(("", 1))
     store.set({"a": b"value"})
     store.touch(["a"], None)
@@ -132,7 +132,7 @@ def test_forgetting_goes_in_small_steps() -> None:
     assert [store.retention.forget(store.time, 30) for _ in range(5)] == [30, 30, 30, 10, 0]
 
 
-def test_rules_that_come_later_hold_for_what_there_is_and_going_they_bring_nothing_back() -> None:
+def test_later_rules_apply_to_existing_values_and_removed_rules_bring_no_value_back() -> None:
     store = keeping()
     set_three_times(store, "a", "b")
     later(store, AGE_US + 1)
@@ -160,7 +160,7 @@ def test_when_the_next_value_is_due() -> None:
 # ---------------------------------------------------------------------- who needs it
 
 
-def test_what_is_pinned_stays_until_it_is_let_go() -> None:
+def test_a_pinned_version_keeps_its_values_until_it_is_unpinned() -> None:
     store = keeping(("", 1))
     set_three_times(store, "a")
     pinned = store.pin()
@@ -176,7 +176,7 @@ def test_what_is_pinned_stays_until_it_is_let_go() -> None:
         values_at(store, pinned, "a")
 
 
-def test_a_scan_at_a_version_does_not_leave_out_what_is_forgotten() -> None:
+def test_a_scan_at_a_version_does_not_skip_forgotten_values() -> None:
     store = keeping(("cache/", 1))
     set_three_times(store, "a", "cache/a", "z")
     later(store, AGE_US + 10)
@@ -201,7 +201,7 @@ def test_a_keys_history_ends_where_values_are_forgotten() -> None:
     assert versions(store, "a", 10, 3, PLENTY) == list[Version]()
 
 
-def test_a_commit_is_judged_as_if_nothing_were_forgotten() -> None:
+def test_a_commit_is_validated_as_if_no_value_were_forgotten() -> None:
     store = keeping(("", 1))
     set_three_times(store, "a", "b")
     later(store, AGE_US + 10)
@@ -217,7 +217,7 @@ def test_a_commit_is_judged_as_if_nothing_were_forgotten() -> None:
 
 
 class Script:
-    """A store, and beside it a dict for each version; random writes, pins and pauses."""
+    """A store, and a dict for each of its versions; random writes, pins and pauses."""
 
     KEYS = ("a", "b", "ba", "c")
 
@@ -253,7 +253,7 @@ class Script:
             store.unpin(self.pins.pop(self.random.randrange(len(self.pins))))
         elif what == "forget":
             forget_all(store)
-            assert not list(self.forgettable()), "nothing that is to go stays"
+            assert not list(self.forgettable()), "a value that should be forgotten is still there"
 
     def some_keys(self) -> list[str]:
         return self.random.sample(self.KEYS, self.random.randint(1, 3))
@@ -275,7 +275,7 @@ class Script:
         return found
 
     def forgettable(self) -> Iterator[tuple[str, int]]:
-        """What the store still has although nobody may want it any more."""
+        """Yield the values that the store still has although the rules say to forget them."""
         for key in self.KEYS:
             chain = self.chain(key)
             for after, head in pairwise(chain):
@@ -289,7 +289,7 @@ class Script:
         return self.times[superseded] < self.store.time - rule.history_ms * MS
 
     def check(self, gone_before: set[tuple[str, int]]) -> set[tuple[str, int]]:
-        """Read everything at each version: it is as it was, or it is gone and may be."""
+        """Read everything at each version: it is as it was committed, or it is gone and may be gone."""
         gone = set()
         for version, state in enumerate(self.states):
             for key in self.KEYS:

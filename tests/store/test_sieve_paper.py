@@ -12,7 +12,7 @@ from kvd.store.sieve import Marks, Sieve
 
 
 class Paper:
-    """The algorithm as the paper tells it; ``marked`` are places, since two keys may share one here."""
+    """The algorithm of the paper. ``marked`` holds places of the table, because two keys may share one here."""
 
     def __init__(self, marks: Marks) -> None:
         self.queue: list[str] = []  # oldest first
@@ -43,7 +43,7 @@ class Paper:
 
 
 class World:
-    """A store as far as the queue asks, and both queues."""
+    """As much of a store as the queue needs, and both queues."""
 
     def __init__(self) -> None:
         self.heads: dict[str, Head] = {}
@@ -84,14 +84,14 @@ class World:
 
 @pytest.mark.parametrize("piece_keys", [1, 2, 3, 7, 1024])
 @pytest.mark.parametrize("seed", range(20))
-def test_it_evicts_what_the_paper_says(piece_keys: int, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_evicts_the_keys_that_the_paper_says(piece_keys: int, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sieve_module, "PIECE_KEYS", piece_keys)
     chosen = random.Random(seed)  # noqa: S311  # to be repeatable
     world, evicted = World(), 0
     for number in range(400):
         act = chosen.random()
         if act < 0.45 or not world.heads:
-            # The same key may come again: another object, as in the store.
+            # The same key may be added again as another object, as in the store.
             key = "".join(["k", str(chosen.randrange(200))])
             if key not in world.heads:
                 world.add(key)
@@ -110,7 +110,7 @@ def test_it_evicts_what_the_paper_says(piece_keys: int, seed: int, monkeypatch: 
 
 
 def keys_without_shared_marks(marks: Marks, *wanted: tuple[str, int]) -> list[list[str]]:
-    """For each prefix that many keys; no two of all these keys share a mark, whatever the seed of the hashes."""
+    """Return ``count`` keys for each prefix, no two of which share a mark, whatever the seed of the hashes."""
     places, found = set[int](), []
     for prefix, count in wanted:
         keys: list[str] = []
@@ -126,10 +126,10 @@ def keys_without_shared_marks(marks: Marks, *wanted: tuple[str, int]) -> list[li
     return found
 
 
-def test_what_is_visited_again_stays_and_a_scan_goes() -> None:
-    """A key of the scan that shares the mark of a hot one would stay, and the hand would go round too early.
+def test_keys_that_are_visited_again_stay_and_a_scan_goes() -> None:
+    """No two keys share a mark here. A key of the scan with the mark of a hot key would stay, and the hand would wrap.
 
-    In the first round not all hot keys have been visited again by then, and up to all of them would go.
+    In the first round some hot keys have not been visited again by then, and almost all of them would be evicted.
     """
     world = World()
     hot, scanned = keys_without_shared_marks(world.marks, ("hot", 100), ("scan", 1_000))
@@ -145,7 +145,7 @@ def test_what_is_visited_again_stays_and_a_scan_goes() -> None:
     assert all(key in world.heads for key in hot)
 
 
-def test_deleting_and_setting_anew_does_not_make_the_queue_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_deleting_and_setting_a_key_again_does_not_make_the_queue_longer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sieve_module, "PIECE_KEYS", 16)
     world = World()
     for number in range(50):
@@ -158,7 +158,7 @@ def test_deleting_and_setting_anew_does_not_make_the_queue_longer(monkeypatch: p
     assert len(world.sieve) < 4 * 60
 
 
-def test_nothing_is_looked_for_while_nothing_was_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_key_is_searched_for_while_none_was_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sieve_module, "PIECE_KEYS", 16)
     looked_for: list[str] = []
     sieve = Sieve(lambda keys: looked_for.extend(keys) or [None] * len(keys), lambda: 1_000, Marks())
@@ -166,7 +166,7 @@ def test_nothing_is_looked_for_while_nothing_was_forgotten(monkeypatch: pytest.M
     assert (len(sieve), looked_for) == (500, [])
 
 
-def test_a_tombstone_is_passed_over_and_can_come_back() -> None:
+def test_a_tombstone_is_skipped_and_its_key_can_be_set_again() -> None:
     world = World()
     world.add("a")
     world.heads["a"] = Head(world.heads["a"].key, None, 2, None)
@@ -175,19 +175,19 @@ def test_a_tombstone_is_passed_over_and_can_come_back() -> None:
     assert world.sieve.take_victims(1, 0, 1) == [head]
 
 
-@pytest.mark.parametrize(("keys", "size", "most", "taken"), [
+@pytest.mark.parametrize(("keys", "size", "max_keys", "taken"), [
     (3, 0, 10, 3), (0, 1, 10, 1), (0, KEY_BYTES + 5, 10, 2), (1, KEY_BYTES + 5, 10, 2), (4, 1, 10, 4), (9, 0, 2, 2),
     (0, 10 * KEY_BYTES, 3, 3), (0, 0, 10, 0), (0, -1, 10, 0), (50, 0, 100, 20),
 ])  # fmt: skip
-def test_so_many_keys_and_bytes_go_as_were_asked_for(keys: int, size: int, most: int, taken: int) -> None:
+def test_as_many_keys_and_bytes_are_evicted_as_requested(keys: int, size: int, max_keys: int, taken: int) -> None:
     world = World()
     for number in range(20):
         world.add(f"k{number:03}")  # of four bytes, without a value
-    assert [head.key for head in world.sieve.take_victims(keys, size, most)] == [f"k{n:03}" for n in range(taken)]
+    assert [head.key for head in world.sieve.take_victims(keys, size, max_keys)] == [f"k{n:03}" for n in range(taken)]
     assert len(world.sieve) == 20 - taken
 
 
-def test_what_the_hand_has_passed_is_kept_in_few_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_keys_that_the_hand_has_passed_are_kept_in_few_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sieve_module, "PIECE_KEYS", 16)
     world = World()
     for number in range(2_000):

@@ -1,4 +1,4 @@
-"""The store, claim by claim. Long random histories against a plain model are in test_store_model.py."""
+"""The store, claim by claim. Random histories against a plain model are in test_store_model.py."""
 
 import pytest
 
@@ -19,7 +19,7 @@ def keys_of(page: Page) -> list[str]:
 
 
 def everything(store: Store) -> tuple[object, ...]:
-    """All that a refused operation may not change."""
+    """Return everything that a refused operation must not change."""
     return (store.version, counters(store), store.window.bytes, store.window.commits, store.scan("", None, 10**6).items)
 
 
@@ -45,7 +45,7 @@ def test_each_commit_takes_one_higher_version_however_many_keys_it_has() -> None
     assert store.set_each([{"b": b"4"}, {"b": b"5"}, {"d": b"6"}]) == [4, 5, 6]
 
 
-def test_a_commit_of_nothing_is_none() -> None:
+def test_a_call_without_keys_is_no_commit() -> None:
     store = Store()
     store.set({"a": b"1"})
     before = everything(store)
@@ -57,7 +57,7 @@ def test_a_commit_of_nothing_is_none() -> None:
     assert everything(store) == before
 
 
-def test_a_delete_that_misses_one_key_deletes_nothing_and_names_what_is_missing() -> None:
+def test_a_delete_that_misses_one_key_deletes_nothing_and_names_the_missing_keys() -> None:
     store = Store()
     store.set({"a": b"1", "b": b"2", "was": b"3"})
     store.delete(["was"])
@@ -75,7 +75,7 @@ def test_a_key_named_twice_is_deleted_once() -> None:
     assert store.counters.delete_operations == 2
 
 
-def test_missing_keys_are_passed_over_when_that_was_asked_for() -> None:
+def test_missing_keys_are_ignored_with_missing_ok() -> None:
     store = Store()
     store.set({"a": b"1"})
     assert store.delete(["no", "a", "never"], missing_ok=True) == (2, 1)
@@ -137,7 +137,7 @@ def test_a_key_may_lie_in_any_part_of_the_keyspace(key: str, monkeypatch: pytest
 @pytest.mark.parametrize(
     "batch",
     [
-        [{"a": b"new"}, {"b": b"newer"}],  # all there, all different: the quick way
+        [{"a": b"new"}, {"b": b"newer"}],  # all exist, all different: the quick way
         [{"a": b""}, {"empty": b""}],
         [{"a": b"1"}, {"a": b"2"}],
         [{"a": b"1", "b": b"2"}, {}],
@@ -148,7 +148,7 @@ def test_a_key_may_lie_in_any_part_of_the_keyspace(key: str, monkeypatch: pytest
     ],
     ids=str,
 )
-def test_a_batch_of_sets_is_as_many_commits_one_after_the_other(batch: list[dict[str, bytes]]) -> None:
+def test_a_batch_of_sets_is_one_commit_after_the_other(batch: list[dict[str, bytes]]) -> None:
     together, alone = Store(), Store()
     for store in (together, alone):
         store.set({"a": b"old", "b": b"old", "gone": b"x", "empty": b""})
@@ -177,7 +177,7 @@ def test_commits_of_one_batch_stand_in_the_window_as_one_group() -> None:
 # ---------------------------------------------------------------------- versions and history
 
 
-def test_every_version_reads_as_it_was() -> None:
+def test_every_version_reads_as_it_was_committed() -> None:
     store = Store()
     store.set({"a": b"1"})
     store.set({"a": b"2", "b": b"2"})
@@ -187,7 +187,7 @@ def test_every_version_reads_as_it_was() -> None:
     assert seen == [[None, None], [b"1", None], [b"2", b"2"], [None, b"2"], [b"4", b"2"]]
 
 
-def test_a_version_that_is_not_there_yet_cannot_be_read() -> None:
+def test_a_future_version_cannot_be_read() -> None:
     store = Store()
     store.set({"a": b"1"})
     for read in (lambda: store.get_many(["a"], at=2), lambda: store.scan("", None, 1, at=2)):
@@ -208,7 +208,7 @@ def test_a_version_before_the_window_cannot_be_read() -> None:
     assert store.get_many(["a"], at=3) == [b"3"]
 
 
-def test_a_negative_version_is_one_that_has_gone() -> None:
+def test_a_negative_version_counts_as_gone() -> None:
     with pytest.raises(SnapshotGone):
         Store().get_many(["a"], at=-1)
 
@@ -223,7 +223,7 @@ def test_time_never_goes_back() -> None:
     assert [group.time for group in store.window.groups] == [105]
 
 
-def test_a_batch_drops_as_much_history_as_the_last_one_added_and_a_little_more() -> None:
+def test_a_batch_drops_a_little_more_history_than_the_last_one_added() -> None:
     store = Store()
     for number in range(100):
         store.set({"a": b"%d" % number})
@@ -249,7 +249,7 @@ def test_a_pinned_version_stays_readable() -> None:
         store.get_many(["a"], at=1)
 
 
-def test_a_deleted_key_is_forgotten_once_nobody_can_see_it_any_more() -> None:
+def test_a_deleted_key_is_removed_once_no_readable_version_has_it() -> None:
     store = Store()
     store.set({"stays": b"", "goes": b"", "returns": b""})
     store.delete(["goes", "returns"])
@@ -261,7 +261,7 @@ def test_a_deleted_key_is_forgotten_once_nobody_can_see_it_any_more() -> None:
     assert all(store.find(key).previous is None for key in ("returns", "stays"))  # type: ignore[union-attr]
 
 
-def test_values_that_left_the_window_are_held_by_nothing() -> None:
+def test_values_that_left_the_window_are_freed() -> None:
     store = Store(NO_HISTORY)
     for number in range(20):
         store.set({"a": b"%d" % number})
@@ -271,15 +271,15 @@ def test_values_that_left_the_window_are_held_by_nothing() -> None:
     assert (head.value, head.previous, store.window.bytes) == (b"19", None, 0)
 
 
-def test_drop_history_says_whether_it_did_anything() -> None:
+def test_drop_history_returns_whether_it_dropped_anything() -> None:
     store = Store(NO_HISTORY)
     store.set({"a": b"1"})
     store.set({"a": b"2"})
     assert [store.drop_history(1), store.drop_history(1), store.drop_history(1)] == [1, 1, 0]
 
 
-def test_new_keys_reach_the_index_in_bulk_when_enough_of_them_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store_module, "PENDING_KEYS", 3)
+def test_new_keys_are_added_to_the_index_in_bulk_once_there_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kvd.store.contents.PENDING_KEYS", 3)
     store = Store()
     store.set({"a": b"", "b": b""})
     store.advance(0)
@@ -300,7 +300,7 @@ def test_a_scan_shows_keys_values_and_versions_in_order() -> None:
     assert [(item.key, item.value) for item in store.scan("b", "c", 10, keys_only=True).items] == [("b", None)]
 
 
-def test_a_scan_of_a_version_shows_what_was_there_then() -> None:
+def test_a_scan_of_a_version_shows_the_keys_of_that_version() -> None:
     store = Store()
     store.set({"a": b"1", "b": b"1"})
     store.delete(["a"])
@@ -316,21 +316,21 @@ def test_a_page_that_ends_with_the_last_key_has_no_next() -> None:
 
 
 @pytest.mark.parametrize(
-    ("how", "most_keys"),
+    ("how", "max_keys"),
     [({"limit": 3}, 3), ({"max_bytes": 30}, 3), ({"max_bytes": 5, "keys_only": True}, 3), ({}, 4)],
-    ids=["by the limit", "by the bytes", "by the bytes of keys", "by the keys looked at"],
+    ids=["by the limit", "by the bytes", "by the bytes of keys", "by the visited keys"],
 )
 def test_pages_together_are_all_live_keys_in_order_wherever_they_are_cut(
-    how: dict[str, int], most_keys: int, monkeypatch: pytest.MonkeyPatch
+    how: dict[str, int], max_keys: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not how:
-        monkeypatch.setattr(store_module, "SCAN_VISITS", most_keys)
+        monkeypatch.setattr(store_module, "SCAN_VISITS", max_keys)
     store = Store()
     store.set({f"{number:02}": b"x" * 10 for number in range(50)})
     store.delete([f"{number:02}" for number in range(10, 30)])
     pages = a_page_at_a_time(store, **how)
     assert [key for page in pages for key in keys_of(page)] == [f"{n:02}" for n in range(50) if not 10 <= n < 30]
-    assert max(len(page.items) for page in pages) == most_keys
+    assert max(len(page.items) for page in pages) == max_keys
     empty = [page for page in pages if not page.items]
     assert bool(empty) == (not how), "a stretch of tombstones gives pages without keys"
 

@@ -1,8 +1,8 @@
-"""The store's writes beyond set and delete: mixed ones, numbers, and keys whose lives have an end."""
+"""The store's writes beyond set and delete: mixed ones, numbers, and keys with deadlines or owners."""
 
 import pytest
 
-from kvd.store.authors import EXPIRED, NOBODY, Author
+from kvd.store.authors import EXPIRED, NO_AUTHOR, Author
 from kvd.store.errors import NotANumber, SnapshotGone, VersionAhead
 from kvd.store.history import newest_commits
 from kvd.store.lifetimes import KEEP_TTL, Expiry
@@ -44,17 +44,17 @@ def test_a_write_stores_and_deletes_in_one_commit() -> None:
     }  # fmt: skip
 
 
-def test_a_write_passes_over_missing_keys_that_it_would_delete() -> None:
+def test_a_write_ignores_missing_keys_that_it_would_delete() -> None:
     store = Store()
     store.set({"was": b"1"})
     store.delete(["was"])
     assert store.write({"never": None, "was": None}) == store.write({}) == 2
     assert store.write({"never": None, "a": b"1"}) == 3
-    assert last_commit(store) == (3, NOBODY, ["a"])
+    assert last_commit(store) == (3, NO_AUTHOR, ["a"])
     assert store.counters.delete_operations == 1
 
 
-def test_a_write_gives_a_life_to_what_it_stores_and_ends_those_it_deletes() -> None:
+def test_a_write_sets_the_deadlines_of_the_keys_it_stores_and_clears_those_it_deletes() -> None:
     store = Store()
     store.set({"a": b"", "b": b"", "c": b""}, ME, Expiry(deadline=10, owner="me"))
     store.write({"a": None, "b": b"", "d": b""}, ME, Expiry(deadline=20, owner="you"))
@@ -71,7 +71,7 @@ def test_an_absent_key_counts_as_0() -> None:
     store.delete(["n"])
     assert store.increment("n", 0) == (0, 4)
     assert store.get("n") == b"0"
-    assert last_commit(store) == (4, NOBODY, ["n"])
+    assert last_commit(store) == (4, NO_AUTHOR, ["n"])
 
 
 def test_a_number_is_stored_as_plain_decimal_text() -> None:
@@ -85,7 +85,9 @@ def test_a_number_is_stored_as_plain_decimal_text() -> None:
     ("value", "by"),
     [(b"", 1), (b"seven", 1), (b"%d" % MOST, 1), (b"%d" % -MOST, -2), (b"%d" % (MOST + 1), -1), (b"1" * 30, 0)],
 )
-def test_what_is_no_number_or_would_be_none_is_refused_and_nothing_is_changed(value: bytes, by: int) -> None:
+def test_a_value_that_is_not_a_number_and_a_sum_that_is_too_large_are_refused_without_a_change(
+    value: bytes, by: int
+) -> None:
     store = Store()
     store.set({"n": value}, ME, Expiry(deadline=10))
     before = counters(store)
@@ -102,7 +104,7 @@ def test_the_whole_range_of_64_bits_is_reached() -> None:
     assert store.increment("n", -MOST)[0] == -(2**63)
 
 
-def test_an_increment_keeps_the_life_of_its_key_unless_told_otherwise() -> None:
+def test_an_increment_keeps_the_deadline_of_its_key_unless_another_is_given() -> None:
     store = Store()
     store.set({"n": b"1"}, ME, Expiry(deadline=10, owner="me"))
     store.increment("n", 1)
@@ -111,10 +113,10 @@ def test_an_increment_keeps_the_life_of_its_key_unless_told_otherwise() -> None:
     assert (deadlines(store, "n"), store.lifetimes.owned("me")) == ([20], [])
 
 
-# ---------------------------------------------------------------------- lives
+# ---------------------------------------------------------------------- deadlines and owners
 
 
-def test_a_plain_write_gives_its_keys_a_life_without_end() -> None:
+def test_a_plain_write_clears_the_deadlines_of_its_keys() -> None:
     store = Store()
     for write in (
         lambda: store.set({"a": b"2"}),
@@ -128,7 +130,7 @@ def test_a_plain_write_gives_its_keys_a_life_without_end() -> None:
         assert (deadlines(store, "a"), "a" in store.lifetimes.owned("me")) == ([None], False)
 
 
-def test_a_write_that_keeps_lives_gives_its_own_to_new_keys_only() -> None:
+def test_a_write_that_keeps_deadlines_gives_its_own_to_new_keys_only() -> None:
     store = Store()
     store.set({"old": b""}, ME, Expiry(deadline=10))
     store.set({"deleted": b""}, ME, Expiry(deadline=10))
@@ -140,7 +142,7 @@ def test_a_write_that_keeps_lives_gives_its_own_to_new_keys_only() -> None:
     assert deadlines(store, "old", "newer") == [10, None]
 
 
-def test_a_deletion_ends_a_life() -> None:
+def test_a_deletion_clears_the_deadline() -> None:
     store = Store()
     store.set({"a": b""}, ME, Expiry(deadline=10, owner="me"))
     store.delete(["a"])
@@ -180,30 +182,30 @@ def test_keys_expire_in_one_commit_by_the_author_expired() -> None:
     assert all_deadlines(store.lifetimes) == {}
 
 
-def test_expiring_what_is_gone_already_is_no_commit() -> None:
+def test_expiring_deleted_keys_is_no_commit() -> None:
     store = Store()
     store.set({"a": b"1"})
     store.delete(["a"])
     assert store.expire(["a", "never"]) == store.expire([]) == 2
 
 
-def test_the_keys_of_an_owner_are_buried_in_one_commit_and_no_others() -> None:
+def test_the_keys_of_an_owner_are_deleted_in_one_commit_and_no_others() -> None:
     store = Store()
     store.set({"a": b"", "b": b"", "c": b""}, ME, Expiry(owner="me"))
     store.set({"b": b""}, YOU, Expiry(owner="you"))
     store.set({"c": b""}, YOU)
     store.set({"d": b""}, ME, Expiry(owner="me"))
-    assert store.bury("me", ME) == 2
+    assert store.delete_owned("me", ME) == 2
     assert (last_commit(store)[:2], sorted(last_commit(store)[2])) == ((5, ME), ["a", "d"])
     assert store.get_many(["a", "b", "c", "d"]) == [None, b"", b"", None]
-    assert (store.bury("me"), store.bury("nobody"), store.version) == (0, 0, 5)
-    assert store.bury("you") == 1
+    assert (store.delete_owned("me"), store.delete_owned("other"), store.version) == (0, 0, 5)
+    assert store.delete_owned("you") == 1
 
 
 # ---------------------------------------------------------------------- fetch
 
 
-def test_fetch_tells_value_version_and_deadline_all_from_one_instant() -> None:
+def test_fetch_returns_value_version_and_deadline_of_one_instant() -> None:
     store = Store()
     store.set({"a": b"1"}, ME, Expiry(deadline=10))
     store.set({"a": b"2", "b": b""}, ME, Expiry(deadline=20))

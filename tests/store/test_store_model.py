@@ -28,7 +28,7 @@ from tests.harness.scale import SCALE
 
 HISTORIES = max(20, int(200 * SCALE))
 STEPS = 50
-# How often each rule fires at the least, for each history; the rarest does so five times as often on average.
+# The least number of times that each rule must fire per history; the rarest fires five times as often on average.
 FIRED_PER_HISTORY = 0.05
 
 KEYS = ["a", "b", "ba", "bb", "c", "é", "\ud7ff", "\ue000", "\uffff", "\U00010000", "\U0001f382", "z"]
@@ -49,7 +49,7 @@ fired: Counter[str] = Counter()
 
 
 def counted(method: Method) -> Method:
-    """Count how often a rule fires. Goes below ``@rule``, which looks at the arguments' names."""
+    """Count how often a rule fires. Put this below ``@rule``, which reads the names of the arguments."""
     from functools import wraps
 
     @wraps(method)
@@ -61,7 +61,7 @@ def counted(method: Method) -> Method:
 
 
 class Model(RuleBasedStateMachine):
-    """The store in the left hand, ``snapshots`` in the right; after each step they must tell the same."""
+    """The store and ``snapshots``, a plain model; after each step they must agree."""
 
     @initialize(limits=window_limits)
     def begin(self, limits: WindowLimits) -> None:
@@ -80,7 +80,7 @@ class Model(RuleBasedStateMachine):
         return self.snapshots[-1]
 
     def commit(self, changes: dict[str, bytes | None]) -> int:
-        """What a commit does; its version."""
+        """Do to the model what a commit does; return its version."""
         if changes:
             version = len(self.snapshots)
             after = {key: item for key, item in self.live.items() if key not in changes}
@@ -90,7 +90,7 @@ class Model(RuleBasedStateMachine):
         return len(self.snapshots) - 1
 
     def size(self, group: Group) -> int:
-        """What a group of commits takes, by what its commits changed."""
+        """Return the size of a group of commits, by what its commits changed."""
         replaced = [
             len(self.snapshots[head.version - 1][head.key][0])
             for head in group.heads
@@ -99,7 +99,7 @@ class Model(RuleBasedStateMachine):
         return GROUP_BYTES + PLACE_BYTES * len(group.heads) + SUPERSEDED_BYTES * len(replaced) + sum(replaced)
 
     def droppable(self, groups: "deque[Group]") -> bool:
-        """Whether the oldest of ``groups`` may go, and has to."""
+        """Whether the oldest of ``groups`` may be dropped, and must be."""
         if not groups:
             return False
         limits, size = self.store.window.limits, sum(map(self.size, groups))
@@ -110,7 +110,7 @@ class Model(RuleBasedStateMachine):
         return over and (not pinned or size > limits.max_pinned_bytes)
 
     def dropping(self, call: Callable[[], object]) -> int:
-        """Do what may drop history, and hold that it dropped what it may and nothing else; how many groups went."""
+        """Make a call that may drop history; check that it dropped only droppable groups, and return their number."""
         left = deque(self.store.window.groups)
         call()
         after = list(self.store.window.groups)
@@ -124,7 +124,7 @@ class Model(RuleBasedStateMachine):
         return dropped
 
     def write(self, call: Callable[[], Any]) -> Any:  # noqa: ANN401
-        """A batch of commits, as the daemon does it: the time first."""
+        """Make a batch of commits as the daemon does: set the time first."""
         self.latest = max(self.latest, self.now)
         self.dropping(lambda: self.store.advance(self.now))
         return call()
@@ -215,13 +215,13 @@ class Model(RuleBasedStateMachine):
     def drop_a_little(self, budget: int) -> None:
         window = self.store.window
         before, bytes_left = deque(window.groups), window.bytes
-        most_bytes = max(window.limits.max_bytes, self.kept_bytes)
+        max_bytes = max(window.limits.max_bytes, self.kept_bytes)
         dropped = self.dropping(lambda: self.store.drop_history(budget))
         for group in list(before)[:dropped]:
-            assert budget > 0 or bytes_left > most_bytes, "went on past its budget"
+            assert budget > 0 or bytes_left > max_bytes, "went on past its budget"
             budget -= len(group.heads)
             bytes_left -= group.size
-        ended_early = budget > 0 or window.bytes > most_bytes
+        ended_early = budget > 0 or window.bytes > max_bytes
         assert not (ended_early and self.droppable(deque(window.groups))), "ended before its budget"
 
     @rule()
@@ -236,11 +236,11 @@ class Model(RuleBasedStateMachine):
             assert window.commits <= limits.max_commits
             assert all(group.time >= self.latest - limits.max_age_us for group in window.groups)
 
-    @precondition(lambda self: len(self.store.window.groups) >= 5)  # not before there is much to forget
+    @precondition(lambda self: len(self.store.window.groups) >= 5)  # only once there is much to forget
     @rule()
     @counted
     def empty_the_window(self) -> None:
-        """With no history left there are the live keys and nothing else."""
+        """Without history, only the live keys are left."""
         for version, times in self.pins.items():
             for _ in range(times):
                 self.store.unpin(version)
@@ -344,8 +344,8 @@ class Model(RuleBasedStateMachine):
         assert window.bytes == sum(group.size for group in window.groups)
 
     @invariant()
-    def no_more_is_remembered_than_somebody_can_see(self) -> None:
-        """Live keys, and those whose tombstone is in the window."""
+    def only_keys_that_can_be_read_are_held(self) -> None:
+        """The store holds live keys, and those whose tombstone is in the window."""
         deleted = {head.key for group in self.store.window.groups for head in group.heads if head.value is None}
         assert set(self.store._keyspace) == self.live.keys() | deleted
         assert len(self.store._index) == len(self.store._keyspace)
@@ -363,7 +363,7 @@ def test_the_store_is_a_dict_for_each_version(first_keys: int, monkeypatch: pyte
     monkeypatch.setattr("kvd.store.keyspace.FIRST_KEYS", first_keys)
     monkeypatch.setattr("kvd.store.index.BLOCK_KEYS", 2)
     monkeypatch.setattr(store_module, "SCAN_VISITS", 7)
-    monkeypatch.setattr(store_module, "PENDING_KEYS", 3)
+    monkeypatch.setattr("kvd.store.contents.PENDING_KEYS", 3)
     monkeypatch.setattr(store_module, "DROP_BUDGET_KEYS", 2)
     fired.clear()
     run_state_machine_as_test(  # type: ignore[no-untyped-call]

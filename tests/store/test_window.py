@@ -1,17 +1,19 @@
-"""The history window: what is dropped, in which order, and what a pin holds."""
+"""The history window: which commits are dropped, in which order, and which ones a pin holds."""
 
 import pytest
 
 from kvd.store import window as window_module
-from kvd.store.authors import NOBODY
+from kvd.store.authors import NO_AUTHOR
 from kvd.store.errors import SnapshotGone
 from kvd.store.heads import Head
 from kvd.store.window import Group, Window, WindowLimits
 
 
 def group(*versions: int, time: int = 0, size: int = 10) -> Group:
-    """One group of commits, a key each."""
-    return Group(time, NOBODY, tuple(Head("k", b"", version, None) for version in versions), len(versions), size, False)
+    """Return one group of commits of one key each."""
+    return Group(
+        time, NO_AUTHOR, tuple(Head("k", b"", version, None) for version in versions), len(versions), size, False
+    )
 
 
 def window(*groups: Group, **limits: int) -> Window:
@@ -34,14 +36,14 @@ def test_within_the_limits_nothing_is_dropped() -> None:
 @pytest.mark.parametrize(
     ("limits", "now"), [({"max_bytes": 19}, 0), ({"max_commits": 2}, 0), ({"max_age_us": 5}, 6)], ids=str
 )
-def test_past_any_one_limit_the_oldest_group_goes(limits: dict[str, int], now: int) -> None:
+def test_beyond_any_one_limit_the_oldest_group_is_dropped(limits: dict[str, int], now: int) -> None:
     history = window(group(1), group(2, 3, time=1), **limits)
     oldest = history.groups[0]
     assert history.drop(now, budget_keys=100) == [oldest]
     assert (history.bytes, history.commits, history.oldest_readable, held(history)) == (10, 2, 1, [2, 3])
 
 
-def test_what_came_together_goes_together_and_the_last_of_it_is_readable_from_then_on() -> None:
+def test_a_group_is_dropped_as_a_whole_and_its_last_version_is_the_oldest_readable_one() -> None:
     history = window(group(1, 2, 3), group(4), max_commits=3)
     history.drop(0, budget_keys=100)
     assert (history.oldest_readable, held(history)) == (3, [4])
@@ -55,7 +57,7 @@ def test_the_budget_ends_a_drop_early_and_the_next_goes_on() -> None:
     assert (history.bytes, history.commits, history.oldest_readable, history.drop(0, 100)) == (0, 0, 9, [])
 
 
-def test_a_pinned_version_stays_readable_until_it_is_released_as_often_as_it_was_pinned() -> None:
+def test_a_pinned_version_stays_readable_until_it_is_unpinned_as_often_as_it_was_pinned() -> None:
     history = window(group(1), group(2), max_commits=0)
     history.pin(2)
     history.pin(2)
@@ -89,17 +91,19 @@ def test_a_version_pinned_inside_a_group_keeps_the_whole_group() -> None:
     assert (history.oldest_readable, held(history)) == (1, [2, 3])
 
 
-def test_a_pin_holds_no_more_bytes_than_it_may() -> None:
+def test_a_pin_holds_at_most_max_pinned_bytes() -> None:
     history = window(max_commits=0, max_pinned_bytes=20)
     history.pin(0)
     for version in (1, 2, 3):
         history.append(group(version))
     history.drop(0, 100)
-    assert (history.bytes, history.oldest_readable) == (20, 1), "the pinned version 0 has gone, no more than needed"
+    assert (history.bytes, history.oldest_readable) == (20, 1), (
+        "the pinned version 0 was dropped, and no more than needed"
+    )
 
 
-def test_a_pin_never_makes_the_window_smaller_than_it_is_without() -> None:
-    """With a limit for pins that is below the ordinary one."""
+def test_a_pin_never_makes_the_window_smaller() -> None:
+    """The limit for pins is below the ordinary one here."""
     history = window(max_bytes=30, max_pinned_bytes=10)
     history.pin(0)
     for version in (1, 2, 3):
@@ -110,29 +114,29 @@ def test_a_pin_never_makes_the_window_smaller_than_it_is_without() -> None:
     assert held(history) == [2, 3, 4]
 
 
-def test_releasing_what_is_not_pinned_is_a_fault_of_the_caller() -> None:
+def test_unpinning_a_version_without_a_pin_is_a_fault_of_the_caller() -> None:
     with pytest.raises(KeyError):
         window().unpin(7)
 
 
-# ---------------------------------------------------------------------- as many bytes go as come
+# ---------------------------------------------------------------------- as many bytes are dropped as are added
 
 
 def filled_with_small_ones() -> Window:
-    """At its limit of 100 bytes, of 10 each."""
+    """Return a window at its limit of 100 bytes, with groups of 10 bytes each."""
     history = window(*(group(version) for version in range(1, 11)), max_bytes=100)
     assert history.drop(0, budget_keys=1) == []
     return history
 
 
-def test_over_the_limit_of_bytes_as_many_go_as_came_whatever_the_budget_is() -> None:
+def test_over_the_byte_limit_as_many_bytes_are_dropped_as_were_added_whatever_the_budget() -> None:
     history = filled_with_small_ones()
     history.append(group(11, size=60))
     assert len(history.drop(0, budget_keys=1)) == 6
     assert (history.bytes, history.oldest_readable) == (100, 6)
 
 
-def test_to_a_lowered_limit_it_shrinks_by_the_budget_and_by_what_came() -> None:
+def test_to_a_lowered_limit_the_window_shrinks_by_the_budget_and_by_the_added_bytes() -> None:
     history = filled_with_small_ones()
     history.limits = WindowLimits(max_bytes=20)
     assert len(history.drop(0, budget_keys=1)) == 1
@@ -141,7 +145,7 @@ def test_to_a_lowered_limit_it_shrinks_by_the_budget_and_by_what_came() -> None:
     assert history.bytes <= 90
 
 
-def test_what_is_pinned_stays_whatever_came() -> None:
+def test_a_pinned_version_stays_however_many_bytes_are_added() -> None:
     history = window(group(1), max_bytes=10, max_pinned_bytes=100)
     history.pin(1)
     history.append(group(2, size=50))
@@ -154,7 +158,7 @@ def test_what_is_pinned_stays_whatever_came() -> None:
 # ---------------------------------------------------------------------- finding
 
 
-def test_every_version_is_found_in_its_group_and_those_that_left_in_none() -> None:
+def test_every_version_is_found_in_its_group_and_dropped_versions_in_none() -> None:
     history = window(group(1), group(2, 3, 4), group(5), group(6), max_commits=3)
     history.drop(0, budget_keys=100)
     found = [None if (each := history.group_of(version)) is None else each.heads[0].version for version in range(9)]
@@ -165,29 +169,29 @@ def test_every_version_is_found_in_its_group_and_those_that_left_in_none() -> No
     assert found == [None, 1, 2, 2, 2, 5, None]
 
 
-def test_what_came_behind_a_version_is_told_oldest_first_beginning_with_its_own_group() -> None:
+def test_the_groups_since_a_version_come_oldest_first_beginning_with_its_own() -> None:
     history = window(group(1), group(2, 3, 4), group(5))
-    firsts = {version: [each.heads[0].version for each in history.after(version)] for version in range(7)}
+    firsts = {version: [each.heads[0].version for each in history.since(version)] for version in range(7)}
     assert firsts == {0: [1, 2, 5], 1: [2, 5], 2: [2, 5], 3: [2, 5], 4: [5], 5: [], 6: []}
 
 
-def test_behind_the_end_of_a_group_are_whole_groups() -> None:
+def test_after_the_end_of_a_group_come_whole_groups() -> None:
     history = window(group(1), group(2, 3, 4), group(5))
-    firsts = {version: [each.heads[0].version for each in history.behind(version)] for version in (0, 1, 4, 5)}
+    firsts = {version: [each.heads[0].version for each in history.newest_since(version)] for version in (0, 1, 4, 5)}
     assert firsts == {0: [1, 2, 5], 1: [2, 5], 4: [5], 5: []}
-    assert window().behind(0) == []
+    assert window().newest_since(0) == []
 
 
-def test_what_came_behind_a_version_that_has_gone_is_not_all_known() -> None:
+def test_the_groups_since_a_dropped_version_are_incomplete_and_refused() -> None:
     history = window(group(1), group(2), group(3), max_commits=1)
     history.drop(0, budget_keys=100)
     with pytest.raises(SnapshotGone) as refused:
-        list(history.after(1))
+        list(history.since(1))
     assert (refused.value.version, refused.value.oldest_readable) == (1, 2)
-    assert [each.heads[0].version for each in history.after(2)] == [3]
+    assert [each.heads[0].version for each in history.since(2)] == [3]
 
 
-def test_the_newest_come_first() -> None:
+def test_newest_yields_the_newest_group_first() -> None:
     history = window(group(1), group(2, 3), group(4), max_commits=3)
     history.drop(0, budget_keys=100)
     assert [each.heads[0].version for each in history.newest()] == [4, 2]
@@ -199,7 +203,7 @@ def test_the_version_of_a_time_is_the_last_one_committed_by_then() -> None:
     assert [history.version_at(time) for time in (0, 9, 10, 19, 20, 29, 30, 10**18)] == [0, 0, 1, 1, 4, 4, 5, 5]
 
 
-def test_before_the_oldest_version_that_can_be_read_nobody_knows_which_it_was() -> None:
+def test_the_version_of_a_time_before_the_window_is_unknown() -> None:
     history = window(group(1, time=10), group(2, time=20), group(3, time=30), max_commits=1)
     history.drop(0, budget_keys=100)
     assert [history.version_at(time) for time in (20, 29, 30)] == [2, 2, 3]
@@ -208,23 +212,28 @@ def test_before_the_oldest_version_that_can_be_read_nobody_knows_which_it_was() 
     assert (refused.value.version, refused.value.oldest_readable) == (None, 2)
 
 
-def test_with_all_of_it_dropped_the_last_version_is_the_one_since_its_time() -> None:
+def test_of_an_empty_window_the_last_version_is_current_since_its_time() -> None:
     history = window(group(1, time=10), group(2, time=20), max_commits=0)
     history.drop(0, budget_keys=100)
-    assert (history.oldest, history.version_at(20), list(history.after(2)), history.behind(2)) == (None, 2, [], [])
+    assert (history.oldest, history.version_at(20), list(history.since(2)), history.newest_since(2)) == (
+        None,
+        2,
+        [],
+        [],
+    )
     with pytest.raises(SnapshotGone):
         history.version_at(19)
 
 
-def test_a_group_tells_its_commits_one_by_one() -> None:
-    together = Group(0, NOBODY, (Head("a", b"", 3, None), Head("b", None, 3, None)), 1, 10, True)
+def test_a_group_yields_its_commits_one_by_one() -> None:
+    together = Group(0, NO_AUTHOR, (Head("a", b"", 3, None), Head("b", None, 3, None)), 1, 10, True)
     apart = group(4, 5)
     assert [(version, len(heads)) for version, heads in together.each()] == [(3, 2)]
     assert [(version, [head.version for head in heads]) for version, heads in apart.each()] == [(4, [4]), (5, [5])]
     assert [version for version, _ in group(6).each()] == [6]
 
 
-def test_places_of_dropped_groups_are_given_back_and_everything_is_still_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_places_of_dropped_groups_are_removed_and_every_group_is_still_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(window_module, "_COMPACT_PLACES", 8)
     history = window(max_commits=5)
     for version in range(1, 500):
@@ -236,13 +245,13 @@ def test_places_of_dropped_groups_are_given_back_and_everything_is_still_found(m
         assert history.oldest is not None
         assert (history.oldest.time, history.oldest_readable) == (oldest, oldest - 1)
         assert [each.time for each in history.newest()] == list(range(version, oldest - 1, -1))
-        assert [each.time for each in history.after(oldest)] == list(range(oldest + 1, version + 1))
+        assert [each.time for each in history.since(oldest)] == list(range(oldest + 1, version + 1))
         found = history.group_of(oldest)
         assert found is not None
         assert (found.time, history.group_of(oldest - 1), history.version_at(version)) == (oldest, None, version)
 
 
-def test_no_more_places_are_kept_than_there_are_groups_or_a_few(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_at_most_as_many_places_are_kept_as_there_are_groups_or_a_few(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(window_module, "_COMPACT_PLACES", 8)
     history = window(*(group(version) for version in range(1, 101)))
     history.limits = WindowLimits(max_commits=0)

@@ -1,4 +1,4 @@
-"""The Makefile, as one meets it with a fresh checkout."""
+"""The Makefile in a fresh checkout."""
 
 import pathlib
 import re
@@ -18,19 +18,19 @@ TARGETS = {
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[pathlib.Path]:
-    """The files of this checkout and nothing that was made in it; a daemon that a test started in it is ended."""
+    """A copy of this checkout without generated files. A daemon that a test starts in it is ended."""
     folder = tmp_path_factory.mktemp("checkout") / "kvd"
-    made = shutil.ignore_patterns(".*", "build", "dist", "__pycache__", "results")
-    shutil.copytree(ROOT, folder, ignore=made)
+    generated = shutil.ignore_patterns(".*", "build", "dist", "__pycache__", "results")
+    shutil.copytree(ROOT, folder, ignore=generated)
     yield folder
     run("sh", "-c", f"{folder}/.venv/bin/kv --socket {folder}/s shutdown || true")
 
 
 def test_make_alone_lists_every_target_with_a_sentence() -> None:
-    said = run("make").stdout
-    listed = dict(re.findall(r"^  (\w+) +(\S.*\.)$", said, re.MULTILINE))
+    output = run("make").stdout
+    listed = dict(re.findall(r"^  (\w+) +(\S.*\.)$", output, re.MULTILINE))
     assert set(listed) >= TARGETS
-    assert said == run("make", "help").stdout
+    assert output == run("make", "help").stdout
 
 
 def test_every_listed_target_exists() -> None:
@@ -38,7 +38,7 @@ def test_every_listed_target_exists() -> None:
         run("make", "--dry-run", target)
 
 
-def test_run_sets_everything_up_and_shows_the_first_keys_and_can_be_repeated(checkout: pathlib.Path) -> None:
+def test_run_sets_everything_up_shows_the_first_keys_and_can_be_repeated(checkout: pathlib.Path) -> None:
     settings = {"KVD_SOCKET": f"{checkout}/s", "KVD_LOG_TO": f"{checkout}/log"}
     first = run("make", "run", cwd=checkout, **settings).stdout
     assert "$ kv serve --daemon\n$ kv set cake=🎂 horns=😈 smiley=😁\nKeys set\n" in first
@@ -50,7 +50,7 @@ def test_run_sets_everything_up_and_shows_the_first_keys_and_can_be_repeated(che
 
 
 def test_the_generated_files_are_compared_with_what_is_generated(checkout: pathlib.Path) -> None:
-    """Uses the environment of the test before, if it ran."""
+    """Uses the environment of the previous test if that ran."""
     run("make", "generated", cwd=checkout)
     (checkout / "completions/kv.fish").write_text("outdated")
     with pytest.raises(AssertionError, match=r"completions/kv.fish is out of date: run make completions"):
@@ -59,21 +59,21 @@ def test_the_generated_files_are_compared_with_what_is_generated(checkout: pathl
     run("make", "generated", cwd=checkout)
 
 
-def test_clean_leaves_what_the_checkout_began_with(checkout: pathlib.Path) -> None:
-    mine = {path.name for path in checkout.iterdir()} - {"s", "s.lock", "log", ".venv", "build"}
+def test_clean_restores_the_fresh_checkout(checkout: pathlib.Path) -> None:
+    original = {path.name for path in checkout.iterdir()} - {"s", "s.lock", "log", ".venv", "build"}
     run("sh", "-c", f"{checkout}/.venv/bin/kv --socket {checkout}/s shutdown || true")
     run("make", "clean", cwd=checkout)
-    assert {path.name for path in checkout.iterdir()} - {"log"} == mine
+    assert {path.name for path in checkout.iterdir()} - {"log"} == original
     assert not list(checkout.rglob("__pycache__"))
 
 
-def test_without_a_python_that_will_do_it_says_what_to_install() -> None:
+def test_without_a_suitable_python_make_says_what_to_install() -> None:
     with pytest.raises(AssertionError, match=r"apt-get install python3-venv"):
         run("make", "run", "VENV=/nonexistent/venv", "PYTHON=")
 
 
-def test_an_extra_is_installed_if_it_is_asked_for(tmp_path: pathlib.Path) -> None:
-    """Also behind a stage that was made without it: what make would do."""
+def test_an_extra_is_installed_on_demand(tmp_path: pathlib.Path) -> None:
+    """Also after a stage without the extra. Shown by what make would do."""
     (tmp_path / ".made").touch()
     stage = ("make", "--dry-run", "stage", f"STAGE={tmp_path}")
     assert "pip install" not in run(*stage).stdout

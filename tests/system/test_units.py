@@ -1,4 +1,4 @@
-"""The units, by systemd's own checks."""
+"""The units pass systemd's own checks."""
 
 import pathlib
 from typing import TYPE_CHECKING
@@ -18,7 +18,7 @@ def test_the_exposure_is_at_most_0_5() -> None:
     run("systemd-analyze", "security", "--offline=true", "--threshold=5", "systemd/kvd.service")
 
 
-def test_the_exposure_gate_can_fail(tmp_path: pathlib.Path) -> None:
+def test_the_exposure_limit_can_fail(tmp_path: pathlib.Path) -> None:
     require("systemd-analyze")
     unit = tmp_path / "kvd.service"
     unit.write_text((ROOT / "systemd/kvd.service").read_text().replace("NoNewPrivileges=yes", ""))
@@ -27,9 +27,9 @@ def test_the_exposure_gate_can_fail(tmp_path: pathlib.Path) -> None:
 
 
 @pytest.mark.parametrize("manager", ["system", "user"])
-def test_verify_has_nothing_to_say_about_the_installed_units(box: "Box", manager: str) -> None:
-    done = box(
+def test_verify_reports_nothing_about_the_installed_units(box: "Box", manager: str) -> None:
+    result = box(
         "export XDG_RUNTIME_DIR=/run;"
         f"cd /usr/local/lib/systemd/{manager}; systemd-analyze --{manager} verify ./*.service ./*.socket 2>&1"
     )
-    assert done.stdout == ""
+    assert result.stdout == ""

@@ -1,6 +1,6 @@
-"""The work of ``kv bench``: worker processes that load the running daemon, and what is made of their measurements.
+"""What ``kv bench`` runs: worker processes that load the running daemon, and the report on their measurements.
 
-plan ──▶ workers ── fork ──▶ wire_load or near_load    one process each: does the work, counts in a tally
+plan ──▶ workers ── fork ──▶ wire_load or near_load    one process each: sends requests, counts in a tally
            │  ◀── lines of JSON ──┘
-           └──▶ findings ──▶ report                    all tallies together, the processor's time, the verdict
+           └──▶ results ──▶ report                     all tallies together, the processor time, the verdict
 """

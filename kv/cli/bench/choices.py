@@ -1,4 +1,4 @@
-"""Which operation comes next, on which key: reproducible by the seed, one source for each process."""
+"""Which operation comes next, and on which key: reproducible by the seed, one source for each process."""
 
 from itertools import accumulate
 from math import exp, expm1, log, log1p
@@ -10,24 +10,24 @@ if TYPE_CHECKING:
 
     from kv.cli.bench.plan import Plan
 
-# YCSB's: of 10,000 keys the hottest gets a tenth of all requests.
+# The exponent of YCSB: of 10,000 keys the hottest gets a tenth of all requests.
 ZIPF_EXPONENT = 0.99
-# A prime: multiplying by it, modulo a number of keys that it does not divide, gives every key once.
+# A prime: rank * prime % keys gives every key once, if the prime does not divide the number of keys.
 _SCATTER = 2_654_435_761
 
 
 def key_of(prefix: str, number: int) -> str:
-    """The name of key ``number``."""
+    """Return the name of key ``number``."""
     return f"{prefix}{number:08}"
 
 
 def counter_of(prefix: str, number: int) -> str:
-    """The name of a counter, which is what ``incr`` works on."""
+    """Return the name of counter ``number``; ``incr`` adds to counters."""
     return f"{prefix}n{number:08}"
 
 
 class Choices:
-    """What one process asks for."""
+    """The operations and keys of one process."""
 
     def __init__(self, plan: "Plan", prefix: str, process: int) -> None:
         random = Random(f"{plan.seed}/{process}")  # noqa: S311 (work, no secret)
@@ -39,7 +39,7 @@ class Choices:
         self._last = self._limits[-1][1]
 
     def operation(self) -> str:
-        """Which comes next, in the shares of the mix."""
+        """Draw the next operation, in the shares of the mix."""
         at = self._random()
         for limit, name in self._limits:
             if at < limit:
@@ -47,7 +47,7 @@ class Choices:
         return self._last  # a sum of fractions may end just below 1
 
     def request(self, operation: str) -> tuple[object, ...]:
-        """A request of the protocol for it."""
+        """Draw a key, and return the request of ``operation`` for it."""
         number = self._number()
         if operation == "get":
             return ("get", key_of(self._prefix, number))
@@ -58,28 +58,30 @@ class Choices:
         return ("increment", counter_of(self._prefix, number), 1)
 
     def key(self) -> str:
-        """The next key."""
+        """Draw the next key."""
         return key_of(self._prefix, self._number())
 
     def counter(self) -> str:
-        """The next counter."""
+        """Draw the next counter."""
         return counter_of(self._prefix, self._number())
 
 
 def uniform(keys: int, random: "Callable[[], float]") -> "Callable[[], int]":
-    """Each of 0 to ``keys`` - 1 as often as any other."""
+    """Return a function that draws each of 0 to ``keys`` - 1 equally often."""
     return lambda: int(random() * keys)
 
 
 def zipf(keys: int, random: Random, exponent: float = ZIPF_EXPONENT) -> "Callable[[], int]":
-    """The key of rank r in proportion to 1 / r ** exponent; the ranks are scattered over 0 to ``keys`` - 1.
+    """Return a function that draws the key of rank r in proportion to 1 / r ** exponent.
+
+    The ranks are scattered over 0 to ``keys`` - 1.
 
     Rejection-inversion: W. Hörmann, G. Derflinger, "Rejection-inversion to generate variates from monotone discrete
-    distributions", ACM TOMACS 6(3), 1996. Needs no table, and 1.1 tries on average.
+    distributions", ACM TOMACS 6(3), 1996. It needs no table, and 1.1 attempts on average.
     """
     power = 1 - exponent
 
-    # The hat's integral, without loss where power * log(x) is small, and its inverse.
+    # The integral of the hat function, exact also where power * log(x) is small, and its inverse.
     def integral(x: float) -> float:
         return expm1(power * log(x)) / power
 

@@ -1,7 +1,7 @@
 """A histogram of latencies in bounded memory: log-linear buckets, as in Gil Tene's HdrHistogram (hdrhistogram.org).
 
-Values below 128 ns have a bucket each; above, every power of two is divided into 64 of equal width. So a value is known
-to 1/64 (1.6 %), whatever its size, and what a process keeps is 2,240 numbers, however long it runs.
+Values below 128 ns have a bucket each. Above, 64 buckets of equal width share each power of two. So any value is known
+to 1/64 (1.6 %), and a process keeps 2,240 numbers, however long it runs.
 """
 
 TYPE_CHECKING = False
@@ -10,18 +10,18 @@ if TYPE_CHECKING:
 
 _BITS = 6
 _PER_POWER = 1 << _BITS
-_HIGHEST = (1 << 40) - 1  # ns, 18 minutes: anything longer counts as that
+_HIGHEST = (1 << 40) - 1  # ns, 18 minutes: a longer time counts as that
 _BUCKETS = (40 - _BITS + 1) * _PER_POWER
 
 
 def bucket(value: int) -> int:
-    """Where a value belongs."""
+    """Return the index of the bucket of ``value``."""
     shift = value.bit_length() - _BITS - 1
     return (shift << _BITS) + (value >> shift) if shift > 0 else value
 
 
 def highest_in(index: int) -> int:
-    """The greatest value of a bucket."""
+    """Return the greatest value of a bucket."""
     shift = max(0, (index >> _BITS) - 1)
     return ((index - (shift << _BITS) + 1) << shift) - 1
 
@@ -36,44 +36,44 @@ class Histogram:
         self._max = 0
 
     def record(self, value: int, count: int = 1) -> None:
-        """Count ``value`` so many times."""
+        """Count ``value``, ``count`` times."""
         value = min(max(value, 0), _HIGHEST)
         self._max = max(self._max, value)
         shift = value.bit_length() - _BITS - 1  # bucket(), without the call
         self._counts[(shift << _BITS) + (value >> shift) if shift > 0 else value] += count
 
     def add(self, buckets: "Iterable[Iterable[int]]", highest: int) -> None:
-        """Count in what another histogram told by ``filled`` and ``max``."""
+        """Add another histogram: its ``filled`` and its ``max``."""
         for index, count in buckets:
             self._counts[index] += count
         self._max = max(self._max, highest)
 
     def filled(self) -> "Iterator[tuple[int, int]]":
-        """The buckets that have something in them, in order, with their counts."""
+        """Yield the indexes of the buckets that are not empty, in order, with their counts."""
         return ((index, count) for index, count in enumerate(self._counts) if count)
 
     @property
     def total(self) -> int:
-        """How many values were counted."""
+        """The number of values."""
         return sum(self._counts)
 
     @property
     def max(self) -> int:
-        """The greatest value, exactly; 0 if there was none."""
+        """The greatest value, exactly; 0 without values."""
         return self._max
 
     def percentile(self, percent: float) -> int:
-        """The least known value that ``percent`` of all do not exceed (to 1.6 %); 0 if there was none."""
-        wanted = self.total * percent / 100
+        """Return the lowest value that ``percent`` of all values do not exceed (to 1.6 %); 0 without values."""
+        target = self.total * percent / 100
         seen = 0
         for index, count in self.filled():
             seen += count
-            if seen >= wanted:
+            if seen >= target:
                 return min(highest_in(index), self._max)
         return self._max
 
     def by_powers(self) -> "list[tuple[int, int]]":
-        """For people: ``(up to ns, count)`` for each power of two, from the first to the last that has any."""
+        """Return ``(up to ns, count)`` for each power of two, from the first to the last that has values."""
         counts: dict[int, int] = {}
         for index, count in self.filled():
             power = highest_in(index).bit_length()

@@ -1,4 +1,4 @@
-"""The keys of a benchmark: a prefix that nobody else has, loaded before and removed behind it."""
+"""The keys of a benchmark: below a prefix of its own, loaded before it and removed after it."""
 
 import os
 from itertools import islice
@@ -18,7 +18,7 @@ _BATCH_BYTES = 1 << 20
 
 
 def new_prefix() -> str:
-    """One that no other run has: 64 random bits."""
+    """Return a prefix that no other run has: 64 random bits."""
     return f"{PREFIX}{os.urandom(8).hex()}/"
 
 
@@ -33,7 +33,7 @@ def load(client: "Client", plan: "Plan", prefix: str, bar: "ProgressBar") -> Non
 
 
 def remove(client: "Client", prefix: str, bar: "ProgressBar") -> int:
-    """Delete every key with the prefix, while nobody writes there any more; how many there were."""
+    """Delete every key with the prefix, after the last write there; return how many there were."""
     items = client.scan(prefix, keys_only=True)
     count = 0
     while names := [item.key for item in islice(items, _BATCH_KEYS)]:

@@ -1,7 +1,7 @@
-"""The work of one process with a near cache: one operation after the other, most reads answered in its own memory.
+"""The load of one process with a near cache: one operation after another, most reads answered in its own memory.
 
-Such a read takes less time than looking at the clock twice. So only every 16th operation is timed: the operations are
-drawn at random, and which are timed does not depend on what they are.
+Such a read takes less time than two looks at the clock. So only every 16th operation is timed. The operations are drawn
+at random, so the choice of those that are timed does not depend on what they are.
 """
 
 import select
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from kv.cli.bench.plan import Plan
 
 TIMED_EVERY = 16
-# So many operations are drawn at a time, so that drawing them is not timed, and then made.
+# The number of operations that are drawn at once, before any of them runs, so that drawing is not timed.
 _BATCH = 1_024
 
 
@@ -37,11 +37,11 @@ class NearLoad:
         self.tally = Tally()
 
     def run(self, progress: "Callable[[int], None]") -> None:
-        """Do the work until it is done, time is up, or the parent says stop or is gone. Raises KvdError."""
+        """Run operations until all are done, time is up, or the parent stops or is gone. Raises KvdError."""
         end = float("inf") if self._plan.duration_s is None else time.monotonic() + self._plan.duration_s
         while self._left != 0 and time.monotonic() < end and not self._stop.poll(0):
             count = _BATCH if self._left is None else min(_BATCH, self._left)
-            self._make(count)
+            self._run(count)
             if self._left is not None:
                 self._left -= count
             progress(self.tally.done)
@@ -53,19 +53,19 @@ class NearLoad:
             "refreshed": stats.refreshed,
         }
 
-    def _make(self, count: int) -> None:
+    def _run(self, count: int) -> None:
         drawn = [self._draw() for _ in range(count)]
         record = self.tally.histogram.record
         for number, (operation, call, arguments) in enumerate(drawn):
-            timed = number % TIMED_EVERY == 0
-            began_ns = time.perf_counter_ns() if timed else 0
+            is_timed = number % TIMED_EVERY == 0
+            started_ns = time.perf_counter_ns() if is_timed else 0
             try:
                 call(*arguments)
             except Refused as error:
                 self.tally.failed(error.code)
             else:
-                if timed:
-                    record(time.perf_counter_ns() - began_ns)
+                if is_timed:
+                    record(time.perf_counter_ns() - started_ns)
                 self.tally.succeeded(operation)
 
     def _draw(self) -> "tuple[str, Callable[..., object], tuple[object, ...]]":

@@ -27,7 +27,7 @@ class Options(CommonOptions):
 
 
 def read_mix(text: str) -> str:
-    """``get=95,set=5``, as it is. Raises UsageError if it is no mix."""
+    """Return ``text`` if it is a mix such as ``get=95,set=5``. Raises UsageError."""
     problem = f"--mix is operations and their shares, such as get=95,set=5 (of {', '.join(OPERATIONS)}), not {text!r}"
     seen: set[str] = set()
     total = 0.0
@@ -43,7 +43,7 @@ def read_mix(text: str) -> str:
 
 
 def read_reads(text: str) -> float:
-    """A percentage. Raises UsageError."""
+    """Return a percentage. Raises UsageError."""
     problem = f"--reads is a percentage from 0 to 100, not {text!r}"
     percent = _weight(text, problem)
     if percent > 100:
@@ -62,12 +62,12 @@ def _weight(text: str, problem: str) -> float:
 
 
 def read_distribution(text: str) -> str:
-    """One of DISTRIBUTIONS. Raises UsageError."""
+    """Return one of DISTRIBUTIONS. Raises UsageError."""
     if text not in DISTRIBUTIONS:
         raise UsageError(f"--distribution is one of {', '.join(DISTRIBUTIONS)}, not {text!r}")
     return text
 
 
 def read_duration_s(text: str) -> float:
-    """A duration in seconds. Raises UsageError."""
+    """Return a duration in seconds. Raises UsageError."""
     return duration_s(text, "--duration")

@@ -1,4 +1,4 @@
-"""What a benchmark is to do, as it was asked for, checked as far as it can be without a daemon."""
+"""The plan of a benchmark: its options, checked as far as that is possible without a daemon."""
 
 from kv.cli.failures import UsageError
 from kvd.protocol.address import parse_tcp
@@ -7,7 +7,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from kv.cli.bench.options import Options
 
-# What the daemon takes unless configured otherwise; it refuses more itself, this only says so earlier.
+# The defaults of the daemon's limits. The daemon enforces its own; these only give an earlier error.
 _MAX_VALUE_BYTES = 8 << 20
 _MAX_FRAME_BYTES = 16 << 20
 _MAX_PIPELINE = 65_536
@@ -36,7 +36,7 @@ class Plan:
         self._check()
 
     def _check(self) -> None:
-        """Raise UsageError for what cannot be done."""
+        """Raise UsageError for a plan that cannot run."""
         _at_most("--value-size", self.value_bytes, _MAX_VALUE_BYTES)
         _at_most("--keys", self.keys, _MAX_KEYS)
         _at_most("--processes", self.processes, _MAX_PROCESSES)
@@ -65,12 +65,12 @@ class Plan:
         if over_tcp:
             raise UsageError("--near-cache needs a Unix socket")
 
-    def share(self, whole: int, process: int) -> int:
-        """How much of ``whole`` is for this process, of 0 to ``processes`` - 1; all shares add up to it."""
-        return whole // self.processes + (process < whole % self.processes)
+    def share(self, total: int, process: int) -> int:
+        """Return how much of ``total`` is for ``process``, of 0 to ``processes`` - 1. All shares add up to it."""
+        return total // self.processes + (process < total % self.processes)
 
     def settings(self) -> "dict[str, object]":
-        """For ``--json``: all that another run needs to be the same."""
+        """Return, for ``--json``, all that another run needs to be the same."""
         return {
             "mix": self.mix,
             "keys": self.keys,
@@ -87,23 +87,23 @@ class Plan:
 
 
 def _mix(options: "Options") -> dict[str, float]:
-    """Operations with their share of all, which add up to 1."""
+    """Return the operations with their shares, which add up to 1."""
     text = f"get={options.reads},set={100 - options.reads}" if options.mix is None else options.mix
     weights = {name: float(weight) for name, weight in (part.split("=") for part in text.split(","))}
     total = sum(weights.values())
     return {name: weight / total for name, weight in weights.items() if weight}
 
 
-def _at_most(option: str, value: int, most: int) -> None:
-    if value > most:
-        raise UsageError(f"{option} is at most {most}, not {value}")
+def _at_most(option: str, value: int, maximum: int) -> None:
+    if value > maximum:
+        raise UsageError(f"{option} is at most {maximum}, not {value}")
 
 
 def _check_descriptors(connections: int) -> None:
     import resource
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = connections + 1_000  # for pipes, and for what is open anyway
+    needed = connections + 1_000  # for pipes, and for other open files
     if hard != resource.RLIM_INFINITY and needed > hard:
         raise UsageError(f"--connections {connections} is more than this process may open (ulimit -n: {hard})")
     if soft != resource.RLIM_INFINITY and needed > soft:

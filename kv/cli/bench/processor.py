@@ -1,44 +1,44 @@
-"""How much of the processor a process has used, and whom the figures of a benchmark are about."""
+"""The processor time of a process, and the verdict: what limited a benchmark."""
 
 import os
 
-# Above this share of a core somebody counts as busy all the time.
+# From this share of a core on, a process counts as busy all the time.
 BUSY = 0.8
 
 
 def used_s(pid: int) -> float | None:
-    """Seconds of processor time of a process so far, of all its threads; None where that cannot be read."""
+    """Return the processor time of a process and all its threads so far; None where that cannot be read."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
-            # The name stands in brackets and may hold anything; behind the last one come field 3 and the following.
+            # The name stands in brackets and may hold any character; field 3 follows the last bracket.
             fields = file.read().rpartition(b")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
     except (OSError, IndexError, ValueError):
         return None
 
 
-def daemon_pid(told: object, of_socket: int | None) -> int | None:
-    """The daemon's process as it is called here; None if it cannot be known.
+def daemon_pid(reported: object, of_socket: int | None) -> int | None:
+    """Return the pid of the daemon's process as this process sees it; None if it cannot be known.
 
-    ``told``: what it says; another host or container counts otherwise. ``of_socket``: the kernel's word, which is
-    systemd's if that opened the socket.
+    ``reported``: by the daemon; it is wrong here if the daemon runs on another host or in a container. ``of_socket``:
+    by the kernel; it is systemd's if that opened the socket.
     """
-    if of_socket is None or told == of_socket:
+    if of_socket is None or reported == of_socket:
         return of_socket
     try:
-        with open(f"/proc/{told}/cmdline", "rb") as file:
-            return int(str(told)) if b"serve" in file.read().split(b"\0") else None
+        with open(f"/proc/{reported}/cmdline", "rb") as file:
+            return int(str(reported)) if b"serve" in file.read().split(b"\0") else None
     except (OSError, ValueError):
         return None
 
 
 def cores() -> int:
-    """How many cores this process may use."""
+    """Return how many cores this process may use."""
     return len(os.sched_getaffinity(0))
 
 
 def verdict(clients: float, daemon: float | None, processes: int, *, near_cache: bool) -> tuple[str, str]:
-    """Who was the limit, as a word and as a sentence; the shares are of one core."""
+    """Return what the limit was, as a word and as a sentence. The arguments are shares of one core."""
     clients_busy = clients / processes >= BUSY
     if near_cache and clients_busy:
         return "clients", (
@@ -48,7 +48,7 @@ def verdict(clients: float, daemon: float | None, processes: int, *, near_cache:
     if daemon is None:
         return (
             "unknown",
-            "The daemon's processor time cannot be read from here, so it cannot be told who was the limit.",
+            "The daemon's processor time cannot be read from here, so it is not known what the limit was.",
         )
     if daemon >= BUSY and clients_busy:
         return (

@@ -1,4 +1,4 @@
-"""What was measured, for people and as JSON."""
+"""The report on a benchmark, for people and as JSON."""
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -9,8 +9,8 @@ PERCENTILES = (50.0, 90.0, 99.0, 99.9)
 _BAR_WIDTH = 40
 
 
-class Findings:
-    """One benchmark that has run; processor times in seconds, ``daemon_s`` None where it cannot be read."""
+class Results:
+    """The results of one benchmark. Processor times are in seconds; ``daemon_s`` is None where it cannot be read."""
 
     def __init__(self, plan: "Plan", tally: "Tally", daemon_s: float | None, loaded_s: float) -> None:
         from kv.cli.bench.processor import verdict
@@ -24,57 +24,57 @@ class Findings:
         self.limit, self.verdict = verdict(self.clients, self.daemon, plan.processes, near_cache=plan.near_cache)
 
     def rate(self, count: int) -> float:
-        """So many in a second."""
+        """Return ``count`` per second."""
         return count / self.seconds
 
 
-def as_json(found: Findings) -> "dict[str, object]":
-    """Every figure: times in µs, shares of one core."""
+def as_json(results: Results) -> "dict[str, object]":
+    """Return every figure: times in µs, shares of one core."""
     from kv.cli.bench.histogram import highest_in
     from kv.cli.bench.processor import cores
 
-    tally = found.tally
+    tally = results.tally
     succeeded = sum(tally.operations.values())
     latency = {_name(percent): _us(tally.histogram.percentile(percent)) for percent in PERCENTILES}
     return {
-        "settings": found.plan.settings(),
-        "seconds": round(found.seconds, 6),
+        "settings": results.plan.settings(),
+        "seconds": round(results.seconds, 6),
         "operations": succeeded,
-        "operations_per_second": round(found.rate(succeeded), 1),
+        "operations_per_second": round(results.rate(succeeded), 1),
         "by_operation": tally.operations,
         "errors": tally.errors,
         "latency_us": {**latency, "max": _us(tally.histogram.max)},
         "timed": tally.histogram.total,
         "histogram": [[_us(highest_in(index)), count] for index, count in tally.histogram.filled()],
         "processor": {
-            "clients": round(found.clients, 3),
-            "daemon": None if found.daemon is None else round(found.daemon, 3),
+            "clients": round(results.clients, 3),
+            "daemon": None if results.daemon is None else round(results.daemon, 3),
             "cores": cores(),
         },
-        "limit": found.limit,
-        "verdict": found.verdict,
+        "limit": results.limit,
+        "verdict": results.verdict,
         "near_cache": tally.near_cache or None,
-        "load_seconds": round(found.loaded_s, 6),
+        "load_seconds": round(results.loaded_s, 6),
     }
 
 
-def as_text(found: Findings) -> list[str]:
-    """Lines for people."""
-    tally = found.tally
+def as_text(results: Results) -> list[str]:
+    """Return lines for people."""
+    tally = results.tally
     succeeded = sum(tally.operations.values())
-    lines = [_what(found.plan), "", f"operations   {succeeded:,} in {found.seconds:.2f} s"]
-    lines.append(f"             {found.rate(succeeded):,.0f} a second")
-    if len(found.plan.mix) > 1:
-        rates = (f"{name} {found.rate(count):,.0f}" for name, count in sorted(tally.operations.items()))
+    lines = [_plan_text(results.plan), "", f"operations   {succeeded:,} in {results.seconds:.2f} s"]
+    lines.append(f"             {results.rate(succeeded):,.0f} a second")
+    if len(results.plan.mix) > 1:
+        rates = (f"{name} {results.rate(count):,.0f}" for name, count in sorted(tally.operations.items()))
         lines.append(f"             {', '.join(rates)} a second")
-    lines += [f"errors       {_errors(tally.errors)}", *_latency(found), *_near_cache(tally.near_cache)]
-    daemon = "not known" if found.daemon is None else f"{found.daemon:.0%} of a core"
-    processes = f"{found.plan.processes} process{'es' if found.plan.processes > 1 else ''}"
-    lines.append(f"processor    clients ({processes}) {found.clients:.0%} of a core, daemon {daemon}")
-    return [*lines, "", found.verdict]
+    lines += [f"errors       {_errors(tally.errors)}", *_latency(results), *_near_cache(tally.near_cache)]
+    daemon = "not known" if results.daemon is None else f"{results.daemon:.0%} of a core"
+    processes = f"{results.plan.processes} process{'es' if results.plan.processes > 1 else ''}"
+    lines.append(f"processor    clients ({processes}) {results.clients:.0%} of a core, daemon {daemon}")
+    return [*lines, "", results.verdict]
 
 
-def _what(plan: "Plan") -> str:
+def _plan_text(plan: "Plan") -> str:
     mix = ", ".join(
         f"{share:.3g} % {name}" for name, share in ((name, 100 * share) for name, share in plan.mix.items())
     )
@@ -88,17 +88,17 @@ def _errors(errors: dict[str, int]) -> str:
     return ", ".join(f"{count:,} {code}" for code, count in sorted(errors.items())) or "none"
 
 
-def _latency(found: Findings) -> list[str]:
-    histogram = found.tally.histogram
+def _latency(results: Results) -> list[str]:
+    histogram = results.tally.histogram
     if not histogram.total:
         return []
-    told = [f"{_name(percent)} {_time(histogram.percentile(percent))}" for percent in PERCENTILES]
-    lines = [f"latency      {', '.join(told)}, max {_time(histogram.max)}"]
+    figures = [f"{_name(percent)} {_time(histogram.percentile(percent))}" for percent in PERCENTILES]
+    lines = [f"latency      {', '.join(figures)}, max {_time(histogram.max)}"]
     powers = histogram.by_powers()
-    most = max(count for _, count in powers)
+    max_count = max(count for _, count in powers)
     width = max(len(f"{count:,}") for _, count in powers)
     for highest, count in powers:
-        bar = "#" * -(-count * _BAR_WIDTH // most)
+        bar = "#" * -(-count * _BAR_WIDTH // max_count)
         lines.append(f"  up to {_time(highest):>8}  {count:>{width},}  {bar}".rstrip())
     return lines
 

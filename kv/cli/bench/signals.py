@@ -1,4 +1,4 @@
-"""How a benchmark is interrupted: at any time, but for the moments in which it cleans up behind itself."""
+"""How signals interrupt a benchmark: at any time, except while it removes its keys."""
 
 import signal
 from contextlib import contextmanager
@@ -14,7 +14,7 @@ ENDING = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
 
 @contextmanager
 def ending() -> "Iterator[None]":
-    """Within it SIGTERM and SIGHUP end the command as Ctrl-C does: as an exception, so that it cleans up."""
+    """Within the block, SIGTERM and SIGHUP end the command as Ctrl-C does: by an exception, so that it cleans up."""
 
     def end(number: int, _: "FrameType | None") -> "NoReturn":
         raise KeyboardInterrupt
@@ -29,7 +29,7 @@ def ending() -> "Iterator[None]":
 
 @contextmanager
 def deferred() -> "Iterator[None]":
-    """Within it none of them interrupts; one that came does so at the end."""
+    """Within the block, none of these signals interrupts; a pending one does at its end."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
     try:
         yield

@@ -1,4 +1,4 @@
-"""What one worker has done, as it is counted, and as it is told to the parent: in what JSON can carry."""
+"""What one worker counts, and how it reports that to the parent: as JSON can carry it."""
 
 from kv.cli.bench.histogram import Histogram
 
@@ -8,7 +8,7 @@ if TYPE_CHECKING:
 
 
 class Tally:
-    """Operations that succeeded by name, errors by code, latencies."""
+    """Counts: operations that succeeded, by name; errors, by code; latencies."""
 
     def __init__(self) -> None:
         self.operations: dict[str, int] = {}
@@ -20,19 +20,19 @@ class Tally:
 
     @property
     def done(self) -> int:
-        """Everything that was answered, errors included."""
+        """The number of requests that were answered, errors included."""
         return sum(self.operations.values()) + sum(self.errors.values())
 
     def succeeded(self, operation: str) -> None:
-        """One more of these."""
+        """Count one more ``operation``."""
         self.operations[operation] = self.operations.get(operation, 0) + 1
 
     def failed(self, code: str, count: int = 1) -> None:
-        """So many more errors."""
+        """Count ``count`` more errors."""
         self.errors[code] = self.errors.get(code, 0) + count
 
-    def told(self) -> "dict[str, Any]":
-        """For ``add`` in another process."""
+    def report(self) -> "dict[str, Any]":
+        """Return everything, for ``add`` in another process."""
         return {
             "operations": self.operations,
             "errors": self.errors,
@@ -43,14 +43,14 @@ class Tally:
             "near_cache": self.near_cache,
         }
 
-    def add(self, told: "dict[str, Any]") -> None:
-        """Count in what another process has told. They ran side by side: the longest time is that of all."""
-        _sum(self.operations, told["operations"])
-        _sum(self.errors, told["errors"])
-        _sum(self.near_cache, told["near_cache"])
-        self.histogram.add(told["buckets"], told["max"])
-        self.seconds = max(self.seconds, told["seconds"])
-        self.processor_s += told["processor_s"]
+    def add(self, report: "dict[str, Any]") -> None:
+        """Add the report of another process. They run side by side, so the longest time is that of all."""
+        _sum(self.operations, report["operations"])
+        _sum(self.errors, report["errors"])
+        _sum(self.near_cache, report["near_cache"])
+        self.histogram.add(report["buckets"], report["max"])
+        self.seconds = max(self.seconds, report["seconds"])
+        self.processor_s += report["processor_s"]
 
 
 def _sum(into: dict[str, int], more: dict[str, int]) -> None:

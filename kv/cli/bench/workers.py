@@ -1,4 +1,4 @@
-"""The worker processes: forked, told to begin by a byte, told to stop by the end of their pipe, heard as lines of JSON.
+"""The worker processes. They are forked, begin at a byte, stop at the end of a pipe, and report by lines of JSON.
 
     parent                               worker
     fork                                 connect
@@ -8,8 +8,9 @@
                           ◀── done ──    now and then
                           ◀── result ──  or: failed
 
-A worker whose control pipe ends (the parent stops it, or has died) sends nothing more, waits for the answers to what it
-has sent, and ends. So when all workers have ended nothing of theirs is written any more, and the keys can be removed.
+When its control pipe ends (the parent stops it, or has died), a worker sends nothing more, waits for the replies to
+what it has sent, and ends. So after the end of all workers none of their writes can happen, and the keys can be
+removed.
 """
 
 import json
@@ -31,14 +32,14 @@ if TYPE_CHECKING:
 
     from kv.cli.bench.plan import Plan
 
-_TOLD_EVERY_S = 0.1
+_REPORT_INTERVAL_S = 0.1
 _BEGIN = b"g"
-# How long a worker that was told to stop may wait for its last answers, beyond the time-out of a request.
+# How long a worker may wait for its last replies after the parent stops it, beyond the time-out of a request.
 _PATIENCE_S = 2.0
 
 
 class Worker:
-    """One worker process, seen from the parent."""
+    """One worker process, as the parent sees it."""
 
     def __init__(self, pid: int, control: int, reports: int) -> None:
         self.pid = pid
@@ -47,8 +48,8 @@ class Worker:
         self.done = 0
         self._buffer = b""
 
-    def told(self) -> "Iterator[dict[str, Any]]":
-        """What has come. Raises CommandFailed if it has ended without a result."""
+    def receive(self) -> "Iterator[dict[str, Any]]":
+        """Yield the messages that have arrived. Raises CommandFailed if the worker has ended without a result."""
         data = os.read(self.reports, 65_536)
         if not data:
             raise CommandFailed("a worker process of the benchmark was ended from outside", exits.SERVER_ERROR)
@@ -57,7 +58,7 @@ class Worker:
 
 
 class Workers:
-    """All of them. Use as a context manager: at its end none of them runs any more."""
+    """All worker processes. A context manager: at its end, none of them runs any more."""
 
     def __init__(self, plan: "Plan", prefix: str) -> None:
         self._plan = plan
@@ -72,44 +73,44 @@ class Workers:
             self.stop()
 
     def start(self) -> None:
-        """Start them, and return when each is connected. Raises CommandFailed."""
+        """Start the workers, and return when each is connected. Raises CommandFailed."""
         for process in range(self._plan.processes):
             self._all.append(self._fork(process))
         waiting = set(self._all)
         while waiting:
-            for worker, told in self._heard(waiting):
-                if "ready" in told:
+            for worker, message in self._receive(waiting):
+                if "ready" in message:
                     waiting.discard(worker)
 
     def work(self, progress: "Callable[[int], None]") -> Tally:
-        """Have them do the work; what all have done together. Raises CommandFailed."""
+        """Let the workers run their load; return their tallies added up. Raises CommandFailed."""
         tally = Tally()
         for worker in self._all:
             os.write(worker.control, _BEGIN)
         waiting = set(self._all)
         while waiting:
-            for worker, told in self._heard(waiting):
-                if "result" in told:
-                    tally.add(told["result"])
+            for worker, message in self._receive(waiting):
+                if "result" in message:
+                    tally.add(message["result"])
                     waiting.discard(worker)
-                worker.done = told.get("done", worker.done)
+                worker.done = message.get("done", worker.done)
             progress(sum(worker.done for worker in self._all))
         return tally
 
-    def _heard(self, waiting: set[Worker]) -> "Iterator[tuple[Worker, dict[str, Any]]]":
+    def _receive(self, waiting: set[Worker]) -> "Iterator[tuple[Worker, dict[str, Any]]]":
         poll = select.poll()
         by_descriptor = {worker.reports: worker for worker in waiting}
         for descriptor in by_descriptor:
             poll.register(descriptor, select.POLLIN)
         for descriptor, _ in poll.poll():
             worker = by_descriptor[descriptor]
-            for told in worker.told():
-                if "failed" in told:
-                    raise CommandFailed(*told["failed"])
-                yield worker, told
+            for message in worker.receive():
+                if "failed" in message:
+                    raise CommandFailed(*message["failed"])
+                yield worker, message
 
     def stop(self) -> None:
-        """Have them end, by force if they do not, and wait for it."""
+        """End the workers, by force if they do not end in time, and wait for their ends."""
         workers, self._all = self._all, []
         for worker in workers:
             os.close(worker.control)
@@ -118,13 +119,13 @@ class Workers:
             _drain(worker.reports, deadline)
             os.close(worker.reports)
             try:
-                os.kill(worker.pid, signal.SIGKILL)  # in vain if it has ended: it is only reaped below
+                os.kill(worker.pid, signal.SIGKILL)  # without effect if it has ended, for it is reaped only below
             except ProcessLookupError:
                 pass
             os.waitpid(worker.pid, 0)
 
     def _fork(self, process: int) -> Worker:
-        # Until the child has its own way with signals it must not get one: it would act as the parent.
+        # The child must get no signal before it has its own handlers: it would act as the parent.
         with deferred():
             return self._forked(process)
 
@@ -140,7 +141,7 @@ class Workers:
                 *(w.reports for w in self._all),
             ):
                 os.close(descriptor)
-            _be_worker(self._plan, self._prefix, process, control, child_reports)
+            _run_worker(self._plan, self._prefix, process, control, child_reports)
         os.close(control)
         os.close(child_reports)
         return Worker(pid, parent_control, reports)
@@ -155,10 +156,10 @@ def _drain(descriptor: int, deadline: float) -> None:
             return
 
 
-def _be_worker(plan: "Plan", prefix: str, process: int, control: int, reports: int) -> None:
-    """The life of a worker; does not return."""
+def _run_worker(plan: "Plan", prefix: str, process: int, control: int, reports: int) -> None:
+    """Run a worker to its end. Does not return."""
     try:
-        # Ctrl-c reaches all processes of a terminal; that the parent is interrupted ends the control pipe.
+        # Ctrl-c reaches all processes of a terminal. The interrupted parent ends the control pipe.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -169,48 +170,48 @@ def _be_worker(plan: "Plan", prefix: str, process: int, control: int, reports: i
 
 
 class _Reporter:
-    """Tells the parent."""
+    """Sends messages to the parent."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
-        self._next = 0.0
+        self._next_report = 0.0
 
-    def tell(self, **what: object) -> None:
-        """One line."""
-        data = memoryview(json.dumps(what).encode() + b"\n")
+    def send(self, **message: object) -> None:
+        """Send one message, a line."""
+        data = memoryview(json.dumps(message).encode() + b"\n")
         while data:
             data = data[os.write(self._descriptor, data) :]
 
-    def done(self, count: int) -> None:
-        """So much is done; told now and then."""
+    def report_progress(self, done: int) -> None:
+        """Report how many requests are done, but not more often than the interval."""
         now = time.monotonic()
-        if now >= self._next:
-            self._next = now + _TOLD_EVERY_S
-            self.tell(done=count)
+        if now >= self._next_report:
+            self._next_report = now + _REPORT_INTERVAL_S
+            self.send(done=done)
 
 
 def _work(plan: "Plan", prefix: str, process: int, control: int, reporter: _Reporter) -> None:
     try:
         load = _load(plan, prefix, process, control)
-        reporter.tell(ready=True)
+        reporter.send(ready=True)
         if os.read(control, 1) != _BEGIN:
             return
-        began, used_s = time.monotonic(), time.process_time()
-        load.run(reporter.done)
-        load.tally.seconds = time.monotonic() - began
+        started, used_s = time.monotonic(), time.process_time()
+        load.run(reporter.report_progress)
+        load.tally.seconds = time.monotonic() - started
         load.tally.processor_s = time.process_time() - used_s
         load.close()
-        reporter.tell(result=load.tally.told())
+        reporter.send(result=load.tally.report())
     except KvdError as error:
-        reporter.tell(failed=[error.message, exits.exit_code_for(error.code)])
+        reporter.send(failed=[error.message, exits.exit_code_for(error.code)])
     except BrokenPipeError:
         pass  # the parent is gone
     except Exception as error:
         text = f"a fault in kv bench: {type(error).__name__}: {error}; please report it"
-        reporter.tell(failed=[text, exits.INTERNAL])
+        reporter.send(failed=[text, exits.INTERNAL])
 
 
-def _load(plan: "Plan", prefix: str, process: int, control: int) -> "Any":  # noqa: ANN401 - one of two alike
+def _load(plan: "Plan", prefix: str, process: int, control: int) -> "Any":  # noqa: ANN401 - a NearLoad or a WireLoad
     if plan.near_cache:
         from kv.cli.bench.near_load import NearLoad
 

@@ -1,4 +1,4 @@
-"""``kv access``: what somebody may do with a key, and which rules say so."""
+"""``kv access``: what a user may do with a key, and which rules decide that."""
 
 import grp
 import pwd
@@ -6,7 +6,7 @@ import pwd
 from kv.cli.context import Context
 from kv.cli.escape import show
 from kv.cli.failures import UsageError
-from kv.cli.parser import CommonOptions, Parser, completed
+from kv.cli.parser import CommonOptions, Parser, set_completer
 from kvd.protocol import exits
 
 USAGE = "kv access [OPTION]... USER KEY"
@@ -40,32 +40,32 @@ def arguments(parser: Parser) -> None:
     who = "who: a name, a number, group:, token: or certificate:NAME"
     user = parser.add_argument("user", metavar="USER", nargs="?", default=None, help=who)
     key = parser.add_argument("key", metavar="KEY", nargs="?", default=None, help="which key")
-    completed(user, "user-then-key")
-    completed(key, "user-then-key")
+    set_completer(user, "user-then-key")
+    set_completer(key, "user-then-key")
     parser.add_argument("--json", action="store_true", help="one JSON object")
 
 
 def run(context: Context, options: Options) -> int:
-    """Print the decision and the rules that it rests on."""
+    """Print the decision and the rules behind it."""
     if options.user is None or options.key is None:
         raise UsageError("who, and which key? kv access USER KEY")
     uid, gids, certificate, token = _identity(options.user)
     with context.connect() as client:
-        told = client.access(options.key, uid=uid, gids=gids, certificate=certificate, token=token)
-    may_read = "read" in told["rights"]
+        decision = client.access(options.key, uid=uid, gids=gids, certificate=certificate, token=token)
+    may_read = "read" in decision["rights"]
     if options.json:
-        context.print_json(told)
+        context.print_json(decision)
     else:
-        rights = ", ".join(told["rights"]) or "nothing"
+        rights = ", ".join(decision["rights"]) or "nothing"
         context.print(f"{show(options.user)} may with {show(options.key)}: {rights}")
-        context.print(f"because: {show(told['reason'])}")
-        for rule in told["rules"]:
+        context.print(f"because: {show(decision['reason'])}")
+        for rule in decision["rules"]:
             context.print(f"  {show(rule)}")
     return exits.OK if may_read else exits.NOT_FOUND
 
 
 def _identity(user: str) -> tuple[int | None, list[int], str | None, str | None]:
-    """uid, gids, certificate and token of who is meant. Raises UsageError."""
+    """Return the uid, gids, certificate and token that ``user`` stands for. Raises UsageError."""
     kind, colon, name = user.partition(":")
     if colon and kind == "token":
         return None, [], None, name
@@ -84,7 +84,7 @@ def _identity(user: str) -> tuple[int | None, list[int], str | None, str | None]
 
 
 def _gid(group: str) -> int:
-    """The number of a group, by its name or its number. Raises UsageError."""
+    """Return the gid of a group, given by name or number. Raises UsageError."""
     if group.isdecimal() and int(group) < 2**32:
         return int(group)
     try:

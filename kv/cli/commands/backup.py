@@ -1,10 +1,10 @@
-"""``kv backup``: everything in one file, while the daemon serves on."""
+"""``kv backup``: everything in one file, while the daemon goes on serving."""
 
 import os
 
 from kv.cli.context import Context
 from kv.cli.failures import CommandFailed, OutputFailed, UsageError
-from kv.cli.files import Replacing, write_all
+from kv.cli.files import AtomicFile, write_all
 from kv.cli.numbers import plural
 from kv.cli.parser import CommonOptions, Parser
 from kvd.protocol import exits
@@ -41,21 +41,21 @@ def arguments(parser: Parser) -> None:
 
 
 def run(context: Context, options: Options) -> int:
-    """Take a backup; ``Backup written: version 123, 4567 keys``."""
+    """Take a backup, and print ``Backup written: version 123, 4567 keys``."""
     if len(options.operands) != 1:
         raise UsageError("where to? write 'kv backup FILE', or 'kv backup -' for standard output")
-    place = options.operands[0]
-    if place == "-":
+    path = options.operands[0]
+    if path == "-":
         _check_no_terminal()
         last = _take(context, _write_out)
     else:
-        last = _into_file(context, place)
-        _tell(context, last, json=options.json)
+        last = _into_file(context, path)
+        _print(context, last, json=options.json)
     context.note(f"version {last.version}, {plural(last.keys, 'key')}")
     return exits.OK
 
 
-def _tell(context: Context, last: "Piece", *, json: bool) -> None:
+def _print(context: Context, last: "Piece", *, json: bool) -> None:
     if json:
         context.print_json({"version": last.version, "keys": last.keys})
     else:
@@ -75,13 +75,13 @@ def _write_out(data: bytes) -> None:
 
 
 def _into_file(context: Context, path: str) -> "Piece":
-    """Write beside ``path``, and give it the name when all is on the disk. Raises CommandFailed."""
-    with Replacing(path) as descriptor:
+    """Write a complete backup to ``path``, or nothing. Raises CommandFailed."""
+    with AtomicFile(path) as descriptor:
         return _take(context, lambda data: write_all(descriptor, data))
 
 
 def _take(context: Context, write: "Callable[[bytes], None]") -> "Piece":
-    """Hand all pieces to ``write``; the last of them."""
+    """Pass all pieces to ``write``; return the last."""
     from kv.blocking.backup import BackupStream
 
     with (
@@ -89,14 +89,16 @@ def _take(context: Context, write: "Callable[[bytes], None]") -> "Piece":
         BackupStream(client, context.options.timeout_s()) as stream,
         context.progress(" keys", "backup") as bar,
     ):
-        return _each(stream, write, bar.update)
+        return _write_pieces(stream, write, bar.update)
 
 
-def _each(stream: "Iterator[Piece]", write: "Callable[[bytes], None]", update: "Callable[[int, int], None]") -> "Piece":
+def _write_pieces(
+    stream: "Iterator[Piece]", write: "Callable[[bytes], None]", update: "Callable[[int, int], None]"
+) -> "Piece":
     for piece in stream:
         if piece.data:
             write(piece.data)
         update(piece.keys, piece.keys_in_all)
         if piece.version is not None:
             return piece
-    raise CommandFailed("the backup has no end")
+    raise CommandFailed("the daemon ended the backup before it was complete")

@@ -1,11 +1,11 @@
-"""``kv bench``: how much the running daemon does, and how quickly it answers, from this machine."""
+"""``kv bench``: the throughput and the latency of the running daemon, measured from this machine."""
 
 import time
 
 from kv.cli.bench.options import Options, read_distribution, read_duration_s, read_mix, read_reads
 from kv.cli.context import Context
 from kv.cli.numbers import whole_number
-from kv.cli.parser import Parser, completed
+from kv.cli.parser import Parser, set_completer
 from kvd.protocol import exits
 
 TYPE_CHECKING = False
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from kv.blocking.client import Client
     from kv.cli.bench.plan import Plan
-    from kv.cli.bench.report import Findings
+    from kv.cli.bench.report import Results
     from kv.cli.bench.tally import Tally
     from kv.cli.bench.workers import Workers
     from kvd.service.progress import ProgressBar
@@ -50,14 +50,14 @@ def arguments(parser: Parser) -> None:
     mix.add_argument("--reads", metavar="PERCENT", type=read_reads, help="that many gets, the rest sets")
     _number(work, "--keys", "N", "different keys (default: 10000)")
     _number(work, "--value-size", "BYTES", "of each value (default: 64)", minimum=0, dest="value_bytes")
-    completed(
+    set_completer(
         work.add_argument("--distribution", metavar="NAME", type=read_distribution,
                           help="uniform, or zipf: few keys get most requests (default: uniform)"),
         "distributions",
     )  # fmt: skip
     _number(work, "--seed", "N", "other choices of operations and keys (default: 1)", minimum=0)
     end = work.add_mutually_exclusive_group()
-    completed(
+    set_completer(
         end.add_argument("--duration", dest="duration_s", metavar="DURATION", type=read_duration_s,
                          help="for how long (default: 5s)"),
         "durations",
@@ -80,29 +80,29 @@ def _number(
 
 
 def run(context: Context, options: Options) -> int:
-    """Measure, print. The keys are gone afterwards, however it ends."""
+    """Measure and print. However the measurement ends, its keys are removed."""
     from kv.cli.bench import signals
     from kv.cli.bench.plan import Plan
     from kv.cli.bench.report import as_json, as_text
 
     plan = Plan(options)
     with signals.ending():
-        found = _measure(context, plan)
+        results = _measure(context, plan)
     if options.json:
-        context.print_json(as_json(found))
+        context.print_json(as_json(results))
     else:
-        for line in as_text(found):
+        for line in as_text(results):
             context.print(line)
-    return exits.SERVER_ERROR if found.tally.errors else exits.OK
+    return exits.SERVER_ERROR if results.tally.errors else exits.OK
 
 
-def _measure(context: Context, plan: "Plan") -> "Findings":
+def _measure(context: Context, plan: "Plan") -> "Results":
     from kv.cli.bench.keys import new_prefix
     from kv.cli.bench.workers import Workers
 
     prefix = new_prefix()
     with context.connect() as client:
-        client.ping()  # so that a daemon that is not there is found before anything is started
+        client.ping()  # fails here, before any process is started, if there is no daemon
         try:
             with Workers(plan, prefix) as workers:
                 workers.start()
@@ -111,39 +111,39 @@ def _measure(context: Context, plan: "Plan") -> "Findings":
             _remove(context, client, prefix)
 
 
-def _work(context: Context, client: "Client", plan: "Plan", prefix: str, workers: "Workers") -> "Findings":
+def _work(context: Context, client: "Client", plan: "Plan", prefix: str, workers: "Workers") -> "Results":
     from kv.cli.bench import keys
     from kv.cli.bench.processor import daemon_pid, used_s
-    from kv.cli.bench.report import Findings
+    from kv.cli.bench.report import Results
 
     pid = daemon_pid(client.status().get("pid"), client.server_pid())
-    began = time.monotonic()
+    started = time.monotonic()
     with context.progress(" keys", "loading") as bar:
         keys.load(client, plan, prefix, bar)
-    loaded_s = time.monotonic() - began
+    loaded_s = time.monotonic() - started
     before_s = None if pid is None else used_s(pid)
     with context.progress(" requests" if plan.requests else "s", "measuring") as bar:
-        tally = _with_bar(workers, plan, bar)
+        tally = _work_with_bar(workers, plan, bar)
     after_s = None if pid is None else used_s(pid)
     daemon_s = None if before_s is None or after_s is None else after_s - before_s
-    return Findings(plan, tally, daemon_s, loaded_s)
+    return Results(plan, tally, daemon_s, loaded_s)
 
 
-def _with_bar(workers: "Workers", plan: "Plan", bar: "ProgressBar") -> "Tally":
-    began = time.monotonic()
+def _work_with_bar(workers: "Workers", plan: "Plan", bar: "ProgressBar") -> "Tally":
+    started = time.monotonic()
 
     def progress(done: int) -> None:
         if plan.requests is not None:
             bar.update(done, plan.requests)
         else:
             total_s = int(plan.duration_s or 0)
-            bar.update(min(int(time.monotonic() - began), total_s), total_s)
+            bar.update(min(int(time.monotonic() - started), total_s), total_s)
 
     return workers.work(progress)
 
 
 def _remove(context: Context, client: "Client", prefix: str) -> None:
-    """Delete the keys, undisturbed by another Ctrl-C; say so if it cannot be done."""
+    """Delete the keys, undisturbed by another Ctrl-C. Warns if that fails."""
     from kv.cli.bench import keys, signals
     from kv.errors import KvdError
 
@@ -151,4 +151,4 @@ def _remove(context: Context, client: "Client", prefix: str) -> None:
         try:
             keys.remove(client, prefix, bar)
         except KvdError as error:
-            context.complain(f"warning: keys below {prefix} may be left: {error.message}")
+            context.warn(f"warning: keys below {prefix} may be left: {error.message}")

@@ -1,11 +1,11 @@
-"""``kv check``: is a data directory sound, or a backup? And what can be saved of a damaged one?"""
+"""``kv check``: whether a data directory or a backup is sound, and what can be saved of a damaged one."""
 
 import os
 
 from kv.cli.context import Context
 from kv.cli.failures import UsageError
 from kv.cli.numbers import plural
-from kv.cli.offline import offline, tell_made
+from kv.cli.offline import offline, print_result
 from kv.cli.parser import CommonOptions, Parser
 from kvd.protocol import exits
 
@@ -47,8 +47,8 @@ def run(context: Context, options: Options) -> int:
     if options.salvage:
         if len(operands) != 2:
             raise UsageError("write 'kv check --salvage DIR NEWDIR': what to save, and the directory to be made of it")
-        made = offline(context, "saving", lambda kvd, progress: kvd.salvage(*operands, progress))
-        tell_made(context, "Saved", made, json=options.json)
+        result = offline(context, "saving", lambda kvd, progress: kvd.salvage(*operands, progress))
+        print_result(context, "Saved", result, json=options.json)
         return exits.OK
     if len(operands) != 1:
         raise UsageError("check what? write 'kv check DIR'")
@@ -57,66 +57,68 @@ def run(context: Context, options: Options) -> int:
 
 
 def _check_backup(context: Context, path: str, *, json: bool) -> int:
-    made = offline(context, "checking", lambda kvd, progress: kvd.check_backup(path, progress))
-    tell_made(context, "Sound backup", made, json=json)
+    result = offline(context, "checking", lambda kvd, progress: kvd.check_backup(path, progress))
+    print_result(context, "Sound backup", result, json=json)
     return exits.OK
 
 
 def _check_directory(context: Context, directory: str, *, json: bool) -> int:
-    found: CheckReport = offline(context, "checking", lambda kvd, progress: kvd.check(directory, progress))
+    report: CheckReport = offline(context, "checking", lambda kvd, progress: kvd.check(directory, progress))
     if json:
-        context.print_json(_as_json(found))
-    elif found.recovered is not None:
-        _tell_sound(context, found, found.recovered)
+        context.print_json(_as_json(report))
+    elif report.recovered is not None:
+        _print_sound(context, report, report.recovered)
     else:
-        _tell_damaged(context, directory, found)
-    return exits.DAMAGED_DATA if found.damages else exits.OK
+        _print_damaged(context, directory, report)
+    return exits.DAMAGED_DATA if report.damages else exits.OK
 
 
-def _tell_sound(context: Context, found: "CheckReport", recovered: "Recovered") -> None:
+def _print_sound(context: Context, report: "CheckReport", recovered: "Recovered") -> None:
     from kv.cli.times import show_time
 
-    context.print(f"Sound: version {recovered.version} of {show_time(found.time or None)}, {plural(found.keys, 'key')}")
+    context.print(
+        f"Sound: version {recovered.version} of {show_time(report.time or None)}, {plural(report.keys, 'key')}"
+    )
     if recovered.torn is not None:
         torn = recovered.torn
-        text = f"{torn.path} is torn at byte {torn.offset}: the next start leaves out {torn.bytes} bytes behind version"
-        context.print(f"{text} {torn.version}, of which nobody was told")
+        text = f"{torn.path} is torn at byte {torn.offset}: the next start leaves out {torn.bytes} bytes after version"
+        context.print(f"{text} {torn.version}, which no reply has confirmed")
     elif not recovered.clean:
         context.print("The last daemon did not stop in order; nothing is missing")
 
 
-def _tell_damaged(context: Context, directory: str, found: "CheckReport") -> None:
+def _print_damaged(context: Context, directory: str, report: "CheckReport") -> None:
     from kv.cli.times import show_time
 
-    for damage in found.damages:
+    for damage in report.damages:
         context.print(f"Damaged: {damage.path} at byte {damage.offset}: {damage.reason}")
-    if found.saved is None:
+    if report.saved is None:
         context.print("Nothing can be saved")
         return
-    saved = found.saved
+    saved = report.saved
     context.print(f"Can be saved: all as of version {saved.version} of {show_time(saved.time or None)}")
-    if found.newest_known > saved.version:
-        context.print(f"Would be lost: versions {saved.version + 1} to {found.newest_known}")
+    if report.newest_known > saved.version:
+        context.print(f"Would be lost: versions {saved.version + 1} to {report.newest_known}")
     else:
         context.print(f"Would be lost: only history, before version {saved.first}")
     context.print(f"To save it, write: kv check --salvage {directory} NEWDIR")
 
 
-def _as_json(found: "CheckReport") -> dict[str, object]:
+def _as_json(report: "CheckReport") -> dict[str, object]:
     from kv.cli.times import time_json
 
-    recovered, saved = found.recovered, found.saved
+    recovered, saved = report.recovered, report.saved
     torn = None if recovered is None or recovered.torn is None else recovered.torn
     return {
-        "sound": not found.damages,
+        "sound": not report.damages,
         "version": None if recovered is None else recovered.version,
-        "time": time_json(found.time or None),
-        "keys": None if recovered is None else found.keys,
+        "time": time_json(report.time or None),
+        "keys": None if recovered is None else report.keys,
         "clean": recovered is not None and recovered.clean,
         "torn": None if torn is None else {"path": torn.path, "offset": torn.offset, "bytes": torn.bytes},
-        "damages": [{"path": each.path, "offset": each.offset, "reason": each.reason} for each in found.damages],
+        "damages": [{"path": each.path, "offset": each.offset, "reason": each.reason} for each in report.damages],
         "salvage": None if saved is None else {
             "version": saved.version, "time": time_json(saved.time or None),
-            "lost_versions": max(0, found.newest_known - saved.version),
+            "lost_versions": max(0, report.newest_known - saved.version),
         },
     }  # fmt: skip

@@ -34,30 +34,30 @@ def arguments(parser: Parser) -> None:
 
 
 def run(context: Context, options: Options) -> int:
-    """Ask for a checkpoint and wait for it; ``Checkpoint written.``"""
+    """Ask for a checkpoint, wait for it, and print ``Checkpoint written.``"""
     timeout_s = options.timeout_s(_TIMEOUT_S)
     with context.connect() as client:
         failures = client.metrics().get("checkpoint_failures", 0)
-        wanted = client.checkpoint()
-        version = _wait(client, wanted, failures, timeout_s)
+        target = client.checkpoint()
+        version = _wait(client, target, failures, timeout_s)
     context.print("Checkpoint written.")
     context.note(f"version {version}")
     return exits.OK
 
 
-def _wait(client: "Client", wanted: int, failures: int, timeout_s: float | None) -> int:
-    """Until the daemon says that it is there; the version of it. Raises CommandFailed."""
+def _wait(client: "Client", target: int, failures: int, timeout_s: float | None) -> int:
+    """Wait until the daemon has a checkpoint of the version ``target``; return its version. Raises CommandFailed."""
     end = None if timeout_s is None else time.monotonic() + timeout_s
     pause_s = _FIRST_PAUSE_S
     while True:
         metrics = client.metrics()
-        if metrics["checkpoint_version"] >= wanted:
+        if metrics["checkpoint_version"] >= target:
             return metrics["checkpoint_version"]
         if metrics["checkpoint_failures"] > failures:
             raise CommandFailed("the checkpoint could not be written; the daemon's log says why", exits.IO_ERROR)
         if end is not None and time.monotonic() >= end:
             raise CommandFailed(
-                f"the checkpoint was not there within {timeout_s:g} seconds; the daemon goes on with it"
+                f"the checkpoint was not complete within {timeout_s:g} seconds; the daemon goes on with it"
             )
         time.sleep(pause_s)
         pause_s = min(2 * pause_s, _MAX_PAUSE_S)

@@ -1,4 +1,4 @@
-"""``kv completion``: the script that teaches a shell to complete ``kv``."""
+"""``kv completion``: the script with which a shell completes ``kv``."""
 
 from kv.cli.context import Context
 from kv.cli.failures import UsageError

@@ -1,4 +1,4 @@
-"""``kv del``: all keys or none; or, confirmed, every key with a prefix."""
+"""``kv del``: delete all of the keys or none; or, after a confirmation, every key with a prefix."""
 
 import os
 
@@ -6,8 +6,8 @@ from kv.cli.context import Context, checked_key, checked_keys
 from kv.cli.escape import show
 from kv.cli.failures import UsageError
 from kv.cli.numbers import plural
-from kv.cli.output import complain
-from kv.cli.parser import Parser, completed
+from kv.cli.output import warn
+from kv.cli.parser import Parser, set_completer
 from kv.cli.writing import SyncOption, add_sync
 from kvd.protocol import exits
 
@@ -42,7 +42,7 @@ class Options(SyncOption):
 def arguments(parser: Parser) -> None:
     """The options of ``kv del``."""
     parser.operands("KEY", "what to delete", "keys")
-    completed(
+    set_completer(
         parser.add_argument("--prefix", metavar="PREFIX", help="delete every key that begins with PREFIX"), "prefixes"
     )
     parser.add_argument("--yes", action="store_true", help="do not ask before deleting a prefix")
@@ -52,7 +52,7 @@ def arguments(parser: Parser) -> None:
 
 
 def run(context: Context, options: Options) -> int:
-    """Delete; ``Keys deleted``."""
+    """Delete, and print ``Keys deleted``."""
     if options.prefix is not None:
         return _delete_prefix(context, options, options.prefix)
     keys = list(dict.fromkeys(checked_keys(options.operands, "del")))
@@ -64,7 +64,7 @@ def run(context: Context, options: Options) -> int:
         with context.connect() as client:
             count = client.delete(*keys, missing_ok=options.ignore_missing, sync=options.sync)
     except NotFound as error:
-        context.not_found(error.keys)
+        context.warn_missing(error.keys)
         return exits.NOT_FOUND
     context.print("Keys deleted")
     context.note(plural(count, "key"))
@@ -76,7 +76,7 @@ def _rehearse(context: Context, options: Options, keys: list[str]) -> int:
         values = client.get_many(keys)
     missing = [key for key in keys if values[key] is None]
     if missing and not options.ignore_missing:
-        context.not_found(missing)
+        context.warn_missing(missing)
         return exits.NOT_FOUND
     for key in keys:
         if values[key] is not None:
@@ -93,13 +93,13 @@ def _delete_prefix(context: Context, options: Options, argument: str) -> int:
     with context.connect() as client:
         keys = [item.key for item in client.scan(prefix, keys_only=True)]
         if not keys:
-            return _nothing_found(options, prefix)
+            return _no_key_begins_with(options, prefix)
         if options.dry_run:
             for key in keys:
                 context.print(f"would delete {show(key)}")
             return exits.OK
         if not (options.yes or _confirmed(prefix, len(keys))):
-            complain("nothing was deleted")
+            warn("nothing was deleted")
             return exits.NOT_FOUND
         _delete_steps(client, keys, options.sync)
     context.print("Keys deleted")
@@ -107,11 +107,11 @@ def _delete_prefix(context: Context, options: Options, argument: str) -> int:
     return exits.OK
 
 
-def _nothing_found(options: Options, prefix: str) -> int:
+def _no_key_begins_with(options: Options, prefix: str) -> int:
     if options.ignore_missing:
         return exits.OK
     if not options.quiet:
-        complain(f"error: no key begins with: {prefix}")
+        warn(f"error: no key begins with: {prefix}")
     return exits.NOT_FOUND
 
 
@@ -121,8 +121,8 @@ def _delete_steps(client: "Client", keys: list[str], sync: bool | None) -> None:
 
 
 def _confirmed(prefix: str, count: int) -> bool:
-    """Whether the person agrees. Raises UsageError where nobody can be asked."""
+    """Ask whether to delete. Raises UsageError if there is no terminal."""
     if not (os.isatty(0) and os.isatty(2)):
-        raise UsageError(f"{count} keys begin with {prefix!r}; add --yes to delete them without being asked")
+        raise UsageError(f"{count} keys begin with {prefix!r}; add --yes to delete them without a question")
     os.write(2, f"Delete the {count} keys that begin with {show(prefix)}? [y/N] ".encode())
     return os.read(0, 1024).strip().lower() in (b"y", b"yes")

@@ -54,8 +54,11 @@ def run(context: Context, options: Options) -> int:
 
 
 def differences(client: "Client", old: int, new: int) -> "Iterator[tuple[str, bytes | None, bytes | None]]":
-    """Keys whose values differ, in order. Raises SnapshotGone if the history does not reach back to either version."""
-    # Nothing but what was written in between can differ.
+    """Yield the keys whose values differ, in order, with both values.
+
+    Raises SnapshotGone if the history does not reach back to both versions.
+    """
+    # Only keys that were written in between can differ.
     keys: set[str] = set()
     low, high = sorted((old, new))
     client.get_many([], at=high)

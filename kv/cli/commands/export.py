@@ -5,7 +5,7 @@ import time
 from kv.cli.context import Context
 from kv.cli.failures import UsageError
 from kv.cli.numbers import plural
-from kv.cli.parser import CommonOptions, Parser, completed
+from kv.cli.parser import CommonOptions, Parser, set_completer
 from kv.cli.records import Record, line_of
 from kvd.protocol import exits
 
@@ -41,7 +41,7 @@ class Options(CommonOptions):
 def arguments(parser: Parser) -> None:
     """The options of ``kv export``."""
     parser.operands("PREFIX", "only keys that begin with it", "prefixes")
-    completed(
+    set_completer(
         parser.add_argument("-o", "--output", metavar="FILE", help="write to a file, all of it or nothing"), "files"
     )
 
@@ -60,14 +60,14 @@ def run(context: Context, options: Options) -> int:
 
 
 def _into_file(context: Context, prefix: str, path: str) -> int:
-    from kv.cli.files import Replacing, write_all
+    from kv.cli.files import AtomicFile, write_all
 
-    with Replacing(path) as descriptor:
+    with AtomicFile(path) as descriptor:
         return _export(context, prefix, lambda text: write_all(descriptor, text.encode()))
 
 
 def _export(context: Context, prefix: str, write: "Callable[[str], None]") -> int:
-    """Hand a page of lines after the other to ``write``; how many keys there were."""
+    """Pass one page of lines after another to ``write``; return the number of keys."""
     count = 0
     with context.connect() as client, context.progress(" keys", "export") as bar:
         total = 0 if prefix else client.metrics()["keys_stored"]
@@ -80,7 +80,7 @@ def _export(context: Context, prefix: str, write: "Callable[[str], None]") -> in
 
 def _pages(client: "Client", prefix: str) -> "Iterator[list[str]]":
     expiring = client.metrics()["keys_with_deadline"] > 0
-    # Those of keys that are gone before their line is written: the snapshot still has them.
+    # Of keys that are deleted before their lines are written: the snapshot still has them.
     known = _all_expiries(client, prefix) if expiring else {}
     with client.snapshot() as snapshot:
         page: list[Item] = []
@@ -98,19 +98,19 @@ def _lines(client: "Client", page: "list[Item]", known: dict[str, int], *, expir
 
 
 def _all_expiries(client: "Client", prefix: str) -> dict[str, int]:
-    found: dict[str, int] = {}
+    expiries: dict[str, int] = {}
     keys: list[str] = []
     for item in client.scan(prefix, keys_only=True):
         keys.append(item.key)
         if len(keys) == _PAGE_KEYS:
-            found.update({key: expiry for key, expiry in _expiries(client, keys).items() if expiry is not None})
+            expiries.update({key: expiry for key, expiry in _expiries(client, keys).items() if expiry is not None})
             keys = []
-    found.update({key: expiry for key, expiry in _expiries(client, keys).items() if expiry is not None})
-    return found
+    expiries.update({key: expiry for key, expiry in _expiries(client, keys).items() if expiry is not None})
+    return expiries
 
 
 def _expiries(client: "Client", keys: list[str]) -> dict[str, int | None]:
-    """When each of ``keys`` that exist expires, in µs since the epoch; None without an end."""
+    """Return when each existing key of ``keys`` expires, in µs since the epoch; None: never."""
     if not keys:
         return {}
     now_us = time.time_ns() // 1000

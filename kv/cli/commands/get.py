@@ -1,9 +1,9 @@
-"""``kv get``: values, in the order asked."""
+"""``kv get``: print values, in the order of the operands."""
 
 from kv.cli.context import Context, checked_keys, history_point
 from kv.cli.escape import show
 from kv.cli.failures import UsageError
-from kv.cli.parser import CommonOptions, Parser, completed
+from kv.cli.parser import CommonOptions, Parser, set_completer
 from kvd.protocol import exits
 
 TYPE_CHECKING = False
@@ -48,8 +48,8 @@ class Options(ValueForms):
 def arguments(parser: Parser) -> None:
     """The options of ``kv get``."""
     parser.operands("KEY", "what to read", "keys")
-    completed(parser.add_argument("--at", metavar="VERSION|TIME", help="read what was there then"), "points")
-    completed(
+    set_completer(parser.add_argument("--at", metavar="VERSION|TIME", help="read what was there then"), "points")
+    set_completer(
         parser.add_argument("--touch", metavar="DURATION", help="have the keys live so long from now on; or none"),
         "durations",
     )
@@ -57,7 +57,7 @@ def arguments(parser: Parser) -> None:
 
 
 def add_forms(parser: Parser) -> None:
-    """The options for how values are printed."""
+    """Add the options for how values are printed."""
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--raw", action="store_true", help="the exact bytes of one value, nothing added")
     form.add_argument("--json", action="store_true", help="one JSON object of keys and values")
@@ -65,7 +65,7 @@ def add_forms(parser: Parser) -> None:
 
 
 def run(context: Context, options: Options) -> int:
-    """Print the values; ``key: value``."""
+    """Print the values as ``key: value``."""
     keys = checked_keys(options.operands, "get")
     if options.raw and len(keys) != 1:
         raise UsageError(f"--raw prints exactly one value, {len(keys)} keys were given; use -0 or --json for several")
@@ -76,12 +76,12 @@ def run(context: Context, options: Options) -> int:
     with context.connect() as client:
         if options.touch is not None:
             values = client.get_and_touch(*dict.fromkeys(keys), ttl=ttl_s)
-            found = [(key, values[key]) for key in keys]
+            items = [(key, values[key]) for key in keys]
         else:
-            found = _read(client, keys, None if point is None else point.version(client))
-    print_found(context, options, {key: value for key, value in found if value is not None}, keys)
-    missing = list(dict.fromkeys(key for key, value in found if value is None))
-    context.not_found(missing)
+            items = _read(client, keys, None if point is None else point.version(client))
+    print_values(context, options, {key: value for key, value in items if value is not None}, keys)
+    missing = list(dict.fromkeys(key for key, value in items if value is None))
+    context.warn_missing(missing)
     return exits.NOT_FOUND if missing else exits.OK
 
 
@@ -100,8 +100,8 @@ def _read(client: "Client", keys: list[str], at: int | None) -> list[tuple[str, 
     return [(key, values[key]) for key in keys]
 
 
-def print_found(context: Context, forms: ValueForms, present: dict[str, bytes], keys: list[str]) -> None:
-    """Print those of ``keys`` that are ``present``, in the form that was asked for."""
+def print_values(context: Context, forms: ValueForms, present: dict[str, bytes], keys: list[str]) -> None:
+    """Print the values of those of ``keys`` that are ``present``, as ``forms`` say."""
     if forms.json:
         from kv.cli.jsontext import value_json
 

@@ -1,4 +1,4 @@
-"""``kv help``: the help on everything, on a command, or on a topic."""
+"""``kv help``: the overview, or the help on a command or a topic."""
 
 from kv.cli.context import Context
 from kv.cli.failures import UsageError

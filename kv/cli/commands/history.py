@@ -1,4 +1,4 @@
-"""``kv history``: what a key was, newest first."""
+"""``kv history``: the versions of a key, newest first."""
 
 from kv.cli.context import Context, checked_key
 from kv.cli.escape import show
@@ -37,7 +37,7 @@ def arguments(parser: Parser) -> None:
 
 
 def add_limit(parser: Parser, help: str) -> None:  # noqa: A002 - argparse's word
-    """The option --limit."""
+    """Add the option --limit."""
     parser.add_argument("--limit", metavar="N", type=_limit, help=help)
 
 
@@ -52,14 +52,14 @@ def run(context: Context, options: Options) -> int:
     if len(options.operands) != 1:
         raise UsageError("give one key; write 'kv history KEY'")
     key = checked_key(options.operands[0])
-    found = False
+    is_empty = True
     with context.connect() as client:
         for version in client.history(key, limit=options.limit):
-            found = True
+            is_empty = False
             _print(context, key, version, json=options.json)
-    if not found and not options.quiet:
-        context.complain(f"error: the history holds no version of {key}")
-    return exits.OK if found else exits.NOT_FOUND
+    if is_empty and not options.quiet:
+        context.warn(f"error: the history holds no version of {key}")
+    return exits.NOT_FOUND if is_empty else exits.OK
 
 
 def _print(context: Context, key: str, version: "Version", *, json: bool) -> None:
@@ -76,5 +76,5 @@ def _print(context: Context, key: str, version: "Version", *, json: bool) -> Non
 
 
 def event_text(key: str, value: bytes | None) -> str:
-    """What a commit did to a key."""
+    """Return the text: what a commit did to a key."""
     return f"deleted {show(key)}" if value is None else f"set {show(key)}: {show(value)}"

@@ -1,4 +1,4 @@
-"""``kv import``: keys out of lines as ``kv export`` writes them, in one commit if it can be done in one."""
+"""``kv import``: set keys from lines as ``kv export`` writes them, in one commit if they fit into one."""
 
 import os
 import time
@@ -6,7 +6,7 @@ import time
 from kv.cli.context import Context
 from kv.cli.failures import CommandFailed, UsageError
 from kv.cli.numbers import plural
-from kv.cli.parser import Parser, completed
+from kv.cli.parser import Parser, set_completer
 from kv.cli.records import Record, records
 from kv.cli.writing import SyncOption, add_sync
 from kvd.protocol import exits
@@ -36,7 +36,7 @@ meanwhile is a conflict (exit code 3) if it goes on through several attempts; no
 """
 _BATCH_KEYS = 5_000
 _BATCH_BYTES = 2 * 1024 * 1024
-_MOST_BYTES = 256 * 1024 * 1024
+_MAX_BYTES = 256 * 1024 * 1024
 
 
 class Options(SyncOption):
@@ -55,14 +55,14 @@ def arguments(parser: Parser) -> None:
     way = parser.add_mutually_exclusive_group()
     way.add_argument("--merge", action="store_true", help="leave other keys as they are (default)")
     way.add_argument("--replace", action="store_true", help="delete all other keys")
-    completed(parser.add_argument("--prefix", metavar="PREFIX", help="only keys that begin with it"), "prefixes")
+    set_completer(parser.add_argument("--prefix", metavar="PREFIX", help="only keys that begin with it"), "prefixes")
     parser.add_argument("--batches", action="store_true", help="in several commits, if it does not fit into one")
     parser.add_argument("-n", "--dry-run", action="store_true", help="read and check everything; write nothing")
     add_sync(parser)
 
 
 class Import:
-    """What was asked for, and what has been done of it."""
+    """One import: its options, and the counts of what it has done."""
 
     def __init__(self, context: Context, options: Options) -> None:
         self.context = context
@@ -71,9 +71,9 @@ class Import:
         self.sync = options.sync
         self.keys = self.expired = self.deleted = self.commits = 0
 
-    def wanted(self, found: "Iterable[Record]") -> "Iterator[Record]":
-        """Those records that are to be written. Raises UsageError for one outside of the prefix."""
-        for record in found:
+    def accepted(self, records: "Iterable[Record]") -> "Iterator[Record]":
+        """Yield the records to write, without those that have expired. Raises UsageError outside of the prefix."""
+        for record in records:
             if not record.key.startswith(self.prefix):
                 raise UsageError(f"the key {record.key!r} does not begin with {self.prefix!r}")
             if record.expires is not None and record.expires <= time.time_ns() // 1000:
@@ -82,27 +82,27 @@ class Import:
                 yield record
 
     def write(self, client: "Client", batch: list[Record]) -> None:
-        """Set these in one commit."""
+        """Set the keys of ``batch`` in one commit."""
         with client.transaction(sync=self.sync) as txn:
             _set(txn, batch)
         self.keys += len(batch)
         self.commits += 1
 
-    def replace(self, client: "Client", all_: list[Record]) -> None:
-        """Make the keys below the prefix just these, in one commit. Raises Conflict."""
-        names = {record.key for record in all_}
+    def replace(self, client: "Client", batch: list[Record]) -> None:
+        """Set the keys of ``batch``, and delete all others below the prefix, in one commit. Raises Conflict."""
+        names = {record.key for record in batch}
 
-        def make(txn: "Transaction") -> int:
+        def write(txn: "Transaction") -> int:
             others = [item.key for item in txn.scan(self.prefix, keys_only=True) if item.key not in names]
             txn.delete(*others)
-            _set(txn, all_)
+            _set(txn, batch)
             return len(others)
 
-        self.deleted = client.run(make, sync=self.sync)
-        self.keys, self.commits = len(all_), 1
+        self.deleted = client.run(write, sync=self.sync)
+        self.keys, self.commits = len(batch), 1
 
     def delete_others(self, client: "Client", names: set[str]) -> None:
-        """Delete the keys below the prefix that are not among ``names``, in several commits."""
+        """Delete the keys below the prefix that ``names`` has not, in several commits."""
         others: list[str] = []
         for item in client.scan(self.prefix, keys_only=True):
             if item.key not in names:
@@ -111,8 +111,8 @@ class Import:
             self.deleted += client.delete(*others[begin : begin + _BATCH_KEYS], missing_ok=True, sync=self.sync)
             self.commits += 1
 
-    def tell(self) -> None:
-        """What has been done."""
+    def print_summary(self) -> None:
+        """Print what was done."""
         expired = f", {self.expired} left out that have expired" if self.expired else ""
         deleted = f", {self.deleted} deleted" if self.replaces else ""
         commits = f", in {self.commits} commits" if self.commits > 1 else ""
@@ -127,7 +127,7 @@ def _set(txn: "Transaction", batch: list[Record]) -> None:
 
 
 def run(context: Context, options: Options) -> int:
-    """Import; ``Imported: 123 keys``."""
+    """Import, and print ``Imported: 123 keys``."""
     operands = options.operands
     if len(operands) > 1:
         raise UsageError("kv import takes one file")
@@ -135,7 +135,7 @@ def run(context: Context, options: Options) -> int:
     work = Import(context, options)
     with _opened(path) as stream:
         if options.dry_run:
-            work.keys = sum(1 for _ in work.wanted(records(stream, _name(path))))
+            work.keys = sum(1 for _ in work.accepted(records(stream, _name(path))))
             context.print(
                 f"would import {plural(work.keys, 'key')}" + (f", {work.expired} have expired" if work.expired else "")
             )
@@ -144,7 +144,7 @@ def run(context: Context, options: Options) -> int:
             _in_batches(work, stream, path)
         else:
             _in_one(work, stream, path)
-    work.tell()
+    work.print_summary()
     return exits.OK
 
 
@@ -160,19 +160,19 @@ def _opened(path: str) -> "BinaryIO":
 
 
 def _in_one(work: Import, stream: "BinaryIO", path: str) -> None:
-    everything: list[Record] = []
+    batch: list[Record] = []
     size = 0
-    for record in work.wanted(records(stream, _name(path))):
-        everything.append(record)
+    for record in work.accepted(records(stream, _name(path))):
+        batch.append(record)
         size += record.size
-        if size > _MOST_BYTES:
+        if size > _MAX_BYTES:
             raise UsageError(f"{_name(path)} has more than any daemon takes in one commit; --batches makes several")
     with work.context.connect() as client:
-        _explaining(work, len(everything), lambda: (work.replace if work.replaces else work.write)(client, everything))
+        _suggest_batches(work, len(batch), lambda: (work.replace if work.replaces else work.write)(client, batch))
 
 
-def _explaining(work: Import, keys: int, write: "Callable[[], None]") -> None:
-    """Say what can be done about too much for one commit."""
+def _suggest_batches(work: Import, keys: int, write: "Callable[[], None]") -> None:
+    """Call ``write``. If it is too much for one commit, raise CommandFailed, which suggests --batches."""
     from kv.errors import Refused
 
     try:
@@ -180,14 +180,14 @@ def _explaining(work: Import, keys: int, write: "Callable[[], None]") -> None:
     except Refused as error:
         if error.code != "too_large":
             raise
-        what = "what is to be set and deleted does" if work.replaces else f"{keys} keys do"
+        what = "the keys to set and to delete do" if work.replaces else f"{keys} keys do"
         text = f"{what} not fit into one commit: {error.message}; nothing was written; --batches makes several"
         raise CommandFailed(text) from None
 
 
 def _in_batches(work: Import, stream: "BinaryIO", path: str) -> None:
-    if stream.seekable():  # all of it is checked before anything is written
-        for _ in work.wanted(records(stream, _name(path))):
+    if stream.seekable():  # check all lines before the first write
+        for _ in work.accepted(records(stream, _name(path))):
             pass
         work.expired = 0
         stream.seek(0)
@@ -198,13 +198,13 @@ def _in_batches(work: Import, stream: "BinaryIO", path: str) -> None:
             if work.replaces:
                 work.delete_others(client, names)
         except UsageError as error:
-            raise UsageError(f"{error.message}; {_so_far(work)}") from None
+            raise UsageError(f"{error.message}; {_progress_text(work)}") from None
         except Exception:
-            work.context.complain(_so_far(work))
+            work.context.warn(_progress_text(work))
             raise
 
 
-def _so_far(work: Import) -> str:
+def _progress_text(work: Import) -> str:
     return f"{work.keys} keys were written, in {work.commits} commits" if work.commits else "nothing was written"
 
 
@@ -213,16 +213,16 @@ def _write_batches(
 ) -> None:
     total = os.fstat(stream.fileno()).st_size
     batch: list[Record] = []
-    size = done = 0
-    for record in work.wanted(records(stream, _name(path))):
+    size = done_bytes = 0
+    for record in work.accepted(records(stream, _name(path))):
         batch.append(record)
         size += record.size
         if work.replaces:
             names.add(record.key)
         if len(batch) >= _BATCH_KEYS or size >= _BATCH_BYTES:
             work.write(client, batch)
-            done += size
-            bar.update(done, max(total, done))
+            done_bytes += size
+            bar.update(done_bytes, max(total, done_bytes))
             batch, size = [], 0
     if batch:
         work.write(client, batch)

@@ -1,4 +1,4 @@
-"""``kv incr``: add to a number, in the daemon, so that many may do it at once."""
+"""``kv incr``: add to a number. The daemon adds, so clients that do it at the same time do not conflict."""
 
 from kv.cli.context import Context, checked_key
 from kv.cli.escape import show
@@ -44,7 +44,7 @@ def arguments(parser: Parser) -> None:
 
 
 def run(context: Context, options: Options) -> int:
-    """Add; print the new number."""
+    """Add, and print the new number."""
     operands = options.operands
     if not 1 <= len(operands) <= 2:
         raise UsageError("give a key, and at most one number; write 'kv incr KEY [NUMBER]'")
@@ -63,7 +63,7 @@ def run(context: Context, options: Options) -> int:
 
 
 def increment_of(text: str) -> int:
-    """How much to add. Raises UsageError."""
+    """Return how much to add. Raises UsageError."""
     digits = text[1:] if text[:1] in ("-", "+") else text
     if not (digits.isascii() and digits.isdigit() and len(digits) < 20 and _LOWEST <= int(text) <= _HIGHEST):
         raise UsageError(f"what is added is a whole number of 64 bits, not {text!r}")
@@ -73,12 +73,14 @@ def increment_of(text: str) -> int:
 def _rehearsed(client: "Client", key: str, by: int) -> int:
     number = number_in(client.get(key))
     if number is None or not _LOWEST <= number + by <= _HIGHEST:
-        raise CommandFailed(f"{key} is not a decimal number of 64 bits, or would be none; nothing would be changed")
+        raise CommandFailed(
+            f"{key} is not a decimal number of 64 bits, or would not stay one; nothing would be changed"
+        )
     return number + by
 
 
 def number_in(value: bytes | None) -> int | None:
-    """The number that ``value`` is, 0 if there is none, None if it is no number that the daemon would add to."""
+    """Return the number in ``value``; 0 without a value, None if the daemon would refuse to add to it."""
     if value is None:
         return 0
     digits = value.removeprefix(b"-")

@@ -1,7 +1,7 @@
-"""``kv lock``: a command that runs while a lock is held.
+"""``kv lock``: run a command while holding a lock.
 
-Signals are blocked while the command runs, and taken one after the other: of each it can then be told whether the
-terminal sent it, to the command too, or somebody sent it to kv alone, who means the command.
+While the command runs, signals are blocked and kv waits for them, one at a time. So kv knows of each where it comes
+from: the terminal sends its signals to the command, too; any other sender means the command, and kv passes it on.
 """
 
 import os
@@ -10,9 +10,9 @@ import signal
 from kv.cli.context import Context, checked_key
 from kv.cli.escape import show
 from kv.cli.failures import UsageError
-from kv.cli.output import complain
-from kv.cli.parser import CommonOptions, Parser, completed
-from kv.cli.processes import environment, start, status_of
+from kv.cli.output import warn
+from kv.cli.parser import CommonOptions, Parser, set_completer
+from kv.cli.processes import environment, exit_code_of, start
 from kvd.protocol import exits
 
 TYPE_CHECKING = False
@@ -39,10 +39,10 @@ said on standard error, the command gets SIGTERM (not with --keep-running), and 
 the keys that begin with lock/NAME/; the name itself has no slash.
 """
 _FORWARDED = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
-_TAKEN = (*_FORWARDED, signal.SIGCHLD)
+_AWAITED = (*_FORWARDED, signal.SIGCHLD)
 _FROM_KERNEL = 0x80  # SI_KERNEL: a key pressed on the terminal
-_LOOK_UP_S = 0.5  # how often it is looked whether the connection still stands
-_LOOKS_A_QUESTION = 10  # and every how many looks the daemon is asked
+_CHECK_INTERVAL_S = 0.5  # between looks at the connection
+_CHECKS_PER_REQUEST = 10  # every tenth time, the daemon is asked, too
 
 
 class Options(CommonOptions):
@@ -58,7 +58,7 @@ def arguments(parser: Parser) -> None:
     """The options of ``kv lock``."""
     parser.takes_command = True
     parser.operands("NAME", "the lock's name; the command stands behind '--'", "locks")
-    completed(
+    set_completer(
         parser.add_argument(
             "--ttl", dest="ttl_s", metavar="DURATION", type=_ttl_s,
             help="hold it for so long at most, counted from when it is had",
@@ -77,7 +77,7 @@ def _ttl_s(text: str) -> float:
 
 
 def run(context: Context, options: Options) -> int:
-    """Run the command with the lock; its exit code."""
+    """Run the command with the lock, and return its exit code."""
     name = _name(options.operands)
     if options.dry_run:
         return _rehearse(context, name)
@@ -113,66 +113,66 @@ def _run_with(options: Options, lock: "Lock") -> int:
 
     token = lock.__enter__()
     failure: KvdError | None = None
-    status, lost = exits.SERVER_ERROR, False
+    status, is_lost = exits.SERVER_ERROR, False
     try:
-        status, lost = _run_command(options, lock, token)
+        status, is_lost = _run_command(options, lock, token)
     finally:
         try:
             lock.__exit__(None, None, None)
         except KvdError as error:
             failure = error
-    if lost or isinstance(failure, LockLost):
-        if not lost:
-            complain(f"error: {failure}")
+    if is_lost or isinstance(failure, LockLost):
+        if not is_lost:
+            warn(f"error: {failure}")
         return exits.LOCK_LOST
     if isinstance(failure, TimedOut):  # the end of the connection releases it as soon as the daemon looks
-        complain(f"the lock is released late: {failure.message}")
+        warn(f"the lock is released late: {failure.message}")
     elif failure is not None:
-        complain(f"error: the lock was lost at the end: {failure.message}")
+        warn(f"error: the lock was lost at the end: {failure.message}")
         return exits.LOCK_LOST
     return status
 
 
 def _run_command(options: Options, lock: "Lock", token: int) -> tuple[int, bool]:
-    """Run it to its end; its exit code, and whether the lock was lost meanwhile."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, _TAKEN)
+    """Run the command to its end; return its exit code, and whether the lock was lost meanwhile."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, _AWAITED)
     try:
         process = start(options.command, environment(options, KVD_LOCK_TOKEN=str(token)))
-        lost = _attend(lock, process, options.keep_running)
-        return status_of(process), lost
+        is_lost = _attend(lock, process, options.keep_running)
+        return exit_code_of(process), is_lost
     finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _TAKEN)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _AWAITED)
 
 
 def _attend(lock: "Lock", process: int, keep_running: bool) -> bool:
-    """Pass signals on until the process has ended; whether the lock was lost."""
-    lost, looks = False, 0
+    """Pass signals on until the process has ended; return whether the lock was lost."""
+    is_lost, checks = False, 0
     while not _ended(process):
-        came = signal.sigtimedwait(_TAKEN, _LOOK_UP_S)
-        if came is not None:
-            _pass_on(came, process)
+        received = signal.sigtimedwait(_AWAITED, _CHECK_INTERVAL_S)
+        if received is not None:
+            _pass_on(received, process)
             continue
-        looks += 1
-        if not lost and not _still_held(lock, ask=looks % _LOOKS_A_QUESTION == 0):
-            lost = True
-            complain(f"error: the lock {lock.name!r} was lost{'' if keep_running else '; the command is told to end'}")
+        checks += 1
+        if not is_lost and not _is_held(lock, ask=checks % _CHECKS_PER_REQUEST == 0):
+            is_lost = True
+            warn(f"error: the lock {lock.name!r} was lost{'' if keep_running else '; the command gets SIGTERM'}")
             if not keep_running:
                 os.kill(process, signal.SIGTERM)
-    return lost
+    return is_lost
 
 
 def _ended(process: int) -> bool:
-    """Whether it is there only to be waited for; so its number is still its own."""
+    """Whether the process has ended. It stays a zombie, so no other process can get its number."""
     return os.waitid(os.P_PID, process, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
-def _pass_on(came: signal.struct_siginfo, process: int) -> None:
-    from_terminal = came.si_code == _FROM_KERNEL
-    if came.si_signo in _FORWARDED and not from_terminal:
-        os.kill(process, came.si_signo)
+def _pass_on(received: signal.struct_siginfo, process: int) -> None:
+    from_terminal = received.si_code == _FROM_KERNEL
+    if received.si_signo in _FORWARDED and not from_terminal:
+        os.kill(process, received.si_signo)
 
 
-def _still_held(lock: "Lock", *, ask: bool) -> bool:
+def _is_held(lock: "Lock", *, ask: bool) -> bool:
     from kv.errors import KvdError, LockLost
 
     if not lock.held:
@@ -183,5 +183,5 @@ def _still_held(lock: "Lock", *, ask: bool) -> bool:
         except LockLost:
             return False
         except KvdError:
-            pass  # no answer; the connection tells
+            pass  # no answer proves nothing; the end of the connection would
     return True

@@ -1,10 +1,10 @@
-"""``kv log``: commits, the newest last."""
+"""``kv log``: print commits, the newest last."""
 
 from kv.cli.commands.history import add_limit
 from kv.cli.context import Context, history_point
 from kv.cli.escape import show
 from kv.cli.failures import UsageError
-from kv.cli.parser import CommonOptions, Parser, completed
+from kv.cli.parser import CommonOptions, Parser, set_completer
 from kvd.protocol import exits
 
 TYPE_CHECKING = False
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from kv.results import Commit
 
 _DEFAULT_LIMIT = 20
-_MAX_KEYS_A_LINE = 8
+_MAX_KEYS_PER_LINE = 8
 
 USAGE = "kv log [OPTION]..."
 EXAMPLES = """
@@ -40,7 +40,7 @@ class Options(CommonOptions):
 
 def arguments(parser: Parser) -> None:
     """The options of ``kv log``."""
-    completed(parser.add_argument("--since", metavar="VERSION|TIME", help="the commits after that"), "points")
+    set_completer(parser.add_argument("--since", metavar="VERSION|TIME", help="the commits after that"), "points")
     add_limit(parser, "so many commits at most (default without --since: 20)")
     parser.add_argument("--all", action="store_true", help="all commits that the history holds")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
@@ -68,10 +68,10 @@ def _print(context: Context, commit: "Commit", *, json: bool) -> None:
         context.print_json({**commit_json(commit.version, commit.time, commit.author), "keys": commit.keys})
         return
     who = who_and_when(commit.author, commit.time)
-    context.print(f"{commit.version}  {who}  {keys_text(commit.keys, _MAX_KEYS_A_LINE)}")
+    context.print(f"{commit.version}  {who}  {keys_text(commit.keys, _MAX_KEYS_PER_LINE)}")
 
 
-def keys_text(keys: list[str], most: int) -> str:
-    """The first ``most`` keys, and how many there are more."""
-    more = len(keys) - most
-    return ", ".join(map(show, keys[:most])) + (f" and {more} more" if more > 0 else "")
+def keys_text(keys: list[str], max_keys: int) -> str:
+    """Return the text: the first ``max_keys`` keys, and how many more there are."""
+    more = len(keys) - max_keys
+    return ", ".join(map(show, keys[:max_keys])) + (f" and {more} more" if more > 0 else "")

@@ -1,9 +1,9 @@
-"""``kv ls``: keys in order, a page at a time."""
+"""``kv ls``: print keys in order, fetched a page at a time."""
 
 from kv.cli.context import Context, checked_key, history_point
 from kv.cli.escape import show
 from kv.cli.failures import UsageError
-from kv.cli.parser import CommonOptions, Parser, completed
+from kv.cli.parser import CommonOptions, Parser, set_completer
 from kvd.protocol import exits
 
 TYPE_CHECKING = False
@@ -38,7 +38,7 @@ def arguments(parser: Parser) -> None:
     """The options of ``kv ls``."""
     parser.operands("PREFIX", "only keys that begin with it", "prefixes")
     parser.add_argument("-l", "--long", action="store_true", help="also the size of the value in bytes and its version")
-    completed(parser.add_argument("--at", metavar="VERSION|TIME", help="list what was there then"), "points")
+    set_completer(parser.add_argument("--at", metavar="VERSION|TIME", help="list what was there then"), "points")
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="one JSON object a line")
     form.add_argument("-0", "--null", action="store_true", help="end each line with a NUL byte and escape nothing")

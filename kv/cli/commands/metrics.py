@@ -1,8 +1,8 @@
-"""``kv metrics``: five counters, or everything that is counted: with --json, or as Prometheus reads it."""
+"""``kv metrics``: print five counters, or all of them: as JSON, or as Prometheus reads them."""
 
 from kv.cli.context import Context
 from kv.cli.failures import UsageError
-from kv.cli.parser import CommonOptions, Parser, completed
+from kv.cli.parser import CommonOptions, Parser, set_completer
 from kvd.protocol import exits
 
 USAGE = "kv metrics [OPTION]..."
@@ -25,7 +25,7 @@ _LABELS = {
     "get_operations": "Get Operations",
     "delete_operations": "Delete Operations",
 }
-_MODE = 0o644  # node-exporter runs as somebody else
+_MODE = 0o644  # node-exporter runs as another user
 
 
 class Options(CommonOptions):
@@ -40,11 +40,11 @@ def arguments(parser: Parser) -> None:
     """The options of ``kv metrics``."""
     parser.add_argument("--json", action="store_true", help="one JSON object")
     parser.add_argument("--prometheus", action="store_true", help="Prometheus' text format")
-    completed(parser.add_argument("--textfile", metavar="FILE", help="the same, into a file"), "files")
+    set_completer(parser.add_argument("--textfile", metavar="FILE", help="the same, into a file"), "files")
 
 
 def run(context: Context, options: Options) -> int:
-    """Print the counters, or write them."""
+    """Print the counters, or write them to a file."""
     textfile = options.textfile
     if options.json + options.prometheus + (textfile is not None) > 1:
         raise UsageError("give one of --json, --prometheus and --textfile")
@@ -70,8 +70,8 @@ def run(context: Context, options: Options) -> int:
 def _write(path: str, data: bytes) -> None:
     import os
 
-    from kv.cli.files import Replacing, write_all
+    from kv.cli.files import AtomicFile, write_all
 
-    with Replacing(path) as descriptor:
+    with AtomicFile(path) as descriptor:
         os.fchmod(descriptor, _MODE)
         write_all(descriptor, data)

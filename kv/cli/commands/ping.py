@@ -1,4 +1,4 @@
-"""``kv ping``: does the daemon answer?"""
+"""``kv ping``: whether the daemon answers."""
 
 from kv.cli.context import Context
 from kv.cli.parser import CommonOptions, Parser
@@ -23,7 +23,7 @@ def arguments(parser: Parser) -> None:
 
 
 def run(context: Context, options: Options) -> int:
-    """Ask; ``ok``."""
+    """Ask, and print ``ok``."""
     with context.connect() as client:
         client.ping()
     context.print("ok")

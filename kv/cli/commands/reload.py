@@ -1,4 +1,4 @@
-"""``kv reload``: the daemon reads its configuration again, all or nothing."""
+"""``kv reload``: make the daemon read its configuration again; it applies all of it or nothing."""
 
 from kv.cli.context import Context
 from kv.cli.escape import show
@@ -24,7 +24,7 @@ def arguments(parser: Parser) -> None:
 
 
 def run(context: Context, options: Options) -> int:
-    """Ask; one line for each change."""
+    """Ask, and print a line for each change."""
     with context.connect() as client:
         changes = client.reload()
     for change in changes or ["Nothing changed"]:

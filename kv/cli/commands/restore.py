@@ -1,9 +1,9 @@
-"""``kv restore``: make a data directory, out of a backup or of another data directory at an earlier point."""
+"""``kv restore``: make a data directory from a backup, or from another data directory at an earlier point."""
 
 from kv.cli.context import Context, history_point
 from kv.cli.failures import UsageError
-from kv.cli.offline import offline, tell_made
-from kv.cli.parser import CommonOptions, Parser, completed
+from kv.cli.offline import offline, print_result
+from kv.cli.parser import CommonOptions, Parser, set_completer
 from kvd.protocol import exits
 
 USAGE = "kv restore [OPTION]... SOURCE DIR"
@@ -34,7 +34,7 @@ class Options(CommonOptions):
 def arguments(parser: Parser) -> None:
     """The options of ``kv restore``."""
     parser.operands("SOURCE DIR", "a backup, a data directory, or '-'; and the directory to be made", "files")
-    completed(
+    set_completer(
         parser.add_argument("--to", metavar="VERSION|TIME", help="as a data directory was then (default: at its end)"),
         "nothing",
     )
@@ -42,15 +42,15 @@ def arguments(parser: Parser) -> None:
 
 
 def run(context: Context, options: Options) -> int:
-    """Restore; ``Restored: version 123 of 2026-11-23 10:00:00``."""
+    """Restore, and print ``Restored: version 123 of 2026-11-23 10:00:00``."""
     operands = options.operands
     if len(operands) != 2:
         raise UsageError("write 'kv restore SOURCE DIR': what to restore, and the directory to be made of it")
     source, directory = operands
     point = history_point(options.to, "--to")
-    version, time_us = (None, None) if point is None else point.given
-    made = offline(
+    version, time_us = (None, None) if point is None else point.version_or_time_us
+    result = offline(
         context, "restoring", lambda kvd, progress: kvd.restore(source, directory, version, time_us, progress)
     )
-    tell_made(context, "Restored", made, json=options.json)
+    print_result(context, "Restored", result, json=options.json)
     return exits.OK

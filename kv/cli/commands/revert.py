@@ -1,4 +1,4 @@
-"""``kv revert``: undo one commit, if nothing that it wrote has changed since."""
+"""``kv revert``: undo one commit, unless a key that it wrote has changed since."""
 
 from kv.cli.commands.rollback import changes, print_plan
 from kv.cli.context import Context
@@ -32,7 +32,7 @@ def arguments(parser: Parser) -> None:
 
 
 def run(context: Context, options: Options) -> int:
-    """Undo it; ``Commit reverted``."""
+    """Undo the commit, and print ``Commit reverted``."""
     if len(options.operands) != 1:
         raise UsageError("give the version of one commit, as 'kv log' shows it; write 'kv revert VERSION'")
     version = whole_number("the version of a commit", 1)(options.operands[0])
@@ -44,7 +44,7 @@ def run(context: Context, options: Options) -> int:
         if options.dry_run:
             print_plan(context, writes)
             return exits.OK
-        made = client.revert(version)
+        new_version = client.revert(version)
     context.print("Commit reverted")
-    context.note(f"version {made}")
+    context.note(f"version {new_version}")
     return exits.OK

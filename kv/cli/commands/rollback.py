@@ -1,10 +1,10 @@
-"""``kv rollback``: keys become what they were, in a commit of its own."""
+"""``kv rollback``: give keys their earlier values again, in a new commit."""
 
 from kv.cli.context import Context, checked_keys, history_point
 from kv.cli.escape import show
 from kv.cli.failures import UsageError
 from kv.cli.numbers import plural
-from kv.cli.parser import CommonOptions, Parser, completed
+from kv.cli.parser import CommonOptions, Parser, set_completer
 from kvd.protocol import exits
 
 TYPE_CHECKING = False
@@ -34,12 +34,12 @@ class Options(CommonOptions):
 def arguments(parser: Parser) -> None:
     """The options of ``kv rollback``."""
     parser.operands("KEY", "which keys", "keys")
-    completed(parser.add_argument("--to", metavar="VERSION|TIME", help="as they were then"), "points")
+    set_completer(parser.add_argument("--to", metavar="VERSION|TIME", help="as they were then"), "points")
     parser.add_argument("-n", "--dry-run", action="store_true", help="show what would be done; change nothing")
 
 
 def run(context: Context, options: Options) -> int:
-    """Go back; ``Keys rolled back``."""
+    """Roll back, and print ``Keys rolled back``."""
     keys = list(dict.fromkeys(checked_keys(options.operands, "rollback")))
     point = history_point(options.to, "--to")
     if point is None:
@@ -60,12 +60,12 @@ def run(context: Context, options: Options) -> int:
 
 
 def changes(client: "Client", writes: dict[str, bytes | None]) -> dict[str, bytes | None]:
-    """Those of the planned ``writes`` that would make a difference."""
-    there = client.get_many(writes)
-    return {key: value for key, value in writes.items() if value != there[key]}
+    """Return those of the planned ``writes`` that change a value."""
+    current = client.get_many(writes)
+    return {key: value for key, value in writes.items() if value != current[key]}
 
 
 def print_plan(context: Context, writes: dict[str, bytes | None]) -> None:
-    """What would be written, a line for each key."""
+    """Print what would be written, a line for each key."""
     for key, value in writes.items():
         context.print(f"would delete {show(key)}" if value is None else f"would set {show(key)}: {show(value)}")

@@ -1,8 +1,8 @@
-"""``kv serve``: run the daemon. The flags are handed on; everything else is the daemon's own."""
+"""``kv serve``: run the daemon. The command passes the flags on; kvd does the rest."""
 
 from kv.cli.context import Context
 from kv.cli.failures import CommandFailed, UsageError
-from kv.cli.parser import CommonOptions, Parser, completed
+from kv.cli.parser import CommonOptions, Parser, set_completer
 from kvd.protocol import exits
 
 USAGE = "kv serve [OPTION]..."
@@ -50,27 +50,27 @@ def arguments(parser: Parser) -> None:
         "--http", action="append", metavar="WHERE", help="speak HTTP at HOST:PORT or a socket's path (kvd[http])"
     )
     parser.add_argument("--http-open", action="store_true", help="HTTP on loopback for any local user, without a token")
-    completed(
+    set_completer(
         parser.add_argument("--data-dir", metavar="DIR", help="keep every commit there (default: in memory only)"),
         "files",
     )
-    completed(
+    set_completer(
         parser.add_argument("--data-sync", metavar="WHEN", help="a commit waits for the disk: always, interval, never"),
         "syncs",
     )
-    completed(parser.add_argument("--config", metavar="FILE", help="the configuration file"), "files")
-    completed(
+    set_completer(parser.add_argument("--config", metavar="FILE", help="the configuration file"), "files")
+    set_completer(
         parser.add_argument("--log-level", metavar="LEVEL", help="debug, info, warning or error (default: info)"),
         "log-levels",
     )
-    completed(
+    set_completer(
         parser.add_argument("--log-to", metavar="WHERE", help="auto, stderr, syslog, or a file's path"), "log-targets"
     )
     parser.add_argument("--check-config", action="store_true", help="say whether the configuration is right, and end")
 
 
 def run(context: Context, options: Options) -> int:
-    """Run the daemon until it ends; its exit code."""
+    """Run the daemon until it ends, and return its exit code."""
     if options.socket and options.socket.startswith(("tcp://", "tls://")):
         raise UsageError("--socket is the path of a socket here; to listen on TCP write --tcp HOST:PORT")
     settings = _settings(options)
@@ -90,7 +90,7 @@ def run(context: Context, options: Options) -> int:
 
 
 def _settings(options: Options) -> dict[str, object]:
-    """The daemon's settings that stand on the command line, by their names in the configuration."""
+    """Return the settings on the command line, by their names in the configuration."""
     settings = {
         "listen.socket": options.socket,
         "listen.socket_mode": options.socket_mode,

@@ -1,9 +1,9 @@
-"""``kv set``: all pairs in one atomic commit."""
+"""``kv set``: set all pairs in one atomic commit."""
 
 from kv.cli.context import Context
 from kv.cli.escape import show
 from kv.cli.pairs import collect
-from kv.cli.parser import Parser, completed
+from kv.cli.parser import Parser, set_completer
 from kv.cli.writing import WriteOptions, add_lifetime, add_sync
 from kvd.protocol import exits
 
@@ -48,13 +48,13 @@ def arguments(parser: Parser) -> None:
     """The options of ``kv set``."""
     parser.operands("KEY=VALUE", "what to set: KEY=VALUE, KEY=@FILE, KEY=- (standard input), KEY==TEXT", "pairs")
     parser.verbatim = ("--key", "--value")
-    completed(parser.add_argument("--key", action="append", metavar="KEY", help="a key, with --value"), "keys")
+    set_completer(parser.add_argument("--key", action="append", metavar="KEY", help="a key, with --value"), "keys")
     parser.add_argument("--value", action="append", metavar="VALUE", help="the value of the --key before it, as it is")
     parser.add_argument("--raw-values", action="store_true", help="values have no special forms: @, - and = are text")
     add_lifetime(parser)
     add_sync(parser)
     condition = parser.add_mutually_exclusive_group()
-    completed(
+    set_completer(
         condition.add_argument(
             "--if-version", metavar="VERSION", type=_version, help="only if the keys are at this version; 0: absent"
         ),
@@ -71,7 +71,7 @@ def _version(text: str) -> int:
 
 
 def run(context: Context, options: Options) -> int:
-    """Set the pairs; ``Keys set``."""
+    """Set the pairs, and print ``Keys set``."""
     pairs = collect(
         options.operands,
         options.verbatim["--key"],
@@ -92,7 +92,7 @@ def run(context: Context, options: Options) -> int:
 
 
 def _write(client: "Client", pairs: dict[str, bytes], expected: int | None, options: WriteOptions) -> int:
-    """The commit's version. Raises Conflict if a key is not at the version ``expected``."""
+    """Commit the pairs; return the version. Raises Conflict if a key is not at the version ``expected``."""
     if expected is None:
         return client.set_many(pairs, ttl=options.ttl_s, keep_ttl=options.keep_ttl, sync=options.sync)
     reads = dict.fromkeys(pairs, expected)
@@ -102,7 +102,7 @@ def _write(client: "Client", pairs: dict[str, bytes], expected: int | None, opti
 def _rehearse(context: Context, pairs: dict[str, bytes], expected: int | None) -> int:
     if expected is not None:
         with context.connect() as client:
-            client.commit({}, reads=dict.fromkeys(pairs, expected))  # nothing to write: only checked
+            client.commit({}, reads=dict.fromkeys(pairs, expected))  # only the check, no write
     for key, value in pairs.items():
         context.print(f"would set {show(key)}: {show(value)}")
     return exits.OK

@@ -1,10 +1,10 @@
-"""``kv shutdown``: ask the daemon to stop, and return when it is gone."""
+"""``kv shutdown``: make the daemon stop, and return when its process has ended."""
 
 import os
 
 from kv.cli.context import Context
 from kv.cli.failures import CommandFailed
-from kv.cli.output import complain
+from kv.cli.output import warn
 from kv.cli.parser import CommonOptions, Parser
 from kvd.protocol import exits
 
@@ -34,30 +34,31 @@ def arguments(parser: Parser) -> None:
 
 
 def run(context: Context, options: Options) -> int:
-    """Stop the daemon; ``Kvd stopped.``"""
+    """Stop the daemon, and print ``Kvd stopped.``"""
     timeout_s = options.timeout_s(_TIMEOUT_S)
     with context.connect(_TIMEOUT_S) as client:
         status = client.status()
         process = _watch(client, status)
         pid = client.shutdown()
-        gone = _wait_for_process(process, timeout_s) if process is not None else client.wait_for_end(timeout_s)
-    if not gone:
+        is_gone = _wait_for_process(process, timeout_s) if process is not None else client.wait_for_end(timeout_s)
+    if not is_gone:
         raise CommandFailed(f"kvd (pid {pid}) is still stopping after {timeout_s:g} seconds; see its log")
     context.print("Kvd stopped.")
     if status.get("activated") and not options.quiet:
-        complain("the next client starts it again; to stop it for good: systemctl stop kvd.socket kvd.service")
+        warn("the next client starts it again; to stop it for good: systemctl stop kvd.socket kvd.service")
     return exits.OK
 
 
 def _watch(client: "Client", status: "dict[str, str | int]") -> int | None:
-    """A descriptor that tells the end of the daemon's process; None if the process cannot be known from here.
+    """Return a descriptor that becomes readable when the daemon's process ends.
 
-    Then (another pid namespace) the end of the connection has to do. Opened while the connection proves that the
-    process lives, so that the pid cannot have passed to another one.
+    None if the process cannot be known from here, as from another pid namespace; then the caller waits for the end of
+    the connection. The descriptor is opened while the connection proves that the process lives, so its pid cannot
+    belong to another process.
     """
     pid = client.server_pid()
     if status.get("activated") and pid != status.get("pid"):
-        return None  # the kernel names who listened when we connected: systemd, before the daemon was there
+        return None  # the kernel names the process that listened first, which was systemd
     try:
         return os.pidfd_open(pid) if pid else None
     except OSError:

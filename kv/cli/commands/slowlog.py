@@ -1,4 +1,4 @@
-"""``kv slowlog``: which requests held the daemon for long."""
+"""``kv slowlog``: print the frames that kept the daemon busy for long."""
 
 from kv.cli.commands.history import add_limit
 from kv.cli.context import Context

@@ -1,4 +1,4 @@
-"""``kv status``: what the daemon says about itself."""
+"""``kv status``: print what the daemon reports about itself."""
 
 from kv.cli.context import Context
 from kv.cli.escape import show

@@ -1,4 +1,4 @@
-"""``kv top-keys``: which keys are the largest, or are read or written most."""
+"""``kv top-keys``: print the largest keys, or those read or written most often."""
 
 from kv.cli.commands.history import add_limit
 from kv.cli.context import Context
@@ -43,18 +43,18 @@ def arguments(parser: Parser) -> None:
 
 
 def run(context: Context, options: Options) -> int:
-    """Print the keys; ``key: number``."""
+    """Print the keys as ``key: number``."""
     limit = options.limit or _DEFAULT_LIMIT
     with context.connect() as client:
         if options.by == "size":
-            found = client.largest_keys(limit=limit)
+            numbers = client.largest_keys(limit=limit)
         else:
             hottest = client.hottest_keys(options.by, limit=limit)
-            found = hottest.operations
+            numbers = hottest.operations
             context.note(f"{options.by} of the last {hottest.seconds:.0f} s, estimated")
     if options.json:
-        context.print_json(found)
+        context.print_json(numbers)
         return exits.OK
-    for key, number in found.items():
+    for key, number in numbers.items():
         context.print(f"{show(key)}: {number}")
     return exits.OK

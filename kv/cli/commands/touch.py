@@ -1,9 +1,9 @@
-"""``kv touch``: how long keys live from now on, without a change of their values."""
+"""``kv touch``: change how long keys live, and not their values."""
 
 from kv.cli.context import Context, checked_keys
 from kv.cli.escape import show
 from kv.cli.failures import UsageError
-from kv.cli.parser import CommonOptions, Parser, completed
+from kv.cli.parser import CommonOptions, Parser, set_completer
 from kvd.protocol import exits
 
 USAGE = "kv touch [OPTION]... --ttl DURATION|none KEY..."
@@ -31,7 +31,7 @@ class Options(CommonOptions):
 def arguments(parser: Parser) -> None:
     """The options of ``kv touch``."""
     parser.operands("KEY", "which keys", "keys")
-    completed(
+    set_completer(
         parser.add_argument("--ttl", metavar="DURATION", help="how long from now on, as in 'kv set'; or none"),
         "durations",
     )
@@ -40,23 +40,23 @@ def arguments(parser: Parser) -> None:
 
 
 def run(context: Context, options: Options) -> int:
-    """Change them; ``Keys touched``."""
+    """Change the times to live, and print ``Keys touched``."""
     if options.ttl is None:
         raise UsageError("how long? write --ttl DURATION, or --ttl none for a life without end")
     keys = list(dict.fromkeys(checked_keys(options.operands, "touch")))
     ttl_s = None if options.ttl == "none" else _ttl_s(options.ttl)
     with context.connect() as client:
-        there = [left is not None for left in client.ttl(*keys)] if options.dry_run else client.touch(*keys, ttl=ttl_s)
-    touched = [key for key, found in zip(keys, there, strict=True) if found]
+        exists = [left is not None for left in client.ttl(*keys)] if options.dry_run else client.touch(*keys, ttl=ttl_s)
+    touched = [key for key, is_there in zip(keys, exists, strict=True) if is_there]
     if options.json:
-        context.print_json(dict(zip(keys, there, strict=True)))
+        context.print_json(dict(zip(keys, exists, strict=True)))
     elif options.dry_run:
         for key in touched:
             context.print(f"would touch {show(key)}")
     elif touched:
         context.print("Keys touched")
     missing = [key for key in keys if key not in touched]
-    context.not_found(missing)
+    context.warn_missing(missing)
     return exits.NOT_FOUND if missing else exits.OK
 
 

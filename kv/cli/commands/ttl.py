@@ -1,4 +1,4 @@
-"""``kv ttl``: how long keys have still to live."""
+"""``kv ttl``: print how long keys still live."""
 
 from kv.cli.context import Context, checked_keys
 from kv.cli.escape import show
@@ -30,23 +30,23 @@ def arguments(parser: Parser) -> None:
 
 
 def run(context: Context, options: Options) -> int:
-    """Print the durations; ``key: 9m59s``."""
+    """Print the durations as ``key: 9m59s``."""
     keys = checked_keys(options.operands, "ttl")
     with context.connect() as client:
-        found = dict(zip(keys, client.ttl(*keys), strict=True))
-    present = {key: seconds for key, seconds in found.items() if seconds is not None}
+        seconds_left = dict(zip(keys, client.ttl(*keys), strict=True))
+    present = {key: seconds for key, seconds in seconds_left.items() if seconds is not None}
     if options.json:
         context.print_json({key: -1 if seconds == float("inf") else seconds for key, seconds in present.items()})
     else:
         for key in keys:
             if key in present:
-                context.print(f"{show(key)}: {_words(present[key])}")
-    missing = [key for key, seconds in found.items() if seconds is None]
-    context.not_found(missing)
+                context.print(f"{show(key)}: {_text(present[key])}")
+    missing = [key for key, seconds in seconds_left.items() if seconds is None]
+    context.warn_missing(missing)
     return exits.NOT_FOUND if missing else exits.OK
 
 
-def _words(seconds: float) -> str:
+def _text(seconds: float) -> str:
     from kv.cli.durations import show_duration
 
     return "no expiry" if seconds == float("inf") else show_duration(seconds)

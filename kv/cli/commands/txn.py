@@ -1,4 +1,4 @@
-"""``kv txn``: a script of checks, reads and writes, as one atomic transaction."""
+"""``kv txn``: run a script of checks, reads and writes as one atomic transaction."""
 
 from kv.cli.commands.rollback import print_plan
 from kv.cli.context import Context
@@ -57,7 +57,7 @@ def arguments(parser: Parser) -> None:
 
 
 def run(context: Context, options: Options) -> int:
-    """Do it; print what was read."""
+    """Run the script, and print what it read."""
     statements = parse(read_stdin())
     if not statements:
         context.note("no statements on standard input")
@@ -72,12 +72,12 @@ def _print(context: Context, options: Options, outcome: Outcome, version: int | 
     if options.json:
         from kv.cli.jsontext import value_json
 
-        found = {key: None if value is None else value_json(value) for key, value in outcome.shown}
-        context.print_json({"version": version, "found": found})
+        values = {key: None if value is None else value_json(value) for key, value in outcome.shown}
+        context.print_json({"version": version, "found": values})
         return
     for key, value in outcome.shown:
         if value is None:
-            context.complain(f"no such key: {key}")
+            context.warn(f"no such key: {key}")
         else:
             context.print(f"{show(key)}: {show(value)}")
     if options.dry_run:

@@ -1,4 +1,4 @@
-"""``kv version``: which version this is."""
+"""``kv version``: print the version."""
 
 from kv.cli.context import Context
 from kv.cli.parser import CommonOptions, Parser
@@ -21,13 +21,13 @@ def arguments(parser: Parser) -> None:
 
 
 def run(context: Context, options: Options) -> int:
-    """Print it."""
+    """Print the version."""
     context.print(text())
     return exits.OK
 
 
 def text() -> str:
-    """``kv`` and the version."""
+    """Return ``kv`` and its version."""
     import kvd
 
     return f"kv {kvd.__version__}"

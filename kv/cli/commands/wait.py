@@ -1,12 +1,12 @@
-"""``kv wait``: until a key is as asked."""
+"""``kv wait``: wait until a key exists, has a value, or is gone."""
 
 import os
 import time
 
-from kv.cli.commands.get import ValueForms, add_forms, print_found
+from kv.cli.commands.get import ValueForms, add_forms, print_values
 from kv.cli.context import Context, checked_key
 from kv.cli.failures import CommandFailed, UsageError
-from kv.cli.parser import Parser, completed
+from kv.cli.parser import Parser, set_completer
 from kvd.protocol import exits
 
 TYPE_CHECKING = False
@@ -40,25 +40,25 @@ def arguments(parser: Parser) -> None:
     """The options of ``kv wait``."""
     parser.operands("KEY[=VALUE]", "the key, and the value that it shall have; the first '=' ends the key", "keys")
     parser.verbatim = ("--key", "--value")
-    completed(parser.add_argument("--key", metavar="KEY", help="the key, as it is"), "keys")
+    set_completer(parser.add_argument("--key", metavar="KEY", help="the key, as it is"), "keys")
     parser.add_argument("--value", metavar="VALUE", help="the value that the --key shall have, as it is")
     parser.add_argument("--absent", action="store_true", help="until it is not so")
     add_forms(parser)
 
 
 def run(context: Context, options: Options) -> int:
-    """Wait; print the key as ``kv get`` does."""
+    """Wait, and print the value as ``kv get`` does."""
     key, wanted = _condition(options)
     limit_s = options.timeout or None
     with context.connect(waits=True) as client:
         value = until(client, key, wanted, absent=options.absent, limit_s=limit_s)
     if not options.absent and value is not None:
-        print_found(context, options, {key: value}, [key])
+        print_values(context, options, {key: value}, [key])
     return exits.OK
 
 
 def _condition(options: Options) -> tuple[str, bytes | None]:
-    """The key, and the value that it shall have; None: any. Raises UsageError."""
+    """Return the key, and the value to wait for; None: any value. Raises UsageError."""
     operands = options.operands
     keys, values = options.verbatim["--key"], options.verbatim["--value"]
     if keys and not operands and len(keys) == 1 and len(values) <= 1:
@@ -70,25 +70,25 @@ def _condition(options: Options) -> tuple[str, bytes | None]:
 
 
 def until(client: "Client", key: str, wanted: bytes | None, *, absent: bool, limit_s: float | None) -> bytes | None:
-    """Wait; the value of ``key`` with which it was so. Raises CommandFailed when the time is over."""
+    """Wait until the condition holds; return the value of ``key`` then. Raises CommandFailed when the time is over."""
     end = None if limit_s is None else time.monotonic() + limit_s
     with client.snapshot() as snapshot:
         value = snapshot.get(key)
-        if _is_so(value, wanted, absent):
+        if _holds(value, wanted, absent):
             return value
-    # From the very version that was read: nothing in between is missed.
+    # The watch begins at the version that was read, so no change in between is missed.
     with client.watch(key, snapshot.version) as watch:
         while True:
             change = watch.wait(None if end is None else max(0.0, end - time.monotonic()))
             if change is None:
-                raise CommandFailed(f"{key} was not as asked within {limit_s:g} s", exits.SERVER_ERROR)
+                raise CommandFailed(f"the condition for {key} did not hold within {limit_s:g} s", exits.SERVER_ERROR)
             if not change.resync and key not in change.writes:
-                continue  # a longer key
+                continue  # a longer key with this prefix
             value = change.writes.get(key)
-            if _is_so(value, wanted, absent):
+            if _holds(value, wanted, absent):
                 return value
 
 
-def _is_so(value: bytes | None, wanted: bytes | None, absent: bool) -> bool:
-    so = value is not None and (wanted is None or value == wanted)
-    return so is not absent
+def _holds(value: bytes | None, wanted: bytes | None, absent: bool) -> bool:
+    is_present = value is not None and (wanted is None or value == wanted)
+    return is_present is not absent

@@ -1,11 +1,11 @@
-"""``kv watch``: changes as they happen, printed, or handed to a command."""
+"""``kv watch``: print changes as they happen, or run a command for each."""
 
 import os
 
 from kv.cli.commands.history import event_text
 from kv.cli.context import Context, checked_key, history_point
 from kv.cli.failures import OutputFailed, UsageError
-from kv.cli.parser import CommonOptions, Parser, completed
+from kv.cli.parser import CommonOptions, Parser, set_completer
 from kvd.protocol import exits
 
 TYPE_CHECKING = False
@@ -31,7 +31,7 @@ resync, which has no key) in its environment, the value on its standard input, a
 64 KiB. If it cannot be run, watching ends; how it ends does not matter. Ctrl-C ends with exit code 130.
 """
 _MAX_IN_ENVIRONMENT_BYTES = 64 * 1024
-_LOOK_UP_S = 1.0  # how often it is looked whether anybody still reads what is printed
+_CHECK_INTERVAL_S = 1.0  # between checks whether the output still has a reader
 
 
 class Options(CommonOptions):
@@ -46,7 +46,7 @@ def arguments(parser: Parser) -> None:
     """The options of ``kv watch``."""
     parser.takes_command = True
     parser.operands("PREFIX", "only keys that begin with it", "prefixes")
-    completed(parser.add_argument("--since", metavar="VERSION|TIME", help="also the changes after that"), "points")
+    set_completer(parser.add_argument("--since", metavar="VERSION|TIME", help="also the changes after that"), "points")
     parser.add_argument("--count", metavar="N", type=_count, help="end after so many changed keys")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
 
@@ -58,38 +58,38 @@ def _count(text: str) -> int:
 
 
 def run(context: Context, options: Options) -> int:
-    """Tell each change until ctrl-c, or --count."""
+    """Handle each change until ctrl-c, or until there were --count of them."""
     if len(options.operands) > 1:
         raise UsageError(f"one prefix at a time: {options.operands[1]!r} is too many; a command stands behind '--'")
     if options.command and options.json:
         raise UsageError("--json is for what is printed; a command gets the change in its environment")
     prefix = "".join(checked_key(operand) for operand in options.operands if operand)
     point = history_point(options.since, "--since")
-    teller = Teller(context, options)
+    handler = ChangeHandler(context, options)
     with context.connect() as client:
         since = None if point is None else point.version(client)
         with client.watch(prefix, since) as watch:
-            while not teller.done:
-                change = watch.wait(_LOOK_UP_S)
+            while not handler.is_done:
+                change = watch.wait(_CHECK_INTERVAL_S)
                 if change is not None:
-                    teller.tell(change)
+                    handler.handle(change)
                 elif not options.command:
                     _check_reader()
     return exits.OK
 
 
 def _check_reader() -> None:
-    """Raise OutputFailed if nobody can read the output any more: without a change nothing would be noticed."""
+    """Raise OutputFailed if the output has no reader any more. Without a change, no write would notice that."""
     import select
 
     poll = select.poll()
     poll.register(1, 0)
     if any(events & (select.POLLERR | select.POLLNVAL) for _, events in poll.poll(0)):
-        raise OutputFailed(BrokenPipeError("nobody reads the output"))
+        raise OutputFailed(BrokenPipeError("the output has no reader"))
 
 
-class Teller:
-    """Tells changes, key by key, until there were as many as --count says."""
+class ChangeHandler:
+    """Prints changes, or runs a command for each, key by key, until there were as many as --count says."""
 
     def __init__(self, context: Context, options: Options) -> None:
         self._context = context
@@ -97,20 +97,20 @@ class Teller:
         self._left = options.count
 
     @property
-    def done(self) -> bool:
-        """Whether that is all."""
+    def is_done(self) -> bool:
+        """Whether --count keys have changed."""
         return self._left == 0
 
-    def tell(self, change: "Change") -> None:
-        """Print it, or run the command for it. Raises CommandFailed if that cannot be run, OutputFailed."""
-        tell_one = self._run if self._options.command else self._print
+    def handle(self, change: "Change") -> None:
+        """Print a change, or run the command for each of its keys. Raises CommandFailed, OutputFailed."""
+        handle_key = self._run if self._options.command else self._print
         if change.resync:
-            tell_one(change, "resync", None, None)
+            handle_key(change, "resync", None, None)
         for key in sorted(change.writes):
-            if self.done:
+            if self.is_done:
                 break
             value = change.writes[key]
-            tell_one(change, "deleted" if value is None else "set", key, value)
+            handle_key(change, "deleted" if value is None else "set", key, value)
             if self._left is not None:
                 self._left -= 1
         self._context.output.flush()
@@ -122,28 +122,28 @@ class Teller:
         from kv.cli.authors import commit_json
         from kv.cli.jsontext import value_json
 
-        told = {**commit_json(change.version, change.time, change.author), "event": event}
+        fields = {**commit_json(change.version, change.time, change.author), "event": event}
         if key is not None:
-            told |= {"key": key, "value": None if value is None else value_json(value)}
-        self._context.print_json(told)
+            fields |= {"key": key, "value": None if value is None else value_json(value)}
+        self._context.print_json(fields)
 
     def _run(self, change: "Change", event: str, key: str | None, value: bytes | None) -> None:
-        from kv.cli.processes import environment, input_of, start, status_of
+        from kv.cli.processes import environment, exit_code_of, memory_file, start
 
-        known = environment(
+        variables = environment(
             self._options, KVD_KEY=_in_environment(None if key is None else key.encode()),
             KVD_VALUE=_in_environment(value), KVD_VERSION=str(change.version), KVD_EVENT=event,
         )  # fmt: skip
-        stdin = input_of(value or b"")
+        stdin = memory_file(value or b"")
         try:
-            status = status_of(start(self._options.command, known, stdin))
+            status = exit_code_of(start(self._options.command, variables, stdin))
         finally:
             os.close(stdin)
         self._context.note(f"{change.version} {event}: the command ended with {status}")
 
 
 def _in_environment(data: bytes | None) -> bytes | None:
-    """``data``, if a variable of the environment can hold it: text without a zero byte, not too long."""
+    """Return ``data`` if an environment variable can hold it: short enough, and text without a zero byte."""
     if data is None or b"\0" in data or len(data) > _MAX_IN_ENVIRONMENT_BYTES:
         return None
     try:

@@ -1,16 +1,16 @@
-"""Exactly once: what became of the last writes that carried an id.
+"""Exactly once: the answers to recent writes that carried an idempotency id.
 
-A client that sends a write and loses the connection cannot know whether it has committed. So it gives the write an id
-of 16 random bytes, and sends it again with the same id: if it has committed, the first answer is given again and
-nothing is done. The memory is a queue of bounded length. To tell a write that never came from one that was forgotten,
-a write also says *since* which version its id has existed:
+A client that sends a write and loses the connection cannot know whether the write has committed. So it gives the write
+an id of 16 random bytes, and sends it again with the same id. If the write has committed, the first answer is given
+again and nothing is done. The cache is a queue of bounded length. To distinguish a write that never arrived from one
+that was forgotten, a write also says *since* which version its id has existed:
 
         forgotten ────────┤ remembered: id a → answer at 12, id b → answer at 15
         versions  … 8 9 10│11 12 13 14 15
                      ▲                ▲
-             since = 9: unknown     since = 13: certainly not committed, so it may be done
+             since = 9: unknown     since = 13: certainly not committed, so it may run
 
-Only what committed is remembered. (The idea is that of RIFL: C. Lee et al., *Implementing Linearizability at Large
+Only commits are remembered. (The idea is that of RIFL: C. Lee et al., *Implementing Linearizability at Large
 Scale and Low Latency*, SOSP 2015, with a version in place of leases.)
 """
 
@@ -19,14 +19,14 @@ from collections.abc import Hashable
 
 from kvd.store.errors import OutcomeUnknown
 
-# A longer answer, one for each of many keys, counts for as many as it takes the room of.
+# An answer with more elements than this, one for each of many keys, counts as several answers.
 _SHORT_ANSWER = 16
 
 
 class IdempotencyCache:
-    """Answers to committed writes by (scope, id); a scope is whoever chose the id.
+    """Answers to committed writes by (scope, id); the scope is the user that chose the id.
 
-    ``limit`` is how many are remembered; fewer if some are long.
+    ``limit`` is the number of answers that are remembered, fewer if some are long.
     """
 
     __slots__ = ("_answers", "_forgotten", "_order", "_weight", "limit")
@@ -36,13 +36,13 @@ class IdempotencyCache:
         self._weight = 0
         self._answers: dict[tuple[Hashable, bytes], object] = {}
         self._order: deque[tuple[int, tuple[Hashable, bytes]]] = deque()
-        self._forgotten = 0  # the newest version of which an id was forgotten
+        self._forgotten = 0  # the newest version at which a forgotten id had committed
 
     def __len__(self) -> int:
         return len(self._order)
 
-    def find(self, scope: Hashable, id_: bytes, since: int | None, version: int) -> object | None:
-        """The answer that a write with this id got; None if it certainly has not committed, or never said ``since``.
+    def lookup(self, scope: Hashable, id_: bytes, since: int | None, version: int) -> object | None:
+        """Return the answer to a write with this id; None if it has certainly not committed, or if ``since`` is None.
 
         ``version`` is the store's. Raises OutcomeUnknown.
         """
@@ -51,19 +51,19 @@ class IdempotencyCache:
             raise OutcomeUnknown(version)
         return answer
 
-    def forget(self, version: int) -> None:
-        """What committed up to ``version`` is not known, or not any more."""
+    def forget_through(self, version: int) -> None:
+        """Note that ids of commits up to ``version`` are not remembered."""
         self._forgotten = max(self._forgotten, version)
 
     def remember(self, scope: Hashable, id_: bytes, version: int, answer: object) -> None:
-        """A write with this id has committed at ``version``."""
+        """Remember that a write with this id has committed at ``version``."""
         key = (scope, id_)
         self._answers[key] = answer
         self._order.append((version, key))
         self._weight += _weight_of(answer)
         while self._weight > self.limit:
             forgotten, oldest = self._order.popleft()
-            self.forget(forgotten)
+            self.forget_through(forgotten)
             self._weight -= _weight_of(self._answers.pop(oldest))
 
 

@@ -1,0 +1,133 @@
+"""The target of a recovery: fills an empty store from a data directory or a backup, before there is a database.
+
+        checkpoint ─▶ load ──┐
+        commit log ─▶ replay ┴─▶ store, idempotency cache, deadlines ─▶ Database(contents=…)
+
+Deadlines are kept aside until the end, because only a key's last write decides when the key expires.
+"""
+
+from collections.abc import Iterable
+
+from kvd.engine.clocks import Clock, boot_clock_us, wall_clock_us
+from kvd.journal.records import Group, Header
+from kvd.store.authors import Author
+from kvd.store.idempotency import IdempotencyCache
+from kvd.store.store import Store
+from kvd.store.window import WindowLimits
+
+# History over its limits is dropped each time this many keys have been replayed.
+REPLAYED_KEYS = 1_024
+REMEMBERED_WRITES = 65_536
+
+
+class ReplayedExpiry:
+    """When keys expire, as far as the log has been read. Deadlines are wall-clock µs since the epoch."""
+
+    def __init__(self) -> None:
+        # key → (deadline, how far it was away when it was written; None if that is not known)
+        self.deadlines: dict[str, tuple[int, int | None]] = {}
+        self.ephemeral: set[str] = set()
+
+    def __bool__(self) -> bool:
+        """Whether any key expires or is ephemeral."""
+        return bool(self.deadlines or self.ephemeral)
+
+    def record_write(
+        self, keys: Iterable[str], deadlines: dict[str, int] | None, ephemeral: list[str] | None, time: int | None
+    ) -> None:
+        """Replace what is known of ``keys``, which were written or deleted at ``time``."""
+        if self.deadlines:
+            for key in self.deadlines.keys() & keys:
+                del self.deadlines[key]
+        if self.ephemeral:
+            self.ephemeral.difference_update(keys)
+        for key, deadline in (deadlines or {}).items():
+            self.deadlines[key] = deadline, None if time is None else max(0, deadline - time)
+        self.ephemeral.update(ephemeral or ())
+
+
+class Replay:
+    """The contents of a database, as ``kvd.journal.recovery.Target``; empty until a recovery fills them.
+
+    ``clock`` gives the wall-clock time, ``timer`` the time that deadlines go by; both in µs.
+    """
+
+    def __init__(
+        self, limits: WindowLimits | None = None, clock: Clock = wall_clock_us, timer: Clock = boot_clock_us
+    ) -> None:
+        self.store = Store(limits)
+        self.outcomes = IdempotencyCache(REMEMBERED_WRITES)
+        self.clock = clock
+        self.timer = timer
+        # Ephemeral keys of connections that were open when the daemon ended.
+        self.orphans: list[str] = []
+        self._expiries = ReplayedExpiry()
+        self._loaded = 0, 0  # version and time at which the checkpoint ended
+        self._authors: dict[tuple[int | None, int | None, str], Author] = {}
+        self._replayed_keys = 0  # since history was dropped last
+
+    def count_keys(self) -> int:
+        """How many keys have a value."""
+        return self.store.counters.keys
+
+    def begin_load(self, header: Header) -> None:
+        """Begin a checkpoint. Its header holds nothing that is needed."""
+
+    def load(
+        self,
+        keys: list[str],
+        values: list[bytes],
+        versions: list[int],
+        deadlines: dict[str, int] | None,
+        ephemeral: list[str] | None,
+        wall: int | None = None,
+    ) -> None:
+        """Take in a piece of a checkpoint."""
+        self.store.load(keys, values, versions)
+        self._expiries.record_write(keys, deadlines, ephemeral, wall)
+
+    def end_of_load(self, version: int, time: int) -> None:
+        """End the checkpoint at ``version``: up to there the log adds only what is newer than the loaded values."""
+        self._loaded = version, time
+
+    def begin_segment(self, header: Header, *, is_first: bool) -> None:
+        """Begin a segment of the log. The ids of commits before the first segment are not known."""
+        if is_first:
+            self.outcomes.forget_through(header.watermark)
+
+    def replay(self, group: Group) -> None:
+        """Make a group of commits again."""
+        writes = list(zip(group.keys, group.values, strict=True))
+        if group.version + group.commits - 1 <= self._loaded[0]:
+            self.store.catch_up(group.version, writes, 0 if group.commits == 1 else 1)
+        else:
+            self._replay_commits(group, writes)
+        if self._expiries or group.deadlines or group.ephemeral:
+            time = group.time if group.wall is None else group.wall
+            self._expiries.record_write(group.keys, group.deadlines, group.ephemeral, time)
+        for scope, id_, version, answer in group.ids or ():
+            self.outcomes.remember(scope, id_, version, answer)
+
+    def _replay_commits(self, group: Group, writes: list[tuple[str, bytes | None]]) -> None:
+        if self.store.version < self._loaded[0]:
+            self.store.begin_history(*self._loaded)
+        author = self._authors.get(group.author)
+        if author is None:
+            author = self._authors[group.author] = Author(*group.author)
+        self.store.replay(group.version, group.time, author, group.commits, writes)
+        self._replayed_keys += len(writes)
+        if self._replayed_keys >= REPLAYED_KEYS:
+            self.store.drop_history(2 * self._replayed_keys)
+            self._replayed_keys = 0
+
+    def end_of_replay(self, version: int) -> None:
+        """End the recovery. The next commit gets a version after ``version``; deadlines go by ``timer`` from now on."""
+        if self.store.version < self._loaded[0]:
+            self.store.begin_history(*self._loaded)
+        self.store.version = max(self.store.version, version)
+        now, wall = self.timer(), self.clock()
+        for key, (deadline, ttl) in self._expiries.deadlines.items():
+            left = deadline - wall if ttl is None else min(deadline - wall, ttl)
+            self.store.lifetimes.set_deadline([key], now + max(0, left))
+        self.orphans = [key for key in self._expiries.ephemeral if self.store.exists(key)]
+        self._expiries = ReplayedExpiry()

@@ -1,0 +1,297 @@
+"""The commit log's writer: one thread that syncs, and group commit. It knows the log and the event loop, no database.
+
+A *cycle* writes what was added and syncs it. While the thread syncs, the loop goes on and more is added, which the next
+cycle takes together. So one sync serves all commits that came during the sync before:
+
+        loop      add ─ write ─┐         add  add  add ─ write ─┐
+        thread                 └─ sync ───────────────┐         └─ sync ────── …
+                                                      └▶ on_progress: replies may leave
+
+A little is written in the loop itself: the way to the thread and back costs more than a write into allocated space.
+Anything else that is done with the log (a new segment, a mark) runs in the thread between two cycles.
+
+If the log fails, nothing is written any more and the daemon ends: after a failed sync it is not known what is on the
+disk (A. Rebello et al., *Can Applications Recover from fsync Failures?*, USENIX ATC 2020).
+"""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import TypeVar
+
+from kvd.journal.commit_log import Batch, CommitLog
+
+# A mark vouches for the last commit after this time without another one.
+MARK_S = 1.0
+# How long a cycle waits for clients that were just answered: half of what the sync took, within these bounds.
+MIN_GATHER_S = 0.000_1
+MAX_GATHER_S = 0.002
+# No more than this is written in the loop itself, in 5 µs and more.
+INLINE_BYTES = 1024 * 1024
+
+Result = TypeVar("Result")
+
+
+def _flush_nothing() -> None:
+    """No commits are expected."""
+
+
+class LogWriter:
+    """Has ``log`` written. ``written``, ``synced``: the versions up to which it is, as of the last ``on_progress``.
+    ``sync_wanted``: the newest version whose sync a client has waited for.
+
+    ``always``: each cycle syncs. ``interval_s``: what was only written is synced after this time; None: when the system
+    likes. ``on_progress`` is called when more is written or synced, ``on_failure`` when the log fails.
+    """
+
+    def __init__(
+        self,
+        log: CommitLog,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        always: bool,
+        interval_s: float | None,
+        on_progress: Callable[[], None],
+        on_failure: Callable[[BaseException], None],
+    ) -> None:
+        self._log = log
+        self._loop = loop
+        self._always = always
+        self._interval_s = interval_s
+        self._on_progress = on_progress
+        self._on_failure = on_failure
+        self.written = self.synced = self._marked = log.synced
+        self._thread = ThreadPoolExecutor(1, "commit-log")
+        self._due: asyncio.Handle | None = None  # a cycle at the end of this turn of the loop
+        self._is_busy = False  # the thread has something to do with the log
+        self._is_syncing = False  # and it is no more than a sync
+        self._free = asyncio.Event()
+        self._is_failed = False
+        # While clients that were just answered get time to come back: the timer, and how many commits would be all.
+        self._gathering: asyncio.TimerHandle | None = None
+        self._gathered = 0
+        # Commits that are not in the log yet, and what makes them.
+        self._expected = 0
+        self._flush: Callable[[], None] = _flush_nothing
+        self.sync_wanted = 0
+        self._is_write_wanted = False  # a client waits, and need not wait for the sync
+        self._sync_timer: asyncio.TimerHandle | None = None
+        self._mark_timer: asyncio.TimerHandle | None = None
+
+    # ------------------------------------------------------------------ what starts a cycle
+
+    def wake(self) -> None:
+        """Begin a cycle at the end of this turn of the loop, so that it takes all that the turn adds."""
+        if self._due is not None or self._is_busy or self._is_failed:
+            return
+        if self._gathering is None or self._log.pending + self._expected >= self._gathered:
+            self._due = self._loop.call_soon(self._begin_cycle)
+
+    def want(self, written: int, synced: int) -> None:
+        """A client waits until the log is written, and synced, up to these versions."""
+        if written > synced:
+            self._is_write_wanted = True
+            if self._is_syncing:
+                self._loop.call_soon(self._write_during_sync)
+        if synced > self.synced and synced > self.sync_wanted:
+            self.sync_wanted = synced
+        if not self._is_busy:
+            self.wake()
+
+    @property
+    def is_occupied(self) -> bool:
+        """Whether a commit that is made now waits for a sync that has not begun."""
+        return self._always and (self._is_busy or self._gathering is not None)
+
+    def expect(self, count: int, flush: Callable[[], None]) -> None:
+        """Call ``flush``, which makes ``count`` commits, before the next cycle."""
+        self._expected, self._flush = count, flush
+        self.wake()
+
+    def write_at_once(self) -> None:
+        """Begin the cycle that is due, unless clients get time to come back."""
+        if self._due is not None and self._gathering is None:
+            self._begin_cycle()
+
+    # ------------------------------------------------------------------ a cycle
+
+    def _begin_cycle(self) -> None:
+        if self._gathering is not None:
+            self._gathering.cancel()
+            self._gathering = None
+        if self._expected and not self._is_busy:
+            self._expected = 0
+            self._flush()
+        if self._due is not None:
+            self._due.cancel()
+            self._due = None
+        if self._is_busy or self._is_failed:
+            return
+        is_wanted = self.sync_wanted > self.synced
+        batch = self._log.take()
+        if batch is not None or is_wanted:
+            self._write(batch or Batch([], [], self.written), sync=self._always or is_wanted)
+
+    def _write(self, batch: Batch, *, sync: bool) -> None:
+        if sum(batch.sizes) > INLINE_BYTES:
+            self._begin_work(batch, partial(self._log.write, batch, sync=sync))
+        elif self._write_here(batch):
+            if sync:
+                self._is_syncing = True
+                self._begin_work(batch, self._log.sync)
+                if self._is_write_wanted:
+                    self._note_written()
+            else:
+                self._log.done(batch)
+                self._note_progress()
+
+    def _write_here(self, batch: Batch) -> bool:
+        try:
+            self._log.write(batch, sync=False)
+        except OSError as error:
+            self._fail(error)
+        return not self._is_failed
+
+    def _write_during_sync(self) -> None:
+        """Write what was added during a sync, for clients that need it only written: a sync does not mind."""
+        if not self._is_syncing or not self._log.fits_now() or (batch := self._log.take()) is None:
+            return
+        if self._write_here(batch):
+            self._log.done(batch)
+            if self._is_write_wanted:
+                self._note_written()
+
+    def _note_written(self) -> None:
+        """Release replies that need only a write, before the sync has ended."""
+        self._is_write_wanted = False
+        self._note_progress()
+
+    def _begin_work(self, batch: Batch, work: Callable[[], None]) -> None:
+        """Give the thread its part of a cycle, at once: nothing may come between that has taken later commits."""
+        self._is_busy = True
+        self._free.clear()
+        future = self._loop.run_in_executor(self._thread, work)
+        future.add_done_callback(partial(self._end_cycle, batch, self._loop.time()))
+
+    def _end_cycle(self, batch: Batch, began: float, future: "asyncio.Future[None]") -> None:
+        self._end_work()
+        try:
+            future.result()
+        except OSError as error:
+            self._fail(error)
+            return
+        self._note_progress()
+        self._log.done(batch)
+        self._gather(len(batch.groups), self._loop.time() - began)
+
+    def _end_work(self) -> None:
+        self._is_busy = self._is_syncing = False
+        self._free.set()
+
+    def _gather(self, released: int, sync_s: float) -> None:
+        """Wait a little for the clients that were just answered, so that the next sync serves them too.
+
+        Otherwise they and the clients that came meanwhile take turns, and each sync serves only half of them (measured
+        with 32 connections: 18,000 commits a second, and 34,000 with it). A client that is alone never waits.
+        """
+        pending = self._log.pending + self._expected
+        self._gathered = released + pending
+        if released > 1 or pending:
+            wait_s = min(max(sync_s / 2, MIN_GATHER_S), MAX_GATHER_S)
+            self._gathering = self._loop.call_later(wait_s, self._begin_cycle)
+        if pending or self.sync_wanted > self.synced:
+            self.wake()
+
+    def _note_progress(self) -> None:
+        self.written, self.synced = self._log.written, self._log.synced
+        self._on_progress()
+        if self._mark_timer is None or self._interval_s is not None:
+            self._arm_timers()
+
+    def _fail(self, error: BaseException) -> None:
+        self._is_failed = True
+        self._on_failure(error)
+
+    # ------------------------------------------------------------------ timers
+
+    def _arm_timers(self) -> None:
+        if self._interval_s is not None and self.written > self.synced and self._sync_timer is None:
+            self._sync_timer = self._loop.call_later(self._interval_s, self._sync_now)
+        if self.synced > self._marked and self._mark_timer is None:
+            self._mark_timer = self._loop.call_later(MARK_S, self._maybe_mark, self.written)
+
+    def _sync_now(self) -> None:
+        self._sync_timer = None
+        self.sync_wanted = max(self.sync_wanted, self.written)
+        self.wake()
+
+    def _maybe_mark(self, written: int) -> None:
+        """Vouch for the last commits once none has come for a while; then no timer runs any more."""
+        self._mark_timer = None
+        if written != self._log.added:
+            self._arm_timers()
+        elif not self._is_failed:
+            self._marked = written
+            self._loop.create_task(self.run_alone(self._log.mark))
+
+    # ------------------------------------------------------------------ between two cycles
+
+    async def run_alone(self, work: Callable[[], Result]) -> Result:
+        """Run ``work`` in the thread while nothing else uses the log. An OSError of it ends the daemon, too."""
+        while self._is_busy:
+            await self._free.wait()
+        return await self._run(work)
+
+    async def run_after_all(self, work: Callable[[], Result]) -> Result:
+        """Like ``run_alone``, but first write all commits that were added when its turn comes."""
+        while self._is_busy:
+            await self._free.wait()
+        batch = self._log.take()
+        if batch is None:
+            return await self._run(work)
+
+        def write_first() -> Result:
+            self._log.write(batch, sync=False)
+            return work()
+
+        try:
+            return await self._run(write_first)
+        finally:
+            self._log.done(batch)
+
+    async def _run(self, work: Callable[[], Result]) -> Result:
+        """Run ``work`` in the thread. The caller must not be cancelled, because the thread would go on."""
+        self._is_busy = True
+        self._free.clear()
+        try:
+            return await self._loop.run_in_executor(self._thread, work)
+        except OSError as error:
+            self._fail(error)
+            raise
+        finally:
+            self._end_work()
+            if not self._is_failed:
+                self._note_progress()
+            self.wake()
+
+    async def flush(self) -> None:
+        """Return when everything added so far is written and synced. Raises OSError."""
+        await self.run_after_all(self._log.sync)
+
+    async def rotate(self) -> tuple[int, int]:
+        """Go on in a new segment; return its number, and the version before it.
+
+        Raises OSError, and NoSpace with nothing changed.
+        """
+        return await self.run_after_all(lambda: (self._log.rotate(), self._log.written))
+
+    async def close(self) -> None:
+        """Write and sync everything, with a mark that nothing follows; end the thread. Raises OSError."""
+        for timer in (self._sync_timer, self._mark_timer):
+            if timer is not None:
+                timer.cancel()
+        if not self._is_failed:
+            await self.flush()
+            await self.run_alone(self._log.close)
+        self._thread.shutdown(wait=True)

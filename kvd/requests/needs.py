@@ -1,0 +1,66 @@
+"""What the replies to a frame wait for: which version has to be written, and which synced, before they may leave.
+
+Whatever a reply shows is a version: the current one, unless every request was a plain read of keys that are there,
+which shows only the versions of those keys. How durable that version has to be is the policy of
+``kvd/engine/durability.py``; a single write may ask for more or less (``sync`` in its options).
+"""
+
+from collections.abc import Sequence
+
+from kvd.engine.database import Database
+from kvd.engine.durability import NO_WAIT, Durability, LogPosition
+from kvd.protocol.messages import AnyRequest
+from kvd.requests.table import TABLE, Row, Shows, written_keys
+
+__all__ = ["NO_WAIT", "LogPosition", "Needs"]
+
+
+class Needs:
+    """Says of requests that have just run what their replies wait for."""
+
+    def __init__(self, database: Database, durability: Durability) -> None:
+        self._database = database
+        self._store = database.store
+        self._durability = durability
+
+    def position_for(self, requests: Sequence[AnyRequest]) -> LogPosition:
+        """Return how far the log has to be before the replies may leave; NO_WAIT if they may leave now."""
+        durability = self._durability
+        version = durability.newest()
+        if durability.is_settled(version):
+            return NO_WAIT
+        written = synced = 0
+        for request in requests:
+            row = TABLE[type(request)]
+            if row.shows is Shows.NOTHING:
+                continue
+            shown = min(self._newest_shown(row, request), version) if row.shows is Shows.KEYS else version
+            written = max(written, shown)
+            if self._waits_for_sync(request) or shown > durability.ceiling_for(shown):
+                synced = max(synced, shown)
+        position = LogPosition(written, synced)
+        return NO_WAIT if durability.has_reached(position) else position
+
+    def _waits_for_sync(self, request: AnyRequest) -> bool:
+        """Whether the reply waits for a sync: as the request says, else as the rules of the keys that it writes say."""
+        options = getattr(request, "how", None)
+        if options is not None and options.sync is not None:
+            return bool(options.sync)
+        always = self._durability.always
+        rules = self._database.memory.rules
+        keys = written_keys(request) if rules.have_syncs else ()
+        if not keys:
+            return always
+        # The strictest of several keys decides.
+        by_rule = [None if (rule := rules.rule_of(key)) is None else rule.sync for key in keys]
+        return any(always if sync is None else sync for sync in by_rule)
+
+    def _newest_shown(self, row: Row, request: AnyRequest) -> int:
+        """The newest version that a read of keys shows; the current one if it shows that a key is not there."""
+        store, newest = self._store, 0
+        for key in row.reads(request):
+            head = store.find(key)
+            if head is None:
+                return store.version
+            newest = max(newest, head.version)
+        return newest

@@ -1,0 +1,265 @@
+"""One row for each kind of request: all that the daemon decides by the kind is read from here.
+
+        who runs it                        run
+        who may ask for it                 reads, writes, ranges, right
+        which keys it names                reads, writes
+        how it is run                      costly, sees_all
+        what its reply waits for           shows
+        how large its reply can become     reply, may_conflict
+        what telemetry takes from it       hot_reads, writes; quotes
+
+A kind without a row does not run. A row that says nothing is costly and its reply is of unpredictable size, so that a
+new kind is slow until its cost has been stated, and never a way round a limit.
+
+To add a request: a struct in ``kvd/protocol/messages.py``, its handler, its row here, its line in docs/protocol.md.
+"""
+
+import enum
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, NamedTuple
+
+from kvd.protocol import messages as m
+from kvd.protocol.ranges import prefix_end
+from kvd.requests.access import ADMINISTER, CACHE, READ, WATCH
+from kvd.requests.admin import AdminHandlers
+from kvd.requests.authentication import Authentication
+from kvd.requests.peer import Peer
+from kvd.requests.reads import ReadHandlers
+from kvd.requests.streams import StreamHandlers
+from kvd.requests.writes import WriteHandlers
+
+Keys = Callable[[Any], Collection[str]]
+Ranges = Callable[[Any], Sequence[tuple[int, str, str | None]]]
+Predicate = Callable[[Any], bool]
+Handler = Callable[[Any, Peer], Any]
+
+
+class Shows(enum.Enum):
+    """What a reply shows, and so how durable the store has to be before it may leave."""
+
+    NOTHING = enum.auto()
+    KEYS = enum.auto()  # the versions of the keys that it reads
+    VERSION = enum.auto()  # the current version
+
+
+class ReplySize(enum.Enum):
+    """How the size of a reply is bounded."""
+
+    FIXED = enum.auto()  # it holds no value
+    VALUES = enum.auto()  # one value for each key that the request names
+    PAGE = enum.auto()  # a page; its last value may overshoot
+    FREE = enum.auto()  # by nothing in the request
+
+
+def no_keys(_: Any) -> Collection[str]:  # noqa: ANN401 - any request
+    """No key."""
+    return ()
+
+
+def no_ranges(_: Any) -> Sequence[tuple[int, str, str | None]]:  # noqa: ANN401
+    """No range."""
+    return ()
+
+
+def always(_: Any) -> bool:  # noqa: ANN401
+    """Whatever the request says."""
+    return True
+
+
+def never(_: Any) -> bool:  # noqa: ANN401
+    """Whatever the request says."""
+    return False
+
+
+class Row(NamedTuple):
+    """What one kind of request is.
+
+    ``reads`` and ``writes``: the keys that it reads one by one, and may change; each needs that right. ``ranges``: what
+    else it touches, as (right, first key, first key after it or None). ``right``: needed wherever it is held; the
+    refusal says ``asks_for``. ``costly``: it may take a millisecond or more, so two of them do not run in one turn of
+    the loop. ``sees_all``: it may show keys that it does not name. ``hot_reads``: the keys that count as read for
+    ``kv top-keys``. ``quotes``: the keys that the slow log prints, if not those that it names.
+    """
+
+    run: Callable[[Any, Any, Peer], Any]
+    reads: Keys = no_keys
+    writes: Keys = no_keys
+    ranges: Ranges = no_ranges
+    right: int = 0
+    asks_for: str = ""
+    costly: Predicate = always
+    sees_all: Predicate = never
+    shows: Shows = Shows.VERSION
+    reply: ReplySize = ReplySize.FREE
+    may_conflict: bool = False
+    hot_reads: Keys = no_keys
+    quotes: Keys = no_keys
+
+    def named_keys(self, request: Any) -> Collection[str]:  # noqa: ANN401
+        """The keys that ``request`` reads or may change, one by one."""
+        if self.reads is no_keys or self.reads is self.writes:
+            return self.writes(request)
+        return self.reads(request) if self.writes is no_keys else [*self.writes(request), *self.reads(request)]
+
+
+def _key(request: Any) -> Collection[str]:  # noqa: ANN401
+    return (request.key,)
+
+
+def _keys(request: Any) -> Collection[str]:  # noqa: ANN401
+    keys: list[str] = request.keys
+    return keys
+
+
+def _entries(request: m.Set) -> Collection[str]:
+    return request.entries
+
+
+def _commit_writes(request: m.Commit) -> Collection[str]:
+    return request.writes
+
+
+def _commit_reads(request: m.Commit) -> Collection[str]:
+    return request.reads or ()
+
+
+def _commit_ranges(request: m.Commit) -> Sequence[tuple[int, str, str | None]]:
+    return [(READ, start, end) for start, end in request.ranges or ()]
+
+
+def _has_ranges(request: m.Commit) -> bool:
+    return bool(request.ranges)
+
+
+def _of_the_past(request: m.GetMany | m.Fetch) -> bool:
+    return request.at is not None  # a key may have many versions
+
+
+def _scanned(request: m.Scan) -> Sequence[tuple[int, str, str | None]]:
+    return ((READ, request.start, request.end),)
+
+
+def _all_keys(_: m.Log) -> Sequence[tuple[int, str, str | None]]:
+    return ((READ, "", None),)
+
+
+def _watched(request: m.Watch) -> Sequence[tuple[int, str, str | None]]:
+    return ((WATCH, request.prefix, prefix_end(request.prefix)),)
+
+
+def _start(request: m.Scan | m.Largest) -> Collection[str]:
+    return (request.start,) if request.start else ()
+
+
+def _prefix(request: m.Watch) -> Collection[str]:
+    return (request.prefix,) if request.prefix else ()
+
+
+_FIXED, _VALUES, _PAGE = ReplySize.FIXED, ReplySize.VALUES, ReplySize.PAGE
+
+TABLE: dict[type[m.Request], Row] = {
+    m.Hello: Row(Authentication.hello, costly=never),
+    m.Attach: Row(StreamHandlers.attach, right=CACHE, costly=never, shows=Shows.NOTHING, reply=_VALUES),
+    m.Ping: Row(AdminHandlers.ping, costly=never, shows=Shows.NOTHING, reply=_FIXED),
+    m.Get: Row(ReadHandlers.get, reads=_key, costly=never, shows=Shows.KEYS, reply=_VALUES, hot_reads=_key),
+    m.GetMany: Row(
+        ReadHandlers.get_many, reads=_keys, costly=_of_the_past, shows=Shows.KEYS, reply=_VALUES, hot_reads=_keys
+    ),
+    m.Fetch: Row(
+        ReadHandlers.fetch, reads=_keys, costly=_of_the_past, shows=Shows.KEYS, reply=_VALUES, hot_reads=_keys
+    ),
+    m.Set: Row(WriteHandlers.set, writes=_entries, costly=never, reply=_FIXED),
+    m.Delete: Row(WriteHandlers.delete, writes=_keys, costly=never, reply=_FIXED),
+    m.Increment: Row(WriteHandlers.increment, reads=_key, writes=_key, costly=never, reply=_VALUES),
+    m.Commit: Row(
+        WriteHandlers.commit,
+        reads=_commit_reads,
+        writes=_commit_writes,
+        ranges=_commit_ranges,
+        costly=_has_ranges,
+        sees_all=_has_ranges,
+        reply=_VALUES,
+        may_conflict=True,
+    ),
+    m.Begin: Row(ReadHandlers.begin, costly=never, sees_all=always, reply=_VALUES),
+    m.End: Row(ReadHandlers.end, costly=never, reply=_VALUES),
+    m.Scan: Row(ReadHandlers.scan, ranges=_scanned, costly=always, sees_all=always, reply=_PAGE, quotes=_start),
+    m.Touch: Row(WriteHandlers.touch, writes=_keys, costly=never, reply=_FIXED),
+    m.Ttl: Row(ReadHandlers.ttl, reads=_keys, costly=never, reply=_FIXED),
+    m.History: Row(ReadHandlers.history, reads=_key, costly=always, reply=_PAGE),
+    m.Log: Row(ReadHandlers.log, ranges=_all_keys, costly=always),
+    m.VersionAt: Row(ReadHandlers.version_at, costly=never, reply=_VALUES),
+    m.Watch: Row(StreamHandlers.watch, ranges=_watched, costly=never, reply=_VALUES, quotes=_prefix),
+    m.Metrics: Row(AdminHandlers.metrics, costly=never),
+    m.Exposition: Row(AdminHandlers.exposition, costly=never),
+    m.Status: Row(AdminHandlers.status, costly=never),
+    m.Reload: Row(AdminHandlers.reload, right=ADMINISTER, asks_for="reload", costly=never),
+    m.Access: Row(AdminHandlers.explain_access, right=ADMINISTER, asks_for="access", costly=never, reply=_VALUES),
+    m.SlowLog: Row(AdminHandlers.list_slow_frames, right=ADMINISTER, asks_for="slowlog", costly=never),
+    m.Largest: Row(
+        AdminHandlers.list_largest_keys,
+        right=ADMINISTER,
+        asks_for="the largest keys",
+        costly=always,
+        sees_all=always,
+        quotes=_start,
+    ),
+    m.Hottest: Row(AdminHandlers.list_hottest_keys, right=ADMINISTER, asks_for="the hottest keys", costly=never),
+    m.Checkpoint: Row(AdminHandlers.checkpoint, right=ADMINISTER, asks_for="checkpoint", costly=never, reply=_VALUES),
+    m.Backup: Row(StreamHandlers.backup, right=ADMINISTER, asks_for="backup", costly=never, reply=_VALUES),
+    m.Shutdown: Row(AdminHandlers.shutdown, right=ADMINISTER, asks_for="shutdown", costly=never, reply=_VALUES),
+}
+
+# The hot paths ask sets, not rows.
+MAYBE_COSTLY = frozenset(kind for kind, row in TABLE.items() if row.costly is not never)
+MAY_SEE_ALL = frozenset(kind for kind, row in TABLE.items() if row.sees_all is not never)
+
+
+def is_costly(request: m.AnyRequest) -> bool:
+    """Whether a request may take a millisecond or more."""
+    kind = type(request)
+    return kind in MAYBE_COSTLY and TABLE[kind].costly(request)
+
+
+def sees_all(request: m.AnyRequest) -> bool:
+    """Whether a request may show keys that it does not name."""
+    kind = type(request)
+    return kind in MAY_SEE_ALL and TABLE[kind].sees_all(request)
+
+
+def named_keys(request: m.AnyRequest) -> Collection[str]:
+    """The keys that a request reads or may change, one by one; what it reads as a range is not among them."""
+    return TABLE[type(request)].named_keys(request)
+
+
+def written_keys(request: m.AnyRequest) -> Collection[str]:
+    """The keys that a request may change."""
+    return TABLE[type(request)].writes(request)
+
+
+def sampled_keys(request: m.AnyRequest) -> tuple[Collection[str], Collection[str]]:
+    """The keys that count as read by a request, and those that count as written, for ``kv top-keys``."""
+    row = TABLE[type(request)]
+    return row.hot_reads(request), row.writes(request)
+
+
+def quoted_keys(request: m.AnyRequest) -> Collection[str]:
+    """The keys by which people recognise a request in the slow log."""
+    row = TABLE[type(request)]
+    return row.named_keys(request) if row.quotes is no_keys else row.quotes(request)
+
+
+def bind_handlers(*groups: object) -> dict[type, Handler]:
+    """Return, for each kind of request, the handler of that one of ``groups`` which has it as a method.
+
+    Raises LookupError for a row whose handler belongs to none of them.
+    """
+    return {kind: _bound(row.run, groups) for kind, row in TABLE.items()}
+
+
+def _bound(run: Callable[[Any, Any, Peer], Any], groups: tuple[object, ...]) -> Handler:
+    for group in groups:
+        if getattr(type(group), run.__name__, None) is run:
+            handler: Handler = run.__get__(group)
+            return handler
+    raise LookupError(f"no object has the handler {run.__qualname__}")

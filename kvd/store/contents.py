@@ -1,0 +1,184 @@
+"""The contents of a store: its keys, history and counters, and the paths by which a commit changes them.
+
+**Paths of a commit.** ``_commit_key_by_key`` is the reference path. It is correct for all writes in every state, and is
+taken if keys lie in the shards of a large keyspace. All other paths are fast paths, and leave the store as the
+reference path does: ``_commit_one`` for one key, and those of ``batch.py`` for many keys, column by column. All paths
+count in one place, ``_account``.
+"""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+
+from kvd.store import batch
+from kvd.store.authors import EVICTED, Author
+from kvd.store.heads import Head
+from kvd.store.index import PENDING_KEYS, OrderedIndex
+from kvd.store.keyspace import Keyspace
+from kvd.store.lifetimes import Lifetimes
+from kvd.store.retention import Retention
+from kvd.store.window import GROUP_BYTES, PLACE_BYTES, SUPERSEDED_BYTES, Group, Window, WindowLimits
+
+
+class Counters:
+    """What the metrics report: exact after every operation; operations are counted per key."""
+
+    __slots__ = (
+        "delete_operations",
+        "evicted_keys",
+        "expired_keys",
+        "get_operations",
+        "keys",
+        "set_operations",
+        "value_bytes",
+    )
+
+    def __init__(self) -> None:
+        self.keys = 0
+        self.value_bytes = 0
+        self.set_operations = 0
+        self.get_operations = 0
+        self.delete_operations = 0
+        self.expired_keys = 0
+        self.evicted_keys = 0
+
+
+class Contents:
+    """Versioned keys and values, without most operations on them (``store.py``)."""
+
+    def __init__(self, limits: WindowLimits | None = None) -> None:
+        self.version = 0
+        self.counters = Counters()
+        self.window = Window(limits or WindowLimits())
+        self.retention = Retention(self.window)
+        self.lifetimes = Lifetimes()
+        self._keyspace = Keyspace()
+        self._index = OrderedIndex()
+        self.time = 0
+        # No value so far was larger. It bounds the size of the replies to a batch of reads.
+        self.largest_value_bytes = 0
+        # The number of keys that were removed after they were deleted or expired, evicted ones excepted. Only rises.
+        self.forgotten_keys = 0
+        # The hot path's way in: the heads of most keys, tombstones included. A key that is absent here may still exist.
+        self.first: Mapping[str, Head] = self._keyspace.first
+        self.find: Callable[[str], Head | None] = self._keyspace.find
+        self.find_all: Callable[[Sequence[str]], list[Head | None]] = self._keyspace.find_all
+
+    def exists(self, key: str) -> bool:
+        """Whether ``key`` has a value now."""
+        head = self.find(key)
+        return head is not None and head.value is not None
+
+    def evict(self, heads: Sequence[Head]) -> int:
+        """Delete the keys of ``heads`` in one commit; return its version.
+
+        The heads must be current, all different, and have values.
+        """
+        keys = [head.key for head in heads]
+        self.counters.evicted_keys += len(keys)
+        self.lifetimes.clear(keys)
+        tombstones, _, superseded, size = batch.delete_heads(self._keyspace, keys, heads, self.version + 1)
+        self._account(tombstones, superseded, size, (), 1, EVICTED)
+        return self.version
+
+    def parts(self) -> list[dict[str, Head]]:
+        """Return all current heads, tombstones included, in dicts that are small enough to be listed in one step."""
+        return self._keyspace.parts()
+
+    # ------------------------------------------------------------------ the paths of a commit
+
+    def _commit(self, writes: Mapping[str, bytes | None], author: Author, stored: list[int]) -> int:
+        """Apply ``writes`` (None deletes a key, which must exist) as one version; ``stored`` are the values' sizes."""
+        if not writes:
+            return self.version
+        if len(writes) == 1:
+            ((key, value),) = writes.items()
+            return self._commit_one(key, value, author)
+        in_first, version = list(map(self.first.get, writes)), self.version + 1
+        written = batch.write_all(self._keyspace, writes, in_first, version)
+        if written is None:
+            return self._commit_key_by_key(writes, in_first, stored, author)
+        heads, new, superseded, size = written
+        if new:
+            self._add_to_index(new)
+        self._account(heads, superseded, size, stored, 1, author)
+        return version
+
+    def _commit_key_by_key(
+        self, writes: Mapping[str, bytes | None], in_first: list[Head | None], stored: list[int], author: Author
+    ) -> int:
+        """Apply ``writes``, which are not empty, as one version: the reference path.
+
+        ``in_first`` are the keys' heads in the keyspace's first dict, ``stored`` the sizes of the values.
+        """
+        heads = self._keyspace.supersede(writes, in_first, self.version + 1)
+        new = [head.key for head in heads if head.previous is None]
+        superseded = [len(value) for head in heads if (old := head.previous) and (value := old.value) is not None]
+        if new:
+            self._add_to_index(new)
+        self._account(heads, len(superseded), sum(superseded), stored, 1, author)
+        return self.version
+
+    def _commit_one(self, key: str, value: bytes | None, author: Author) -> int:
+        """Commit one key: a fast path, because columns of one key would cost twice as much."""
+        place, version = self._keyspace.dict_for(key), self.version + 1
+        old = place.get(key)
+        head = Head(key if old is None else old.key, value, version, old)
+        place[head.key] = head
+        if old is None:
+            self._keyspace.count_new((key,))
+            self._index.add(key)
+            self._flush_if_full()
+        superseded = None if old is None else old.value
+        stored = () if value is None else (len(value),)
+        if superseded is None:
+            self._account((head,), 0, 0, stored, 1, author)
+        else:
+            self._account((head,), 1, len(superseded), stored, 1, author)
+        return version
+
+    def _commit_each(self, keys: list[str], values: list[bytes], author: Author) -> list[int]:
+        """Give each of ``keys`` its value in a commit of its own; return the versions."""
+        count, begin = len(keys), self.version + 1
+        self.counters.set_operations += count
+        self.lifetimes.clear(keys)
+        versions = list(range(begin, begin + count))
+        heads, new, superseded, size = batch.write_each(self._keyspace, keys, values, versions)
+        if new:
+            self._add_to_index(new)
+        self._account(heads, superseded, size, list(map(len, values)), count, author)
+        return versions
+
+    def _account(
+        self,
+        heads: tuple[Head, ...],
+        superseded: int,
+        superseded_bytes: int,
+        stored: Sequence[int],
+        commits: int,
+        author: Author,
+    ) -> None:
+        """Count the changes of ``heads``, which are current by now, and add them to the window as one group.
+
+        ``superseded`` is the number of values that they superseded, ``superseded_bytes`` the size of these. ``stored``
+        are the sizes of their own values, without tombstones.
+        """
+        counters, values = self.counters, len(stored)
+        counters.keys += values - superseded
+        counters.value_bytes -= superseded_bytes
+        if stored:
+            counters.value_bytes += sum(stored)
+            if (largest := max(stored)) > self.largest_value_bytes:
+                self.largest_value_bytes = largest
+        size = GROUP_BYTES + PLACE_BYTES * len(heads) + SUPERSEDED_BYTES * superseded + superseded_bytes
+        self.window.append(Group(self.time, author, heads, commits, size, values < len(heads)))
+        self.version = heads[-1].version
+
+    def _add_to_index(self, keys: Collection[str]) -> None:
+        """Add ``keys``, which are new, to the index, and count them."""
+        self._keyspace.count_new(keys)
+        self._index.add_all(keys)
+        self._flush_if_full()
+
+    def _flush_if_full(self) -> None:
+        """Flush the index if it has too many notes. The commit that noted the last key pays for all of them."""
+        if self._index.pending >= PENDING_KEYS:
+            self._index.flush()

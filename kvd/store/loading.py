@@ -1,0 +1,76 @@
+"""How a store is filled: from a checkpoint, and from the commit log after it."""
+
+from itertools import repeat
+
+from kvd.store.authors import Author
+from kvd.store.contents import Contents
+from kvd.store.heads import Head
+
+
+class LoadableContents(Contents):
+    """Contents that a recovery can fill."""
+
+    def load(self, keys: list[str], values: list[bytes], versions: list[int]) -> None:
+        """Put values of a checkpoint into the store.
+
+        A key comes twice, the newer one last, if it was deleted, removed and set again while the checkpoint was
+        written.
+        """
+        if any(map(self.find, keys)):
+            for key, value, version in zip(keys, values, versions, strict=True):
+                self.catch_up(version, [(key, value)], 0)
+            return
+        self._keyspace.put_all(map(Head, keys, values, versions, repeat(None)))
+        self._add_to_index(keys)
+        self.counters.keys += len(keys)
+        self.counters.value_bytes += sum(map(len, values))
+        self.largest_value_bytes = max(self.largest_value_bytes, max(map(len, values), default=0))
+
+    def replay(
+        self, version: int, time: int, author: Author, commits: int, writes: list[tuple[str, bytes | None]]
+    ) -> None:
+        """Repeat commits of the log exactly as they were: all under ``version``, or each under the next version.
+
+        The caller must drop history now and then.
+        """
+        self.time = max(self.time, time)
+        self.version = version - 1
+        if len(writes) == 1:
+            self._commit_one(*writes[0], author)
+        elif commits == 1:
+            self._commit(dict(writes), author, [len(value) for _, value in writes if value is not None])
+        else:
+            stored = [(key, value) for key, value in writes if value is not None]
+            if len(stored) != commits:
+                raise ValueError("a group of several commits deletes nothing")
+            self._commit_each([key for key, _ in stored], [value for _, value in stored], author)
+
+    def catch_up(self, version: int, writes: list[tuple[str, bytes | None]], step: int) -> None:
+        """Apply those of ``writes`` that are newer than the checkpoint's values, without history.
+
+        ``step`` is the distance from the version of one write to that of the next.
+        """
+        for key, value in writes:
+            head = self.find(key)
+            if version > (0 if head is None else head.version):
+                self._overwrite(key, value, version, head)
+            version += step
+
+    def _overwrite(self, key: str, value: bytes | None, version: int, head: Head | None) -> None:
+        if head is None:
+            if value is not None:
+                self.load([key], [value], [version])
+            return
+        self.counters.value_bytes += len(value or b"") - len(head.value or b"")
+        if value is None:
+            self.counters.keys -= 1
+            self._keyspace.remove(key)
+            self._index.discard(key)
+        else:
+            self._keyspace.dict_for(key)[key] = Head(key, value, version, None)
+            self.largest_value_bytes = max(self.largest_value_bytes, len(value))
+
+    def begin_history(self, version: int, time: int) -> None:
+        """Begin the history at ``version``: no older version can be read."""
+        self.version = self.window.oldest_readable = version
+        self.time = self.window.oldest_time = time
