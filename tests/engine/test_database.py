@@ -270,7 +270,7 @@ def test_a_prefix_with_a_shorter_history_needs_no_request_to_forget_however_far_
 
     def let_pass(ms: int) -> None:
         for _ in range(ms):
-            clocks.pass_(1_000)
+            clocks.advance(1_000)
             clocks.scheduler.advance(0.001)
 
     read = database.store.get_many
