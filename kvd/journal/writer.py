@@ -139,7 +139,7 @@ class LogWriter:
         elif sync:
             self._begin_work(batch, self._log.sync, is_sync=True)
         else:
-            self._log.done(batch)
+            self._log.release(batch)
             self._note_progress()
 
     def _write_here(self, batch: Batch) -> bool:
@@ -154,7 +154,7 @@ class LogWriter:
         if not self._is_syncing or not self._log.fits_now() or (batch := self._log.take()) is None:
             return
         if self._write_here(batch):
-            self._log.done(batch)
+            self._log.release(batch)
             if self._is_write_wanted:
                 self._note_written()
 
@@ -182,7 +182,7 @@ class LogWriter:
             self._fail(error)
             return
         self._note_progress()
-        self._log.done(batch)
+        self._log.release(batch)
         released = len(batch.groups)
         if released > 1 or self._log.pending or self._expected:
             self._gather(released, self._loop.time() - began)
@@ -256,7 +256,7 @@ class LogWriter:
         try:
             return await self._run(write_first)
         finally:
-            self._log.done(batch)
+            self._log.release(batch)
 
     async def _run(self, work: Callable[[], Result]) -> Result:
         """Run ``work`` in the thread. The caller must not be cancelled, because the thread would go on."""

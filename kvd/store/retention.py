@@ -63,6 +63,10 @@ class Retention:
         following = [(self._window.next_from(number), age) for age, number in self._following.items()]
         return min((found[1].time + age for found, age in following if found is not None), default=None)
 
+    def awaits_commit(self) -> bool:
+        """Whether all commits were visited for some prefix, so for it the next commit is the next one to be due."""
+        return any(self._window.next_from(number) is None for number in self._following.values())
+
     def forget_evicted(self, group: Group) -> None:
         """Forget the values that ``group`` evicted, even if they are pinned: they were evicted to free memory."""
         self._forget(group, group.heads)

@@ -9,6 +9,7 @@ from kvd.engine.database import Database
 from kvd.store.authors import EXPIRED, Author
 from kvd.store.errors import Conflict, KeysNotFound, NotANumber, OutcomeUnknown, SnapshotGone
 from kvd.store.history import commits_from, newest_commits
+from kvd.store.prefixes import PrefixRule, PrefixRules
 from kvd.store.window import WindowLimits
 from tests.store.deadlines import all_deadlines
 
@@ -258,6 +259,32 @@ def test_old_history_is_dropped_without_any_writes(clocks: "Clocks") -> None:
     clocks.wall_us -= 10**9
     database.upkeep.drop_old(100)
     assert (database.store.window.commits, database.store.get("a")) == (1, b"3"), "setting the clock back drops nothing"
+
+
+def test_a_prefix_with_a_shorter_history_needs_no_request_to_forget_however_far_apart_its_commits_are(
+    clocks: "Clocks",
+) -> None:
+    """The look at the first commit finds nothing else to come, and must not put the next look off for an hour."""
+    database = clocks.database(WindowLimits(max_age_us=3_600_000_000))
+    database.memory.set_rules(PrefixRules([PrefixRule(prefix="cache/", history_ms=100)]))
+
+    def let_pass(ms: int) -> None:
+        for _ in range(ms):
+            clocks.pass_(1_000)
+            clocks.scheduler.advance(0.001)
+
+    read = database.store.get_many
+    for number, value in enumerate((b"1", b"2", b"3")):
+        version = database.set({"cache/a": value, "b": value}, ME)
+        let_pass(50)
+        if number:
+            assert read(["cache/a", "b"], version - 1) == [b"%d" % number] * 2, "not older than it may be"
+        let_pass(150)
+    for old in (1, 2):
+        assert read(["b"], old) == [b"%d" % old]
+        with pytest.raises(SnapshotGone):
+            read(["cache/a"], old)
+    assert database.store.get("cache/a") == b"3"
 
 
 def test_the_metrics_are_exact_and_begin_with_those_of_the_original_daemon(

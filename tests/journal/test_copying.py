@@ -1,4 +1,4 @@
-"""A directory that is copied up to some point, or written out of a database, is what there was then, or is refused."""
+"""A directory that is copied up to some point, or written from a database, has that state, or is refused."""
 
 import random
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ NEW_ID = b"new id!!"
 
 
 def run_of(seed: int, steps: int = 60) -> Busy:
-    """A run that was stopped in order."""
+    """Return a run that was stopped cleanly."""
     busy = Busy(RecordingDisk(), seed)
     while sum(busy.did.values()) < steps:
         busy.step()
@@ -42,7 +42,7 @@ def salts(seed: int = 1) -> Iterator[int]:
 
 
 def copied(source: Contents, extent: Extent, point: Point, target: MemoryDisk | None = None) -> tuple[MemoryDisk, int]:
-    """A copy, and the version that it says it has."""
+    """Make a copy; return it with the version that it claims to have."""
     target = target or MemoryDisk()
     salt = salts()
     version, _ = copy(
@@ -59,7 +59,7 @@ def recovered(disk: MemoryDisk, busy: Busy) -> tuple[Database, int]:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_a_copy_up_to_any_version_is_what_there_was(seed: int) -> None:
+def test_a_copy_up_to_any_version_has_the_state_of_that_version(seed: int) -> None:
     busy = run_of(seed)
     source = files(busy)
     for extent in usable_extents(MemoryDisk(source)):
@@ -73,7 +73,7 @@ def test_a_copy_up_to_any_version_is_what_there_was(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_a_copy_up_to_any_time_is_what_there_was(seed: int) -> None:
+def test_a_copy_up_to_any_time_has_the_state_of_that_time(seed: int) -> None:
     busy = run_of(seed)
     source = files(busy)
     extent = best_extent(usable_extents(MemoryDisk(source)))
@@ -88,8 +88,8 @@ def test_a_copy_up_to_any_time_is_what_there_was(seed: int) -> None:
             assert differences(database, found, busy.model, busy.now) is None
 
 
-def test_history_and_ids_come_along() -> None:
-    """As far as the log goes back."""
+def test_history_and_ids_are_copied_too() -> None:
+    """They are copied as far as the log goes back."""
     busy = run_of(4)
     source = files(busy)
     original, _ = running.recovered(MemoryDisk(source), busy.limits, lambda: WALL_US + busy.now)
@@ -100,7 +100,7 @@ def test_history_and_ids_come_along() -> None:
 
 
 def problems(target: RecordingDisk, busy: Busy, version: int) -> list[str]:
-    """What may come of a directory whose copy was interrupted by a power cut: nothing, a refusal, or all of it."""
+    """Return what a directory whose copy a power cut interrupted may be: nothing, a refusal, or all of it."""
     chance = random.Random(0)  # noqa: S311 - a test that can be repeated
     found = []
     states = 0
@@ -137,16 +137,16 @@ def test_a_power_cut_leaves_no_half_restore() -> None:
     assert problems(target, busy, version) == []
 
 
-def test_what_a_database_holds_is_written_without_its_history() -> None:
+def test_the_values_of_a_database_are_written_without_its_history() -> None:
     busy = run_of(2)
     disk, salt = MemoryDisk(), salts()
-    told: list[tuple[int, int]] = []
-    write_new(disk, busy.running.database, NEW_ID, lambda: next(salt), lambda *done: told.append(done))
+    reports: list[tuple[int, int]] = []
+    write_new(disk, busy.running.database, NEW_ID, lambda: next(salt), lambda *done: reports.append(done))
     database, version = recovered(disk, busy)
     assert differences(database, version, busy.model, busy.now) is None
     assert database.store.window.oldest_readable == version == busy.running.database.store.version
     keys = busy.running.database.store.counters.keys
-    assert told[-1] == (keys, keys)
+    assert reports[-1] == (keys, keys)
 
 
 def test_an_interrupted_copy_is_done_again_over_its_leftovers() -> None:
@@ -162,7 +162,7 @@ def test_an_interrupted_copy_is_done_again_over_its_leftovers() -> None:
     assert differences(database, version, busy.model, busy.now) is None
 
 
-def test_a_copy_of_what_is_damaged_raises_and_is_not_whole() -> None:
+def test_a_copy_of_a_damaged_directory_raises_and_stays_unfinished() -> None:
     busy = run_of(1)
     source = files(busy)
     name = names.log(max(names.log_numbers(list(source))))
