@@ -44,13 +44,12 @@ def _report(done: int, size: int, *, to_log: bool) -> None:
 class Storage(msgspec.Struct, frozen=True):
     """An open data directory: its disk, the commit log to be written, and what the recovery found.
 
-    ``contents`` is what a database begins with. ``sync_times``: how long the log's syncs took.
+    ``sync_times``: how long the log's syncs took.
     """
 
     config: Data
     disk: Disk
     log: CommitLog
-    contents: Replay
     recovered: Recovered
     store_id: bytes
     sync_times: Histogram
@@ -120,4 +119,4 @@ class DataDirectory:
         log = CommitLog(
             disk, header, self._config.segment_bytes, lambda: secrets.randbits(64), on_sync=sync_times.observe
         )
-        return Storage(self._config, disk, log, self._contents, found, store_id, sync_times)
+        return Storage(self._config, disk, log, found, store_id, sync_times)

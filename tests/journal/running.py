@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from kvd.engine.database import Database
 from kvd.engine.durability import LogDurability
-from kvd.engine.journal import LogProgress
+from kvd.engine.journal import DurableJournal, LogProgress
 from kvd.engine.replay import Replay
 from kvd.journal.checkpoint import CheckpointFile, remove_superseded, slices
 from kvd.journal.commit_log import CommitLog
@@ -17,7 +17,6 @@ from kvd.store.authors import Author
 from kvd.store.lifetimes import NO_EXPIRY, Expiry
 from kvd.store.store import Store
 from kvd.store.window import WindowLimits
-from tests.harness.in_memory import journal_on
 
 ME = Author(1000, 7, "test")
 SEGMENT_BYTES = 4096
@@ -64,7 +63,7 @@ class Running:
         header = Header(0, self.found.number + 1, version, self.found.version, self.store_id)
         self.log = log_type(disk, header, segment_bytes, lambda: self.random.getrandbits(64))
         self.progress = progress(contents.store, self.log)
-        journal = journal_on(self.log, contents, self.progress)
+        journal = DurableJournal(self.log, contents, self.progress)
         self.database = Database(contents=contents, journal=journal, store_id=self.store_id.hex())
         self.ends = dict(self.found.checkpoints)
         self.database.delete_orphaned_ephemerals()

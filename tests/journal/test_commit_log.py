@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvd.engine.database import Database
+from kvd.engine.journal import DurableJournal
 from kvd.engine.replay import Replay
 from kvd.journal import names
 from kvd.journal.commit_log import COMMITS_BYTES, MARK_BYTES, Batch, CommitLog
@@ -16,7 +17,6 @@ from kvd.journal.records import HEADER_BYTES, Codec, Commits, Group, Header
 from kvd.journal.segments import SegmentReader
 from kvd.store.authors import Author
 from kvd.store.lifetimes import Expiry
-from tests.harness.in_memory import journal_on
 from tests.journal.disks import Failing, MemoryDisk
 from tests.journal.running import ME, ByHand, Running, items
 
@@ -326,7 +326,7 @@ def test_no_commit_takes_more_than_was_reserved_for_it(
 ) -> None:
     log = log_on(MemoryDisk(), size=1 << 16)
     contents = Replay(clock=lambda: 2**52, timer=lambda: 2**50)
-    database = Database(contents=contents, journal=journal_on(log, contents, ByHand()))
+    database = Database(contents=contents, journal=DurableJournal(log, contents, ByHand()))
     author = Author(2**32 - 1, 2**31, name)
     expiry = Expiry(deadline=2**51 if has_ttl else None, owner="me" if is_ephemeral else None)
     database.set(entries, author, expiry)
