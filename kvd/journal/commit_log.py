@@ -112,6 +112,7 @@ class CommitLog:
         self._spare: tuple[int, int] | None = None  # descriptor and size
         self._spare_number = header.number
         self._pending: list[Group] = []
+        self.pending = 0  # how many groups have been added and not taken
         self._sizes: list[int] = []
         self._outstanding_bytes = 0  # reserved and not yet written
         self.added = self.written = self.synced = header.watermark
@@ -134,22 +135,18 @@ class CommitLog:
 
     def reserve(self, size: int) -> None:
         """Make sure that another record of up to ``size`` bytes fits. Raises NoSpace."""
-        wanted = self._outstanding_bytes + size
-        if wanted > self._segment.free_bytes and wanted > self._spare_bytes():
+        wanted, segment = self._outstanding_bytes + size, self._segment
+        if wanted > segment.size - segment.at - MARK_BYTES and wanted > self._spare_bytes():
             with self._lock:  # in the loop: more is waiting than a segment holds, or the disk may have space again
                 self._grow_spare(max(self._segment_bytes, wanted + _BESIDE_BYTES))
 
     def add(self, group: Group, size: int) -> None:
         """Add a group, for which ``size`` bytes were reserved."""
         self._pending.append(group)
+        self.pending += 1
         self._sizes.append(size)
         self._outstanding_bytes += size
         self.added = group.version + group.commits - 1
-
-    @property
-    def pending(self) -> int:
-        """The number of groups that were added and not taken."""
-        return len(self._pending)
 
     @property
     def outstanding_bytes(self) -> int:
@@ -165,7 +162,7 @@ class CommitLog:
         if not self._pending:
             return None
         batch = Batch(self._pending, self._sizes, self.added)
-        self._pending, self._sizes = [], []
+        self._pending, self._sizes, self.pending = [], [], 0
         return batch
 
     def fits_now(self) -> bool:
@@ -202,8 +199,9 @@ class CommitLog:
             self.written = groups[-1].version + groups[-1].commits - 1
 
     def _put(self, record: Record) -> None:
-        encoded = self._segment.codec.encode(record)
-        if len(encoded) > self._segment.free_bytes:
+        segment = self._segment
+        encoded = segment.codec.encode(record)
+        if len(encoded) > segment.size - segment.at - MARK_BYTES:
             self.rotate()
             encoded = self._segment.codec.encode(record)
         self._append(encoded)

@@ -9,7 +9,6 @@ import stat
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 
 import pexpect
@@ -21,7 +20,7 @@ from kvd.journal import names
 from tests.harness.kv_command import Kv
 from tests.harness.processes import KV, environment
 from tests.harness.scale import SCALE
-from tests.harness.waiting import DEADLINE_S
+from tests.harness.waiting import DEADLINE_S, eventually
 
 Serving = Callable[..., tuple[Kv, "subprocess.Popen[bytes]"]]
 KILLS = round(6 * SCALE)
@@ -250,9 +249,7 @@ def test_restore_finds_values_in_the_log_that_the_daemon_has_forgotten(
     kv, process = serving("--data-dir", data, "--config", str(tmp_path / "kvd.toml"))
     for number in range(3):
         kv.ok("set", f"n={number}")
-    deadline = time.monotonic() + DEADLINE_S
-    while kv("get", "--at", "1", "n").returncode == 0:
-        assert time.monotonic() < deadline
+    eventually(lambda: kv("get", "--at", "1", "n").returncode != 0)
     process.send_signal(signal.SIGTERM)
     process.wait(DEADLINE_S)
     alone.ok("restore", "--to", "1", data, data + "2")
