@@ -10,7 +10,7 @@ class NoSpace(Exception):
 
 
 class Damaged(JournalError):
-    """Data that was acknowledged cannot be read. ``path`` and ``offset`` say where, ``reason`` says what is wrong."""
+    """Data that was known to be on disk cannot be read. ``path`` and ``offset`` say where, ``reason`` says why."""
 
     def __init__(self, path: str, offset: int, reason: str) -> None:
         super().__init__(f"{path} is damaged at byte {offset}: {reason}")

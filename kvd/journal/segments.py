@@ -1,12 +1,12 @@
-"""Reads a file of records to its end, and classifies the end: complete, torn, or damaged.
+"""How a file of records is read to its end, and the end classified: complete, torn, or damaged.
 
 A crash may leave the newest records torn. Or it leaves a hole with sound records after it, because two writes under one
-sync may reach the disk in either order. Neither is a loss, because these records were never acknowledged. Damage is a
-loss, and must not be taken for a torn tail. The *watermark* of each record decides, the newest version that was on disk
-when the record was written:
+sync may reach the disk in either order. Neither is a loss, because these records were never promised to be durable.
+Damage is a loss, and must not be taken for a torn tail. The *watermark* of each record decides, the newest version that
+was on disk when the record was written:
 
         … 41  42  ---  44(watermark 43)      43 was on disk, and cannot be read: damage
-        … 41  42  ---  44(watermark 42)      43 was never acknowledged: torn; 43 and 44 are cut off
+        … 41  42  ---  44(watermark 42)      43 was never promised: torn; 43 and 44 are cut off
 
 So a bad record is damage exactly if a sound record after it vouches for a version that is missing. Zeros up to the end
 of a segment are space that was allocated and not used; the last record may end in zeros, too. Damage to the very last

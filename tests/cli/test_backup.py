@@ -328,9 +328,9 @@ def test_a_killed_restore_can_be_repeated(
         refused = alone("check", str(new)) if _is_begun(new) else None
         if refused is not None and refused.returncode != 0:
             unfinished += 1
-            assert b"do it again" in refused.stderr
+            assert b"run it again" in refused.stderr
             start = alone("serve", "--data-dir", str(new))
-            assert (start.returncode, b"do it again" in start.stderr) == (65, True)
+            assert (start.returncode, b"run it again" in start.stderr) == (65, True)
         if refused is None or refused.returncode != 0:
             alone.ok("restore", file, str(new))
         assert restored(serving, str(new)) == expected
