@@ -242,6 +242,20 @@ def test_each_call_has_a_deadline_and_late_replies_are_dropped(run: Callable[...
     assert server.connections == 1
 
 
+def test_a_timeout_does_not_end_calls_of_the_same_turn(run: Callable[..., Any], scripted: "Scripted") -> None:
+    """The loop may run the timer after a call and before the end of its turn."""
+
+    async def main() -> None:
+        async with kv.aio.connect(server.address, timeout=DEADLINE_S) as db:
+            await db.get("a")
+            call = db.get("b")
+            db._current_connection()._time_out()
+            assert await call == b"b"
+
+    server = scripted(echo([]))
+    run(main)
+
+
 def test_without_a_daemon_every_call_is_unavailable(run: Callable[..., Any]) -> None:
     async def main() -> None:
         db = kv.aio.connect("/nonexistent/kvd.sock")
