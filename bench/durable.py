@@ -130,7 +130,7 @@ def _log_rate(disk: Disk, commits: int) -> float:
         database.set(items, NO_AUTHOR)
         if log.pending >= 64 and (batch := log.take()) is not None:
             log.write(batch, sync=False)
-            log.done(batch)
+            log.release(batch)
     if (batch := log.take()) is not None:
         log.write(batch, sync=False)
     log.close()

@@ -114,7 +114,8 @@ class Database:
 
     def _on_visible(self) -> None:
         """More may be shown than before."""
-        self.memory.on_visible()
+        if self.memory.unshown_bytes:
+            self.memory.release_history()
         if self.wakeups.wakers:
             self.wakeups.wake()
 

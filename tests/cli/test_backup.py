@@ -197,7 +197,7 @@ def test_wrong_usage(alone: Kv, tmp_path: pathlib.Path) -> None:
 def test_restore_refuses_a_file_that_is_no_backup_and_leaves_nothing(alone: Kv, tmp_path: pathlib.Path) -> None:
     new = tmp_path / "new"
     (tmp_path / "text").write_text("This is a text, and longer than the header of a backup would be.\n" * 3)
-    assert "not a file of its kind" in alone.fails(65, "restore", str(tmp_path / "text"), str(new))
+    assert "does not begin as a file of this kind" in alone.fails(65, "restore", str(tmp_path / "text"), str(new))
     (tmp_path / "empty").write_bytes(b"")
     assert "ends within its header" in alone.fails(65, "restore", str(tmp_path / "empty"), str(new))
     assert "No such file" in alone.fails(74, "restore", str(tmp_path / "missing"), str(new))

@@ -189,6 +189,14 @@ def test_root_and_the_daemons_own_user_may_always(uid: int) -> None:
     assert client.ask("access", "a", 5001)[0] == []
 
 
+def test_the_refusal_of_an_administrative_request_says_who_has_that_right() -> None:
+    reply = connect([], PEOPLE[0]).ask("checkpoint")
+    assert reply["error"] == "forbidden"
+    assert reply["message"] == (
+        "checkpoint needs the right to administer: root and the daemon's own user have it, others only by a rule"
+    )
+
+
 def test_who_administers_by_rule_and_who_does_not() -> None:
     rules = [AccessRule(uid=5001, rights=("administer",)), AccessRule(prefix="a", uid=5002, rights=("administer",))]
     assert connect(rules, PEOPLE[0]).ask("access", "a", 5002)[0] == ["administer"]
@@ -229,7 +237,7 @@ def test_an_explanation_names_the_rules_that_decide() -> None:
     access = Access(rules)
     assert access.explain(PEOPLE[1], "abc") == (
         ["read", "write"], "the longest prefix with rules is 'a'",
-        ["gid 7002 may read, write", "uid 5001 may nothing (somebody else)"],
+        ["gid 7002 may read, write", "uid 5001 may nothing (another client)"],
     )  # fmt: skip
     assert access.explain(PEOPLE[2], "abc")[0] == []
     assert access.explain(PEOPLE[2], "b")[0] == ["read"]
