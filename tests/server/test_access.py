@@ -24,7 +24,8 @@ from kvd.requests.access import (
     Grant,
     Identity,
 )
-from tests.harness.in_memory import FakeBackend, InMemoryClient, build
+from tests.harness.fake_backend import FakeBackend
+from tests.harness.in_memory import InMemoryClient, build
 from tests.harness.scale import SCALE
 
 ROUNDS = max(300, int(300 * SCALE))

@@ -19,7 +19,8 @@ from kvd.protocol import messages
 from kvd.protocol.messages import decode_batch
 from kvd.requests import permissions
 from kvd.requests.access import ADMINISTER, CACHE, READ, RIGHTS, WRITE, Access, AccessRule, Identity
-from tests.harness.in_memory import FakeBackend, build
+from tests.harness.fake_backend import FakeBackend
+from tests.harness.in_memory import build
 from tests.journal.disks import MemoryDisk
 from tests.journal.running import ME
 from tests.server.test_access import PEOPLE, ROUNDS, WORLD, asked, connect, oracle, random_rules, state

@@ -10,7 +10,8 @@ import pytest
 
 from kvd.engine.database import Database
 from kvd.store.authors import Author
-from tests.harness.in_memory import FakeBackend, build, build_database
+from tests.harness.fake_backend import FakeBackend
+from tests.harness.in_memory import build, build_database
 from tests.harness.raw_peer import frame
 from tests.harness.waiting import DEADLINE_S
 from tests.journal.disks import MemoryDisk
