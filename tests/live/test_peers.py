@@ -189,6 +189,6 @@ def test_rejected_connections_do_not_raise_a_users_limit(start: "Callable[..., D
         for peer in own:
             peer.socket.close()
         while (own := daemon.connect()).ask(["ping"]) != [True]:
-            own.close()  # until there is room retry
+            own.close()  # until a connection is free again
         assert connect() == "busy", "the other user still has its two connections"
         stranger.stdin.close()

@@ -50,7 +50,7 @@ class Remote:
         return self.daemon.keep(RawPeer(connected))
 
     def greeted(self) -> RawPeer:
-        """A connection that has sent hello."""
+        """A connection that has said hello."""
         peer = self.connect()
         assert peer.ask(["hello", 1, "test", TOKEN])[0][0] == 1
         return peer

@@ -108,7 +108,7 @@ def test_a_request_that_sees_all_keys_waits_until_all_have_expired(request_: lis
     assert keys_left(client) == (0 if request_[0] != "commit" or isinstance(reply, dict) else 1)
 
 
-def test_such_a_request_waits_in_slices() -> None:
+def test_a_request_that_sees_all_keys_runs_in_slices() -> None:
     client, _ = with_many_due()
     requests: list[AnyRequest] = [messages.Scan("", None, 10)]
     assert client.run(requests, 20) is None, "the request must run in slices"

@@ -72,7 +72,7 @@ def test_an_ephemeral_key_is_deleted_when_its_connection_is_closed(daemon: "Watc
     assert is_there(daemon, "stays")
 
 
-def test_it_is_deleted_when_its_process_is_killed_and_that_process_is_the_author(
+def test_an_ephemeral_key_is_deleted_by_its_author_when_the_process_is_killed(
     daemon: "WatchedDaemon", run: Run
 ) -> None:
     with daemon.connect() as watching:
@@ -88,7 +88,7 @@ def test_it_is_deleted_when_its_process_is_killed_and_that_process_is_the_author
     assert written[3][2].startswith("python")
 
 
-def test_it_stays_while_its_process_is_paused(daemon: "WatchedDaemon", run: Run) -> None:
+def test_an_ephemeral_key_stays_while_its_process_is_paused(daemon: "WatchedDaemon", run: Run) -> None:
     client = run(ephemeral("a"))
     os.kill(client.pid, signal.SIGSTOP)
     os.waitid(os.P_PID, client.pid, os.WSTOPPED | os.WNOWAIT)
@@ -98,7 +98,9 @@ def test_it_stays_while_its_process_is_paused(daemon: "WatchedDaemon", run: Run)
     eventually(lambda: not is_there(daemon, "a"), "for the key to be deleted")
 
 
-def test_it_stays_while_another_descriptor_holds_the_connection_open(daemon: "WatchedDaemon", run: Run) -> None:
+def test_an_ephemeral_key_stays_while_another_descriptor_holds_the_connection_open(
+    daemon: "WatchedDaemon", run: Run
+) -> None:
     """A connection ends when its last descriptor is closed: the kernel decides, not the process."""
     peer = daemon.connect()
     peer.ask(ephemeral("a"))
@@ -138,7 +140,7 @@ def test_a_key_that_another_connection_takes_over_is_deleted_with_that_connectio
     eventually(lambda: not is_there(daemon, "a"), "for the second connection to end")
 
 
-def test_it_is_deleted_when_the_server_closes_the_connection(start: "Start") -> None:
+def test_an_ephemeral_key_is_deleted_when_the_server_closes_the_connection(start: "Start") -> None:
     daemon = start("limits.frame_timeout_ms = 50\n", tcp=True)
     with daemon.greeted() as peer:
         peer.ask(ephemeral("a"))

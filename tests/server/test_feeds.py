@@ -1,4 +1,4 @@
-"""The events of a watch, applied to a dict, give the store at every version that they name, without loss or duplicates.
+"""The events of a watch, applied to a dict, give the store at every version that they name. None is lost or repeated.
 
 The watcher here knows only its events. A plain model beside it has every commit and the dict after it.
 """

@@ -1,4 +1,4 @@
-"""The keys that are read and written max_keys often, and the largest keys."""
+"""The keys that are read and written most often, and the largest keys."""
 
 import random
 from collections import Counter

@@ -58,7 +58,7 @@ def wide_peer(request: pytest.FixtureRequest, both: "WatchedDaemon") -> "Iterato
 
 @pytest.fixture(scope="module")
 def both(start: "Start") -> "WatchedDaemon":
-    """A daemon that listens on TCP too."""
+    """A daemon that also listens on TCP."""
     return start(tcp=True)
 
 
