@@ -1,16 +1,16 @@
-"""Who may do what with which keys.
+"""Which client may do what with which keys.
 
-A rule gives rights to somebody below a prefix. For a key the rules with the longest prefix that it begins with decide,
-all of them together, and no others: so a rule for a longer prefix also closes what lies below it for everybody whom it
-does not name.
+A rule gives rights below a prefix to a user, a group, the holder of a certificate or token, or everyone. The rules with
+the longest prefix of a key decide about it, all of them together, and no others. So a rule for a longer prefix also
+closes what lies below it for all clients that it does not name.
 
         ""         everyone   read                        "a"          read for everyone
         "team/"    group dev  read, write                 "team/x"     read and write for dev, nothing for the others
         "team/x/"  user ann   read, write                 "team/x/1"   nothing for dev
 
-Who is what the kernel said when the connection was made (SO_PEERCRED, SO_PEERGROUPS: unix(7)), the name in a client's
-certificate, or that of its token. Without any rule everybody who can connect may do all but administer. With rules,
-what is not allowed is denied. The daemon's own user and root may always do everything.
+A client is what the kernel said when the connection was made (SO_PEERCRED, SO_PEERGROUPS: unix(7)), the name in its
+certificate, or the name of its token. Without any rule every client that can connect may do all but administer. With
+rules, what is not allowed is denied. The daemon's own user and root may always do everything.
 """
 
 import os
@@ -25,18 +25,18 @@ from kvd.protocol.ranges import prefix_end
 READ, WRITE, WATCH, CACHE, ADMINISTER = 1, 2, 4, 8, 16
 _KEY_RIGHTS = READ | WRITE | WATCH | CACHE
 RIGHTS = {"read": READ, "write": WRITE, "watch": WATCH, "cache": CACHE, "administer": ADMINISTER}
-# What a uid or gid reads as that the kernel cannot express in our user namespace; it never stands for anybody.
+# The kernel shows this for a uid or gid that our user namespace cannot express; it never stands for a user.
 OVERFLOW_ID = 65_534
-# So many keys that were allowed are remembered for each right of somebody.
+# How many allowed keys are remembered for each right of an identity.
 REMEMBERED_KEYS = 16_384
-# A longer key is not.
+# Longer keys are not remembered.
 REMEMBERED_CHARACTERS = 256
-# So many keys are looked at one by one.
+# Up to this many keys are looked up one by one.
 _FEW_KEYS = 4
 
 
 class Identity(msgspec.Struct, frozen=True, kw_only=True):
-    """Who somebody is, as far as rules ask."""
+    """Who a client is, as far as rules depend on it."""
 
     uid: int | None = None
     gids: frozenset[int] = frozenset()
@@ -137,17 +137,17 @@ class Grant:
 
     @staticmethod
     def _remember(known: set[str], keys: Collection[str]) -> None:
-        """Have these among what is known, unless they are so many or so long that nobody would want to keep them."""
+        """Cache these keys as allowed, unless there are too many or they are too long."""
         if len(keys) <= REMEMBERED_KEYS and max(map(len, keys), default=0) <= REMEMBERED_CHARACTERS:
             if len(known) + len(keys) > REMEMBERED_KEYS:
                 known.clear()
             known.update(keys)
 
     def _prefix_of_all(self, keys: Collection[str]) -> str | None:
-        """The prefix that decides about each of ``keys``, if there is one and that is easily seen.
+        """The prefix that decides about each of ``keys``, if there is one and that is quickly found.
 
-        If no prefix stands between the least and the greatest, and one decides about these two, so it does about those
-        in between: they begin with it as well, and a longer one of theirs would be one of the least key's too.
+        If no prefix stands between the least key and the greatest, and one prefix decides about both, it decides about
+        all keys in between: they begin with it as well, and a longer prefix of theirs would be one of the least key.
         """
         least, greatest = min(keys), max(keys)
         if bisect_right(self._ordered, least) != bisect_right(self._ordered, greatest):
@@ -156,7 +156,7 @@ class Grant:
         return prefix if prefix == self.deciding_prefix(greatest) else None
 
     def may_range(self, right: int, start: str, end: str | None) -> bool:
-        """Whether every key there may be from ``start`` up to but without ``end`` (None: to the last) is allowed."""
+        """Whether every possible key from ``start`` on and before ``end`` (None: to the last) is allowed."""
         if end is not None and end <= start:
             return True
         around = self._around(start, end)
@@ -169,7 +169,7 @@ class Grant:
         )
 
     def may_prefix(self, right: int, prefix: str) -> bool:
-        """Whether every key there may be below ``prefix`` is allowed."""
+        """Whether every possible key below ``prefix`` is allowed."""
         return self.may_range(right, prefix, prefix_end(prefix))
 
     def _longest_of(self, key: str) -> str | None:
@@ -187,7 +187,7 @@ Grant.ALL_BUT_ADMINISTER = Grant({"": _KEY_RIGHTS})
 
 
 def _holds(prefix: str, end: str | None) -> bool:
-    """Whether a range that begins with ``prefix`` and ends at ``end`` has no key without it."""
+    """Whether all keys of a range that begins with ``prefix`` do: those of "a" to "b", but not of "a" to "c"."""
     if not prefix:
         return True
     end_of_prefix = prefix_end(prefix)
@@ -195,7 +195,7 @@ def _holds(prefix: str, end: str | None) -> bool:
 
 
 def _meet(prefix: str, start: str, end: str | None) -> bool:
-    """Whether some key of the range may begin with ``prefix``."""
+    """Whether some key of the range may begin with ``prefix``: "ab" in "a" to "b", but not "c"."""
     end_of_prefix = prefix_end(prefix)
     return (end_of_prefix is None or end_of_prefix > start) and (end is None or prefix < end)
 
@@ -226,12 +226,12 @@ class Access:
         return grant
 
     def explain(self, who: Identity, key: str) -> tuple[list[str], str, list[str]]:
-        """The rights that ``who`` has to ``key``, why in words, and the rules that decide."""
+        """Return the rights that ``who`` has to ``key``, the reason in words, and the rules that decide."""
         if is_trusted(who.uid):
             return list(RIGHTS), "root and the daemon's own user may do everything", []
         if not self.rules:
             rights = [name for name in RIGHTS if name != "administer"]
-            return rights, "there are no rules: whoever can connect may do all but administer", []
+            return rights, "there are no rules: every client that can connect may do all but administer", []
         grant = self.grant(who)
         prefix, bits = grant.deciding_prefix(key), grant.rights(key)
         rights = [name for name, bit in RIGHTS.items() if bits & bit]
@@ -239,7 +239,11 @@ class Access:
             return rights, "no rule is for a prefix of this key, and what is not allowed is denied", []
         deciding = [rule for rule in self.rules if rule.prefix == prefix]
         reason = f"the longest prefix with rules is {prefix!r}"
-        return rights, reason, [f"{rule.in_words}{'' if rule.is_for(who) else ' (somebody else)'}" for rule in deciding]
+        return (
+            rights,
+            reason,
+            [f"{rule.in_words}{'' if rule.is_for(who) else ' (another client)'}" for rule in deciding],
+        )
 
 
 def is_trusted(uid: int | None) -> bool:

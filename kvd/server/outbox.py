@@ -68,7 +68,10 @@ class Outbox:
             else:
                 self._write_with_descriptor(data)
             return
-        self._keep(data, position)
+        self.pending.append((position, data))
+        self.pending_bytes += len(data)
+        if position is not NO_WAIT:
+            self._durability.wait(self, position)
         if self.pending_bytes > HIGH_WATER_BYTES:
             self._owner.transport.pause_reading()
 
@@ -79,9 +82,12 @@ class Outbox:
         self.has_final = True
         if not self.pending and (position is NO_WAIT or self._durability.has_reached(position)):
             self._close(data)
-        else:
-            self._keep(data, position)
-            self._owner.transport.pause_reading()
+            return
+        self.pending.append((position, data))
+        self.pending_bytes += len(data)
+        if position is not NO_WAIT:
+            self._durability.wait(self, position)
+        self._owner.transport.pause_reading()
 
     def on_durable(self) -> None:
         """Write the replies that the log has caught up with."""
@@ -113,12 +119,6 @@ class Outbox:
     def close(self) -> None:
         """End the connection after what has been written: no final reply follows."""
         self._close(b"")
-
-    def _keep(self, data: bytes, position: LogPosition) -> None:
-        self.pending.append((position, data))
-        self.pending_bytes += len(data)
-        if position is not NO_WAIT:
-            self._durability.wait(self, position)
 
     def _close(self, final: bytes) -> None:
         self.has_final = self.is_closed = True

@@ -14,7 +14,6 @@ replies.
 import asyncio
 import enum
 import logging
-import struct
 from collections.abc import Iterator
 from typing import cast
 
@@ -25,6 +24,7 @@ from kvd.requests.peer import Peer
 from kvd.requests.sliced import SLICE_BYTES, Result
 from kvd.requests.streams import may_go_on
 from kvd.server.feed_writer import Event, EventSource, FeedWriter
+from kvd.server.framing import FrameTooLarge, Replies, frame_end, length_at
 from kvd.server.outbox import HIGH_WATER_BYTES, NO_WAIT, LogPosition, Outbox
 from kvd.server.server import Server
 
@@ -39,7 +39,6 @@ HELLO_BYTES = 4 * 1024
 GOODBYE = frame(encode_replies(error_reply("shutting_down", "the server is stopping; nothing ran")))
 
 _read_view = memoryview(bytearray(READ_BYTES))
-_header = struct.Struct(">I").unpack_from
 
 
 class State(enum.Enum):
@@ -53,39 +52,6 @@ class State(enum.Enum):
 
 # Looking a member up in its class takes a few times as long as a global.
 _READING, _SLICING, _FEED, _CLOSING = State
-
-
-class FrameTooLarge(Exception):
-    """The header says that the frame is larger than it may be."""
-
-
-class Replies:
-    """Replies to neighbouring frames, written together. ``position``: what all of them wait for."""
-
-    __slots__ = ("_outbox", "_position", "_written")
-
-    def __init__(self, outbox: Outbox) -> None:
-        self._outbox = outbox
-        self._written = b""
-        self._position = NO_WAIT
-
-    def add(self, data: bytes, position: LogPosition) -> None:
-        """Add the reply to one frame."""
-        self._written = self._written + data if self._written else data
-        if position is not NO_WAIT:
-            self._position = self._position.add(position)
-
-    @property
-    def are_large(self) -> bool:
-        """Whether no more of them should be in memory before it is known whether the peer takes them."""
-        return len(self._written) > HIGH_WATER_BYTES
-
-    def flush(self) -> None:
-        """Send what there is."""
-        if self._written:
-            data, position = self._written, self._position
-            self._written, self._position = b"", NO_WAIT
-            self._outbox.send(data, position)
 
 
 class Session(asyncio.BufferedProtocol):
@@ -148,7 +114,7 @@ class Session(asyncio.BufferedProtocol):
             self._take_unexpected(nbytes)
         elif (
             not self._buffer
-            and nbytes == HEADER_BYTES + _header(_read_view)[0] <= SLICE_BYTES
+            and nbytes == HEADER_BYTES + length_at(_read_view)[0] <= SLICE_BYTES
             and self.peer.is_authenticated
         ):
             self._take_single(nbytes)
@@ -274,12 +240,17 @@ class Session(asyncio.BufferedProtocol):
             self._set_batch.enqueue(self, requests, size - HEADER_BYTES)
             return
         try:
-            result = self._run(requests, size - HEADER_BYTES)
+            if self._set_batch.is_pending:
+                self._set_batch.flush()
+            result = self._executor.run(requests, peer, size - HEADER_BYTES)
         except Exception:
             self.fail_internal()
             return
         peer.is_first_frame = False
-        if result is None or self._state is _CLOSING:  # for a fault in the sets that were queued
+        if result is None:
+            self._run_sliced(self._server.sliced_runs.run_requests(requests, peer))
+            return
+        if self._state is _CLOSING:  # for a fault in the sets that were queued
             return
         reply, position = result
         if position is NO_WAIT and not outbox.pending and peer.descriptor is None:
@@ -295,7 +266,7 @@ class Session(asyncio.BufferedProtocol):
         replies = Replies(self._outbox)
         try:
             for _ in range(FRAMES_PER_TURN):
-                end = self._frame_end(data, at, size)
+                end = frame_end(data, at, size, self._max_frame_bytes())
                 if end > size:
                     break
                 payload, at = data[at + HEADER_BYTES : end], end
@@ -315,16 +286,6 @@ class Session(asyncio.BufferedProtocol):
         if at and not self.peer.is_authenticated:
             self.close_with_error(error_reply("unauthenticated", "the first frame must say hello with a valid token"))
         return at
-
-    def _frame_end(self, data: memoryview, at: int, size: int) -> int:
-        """Where the frame at ``at`` ends; beyond ``size`` if that is not known yet. Raises FrameTooLarge."""
-        if size - at < HEADER_BYTES:
-            return size + 1
-        (length,) = _header(data, at)
-        limit = self._max_frame_bytes()
-        if length > limit:
-            raise FrameTooLarge(f"a frame has at most {limit} bytes, this one says {length}")
-        return at + HEADER_BYTES + int(length)
 
     def _take_frame(self, payload: memoryview, replies: Replies) -> bool:
         """Answer one frame; return whether the next one may be taken in this turn."""
@@ -381,7 +342,7 @@ class Session(asyncio.BufferedProtocol):
 
         It runs where it lies: to copy 16 MiB would delay every client for some milliseconds.
         """
-        size = HEADER_BYTES + (_header(self._buffer)[0] if len(self._buffer) >= HEADER_BYTES else 0)
+        size = HEADER_BYTES + (length_at(self._buffer)[0] if len(self._buffer) >= HEADER_BYTES else 0)
         if not HEADER_BYTES + SLICE_BYTES < size <= min(len(self._buffer), HEADER_BYTES + self._max_frame_bytes()):
             return False
         input_, self._buffer = self._buffer, self._buffer[size:]
@@ -444,7 +405,7 @@ class Session(asyncio.BufferedProtocol):
             return
         self._needed = HEADER_BYTES
         if len(self._buffer) >= HEADER_BYTES:
-            (length,) = _header(self._buffer)
+            (length,) = length_at(self._buffer)
             self._needed = HEADER_BYTES + min(length, self._executor.limits.max_frame_bytes)
         if len(self._buffer) >= self._needed:
             self.transport.pause_reading()

@@ -100,8 +100,8 @@ class SetBatcher:
             return
         queue, self._queue, self._requests = self._queue, [], 0
         made: list[Made] = []
-        for _, group in groupby(queue, _author):
-            frames = list(group)
+        of_one_author = [queue] if len(queue) == 1 else [list(group) for _, group in groupby(queue, _author)]
+        for frames in of_one_author:
             result = self._make_together(frames)
             if result is not None:
                 made.append((frames, *result))

@@ -48,7 +48,7 @@ def test_the_exit_code_is_1_if_the_user_may_not_read(kv_with_rules: "Kv") -> Non
     assert result.stdout.decode() == (
         "token:ci may with app/x: nothing\n"
         "because: the longest prefix with rules is 'app/'\n"
-        "  uid 1 may read, write, watch (somebody else)\n"
+        "  uid 1 may read, write, watch (another client)\n"
     )
     assert result.stderr == b""
 

@@ -12,7 +12,7 @@ from tests.harness.processes import Process, spawn_module
 from tests.histories.list_append import Txn
 
 # For all clients together, which play until they have done their share.
-PLAYING_S = 300
+PLAYING_S = 900
 
 
 class HistoryDaemon(Daemon):

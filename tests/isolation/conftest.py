@@ -14,7 +14,7 @@ from tests.harness.scale import TIMES
 from tests.isolation.records import Identity, Recorded, identity_of, marker
 
 # For processes that play until they have done their share.
-PLAYING_S = 120 * TIMES
+PLAYING_S = 600 * TIMES
 
 
 class RecordedDaemon(Daemon):
