@@ -64,7 +64,7 @@ def test_a_conflict_names_what_changed_and_who_changed_it(client: "InMemoryClien
         ["new", 0, appeared, times[appeared], [9, None, "another"]],
         ["never", seen, 0, None, None],
     ]
-    assert "'a' is at version 2, not at version 1 as it was read" in refused["message"]
+    assert "'a' is at version 2 but was at version 1 when it was read" in refused["message"]
     assert "uid 7" in refused["message"]
     assert value_of(client, "x") is None, "nothing was written"
 

@@ -93,7 +93,7 @@ def test_a_reply_that_cannot_be_encoded_ends_the_connection_with_a_word(
     path = str(tmp_path / "s")
     (first, last, end), of_other = with_server(path, work)
     assert first == [True]
-    assert last == {"error": "internal", "message": "a fault in the server; its logging says more"}
+    assert last == {"error": "internal", "message": "a fault in the server; its log has the details"}
     assert end is None
     assert of_other == [b"1"], "what had run, has run"
     (record,) = [record for record in caplog.records if record.levelname == "ERROR"]
@@ -118,7 +118,7 @@ def test_an_event_that_cannot_be_encoded_ends_its_watch_with_a_word(
         return received, await elsewhere.receive()
 
     received, of_other = with_server(str(tmp_path / "s"), work, database)
-    assert received == [{"error": "internal", "message": "a fault in the server; its logging says more"}, None]
+    assert received == [{"error": "internal", "message": "a fault in the server; its log has the details"}, None]
     assert [event[0] for event in of_other] == ["change"], "another watcher is told on"
     (record,) = [record for record in caplog.records if record.levelname == "ERROR"]
     assert record.getMessage().startswith("internal error in a feed of uid ")
