@@ -16,7 +16,6 @@ from bench.servers import Server
 from bench.throughput import CONNECTIONS, operations_a_second
 from kvd.engine.database import Database
 from kvd.engine.journal import DurableJournal
-from kvd.engine.records import RecordMaker
 from kvd.engine.replay import Replay
 from kvd.journal.checkpoint import CheckpointFile, slices
 from kvd.journal.commit_log import CommitLog
@@ -124,13 +123,12 @@ class _ByHand:
 def _log_rate(disk: Disk, commits: int) -> float:
     contents = Replay()
     log = CommitLog(disk, Header(0, 1, 0, 0, bytes(8)), 256 * _MIB, lambda: secrets.randbits(64))
-    records = RecordMaker(contents.store.lifetimes, contents.clock, contents.timer)
-    database = Database(contents=contents, journal=DurableJournal(log, contents.store, records, _ByHand()))
+    database = Database(contents=contents, journal=DurableJournal(log, contents, _ByHand()))
     for items in batches(commits, 1):
         database.set(items, NO_AUTHOR)
         if log.pending >= 64 and (batch := log.take()) is not None:
             log.write(batch, sync=False)
-            log.done(batch)
+            log.release(batch)
     if (batch := log.take()) is not None:
         log.write(batch, sync=False)
     log.close()

@@ -57,7 +57,6 @@ MAY_ALL_THE_SAME = {
     ("kvd/protocol/address.py", "os"),
     ("kvd/protocol/near_cache.py", "os"),  # whose clock this is
     ("kvd/protocol/keepalive.py", "_socket"),  # the names of options
-    ("kvd/service/options.py", "re"),  # over the administrator's configuration
     ("kvd/journal/records.py", "re"),  # two constant beginnings, in linear time, over a damaged file
 }
 

@@ -37,11 +37,11 @@ MAX_BYTES = 1 << 20
 
 
 class Call(Exchange):
-    """An exchange that a task awaits, until ``deadline`` (the loop's time; None: no limit)."""
+    """An exchange that a task awaits, until ``deadline`` (the loop's time; None: no limit, or not set yet)."""
 
     __slots__ = ("deadline",)
 
-    deadline: float | None  # not set before the turn of the loop has ended
+    deadline: float | None
 
     def finish(self) -> None:
         """Resolve the future that the task awaits."""
@@ -82,6 +82,7 @@ class AsyncConnection:
     def call(self, call: Call) -> asyncio.Future[Any]:
         """Send ``call`` together with all others of this turn of the loop; return the future of its result."""
         future = call.waiter = self.loop.create_future()
+        call.deadline = None  # set at the end of the turn, for all calls of the turn
         self._queue.append(call)
         if not self._flush_scheduled:
             self._flush_scheduled = True
@@ -118,7 +119,7 @@ class AsyncConnection:
         if self._settings.timeout is not None:
             deadline = self.loop.time() + self._settings.timeout
             for call in reversed(self._queue):
-                if hasattr(call, "deadline"):
+                if call.deadline is not None:
                     break  # it waits for a connection since an earlier turn, as do all calls before it
                 call.deadline = deadline
             if self._timer is None and self._queue:

@@ -65,7 +65,11 @@ class AsyncWatch(WatchState, Asynchronous):
     async def __aenter__(self) -> Self:
         self._check_process()
         if self._reader is None:
-            await self._open()
+            try:
+                await self._open()
+            except BaseException:
+                self.abandon()
+                raise
         return self
 
     async def __aexit__(

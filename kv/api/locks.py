@@ -24,7 +24,8 @@ from kv.errors import CommitUnknown, ConnectionLost, LockLost, TimedOut
 from kv.methods import Blocking, procedure
 from kv.wire import operations
 from kv.wire.exchange import Exchange
-from kv.wire.operations import milliseconds, prefix_end
+from kv.wire.operations import milliseconds
+from kvd.protocol.ranges import prefix_end
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -14,7 +14,8 @@ from __future__ import annotations
 
 from kv.wire import operations
 from kv.wire.exchange import Exchange
-from kv.wire.operations import Generic, T, prefix_end
+from kv.wire.operations import Generic, T
+from kvd.protocol.ranges import prefix_end
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

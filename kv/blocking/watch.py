@@ -38,7 +38,11 @@ class Watch(WatchState, Blocking):
         self._protocol: ClientProtocol | None = None
         self._torn = False
         self._reopen_deadline: Deadline | None = None  # until when the daemon may come back, over all waits
-        self._open(Deadline(settings.timeout))
+        try:
+            self._open(Deadline(settings.timeout))
+        except BaseException:
+            self.close()
+            raise
 
     def wait(self, timeout: float | None = None) -> Change | None:
         """Return the next change; None if none comes within ``timeout`` seconds (None: no limit), or after close()."""

@@ -372,15 +372,3 @@ def version_at(time_us: int) -> Operation[int]:
 def watch(prefix: str, since: int | None) -> Operation[bool]:
     """Turn the connection into a feed."""
     return Operation(("watch", prefix, since), bool)
-
-
-def prefix_end(prefix: str) -> str | None:
-    """Return the smallest string after all strings with ``prefix``; None if there is none."""
-    while prefix:
-        last = ord(prefix[-1]) + 1
-        if last == 0xD800:  # surrogates are not characters
-            last = 0xE000
-        if last <= 0x10FFFF:
-            return prefix[:-1] + chr(last)
-        prefix = prefix[:-1]
-    return None

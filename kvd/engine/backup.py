@@ -1,15 +1,15 @@
-"""A backup under way: everything, told as a file while writes go on, consistent at its end.
+"""A backup under way: all data, sent as a file while writes go on, and consistent at its end.
 
-Each turn makes one piece: what was committed since the last one, out of the history window, and then a slice of the
-keyspace (``kvd/journal/backup_file.py``). It is held until all that it shows may be shown. After the last slice the
-end is the first version at which all commits have been told, and that is what the file is.
+Each turn makes one piece: what was committed since the last piece, from the history window, and then a slice of the
+keyspace (``kvd/journal/backup_file.py``). A piece is held until all that it shows may be shown. After the last slice,
+the backup ends at the first version at which all commits have been sent. The file is the store at that version.
 
-        window    ─────┤ pinned ─▶ told ─▶ ├──▶ version
-                       where the last piece that had everything ended
+        window    ─────┤ pinned ─▶ sent ─▶ ├──▶ version
+                       where the last piece ended that was complete
 
-So a backup pins no more than what is committed while its reader is slow; a reader so slow that the window has to move
-on is told that it failed. Commits are told with the lives that their keys have now: where that differs from what they
-had then, a later commit says so, which is told too before the end.
+So a backup pins no more than what is committed while its reader is slow. If the reader is so slow that the window has
+to move on, the backup fails. Commits are sent with the expiries that their keys have now. Where these differ from
+those at the time of the commit, a later commit has changed them, and that one is sent before the end, too.
 """
 
 from collections import deque
@@ -25,10 +25,10 @@ from kvd.journal.records import Codec, Commits, End, Group, Header, Heads
 from kvd.store.errors import SnapshotGone
 from kvd.store.heads import FORGOTTEN, Head
 
-# One piece has about so many keys of commits, or so many bytes of them; more is left for the next.
+# One piece has about this many keys of commits, or this many bytes of them; the rest is left for the next piece.
 COMMITS_KEYS = 4_096
 COMMITS_BYTES = 256 * 1024
-# While pieces wait for the disk, others are made, until they have so many bytes together.
+# While pieces wait for the disk, others are made, until they take this many bytes together.
 HELD_BYTES = 1024 * 1024
 _TOO_SLOW = (
     "the backup was taken too slowly to keep up with the writes; history is kept for it, but only so much: "
@@ -37,7 +37,7 @@ _TOO_SLOW = (
 
 
 class Piece(msgspec.Struct, eq=False):
-    """Events to be told once ``version`` may be shown; how many bytes they hold."""
+    """Events to be sent once ``version`` may be shown, and how many bytes they hold."""
 
     events: list[Event]
     version: int
@@ -45,7 +45,7 @@ class Piece(msgspec.Struct, eq=False):
 
 
 class Backup:
-    """A feed of one backup. ``salt`` is a random number of 64 bits."""
+    """The source of one backup's events. ``salt`` is a random number of 64 bits."""
 
     def __init__(self, database: Database, salt: int) -> None:
         self._database = database
@@ -60,15 +60,15 @@ class Backup:
         self._begin = Header(salt, 0, self._position, self._position, store_id).encode(BACKUP_MAGIC)
         self._held: deque[Piece] = deque()
         self._held_bytes = 0
-        self._is_made = False  # all pieces are
+        self._is_made = False  # all pieces are made
 
     @property
     def is_drained(self) -> bool:
-        """Whether there is nothing to tell now."""
-        return not self._can_tell and not self._can_make
+        """Whether there are no events now."""
+        return not self._can_send and not self._can_make
 
     @property
-    def _can_tell(self) -> bool:
+    def _can_send(self) -> bool:
         return bool(self._held) and self._held[0].version <= self._database.visible
 
     @property
@@ -76,17 +76,17 @@ class Backup:
         return not self._is_made and self._held_bytes < HELD_BYTES
 
     def next_events(self) -> list[Event]:
-        """One piece, if there is one that may be shown; and one more is made."""
+        """Make one more piece, and return the events of the next one if they may be shown."""
         if self._can_make:
             self._make_piece()
-        if not self._can_tell:
+        if not self._can_send:
             return []
         piece = self._held.popleft()
         self._held_bytes -= piece.bytes
         return piece.events
 
     def close(self) -> None:
-        """Nobody listens any more."""
+        """Give back what the backup holds: its connection has ended."""
         self._is_made = True
         self._held.clear()
         self._repin(None)
@@ -103,7 +103,7 @@ class Backup:
         self._held_bytes += size
 
     def _next_piece(self) -> tuple[list[Event], int]:
-        """The events of a piece, and how many bytes they hold. Raises SnapshotGone."""
+        """Return the events of the next piece, and how many bytes they hold. Raises SnapshotGone."""
         data, self._begin = self._begin, b""
         groups, is_all = self._next_commits()
         if groups:
@@ -121,14 +121,14 @@ class Backup:
         return [("data", data, keys, keys), ("end", version, time, keys)], len(data)
 
     def _next_commits(self) -> tuple[list[Group], bool]:
-        """What was committed since the last piece, and whether that is all."""
+        """Return what was committed since the last piece, and whether that is all."""
         groups: list[Group] = []
         remaining_keys, budget_bytes = COMMITS_KEYS, COMMITS_BYTES
         for group in self._store.window.since(self._position):
             if remaining_keys <= 0 or budget_bytes <= 0:
                 return groups, False
             record = self._database.record_of_commits(group)
-            # What is forgotten was evicted since, which is told before the end.
+            # A forgotten value was evicted since; that commit is sent before the end.
             record.values = [b"" if value is FORGOTTEN else value for value in record.values]
             groups.append(record)
             remaining_keys -= len(group.heads)
@@ -140,13 +140,13 @@ class Backup:
         return groups, True
 
     def _repin(self, version: int | None) -> None:
-        """Pin nothing from now on but ``version``, which is pinned already."""
+        """Unpin the pinned version, in favour of ``version``, which is pinned already (None: of none)."""
         if self._pinned is not None:
             self._store.unpin(self._pinned)
         self._pinned = version
 
     def _take_slices(self) -> Iterator[Heads]:
-        """The current values, each as it is at the moment when its slice is taken."""
+        """Yield the current values in slices, each value as it is when its slice is taken."""
         find = self._store.find
         for part in self._store.parts():
             heads: list[Head] = []

@@ -3,7 +3,7 @@
 1. **Memory** is reserved for what is written; if that means to evict keys, these go in a commit before.
 2. What a transaction read is **validated**, after step 1, because an eviction may be of what it read.
 3. **Space** is reserved in the commit log.
-4. **Near caches** are told: the generations of the keys are bumped.
+4. **Near caches** are invalidated: the generations of the keys are bumped.
 5. The **change** is made in memory, at the time of its batch.
 6. The commit is **noted**: its deadlines, its quotas, and in the commit log.
 7. Watches are **woken**, at once without a log, and else when the commit is as durable as was promised.
@@ -30,7 +30,7 @@ from kvd.store.authors import Author
 from kvd.store.lifetimes import KEEP_TTL, NO_EXPIRY, Expiry
 from kvd.store.store import Store
 
-# ``on_growth`` is called each time the store has grown by this much beyond the most that it ever held.
+# ``on_growth`` is called each time the store has grown by this many keys beyond its largest size so far.
 GROWTH_KEYS = 65_536
 
 Written = TypeVar("Written", bound=Writes)

@@ -1,7 +1,7 @@
-"""Data directories that are written in one go: out of a backup, or out of another directory up to some point.
+"""Data directories that are written in one go: from a backup, or from another directory up to some point.
 
-A copy is another store: it has an id of its own, so that nobody who remembers versions of the old one, and perhaps
-later ones than the copy has, takes them for the same. While it is written a file beside it says that it is not whole.
+A copy is another store. It has an id of its own, because clients may remember versions of the old store, perhaps later
+ones than the copy has. While the copy is written, a file in its directory marks it as unfinished.
 """
 
 from collections.abc import Callable
@@ -15,31 +15,33 @@ from kvd.journal.disk import Disk
 from kvd.journal.records import LOG_MAGIC, Codec, Commits, Group, Header, Heads, Mark, Record
 from kvd.journal.recovery import Progress, follow
 
-# Behind the first segment, which would say that the log goes back to the beginning and no checkpoint is needed.
+# Not 1: the first segment of all would mean that the log goes back to the beginning and needs no checkpoint.
 _FIRST_NUMBER = 2
 Salt = Callable[[], int]  # a random number of 64 bits
 
 
 class Point(msgspec.Struct, frozen=True):
-    """The last commit that is wanted: by its version, or by its time in µs since the epoch; neither: all."""
+    """The last commit to be copied: by its version, or by its time in µs since the epoch; without either, all are."""
 
     version: int | None = None
     time: int | None = None
 
     def covers(self, version: int, time: int) -> bool:
-        """Whether a commit is at or before it."""
+        """Whether a commit of this version and time is at or before the point."""
         return (self.version is None or version <= self.version) and (self.time is None or time <= self.time)
 
 
-class _Enough(Exception):
-    """All that was wanted is there."""
+class _Reached(Exception):
+    """The copy has come to its point."""
 
 
 class UnfinishedCopy:
-    """A directory that is being filled; whoever finds it before ``finish`` is told that it is not whole."""
+    """A directory that is being filled. Until ``finish`` a mark says that it is unfinished, and no daemon starts on it.
+
+    The files of an earlier attempt are removed first. Raises OSError.
+    """
 
     def __init__(self, disk: Disk) -> None:
-        """Remove what an earlier attempt has left, and begin. Raises OSError."""
         self._disk = disk
         self._mark()
         for name in leftovers(disk.names()):
@@ -50,22 +52,23 @@ class UnfinishedCopy:
         self._disk.sync_directory()
 
     def finish(self) -> None:
-        """It is whole, and on the disk. Raises OSError."""
+        """Remove the mark, once all is on the disk. Raises OSError."""
         self._disk.sync_directory()
         self._disk.remove(names.UNFINISHED_COPY)
         self._disk.sync_directory()
 
 
-def leftovers(found: list[str]) -> list[str]:
-    """What an interrupted copy has left beside its mark: nobody's data."""
-    if names.UNFINISHED_COPY not in found:
+def leftovers(files: list[str]) -> list[str]:
+    """Return those of a directory's files that an interrupted copy has left beside its mark; no store needs them."""
+    if names.UNFINISHED_COPY not in files:
         return []
-    numbered = map(names.log, names.log_numbers(found)), map(names.checkpoint, names.checkpoint_numbers(found))
-    return [*numbered[0], *numbered[1], *filter(names.is_unfinished, found)]
+    logs = map(names.log, names.log_numbers(files))
+    checkpoints = map(names.checkpoint, names.checkpoint_numbers(files))
+    return [*logs, *checkpoints, *filter(names.is_unfinished, files)]
 
 
 class SegmentFile:
-    """A segment that is written from its beginning to its end, and nobody waits for. Its methods raise OSError."""
+    """A segment that is written from its beginning to its end, while no client waits. Its methods raise OSError."""
 
     def __init__(self, disk: Disk, header: Header) -> None:
         self._disk = disk
@@ -76,12 +79,12 @@ class SegmentFile:
         self._put(header.encode(LOG_MAGIC))
 
     def write(self, group: Group) -> None:
-        """The next commits."""
+        """Write the next commits."""
         self._record(Commits(self._version, [group]))
         self._version = group.version + group.commits - 1
 
     def finish(self, *, is_last: bool) -> None:
-        """Sync and close it; behind the last one nothing follows."""
+        """Sync and close it. The last segment gets a mark that nothing follows."""
         if is_last:
             self._record(Mark(self._version, self._version, True))
         self._disk.sync(self._descriptor)
@@ -100,7 +103,7 @@ class SegmentFile:
 
 
 class _Copy:
-    """Is told what a directory holds (``recovery.Target``), and writes it into another, up to ``point``."""
+    """Writes what it takes in from one directory (as ``recovery.Target``) into another, up to ``point``."""
 
     def __init__(self, disk: Disk, point: Point, store_id: bytes, salt: Salt) -> None:
         self._disk = disk
@@ -147,18 +150,18 @@ class _Copy:
             self.version, self.time = max(self.version, last), max(self.time, wanted.time)
             self._end_at(last)
         if wanted is not group:
-            raise _Enough
+            raise _Reached
 
     def _end_at(self, version: int) -> None:
-        """At once when the log is copied so far: what comes next may be damaged."""
+        """Stop at once when the log is copied up to the point: what comes next may be damaged."""
         if self._point.version is not None and version >= self._point.version:
-            raise _Enough
+            raise _Reached
 
     def end_of_replay(self, version: int) -> None:
-        """Nothing to do: the copy gives no version away that its log does not have."""
+        """Do nothing: the copy gives no version away that its log does not have."""
 
     def finish(self) -> None:
-        """Give the checkpoint its name, behind the log."""
+        """Give the checkpoint its name, after the log is on the disk."""
         self._finish_segment(is_last=True)
         if self._checkpoint is not None and self._ended is not None:
             self._checkpoint.finish(*self._ended)
@@ -170,7 +173,7 @@ class _Copy:
 
 
 def _up_to(group: Group, point: Point) -> Group | None:
-    """What of ``group`` is wanted: all of it, its first commits, or nothing."""
+    """Return what of ``group`` is to be copied: all of it, its first commits, or None."""
     last = group.version + group.commits - 1
     if point.covers(last, group.time):
         return group
@@ -190,15 +193,15 @@ def _up_to(group: Group, point: Point) -> Group | None:
 def copy(
     source: Disk, target: Disk, base: int, point: Point, store_id: bytes, salt: Salt, progress: Progress
 ) -> tuple[int, int]:
-    """Copy a directory from ``base`` up to ``point``, which it reaches; version and time of the last commit copied.
+    """Copy a directory from ``base`` up to ``point``, which it reaches; return version and time of the last commit.
 
-    History and remembered ids come along. Raises Damaged, NewerFormat, OSError.
+    History and remembered ids are copied, too. Raises Damaged, NewerFormat, OSError.
     """
     unfinished = UnfinishedCopy(target)
     written = _Copy(target, point, store_id, salt)
     try:
         follow(source, base, written, progress)
-    except _Enough:
+    except _Reached:
         pass
     written.finish()
     unfinished.finish()
@@ -206,7 +209,7 @@ def copy(
 
 
 def write_new(disk: Disk, database: Database, store_id: bytes, salt: Salt, progress: Progress) -> None:
-    """Make a directory of what a database holds now, without history. ``progress`` counts keys. Raises OSError."""
+    """Write what a database holds now into a directory, without history. ``progress`` counts keys. Raises OSError."""
     unfinished = UnfinishedCopy(disk)
     version, time = database.store.version, database.store.time
     header = Header(salt(), _FIRST_NUMBER, version, version, store_id)

@@ -38,6 +38,9 @@ from kvd.store.window import Group as CommittedGroup
 from kvd.store.window import WindowLimits
 
 _MAX_NUMBER = b"%d" % -(2**63)
+# Both are without state, so that all databases can share them.
+_MEMORY_JOURNAL = MemoryJournal()
+_NO_TIMERS = NullScheduler()
 
 Answer = TypeVar("Answer")
 
@@ -65,8 +68,8 @@ class Database:
         timer: Clock = boot_clock_us,
         *,
         contents: Replay | None = None,
-        journal: Journal | None = None,
-        scheduler: Scheduler | None = None,
+        journal: Journal = _MEMORY_JOURNAL,
+        scheduler: Scheduler = _NO_TIMERS,
         store_id: str = "",
         buffer_bytes: Callable[[], int] = _no_buffers,
         on_growth: Callable[[], None] = _ignore,
@@ -77,8 +80,8 @@ class Database:
         self.timer = contents.timer
         # Tells clients that what they remember of versions belongs to another store: memory starts anew each time.
         self.store_id = store_id or os.urandom(8).hex()
-        self.journal = journal or MemoryJournal()
-        self.scheduler = scheduler or NullScheduler()
+        self.journal = journal
+        self.scheduler = scheduler
         self.generations = Generations()
         self.wakeups = Wakeups()
         self.memory = MemoryManager(
@@ -114,7 +117,8 @@ class Database:
 
     def _on_visible(self) -> None:
         """More may be shown than before."""
-        self.memory.on_visible()
+        if self.memory.unshown_bytes:
+            self.memory.release_history()
         if self.wakeups.wakers:
             self.wakeups.wake()
 

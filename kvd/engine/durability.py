@@ -16,6 +16,8 @@ import asyncio
 from collections.abc import Callable
 from typing import Protocol
 
+import msgspec
+
 from kvd.journal.commit_log import CommitLog
 from kvd.journal.errors import NoSpace
 from kvd.journal.writer import LogWriter
@@ -28,14 +30,11 @@ CEILING_STEP = 1 << 20
 CEILING_RETRY_S = 1.0
 
 
-class LogPosition:
+class LogPosition(msgspec.Struct, frozen=True, gc=False):
     """How far the log has to be written, and synced, before a reply may leave: two versions."""
 
-    __slots__ = ("synced", "written")
-
-    def __init__(self, written: int, synced: int) -> None:
-        self.written = written
-        self.synced = synced
+    written: int
+    synced: int
 
     def add(self, other: "LogPosition") -> "LogPosition":
         """The position that satisfies both."""
@@ -62,11 +61,8 @@ class Durability(Protocol):
     always: bool
     sync_times: Histogram
 
-    def newest(self) -> int:
-        """The newest version that a reply may have to wait for."""
-
-    def is_settled(self, version: int) -> bool:
-        """Whether a reply that shows ``version``, the newest, may leave whatever its requests ask for."""
+    def newest_unsettled(self) -> int:
+        """The newest version that a reply may have to wait for; 0 if none has to, whatever its requests ask for."""
 
     def ceiling_for(self, version: int) -> int:
         """The highest version that may be shown before it is synced. Raised in advance, as ``version`` nears it."""
@@ -98,13 +94,9 @@ class MemoryDurability:
     def __init__(self) -> None:
         self.sync_times = Histogram(SYNC_BOUNDS)
 
-    def newest(self) -> int:
+    def newest_unsettled(self) -> int:
         """No reply waits for any version."""
         return 0
-
-    def is_settled(self, version: int) -> bool:
-        """Every reply may leave."""
-        return True
 
     def ceiling_for(self, version: int) -> int:
         """Every version may be shown."""
@@ -167,13 +159,11 @@ class LogDurability:
 
     # ------------------------------------------------------------------ what replies wait for
 
-    def newest(self) -> int:
-        """The newest version in the log; later ones are expiries without space in it, which happen again."""
-        return min(self._store.version, self._log.added)
-
-    def is_settled(self, version: int) -> bool:
-        """Whether a reply that shows ``version``, the newest, may leave whatever its requests ask for."""
-        return self.writer.sync_wanted <= version <= self.shown
+    def newest_unsettled(self) -> int:
+        """The newest version that a reply may have to wait for; 0 if none has to, whatever its requests ask for."""
+        # Versions that are not in the log are expiries without space in it, which happen again after a crash.
+        version = min(self._store.version, self._log.added)
+        return 0 if self.writer.sync_wanted <= version <= self.shown else version
 
     def ceiling_for(self, version: int) -> int:
         """The highest version that may be shown before it is synced. Raised in advance, as ``version`` nears it."""
@@ -210,7 +200,7 @@ class LogDurability:
     @property
     def is_occupied(self) -> bool:
         """Whether a commit that is made now waits for a sync that has not begun."""
-        return self.writer.is_occupied
+        return self.always and (self.writer.is_busy or self.writer.is_gathering)
 
     # ------------------------------------------------------------------ progress
 

@@ -1,12 +1,12 @@
-"""What is in a data directory, and what could be saved of a damaged one. Nothing here writes.
+"""What a data directory holds, and how much of a damaged one can be saved. Nothing here writes.
 
-Damage is not the end of everything behind it: a later checkpoint may have been written when all was well, and the log
-goes on from there. So what can be saved is looked for from each place where one may begin:
+Data after the damage is not lost: a later checkpoint may have been written before the damage, and the log goes on from
+there. So the extent of what can be saved is measured from each base, which is a place where a recovery may begin:
 
         base 1        ─ 1.log ─ 2.log ─ ✗            reaches the damage, with all history
-        base 3        3.checkpoint ─ 3.log ─ 4.log   reaches the end: the values are all there, history from here on
+        base 3        3.checkpoint ─ 3.log ─ 4.log   reaches the end: all values are there, history from here on
 
-The base that reaches the latest version is the one to save, of several the one with the most history.
+The base that reaches the latest version is the best. Of several such bases, the one with the most history is.
 """
 
 import msgspec
@@ -21,9 +21,9 @@ from kvd.journal.segments import CheckpointReader, SegmentReader
 
 
 class Extent(msgspec.Struct):
-    """How far one gets from ``base``: from version ``first`` (all of it can be made again) to ``version``.
+    """How far a recovery from ``base`` gets: from version ``first``, which it has completely, to ``version``.
 
-    Times in µs since the epoch, 0 where no commit tells one. ``damage`` is what ends it; None at the end of the log.
+    Times are µs since the epoch, 0 if no commit has one. ``damage`` is what ends it; None at the end of the log.
     """
 
     base: int
@@ -38,7 +38,7 @@ class Extent(msgspec.Struct):
 class CheckReport(msgspec.Struct):
     """What a directory holds. ``damages``: the first of each damaged file; empty if a daemon would start on it.
 
-    ``newest_known`` is the newest version that anything in it speaks of, ``saved`` what salvage would keep.
+    ``newest_known`` is the newest version that any file mentions, ``saved`` what salvage would keep.
     """
 
     recovered: Recovered | None
@@ -49,20 +49,20 @@ class CheckReport(msgspec.Struct):
     saved: Extent | None
 
 
-class _Measure:
-    """Is told what a directory holds (``recovery.Target``), and only notes how far that goes."""
+class _ExtentProbe:
+    """Takes in a directory (as ``recovery.Target``), and notes in ``extent`` only how far that goes."""
 
-    def __init__(self, reach: Extent) -> None:
-        self._reach = reach
+    def __init__(self, extent: Extent) -> None:
+        self._extent = extent
 
     def begin_load(self, header: Header) -> None:
-        """Nothing to note."""
+        """Note nothing."""
 
     def load(self, *piece: object) -> None:
-        """Nothing to note."""
+        """Note nothing."""
 
     def end_of_load(self, version: int, time: int) -> None:
-        self._reach.first, self._reach.first_time = version, time
+        self._extent.first, self._extent.first_time = version, time
 
     def begin_segment(self, header: Header, *, is_first: bool) -> None:
         self._note(header.watermark, 0)
@@ -71,50 +71,50 @@ class _Measure:
         self._note(group.version + group.commits - 1, group.time)
 
     def _note(self, version: int, time: int) -> None:
-        reach = self._reach
-        reach.version = max(reach.version, version)
-        reach.time = max(reach.time, time)
-        reach.usable = version >= reach.first  # before that, the checkpoint has some of what is missing here
+        extent = self._extent
+        extent.version = max(extent.version, version)
+        extent.time = max(extent.time, time)
+        extent.usable = version >= extent.first  # before that, some of the checkpoint is newer than the log
 
     def end_of_replay(self, version: int) -> None:
-        """Nothing to note."""
+        """Note nothing."""
 
 
-def measure(disk: Disk, base: int) -> Extent:
-    """How far one gets from ``base``. Raises NewerFormat, OSError."""
-    reach = Extent(base)
+def measure_extent(disk: Disk, base: int) -> Extent:
+    """Return how far a recovery from ``base`` gets. Raises NewerFormat, OSError."""
+    extent = Extent(base)
     try:
-        follow(disk, base, _Measure(reach))
+        follow(disk, base, _ExtentProbe(extent))
     except Damaged as error:
-        reach.damage = error
-    reach.time = max(reach.time, reach.first_time)
-    return reach
+        extent.damage = error
+    extent.time = max(extent.time, extent.first_time)
+    return extent
 
 
-def reaches(disk: Disk) -> list[Extent]:
-    """How far one gets from each base that is of any use. Raises NewerFormat, OSError."""
-    return [reach for base in bases(disk.names()) if (reach := measure(disk, base)).usable]
+def usable_extents(disk: Disk) -> list[Extent]:
+    """Return how far a recovery gets from each base that is of any use. Raises NewerFormat, OSError."""
+    return [extent for base in bases(disk.names()) if (extent := measure_extent(disk, base)).usable]
 
 
-def furthest(found: list[Extent]) -> Extent | None:
-    """The one with the latest version, of several the one with the most history."""
-    return max(found, key=lambda reach: (reach.version, -reach.base), default=None)
+def best_extent(extents: list[Extent]) -> Extent | None:
+    """Return the extent with the latest version, and of several such ones the one with the most history."""
+    return max(extents, key=lambda extent: (extent.version, -extent.base), default=None)
 
 
 def examine(disk: Disk, progress: Progress = lambda done, size: None) -> CheckReport:
-    """Look at everything. Raises NewerFormat, Unfinished, OSError."""
+    """Read and check everything. Raises NewerFormat, Unfinished, OSError."""
     contents = Replay()
     try:
         recovered = recover(disk, contents, progress)
     except Damaged as error:
         damages, newest_known = _survey(disk)
         damages = [error, *(each for each in damages if each.path != error.path)]
-        return CheckReport(None, 0, 0, damages, newest_known, furthest(reaches(disk)))
+        return CheckReport(None, 0, 0, damages, newest_known, best_extent(usable_extents(disk)))
     return CheckReport(recovered, contents.count_keys(), contents.store.time, [], recovered.version, None)
 
 
 def _survey(disk: Disk) -> tuple[list[Damaged], int]:
-    """The first damage within each file by itself, and the newest version that any of them speaks of."""
+    """Return the first damage within each file by itself, and the newest version that any file mentions."""
     damages: list[Damaged] = []
     newest = 0
     for name in disk.names():

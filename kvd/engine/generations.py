@@ -1,7 +1,7 @@
 """The table of generations that clients of the near cache read; ``kvd/protocol/near_cache.py`` says what for.
 
-It is a memfd, sealed so that its size is fixed and nobody can write to it any more but through the mapping made here
-before. Each client gets an opening of its own, read-only: with a shared one it could move our file offset or set flags.
+It is a memfd, sealed so that its size is fixed and only the mapping that was made here before can write to it. Each
+client gets an opening of its own, read-only: with a shared one it could move the daemon's file offset or set flags.
 """
 
 import fcntl
@@ -25,26 +25,29 @@ from kvd.protocol.near_cache import (
     table_bytes,
 )
 
-# A megabyte. With 20,000 writes a second to as many keys, a slot is hit by somebody else's key every 6 s or so.
+# A megabyte. With 20,000 writes a second to as many keys, another key hits a slot every 6 s or so.
 SLOTS = 1 << 17
-# A commit of more keys is not noted: nobody would fetch all that anew on the chance that it is read.
+# A commit of more keys is not noted: no client would fetch all of them again on the chance that they are read.
 MAX_NOTED_KEYS = 64
 _LEASE_NS = LEASE_MS * 1_000_000
 _LAST_NOTE = NOTES - 1
 
 
 class GenerationTable:
-    """The writing end. ``slots`` is a power of two. Raises OSError if the memory is not to be had."""
+    """The writing end. ``slots`` is a power of two. ``notes_changes``: clients are told which slots have changed last.
+
+    Raises OSError if the memory cannot be allocated.
+    """
 
     def __init__(self, slots: int = SLOTS, *, notes_changes: bool = True) -> None:
         self.slots = slots
-        # Python's hash of a string is keyed, with a key chosen at the start (unless PYTHONHASHSEED is set): nobody can
-        # choose keys beforehand that disturb another's slot.
+        # Python's hash of a string is keyed, with a key chosen at the start (unless PYTHONHASHSEED is set): no client
+        # can choose keys beforehand that disturb another client's slot.
         self._mask = slots - 1
         self._raised = 0
         self._descriptor = os.memfd_create("kvd-generations", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
-            # All of it now: a page that cannot be had later would kill the daemon when it is written to.
+            # All of it now: a page that cannot be allocated later would kill the daemon when it is written to.
             os.posix_fallocate(self._descriptor, 0, table_bytes(slots))
             words = memoryview(mmap.mmap(self._descriptor, table_bytes(slots))).cast("Q")
             fcntl.fcntl(self._descriptor, fcntl.F_ADD_SEALS, SEALS)
@@ -60,7 +63,10 @@ class GenerationTable:
         self._notes_changes = notes_changes
 
     def bump(self, keys: Iterable[str]) -> None:
-        """``keys`` are about to change. All get the same new generation: it is only ever compared with older ones."""
+        """Give the slots of ``keys``, which are about to change, a new generation.
+
+        They share it, because it is only ever compared with older ones.
+        """
         self._raised = raised = self._raised + 1
         generations, mask = self._generations, self._mask
         slots = [hashed & mask for hashed in map(hash, keys)]
@@ -76,35 +82,35 @@ class GenerationTable:
         else:
             for number, slot in enumerate(slots, at):
                 self._notes[number & _LAST_NOTE] = slot
-        # Counted behind: who sees the number sees the notes.
+        # Counted after the notes are written: a client that reads the number can read the notes.
         self._noted = self._words[NOTED] = self._noted + len(slots)
 
     def slots_and_generations(self, keys: Iterable[str]) -> list[tuple[int, int]]:
-        """The slots of ``keys`` and their generations now: what belongs to the values that they have now."""
+        """Return the slots of ``keys`` and their generations now, which belong to the values that they have now."""
         generations, mask = self._generations, self._mask
         return [(slot := hashed & mask, generations[slot]) for hashed in map(hash, keys)]
 
     def bump_all(self) -> None:
-        """Nothing that any client keeps is current any more."""
+        """Give every slot a new generation: no entry of any client is current any more."""
         self._raised = raised = self._raised + 1
         for slot in range(self.slots):
             self._generations[slot] = raised
 
     def extend_lease(self) -> None:
-        """Clients may trust the table for another LEASE_MS."""
+        """Let clients trust the table for another LEASE_MS."""
         self._words[LEASE] = time.monotonic_ns() + _LEASE_NS
 
     def end_lease(self) -> None:
-        """Nobody may trust it any more."""
+        """Let no client trust the table any more."""
         self._words[LEASE] = 0
 
     def open_read_only(self) -> int:
-        """A new opening of the table, for a client; the caller closes it. Raises OSError."""
+        """Return a new opening of the table, for a client; the caller closes it. Raises OSError."""
         return os.open(f"/proc/self/fd/{self._descriptor}", os.O_RDONLY | os.O_CLOEXEC)
 
 
 class Generations:
-    """Holds the table once a client with a near cache has attached; before, there is nothing to be told."""
+    """Holds the table, which is created when the first client with a near cache attaches."""
 
     __slots__ = ("table",)
 

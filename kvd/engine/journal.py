@@ -11,11 +11,11 @@ from collections.abc import Callable, Hashable
 from typing import Protocol
 
 from kvd.engine.records import RecordMaker
+from kvd.engine.replay import Replay
 from kvd.engine.writes import Writes
 from kvd.journal.commit_log import GROUP_BYTES, ID_BYTES, KEY_BYTES, CommitLog
 from kvd.journal.errors import NoSpace
 from kvd.journal.records import Group
-from kvd.store.store import Store
 
 
 class Journal(Protocol):
@@ -87,12 +87,12 @@ class LogProgress(Protocol):
 
 
 class DurableJournal:
-    """Adds the commits of ``store`` to ``log``."""
+    """Adds the commits of a database with these contents to ``log``."""
 
-    def __init__(self, log: CommitLog, store: Store, records: RecordMaker, progress: LogProgress) -> None:
+    def __init__(self, log: CommitLog, contents: Replay, progress: LogProgress) -> None:
         self._log = log
-        self._window = store.window
-        self._records = records
+        self._window = contents.store.window
+        self._records = RecordMaker(contents.store.lifetimes, contents.clock, contents.timer)
         self._progress = progress
         self._wake = progress.wake
         self._reserved = 0

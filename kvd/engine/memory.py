@@ -41,7 +41,8 @@ _OUTCOME_BYTES = 250
 class MemoryManager:
     """Makes room for what is written. ``evict`` deletes the keys of heads in a commit of its own.
 
-    ``visible`` gives the newest version that may be shown, ``buffer_bytes`` what the connections hold.
+    ``visible`` gives the newest version that may be shown, ``buffer_bytes`` what the connections hold. While
+    ``unshown_bytes`` of evictions may not be shown yet, ``release_history`` is to be called when more may be shown.
     """
 
     def __init__(
@@ -63,7 +64,7 @@ class MemoryManager:
         self._pressure_threshold = 2**64  # below this any write fits
         # Evictions that may not be shown yet: the version, and the bytes that go with the history after that.
         self._unshown: deque[tuple[int, int]] = deque()
-        self._unshown_bytes = 0
+        self.unshown_bytes = 0
         self._apply(Quotas(store))
 
     # ------------------------------------------------------------------ what is allowed
@@ -193,18 +194,13 @@ class MemoryManager:
         """How many bytes too many there are with ``size`` more, without those that go once they may be shown."""
         shown = max(self._visible(), self._store.window.oldest_readable)
         while self._unshown and self._unshown[0][0] <= shown:
-            self._unshown_bytes -= self._unshown.popleft()[1]
-        return self.used_bytes() - self._unshown_bytes + size - self.max_bytes
+            self.unshown_bytes -= self._unshown.popleft()[1]
+        return self.used_bytes() - self.unshown_bytes + size - self.max_bytes
 
     # ------------------------------------------------------------------ what goes
 
-    def on_visible(self) -> None:
-        """More may be shown than before: drop what was evicted and had to stay until then."""
-        if self._unshown:
-            self.release_history()
-
     def release_history(self) -> None:
-        """Drop history that is too much, after a change that reserves no room and takes some all the same."""
+        """Drop history that is too much, after a change that reserves no room, or once more of it may be shown."""
         if self.max_bytes and (excess := self.used_bytes() - self.max_bytes) > 0:
             self._store.trim_history(excess, self._visible(), even_pinned=False)
 
@@ -236,7 +232,7 @@ class MemoryManager:
         if self.max_bytes and self._store.version > self._visible():
             freed = group.size + sum(KEY_BYTES + len(head.key) for head in group.heads)
             self._unshown.append((self._store.version, freed))
-            self._unshown_bytes += freed
+            self.unshown_bytes += freed
 
 
 def _without_deletions(writes: Writes) -> Writes:

@@ -27,8 +27,8 @@ def refuse_leases() -> None:
 class NearCaches:
     """The clients with a near cache. ``slots`` is the size of the table to be created.
 
-    ``begin_leases`` raises OSError or EngineError if there can be no near caches. ``notes_changes``: clients are told
-    what has changed lately; not where a read of that would wait for the disk.
+    ``begin_leases`` raises OSError or EngineError if there can be no near caches. ``notes_changes``: clients learn
+    what has changed last; not where a read of that would wait for the disk.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
 """What the keys of each prefix take, and which of them may go: the rules that limit or evict keys.
 
 Each rule with a limit counts its keys and their bytes. Each rule that evicts has a queue of its keys, from which SIEVE
-takes those to go (``store/sieve.py``). Both follow the commits, which tell what changed.
+takes those to go (``store/sieve.py``). Both follow the commits.
 """
 
 from collections.abc import Callable, Iterable
@@ -207,7 +207,7 @@ def size_of(key: str, value: bytes) -> int:
 
 
 def largest_of_each(writes: Writes) -> list[Write]:
-    """``writes`` with each key once: of several commits of a key that are made together, the one that takes most."""
+    """Return ``writes`` with each key once: of several values of a key, which its commits have, the largest."""
     pairs = list(zip(writes, writes.values(), strict=True))
     if len(dict(pairs)) == len(pairs):
         return pairs

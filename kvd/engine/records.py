@@ -26,9 +26,10 @@ class RecordMaker:
 
     def commits(self, group: CommittedGroup) -> Group:
         """A group of the history window, with the expiries that its keys have now."""
-        heads, author = group.heads, group.author
+        heads, author, lifetimes = group.heads, group.author, self._lifetimes
         keys = list(map(_key, heads))
-        deadlines, ephemeral, wall = self.expiries_of(keys) if self._lifetimes else (None, None, None)
+        has_expiries = lifetimes.count or lifetimes.owners
+        deadlines, ephemeral, wall = self.expiries_of(keys) if has_expiries else (None, None, None)
         who = (author.uid, author.pid, author.name)
         values = list(map(_value, heads))
         return Group(heads[0].version, group.time, who, group.commits, keys, values, deadlines, ephemeral, wall=wall)
@@ -44,7 +45,7 @@ class RecordMaker:
         Without deadlines the first and the last are None; without ephemeral keys in the store the second is.
         """
         lifetimes = self._lifetimes
-        ephemeral = [key for key in keys if lifetimes.is_owned(key)] if lifetimes.has_owners else None
+        ephemeral = [key for key in keys if lifetimes.is_owned(key)] if lifetimes.owners else None
         found = zip(keys, lifetimes.deadlines_of(keys), strict=True)
         deadlines = {key: deadline for key, deadline in found if deadline is not None}
         if not deadlines:

@@ -3,6 +3,9 @@
 first commit ──▶ timer ──▶ drop some ──┬─ more to drop ──▶ again after UPKEEP_PAUSE_S
                                        ├─ not old enough ─▶ again when the oldest commit is due
                                        └─ history is empty: no timer, until the next commit
+
+Below a prefix with a shorter history, the next commit may be due before the oldest one. So while such a prefix has no
+commit that is still to be visited, the next commit arms the timer anew.
 """
 
 from kvd.engine.clocks import Clock
@@ -17,7 +20,7 @@ PINNED_PAUSE_S = 1.0
 
 
 class HistoryUpkeep:
-    """Drops old history of ``store``. ``is_armed``: a timer runs, so that a commit need not arm it."""
+    """Drops old history of ``store``. ``is_armed``: a timer runs that is early enough for the next commit, too."""
 
     def __init__(self, store: Store, clock: Clock, scheduler: Scheduler) -> None:
         self._store = store
@@ -39,6 +42,7 @@ class HistoryUpkeep:
             self.arm()
         elif (due_us := self.due_us()) is not None:
             self.arm(due_us / 1_000_000 + UPKEEP_PAUSE_S if due_us else PINNED_PAUSE_S)
+            self.is_armed = not self._store.retention.awaits_commit()
         else:
             self.is_armed = False
 

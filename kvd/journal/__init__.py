@@ -1,1 +1,1 @@
-"""The disk: every commit in a log, checkpoints beside it, and the way back from both. Formats: docs/formats.md."""
+"""The disk: a log of every commit, checkpoints beside it, and recovery from both. Formats: docs/formats.md."""

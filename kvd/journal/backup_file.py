@@ -1,14 +1,14 @@
-"""A backup: everything at one version, in one file that can be told and read from the first byte to the last.
+"""A backup: everything at one version, in one file that is written and read as a stream.
 
-It is a checkpoint with its piece of the commit log, the two side by side as they came to be:
+It is a checkpoint with its part of the commit log, interleaved in the order in which they were made:
 
         file   := header piece* end          header and records as in ``records.py``, with a magic of its own
-        piece  := commits | heads            what was committed since the last piece, or a slice of the keyspace
+        piece  := commits | heads            the commits since the last piece, or a slice of the keyspace
 
-Slices are taken while writes go on, each at a version of its own; a commit is there if it came behind the slice that
-has its keys, and perhaps if it did not. So whoever reads it applies every piece in order, passing over what is older
-than what is there already. At the end everything is as of the end's version, and not before: a file without its end
-record is none. No slice stands behind a commit that came after it.
+Slices are taken while writes go on, each at a version of its own. A commit is in the file if it came after the slice
+with its keys, and may be there otherwise. So a reader applies all pieces in order, and skips values that are older than
+those it has. Only at the end is everything as of the end's version: a file without its end record is not a backup. No
+slice stands after a commit that is newer than the slice.
 """
 
 from collections.abc import Callable, Iterator
@@ -32,12 +32,12 @@ from kvd.journal.records import (
 from kvd.journal.recovery import Target
 
 BACKUP_MAGIC = b"KVDBAK\r\n"
-# Above every version: until the end is known, all that comes may be older than what is there.
+# Above every version: until the end is known, each commit may be older than the loaded values.
 _NEVER = 2**63 - 1
 
 
 class BackupReader:
-    """The pieces of a backup, out of any stream. After the iteration, ``end`` is its last record.
+    """The pieces of a backup, read from any stream. After the iteration, ``end`` is its last record.
 
     ``path`` is for messages. Raises Damaged, NewerFormat, OSError.
     """
@@ -51,7 +51,7 @@ class BackupReader:
         self.end: End | None = None
 
     def __iter__(self) -> Iterator[Heads | Commits]:
-        """The pieces, in order. Raises Damaged where one is not whole, and at the end if it is not all."""
+        """Yield the pieces, in order. Raises Damaged at a damaged piece, and at the end if pieces are missing."""
         while self.end is None:
             begin = self.at
             record = self._record()
@@ -60,16 +60,18 @@ class BackupReader:
             elif isinstance(record, End):
                 self.end = record
             else:
-                raise Damaged(self.path, begin, "a record that no backup has")
+                raise Damaged(self.path, begin, "this kind of record does not belong in a backup")
         if self._stream.read(1):
-            raise Damaged(self.path, self.at, "it should end here")
+            raise Damaged(self.path, self.at, "the file should end here")
 
     def _record(self) -> AnyRecord:
         begin = self.at
         try:
             return decode(self._payload(begin))
         except DECODE_ERRORS as error:
-            raise Damaged(self.path, begin, f"a record with a right checksum that is none: {error}") from None
+            raise Damaged(
+                self.path, begin, f"the record's checksum is valid, but it cannot be decoded: {error}"
+            ) from None
 
     def _payload(self, begin: int) -> memoryview:
         head = self._read(RECORD_BYTES)
@@ -83,7 +85,7 @@ class BackupReader:
         return payload
 
     def _read(self, size: int) -> bytes:
-        """So many bytes, fewer at the end of the stream. A wrong length costs no more memory than there is to read."""
+        """Read ``size`` bytes, fewer at the end of the stream. A wrong size takes no extra memory."""
         parts = bytearray()
         while len(parts) < size and (part := self._stream.read(min(size - len(parts), 1 << 20))):
             parts += part
@@ -95,13 +97,13 @@ class CountingTarget(Target, Protocol):
     """A target of a recovery that knows how many keys it has."""
 
     def count_keys(self) -> int:
-        """How many keys have a value."""
+        """Return the number of keys that have a value."""
 
 
 def load_backup(reader: BackupReader, target: CountingTarget, progress: Callable[[int], None]) -> None:
     """Fill an empty target with a backup; ``progress`` is called with the number of bytes that have been read.
 
-    Raises Damaged, NewerFormat, OSError; then the target is of no use.
+    Raises Damaged, NewerFormat, OSError; then the target must not be used.
     """
     target.end_of_load(_NEVER, 0)
     for piece in reader:
@@ -114,6 +116,6 @@ def load_backup(reader: BackupReader, target: CountingTarget, progress: Callable
     assert reader.end is not None
     keys = target.count_keys()
     if keys != reader.end.keys:
-        raise Damaged(reader.path, reader.at, f"it should have {reader.end.keys} keys, and has {keys}")
+        raise Damaged(reader.path, reader.at, f"it should have {reader.end.keys} keys, but has {keys}")
     target.end_of_load(reader.end.version, reader.end.time)
     target.end_of_replay(reader.end.version)

@@ -1,8 +1,9 @@
 """Checkpoints: the current values in one file, written while writes go on.
 
-A checkpoint is *fuzzy*. It begins with a new segment of the log, number n, and lists the keyspace part by part; what
-changes meanwhile may be in it or not, but it is in the segments from n on in any case. Whoever loads it applies those
-segments, passing over what the checkpoint already has newer. No fork, no pinned version, nobody waits:
+A checkpoint is *fuzzy*. It begins with a new segment of the log, number n, and lists the keyspace part by part. A
+change that is made meanwhile may be in the checkpoint or not, but it is always in the segments from n on. Recovery
+loads the checkpoint and applies those segments, and skips writes of which the checkpoint has a newer version. No fork,
+no pinned version, and no client waits:
 
         segment   … n-1 │ n ─────────── writes ─────────────▶
         checkpoint      ├─ part 0 ─ part 1 ─ … ─ part 64 ─┤ sync the log through here, sync, rename
@@ -20,28 +21,28 @@ from kvd.journal.disk import Disk
 from kvd.journal.records import CHECKPOINT_MAGIC, Codec, End, Header, Heads
 from kvd.store.heads import FORGOTTEN, Head
 
-# Heads in one record, or bytes of keys and values if that is less: a slice of about a millisecond.
+# A record ends after this number of heads or of bytes of values: a slice of about a millisecond.
 SLICE_KEYS = 250
 SLICE_BYTES = 64 * 1024
 
 
 class HeadsSource(Protocol):
-    """What holds the current values: ``kvd.engine.database.Database``."""
+    """Where the current values come from: ``kvd.engine.database.Database``."""
 
     def parts(self) -> list[dict[str, Head]]:
-        """All current heads, in dicts that are small enough to be listed in one step."""
+        """Return all current heads, in dicts that are small enough to be listed in one step."""
 
     def record_of_values(self, heads: list[Head]) -> Heads:
-        """The record of these heads, none of which is a tombstone."""
+        """Return the record of these heads, none of which is a tombstone."""
 
 
 def slices(source: HeadsSource, slice_keys: int = SLICE_KEYS) -> Iterator[Heads]:
-    """The current values in records of about a millisecond's work; ``source`` may change between two of them."""
+    """Yield the current values in records of about a millisecond's work; ``source`` may change between two of them."""
     for part in source.parts():
         heads = list(part.values())
         begin = size = 0
         for number, head in enumerate(heads):
-            size += len(_told(head) or b"")
+            size += len(_value_of(head) or b"")
             if number - begin + 1 >= slice_keys or size >= SLICE_BYTES:
                 yield _record(source, heads[begin : number + 1])
                 begin, size = number + 1, 0
@@ -50,16 +51,16 @@ def slices(source: HeadsSource, slice_keys: int = SLICE_KEYS) -> Iterator[Heads]
 
 
 def _record(source: HeadsSource, heads: list[Head]) -> Heads:
-    return source.record_of_values([head for head in heads if _told(head) is not None])
+    return source.record_of_values([head for head in heads if _value_of(head) is not None])
 
 
-def _told(head: Head) -> bytes | None:
-    """Its value, if there is one: what is forgotten was superseded since the listing, so the log has what came then."""
+def _value_of(head: Head) -> bytes | None:
+    """Return the head's value, or None. A forgotten one was superseded since the listing: the log has the newer one."""
     return None if head.value is FORGOTTEN else head.value
 
 
 class CheckpointFile:
-    """A checkpoint that is being written; every method blocks and belongs into the worker. All raise OSError."""
+    """A checkpoint that is being written. Every method blocks, so call it in the worker thread; all raise OSError."""
 
     def __init__(self, disk: Disk, header: Header) -> None:
         self._disk = disk
@@ -76,13 +77,13 @@ class CheckpointFile:
             raise
 
     def write(self, record: Heads) -> None:
-        """One slice."""
+        """Write one slice."""
         if record.keys:
             self.keys += len(record.keys)
             self._put(self._codec.encode(record))
 
     def finish(self, version: int, time: int) -> int:
-        """Give it its name; its size. The log through ``version``, its newest, must be on the disk by now."""
+        """Give the file its name; return its size. Sync the log through ``version``, its newest, before this call."""
         self._put(self._codec.encode(End(self.keys, version, time)))
         self._disk.sync(self._descriptor)
         self._close()
@@ -91,14 +92,14 @@ class CheckpointFile:
         return self._at
 
     def abandon(self) -> None:
-        """Leave nothing of it, unless it has its name already: then it is whole."""
+        """Remove the file, unless it has its name already: then it is complete."""
         self._close()
         if names.unfinished(self._name) in self._disk.names():
             self._disk.remove(names.unfinished(self._name))
 
     def _close(self) -> None:
         if not self._is_closed:
-            self._is_closed = True  # whatever comes of it: the number may be another file's at once
+            self._is_closed = True  # even if closing fails: another file may get the number at once
             self._disk.close_file(self._descriptor)
 
     def _put(self, data: bytes) -> None:
@@ -107,11 +108,11 @@ class CheckpointFile:
 
 
 def remove_superseded(disk: Disk, ends: dict[int, int], oldest_readable: int) -> list[str]:
-    """Remove the files that neither the current values nor the history need; the names of those removed.
+    """Remove the files that neither the current values nor the history need; return their names.
 
-    ``ends`` has the version at which each checkpoint ended, by number. What is needed begins with the newest one that
-    ended at or before ``oldest_readable``, since from its end on every version can be made again; if there is none,
-    everything is needed.
+    ``ends`` has the version at which each checkpoint ended, by number. The newest checkpoint that ended at or before
+    ``oldest_readable`` and everything after it are needed, because every version from its end on can be recovered from
+    them. If there is no such checkpoint, all files are needed.
     """
     enough = [number for number, version in ends.items() if version <= oldest_readable]
     if not enough:

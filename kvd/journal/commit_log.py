@@ -1,17 +1,17 @@
-"""The commit log: where every commit goes before anybody hears of it.
+"""The commit log: every commit is in it before any client learns of the commit.
 
-The event loop *adds* groups of commits; a worker thread *writes* whatever has been added meanwhile, in one write and
-one sync. So one sync serves all commits that came while the last one ran (group commit):
+The event loop *adds* groups of commits. A worker thread *writes* all groups that were added meanwhile, in one write and
+one sync. So one sync serves all commits that were made during the last one (group commit):
 
         loop     add add ─ take ──── add add add ─── take ──── add …
         worker            write, sync ───────────────│ write, sync ──
                                      └▶ written, synced: replies may leave
 
-Room is reserved before a commit is applied, so that a full disk refuses it and can never lose it: the next segment,
-the *spare*, is allocated ahead, under an unfinished name. A segment that is full is synced before anything goes to the
-next one, so only the last can have a torn tail.
+Space is reserved before a commit is applied, so that a full disk refuses the commit and can never lose it. The next
+segment, the *spare*, is allocated in advance, under an unfinished name. A full segment is synced before the next one is
+written to, so only the last segment can have a torn tail.
 
-After the first error of a write or a sync nobody knows what is on the disk: from then on every call raises.
+After the first error of a write or a sync it is unknown what is on the disk: from then on every call raises.
 """
 
 import errno
@@ -29,15 +29,15 @@ from kvd.journal.errors import NoSpace
 from kvd.journal.records import HEADER_BYTES, LOG_MAGIC, Codec, Commits, Group, Header, Mark, Record
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-# What a group takes beside its keys and values, with a record of its own, and each key and each id, at most.
+# The most that a group takes in addition to its keys and values, with a record of its own; and each key, and each id.
 GROUP_BYTES = 320
-# Groups share a record, up to about so many bytes.
+# Groups share a record of up to about this size.
 COMMITS_BYTES = 256 * 1024
 KEY_BYTES = 48
 ID_BYTES = 128
-# A mark takes no more. Each segment keeps room for one at its end, the last word of a clean stop.
+# The most that a mark takes. Each segment keeps space for one at its end, for a clean stop.
 MARK_BYTES = 32
-# What a new segment has beside commits: its header, the ceiling, the last mark.
+# What a new segment holds in addition to commits: its header, the ceiling, the last mark.
 _BESIDE_BYTES = HEADER_BYTES + 2 * MARK_BYTES
 
 Params = ParamSpec("Params")
@@ -45,7 +45,7 @@ Result = TypeVar("Result")
 
 
 class Segment(msgspec.Struct, eq=False):
-    """The file that is written to; ``at`` is where the next record goes."""
+    """The file that is being written; ``at`` is the offset of the next record."""
 
     number: int
     descriptor: int
@@ -54,13 +54,13 @@ class Segment(msgspec.Struct, eq=False):
     size: int
 
     @property
-    def room(self) -> int:
-        """How many bytes still fit, before the last mark."""
+    def free_bytes(self) -> int:
+        """The number of bytes that still fit before the last mark."""
         return self.size - self.at - MARK_BYTES
 
 
 class Batch(msgspec.Struct, eq=False):
-    """What is written in one go. ``version`` is the newest in it; ``sizes`` is what was reserved for each group."""
+    """The groups of one write. ``version`` is the newest of them; ``sizes`` is what was reserved for each group."""
 
     groups: list[Group]
     sizes: list[int]
@@ -70,7 +70,7 @@ class Batch(msgspec.Struct, eq=False):
 def _final(
     call: "Callable[Concatenate[CommitLog, Params], Result]",
 ) -> "Callable[Concatenate[CommitLog, Params], Result]":
-    """Make an OSError of ``call`` the log's end: it is raised again by all that follow."""
+    """Make an OSError of ``call`` final: all later calls raise it again."""
 
     @wraps(call)
     def checked(self: "CommitLog", /, *args: Params.args, **kwargs: Params.kwargs) -> Result:
@@ -86,14 +86,14 @@ def _final(
 
 
 def _ignore(seconds: float) -> None:
-    """Do nothing with how long a sync took."""
+    """Ignore how long a sync took."""
 
 
 class CommitLog:
-    """One log, open for writing. ``salt`` gives a random number of 64 bits; ``on_sync`` gets the seconds a sync took.
+    """One log, open for writing. ``salt`` returns a random number of 64 bits; ``on_sync`` gets the seconds a sync took.
 
-    ``header`` says which segment is the first, and which versions are behind it: the last one in the log, and the last
-    one that may have been given away. Raises OSError.
+    ``header`` gives the number of the first segment and two versions: the last one in the log so far, and the last one
+    that clients may have seen. Raises OSError.
     """
 
     def __init__(
@@ -112,12 +112,13 @@ class CommitLog:
         self._spare: tuple[int, int] | None = None  # descriptor and size
         self._spare_number = header.number
         self._pending: list[Group] = []
+        self.pending = 0  # how many groups have been added and not taken
         self._sizes: list[int] = []
         self._outstanding_bytes = 0  # reserved and not yet written
         self.added = self.written = self.synced = header.watermark
-        self._given_before = header.version
+        self._seen_before = header.version
         self.bytes = 0  # written since it was opened
-        # Versions up to here may be given away before they are on the disk: after a crash the next goes behind it.
+        # Clients may see versions up to here before they are on the disk. After a crash the next version is above it.
         self.ceiling = 0
         self.error: OSError | None = None
         self._on_sync = on_sync
@@ -127,53 +128,49 @@ class CommitLog:
 
     @property
     def number(self) -> int:
-        """The segment that is written to."""
+        """The number of the segment that is being written."""
         return self._segment.number
 
     # ------------------------------------------------------------------ in the loop
 
     def reserve(self, size: int) -> None:
-        """Make sure that a record of up to ``size`` bytes fits. Raises NoSpace."""
-        wanted = self._outstanding_bytes + size
-        if wanted > self._segment.room and wanted > self._spare_bytes():
-            with self._lock:  # in the loop: more waits than a segment holds, or space may have come back
+        """Make sure that another record of up to ``size`` bytes fits. Raises NoSpace."""
+        wanted, segment = self._outstanding_bytes + size, self._segment
+        if wanted > segment.size - segment.at - MARK_BYTES and wanted > self._spare_bytes():
+            with self._lock:  # in the loop: more is waiting than a segment holds, or the disk may have space again
                 self._grow_spare(max(self._segment_bytes, wanted + _BESIDE_BYTES))
 
     def add(self, group: Group, size: int) -> None:
-        """Take in a group that was reserved for."""
+        """Add a group, for which ``size`` bytes were reserved."""
         self._pending.append(group)
+        self.pending += 1
         self._sizes.append(size)
         self._outstanding_bytes += size
         self.added = group.version + group.commits - 1
 
     @property
-    def pending(self) -> int:
-        """How many groups have been added and not taken."""
-        return len(self._pending)
-
-    @property
     def outstanding_bytes(self) -> int:
-        """The most that what has been added and not written yet takes."""
+        """The most bytes that the groups take that were added and not written yet."""
         return self._outstanding_bytes
 
     def group_of(self, version: int) -> Group:
-        """The group that has this version, which was added last or nearly so; an id may still be put into it."""
+        """Return the group that has this version, one of the last to be added; an id may still be put into it."""
         return next(group for group in reversed(self._pending) if group.version <= version)
 
     def take(self) -> Batch | None:
-        """What has been added since the last call; None if nothing has."""
+        """Take the groups that were added since the last call; None if there are none."""
         if not self._pending:
             return None
         batch = Batch(self._pending, self._sizes, self.added)
-        self._pending, self._sizes = [], []
+        self._pending, self._sizes, self.pending = [], [], 0
         return batch
 
     def fits_now(self) -> bool:
-        """Whether all that was added goes into the segment that is written to."""
-        return self._outstanding_bytes <= self._segment.room
+        """Whether all added groups fit into the segment that is being written."""
+        return self._outstanding_bytes <= self._segment.free_bytes
 
-    def done(self, batch: Batch) -> None:
-        """A batch has been written."""
+    def release(self, batch: Batch) -> None:
+        """Release what was reserved for a batch, after it was written."""
         self._outstanding_bytes -= sum(batch.sizes)
 
     # ------------------------------------------------------------------ in the worker, one call at a time
@@ -182,7 +179,7 @@ class CommitLog:
     def write(self, batch: Batch, *, sync: bool) -> None:
         """Write a batch, and wait for the disk if ``sync``.
 
-        Raises OSError: then nothing may be acknowledged any more.
+        Raises OSError: then no commit may be acknowledged from now on.
         """
         if sum(batch.sizes) <= COMMITS_BYTES:
             self._write_record(batch.groups)
@@ -197,13 +194,14 @@ class CommitLog:
             record = Commits(self.synced, groups)
             try:
                 self._put(record)
-            except NoSpace:  # it was not reserved for; so it has to fit behind what was
+            except NoSpace:  # nothing was reserved for this record, so it must fit after those with a reservation
                 self._append(self._segment.codec.encode(record))
             self.written = groups[-1].version + groups[-1].commits - 1
 
     def _put(self, record: Record) -> None:
-        encoded = self._segment.codec.encode(record)
-        if len(encoded) > self._segment.room:
+        segment = self._segment
+        encoded = segment.codec.encode(record)
+        if len(encoded) > segment.size - segment.at - MARK_BYTES:
             self.rotate()
             encoded = self._segment.codec.encode(record)
         self._append(encoded)
@@ -215,7 +213,7 @@ class CommitLog:
 
     @_final
     def sync(self) -> None:
-        """Wait until all that was written is on the disk. Raises OSError."""
+        """Wait until everything that was written is on the disk. Raises OSError."""
         written = self.written
         self._sync_file(self._segment.descriptor)
         self.synced = written
@@ -227,21 +225,21 @@ class CommitLog:
 
     @_final
     def raise_ceiling(self, version: int) -> None:
-        """Allow versions up to this one to be given away before they are on the disk. Raises NoSpace, OSError."""
+        """Allow clients to see versions up to this one before they are on the disk. Raises NoSpace, OSError."""
         self._put(Mark(self.synced, version, False))
         self.sync()
         self.ceiling = version
 
     @_final
     def mark(self) -> None:
-        """Vouch for what is on the disk, so that its loss would be noticed; if there is room. Raises OSError."""
-        if self._segment.room >= MARK_BYTES:
+        """Vouch for what is on the disk, if there is space, so that its loss would be noticed. Raises OSError."""
+        if self._segment.free_bytes >= MARK_BYTES:
             self._put(Mark(self.synced, self.ceiling, False))
             self.sync()
 
     @_final
     def rotate(self) -> int:
-        """Go on in a new segment, the old one synced and cut to its size; the new one's number.
+        """Begin a new segment, after syncing the old one and cutting it to its size; return the new number.
 
         Raises NoSpace, with nothing changed, and OSError.
         """
@@ -258,8 +256,8 @@ class CommitLog:
 
     @_final
     def close(self) -> None:
-        """The last word: all is on the disk, and nothing follows. Raises OSError."""
-        self.sync()  # before anybody can read the mark that says so
+        """Sync everything, and end the log with a clean mark. Raises OSError."""
+        self.sync()  # before the mark that says so can be read
         self._append(self._segment.codec.encode(Mark(self.written, self.written, True)))
         self._disk.truncate(self._segment.descriptor, self._segment.at)
         self.sync()
@@ -271,12 +269,12 @@ class CommitLog:
     # ------------------------------------------------------------------ segments
 
     def _begin(self) -> Segment:
-        """Make the spare the segment: it gets its name only when all it has to begin with is on the disk."""
+        """Make the spare the segment: it gets its name only when its header and ceiling are on the disk."""
         with self._lock:
             assert self._spare is not None
             (descriptor, size), number = self._spare, self._spare_number
             self._spare, self._spare_number = None, number + 1
-        header = Header(self._salt(), number, max(self._given_before, self.written), self.written, self._store_id)
+        header = Header(self._salt(), number, max(self._seen_before, self.written), self.written, self._store_id)
         codec = Codec(header.salt)
         ceiling = codec.encode(Mark(self.synced, self.ceiling, False)) if self.ceiling else b""
         self._disk.write(descriptor, header.encode(LOG_MAGIC) + ceiling, 0)
@@ -286,7 +284,7 @@ class CommitLog:
         return Segment(number, descriptor, codec, HEADER_BYTES + len(ceiling), size)
 
     def _make_spare_if_possible(self) -> None:
-        """Without one, commits are refused when the segment is full; each of them tries again."""
+        """Make a spare, unless the disk is full: then a full segment refuses commits, and each of them tries again."""
         with self._lock:
             try:
                 self._grow_spare(self._segment_bytes)
@@ -294,7 +292,7 @@ class CommitLog:
                 pass
 
     def _grow_spare(self, size: int) -> None:
-        """See that the spare has at least ``size`` bytes; whoever calls holds the lock. Raises NoSpace."""
+        """Make sure that the spare has at least ``size`` bytes; the caller holds the lock. Raises NoSpace."""
         try:
             if self._spare is None:
                 self._spare = self._new_spare(size)
@@ -302,7 +300,7 @@ class CommitLog:
                 self._disk.allocate(self._spare[0], size)
                 self._spare = self._spare[0], size
         except OSError as error:
-            why = "no space left in" if error.errno in _FULL else f"{error.strerror}: no room can be made in"
+            why = "no space left in" if error.errno in _FULL else f"{error.strerror}: cannot allocate space in"
             raise NoSpace(f"{why} {self._disk.directory}; nothing was written") from error
 
     def _new_spare(self, size: int) -> tuple[int, int]:
@@ -322,7 +320,7 @@ class CommitLog:
 
 
 def _in_records(batch: Batch) -> Iterator[list[Group]]:
-    """The groups of a batch, as many together as share a record; those reserved for together always do."""
+    """Yield the groups of a batch that share a record; groups with one reservation always do."""
     groups: list[Group] = []
     size = 0
     for group, group_size in zip(batch.groups, batch.sizes, strict=True):

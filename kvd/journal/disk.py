@@ -1,7 +1,7 @@
-"""Every call to the system that the journal makes, and no other module makes one.
+"""All system calls of the journal; no other module of it makes any.
 
-So a test can stand in between: record what happens in which order, let a call fail, or lose what was not synced. All
-paths are names within one directory.
+So a test can put a disk of its own in this place: one that records the order of calls, fails, or loses unsynced data.
+All paths are names within one directory.
 """
 
 import errno
@@ -23,19 +23,19 @@ class Disk:
         self._descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
     def close(self) -> None:
-        """Give the directory's descriptor back."""
+        """Close the directory's descriptor."""
         os.close(self._descriptor)
 
     def path(self, name: str) -> str:
-        """For messages."""
+        """Return the full path of a file, for messages."""
         return os.path.join(self.directory, name)
 
     def names(self) -> list[str]:
-        """The regular files there are, in order."""
+        """Return the names of the regular files, in order."""
         return sorted(entry.name for entry in os.scandir(self.directory) if entry.is_file(follow_symlinks=False))
 
     def size(self, name: str) -> int:
-        """How many bytes a file has."""
+        """Return the size of a file in bytes."""
         return os.stat(name, dir_fd=self._descriptor, follow_symlinks=False).st_size
 
     def read(self, name: str, max_bytes: int | None = None) -> bytes:
@@ -51,12 +51,12 @@ class Disk:
     def read_sparse(self, name: str) -> tuple[memoryview, int]:
         """Return a file, and an offset from which on it holds nothing but zeros, exact to a step.
 
-        For files that are mostly zeros, as a log segment is that was allocated and not filled: what the file system
-        knows to be unwritten is not read, and zeros that are read take no memory. Every other byte is looked at.
+        For files that are mostly zeros, such as a log segment that was allocated and not filled. What the file system
+        knows to be unwritten is not read, and zeros that are read take no memory. Every other byte is read.
         """
         with self._opened(name, os.O_RDONLY) as descriptor:
             size = os.fstat(descriptor).st_size
-            # Reading ahead would make pages of what was never written, and pages count as data.
+            # Without this, the kernel reads ahead into unwritten space, and then counts these pages as data.
             os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)
             content = _zeros(size)
             step = bytearray(_STEP_BYTES)
@@ -67,19 +67,19 @@ class Disk:
                     break
                 piece, zeros = (step, _ZEROS) if count == _STEP_BYTES else (step[:count], bytes(count))
                 count = min(count, size - at)  # as the file may have grown
-                if piece != zeros:  # of a bytearray this is memcmp, of a memoryview it is not
+                if piece != zeros:  # of a bytearray this is memcmp; of a memoryview it is not
                     content[at : at + count] = memoryview(piece)[:count]
                     used = at + count
                 at += count
         return content, used
 
     def create(self, name: str) -> int:
-        """A new, empty file, open for writing; the descriptor. One that is left over under this name goes."""
+        """Create an empty file, or empty the one of this name; return a descriptor for writing."""
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
         return os.open(name, flags, 0o600, dir_fd=self._descriptor)
 
     def allocate(self, descriptor: int, size: int) -> None:
-        """Make sure that there is room for ``size`` bytes, zeros until they are written."""
+        """Allocate ``size`` bytes, which read as zeros until they are written."""
         os.posix_fallocate(descriptor, 0, size)
 
     def write(self, descriptor: int, data: bytes, offset: int) -> None:
@@ -93,7 +93,7 @@ class Disk:
             offset += written
 
     def sync(self, descriptor: int) -> None:
-        """Wait until what was written to a file is on the disk."""
+        """Wait until everything that was written to a file is on the disk."""
         os.fdatasync(descriptor)
 
     def sync_directory(self) -> None:
@@ -101,7 +101,7 @@ class Disk:
         os.fsync(self._descriptor)
 
     def truncate(self, descriptor: int, size: int) -> None:
-        """Cut a file off."""
+        """Cut a file to ``size`` bytes."""
         os.ftruncate(descriptor, size)
 
     def close_file(self, descriptor: int) -> None:
@@ -109,7 +109,7 @@ class Disk:
         os.close(descriptor)
 
     def rename(self, old: str, new: str) -> None:
-        """Give a file another name; one that had it goes."""
+        """Rename a file, and replace the one that had the new name."""
         os.rename(old, new, src_dir_fd=self._descriptor, dst_dir_fd=self._descriptor)
 
     def remove(self, name: str) -> None:
@@ -143,12 +143,12 @@ def _next_data(descriptor: int, at: int, size: int) -> int:
 
 
 def check_owner(directory: str) -> str | None:
-    """Why ``directory`` should not hold a data directory's files; None if it may."""
+    """Return the reason why ``directory`` must not hold a data directory's files; None if it may."""
     found = os.stat(directory)
     if not stat.S_ISDIR(found.st_mode):
         return "it is not a directory"
     if found.st_uid != os.geteuid():
         return f"it belongs to uid {found.st_uid}, and this process is uid {os.geteuid()}"
     if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        return "others than its owner can write it; run: chmod go-w " + directory
+        return "other users than its owner can write to it; run: chmod go-w " + directory
     return None

@@ -1,16 +1,16 @@
-"""What can be wrong with a data directory, by what the person has to do about it."""
+"""What can be wrong with a data directory; one class for each thing that a person can do about it."""
 
 
 class JournalError(Exception):
-    """The data directory cannot be used; nothing in it was changed."""
+    """The data directory cannot be used; nothing in it changed."""
 
 
 class NoSpace(Exception):
-    """There is no room on the disk for a commit; nothing was changed. Reads go on, and space may come back."""
+    """The disk has no space for a commit; nothing changed. Reads go on, and the disk may have space again later."""
 
 
 class Damaged(JournalError):
-    """What was promised to be on disk is not readable. ``path`` and ``offset`` say where, ``reason`` what."""
+    """Data that was known to be on disk cannot be read. ``path`` and ``offset`` say where, ``reason`` says why."""
 
     def __init__(self, path: str, offset: int, reason: str) -> None:
         super().__init__(f"{path} is damaged at byte {offset}: {reason}")
@@ -23,7 +23,7 @@ class Unfinished(JournalError):
     """A restore into the directory, or a salvage, was interrupted."""
 
     def __init__(self, directory: str) -> None:
-        super().__init__(f"what is in {directory} is not whole: a restore or salvage did not end; do it again")
+        super().__init__(f"{directory} is incomplete: a restore or salvage into it was interrupted; run it again")
 
 
 class NewerFormat(JournalError):

@@ -1,10 +1,10 @@
-"""What the files of a data directory are called.
+"""The names of the files of a data directory.
 
 0000000007.log          segment 7 of the commit log
 0000000007.checkpoint   everything before segment 7, and perhaps some of it
-*.tmp                   not finished: of no use to anybody, removed at the next start
+*.tmp                   unfinished, useless, and removed at the next start
 lock                    held by the daemon that uses the directory
-unfinished-copy         a restore or a salvage did not end: what is beside it is of no use
+unfinished-copy         a restore or salvage was interrupted: the other files are incomplete
 """
 
 _DIGITS = 10
@@ -14,32 +14,32 @@ _LOG, _CHECKPOINT, _UNFINISHED = ".log", ".checkpoint", ".tmp"
 
 
 def log(number: int) -> str:
-    """The name of a segment."""
+    """Return the name of a segment."""
     return f"{number:0{_DIGITS}d}{_LOG}"
 
 
 def checkpoint(number: int) -> str:
-    """The name of the checkpoint behind which segment ``number`` begins."""
+    """Return the name of the checkpoint that segment ``number`` follows."""
     return f"{number:0{_DIGITS}d}{_CHECKPOINT}"
 
 
 def unfinished(name: str) -> str:
-    """What a file is called until it is whole."""
+    """Return the name of a file until it is complete."""
     return name + _UNFINISHED
 
 
 def is_unfinished(name: str) -> bool:
-    """Whether this is a leftover."""
+    """Whether this is the name of an unfinished file."""
     return name.endswith(_UNFINISHED)
 
 
 def log_numbers(names: list[str]) -> list[int]:
-    """The numbers of the segments among ``names``, in order."""
+    """Return the numbers of the segments among ``names``, in order."""
     return _numbers(names, _LOG)
 
 
 def checkpoint_numbers(names: list[str]) -> list[int]:
-    """The numbers of the checkpoints among ``names``, in order."""
+    """Return the numbers of the checkpoints among ``names``, in order."""
     return _numbers(names, _CHECKPOINT)
 
 

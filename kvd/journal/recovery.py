@@ -1,12 +1,12 @@
-"""The way back: from the files of a data directory to the store as it was.
+"""Recovery: from the files of a data directory to the store as it was.
 
-1. The oldest checkpoint that is kept is loaded: the current values as of its end, roughly. As long as the very first
-   segment is still there, the history reaches back to the beginning and no checkpoint is needed.
-2. The segments from its number on are applied, in order. Up to the checkpoint's end only what is newer than what it
-   has; behind it commit by commit, so that history, authors and remembered ids come back too.
-3. A torn tail is left out. Anything else that is amiss raises, and nothing was changed.
+1. Load the oldest checkpoint that is kept: approximately the values as of its end. As long as the very first segment
+   exists, the history reaches back to the beginning and no checkpoint is needed.
+2. Apply the segments from its number on, in order. Up to the checkpoint's end, apply only writes that are newer than
+   the loaded values. After it, apply commit by commit, so that history, authors and idempotency ids come back too.
+3. Leave out a torn tail. Any other fault raises, and nothing was changed.
 
-Nothing here writes. What must be on disk before anybody is served is ``prepare_tail``'s matter.
+Only ``prepare_tail`` writes: it makes the recovered commits durable before the daemon serves any client.
 """
 
 import gc
@@ -22,19 +22,19 @@ from kvd.journal.records import Group, Header
 from kvd.journal.segments import CheckpointReader, SegmentReader, TornTail
 
 Progress = Callable[[int, int], None]  # bytes done, bytes in all
-# Progress is told about each time when so many more have been done.
+# Progress is reported each time this number of bytes more has been done.
 _STEP_BYTES = 1024 * 1024
 
 
 class Target(Protocol):
-    """What takes in the contents of a directory: ``kvd.engine.replay.Replay``, or a copy (``kvd/engine/copying.py``).
+    """What receives the contents of a directory: ``kvd.engine.replay.Replay``, or a copy (``kvd/engine/copying.py``).
 
-    First a checkpoint if there is one: ``begin_load``, ``load`` for each of its pieces, ``end_of_load``. Then the
+    First a checkpoint, if there is one: ``begin_load``, ``load`` for each of its pieces, ``end_of_load``. Then the
     segments.
     """
 
     def begin_load(self, header: Header) -> None:
-        """A checkpoint begins."""
+        """Begin a checkpoint."""
 
     def load(
         self,
@@ -45,23 +45,26 @@ class Target(Protocol):
         ephemeral: list[str] | None,
         wall: int | None,
     ) -> None:
-        """A piece of the checkpoint."""
+        """Load a piece of the checkpoint."""
 
     def end_of_load(self, version: int, time: int) -> None:
-        """The checkpoint ended at ``version``: up to there, what follows may be in it already."""
+        """End the checkpoint, which ended at ``version``: it may contain commits up to there that follow in the log."""
 
     def begin_segment(self, header: Header, *, is_first: bool) -> None:
-        """The next groups are out of this segment."""
+        """Begin a segment, from which the next groups come."""
 
     def replay(self, group: Group) -> None:
-        """The next commits."""
+        """Apply the next commits."""
 
     def end_of_replay(self, version: int) -> None:
-        """That was all; nothing at or before ``version`` may be given to a commit again."""
+        """End the recovery; no later commit may get a version at or before ``version``."""
 
 
 class Recovered(msgspec.Struct):
-    """What was found. ``number``: of the newest segment, 0 without any; ``ceiling``: versions below may be taken."""
+    """The result of a recovery.
+
+    ``number`` is that of the newest segment, 0 without any. Clients may have seen versions up to ``ceiling``.
+    """
 
     store_id: bytes = b""
     number: int = 0
@@ -81,7 +84,7 @@ def recover(disk: Disk, target: Target, progress: Progress = lambda done, size: 
     if names.UNFINISHED_COPY in found:
         raise Unfinished(disk.directory)
     base = bases(found)[0]
-    # Nothing of what is made here is garbage, and looking for some again and again takes a fifth of the time.
+    # Nothing that is made here is garbage, and repeated garbage collections take a fifth of the time.
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -95,13 +98,13 @@ def recover(disk: Disk, target: Target, progress: Progress = lambda done, size: 
 
 
 def bases(found: list[str]) -> list[int]:
-    """Where one may begin, the most history first: the first segment, or a checkpoint, each by its number."""
+    """Return where a recovery can begin, the most history first: the first segment, or checkpoints, by number."""
     segments, checkpoints = names.log_numbers(found), names.checkpoint_numbers(found)
     return checkpoints if checkpoints and 1 not in segments else sorted({1, *checkpoints})
 
 
 def follow(disk: Disk, base: int, target: Target, progress: Progress = lambda done, size: None) -> Recovered:
-    """Tell ``target`` all that there is from ``base`` on, but for the end. Raises Damaged, NewerFormat, OSError."""
+    """Give ``target`` everything from ``base`` on, but not ``end_of_replay``. Raises Damaged, NewerFormat, OSError."""
     found = disk.names()
     recovered = Recovered()
     has_checkpoint = base in names.checkpoint_numbers(found)
@@ -120,15 +123,15 @@ def follow(disk: Disk, base: int, target: Target, progress: Progress = lambda do
             recovered.version = group.version + group.commits - 1
             recovered.commits += group.commits
             if reader.end >= meter.due:
-                meter.tell(reader.end)
+                meter.report(reader.end)
         _note(reader, recovered, is_last=number == needed[-1])
-        meter.done(reader.size)
+        meter.end_file(reader.size)
     _check_reached(disk, recovered)
     return recovered
 
 
 class _Meter:
-    """Tells now and then how far it is. ``due``: at which byte of the present file it is time again."""
+    """Reports progress. ``due`` is the byte of the current file at which the next report is due."""
 
     def __init__(self, progress: Progress, size: int) -> None:
         self._progress = progress
@@ -136,27 +139,27 @@ class _Meter:
         self._before = 0
         self.due = _STEP_BYTES
 
-    def tell(self, at: int) -> None:
-        """It has come to this byte of the present file."""
+    def report(self, at: int) -> None:
+        """Report that the recovery is at this byte of the current file."""
         self.due = at + _STEP_BYTES
         self._progress(self._before + at, self._size)
 
-    def done(self, size: int) -> None:
-        """The present file is done, which has so many bytes."""
+    def end_file(self, size: int) -> None:
+        """Report that the current file, of ``size`` bytes, is done."""
         self._before += size
         self.due = _STEP_BYTES
         self._progress(self._before, self._size)
 
 
 def _check_complete(disk: Disk, base: int, needed: list[int], has_checkpoint: bool) -> None:
-    """Every segment from the base on has to be there."""
+    """Check that no segment from the base on is missing."""
     if not needed:
         if has_checkpoint:
-            raise Damaged(disk.path(names.log(base)), 0, "it is missing")
+            raise Damaged(disk.path(names.log(base)), 0, "the file is missing")
         return
     for expected, number in enumerate(needed, base):
         if number != expected:
-            raise Damaged(disk.path(names.log(expected)), 0, "it is missing, and later ones are there")
+            raise Damaged(disk.path(names.log(expected)), 0, "the file is missing, but later segments exist")
 
 
 def _load(reader: CheckpointReader, target: Target, recovered: Recovered, meter: _Meter) -> None:
@@ -164,8 +167,8 @@ def _load(reader: CheckpointReader, target: Target, recovered: Recovered, meter:
     for piece in reader:
         target.load(piece.keys, piece.values, piece.versions, piece.deadlines, piece.ephemeral, piece.wall)
         if reader.at >= meter.due:
-            meter.tell(reader.at)
-    meter.done(reader.size)
+            meter.report(reader.at)
+    meter.end_file(reader.size)
     assert reader.end is not None
     recovered.checkpoints[reader.header.number] = reader.end.version
     recovered.store_id = reader.header.store_id
@@ -174,7 +177,7 @@ def _load(reader: CheckpointReader, target: Target, recovered: Recovered, meter:
 
 
 def _check_other_checkpoints(disk: Disk, base: int, recovered: Recovered) -> None:
-    """Those that are not needed today may be the base one day."""
+    """Check the checkpoints that this recovery does not need: they may be the base of a later one."""
     for number in names.checkpoint_numbers(disk.names()):
         if number != base:
             reader = CheckpointReader(disk, number)
@@ -193,10 +196,10 @@ def _check_store(reader: CheckpointReader | SegmentReader, recovered: Recovered)
 
 
 def _check_reached(disk: Disk, recovered: Recovered) -> None:
-    """The log was on the disk through the end of a checkpoint before that got its name."""
+    """Check that the log reaches the end of each checkpoint, as it did when the checkpoint got its name."""
     for number, version in recovered.checkpoints.items():
         if version > recovered.version:
-            text = f"it ends with version {recovered.version}, and {names.checkpoint(number)} with {version}"
+            text = f"it ends at version {recovered.version}, but {names.checkpoint(number)} ends at {version}"
             raise Damaged(disk.path(names.log(recovered.number)), recovered.tail_end, text)
 
 
@@ -204,26 +207,26 @@ def _check_follows(reader: SegmentReader, recovered: Recovered) -> None:
     header = reader.header
     _check_store(reader, recovered)
     if recovered.number and header.watermark != recovered.version:
-        text = f"it goes on behind version {header.watermark}, and the segment before it ends with {recovered.version}"
+        text = f"it begins after version {header.watermark}, but the segment before it ends at {recovered.version}"
         raise Damaged(reader.path, 0, text)
     recovered.version = max(recovered.version, header.watermark)
 
 
 def _note(reader: SegmentReader, recovered: Recovered, *, is_last: bool) -> None:
     if reader.torn is not None and not is_last:
-        raise Damaged(reader.torn.path, reader.torn.offset, "it is torn, though later segments are there")
+        raise Damaged(reader.torn.path, reader.torn.offset, "it is torn, but later segments exist")
     recovered.number = reader.header.number
-    # Each segment says again which versions may have been given away when it was begun.
+    # Each segment repeats which versions clients may have seen when it was begun.
     recovered.ceiling = reader.ceiling
     recovered.clean, recovered.torn, recovered.tail_end = reader.clean, reader.torn, reader.end
     recovered.log_bytes += reader.end
 
 
 def prepare_tail(disk: Disk, recovered: Recovered) -> None:
-    """Make what was recovered from the newest segment certain, before anybody is served. Raises OSError.
+    """Make the commits that were recovered from the newest segment durable, before serving clients. Raises OSError.
 
-    After a crash its pages may show what never reached the disk, and after a failed sync they may even be lost: so it
-    is copied, synced, and takes the old one's place. Unfinished files go.
+    After a crash the segment's pages in memory may hold data that never reached the disk, and after a failed sync they
+    may even be lost later. So the segment is copied, synced, and replaced by the copy. Unfinished files are removed.
     """
     for name in disk.names():
         if names.is_unfinished(name):

@@ -39,7 +39,8 @@ def _flush_nothing() -> None:
 
 class LogWriter:
     """Has ``log`` written. ``written``, ``synced``: the versions up to which it is, as of the last ``on_progress``.
-    ``sync_wanted``: the newest version whose sync a client has waited for.
+    ``sync_wanted``: the newest version whose sync a client has waited for. ``is_busy``: the thread uses the log;
+    ``is_gathering``: a cycle waits for clients that were just answered.
 
     ``always``: each cycle syncs. ``interval_s``: what was only written is synced after this time; None: when the system
     likes. ``on_progress`` is called when more is written or synced, ``on_failure`` when the log fails.
@@ -64,11 +65,12 @@ class LogWriter:
         self.written = self.synced = self._marked = log.synced
         self._thread = ThreadPoolExecutor(1, "commit-log")
         self._due: asyncio.Handle | None = None  # a cycle at the end of this turn of the loop
-        self._is_busy = False  # the thread has something to do with the log
+        self.is_busy = False
         self._is_syncing = False  # and it is no more than a sync
         self._free = asyncio.Event()
         self._is_failed = False
-        # While clients that were just answered get time to come back: the timer, and how many commits would be all.
+        # While it waits for clients: the timer, and how many commits would be those of all of them.
+        self.is_gathering = False
         self._gathering: asyncio.TimerHandle | None = None
         self._gathered = 0
         # Commits that are not in the log yet, and what makes them.
@@ -83,9 +85,9 @@ class LogWriter:
 
     def wake(self) -> None:
         """Begin a cycle at the end of this turn of the loop, so that it takes all that the turn adds."""
-        if self._due is not None or self._is_busy or self._is_failed:
+        if self._due is not None or self.is_busy or self._is_failed:
             return
-        if self._gathering is None or self._log.pending + self._expected >= self._gathered:
+        if not self.is_gathering or self._log.pending + self._expected >= self._gathered:
             self._due = self._loop.call_soon(self._begin_cycle)
 
     def want(self, written: int, synced: int) -> None:
@@ -96,13 +98,8 @@ class LogWriter:
                 self._loop.call_soon(self._write_during_sync)
         if synced > self.synced and synced > self.sync_wanted:
             self.sync_wanted = synced
-        if not self._is_busy:
+        if not self.is_busy:
             self.wake()
-
-    @property
-    def is_occupied(self) -> bool:
-        """Whether a commit that is made now waits for a sync that has not begun."""
-        return self._always and (self._is_busy or self._gathering is not None)
 
     def expect(self, count: int, flush: Callable[[], None]) -> None:
         """Call ``flush``, which makes ``count`` commits, before the next cycle."""
@@ -111,7 +108,7 @@ class LogWriter:
 
     def write_at_once(self) -> None:
         """Begin the cycle that is due, unless clients get time to come back."""
-        if self._due is not None and self._gathering is None:
+        if self._due is not None and not self.is_gathering:
             self._begin_cycle()
 
     # ------------------------------------------------------------------ a cycle
@@ -119,32 +116,31 @@ class LogWriter:
     def _begin_cycle(self) -> None:
         if self._gathering is not None:
             self._gathering.cancel()
-            self._gathering = None
-        if self._expected and not self._is_busy:
+            self._gathering, self.is_gathering = None, False
+        if self._expected and not self.is_busy:
             self._expected = 0
             self._flush()
         if self._due is not None:
             self._due.cancel()
             self._due = None
-        if self._is_busy or self._is_failed:
+        if self.is_busy or self._is_failed:
             return
         is_wanted = self.sync_wanted > self.synced
+        sync = self._always or is_wanted
         batch = self._log.take()
-        if batch is not None or is_wanted:
-            self._write(batch or Batch([], [], self.written), sync=self._always or is_wanted)
-
-    def _write(self, batch: Batch, *, sync: bool) -> None:
+        if batch is None:
+            if not is_wanted:
+                return
+            batch = Batch([], [], self.written)
         if sum(batch.sizes) > INLINE_BYTES:
             self._begin_work(batch, partial(self._log.write, batch, sync=sync))
-        elif self._write_here(batch):
-            if sync:
-                self._is_syncing = True
-                self._begin_work(batch, self._log.sync)
-                if self._is_write_wanted:
-                    self._note_written()
-            else:
-                self._log.done(batch)
-                self._note_progress()
+        elif not self._write_here(batch):
+            return
+        elif sync:
+            self._begin_work(batch, self._log.sync, is_sync=True)
+        else:
+            self._log.release(batch)
+            self._note_progress()
 
     def _write_here(self, batch: Batch) -> bool:
         try:
@@ -158,7 +154,7 @@ class LogWriter:
         if not self._is_syncing or not self._log.fits_now() or (batch := self._log.take()) is None:
             return
         if self._write_here(batch):
-            self._log.done(batch)
+            self._log.release(batch)
             if self._is_write_wanted:
                 self._note_written()
 
@@ -167,27 +163,31 @@ class LogWriter:
         self._is_write_wanted = False
         self._note_progress()
 
-    def _begin_work(self, batch: Batch, work: Callable[[], None]) -> None:
+    def _begin_work(self, batch: Batch, work: Callable[[], None], *, is_sync: bool = False) -> None:
         """Give the thread its part of a cycle, at once: nothing may come between that has taken later commits."""
-        self._is_busy = True
+        self.is_busy = True
+        self._is_syncing = is_sync
         self._free.clear()
         future = self._loop.run_in_executor(self._thread, work)
         future.add_done_callback(partial(self._end_cycle, batch, self._loop.time()))
+        if is_sync and self._is_write_wanted:
+            self._note_written()
 
     def _end_cycle(self, batch: Batch, began: float, future: "asyncio.Future[None]") -> None:
-        self._end_work()
+        self.is_busy = self._is_syncing = False
+        self._free.set()
         try:
             future.result()
         except OSError as error:
             self._fail(error)
             return
         self._note_progress()
-        self._log.done(batch)
-        self._gather(len(batch.groups), self._loop.time() - began)
-
-    def _end_work(self) -> None:
-        self._is_busy = self._is_syncing = False
-        self._free.set()
+        self._log.release(batch)
+        released = len(batch.groups)
+        if released > 1 or self._log.pending or self._expected:
+            self._gather(released, self._loop.time() - began)
+        elif self.sync_wanted > self.synced:
+            self.wake()
 
     def _gather(self, released: int, sync_s: float) -> None:
         """Wait a little for the clients that were just answered, so that the next sync serves them too.
@@ -197,11 +197,9 @@ class LogWriter:
         """
         pending = self._log.pending + self._expected
         self._gathered = released + pending
-        if released > 1 or pending:
-            wait_s = min(max(sync_s / 2, MIN_GATHER_S), MAX_GATHER_S)
-            self._gathering = self._loop.call_later(wait_s, self._begin_cycle)
-        if pending or self.sync_wanted > self.synced:
-            self.wake()
+        wait_s = min(max(sync_s / 2, MIN_GATHER_S), MAX_GATHER_S)
+        self._gathering, self.is_gathering = self._loop.call_later(wait_s, self._begin_cycle), True
+        self.wake()
 
     def _note_progress(self) -> None:
         self.written, self.synced = self._log.written, self._log.synced
@@ -239,13 +237,13 @@ class LogWriter:
 
     async def run_alone(self, work: Callable[[], Result]) -> Result:
         """Run ``work`` in the thread while nothing else uses the log. An OSError of it ends the daemon, too."""
-        while self._is_busy:
+        while self.is_busy:
             await self._free.wait()
         return await self._run(work)
 
     async def run_after_all(self, work: Callable[[], Result]) -> Result:
         """Like ``run_alone``, but first write all commits that were added when its turn comes."""
-        while self._is_busy:
+        while self.is_busy:
             await self._free.wait()
         batch = self._log.take()
         if batch is None:
@@ -258,11 +256,11 @@ class LogWriter:
         try:
             return await self._run(write_first)
         finally:
-            self._log.done(batch)
+            self._log.release(batch)
 
     async def _run(self, work: Callable[[], Result]) -> Result:
         """Run ``work`` in the thread. The caller must not be cancelled, because the thread would go on."""
-        self._is_busy = True
+        self.is_busy = True
         self._free.clear()
         try:
             return await self._loop.run_in_executor(self._thread, work)
@@ -270,7 +268,8 @@ class LogWriter:
             self._fail(error)
             raise
         finally:
-            self._end_work()
+            self.is_busy = False
+            self._free.set()
             if not self._is_failed:
                 self._note_progress()
             self.wake()

@@ -10,21 +10,21 @@ SYSTEM_SOCKET = "/run/kvd/kvd.sock"
 
 
 def user_socket() -> str:
-    """The socket of a user's own daemon; the system's for one who has no home, as in a container."""
+    """Return the socket of the user's own daemon; the system's socket for a user without a home, as in a container."""
     runtime = os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.getuid()}"
     if not os.path.isdir(runtime):
-        home = os.path.expanduser("~")  # unchanged if nobody knows it
+        home = os.path.expanduser("~")  # unchanged if the home is unknown
         return os.path.join(home, ".local/state/kvd/kvd.sock") if os.path.isabs(home) else SYSTEM_SOCKET
     return os.path.join(runtime, "kvd/kvd.sock")
 
 
 def default_socket() -> str:
-    """Where a daemon listens that was told nothing else: root at the system's place, everybody else at their own."""
+    """Return where a daemon listens by default: root at the system's socket, any other user at their own."""
     return SYSTEM_SOCKET if os.getuid() == 0 else user_socket()
 
 
 def candidate_sockets() -> list[str]:
-    """Where a client that was told nothing looks, in order."""
+    """Return where a client without an address looks for a daemon, in order."""
     if os.getuid() == 0:
         return [SYSTEM_SOCKET]
     return [user_socket(), SYSTEM_SOCKET]
@@ -36,7 +36,7 @@ def is_network(address: str) -> bool:
 
 
 def parse_tcp(address: str) -> tuple[str, int] | None:
-    """``tcp://HOST:PORT`` or ``tls://`` (IPv6 in brackets) as host and port; None for the path of a Unix socket.
+    """Return host and port of ``tcp://HOST:PORT`` or ``tls://…`` (IPv6 in brackets); None for a Unix socket.
 
     Raises ValueError for a malformed address of these kinds.
     """
@@ -44,7 +44,7 @@ def parse_tcp(address: str) -> tuple[str, int] | None:
 
 
 def parse_host_port(text: str) -> tuple[str, int]:
-    """``HOST:PORT`` as a pair; ``[::1]:7070`` for IPv6. Raises ValueError."""
+    """Split ``HOST:PORT`` into a pair; IPv6 is written ``[::1]:7070``. Raises ValueError."""
     host, colon, port = text.rpartition(":")
     host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
     if not colon or not host or not (port.isascii() and port.isdigit()) or int(port) > 65535:

@@ -1,4 +1,4 @@
-"""The error codes of the wire: append-only, each with what a caller may conclude from it.
+"""The error codes of the wire, append-only: each says what a client may conclude from it.
 
 Imported by short-lived clients, so it imports nothing.
 """

@@ -56,5 +56,5 @@ _BY_ERROR_CODE = {
 
 
 def exit_code_for(error_code: str) -> int:
-    """The exit code for the code of a KvdError."""
+    """Return the exit code for the code of a KvdError."""
     return _BY_ERROR_CODE.get(error_code, SERVER_ERROR)

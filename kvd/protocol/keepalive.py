@@ -1,12 +1,12 @@
-"""TCP connections whose other end has vanished without a word: noticed within a minute, by both sides.
+"""TCP keepalive: both sides notice within a minute that the other host has vanished.
 
-A host that loses its power, or its network, sends no FIN. Whoever only waits on such a connection, a watcher or the
-holder of a lock, would wait for ever, and so would its ephemeral keys. So the kernel asks on each connection that is
-silent (SO_KEEPALIVE, tcp(7)), and gives up on what is not acknowledged (TCP_USER_TIMEOUT, RFC 5482). On Linux a
-connection has these options from the listening socket that it came through.
+A host that loses power, or its network, sends no FIN. A watcher or the holder of a lock only waits on its connection,
+and would wait for ever; its ephemeral keys would stay for ever. So the kernel probes each silent connection
+(SO_KEEPALIVE, tcp(7)), and gives up on unacknowledged data (TCP_USER_TIMEOUT, RFC 5482). On Linux an accepted
+connection inherits these options from its listening socket.
 """
 
-import _socket as socket  # what both the daemon's sockets and the client's are
+import _socket as socket  # the base of both the daemon's and the client's sockets
 
 IDLE_S = 30
 INTERVAL_S = 10
@@ -15,7 +15,7 @@ UNACKNOWLEDGED_MS = 60_000
 
 
 def keep_alive(connection: socket.socket) -> None:
-    """Have the kernel notice when the other end of a TCP socket, or of what it accepts, is gone."""
+    """Make the kernel notice that the peer of a TCP socket, or of a connection that it accepts, has vanished."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, IDLE_S)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, INTERVAL_S)

@@ -1,4 +1,4 @@
-"""The near cache: how a client may answer reads from its own memory and never be stale. What both sides know of it.
+"""The near cache: how a client can answer reads from its own memory and never be stale. What both sides must know.
 
 The server keeps a table of 64-bit words in memory that it shares with its clients, who can only read it:
 
@@ -9,34 +9,35 @@ The server keeps a table of 64-bit words in memory that it shares with its clien
             then    NOTES words: the slots of the changes noted last, a ring
 
         server                                     client
-        commit:  raise the slots' generations      fetch answers value, slot, generation: it keeps all three
+        commit:  raise the slots' generations      fetch returns value, slot, generation: it keeps all three
                  change the values                 read: the slot's generation is still the same?
-                 answer, tell watchers                   the lease has not run out?  then the value is current
+                 reply, notify watchers                  the lease has not run out?  then the value is current
 
-**Why this is never stale.** A generation only rises, and it rises before anybody can see the change: before the
-commit is answered, told to a watcher, or read by another client. So if a client finds the generation that came *with
-the value*, no change of the key was visible at that moment, which lies between the call and its return: that moment
-is where the read takes its place among all operations. A generation that is looked up when the reply has come will
-not do, for it may have been raised in between. Keys that share a slot only cost each other a fetch.
+**Why this is never stale.** A generation only rises, and it rises before any client can see the change: before the
+commit is answered, sent to a watcher, or read by another client. So if a client finds the generation that came *with
+the value*, no change of the key was visible at that moment. The moment lies between the call and its return, and is
+where the read takes its place among all operations. A generation that the client looks up after the reply does not
+suffice, because it may have been raised in between. Keys that share a slot only cost each other a fetch.
 
-**Several keys are one instant** if all entries were taken out before the first generation is compared: each entry was
-right when it was fetched and still is when it is compared, so all were right at the moment in between.
+**Several keys are one instant** if the client takes all entries out before it compares the first generation. Each entry
+was current when it was fetched and is still current when it is compared, so all were current at the moment in between.
 
-**A dead server** raises nothing. So an answer also needs the lease: what runs out by itself LEASE_MS after the server's
-last beat. The next server finds a file that says that clients were attached, and serves nothing, not even reads, before
-every lease of its predecessor has run out (``kvd/service/restart_fence.py``). A server that is merely held up needs no
-lease: while it does nothing, nothing changes.
+**A dead server** raises nothing. So an answer also needs the lease, which runs out by itself LEASE_MS after the
+server's last heartbeat. The next server finds a file that says that clients were attached. It serves nothing, not even
+reads, before every lease of its predecessor has run out (``kvd/service/restart_fence.py``). A server that is only
+delayed needs no lease: while it does nothing, nothing changes.
 
-**Order in memory.** A word is aligned and is read and written by one instruction, so it is never torn. The server
-raises before it sends, the client compares after it has received; whoever learns of a change learns it through the
-kernel, which orders what came before a send before what comes behind the receive, on every processor.
+**Order in memory.** A word is aligned, and one instruction reads or writes it, so it is never torn. The server raises
+before it sends, and the client compares after it has received. A client learns of a change through the kernel, which
+orders everything before a send before everything after the receive, on every processor.
 
-**The notes** are a hint and no more: they tell which slots have been raised lately, so that a client who asks the
-server for something anyway can ask at once for what else it has lost, instead of finding out read by read. Whatever
-they say, an answer needs what stands above. Who looks too late, or while they are written, learns less than there was.
+**The notes** are only a hint: they say which slots were raised recently. A client that sends a request anyway can fetch
+the other entries that it has lost in the same request, instead of finding out read by read. Whatever the notes say, an
+answer needs the checks above. A client that reads the notes too late, or while they are written, only learns of fewer
+changes.
 
-A client has to tell time as the server does; ``clock_id`` says whether it does. Imported by short-lived clients too,
-so it imports nothing heavy.
+A client must have the same clock as the server; ``clock_id`` says whether it has. This module is imported by
+short-lived clients too, so it imports nothing heavy.
 """
 
 import os
@@ -49,31 +50,31 @@ FIRST_GENERATION = 8
 NOTES = 4096  # a power of two
 WORD_BYTES = 8
 MAGIC = int.from_bytes(b"kvd-gen1", "little")
-# fcntl(2): SEAL, SHRINK, GROW and FUTURE_WRITE. Nobody but the server can write, and nobody can take away what clients
-# have mapped, which would kill them.
+# fcntl(2): SEAL, SHRINK, GROW and FUTURE_WRITE. Only the server can write, and no process can shrink what clients have
+# mapped, which would kill them.
 SEALS = 0x01 | 0x02 | 0x04 | 0x10
 MAX_SLOTS = 1 << 24
 
 LEASE_MS = 250
 HEARTBEAT_MS = 50
-# How much later than the lease a successor begins: more than the grain of any clock involved.
+# A successor begins this much later than the lease ends: longer than the resolution of any clock involved.
 CLOCK_TICK_MS = 10
 
 
 def table_bytes(slots: int) -> int:
-    """The size of a table."""
+    """Return the size of a table with this number of slots."""
     return (FIRST_GENERATION + slots + NOTES) * WORD_BYTES
 
 
 def first_note(slots: int) -> int:
-    """The word where the notes begin."""
+    """Return the word at which the notes begin."""
     return FIRST_GENERATION + slots
 
 
 def clock_id() -> int:
-    """The time namespace of this process: two processes of one host have the same clocks if it is the same.
+    """Return the time namespace of this process: two processes of one host have the same clocks if it is the same.
 
-    0 where there are no such namespaces; -1 if it cannot be found out, which is like no other.
+    0 if the kernel has no such namespaces; -1 if it cannot be found out, which counts as equal to no other.
     """
     try:
         return os.stat("/proc/self/ns/time").st_ino

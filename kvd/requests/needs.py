@@ -26,8 +26,8 @@ class Needs:
     def position_for(self, requests: Sequence[AnyRequest]) -> LogPosition:
         """Return the log position that the replies wait for; NO_WAIT if they may leave now."""
         durability = self._durability
-        version = durability.newest()
-        if durability.is_settled(version):
+        version = durability.newest_unsettled()
+        if not version:
             return NO_WAIT
         written = synced = 0
         for request in requests:
@@ -38,8 +38,7 @@ class Needs:
             written = max(written, shown)
             if self._waits_for_sync(request) or shown > durability.ceiling_for(shown):
                 synced = max(synced, shown)
-        position = LogPosition(written, synced)
-        return NO_WAIT if durability.has_reached(position) else position
+        return LogPosition(written, synced) if written else NO_WAIT
 
     def _waits_for_sync(self, request: AnyRequest) -> bool:
         """Whether the reply waits for a sync. The request decides, else the rules for the keys that it writes."""

@@ -67,7 +67,5 @@ def _lacks_right(right: int, asks_for: str, peer: Peer) -> RequestError:
     if right != ADMINISTER:
         return RequestError("forbidden", "no right to a near cache")
     logger.warning("refused %s: may not ask for %s", peer.name, asks_for)
-    text = (
-        f"no right to administer, which {asks_for} needs: root and the daemon's own user have it, and others by a rule"
-    )
+    text = f"{asks_for} needs the right to administer: root and the daemon's own user have it, others only by a rule"
     return RequestError("forbidden", text)

@@ -4,13 +4,6 @@ import sys
 
 from kvd.protocol import exits
 
-EXIT_FAILURE = exits.FAILURE
-EXIT_USAGE = exits.USAGE
-EXIT_DAMAGED = exits.DAMAGED_DATA
-EXIT_IO_ERROR = exits.IO_ERROR
-EXIT_ALREADY_RUNNING = exits.ALREADY_RUNNING
-EXIT_CONFIGURATION = exits.CONFIGURATION
-
 
 class StartError(Exception):
     """The daemon cannot start, or an offline command cannot do its work; ``text`` says why and what to do."""

@@ -17,7 +17,7 @@ import msgspec
 
 from kvd.engine.copying import Point, copy, leftovers, write_new
 from kvd.engine.database import Database
-from kvd.engine.examination import CheckReport, Extent, examine, furthest, reaches
+from kvd.engine.examination import CheckReport, Extent, best_extent, examine, usable_extents
 from kvd.engine.replay import Replay
 from kvd.journal import names
 from kvd.journal.backup_file import BackupReader, load_backup
@@ -61,7 +61,7 @@ def salvage(directory: str, new_directory: str, progress: Progress) -> DataSumma
     """Copy what can be saved of a damaged directory: the data as of some version. Raises StartError."""
     with _explain_errors(directory, directory), _reading(directory) as source:
         report = examine(source)
-        extent = report.saved if report.damages else furthest(reaches(source))
+        extent = report.saved if report.damages else best_extent(usable_extents(source))
         if extent is None:
             raise StartError(exits.DAMAGED_DATA, f"nothing of {directory} can be saved")
         point = Point(extent.version) if report.damages else Point()
@@ -100,11 +100,11 @@ def _copy(
 
 def _extent_for(disk: Disk, source: str, point: Point) -> Extent:
     """Return the extent from which ``point`` can be restored with the most history. Raises StartError, Damaged."""
-    extents = reaches(disk)
+    extents = usable_extents(disk)
     possible = [extent for extent in extents if extent.first == 0 or point.covers(extent.first, extent.first_time)]
     if not extents or not possible:
         _refuse(disk, source, extents)
-    extent = furthest(possible)
+    extent = best_extent(possible)
     assert extent is not None
     is_within = point.version is not None and point.version <= extent.version
     is_within = is_within or (point.time is not None and point.time < extent.time)

@@ -224,7 +224,7 @@ class Daemon:
 
     def _reload_for_signal(self) -> None:
         if self._stop.is_set():
-            return  # systemd must not be told READY=1 any more
+            return  # READY=1 must not reach systemd any more
         try:
             self.reload()
         except RequestError:

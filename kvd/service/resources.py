@@ -49,7 +49,7 @@ def raise_descriptor_limit(limits: Limits) -> None:
 
 
 def resident_bytes() -> int:
-    """Resident memory of this process; 0 where /proc does not tell."""
+    """Resident memory of this process; 0 if /proc does not say."""
     try:
         with open("/proc/self/statm", encoding="ascii") as file:
             return int(file.read().split()[1]) * resource.getpagesize()

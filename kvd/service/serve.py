@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from kvd.engine.replay import Replay
 from kvd.protocol import exits
 from kvd.service import logs, systemd
-from kvd.service.config.loader import load
+from kvd.service.config.loader import ConfigSources
 from kvd.service.config.sections import Config
 from kvd.service.config.tokens import read_tokens
 from kvd.service.daemon import daemonize, ensure_standard_fds
@@ -42,7 +42,7 @@ def serve(
     """
     ensure_standard_fds()
     try:
-        return _Start(flags, config_file, daemon=daemon, bar=bar).run()
+        return _Start(ConfigSources(flags, config_file), bar=bar).run(daemon=daemon)
     except StartError as error:
         return print_error(error.text, error.exit_code)
 
@@ -50,7 +50,7 @@ def serve(
 def check_config(flags: Mapping[str, object], config_file: str | None) -> int:
     """Check whether a daemon could start with this configuration, as far as the configuration decides it."""
     try:
-        config = load(flags, os.environ, config_file)
+        config = ConfigSources(flags, config_file).read()
         read_tokens(config)
         server_context(config.listen)
         if config.http.listen:
@@ -61,149 +61,135 @@ def check_config(flags: Mapping[str, object], config_file: str | None) -> int:
 
 
 class _Start:
-    """One start: what the foreground reads and locks, and what the daemon's own process does with it."""
+    """The foreground's part of a start: what it reads, opens and locks before there is a daemon."""
 
-    def __init__(
-        self, flags: Mapping[str, object], config_file: str | None, *, daemon: bool, bar: Callable[[], ProgressBar]
-    ) -> None:
-        # Kept as they are now, because a reload reads the same sources, from another directory.
-        self._flags = flags
-        self._config_file = config_file
-        self._environ = dict(os.environ)
-        self._directory = _working_directory()
-        self._is_daemon = daemon
-        self._bar = bar
-        self.config = self._read_config()
-        self._contents = Replay(window_limits(self.config.history))
-        self._data: DataDirectory | None = None
-        self._tokens = read_tokens(self.config)
-        self._tls = server_context(self.config.listen)
+    def __init__(self, sources: ConfigSources, *, bar: Callable[[], ProgressBar]) -> None:
+        self.sources = sources
+        self.bar = bar
+        self.config = sources.read()
+        self.tokens = read_tokens(self.config)
+        self.tls = server_context(self.config.listen)
         passed = systemd.listen_fds()
-        self._activated = [listening for name, listening in passed if name != PASSED_NAME]
-        self._http = HttpSockets(self.config, [listening for name, listening in passed if name == PASSED_NAME])
-        self._socket_path = self._choose_socket_path()
+        self.activated = [listening for name, listening in passed if name != PASSED_NAME]
+        self.http = HttpSockets(self.config, [listening for name, listening in passed if name == PASSED_NAME])
+        self.socket_path = _socket_path(self.config, self.activated)
+        self.contents = Replay(window_limits(self.config.history))
+        self.data = DataDirectory(self.config.data, self.contents) if self.config.data.dir else None
 
-    def _read_config(self) -> Config:
-        return load(self._flags, self._environ, self._config_file, directory=self._directory)
-
-    def _choose_socket_path(self) -> str:
-        paths = [systemd.path_of(listening) for listening in self._activated if listening.family == socket.AF_UNIX]
-        return paths[0] if paths else self.config.listen.socket
-
-    def _directory_mode(self) -> int:
-        """The mode of a directory that is made for the socket; in it, the socket's own mode decides.
-
-        A user's own directory is closed. But if other users may use the socket, they must be able to reach it; and
-        root's directory, in /run, may have to hold the socket unit's socket one day.
-        """
-        is_shared = os.getuid() == 0 or int(self.config.listen.socket_mode, 8) & 0o077
-        return 0o755 if is_shared else 0o700
-
-    # ------------------------------------------------------------------ in the foreground
-
-    def run(self) -> int:
+    def run(self, *, daemon: bool) -> int:
         """Take the locks, then run in this process or a detached one; return the exit code."""
-        handler = logs.open_handler(logs.log_target(self.config, daemon=self._is_daemon))
-        make_directory(self._socket_path, self._directory_mode())
-        lock = LockFile(self._socket_path + LOCK_SUFFIX)
+        handler = logs.open_handler(logs.log_target(self.config, daemon=daemon))
+        make_directory(self.socket_path, _directory_mode(self.config))
+        lock = LockFile(self.socket_path + LOCK_SUFFIX)
         lock.acquire()
-        self._fence = RestartFence(self._socket_path)
+        process = _DaemonProcess(self, handler, RestartFence(self.socket_path))
         try:
-            self._lock_data()
-            if self._is_daemon:
-                return self._run_detached(lock, handler)
-            return self._run_process(handler, _say_started)
+            # In the foreground, so that starting a second daemon on the directory fails at once.
+            if self.data is not None:
+                self.data.lock()
+            return self._run_detached(process, lock) if daemon else process.run(_say_started)
         finally:
-            if self._data is not None:
-                self._data.lock_file.release()
+            if self.data is not None:
+                self.data.lock_file.release()
             lock.release()
 
-    def _lock_data(self) -> None:
-        """Lock the data directory, in the foreground, so that starting a second daemon on it fails at once."""
-        if self.config.data.dir:
-            self._data = DataDirectory(self.config.data, self._contents)
-            self._data.lock()
-
-    def _run_detached(self, lock: LockFile, handler: logging.Handler) -> int:
-        passed = (*self._activated, *self._http.passed)
-        preserve = [*logs.descriptors(handler), *(listening.fileno() for listening in passed)]
+    def _run_detached(self, process: "_DaemonProcess", lock: LockFile) -> int:
+        passed = (*self.activated, *self.http.passed)
         return daemonize(
-            lambda pipe: self._run_process(handler, pipe.send_ready),
+            lambda pipe: process.run(pipe.send_ready),
             lock=lock,
-            preserve=preserve,
-            further_locks=[] if self._data is None else [self._data.lock_file],
-            confirm=lambda: ping(self._socket_path),
+            preserve=[*logs.descriptors(process.handler), *(listening.fileno() for listening in passed)],
+            further_locks=[] if self.data is None else [self.data.lock_file],
+            confirm=lambda: ping(self.socket_path),
         )
 
-    # ------------------------------------------------------------------ in the process that serves
 
-    def _run_process(self, handler: logging.Handler, ready: Callable[[], None]) -> int:
-        """Open the sockets, run the loop to its end, and remove the daemon's own socket; return the exit code."""
+class _DaemonProcess:
+    """The part of the process that serves: it opens what a daemon needs, runs its loop, and cleans up."""
+
+    def __init__(self, start: _Start, handler: logging.Handler, fence: RestartFence) -> None:
+        self._start = start
+        self._listen = start.config.listen
+        self.handler = handler
+        self._fence = fence
+
+    def run(self, ready: Callable[[], None]) -> int:
+        """Open the sockets, run the loop to its end, and remove the daemon's own sockets; return the exit code."""
         import uvloop
 
-        logs.start(handler, self.config)
-        storage = None if self._data is None else self._data.open(self._bar)
-        own = [] if self._activated else [self._bind_unix()]
-        inode = socket_inode(self._socket_path)
+        start = self._start
+        logs.start(self.handler, start.config)
+        storage = None if start.data is None else start.data.open(start.bar)
+        own = [] if start.activated else [self._bind_unix()]
+        inode = socket_inode(start.socket_path)
         try:
-            sockets = [*self._activated, *own, *self._bind_tcp()]
+            sockets = [*start.activated, *own, *self._bind_tcp()]
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                 addressed = [(self._address(each), each) for each in sockets]
                 failure = runner.run(self._serve(addressed, ready, storage))
         finally:
-            self._http.close()
+            start.http.close()
             if own and inode is not None:
-                remove_socket(self._socket_path, inode)
+                remove_socket(start.socket_path, inode)
         return exits.IO_ERROR if failure else 0
 
     def _bind_unix(self) -> socket.socket:
-        listen = self.config.listen
-        return bind_unix_socket(self._socket_path, int(listen.socket_mode, 8), listen.socket_group)
+        return bind_unix_socket(self._start.socket_path, int(self._listen.socket_mode, 8), self._listen.socket_group)
 
     def _bind_tcp(self) -> list[socket.socket]:
         """Bind the TCP sockets and those for HTTP; return the former. Raises StartError."""
-        listen, has_tokens = self.config.listen, bool(self._tokens)
-        tcp = [bind_tcp_socket(address) for address in listen.tcp]
-        check_exposure([*self._activated, *tcp], listen, has_tokens=has_tokens, is_open=False)
-        self._http.bind(bind_tcp_socket)
-        http = [listening for _, listening in self._http.sockets]
-        check_exposure(http, listen, has_tokens=has_tokens, is_open=self.config.http.open)
+        start, has_tokens = self._start, bool(self._start.tokens)
+        tcp = [bind_tcp_socket(address) for address in self._listen.tcp]
+        check_exposure([*start.activated, *tcp], self._listen, has_tokens=has_tokens, is_open=False)
+        start.http.bind(bind_tcp_socket)
+        http = [listening for _, listening in start.http.sockets]
+        check_exposure(http, self._listen, has_tokens=has_tokens, is_open=start.config.http.open)
         return tcp
 
     def _address(self, listening: socket.socket) -> str:
         """A listening socket's address as a client names it. The daemon's own was bound under a temporary name."""
         if listening.family == socket.AF_UNIX:
-            return systemd.path_of(listening) if self._activated else self._socket_path
+            return systemd.path_of(listening) if self._start.activated else self._start.socket_path
         host, port = listening.getsockname()[:2]
-        scheme = "tls" if self.config.listen.tls_certificate else "tcp"
+        scheme = "tls" if self._listen.tls_certificate else "tcp"
         return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
     async def _serve(
         self, sockets: list[tuple[str, socket.socket]], ready: Callable[[], None], storage: Storage | None
     ) -> BaseException | None:
+        """Run the daemon; return why it failed, or None."""
+        start = self._start
         daemon = Daemon(
-            self.config,
+            start.config,
             sockets,
-            activated=bool(self._activated),
-            tokens=self._tokens,
-            tls=self._tls,
-            read_config=self._read_config,
+            activated=bool(start.activated),
+            tokens=start.tokens,
+            tls=start.tls,
+            read_config=start.sources.read,
             read_tokens=read_tokens,
-            contents=self._contents,
+            contents=start.contents,
             fence=self._fence,
             storage=storage,
-            http=self._http,
+            http=start.http,
         )
         await daemon.run(ready)
         return daemon.failure
 
 
-def _working_directory() -> str:
-    """The directory where relative paths start; empty if it has been removed."""
-    try:
-        return os.getcwd()
-    except OSError:
-        return ""
+def _socket_path(config: Config, activated: list[socket.socket]) -> str:
+    """The path of the first Unix socket that the service manager passed, else the configured one."""
+    paths = [systemd.path_of(listening) for listening in activated if listening.family == socket.AF_UNIX]
+    return paths[0] if paths else config.listen.socket
+
+
+def _directory_mode(config: Config) -> int:
+    """The mode of a directory that is made for the socket; in it, the socket's own mode decides.
+
+    A user's own directory is closed. But if other users may use the socket, they must be able to reach it; and root's
+    directory, in /run, may have to hold the socket unit's socket one day.
+    """
+    is_shared = os.getuid() == 0 or int(config.listen.socket_mode, 8) & 0o077
+    return 0o755 if is_shared else 0o700
 
 
 def _say_started() -> None:

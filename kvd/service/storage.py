@@ -20,9 +20,10 @@ from kvd.journal.disk import Disk, check_owner
 from kvd.journal.errors import Damaged, JournalError
 from kvd.journal.records import Header
 from kvd.journal.recovery import Recovered, prepare_tail, recover
+from kvd.protocol import exits
 from kvd.service import systemd
 from kvd.service.config.sections import Data
-from kvd.service.errors import EXIT_CONFIGURATION, EXIT_DAMAGED, EXIT_IO_ERROR, StartError
+from kvd.service.errors import StartError
 from kvd.service.locks import LockFile
 from kvd.service.progress import NullProgress, ProgressBar
 from kvd.telemetry.metrics import SYNC_BOUNDS, Histogram
@@ -43,13 +44,12 @@ def _report(done: int, size: int, *, to_log: bool) -> None:
 class Storage(msgspec.Struct, frozen=True):
     """An open data directory: its disk, the commit log to be written, and what the recovery found.
 
-    ``contents`` is what a database begins with. ``sync_times``: how long the log's syncs took.
+    ``sync_times``: how long the log's syncs took.
     """
 
     config: Data
     disk: Disk
     log: CommitLog
-    contents: Replay
     recovered: Recovered
     store_id: bytes
     sync_times: Histogram
@@ -70,9 +70,9 @@ class DataDirectory:
             os.makedirs(self._directory, 0o700, exist_ok=True)
             problem = check_owner(self._directory)
         except OSError as error:
-            raise StartError(EXIT_IO_ERROR, f"data directory {self._directory}: {error.strerror}") from None
+            raise StartError(exits.IO_ERROR, f"data directory {self._directory}: {error.strerror}") from None
         if problem:
-            raise StartError(EXIT_CONFIGURATION, f"data directory {self._directory}: {problem}")
+            raise StartError(exits.CONFIGURATION, f"data directory {self._directory}: {problem}")
         self.lock_file.acquire()
 
     def open(self, bar: Callable[[], ProgressBar] = NullProgress) -> Storage:
@@ -85,10 +85,10 @@ class DataDirectory:
             return self._open_log(disk, recovered)
         except JournalError as error:
             hint = f"; nothing was changed; see: kv check {self._directory}" if isinstance(error, Damaged) else ""
-            raise StartError(EXIT_DAMAGED, f"{error}{hint}") from None
+            raise StartError(exits.DAMAGED_DATA, f"{error}{hint}") from None
         except OSError as error:
             full = " (the disk is full)" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
-            raise StartError(EXIT_IO_ERROR, f"data directory {self._directory}: {error.strerror}{full}") from None
+            raise StartError(exits.IO_ERROR, f"data directory {self._directory}: {error.strerror}{full}") from None
 
     def _recover(self, disk: Disk, bar: Callable[[], ProgressBar]) -> Recovered:
         begin = time.monotonic()
@@ -106,7 +106,7 @@ class DataDirectory:
 
             found = recover(disk, self._contents, progress)
         if found.torn is not None:
-            text = "%s: torn at byte %d, %d bytes behind version %d are left out; nobody was told of them"
+            text = "%s: torn at byte %d; %d bytes after version %d are left out; no client was told of them"
             logger.warning(text, found.torn.path, found.torn.offset, found.torn.bytes, found.torn.version)
         keys, seconds = self._contents.count_keys(), time.monotonic() - begin
         logger.info("recovered: version %d, %d keys, %d commits, %.1f s", found.version, keys, found.commits, seconds)
@@ -119,4 +119,4 @@ class DataDirectory:
         log = CommitLog(
             disk, header, self._config.segment_bytes, lambda: secrets.randbits(64), on_sync=sync_times.observe
         )
-        return Storage(self._config, disk, log, self._contents, found, store_id, sync_times)
+        return Storage(self._config, disk, log, found, store_id, sync_times)

@@ -17,7 +17,6 @@ from kvd.engine.engine import Engine
 from kvd.engine.feeds import Feeds
 from kvd.engine.journal import DurableJournal, Journal, MemoryJournal
 from kvd.engine.near_cache import NearCaches
-from kvd.engine.records import RecordMaker
 from kvd.engine.replay import Replay
 from kvd.engine.scheduler import Handle
 from kvd.engine.snapshots import Snapshots
@@ -83,12 +82,20 @@ def build(
     on_failure: Callable[[BaseException], None],
 ) -> Parts:
     """Build a daemon. ``storage`` is its data directory, if it has one; ``on_failure`` is called if the log fails."""
-    log = None if storage is None else _durability(storage, loop, on_failure)
-    durability: Durability = log or MemoryDurability()
+    durability: Durability = MemoryDurability()
+    journal: Journal = MemoryJournal()
+    if storage is not None:
+        sys.setswitchinterval(SWITCH_INTERVAL_S)
+        sync, interval_ms = storage.config.sync, storage.config.interval_ms
+        log, sync_times = storage.log, storage.sync_times
+        durability = log_durability = LogDurability(
+            contents.store, log, sync, interval_ms, loop, on_failure, sync_times
+        )
+        journal = DurableJournal(log, contents, log_durability)
     connections, sliced_bytes = Connections(loop.time), HeldBytes()
     database = Database(
         contents=contents,
-        journal=MemoryJournal() if storage is None or log is None else _journal(storage, log),
+        journal=journal,
         scheduler=LoopScheduler(loop),
         store_id="" if storage is None else storage.store_id.hex(),
         buffer_bytes=lambda: connections.buffer_bytes() + sliced_bytes.total,
@@ -122,23 +129,9 @@ def build(
         config.listen.busy_poll_us,
     )
     checkpoints: Checkpoints = NoCheckpoints()
-    if storage is not None and log is not None:
-        checkpoints = DiskCheckpoints(storage, database, log, loop)
+    if storage is not None:
+        checkpoints = DiskCheckpoints(storage, database, log_durability, loop)
     return Parts(database, engine.near_caches, checkpoints, slow_log, executor, server)
-
-
-def _durability(
-    storage: Storage, loop: asyncio.AbstractEventLoop, on_failure: Callable[[BaseException], None]
-) -> LogDurability:
-    sys.setswitchinterval(SWITCH_INTERVAL_S)
-    data, store = storage.config, storage.contents.store
-    return LogDurability(store, storage.log, data.sync, data.interval_ms, loop, on_failure, storage.sync_times)
-
-
-def _journal(storage: Storage, durability: LogDurability) -> Journal:
-    contents = storage.contents
-    records = RecordMaker(contents.store.lifetimes, contents.clock, contents.timer)
-    return DurableJournal(storage.log, contents.store, records, durability)
 
 
 def limit_memory(database: Database, config: Config) -> None:

@@ -48,20 +48,23 @@ KEEP_TTL = Expiry(keep=True)
 
 
 class Lifetimes:
-    """The deadlines and owners of keys, by their latest write. ``count`` is the number of keys with a deadline."""
+    """The deadlines and owners of keys, by their latest write.
 
-    __slots__ = ("_entries", "_of_owner", "_owners", "_schedule", "count")
+    ``count`` is the number of keys with a deadline; ``owners`` are the owners of keys that have one, only to be read.
+    """
+
+    __slots__ = ("_entries", "_of_owner", "_schedule", "count", "owners")
 
     def __init__(self) -> None:
         self.count = 0
         self._entries: ShardedDict[Entry] = ShardedDict(FIRST_KEYS)
         self._schedule = Schedule()
-        self._owners: dict[str, Hashable] = {}
+        self.owners: dict[str, Hashable] = {}
         self._of_owner: dict[Hashable, set[str]] = {}
 
     def __len__(self) -> int:
         """The number of deadlines and owners."""
-        return self.count + len(self._owners)
+        return self.count + len(self.owners)
 
     @property
     def next_wake_at(self) -> int | None:
@@ -87,7 +90,7 @@ class Lifetimes:
             kept = expiry.keep and key in existing
             if not kept:
                 self._assign_deadline(key, expiry.deadlines.get(key, expiry.deadline))
-            if expiry.owner is not None or (self._owners and not kept):
+            if expiry.owner is not None or (self.owners and not kept):
                 self._set_owner(key, expiry.owner)
         if self._schedule.stale:
             self._schedule.compact(self.count, len(keys))
@@ -107,7 +110,7 @@ class Lifetimes:
                 for key in found:
                     self._end(self._entries.dict_for(key), key)
                 self._schedule.compact(self.count, len(found))
-        if self._owners:
+        if self.owners:
             self._disown(keys)
 
     def take_due(self, now: int, max_entries: int) -> list[str]:
@@ -121,7 +124,7 @@ class Lifetimes:
             del self._entries.dict_for(key)[key]
         self.count -= len(due)
         self._schedule.compact(self.count, max_entries)
-        if self._owners:
+        if self.owners:
             self._disown(due)
         return due
 
@@ -138,16 +141,16 @@ class Lifetimes:
 
     def __bool__(self) -> bool:
         """Whether any key has a deadline or an owner."""
-        return bool(self.count or self._owners)
+        return bool(self.count or self.owners)
 
     @property
     def has_owners(self) -> bool:
         """Whether any key has an owner."""
-        return bool(self._owners)
+        return bool(self.owners)
 
     def is_owned(self, key: str) -> bool:
         """Whether ``key`` has an owner."""
-        return key in self._owners
+        return key in self.owners
 
     def count_owned(self, owner: Hashable) -> int:
         """Return the number of keys that are deleted with ``owner``."""
@@ -174,19 +177,19 @@ class Lifetimes:
         self.count -= 1
 
     def _disown(self, keys: Collection[str]) -> None:
-        for key in self._owners.keys() & keys:
+        for key in self.owners.keys() & keys:
             self._set_owner(key, None)
 
     def _set_owner(self, key: str, owner: Hashable) -> None:
-        before = self._owners.get(key)
+        before = self.owners.get(key)
         if before == owner:
             return
         if before is not None:
-            del self._owners[key]
+            del self.owners[key]
             keys = self._of_owner[before]
             keys.discard(key)
             if not keys:
                 del self._of_owner[before]
         if owner is not None:
-            self._owners[key] = owner
+            self.owners[key] = owner
             self._of_owner.setdefault(owner, set()).add(key)

@@ -24,23 +24,24 @@ from kvd.store.window import Group, Window
 
 
 class Retention:
-    """Forgets values in ``window`` as the rules say. Times are microseconds."""
+    """Forgets values in ``window`` as the rules say. Times are microseconds.
 
-    __slots__ = ("_following", "_rules", "_window")
+    ``is_active``: whether any prefix has a history of its own.
+    """
+
+    __slots__ = ("_following", "_rules", "_window", "is_active")
 
     def __init__(self, window: Window) -> None:
         self._window = window
         self._rules = NO_RULES
         self._following: dict[int, int] = {}  # age → the number of the next group to visit
+        self.is_active = False
 
     def set_rules(self, rules: PrefixRules) -> None:
         """Apply these rules, also to existing commits; forgotten values stay forgotten."""
         self._rules = rules
         self._following = {rule.history_ms * 1000: 0 for rule in rules.rules if rule.history_ms}
-
-    def __bool__(self) -> bool:
-        """Whether any prefix has a history of its own."""
-        return bool(self._following)
+        self.is_active = bool(self._following)
 
     def forget(self, now: int, budget_keys: int) -> int:
         """Forget values that are too old at ``now``, visiting about ``budget_keys`` keys; return the number."""
@@ -61,6 +62,10 @@ class Retention:
         """Return when the next values will be too old; None if no value can be."""
         following = [(self._window.next_from(number), age) for age, number in self._following.items()]
         return min((found[1].time + age for found, age in following if found is not None), default=None)
+
+    def awaits_commit(self) -> bool:
+        """Whether all commits were visited for some prefix, so for it the next commit is the next one to be due."""
+        return any(self._window.next_from(number) is None for number in self._following.values())
 
     def forget_evicted(self, group: Group) -> None:
         """Forget the values that ``group`` evicted, even if they are pinned: they were evicted to free memory."""

@@ -176,13 +176,18 @@ class Store(LoadableContents):
         if now > self.time:
             self.time = now
         written = self.counters.set_operations + self.counters.delete_operations
-        self.drop_history(written - self._written_before + DROP_BUDGET_KEYS)
+        budget_keys = written - self._written_before + DROP_BUDGET_KEYS
         self._written_before = written
+        if self.retention.is_active:
+            self.drop_history(budget_keys)
+        elif dropped := self.window.drop(self.time, budget_keys):  # as drop_history does, with one call less
+            self._cut(dropped)
 
     def set(self, entries: Mapping[str, bytes], author: Author = NO_AUTHOR, expiry: Expiry = NO_EXPIRY) -> int:
         """Store all ``entries`` in one commit; return its version (the current one if there are no entries)."""
         self.counters.set_operations += len(entries)
-        self._record_expiry(entries, expiry)
+        if expiry is not NO_EXPIRY or self.lifetimes.count or self.lifetimes.owners:
+            self._record_expiry(entries, expiry)
         return self._commit(entries, author, list(map(len, entries.values())))
 
     def write(self, writes: Mapping[str, bytes | None], author: Author = NO_AUTHOR, expiry: Expiry = NO_EXPIRY) -> int:
@@ -269,8 +274,9 @@ class Store(LoadableContents):
 
         Values below prefixes with a shorter history go first, because that leaves more history for all others.
         """
-        forgotten = self.retention.forget(self.time, budget_keys) if self.retention else 0
-        return forgotten + self._cut(self.window.drop(self.time, budget_keys))
+        forgotten = self.retention.forget(self.time, budget_keys) if self.retention.is_active else 0
+        dropped = self.window.drop(self.time, budget_keys)
+        return forgotten + self._cut(dropped) if dropped else forgotten
 
     def trim_history(self, size: int, visible: int, *, even_pinned: bool) -> None:
         """Drop history until ``size`` bytes are freed, but no commits after version ``visible``.

@@ -147,7 +147,7 @@ class Window:
     def newest_since(self, version: int) -> list[Group]:
         """Return the groups after ``version``, which is the last of a group: in most cases only the newest group."""
         newest = self._queue[-1] if len(self._queue) > self._begin else None
-        if newest is None or _last_version(newest) <= version:
+        if newest is None or newest.heads[-1].version <= version:
             return []
         if newest.heads[0].version == version + 1:
             return [newest]
@@ -204,8 +204,12 @@ class Window:
         Afterwards no version before the last removed commit can be read.
         """
         limits = self.limits
-        max_bytes = max(limits.max_bytes, self._kept_bytes)
         oldest_time = now - limits.max_age_us
+        is_within = self.bytes <= limits.max_bytes and self.commits <= limits.max_commits
+        if is_within and (self._begin == len(self._queue) or self._queue[self._begin].time >= oldest_time):  # type: ignore[union-attr]
+            self._kept_bytes = self.bytes  # the common case: there is nothing to remove
+            return []
+        max_bytes = max(limits.max_bytes, self._kept_bytes)
         pinned = self.oldest_pinned
         dropped: list[Group] = []
         size, commits = self.bytes, self.commits

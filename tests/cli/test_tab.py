@@ -15,6 +15,7 @@ import pexpect
 import pytest
 
 from tests.harness.processes import ROOT
+from tests.harness.waiting import DEADLINE_S
 
 if TYPE_CHECKING:
     from tests.harness.kv_command import Kv
@@ -61,7 +62,7 @@ class Shell:
         stub.chmod(0o755)
         settings = {"PATH": f"{folder}:/usr/bin:/bin", "HOME": str(folder), "TERM": "xterm", "PS1": "$ "}
         self._terminal = pexpect.spawn(
-            kind, START[kind], env=environment | settings, cwd=str(folder), encoding="utf-8", timeout=15,
+            kind, START[kind], env=environment | settings, cwd=str(folder), encoding="utf-8", timeout=DEADLINE_S,
             dimensions=(50, 400),
         )  # fmt: skip
         self._terminal.delaybeforesend = None

@@ -1,4 +1,4 @@
-"""What the client talks to: a real daemon, or a scripted one that does what a real one never should."""
+"""The servers of the client's tests: a real daemon, and a scripted server that does what a real one never does."""
 
 import asyncio
 import inspect
@@ -28,7 +28,7 @@ def shared_daemon() -> Iterator[Daemon]:
 
 @pytest.fixture
 def start_daemon() -> Iterator[Callable[..., Daemon]]:
-    """Starts daemons of the test's own, each in the place of the one before it."""
+    """Starts daemons for one test, each at the address of the previous one."""
     with new_folders() as new_folder, ExitStack() as daemons:
         folder = new_folder()
 
@@ -61,6 +61,13 @@ def scripted() -> Iterator[Callable[..., ScriptedServer]]:
         yield lambda *scripts: servers.enter_context(ScriptedServer(str(new_folder()), *scripts))
 
 
+@pytest.fixture
+def connect() -> Iterator[Callable[..., kv.Client]]:
+    """Opens blocking clients, and closes them after the test."""
+    with ExitStack() as clients:
+        yield lambda *arguments, **settings: clients.enter_context(kv.connect(*arguments, **settings))
+
+
 class Loop:
     """An event loop in a thread of its own."""
 
@@ -70,7 +77,7 @@ class Loop:
         self._thread.start()
 
     def run(self, function: Callable[..., Any], *arguments: Any, **named: Any) -> Any:  # noqa: ANN401
-        """Call ``function`` inside the loop; what it, or its awaiting, returns."""
+        """Call ``function`` inside the loop, and await its result if it can be awaited; return the result."""
 
         async def call() -> Any:  # noqa: ANN401
             result = function(*arguments, **named)
@@ -85,13 +92,13 @@ class Loop:
 
 
 class Awaited:
-    """Something of the asyncio client, used as that of the blocking one: the same tests are for both."""
+    """An object of the asyncio client, used like one of the blocking client: the same tests are for both."""
 
     def __init__(self, loop: Loop, thing: Any) -> None:  # noqa: ANN401
         self._loop = loop
         self._thing = thing
 
-    def _seen(self, thing: Any) -> Any:  # noqa: ANN401
+    def _wrapped(self, thing: Any) -> Any:  # noqa: ANN401
         if hasattr(thing, "__anext__") and not hasattr(thing, "wait"):
             return self._items(thing)
         return Awaited(self._loop, thing) if isinstance(thing, Asynchronous | Deferred | Result) else thing
@@ -101,19 +108,19 @@ class Awaited:
             yield item
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401
-        found = self._loop.run(getattr, self._thing, name)
-        if not callable(found):
-            return found
+        attribute = self._loop.run(getattr, self._thing, name)
+        if not callable(attribute):
+            return attribute
         if name == "run":
-            return lambda function, **named: self._loop.run(found, self._function(function), **named)
-        return lambda *arguments, **named: self._seen(self._loop.run(found, *arguments, **named))
+            return lambda function, **named: self._loop.run(attribute, self._function(function), **named)
+        return lambda *arguments, **named: self._wrapped(self._loop.run(attribute, *arguments, **named))
 
     def _function(self, function: Callable[[Any], Any]) -> Callable[[Any], Any]:
-        """A function of a program that blocks, in a thread."""
-        return lambda txn: asyncio.to_thread(function, self._seen(txn))
+        """Run a blocking function in a thread, so that it can be awaited."""
+        return lambda txn: asyncio.to_thread(function, self._wrapped(txn))
 
     def __enter__(self) -> Any:  # noqa: ANN401
-        return self._seen(self._loop.run(self._thing.__aenter__))
+        return self._wrapped(self._loop.run(self._thing.__aenter__))
 
     def __exit__(self, *error: Any) -> None:  # noqa: ANN401
         self._loop.run(self._thing.__aexit__, *error)
@@ -132,12 +139,15 @@ def loop() -> Iterator[Loop]:
 
 @pytest.fixture(params=["blocking", "asyncio"])
 def open_client(request: pytest.FixtureRequest, loop: Loop) -> Iterator[Callable[..., kv.Client]]:
-    """Opens clients of one kind or the other, to be used as if they all blocked."""
+    """Opens clients of either kind, to be used as if they all blocked."""
     opened: list[Any] = []
 
     def connect(address: str, **settings: Any) -> Any:  # noqa: ANN401
-        make = kv.connect if request.param == "blocking" else lambda *a, **n: Awaited(loop, kv.aio.connect(*a, **n))
-        opened.append(make(address, **{"timeout": DEADLINE_S, **settings}))
+        settings = {"timeout": DEADLINE_S, **settings}
+        is_blocking = request.param == "blocking"
+        opened.append(
+            kv.connect(address, **settings) if is_blocking else Awaited(loop, kv.aio.connect(address, **settings))
+        )
         return opened[-1]
 
     yield connect
@@ -147,7 +157,7 @@ def open_client(request: pytest.FixtureRequest, loop: Loop) -> Iterator[Callable
 
 @pytest.fixture
 def either(open_client: Callable[..., kv.Client], shared_daemon: Daemon) -> kv.Client:
-    """A client of one kind or the other, of an empty daemon."""
+    """A client of either kind, of an empty daemon."""
     client = open_client(shared_daemon.address)
     client.delete(*[item.key for item in client.scan(keys_only=True)], missing_ok=True)
     return client

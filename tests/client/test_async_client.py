@@ -1,4 +1,4 @@
-"""The asyncio client: what it puts into a frame, cancellation, deadlines, and how it comes back."""
+"""The asyncio client: what it puts into a frame, cancellation, deadlines, and reconnecting."""
 
 import asyncio
 import os
@@ -25,7 +25,7 @@ SHORT_S = 0.2
 
 @pytest.fixture(params=["asyncio", "uvloop"])
 def run(request: pytest.FixtureRequest) -> Callable[..., Any]:
-    """Runs a coroutine function, with each of the event loops."""
+    """Runs a coroutine function on each of the event loops."""
     new_loop = asyncio.new_event_loop if request.param == "asyncio" else uvloop.new_event_loop
 
     def run(main: Callable[..., Awaitable[Any]], *arguments: Any) -> Any:  # noqa: ANN401
@@ -40,7 +40,7 @@ def run(request: pytest.FixtureRequest) -> Callable[..., Any]:
 
 
 def echo(frames: list[list[Any]]) -> Callable[["Line"], None]:
-    """A script that notes frames and answers a get with its key."""
+    """Return a script that notes frames, and answers a get with its key."""
 
     def script(line: "Line") -> None:
         for requests in iter(line.request, None):
@@ -53,7 +53,7 @@ def echo(frames: list[list[Any]]) -> Callable[["Line"], None]:
 # ---------------------------------------------------------------------- frames
 
 
-def test_all_of_a_turn_goes_into_one_frame(run: Callable[..., Any], scripted: "Scripted") -> None:
+def test_calls_of_one_turn_share_a_frame(run: Callable[..., Any], scripted: "Scripted") -> None:
     frames: list[list[Any]] = []
     server = scripted(echo(frames))
 
@@ -68,14 +68,14 @@ def test_all_of_a_turn_goes_into_one_frame(run: Callable[..., Any], scripted: "S
     assert server.connections == 1
 
 
-def test_a_turn_too_large_for_a_frame_goes_into_several(run: Callable[..., Any], shared_daemon: "Daemon") -> None:
+def test_too_many_calls_for_one_frame_go_into_several(run: Callable[..., Any], shared_daemon: "Daemon") -> None:
     async def main() -> None:
         async with kv.aio.connect(shared_daemon.address, timeout=DEADLINE_S) as db:
             keys = [f"many:{number}" for number in range(10_000)]
             await asyncio.gather(*(db.set(key, key.encode()) for key in keys))
             assert await asyncio.gather(*(db.get(key) for key in keys)) == [key.encode() for key in keys]
             large = await asyncio.gather(*(db.set(f"large:{n}", bytes([n]) * 2**21) for n in range(12)))
-            assert large == sorted(set(large)), "in the order in which they were asked for"
+            assert large == sorted(set(large)), "in the order of the calls"
             values = await asyncio.gather(*(db.get(f"large:{n}") for n in range(12)))
             assert [value and value[:1] for value in values] == [bytes([n]) for n in range(12)]
             await db.delete(*keys, *(f"large:{n}" for n in range(12)))
@@ -83,7 +83,7 @@ def test_a_turn_too_large_for_a_frame_goes_into_several(run: Callable[..., Any],
     run(main)
 
 
-def test_what_one_caller_did_wrong_is_no_others_fault(run: Callable[..., Any], shared_daemon: "Daemon") -> None:
+def test_an_invalid_call_fails_alone(run: Callable[..., Any], shared_daemon: "Daemon") -> None:
     async def main() -> None:
         async with kv.aio.connect(shared_daemon.address, timeout=DEADLINE_S) as db:
             wrong: Any = 1
@@ -92,7 +92,7 @@ def test_what_one_caller_did_wrong_is_no_others_fault(run: Callable[..., Any], s
                 db.get("fine"), return_exceptions=True,
             )  # fmt: skip
             assert [type(result) for result in results] == [int, kv.Refused, UnicodeEncodeError, int, kv.Refused, bytes]
-            assert results[3] == 2, "what was sent again ran once"
+            assert results[3] == 2, "a call that was sent again ran once"
             assert await db.delete("fine") == 1
 
     run(main)
@@ -116,18 +116,18 @@ def test_an_uncontended_read_modify_write_is_two_round_trips(run: Callable[..., 
     run(main)
     with kv.connect(server.address) as db, db.transaction() as txn:
         txn["a"] += b"0"
-    for begun, ended in (frames[:2], frames[2:]):
-        assert begun == [["begin"], ["fetch", ["a"], -1]]
-        assert ended[0][:5] == ["commit", {"a": b"10"}, {"a": 3}, [], 5]
-        assert ended[1] == ["end", 5]
+    for first, last in (frames[:2], frames[2:]):
+        assert first == [["begin"], ["fetch", ["a"], -1]]
+        assert last[0][:5] == ["commit", {"a": b"10"}, {"a": 3}, [], 5]
+        assert last[1] == ["end", 5]
 
 
 # ---------------------------------------------------------------------- cancellation
 
 
-def test_a_hundred_thousand_cancellations_shift_no_answer(shared_daemon: "Daemon") -> None:
-    """Tasks ask for keys that are their values, and are cancelled at random moments: before, in and behind a frame."""
-    chosen = random.Random(20_250_727)  # noqa: S311  # to be repeatable
+def test_a_hundred_thousand_cancellations_shift_no_reply(shared_daemon: "Daemon") -> None:
+    """Tasks read keys whose values are the keys, and are cancelled at random moments: before, in and after a frame."""
+    generator = random.Random(20_250_727)  # noqa: S311  # a seed, so that the test can be repeated
     keys = [f"echo:{number}" for number in range(500)]
     cancelled = answered = 0
 
@@ -135,8 +135,8 @@ def test_a_hundred_thousand_cancellations_shift_no_answer(shared_daemon: "Daemon
         nonlocal answered
         for _ in range(turns):
             await asyncio.sleep(0)
-        key = chosen.choice(keys)
-        kind = chosen.randrange(4)
+        key = generator.choice(keys)
+        kind = generator.randrange(4)
         if kind == 0:
             assert await db.get_many([key, "no"]) == {key: key.encode(), "no": None}
         elif kind == 1:
@@ -153,10 +153,10 @@ def test_a_hundred_thousand_cancellations_shift_no_answer(shared_daemon: "Daemon
             connection = db._current_connection()
             stream = connection._stream
             while cancelled < CANCELLATIONS:
-                tasks = [asyncio.create_task(ask(db, chosen.randrange(3))) for _ in range(200)]
-                for _ in range(chosen.randrange(6)):
+                tasks = [asyncio.create_task(ask(db, generator.randrange(3))) for _ in range(200)]
+                for _ in range(generator.randrange(6)):
                     await asyncio.sleep(0)
-                    for task in chosen.sample(tasks, 60):
+                    for task in generator.sample(tasks, 60):
                         task.cancel()
                 for result in await asyncio.gather(*tasks, return_exceptions=True):
                     if isinstance(result, asyncio.CancelledError):
@@ -174,7 +174,7 @@ def test_a_hundred_thousand_cancellations_shift_no_answer(shared_daemon: "Daemon
     assert answered > CANCELLATIONS / 10
 
 
-def test_a_cancelled_transaction_leaves_no_snapshot_held(run: Callable[..., Any], scripted: "Scripted") -> None:
+def test_a_cancelled_transaction_ends_its_snapshot(run: Callable[..., Any], scripted: "Scripted") -> None:
     frames: list[list[Any]] = []
     answers: dict[str, Any] = {"begin": 5, "fetch": [[b"1", 3, None, None, None]], "end": True, "ping": True}
 
@@ -203,7 +203,7 @@ def test_a_cancelled_transaction_leaves_no_snapshot_held(run: Callable[..., Any]
     assert requests.count(["begin"]) == requests.count(["end", 5]) == 1
 
 
-def test_a_call_cancelled_before_it_was_sent_is_not_sent(run: Callable[..., Any], scripted: "Scripted") -> None:
+def test_a_call_cancelled_before_it_is_sent_is_not_sent(run: Callable[..., Any], scripted: "Scripted") -> None:
     frames: list[list[Any]] = []
     server = scripted(echo(frames))
 
@@ -218,16 +218,14 @@ def test_a_call_cancelled_before_it_was_sent_is_not_sent(run: Callable[..., Any]
     assert frames == [[["get", "a"]], [["get", "b"]]]
 
 
-# ---------------------------------------------------------------------- time, and ends
+# ---------------------------------------------------------------------- deadlines, and the end of the connection
 
 
-def test_each_call_has_its_deadline_and_late_answers_are_thrown_away(
-    run: Callable[..., Any], scripted: "Scripted"
-) -> None:
+def test_each_call_has_a_deadline_and_late_replies_are_dropped(run: Callable[..., Any], scripted: "Scripted") -> None:
     def late(line: "Line") -> None:
-        held = line.request()
+        requests = line.request()
         server.release.wait(DEADLINE_S)
-        line.reply(*(b"late" for _ in held or []))
+        line.reply(*(b"late" for _ in requests or []))
         echo([])(line)
 
     async def main() -> None:
@@ -244,7 +242,21 @@ def test_each_call_has_its_deadline_and_late_answers_are_thrown_away(
     assert server.connections == 1
 
 
-def test_where_no_daemon_is_every_caller_is_told(run: Callable[..., Any]) -> None:
+def test_a_timeout_does_not_end_calls_of_the_same_turn(run: Callable[..., Any], scripted: "Scripted") -> None:
+    """The loop may run the timer after a call and before the end of its turn."""
+
+    async def main() -> None:
+        async with kv.aio.connect(server.address, timeout=DEADLINE_S) as db:
+            await db.get("a")
+            call = db.get("b")
+            db._current_connection()._time_out()
+            assert await call == b"b"
+
+    server = scripted(echo([]))
+    run(main)
+
+
+def test_without_a_daemon_every_call_is_unavailable(run: Callable[..., Any]) -> None:
     async def main() -> None:
         db = kv.aio.connect("/nonexistent/kvd.sock")
         for result in await asyncio.gather(db.get("a"), db.set("a", b""), db.ping(), return_exceptions=True):
@@ -254,7 +266,7 @@ def test_where_no_daemon_is_every_caller_is_told(run: Callable[..., Any]) -> Non
     run(main)
 
 
-def test_after_a_goodbye_and_after_a_break_everything_goes_on(run: Callable[..., Any], scripted: "Scripted") -> None:
+def test_calls_are_sent_again_after_a_goodbye_and_after_a_break(run: Callable[..., Any], scripted: "Scripted") -> None:
     ids: list[bytes] = []
 
     def goodbye(line: "Line") -> None:
@@ -283,10 +295,10 @@ def test_after_a_goodbye_and_after_a_break_everything_goes_on(run: Callable[...,
     run(main)
     assert server.connections == 3
     assert len(ids) == 2
-    assert ids[0] == ids[1], "the write was sent again as the same"
+    assert ids[0] == ids[1], "the write was sent again under the same id"
 
 
-def test_a_restarted_daemon_is_connected_to_again(run: Callable[..., Any], start_daemon: Callable[..., Any]) -> None:
+def test_the_client_reconnects_to_a_restarted_daemon(run: Callable[..., Any], start_daemon: Callable[..., Any]) -> None:
     async def main() -> None:
         daemon = start_daemon()
         async with kv.aio.connect(daemon.address) as db:
@@ -299,7 +311,7 @@ def test_a_restarted_daemon_is_connected_to_again(run: Callable[..., Any], start
     run(main)
 
 
-def test_calls_under_way_when_the_client_is_closed_end(run: Callable[..., Any], scripted: "Scripted") -> None:
+def test_closing_the_client_ends_its_calls(run: Callable[..., Any], scripted: "Scripted") -> None:
     def silent(line: "Line") -> None:
         line.request()
         server.release.wait(DEADLINE_S)
@@ -318,13 +330,13 @@ def test_calls_under_way_when_the_client_is_closed_end(run: Callable[..., Any], 
     run(main)
 
 
-@pytest.mark.parametrize("said", [b"\0\0\0\1\xc1", b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\0\0\0\3\x92\xc0\xc0"])
-def test_what_does_not_speak_the_protocol_is_said_not_to(
-    run: Callable[..., Any], scripted: "Scripted", said: bytes
+@pytest.mark.parametrize("data", [b"\0\0\0\1\xc1", b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\0\0\0\3\x92\xc0\xc0"])
+def test_a_peer_with_another_protocol_is_a_protocol_error(
+    run: Callable[..., Any], scripted: "Scripted", data: bytes
 ) -> None:
     def garbage(line: "Line") -> None:
         line.request()
-        line.socket.sendall(said)
+        line.socket.sendall(data)
         line.request()
 
     server = scripted(garbage, echo([]))

@@ -1,4 +1,4 @@
-"""A value that is not there is made by one caller, whoever else asks for it meanwhile."""
+"""``cached``: one caller makes a missing value, while all others wait for it."""
 
 import asyncio
 import json
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 CALLERS = 8
 
-# Begins to make a value, says so, and never ends.
+# Begins to make a value, prints a line, and never ends.
 MAKER = """
 import sys, time
 import kv
@@ -35,7 +35,7 @@ kv.connect(sys.argv[1]).cached("key", make)
 
 
 def queue(db: kv.Client) -> list[str]:
-    """Who makes a value, or waits to."""
+    """Return the keys of the callers that make a value, or wait for it."""
     return [item.key for item in db.scan(MAKING, keys_only=True)]
 
 
@@ -45,12 +45,12 @@ def wait_for_queue(db: kv.Client, length: int) -> None:
             assert watch.wait(DEADLINE_S) is not None
 
 
-def test_what_is_there_is_not_made(db: kv.Client) -> None:
+def test_an_existing_value_is_not_made(db: kv.Client) -> None:
     db.set("key", b"there")
     assert db.cached("key", lambda: pytest.fail("made")) == b"there"  # type: ignore[arg-type, return-value]
 
 
-def test_what_is_made_is_kept_for_its_ttl(db: kv.Client) -> None:
+def test_a_made_value_is_stored_with_its_ttl(db: kv.Client) -> None:
     assert db.cached("key", lambda: b"made", ttl=1000) == b"made"
     assert db.get("key") == b"made"
     [left] = db.ttl("key")
@@ -60,13 +60,13 @@ def test_what_is_made_is_kept_for_its_ttl(db: kv.Client) -> None:
 
 
 @pytest.mark.parametrize("key", ["a/b", "\n\x00", "é" * 1000])
-def test_any_key(db: kv.Client, key: str) -> None:
+def test_any_key_can_be_cached(db: kv.Client, key: str) -> None:
     assert db.cached(key, lambda: b"") == b""
     assert db.get(key) == b""
 
 
-def test_one_makes_it_and_the_others_wait(db: kv.Client, shared_daemon: "Daemon") -> None:
-    """Half of them on one client, the others on a client each."""
+def test_one_caller_makes_the_value_and_the_others_wait(db: kv.Client, shared_daemon: "Daemon") -> None:
+    """Half of the callers share a client, the others have a client each."""
     made: list[int] = []
     found: list[bytes] = []
     may_end = threading.Event()
@@ -93,20 +93,20 @@ def test_one_makes_it_and_the_others_wait(db: kv.Client, shared_daemon: "Daemon"
     assert (len(made), found) == (1, [b"made"] * CALLERS)
 
 
-def test_if_making_fails_the_next_one_tries(db: kv.Client) -> None:
+def test_after_a_failure_the_next_caller_makes_the_value(db: kv.Client) -> None:
     with pytest.raises(ZeroDivisionError):
         db.cached("key", lambda: 1 // 0)  # type: ignore[arg-type, return-value]
     assert db.get("key") is None
     assert db.cached("key", lambda: b"made") == b"made"
 
 
-def test_what_is_no_value_is_refused(db: kv.Client) -> None:
+def test_a_value_that_is_not_bytes_is_a_type_error(db: kv.Client) -> None:
     with pytest.raises(TypeError, match="a value is bytes"):
         db.cached("key", lambda: "text")  # type: ignore[arg-type, return-value]
     assert queue(db) == []
 
 
-def test_if_its_maker_dies_the_next_takes_over(db: kv.Client, shared_daemon: "Daemon") -> None:
+def test_when_the_maker_dies_the_next_caller_takes_over(db: kv.Client, shared_daemon: "Daemon") -> None:
     command = [sys.executable, "-c", MAKER, shared_daemon.address]
     with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT) as maker:  # noqa: S603 - ourselves
         assert maker.stdout is not None
@@ -121,7 +121,7 @@ def test_if_its_maker_dies_the_next_takes_over(db: kv.Client, shared_daemon: "Da
     assert found == [b"mine"]
 
 
-def test_there_may_be_no_value_in_time(db: kv.Client, shared_daemon: "Daemon") -> None:
+def test_a_caller_that_waits_for_too_long_times_out(db: kv.Client, shared_daemon: "Daemon") -> None:
     command = [sys.executable, "-c", MAKER, shared_daemon.address]
     with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT) as maker:  # noqa: S603 - ourselves
         assert maker.stdout is not None
@@ -131,7 +131,7 @@ def test_there_may_be_no_value_in_time(db: kv.Client, shared_daemon: "Daemon") -
         maker.kill()
 
 
-def test_with_asyncio(db: kv.Client, shared_daemon: "Daemon") -> None:
+def test_one_asyncio_caller_makes_the_value(db: kv.Client, shared_daemon: "Daemon") -> None:
     made: list[int] = []
 
     async def make() -> bytes:
@@ -150,7 +150,7 @@ def test_with_asyncio(db: kv.Client, shared_daemon: "Daemon") -> None:
     assert left <= 1000
 
 
-def test_what_is_made_of_a_value_is_kept_for_as_long_as_it_is_current(shared_daemon: "Daemon") -> None:
+def test_a_decoded_object_is_kept_for_as_long_as_its_value_is_current(shared_daemon: "Daemon") -> None:
     decoded: list[bytes] = []
 
     def decode(value: bytes) -> list[bytes]:
@@ -171,7 +171,7 @@ def test_what_is_made_of_a_value_is_kept_for_as_long_as_it_is_current(shared_dae
         assert db.cached("key", pytest.fail, decode=decode) == [b"two"]  # type: ignore[arg-type]
 
 
-def test_made_objects_are_bounded() -> None:
+def test_decoded_objects_are_bounded() -> None:
     objects = DecodedObjects(2)
     values = [b"%d" % number for number in range(5)]
     for number, value in enumerate(values):
@@ -179,7 +179,7 @@ def test_made_objects_are_bounded() -> None:
     assert len(objects._objects) <= 2
 
 
-def test_decoding_with_asyncio(shared_daemon: "Daemon") -> None:
+def test_decoded_objects_are_kept_with_asyncio(shared_daemon: "Daemon") -> None:
     async def run() -> None:
         async def never() -> bytes:
             pytest.fail("made")

@@ -43,7 +43,7 @@ def test_versions_rise_with_every_commit(db: kv.Client) -> None:
     assert versions == sorted(set(versions))
 
 
-def test_get_many_names_each_value_and_reads_old_versions(db: kv.Client) -> None:
+def test_get_many_returns_each_value_and_reads_old_versions(db: kv.Client) -> None:
     before = db.set_many({"a": b"1", "b": b"2"})
     db.set("a", b"3")
     assert db.get_many(["b", "no", "a"]) == {"b": b"2", "no": None, "a": b"3"}
@@ -51,7 +51,7 @@ def test_get_many_names_each_value_and_reads_old_versions(db: kv.Client) -> None
     assert db.get_many([]) == {}
 
 
-def test_delete_answers_how_many_there_were(db: kv.Client) -> None:
+def test_delete_returns_how_many_keys_existed(db: kv.Client) -> None:
     db.set_many({"a": b"", "b": b"", "c": b""})
     assert db.delete("a", "b", "a") == 2
     assert db.delete("c", "no", missing_ok=True) == 1
@@ -83,7 +83,7 @@ def test_scan_iterates_in_order_over_a_prefix_or_a_range(db: kv.Client) -> None:
     assert [item.value for item in db.scan("user:", keys_only=True)] == [None, None]
 
 
-def test_scan_goes_on_over_pages_of_any_kind(db: kv.Client) -> None:
+def test_scan_continues_over_pages_of_any_kind(db: kv.Client) -> None:
     names = [f"{number:05}" for number in range(2_500)]
     db.set_many(dict.fromkeys(names, b"x" * 300))  # 1,000 keys, or 256 KiB, or the limit, whichever comes first
     assert keys(db.scan()) == names
@@ -111,27 +111,27 @@ def test_ping_returns(db: kv.Client) -> None:
     assert db.ping() is True
 
 
-def test_metrics_count_what_was_done(db: kv.Client) -> None:
+def test_metrics_count_operations(db: kv.Client) -> None:
     before = db.metrics()
     db.set_many({"a": b"123", "b": b"45"})
     db.get_many(["a", "b", "no"])
     db.delete("a")
     after = db.metrics()
-    counted = [after[name] - before[name] for name in ("set_operations", "get_operations", "delete_operations")]
-    assert counted == [2, 3, 1]
+    counts = [after[name] - before[name] for name in ("set_operations", "get_operations", "delete_operations")]
+    assert counts == [2, 3, 1]
     assert (after["keys_stored"], after["value_bytes_stored"]) == (1, 2)
 
 
-def test_status_and_server_pid_tell_the_same_process(db: kv.Client, shared_daemon: "Daemon") -> None:
+def test_status_and_server_pid_name_the_same_process(db: kv.Client, shared_daemon: "Daemon") -> None:
     assert db.server_pid() == shared_daemon.process.pid
     assert shared_daemon.process.pid in db.status().values()
 
 
-def test_reload_answers_what_changed(db: kv.Client) -> None:
+def test_reload_returns_what_changed(db: kv.Client) -> None:
     assert all(isinstance(line, str) for line in db.reload())
 
 
-def test_shutdown_answers_the_process_id_and_the_end_can_be_waited_for(
+def test_shutdown_returns_the_process_id_and_wait_for_end_waits(
     start_daemon: Callable[..., "Daemon"], codec: Codec
 ) -> None:
     daemon = start_daemon()
@@ -146,7 +146,7 @@ def test_shutdown_answers_the_process_id_and_the_end_can_be_waited_for(
         db.ping()
 
 
-def test_a_restarted_daemon_is_connected_to_again(start_daemon: Callable[..., "Daemon"]) -> None:
+def test_the_client_reconnects_to_a_restarted_daemon(start_daemon: Callable[..., "Daemon"]) -> None:
     daemon = start_daemon()
     with kv.connect(daemon.address) as db:
         db.set("a", b"1")
@@ -163,7 +163,7 @@ def test_a_closed_client_opens_another_connection(db: kv.Client) -> None:
     db.ping()
 
 
-def test_a_client_at_its_end_closes_its_connection(shared_daemon: "Daemon") -> None:
+def test_leaving_the_block_closes_the_connection(shared_daemon: "Daemon") -> None:
     with kv.connect(shared_daemon.address) as db:
         db.ping()
         connection = db._current_connection()._stream
@@ -175,7 +175,7 @@ def test_a_client_at_its_end_closes_its_connection(shared_daemon: "Daemon") -> N
 # ---------------------------------------------------------------------- refusals
 
 
-def test_limits_are_refused_by_name_and_the_connection_goes_on(db: kv.Client) -> None:
+def test_a_request_over_a_limit_is_refused_and_the_connection_stays_open(db: kv.Client) -> None:
     with pytest.raises(kv.Refused) as refused:
         db.set("x" * 4_097, b"")
     assert (refused.value.code, refused.value.retryable, refused.value.maybe_committed) == ("too_large", False, False)
@@ -189,8 +189,8 @@ def test_limits_are_refused_by_name_and_the_connection_goes_on(db: kv.Client) ->
 
 
 @pytest.mark.parametrize("connected", [True, False], ids=["at work", "fresh"])
-def test_a_request_larger_than_a_frame_is_refused_as_such(db: kv.Client, connected: bool) -> None:
-    """The daemon hangs up in the middle of it, after having said why."""
+def test_a_request_larger_than_a_frame_is_refused_as_too_large(db: kv.Client, connected: bool) -> None:
+    """The daemon says why, and hangs up in the middle of the request."""
     if connected:
         db.ping()
     with pytest.raises(kv.Refused) as refused:
@@ -199,12 +199,12 @@ def test_a_request_larger_than_a_frame_is_refused_as_such(db: kv.Client, connect
     assert db.get("a") is None
 
 
-def test_a_version_that_is_not_there_is_refused(db: kv.Client) -> None:
+def test_a_version_that_does_not_exist_is_refused(db: kv.Client) -> None:
     with pytest.raises(kv.Refused, match="there is no version"):
         db.get_many(["a"], at=2**63)
 
 
-def test_a_version_that_has_gone_is_told_with_the_oldest_that_has_not(
+def test_a_read_of_a_pruned_version_names_the_oldest_readable_one(
     start_daemon: Callable[..., "Daemon"], tmp_path: pathlib.Path
 ) -> None:
     (tmp_path / "kvd.toml").write_text("[history]\nmax_versions = 1\n")
@@ -220,7 +220,7 @@ def test_a_version_that_has_gone_is_told_with_the_oldest_that_has_not(
 
 
 @pytest.mark.parametrize("key", ["\udc80", "a\ud800b"])
-def test_a_key_that_is_no_text_is_a_value_error_and_the_connection_goes_on(db: kv.Client, key: str) -> None:
+def test_a_key_that_is_not_unicode_is_a_value_error_and_the_connection_stays_open(db: kv.Client, key: str) -> None:
     db.set("a", b"1")
     connection = db._current_connection()._stream
     for call in (
@@ -234,14 +234,14 @@ def test_a_key_that_is_no_text_is_a_value_error_and_the_connection_goes_on(db: k
 
 
 @pytest.mark.parametrize("value", ["text", None, 1, ["a"], object()], ids=str)
-def test_a_value_is_bytes(db: kv.Client, value: Any) -> None:  # noqa: ANN401
+def test_a_value_that_is_not_bytes_is_a_type_error(db: kv.Client, value: Any) -> None:  # noqa: ANN401
     for call in (lambda: db.set("a", value), lambda: db.set_many({"b": b"", "a": value})):
         with pytest.raises(TypeError, match=f"a value is bytes, not {type(value).__name__}"):
             call()
     assert keys(db.scan()) == []
 
 
-def test_what_is_no_duration_is_refused_by_its_type(either: kv.Client) -> None:
+def test_a_duration_of_another_type_is_a_type_error(either: kv.Client) -> None:
     with pytest.raises(TypeError, match="a duration is seconds or a timedelta, not str"):
         either.set("a", b"", ttl="5m")  # type: ignore[arg-type]
 
@@ -262,7 +262,7 @@ def test_a_key_that_is_not_text_is_refused_by_the_daemon(db: kv.Client, key: Any
 
 
 @pytest.mark.parametrize("address", ["tcp://", "tcp://host", "tcp://host:port", "tcp://:1", "tcp://host:65536"])
-def test_an_address_that_cannot_be_one_is_a_value_error_at_once(address: str) -> None:
+def test_a_malformed_address_is_a_value_error_at_once(address: str) -> None:
     with pytest.raises(ValueError, match="not HOST:PORT"):
         kv.connect(address)
 
@@ -276,7 +276,7 @@ def test_an_address_that_cannot_be_one_is_a_value_error_at_once(address: str) ->
     ],
     ids=lambda text: text[:20],
 )  # fmt: skip
-def test_where_no_daemon_is_the_error_says_where_and_why(address: str, reason: str) -> None:
+def test_without_a_daemon_the_error_says_where_and_why(address: str, reason: str) -> None:
     with pytest.raises(kv.Unavailable, match=reason) as failed:
         kv.connect(address).set("a", b"1")
     assert failed.value.tried == [address]
@@ -284,14 +284,14 @@ def test_where_no_daemon_is_the_error_says_where_and_why(address: str, reason: s
     assert ("kv serve --daemon --socket " in str(failed.value)) == (not address.startswith("tcp"))
 
 
-def test_a_socket_that_nobody_accepts_on_any_more_is_named(tmp_path: pathlib.Path) -> None:
-    with socket.socket(socket.AF_UNIX) as left_behind:
-        left_behind.bind(f"{tmp_path}/kvd.sock")
+def test_a_socket_without_a_listener_is_named(tmp_path: pathlib.Path) -> None:
+    with socket.socket(socket.AF_UNIX) as abandoned:
+        abandoned.bind(f"{tmp_path}/kvd.sock")
     with pytest.raises(kv.Unavailable, match="no process listens there"):
         kv.connect(f"{tmp_path}/kvd.sock").ping()
 
 
-def test_the_address_is_that_of_the_environment_then_the_users_own(
+def test_the_default_address_is_from_the_environment_then_the_users_own(
     shared_daemon: "Daemon", tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KVD_SOCKET", shared_daemon.address)
@@ -307,13 +307,13 @@ def test_the_address_is_that_of_the_environment_then_the_users_own(
 
 
 @pytest.mark.parametrize("timeout", [0, -1, float("inf"), float("nan"), 1e10])
-def test_a_timeout_that_cannot_be_one_is_a_value_error_at_once(timeout: float) -> None:
+def test_a_timeout_out_of_range_is_a_value_error_at_once(timeout: float) -> None:
     with pytest.raises(ValueError, match="a timeout is"):
         kv.connect("/nonexistent", timeout=timeout)
 
 
 @pytest.mark.parametrize("connected", [True, False], ids=["at work", "fresh"])
-def test_a_timeout_that_is_over_at_once_is_an_error_like_others(shared_daemon: "Daemon", connected: bool) -> None:
+def test_a_tiny_timeout_is_an_ordinary_error(shared_daemon: "Daemon", connected: bool) -> None:
     with kv.connect(shared_daemon.address) as db:
         if connected:
             db.ping()
@@ -342,7 +342,7 @@ def tcp(start_daemon: Callable[..., "Daemon"], tmp_path: pathlib.Path) -> tuple[
     return f"tcp://127.0.0.1:{port}", str(token)
 
 
-def test_on_tcp_the_token_opens_the_door(
+def test_over_tcp_the_token_admits_the_client(
     tcp: tuple[str, str], codec: Codec, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     address, token = tcp
@@ -363,7 +363,7 @@ def test_on_tcp_the_token_opens_the_door(
             db.ping()
 
 
-def test_a_token_file_that_cannot_be_read_is_named(tcp: tuple[str, str], tmp_path: pathlib.Path) -> None:
+def test_an_unreadable_token_file_is_named(tcp: tuple[str, str], tmp_path: pathlib.Path) -> None:
     (tmp_path / "binary").write_bytes(b"\xff")
     for name in ("missing", "binary"):
         path = str(tmp_path / name)

@@ -1,4 +1,4 @@
-"""What the client makes of servers that are slow, gone, stopping, or no kvd at all: scripted ones."""
+"""The client against scripted servers that are slow, gone or stopping, or speak another protocol."""
 
 import os
 import threading
@@ -19,29 +19,30 @@ if TYPE_CHECKING:
     from tests.harness.scripted_server import Line, ScriptedServer
 
     Scripted = Callable[..., ScriptedServer]
+Connect = Callable[..., kv.Client]
 LONG_S = 30
 SHORT_S = 0.2
 
 READ: Callable[[kv.Client], object] = lambda db: db.get("a")  # noqa: E731
 WRITE: Callable[[kv.Client], object] = lambda db: db.set("a", b"1")  # noqa: E731
 calls = pytest.mark.parametrize(("call", "writing"), [(READ, False), (WRITE, True)], ids=["read", "write"])
-ANSWERS: dict[Any, object] = {"get": b"right", "set": 7}
+REPLIES: dict[Any, object] = {"get": b"right", "set": 7}
 
 
 def serve(line: "Line") -> None:
-    """As a server should."""
+    """Answer every request."""
     while (requests := line.request()) is not None:
-        line.reply(*(ANSWERS[request[0]] for request in requests))
+        line.reply(*(REPLIES[request[0]] for request in requests))
 
 
 def serve_one(line: "Line") -> None:
-    """One request as it should, then hang up without a word."""
+    """Answer one request, then hang up without a goodbye."""
     for request in line.request() or []:
-        line.reply(ANSWERS[request[0]])
+        line.reply(REPLIES[request[0]])
 
 
 def hang_up(line: "Line") -> None:
-    """Hang up without a word after the request."""
+    """Hang up after the request, without a reply or a goodbye."""
     line.request()
 
 
@@ -53,25 +54,25 @@ def certainly_not_applied(error: KvdError) -> bool:
 
 
 @calls
-def test_a_server_that_never_answers_costs_the_timeout(
-    scripted: "Scripted", call: Callable[[kv.Client], object], writing: bool, codec: Codec
+def test_a_server_that_never_replies_costs_the_timeout(
+    scripted: "Scripted", connect: Connect, call: Callable[[kv.Client], object], writing: bool, codec: Codec
 ) -> None:
     def silent(line: "Line") -> None:
         line.request()
         server.release.wait(LONG_S)
 
     server = scripted(silent)
-    db = kv.connect(server.address, timeout=SHORT_S, codec=codec)
+    db = connect(server.address, timeout=SHORT_S, codec=codec)
     with pytest.raises(kv.TimedOut, match=r"within 0\.2 s") as failed:
         call(db)
     assert (failed.value.retryable, failed.value.maybe_committed) == (not writing, writing)
 
 
 @calls
-def test_a_late_answer_is_thrown_away_and_the_connection_goes_on(
-    scripted: "Scripted", call: Callable[[kv.Client], object], writing: bool, codec: Codec
+def test_a_late_reply_is_dropped_and_the_connection_stays_open(
+    scripted: "Scripted", connect: Connect, call: Callable[[kv.Client], object], writing: bool, codec: Codec
 ) -> None:
-    """Ephemeral keys and locks hang on it."""
+    """Ephemeral keys and locks depend on the connection."""
 
     def late(line: "Line") -> None:
         line.request()
@@ -81,8 +82,8 @@ def test_a_late_answer_is_thrown_away_and_the_connection_goes_on(
 
     timed_out = threading.Event()
     server = scripted(late)
-    db = kv.connect(server.address, timeout=SHORT_S, codec=codec)
-    for _ in range(2):  # the second one is not even sent before the first one's answer
+    db = connect(server.address, timeout=SHORT_S, codec=codec)
+    for _ in range(2):  # the second call is not even sent before the reply to the first
         with pytest.raises(kv.TimedOut):
             call(db)
     timed_out.set()
@@ -91,7 +92,7 @@ def test_a_late_answer_is_thrown_away_and_the_connection_goes_on(
     assert server.connections == 1
 
 
-def test_a_server_that_trickles_does_not_prolong_the_timeout(scripted: "Scripted") -> None:
+def test_a_server_that_trickles_does_not_prolong_the_timeout(scripted: "Scripted", connect: Connect) -> None:
     sent = []
 
     def trickle(line: "Line") -> None:
@@ -104,12 +105,12 @@ def test_a_server_that_trickles_does_not_prolong_the_timeout(scripted: "Scripted
 
     server = scripted(trickle)
     with pytest.raises(kv.TimedOut):
-        kv.connect(server.address, timeout=SHORT_S).get("a")
-    assert len(sent) > 4, "bytes came all the time, and more than the length"
+        connect(server.address, timeout=SHORT_S).get("a")
+    assert len(sent) > 4, "bytes came all the time, and more than the header"
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 64])
-def test_an_answer_in_pieces_is_an_answer(scripted: "Scripted", size: int) -> None:
+def test_a_reply_in_pieces_is_read(scripted: "Scripted", connect: Connect, size: int) -> None:
     def pieces(line: "Line") -> None:
         line.request()
         payload = msgspec.msgpack.encode([b"x" * 100])
@@ -117,62 +118,66 @@ def test_an_answer_in_pieces_is_an_answer(scripted: "Scripted", size: int) -> No
         for at in range(0, len(frame), size):
             line.socket.sendall(frame[at : at + size])
 
-    assert kv.connect(scripted(pieces).address, timeout=LONG_S).get("a") == b"x" * 100
+    assert connect(scripted(pieces).address, timeout=LONG_S).get("a") == b"x" * 100
 
 
-def test_a_server_that_does_not_read_costs_the_timeout_and_nothing_was_done(scripted: "Scripted") -> None:
+def test_a_server_that_does_not_read_costs_the_timeout_and_nothing_is_written(
+    scripted: "Scripted", connect: Connect
+) -> None:
     def deaf(line: "Line") -> None:
         server.release.wait(LONG_S)
 
     server = scripted(deaf)
     with pytest.raises(kv.TimedOut) as failed:
-        kv.connect(server.address, timeout=SHORT_S).set("a", b"x" * (8 * 2**20))
-    assert certainly_not_applied(failed.value), "the frame never left as a whole"
+        connect(server.address, timeout=SHORT_S).set("a", b"x" * (8 * 2**20))
+    assert certainly_not_applied(failed.value), "the frame was never sent as a whole"
 
 
-def test_waiting_for_another_threads_call_counts_towards_the_time(scripted: "Scripted") -> None:
-    asked = threading.Event()
+def test_waiting_for_the_call_of_another_thread_counts_towards_the_timeout(
+    scripted: "Scripted", connect: Connect
+) -> None:
+    received = threading.Event()
 
     def slow(line: "Line") -> None:
         line.request()
-        asked.set()
+        received.set()
         server.release.wait(LONG_S)
         line.reply(b"late")
         serve(line)
 
     server = scripted(slow)
-    db = kv.connect(server.address, timeout=LONG_S)
-    answers: list[bytes | None] = []
-    first = threading.Thread(target=lambda: answers.append(db.get("a")))
+    db = connect(server.address, timeout=LONG_S)
+    values: list[bytes | None] = []
+    first = threading.Thread(target=lambda: values.append(db.get("a")))
     first.start()
-    assert asked.wait(LONG_S)
+    assert received.wait(LONG_S)
     db.settings = kv.ClientSettings(server.address, timeout=SHORT_S)
     with pytest.raises(kv.TimedOut) as failed:
         db.set("a", b"1")
     assert certainly_not_applied(failed.value), "it was never sent"
     server.release.set()
     first.join(LONG_S)
-    assert answers == [b"late"]
+    assert values == [b"late"]
     db.settings = kv.ClientSettings(server.address, timeout=LONG_S)
     assert db.get("a") == b"right"
 
 
-def test_without_a_timeout_an_answer_may_take_its_time(scripted: "Scripted") -> None:
+def test_without_a_timeout_a_reply_may_take_any_time(scripted: "Scripted", connect: Connect) -> None:
     def slow(line: "Line") -> None:
         line.request()
         server.release.wait(2 * SHORT_S)
         line.reply(b"at last")
 
     server = scripted(slow)
-    assert kv.connect(server.address, timeout=None).get("a") == b"at last"
+    assert connect(server.address, timeout=None).get("a") == b"at last"
 
 
 # ---------------------------------------------------------------------- the connection ends
 
 
 @calls
-def test_a_connection_that_was_lost_between_calls_is_not_noticed(
-    scripted: "Scripted", call: Callable[[kv.Client], object], writing: bool
+def test_a_connection_that_breaks_between_calls_is_not_noticed(
+    scripted: "Scripted", connect: Connect, call: Callable[[kv.Client], object], writing: bool
 ) -> None:
     closed = threading.Event()
 
@@ -182,50 +187,52 @@ def test_a_connection_that_was_lost_between_calls_is_not_noticed(
         closed.set()
 
     server = scripted(one_then_close, serve)
-    db = kv.connect(server.address, timeout=LONG_S)
+    db = connect(server.address, timeout=LONG_S)
     db.get("a")
     assert closed.wait(LONG_S)
-    assert call(db) in ANSWERS.values()
+    assert call(db) in REPLIES.values()
     assert server.connections == 2
 
 
-def test_a_read_whose_connection_breaks_is_sent_again(scripted: "Scripted", codec: Codec) -> None:
+def test_a_read_whose_connection_breaks_is_sent_again(scripted: "Scripted", connect: Connect, codec: Codec) -> None:
     def one_then_hang_up(line: "Line") -> None:
         serve_one(line)
         line.request()
 
     server = scripted(one_then_hang_up, serve)
-    db = kv.connect(server.address, timeout=LONG_S, codec=codec)
+    db = connect(server.address, timeout=LONG_S, codec=codec)
     assert [db.get("a"), db.get("a")] == [b"right"] * 2
     assert server.connections == 2
 
 
-def test_a_write_whose_connection_breaks_is_sent_again_under_the_same_id(scripted: "Scripted", codec: Codec) -> None:
-    written: list[Any] = []
+def test_a_write_whose_connection_breaks_is_sent_again_under_the_same_id(
+    scripted: "Scripted", connect: Connect, codec: Codec
+) -> None:
+    writes: list[Any] = []
 
     def one_then_hang_up(line: "Line") -> None:
         serve_one(line)
-        written.append(line.request())
+        writes.append(line.request())
 
     def serve_and_note(line: "Line") -> None:
         while (requests := line.request()) is not None:
-            written.append(requests)
+            writes.append(requests)
             line.reply(7)
 
     server = scripted(one_then_hang_up, serve_and_note)
-    db = kv.connect(server.address, timeout=LONG_S, codec=codec)
+    db = connect(server.address, timeout=LONG_S, codec=codec)
     db.get("a")
     assert db.set("a", b"1") == 7
-    assert (written[0], server.connections) == (written[1], 2)
+    assert (writes[0], server.connections) == (writes[1], 2)
     assert db.set("a", b"1") == 7
-    ((name, entries, how),) = written[0]
-    assert (name, entries, len(how["id"]), how["since"]) == ("set", {"a": b"1"}, 16, 5)
-    assert written[2][0][2]["id"] != how["id"], "another write, another id"
-    assert written[2][0][2]["since"] == 7
+    ((name, entries, options),) = writes[0]
+    assert (name, entries, len(options["id"]), options["since"]) == ("set", {"a": b"1"}, 16, 5)
+    assert writes[2][0][2]["id"] != options["id"], "another write, another id"
+    assert writes[2][0][2]["since"] == 7
 
 
-def test_a_write_is_not_sent_again_to_another_store(scripted: "Scripted", codec: Codec) -> None:
-    asked: list[Any] = []
+def test_a_write_is_not_sent_again_to_another_store(scripted: "Scripted", connect: Connect, codec: Codec) -> None:
+    received: list[Any] = []
 
     def one_then_hang_up(line: "Line") -> None:
         serve_one(line)
@@ -233,59 +240,61 @@ def test_a_write_is_not_sent_again_to_another_store(scripted: "Scripted", codec:
 
     def other_store(line: "Line") -> None:
         while (requests := line.request(store_id="other")) is not None:
-            asked.append(requests)
+            received.append(requests)
             line.reply(b"right")
 
     server = scripted(one_then_hang_up, other_store)
-    db = kv.connect(server.address, timeout=LONG_S, codec=codec)
+    db = connect(server.address, timeout=LONG_S, codec=codec)
     db.get("a")
     with pytest.raises(kv.CommitUnknown) as failed:
         db.set("a", b"1")
     assert (failed.value.retryable, failed.value.maybe_committed) == (False, True)
     assert not isinstance(failed.value, kv.Conflict | kv.TimedOut)
-    assert asked == []
-    assert db.get("a") == b"right", "the client goes on"
+    assert received == []
+    assert db.get("a") == b"right", "the client can still be used"
 
 
-def test_a_write_is_unknown_if_the_store_was_never_known(scripted: "Scripted") -> None:
+def test_a_write_is_unknown_if_the_store_was_never_known(scripted: "Scripted", connect: Connect) -> None:
     def silent(line: "Line") -> None:
         line.socket.recv(100_000)
 
     server = scripted(silent, serve)
     with pytest.raises(kv.CommitUnknown):
-        kv.connect(server.address, timeout=LONG_S).set("a", b"1")
+        connect(server.address, timeout=LONG_S).set("a", b"1")
     assert server.connections == 1
 
 
-def test_a_write_of_ephemeral_keys_is_unknown_when_its_connection_breaks(scripted: "Scripted") -> None:
-    """Made or not, the keys are gone: an answer that it was made would tell of keys that are not there."""
+def test_a_write_of_ephemeral_keys_is_unknown_when_its_connection_breaks(
+    scripted: "Scripted", connect: Connect
+) -> None:
+    """Made or not, the keys are gone. A result that says it was made would report keys that do not exist."""
 
     def one_then_hang_up(line: "Line") -> None:
         serve_one(line)
         line.request()
 
     server = scripted(one_then_hang_up, serve)
-    db = kv.connect(server.address, timeout=LONG_S)
+    db = connect(server.address, timeout=LONG_S)
     db.get("a")
     with pytest.raises(kv.CommitUnknown, match="ephemeral"):
         db.set("a", b"1", ephemeral=True)
 
 
-def test_a_first_try_that_nobody_remembers_back_to_is_made_with_a_younger_since(scripted: "Scripted") -> None:
-    """And what stood behind it in its frame is asked again, so that it still runs after the write."""
+def test_a_first_try_with_too_old_a_since_is_repeated_with_a_newer_one(scripted: "Scripted", connect: Connect) -> None:
+    """The requests after it in its frame are sent again, too, so that they still run after the write."""
     seen: list[Any] = []
 
     def forgetful(line: "Line") -> None:
         line.request()
         line.reply(b"first")
         for requests in iter(line.request, None):
-            how = requests[0][2]
-            seen.append((how["id"], how["since"]))
-            young = how["since"] >= 90
-            written = 91 if young else {"error": "outcome_unknown", "message": "", "version": 90}
-            line.reply(written, *[b"new" if young else b"old"] * len(requests[1:]))
+            options = requests[0][2]
+            seen.append((options["id"], options["since"]))
+            is_new = options["since"] >= 90
+            outcome = 91 if is_new else {"error": "outcome_unknown", "message": "", "version": 90}
+            line.reply(outcome, *[b"new" if is_new else b"old"] * len(requests[1:]))
 
-    db = kv.connect(scripted(forgetful).address, timeout=LONG_S)
+    db = connect(scripted(forgetful).address, timeout=LONG_S)
     assert db.get("a") == b"first"
     with db.pipeline() as pipeline:
         written, read = pipeline.set("a", b"1"), pipeline.get("a")
@@ -295,7 +304,7 @@ def test_a_first_try_that_nobody_remembers_back_to_is_made_with_a_younger_since(
     assert seen[2][1] == 91
 
 
-def test_a_second_try_that_nobody_remembers_is_unknown(scripted: "Scripted") -> None:
+def test_a_second_try_with_too_old_a_since_is_unknown(scripted: "Scripted", connect: Connect) -> None:
     def one_then_hang_up(line: "Line") -> None:
         serve_one(line)
         line.request()
@@ -305,34 +314,34 @@ def test_a_second_try_that_nobody_remembers_is_unknown(scripted: "Scripted") -> 
         line.reply({"error": "outcome_unknown", "message": "not remembered", "version": 90})
         line.request()
 
-    db = kv.connect(scripted(one_then_hang_up, forgetful).address, timeout=LONG_S)
+    db = connect(scripted(one_then_hang_up, forgetful).address, timeout=LONG_S)
     db.get("a")
     with pytest.raises(kv.CommitUnknown, match="not remembered"):
         db.set("a", b"1")
 
 
 @calls
-def test_a_server_that_always_hangs_up_is_not_asked_for_ever(
-    scripted: "Scripted", call: Callable[[kv.Client], object], writing: bool
+def test_a_server_that_always_hangs_up_is_not_tried_for_ever(
+    scripted: "Scripted", connect: Connect, call: Callable[[kv.Client], object], writing: bool
 ) -> None:
     server = scripted(hang_up)
     with pytest.raises(kv.ConnectionLost) as failed:
-        call(kv.connect(server.address, timeout=LONG_S))
+        call(connect(server.address, timeout=LONG_S))
     assert (failed.value.retryable, failed.value.maybe_committed) == (not writing, writing)
     assert server.connections <= 4
 
 
 @calls
 @pytest.mark.parametrize("cut", [1, 3, 4, 5])
-def test_an_answer_that_is_cut_is_none(
-    scripted: "Scripted", call: Callable[[kv.Client], object], writing: bool, cut: int
+def test_a_cut_reply_is_not_a_reply(
+    scripted: "Scripted", connect: Connect, call: Callable[[kv.Client], object], writing: bool, cut: int
 ) -> None:
     def half(line: "Line") -> None:
         line.request()
         line.socket.sendall(b"\0\0\0\2\x91\x07"[:cut])
 
     with pytest.raises(kv.ConnectionLost) as failed:
-        call(kv.connect(scripted(half).address, timeout=LONG_S))
+        call(connect(scripted(half).address, timeout=LONG_S))
     assert failed.value.maybe_committed == writing
 
 
@@ -341,107 +350,109 @@ def test_an_answer_that_is_cut_is_none(
 
 @calls
 def test_after_a_goodbye_the_request_is_sent_again(
-    scripted: "Scripted", call: Callable[[kv.Client], object], writing: bool, codec: Codec
+    scripted: "Scripted", connect: Connect, call: Callable[[kv.Client], object], writing: bool, codec: Codec
 ) -> None:
-    """Also a write: the server says that what it has not answered did not run."""
+    """A write as well: the server says that the frames without a reply did not run."""
 
     def goodbye(line: "Line") -> None:
         line.request()
         line.goodbye()
 
     server = scripted(goodbye, goodbye, serve)
-    assert call(kv.connect(server.address, timeout=LONG_S, codec=codec)) in ANSWERS.values()
+    assert call(connect(server.address, timeout=LONG_S, codec=codec)) in REPLIES.values()
     assert server.connections == 3
 
 
 @calls
-def test_a_goodbye_behind_an_answer_belongs_to_the_next_request(
-    scripted: "Scripted", call: Callable[[kv.Client], object], writing: bool
+def test_a_goodbye_after_a_reply_concerns_the_next_request(
+    scripted: "Scripted", connect: Connect, call: Callable[[kv.Client], object], writing: bool
 ) -> None:
-    def answer_and_goodbye(line: "Line") -> None:
+    def reply_and_goodbye(line: "Line") -> None:
         line.request()
-        answer, goodbye = msgspec.msgpack.encode([b"right"]), msgspec.msgpack.encode({"error": "shutting_down"})
-        line.socket.sendall(b"".join(len(each).to_bytes(4, "big") + each for each in (answer, goodbye)))
+        reply, goodbye = msgspec.msgpack.encode([b"right"]), msgspec.msgpack.encode({"error": "shutting_down"})
+        line.socket.sendall(b"".join(len(each).to_bytes(4, "big") + each for each in (reply, goodbye)))
 
-    server = scripted(answer_and_goodbye, serve)
-    db = kv.connect(server.address, timeout=LONG_S)
+    server = scripted(reply_and_goodbye, serve)
+    db = connect(server.address, timeout=LONG_S)
     assert db.get("a") == b"right"
-    assert call(db) in ANSWERS.values()
+    assert call(db) in REPLIES.values()
     assert server.connections == 2
 
 
 @calls
-def test_a_goodbye_is_heard_also_by_who_is_still_sending(
-    scripted: "Scripted", call: Callable[[kv.Client], object], writing: bool
+def test_a_client_that_is_still_sending_hears_the_goodbye(
+    scripted: "Scripted", connect: Connect, call: Callable[[kv.Client], object], writing: bool
 ) -> None:
     def goodbye_at_once(line: "Line") -> None:
         line.goodbye()
 
     server = scripted(goodbye_at_once, serve)
-    db = kv.connect(server.address, timeout=LONG_S)
+    db = connect(server.address, timeout=LONG_S)
     assert db.set("a", b"x" * (4 * 2**20)) == 7
     assert server.connections == 2
 
 
-def test_a_server_that_only_says_goodbye_costs_the_timeout(scripted: "Scripted") -> None:
+def test_a_server_that_only_says_goodbye_costs_the_timeout(scripted: "Scripted", connect: Connect) -> None:
     def goodbye(line: "Line") -> None:
         line.request()
         line.goodbye()
 
     server = scripted(goodbye)
     with pytest.raises(KvdError) as failed:
-        kv.connect(server.address, timeout=SHORT_S).set("a", b"1")
+        connect(server.address, timeout=SHORT_S).set("a", b"1")
     assert not failed.value.maybe_committed or isinstance(failed.value, kv.TimedOut)
     assert server.connections > 1
 
 
-def test_a_refusal_of_the_connection_is_the_refusal_of_the_call(scripted: "Scripted") -> None:
+def test_a_refusal_of_the_connection_is_the_error_of_the_call(scripted: "Scripted", connect: Connect) -> None:
     def busy(line: "Line") -> None:
         line.goodbye("busy")
 
     server = scripted(busy, serve)
-    db = kv.connect(server.address, timeout=LONG_S)
+    db = connect(server.address, timeout=LONG_S)
     with pytest.raises(kv.Busy) as failed:
         db.set("a", b"1")
     assert certainly_not_applied(failed.value)
     assert db.get("a") == b"right"
 
 
-def test_a_refused_frame_did_not_run_and_its_connection_is_left(scripted: "Scripted") -> None:
+def test_a_refused_frame_did_not_run_and_its_connection_is_closed(scripted: "Scripted", connect: Connect) -> None:
     def refuse(line: "Line") -> None:
         line.request()
         line.goodbye("bad_request")
         line.request()
 
     server = scripted(refuse, serve)
-    db = kv.connect(server.address, timeout=LONG_S)
+    db = connect(server.address, timeout=LONG_S)
     with pytest.raises(kv.Refused) as failed:
         db.set("a", b"1")
     assert (failed.value.code, failed.value.maybe_committed) == ("bad_request", False)
     assert db.get("a") == b"right"
 
 
-# ---------------------------------------------------------------------- what is no kvd
+# ---------------------------------------------------------------------- other protocols
 
 
 @pytest.mark.parametrize(
-    "said",
+    "data",
     [
         b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\xff\xff\xff\xff", b"\x40\x00\x00\x01" + b"x" * 100,
         b"\0\0\0\0", b"\0\0\0\1\xc1", b"\0\0\0\1\xc0", b"\0\0\0\1\x07", b"\0\0\0\1\x90", b"\0\0\0\3\x92\xc0\xc0",
         b"\0\0\0\2\xc0\xc0", b"\0\0\0\2\x91\x07", b"\0\0\0\5\x91\xa4text", b"\0\0\0\5\xdd\xff\xff\xff\xff",
         b"\0\0\0\2\xa1\xff", b"\0\1\0\0" + b"\x91" * 65_536,
     ],
-    ids=lambda said: said[:12].hex(),
+    ids=lambda data: data[:12].hex(),
 )  # fmt: skip
-def test_what_does_not_speak_the_protocol_is_said_not_to(scripted: "Scripted", said: bytes, codec: Codec) -> None:
+def test_a_peer_with_another_protocol_is_a_protocol_error(
+    scripted: "Scripted", connect: Connect, data: bytes, codec: Codec
+) -> None:
     def garbage(line: "Line") -> None:
         line.request()
-        line.socket.sendall(said)
+        line.socket.sendall(data)
         line.request()
 
     server = scripted(garbage, serve)
-    db = kv.connect(server.address, timeout=LONG_S, codec=codec)
+    db = connect(server.address, timeout=LONG_S, codec=codec)
     with pytest.raises(kv.ProtocolError) as failed:
         db.get("a")
     assert failed.value.code == "bad_reply"
@@ -449,8 +460,8 @@ def test_what_does_not_speak_the_protocol_is_said_not_to(scripted: "Scripted", s
     assert db.get("a") == b"right"
 
 
-def test_a_reply_for_what_was_not_asked_ends_the_connection(scripted: "Scripted") -> None:
-    """Two replies to one request: with the second one left over, every later answer would be shifted."""
+def test_a_reply_too_many_ends_the_connection(scripted: "Scripted", connect: Connect) -> None:
+    """Two replies to one request: the second one would shift every later reply."""
 
     def twice(line: "Line") -> None:
         line.request()
@@ -458,21 +469,21 @@ def test_a_reply_for_what_was_not_asked_ends_the_connection(scripted: "Scripted"
         line.request()
 
     server = scripted(twice, serve)
-    db = kv.connect(server.address, timeout=LONG_S)
+    db = connect(server.address, timeout=LONG_S)
     with pytest.raises(kv.ProtocolError):
         db.get("a")
     assert db.get("a") == b"right"
     assert server.connections == 2
 
 
-def test_arbitrary_answers_raise_only_kvd_errors(scripted: "Scripted", codec: Codec) -> None:
-    answer = [b""]
+def test_arbitrary_replies_raise_only_kvd_errors(scripted: "Scripted", connect: Connect, codec: Codec) -> None:
+    reply = [b""]
 
     def echo(line: "Line") -> None:
         while line.request() is not None:
-            line.payload(answer[0])
+            line.payload(reply[0])
 
-    db = kv.connect(scripted(echo).address, timeout=LONG_S, codec=codec)
+    db = connect(scripted(echo).address, timeout=LONG_S, codec=codec)
     every_call: list[Callable[[], object]] = [
         lambda: db.get("a"), lambda: db.get_many(["a"]), lambda: db.set("a", b""), lambda: db.delete("a"),
         lambda: next(db.scan(), None), db.ping, db.metrics, db.status, db.reload, db.shutdown,
@@ -497,7 +508,7 @@ def test_arbitrary_answers_raise_only_kvd_errors(scripted: "Scripted", codec: Co
     )  # fmt: skip
     @given(payloads, st.sampled_from(every_call))
     def run(payload: bytes, call: Callable[[], object]) -> None:
-        answer[0] = payload
+        reply[0] = payload
         try:
             call()
         except KvdError:
@@ -512,7 +523,7 @@ def test_arbitrary_answers_raise_only_kvd_errors(scripted: "Scripted", codec: Co
 # ---------------------------------------------------------------------- descriptors
 
 
-def test_no_failure_leaves_a_descriptor_open(scripted: "Scripted") -> None:
+def test_no_failure_leaves_a_descriptor_open(scripted: "Scripted", connect: Connect) -> None:
     def descriptors() -> int:
         return sum(1 for link in os.scandir("/proc/self/fd") if "socket" in _target(link.path))
 
@@ -520,9 +531,9 @@ def test_no_failure_leaves_a_descriptor_open(scripted: "Scripted") -> None:
     before = None
     for number in range(40):
         with pytest.raises(kv.ConnectionLost):
-            kv.connect(server.address, timeout=LONG_S).get("a")
+            connect(server.address, timeout=LONG_S).get("a")
         with pytest.raises(kv.Unavailable):
-            kv.connect("/nonexistent").get("a")
+            connect("/nonexistent").get("a")
         if number == 10:
             before = descriptors()
     assert before is not None

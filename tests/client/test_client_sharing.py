@@ -13,7 +13,7 @@ import pytest
 
 import kv
 from tests.harness.scale import SCALE
-from tests.harness.waiting import DEADLINE_S
+from tests.harness.waiting import DEADLINE_S, eventually
 
 if TYPE_CHECKING:
     from tests.harness.daemon import Daemon
@@ -27,13 +27,13 @@ INTERRUPTS = max(1_000, int(3_000 * SCALE))
 TRACED = tuple(
     f"kv/{name}.py"
     for name in (
-        "blocking/client", "api/methods", "blocking/connection", "wire/protocol", "wire/exchange", "blocking/stream",
+        "blocking/client", "methods", "blocking/connection", "wire/protocol", "wire/exchange", "blocking/stream",
     )
 )  # fmt: skip
 
 
-def works(db: kv.Client, name: str, calls: int) -> None:
-    """Calls whose answers would show if they were somebody else's."""
+def use(db: kv.Client, name: str, calls: int) -> None:
+    """Make calls whose results would differ from those of any other caller."""
     for number in range(calls):
         key, value = f"{name}:{number % 7}", f"{name}={number}".encode()
         db.set(key, value)
@@ -42,23 +42,23 @@ def works(db: kv.Client, name: str, calls: int) -> None:
 
 
 @pytest.fixture
-def db(shared_daemon: "Daemon") -> kv.Client:
-    return kv.connect(shared_daemon.address, timeout=DEADLINE_S)
+def db(shared_daemon: "Daemon", connect: Callable[..., kv.Client]) -> kv.Client:
+    return connect(shared_daemon.address, timeout=DEADLINE_S)
 
 
-def test_threads_share_a_client_and_answers_are_never_mixed(db: kv.Client) -> None:
+def test_threads_share_a_client_and_replies_are_never_mixed_up(db: kv.Client) -> None:
     failures: list[BaseException] = []
-    done: list[int] = []
+    finished: list[int] = []
 
     def run(name: str) -> None:
         try:
-            works(db, name, CALLS)
-            done.append(CALLS)
+            use(db, name, CALLS)
+            finished.append(CALLS)
         except BaseException as error:
             failures.append(error)
 
     interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-5)  # so that they get into each other's way
+    sys.setswitchinterval(1e-5)  # so that the threads interleave
     try:
         threads = [threading.Thread(target=run, args=(f"thread{number}",)) for number in range(THREADS)]
         for thread in threads:
@@ -68,11 +68,11 @@ def test_threads_share_a_client_and_answers_are_never_mixed(db: kv.Client) -> No
     finally:
         sys.setswitchinterval(interval)
     assert failures == []
-    assert done == [CALLS] * THREADS
+    assert finished == [CALLS] * THREADS
 
 
 def in_child(work: Callable[[], object]) -> int:
-    """Fork; the child's id. It ends with status 0 if ``work`` returns."""
+    """Fork, and return the child's process id. The child exits with status 0 if ``work`` returns."""
     pid = os.fork()
     if pid == 0:
         try:
@@ -83,34 +83,36 @@ def in_child(work: Callable[[], object]) -> int:
     return pid
 
 
-def test_parent_and_child_both_go_on_using_a_client(db: kv.Client) -> None:
+def test_parent_and_child_can_both_use_a_client_after_a_fork(db: kv.Client) -> None:
     db.ping()
     for number in range(FORKS):
-        child = in_child(lambda number=number: works(db, f"child{number}", 3))  # type: ignore[misc]
-        works(db, f"parent{number}", 3)
+        child = in_child(lambda number=number: use(db, f"child{number}", 3))  # type: ignore[misc]
+        use(db, f"parent{number}", 3)
         assert os.waitpid(child, 0)[1] == 0
 
 
 def test_a_child_and_its_child_each_have_a_connection_of_their_own(db: kv.Client) -> None:
     def child() -> None:
-        works(db, "child", 2)
-        grandchild = in_child(lambda: works(db, "grandchild", 2))
-        works(db, "child again", 2)
+        use(db, "child", 2)
+        grandchild = in_child(lambda: use(db, "grandchild", 2))
+        use(db, "child again", 2)
         assert os.waitpid(grandchild, 0)[1] == 0
 
     db.ping()
     pid = in_child(child)
-    works(db, "parent", 20)
+    use(db, "parent", 20)
     assert os.waitpid(pid, 0)[1] == 0
 
 
-def test_a_child_forked_while_another_thread_is_in_a_call_is_not_held_up(scripted: "Scripted") -> None:
-    """Nothing it inherits waits for a thread that it does not have."""
-    asked = threading.Event()
+def test_a_child_forked_during_the_call_of_another_thread_does_not_wait(
+    scripted: "Scripted", connect: Callable[..., kv.Client]
+) -> None:
+    """The child inherits no lock that a thread of the parent holds."""
+    received = threading.Event()
 
     def slow(line: "Line") -> None:
         line.request()
-        asked.set()
+        received.set()
         server.release.wait(DEADLINE_S)
         line.reply(b"slow")
 
@@ -119,11 +121,11 @@ def test_a_child_forked_while_another_thread_is_in_a_call_is_not_held_up(scripte
             line.reply(b"child")
 
     server = scripted(slow, serve)
-    db = kv.connect(server.address, timeout=DEADLINE_S)
-    answers: list[bytes | None] = []
-    thread = threading.Thread(target=lambda: answers.append(db.get("a")))
+    db = connect(server.address, timeout=DEADLINE_S)
+    values: list[bytes | None] = []
+    thread = threading.Thread(target=lambda: values.append(db.get("a")))
     thread.start()
-    assert asked.wait(DEADLINE_S)
+    assert received.wait(DEADLINE_S)
 
     def child() -> None:
         assert db.get("a") == b"child"
@@ -131,15 +133,15 @@ def test_a_child_forked_while_another_thread_is_in_a_call_is_not_held_up(scripte
     assert os.waitpid(in_child(child), 0)[1] == 0
     server.release.set()
     thread.join(DEADLINE_S)
-    assert answers == [b"slow"]
+    assert values == [b"slow"]
 
 
 def test_a_child_closes_its_copy_of_the_parents_connection(db: kv.Client) -> None:
-    """Otherwise the daemon would never see the parent go."""
+    """Otherwise the daemon would not see the parent close its own."""
     db.ping()
-    connection = db._current_connection()._stream
-    assert connection is not None
-    inherited = connection._socket.fileno()
+    stream = db._current_connection()._stream
+    assert stream is not None
+    inherited = stream._socket.fileno()
     name = os.readlink(f"/proc/self/fd/{inherited}")
 
     def child() -> None:
@@ -149,43 +151,47 @@ def test_a_child_closes_its_copy_of_the_parents_connection(db: kv.Client) -> Non
 
     assert os.waitpid(in_child(child), 0)[1] == 0
     db.ping()
-    assert db._current_connection()._stream is connection
+    assert db._current_connection()._stream is stream
 
 
 # ---------------------------------------------------------------------- interrupts
 
 
-def test_an_interrupted_call_does_not_shift_later_answers(scripted: "Scripted") -> None:
+def test_an_interrupted_call_does_not_shift_later_replies(
+    scripted: "Scripted", connect: Callable[..., kv.Client]
+) -> None:
     interrupted = threading.Event()
 
-    def interrupt_then_answer(line: "Line") -> None:
+    def interrupt_then_reply(line: "Line") -> None:
         line.request()
+        # The client waits for the reply. Interrupted while it still sends, it would rightly give up the connection.
+        eventually(lambda: not db._current_connection()._torn, "for the client to wait")
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
         interrupted.wait(DEADLINE_S)
         line.reply(b"wrong")
         while (requests := line.request()) is not None:
             line.reply(requests[0][1].encode())
 
-    server = scripted(interrupt_then_answer)
-    db = kv.connect(server.address, timeout=DEADLINE_S)
+    server = scripted(interrupt_then_reply)
+    db = connect(server.address, timeout=DEADLINE_S)
     with pytest.raises(KeyboardInterrupt):
         db.get("a")
     interrupted.set()
     assert [db.get(key) for key in "bcd"] == [b"b", b"c", b"d"]
-    assert server.connections == 1, "ephemeral keys and locks hang on it"
+    assert server.connections == 1, "ephemeral keys and locks depend on it"
 
 
-def test_calls_interrupted_by_signals_at_any_moment_shift_no_answer_and_block_nobody(db: kv.Client) -> None:
-    """Real signals, as the interpreter looks for them: some thousand, at random moments of a call."""
-    chosen = random.Random(7)  # noqa: S311  # to be repeatable
+def test_calls_interrupted_by_signals_at_any_moment_shift_no_reply_and_leave_no_lock(db: kv.Client) -> None:
+    """Thousands of real signals, at random moments of a call."""
+    generator = random.Random(7)  # noqa: S311  # a seed, so that the test can be repeated
     names = [f"signal:{number}" for number in range(50)]
     db.set_many({name: name.encode() for name in names})
-    connection = db._current_connection()._stream
+    stream = db._current_connection()._stream
     interrupted = reconnected = 0
     armed = False
 
     def interrupt(*_: object) -> None:
-        # Another thread may take the signal from the kernel, and then Python tells us of it late: behind the call.
+        # If the kernel gives the signal to another thread, Python calls this handler late: after the call.
         nonlocal armed
         if armed:
             armed = False
@@ -194,10 +200,10 @@ def test_calls_interrupted_by_signals_at_any_moment_shift_no_answer_and_block_no
     before = signal.signal(signal.SIGALRM, interrupt)
     try:
         while interrupted < INTERRUPTS:
-            name = chosen.choice(names)
+            name = generator.choice(names)
             try:
                 armed = True
-                signal.setitimer(signal.ITIMER_REAL, chosen.uniform(1e-6, 2e-4))
+                signal.setitimer(signal.ITIMER_REAL, generator.uniform(1e-6, 2e-4))
                 for _ in range(20):
                     assert db.get(name) == name.encode()
                     assert db.set(name, name.encode()) > 0
@@ -206,10 +212,10 @@ def test_calls_interrupted_by_signals_at_any_moment_shift_no_answer_and_block_no
             except KeyboardInterrupt:
                 interrupted += 1
             lock = db._current_connection()._lock
-            assert not lock.locked(), "nobody is left waiting for it"
+            assert not lock.locked(), "no later call waits for it"
             assert db.get(name) == name.encode()
-            reconnected += db._current_connection()._stream is not connection
-            connection = db._current_connection()._stream
+            reconnected += db._current_connection()._stream is not stream
+            stream = db._current_connection()._stream
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
@@ -217,8 +223,8 @@ def test_calls_interrupted_by_signals_at_any_moment_shift_no_answer_and_block_no
     assert reconnected < interrupted / 2, "most interrupts cost no connection"
 
 
-def test_a_call_interrupted_anywhere_does_not_shift_later_answers(db: kv.Client) -> None:
-    """At each line of the client's code, one after the other."""
+def test_a_call_interrupted_at_any_line_does_not_shift_later_replies(db: kv.Client) -> None:
+    """An interrupt at each line of the client's code, one after the other."""
     names = [f"interrupt:{number}" for number in range(4)]
     db.set_many({name: name.encode() for name in names})
     interrupted = 0
@@ -228,7 +234,7 @@ def test_a_call_interrupted_anywhere_does_not_shift_later_answers(db: kv.Client)
 
         def trace(frame: FrameType, event: str, _: object) -> Any:  # noqa: ANN401
             nonlocal lines_left
-            # Not in deliver(): a trace could raise between its lines where no signal is looked for, and leave the lock.
+            # Not in deliver(): a trace can raise where Python looks for no signals, and would leave the lock held.
             if not frame.f_code.co_filename.endswith(TRACED) or frame.f_code.co_name == "deliver":
                 return None
             if event == "line":
@@ -248,4 +254,4 @@ def test_a_call_interrupted_anywhere_does_not_shift_later_answers(db: kv.Client)
         finally:
             sys.settrace(None)
         assert [db.get(name) for name in names] == [name.encode() for name in names]
-    assert interrupted > 20, "it went through the whole of a call"
+    assert interrupted > 20, "it went through a whole call"

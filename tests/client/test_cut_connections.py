@@ -1,6 +1,6 @@
-"""A connection cut at every byte of a write's request and of its reply: made once, or known not to be.
+"""A connection cut at every byte of a write's request and of its reply: the write is made once, or known not to be.
 
-Between the client and a real daemon stands a proxy that lets so many bytes pass in one direction, and then cuts.
+Between the client and a real daemon is a proxy, which passes a number of bytes in one direction and then cuts.
 """
 
 import contextlib
@@ -23,13 +23,13 @@ Connect = Callable[..., kv.Client]
 
 
 class Proxy:
-    """Passes bytes on; ``cut_after`` so many more, to the daemon or back, it ends its connections, once."""
+    """Passes bytes on. ``cut_after`` a number of bytes, to the daemon or back, it ends the connection, once."""
 
     def __init__(self, address: str, daemon: str) -> None:
         self.address = address
         self._daemon = daemon
         self._guard = threading.Lock()
-        self._left = {"request": ENOUGH, "reply": ENOUGH}
+        self._remaining = {"request": ENOUGH, "reply": ENOUGH}
         self.passed = {"request": 0, "reply": 0}
         self._listening = socket.socket(socket.AF_UNIX)
         self._listening.bind(address)
@@ -40,11 +40,11 @@ class Proxy:
 
     def cut_after(self, direction: str, count: int) -> None:
         with self._guard:
-            self._left[direction] = count
+            self._remaining[direction] = count
 
     def heal(self) -> None:
         with self._guard:
-            self._left = {"request": ENOUGH, "reply": ENOUGH}
+            self._remaining = {"request": ENOUGH, "reply": ENOUGH}
 
     def _accept(self) -> None:
         while True:
@@ -62,12 +62,12 @@ class Proxy:
         with contextlib.suppress(OSError):
             while data := source.recv(65_536):
                 with self._guard:
-                    part = data[: self._left[direction]]
-                    self._left[direction] -= len(part)
+                    part = data[: self._remaining[direction]]
+                    self._remaining[direction] -= len(part)
                     self.passed[direction] += len(part)
-                    cut = len(part) < len(data) or self._left[direction] == 0
+                    cut = len(part) < len(data) or self._remaining[direction] == 0
                     if cut:
-                        self._left = {"request": ENOUGH, "reply": ENOUGH}
+                        self._remaining = {"request": ENOUGH, "reply": ENOUGH}
                         self.cuts += 1
                 target.sendall(part)
                 if cut:
@@ -112,10 +112,15 @@ def set_(db: kv.Client, key: str) -> None:
 @pytest.mark.parametrize("write", [increment, transaction, commit, set_])
 @pytest.mark.parametrize("direction", ["request", "reply"])
 def test_a_write_is_made_once_wherever_its_connection_is_cut(
-    open_client: Connect, proxy: Proxy, shared_daemon: "Daemon", direction: str, write: Callable[[kv.Client, str], None]
+    open_client: Connect,
+    connect: Connect,
+    proxy: Proxy,
+    shared_daemon: "Daemon",
+    direction: str,
+    write: Callable[[kv.Client, str], None],
 ) -> None:
-    """The client has met the store before, so it can always find out: no CommitUnknown is allowed here."""
-    watching = kv.connect(shared_daemon.address, timeout=DEADLINE_S)
+    """The client knows the store already, so it can always find out: no CommitUnknown is allowed here."""
+    observer = connect(shared_daemon.address, timeout=DEADLINE_S)
     db = open_client(proxy.address, timeout=DEADLINE_S)
     count, total = 0, ENOUGH
     while count < total:
@@ -125,21 +130,21 @@ def test_a_write_is_made_once_wherever_its_connection_is_cut(
         proxy.cut_after(direction, count + 1)
         write(db, key)
         proxy.heal()
-        if proxy.cuts == cuts:  # it needed less than that
+        if proxy.cuts == cuts:  # the write needed fewer bytes
             total = count
             assert proxy.passed[direction] - before <= count
-        history = [entry.value for entry in watching.history(key)]
+        history = [entry.value for entry in observer.history(key)]
         assert history == [b"1"], f"cut after byte {count + 1} of the {direction}"
         count += 1
-    assert count > (50 if direction == "request" else 4), "it went through all of it"
+    assert count > (50 if direction == "request" else 4), "it went through the whole write"
 
 
 @pytest.mark.parametrize("direction", ["request", "reply"])
-def test_the_first_write_of_a_client_is_made_once_or_said_to_be_unknown(
-    open_client: Connect, proxy: Proxy, shared_daemon: "Daemon", direction: str
+def test_the_first_write_of_a_client_is_made_once_or_reported_as_unknown(
+    open_client: Connect, connect: Connect, proxy: Proxy, shared_daemon: "Daemon", direction: str
 ) -> None:
-    """Cut before the daemon has said which store it has, nobody can find out; then the client says so."""
-    watching = kv.connect(shared_daemon.address, timeout=DEADLINE_S)
+    """If the cut comes before the daemon has said which store it has, the client reports an unknown outcome."""
+    observer = connect(shared_daemon.address, timeout=DEADLINE_S)
     outcomes = set()
     count, cuts = 0, -1
     while cuts != proxy.cuts:
@@ -155,8 +160,8 @@ def test_the_first_write_of_a_client_is_made_once_or_said_to_be_unknown(
             outcome = None if error.maybe_committed else 0
         proxy.heal()
         db.close()
-        made = len(list(watching.history(key)))
-        assert made == outcome or (outcome is None and made <= 1), f"cut after byte {count} of the {direction}"
+        commits = len(list(observer.history(key)))
+        assert commits == outcome or (outcome is None and commits <= 1), f"cut after byte {count} of the {direction}"
         outcomes.add(outcome)
     assert 1 in outcomes
     assert count > 20
@@ -164,9 +169,9 @@ def test_the_first_write_of_a_client_is_made_once_or_said_to_be_unknown(
 
 @pytest.mark.parametrize("direction", ["request", "reply"])
 def test_a_watch_loses_nothing_wherever_it_is_cut(
-    open_client: Connect, proxy: Proxy, shared_daemon: "Daemon", direction: str
+    open_client: Connect, connect: Connect, proxy: Proxy, shared_daemon: "Daemon", direction: str
 ) -> None:
-    writing = kv.connect(shared_daemon.address, timeout=DEADLINE_S)
+    writer = connect(shared_daemon.address, timeout=DEADLINE_S)
     prefix = f"watched:{os.urandom(4).hex()}:"
     for count in range(1, 400, 7):
         db = open_client(proxy.address, timeout=DEADLINE_S)
@@ -174,7 +179,7 @@ def test_a_watch_loses_nothing_wherever_it_is_cut(
             version = watch.version
             proxy.cut_after(direction, count)
             for number in range(3):
-                writing.set(f"{prefix}{number}", str(count).encode())
+                writer.set(f"{prefix}{number}", str(count).encode())
             seen = [watch.wait(DEADLINE_S) for _ in range(3)]
             proxy.heal()
             assert [change and change.writes for change in seen] == [
@@ -189,10 +194,10 @@ def test_a_watch_loses_nothing_wherever_it_is_cut(
 
 
 @pytest.mark.parametrize("direction", ["request", "reply"])
-def test_a_lock_is_had_by_one_at_a_time_wherever_a_connection_is_cut(
-    open_client: Connect, proxy: Proxy, shared_daemon: "Daemon", direction: str
+def test_a_lock_has_one_holder_at_a_time_wherever_a_connection_is_cut(
+    open_client: Connect, connect: Connect, proxy: Proxy, shared_daemon: "Daemon", direction: str
 ) -> None:
-    sure = kv.connect(shared_daemon.address, timeout=DEADLINE_S)
+    uncut = connect(shared_daemon.address, timeout=DEADLINE_S)
     name = f"cut-{os.urandom(4).hex()}"
     tokens = []
     for count in range(1, 400, 3):
@@ -206,6 +211,6 @@ def test_a_lock_is_had_by_one_at_a_time_wherever_a_connection_is_cut(
             pass
         proxy.heal()
         db.close()
-        with sure.lock(name, timeout=DEADLINE_S) as token:  # nothing that was cut stands in its way
+        with uncut.lock(name, timeout=DEADLINE_S) as token:  # no contender that was cut is still ahead
             tokens.append(token)
     assert tokens == sorted(set(tokens))

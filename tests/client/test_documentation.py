@@ -15,7 +15,7 @@ PAGE = pathlib.Path(__file__).parents[2] / "docs/python.md"
 
 
 def examples() -> str:
-    """All of them, as one program."""
+    """Return all examples of the page, as one program."""
     parts = PAGE.read_text().split("```python\n")[1:]
     return "\n".join(part.partition("```")[0] for part in parts)
 
@@ -29,7 +29,7 @@ def test_the_examples_run_against_a_daemon(shared_daemon: "Daemon") -> None:
     assert "committed as version" in done.stdout
 
 
-def test_every_public_error_and_method_is_named() -> None:
+def test_every_public_error_and_method_is_documented() -> None:
     page = PAGE.read_text()
     errors = [
         name for name in kv.__all__ if isinstance(kind := getattr(kv, name), type) and issubclass(kind, Exception)
@@ -38,6 +38,6 @@ def test_every_public_error_and_method_is_named() -> None:
     methods = [name for name in dir(kv.Client) if not name.startswith("_") and callable(getattr(kv.Client, name))]
     administration = {"metrics", "exposition", "status", "reload", "checkpoint", "shutdown", "ping"}
     administration |= {"server_pid", "wait_for_end", "version_at"}
-    rarely = {"commit", "plan_rollback", "close"}
-    missing += [name for name in methods if f"{name}(" not in page and name not in administration | rarely]
+    rarely_used = {"commit", "plan_rollback", "close"}
+    missing += [name for name in methods if f"{name}(" not in page and name not in administration | rarely_used]
     assert missing == []

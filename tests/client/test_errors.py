@@ -14,7 +14,7 @@ KINDS = {
 
 
 @pytest.mark.parametrize("code", CODES)
-def test_each_code_becomes_an_error_that_knows_what_may_be_concluded(code: str) -> None:
+def test_each_code_becomes_an_error_with_the_right_conclusions(code: str) -> None:
     error = from_reply({"error": code, "message": "why", "more": 1})
     assert type(error) is KINDS.get(code, kv.Refused)
     assert isinstance(error, Refused) != (code == "outcome_unknown")
@@ -25,7 +25,7 @@ def test_each_code_becomes_an_error_that_knows_what_may_be_concluded(code: str) 
 @pytest.mark.parametrize(
     "reply", [{}, {"error": None}, {"error": "new_in_version_9"}, {"error": 1, "message": b"x"}], ids=str
 )
-def test_an_error_this_client_does_not_know_is_refused_and_not_retryable(reply: dict[str, object]) -> None:
+def test_an_unknown_code_becomes_refused_and_is_not_retryable(reply: dict[str, object]) -> None:
     error = from_reply(reply)
     assert type(error) is Refused
     assert (error.retryable, error.maybe_committed) == (False, False)
@@ -38,12 +38,12 @@ def test_not_found_names_the_keys() -> None:
 
 
 @pytest.mark.parametrize("kind", [ConnectionLost, TimedOut])
-def test_a_lost_read_may_be_tried_again_and_a_lost_write_may_have_happened(kind: type[ConnectionLost]) -> None:
+def test_a_lost_read_is_retryable_and_a_lost_write_may_be_committed(kind: type[ConnectionLost]) -> None:
     assert (kind("", writing=False).retryable, kind("", writing=False).maybe_committed) == (True, False)
     assert (kind("", writing=True).retryable, kind("", writing=True).maybe_committed) == (False, True)
 
 
-def test_unavailable_names_what_was_tried() -> None:
+def test_unavailable_has_the_addresses_that_were_tried() -> None:
     error = Unavailable("no daemon", ["/a", "/b"])
     assert (error.tried, error.retryable, error.maybe_committed, error.code) == (
         ["/a", "/b"],

@@ -1,4 +1,4 @@
-"""What ``import kv`` costs: nothing that a short-lived command does not need."""
+"""What ``import kv`` imports: nothing that a short-lived command does not need. And no modules import each other."""
 
 import ast
 import pathlib
@@ -26,7 +26,7 @@ HEAVY = {
 
 
 def imported_by(code: str) -> set[str]:
-    """What of HEAVY, and of the daemon, a fresh interpreter has imported after ``code``."""
+    """Return the modules of HEAVY, and of the daemon, that a fresh interpreter has imported after ``code``."""
     probe = f"import sys; {code}; print('\\n'.join(sys.modules))"
     done = subprocess.run(  # noqa: S603 (our own interpreter)
         [sys.executable, "-S", "-c", probe], env={"PYTHONPATH": ":".join([str(ROOT), *sys.path])},
@@ -53,14 +53,14 @@ def test_connecting_imports_the_codec_for_programs() -> None:
     assert "msgspec" in imported_by("import kv; kv.connect('/x')")
 
 
-def test_every_public_name_is_there_and_listed() -> None:
+def test_every_public_name_exists_and_is_listed() -> None:
     assert set(kv.__all__) <= set(dir(kv))
     for name in kv.__all__:
         assert getattr(kv, name).__name__ == name.removesuffix("_async")
     assert kv.aio.connect is kv.connect_async
 
 
-def test_a_name_that_is_not_there_is_an_ordinary_error() -> None:
+def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="module 'kv' has no attribute 'Redis'"):
         kv.Redis  # noqa: B018
 

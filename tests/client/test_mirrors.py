@@ -1,4 +1,4 @@
-"""A mirror is what the daemon has, soon; and is waited for where that is not soon enough."""
+"""Mirrors: they have the daemon's keys soon, and ``wait_for`` waits until they have."""
 
 import asyncio
 import os
@@ -18,33 +18,33 @@ if TYPE_CHECKING:
 Start = Callable[..., "Daemon"]
 
 
-def test_it_has_what_is_there_and_what_comes(db: kv.Client) -> None:
+def test_a_mirror_has_the_keys_that_exist_and_later_changes(db: kv.Client) -> None:
     db.set_many({"m/a": b"1", "m/b": b"2", "other": b"3"})
     with db.mirror("m/") as mirror:
         assert dict(mirror) == mirror.copy() == {"m/a": b"1", "m/b": b"2"}
         version = db.set_many({"m/a": b"new", "m/c": b"4"})
         mirror.wait_for(version, DEADLINE_S)
-        assert (mirror["m/a"], mirror.get("m/c"), mirror.get("nobody"), len(mirror)) == (b"new", b"4", None, 3)
+        assert (mirror["m/a"], mirror.get("m/c"), mirror.get("absent"), len(mirror)) == (b"new", b"4", None, 3)
         db.delete("m/b")
         mirror.wait_for(db.version(), DEADLINE_S)
         assert "m/b" not in mirror
         with pytest.raises(KeyError):
             mirror["m/b"]
-    assert mirror["m/a"] == b"new", "what it had can still be read"
+    assert mirror["m/a"] == b"new", "its values can still be read"
 
 
-def test_an_empty_one(db: kv.Client) -> None:
+def test_a_mirror_of_no_keys_is_empty(db: kv.Client) -> None:
     with db.mirror("nothing/") as mirror:
         assert (len(mirror), list(mirror)) == (0, [])
 
 
-def test_it_cannot_be_written_to(db: kv.Client) -> None:
+def test_a_mirror_cannot_be_written_to(db: kv.Client) -> None:
     with db.mirror() as mirror, pytest.raises(TypeError):
         mirror["a"] = b""  # type: ignore[index]
 
 
-def test_waiting_for_commits_that_do_not_concern_it(db: kv.Client) -> None:
-    """There is nothing to come, and nobody is kept waiting."""
+def test_waiting_for_commits_to_other_keys_returns_at_once(db: kv.Client) -> None:
+    """No change is to come, so there is nothing to wait for."""
     with db.mirror("m/") as mirror:
         for number in range(5):
             mirror.wait_for(db.set("elsewhere", b"%d" % number), DEADLINE_S)
@@ -56,8 +56,8 @@ def test_waiting_for_commits_that_do_not_concern_it(db: kv.Client) -> None:
         assert before < mirror.version == version
 
 
-def test_waiting_where_the_log_does_not_go_back_so_far(start_daemon: Start, tmp_path: "os.PathLike[str]") -> None:
-    """Nothing has concerned it for longer than the history reaches."""
+def test_waiting_works_where_the_log_does_not_reach_back(start_daemon: Start, tmp_path: "os.PathLike[str]") -> None:
+    """The last commit that concerns the prefix is older than the history."""
     config = os.path.join(tmp_path, "kvd.toml")
     with open(config, "w") as file:
         file.write("[history]\nmax_versions = 1500\n")
@@ -73,14 +73,14 @@ def test_waiting_where_the_log_does_not_go_back_so_far(start_daemon: Start, tmp_
             assert mirror["m/a"] == b"2"
 
 
-def test_a_version_that_is_not_there_yet_is_not_waited_for(db: kv.Client) -> None:
-    """All that there is up to it is in the mirror."""
+def test_a_version_in_the_future_is_not_waited_for(db: kv.Client) -> None:
+    """The mirror has all commits that exist up to it."""
     with db.mirror("m/") as mirror:
         mirror.wait_for(db.version() + 100, DEADLINE_S)
 
 
 def test_every_copy_is_of_one_version(db: kv.Client) -> None:
-    """Each commit writes the same to all keys."""
+    """Each commit writes the same value to all keys."""
     stopping = threading.Event()
     db.set_many({f"m/{key}": b"0" for key in range(20)})
 
@@ -104,7 +104,7 @@ def test_every_copy_is_of_one_version(db: kv.Client) -> None:
         assert mirror.copy() == {item.key: item.value for item in db.scan("m/")}
 
 
-def test_over_a_restart_of_the_daemon(start_daemon: Start, tmp_path: "os.PathLike[str]") -> None:
+def test_a_mirror_survives_a_restart_of_the_daemon(start_daemon: Start, tmp_path: "os.PathLike[str]") -> None:
     data = os.path.join(tmp_path, "data")
     daemon = start_daemon("--data-dir", data)
     with kv.connect(daemon.address, timeout=DEADLINE_S) as db:
@@ -116,7 +116,7 @@ def test_over_a_restart_of_the_daemon(start_daemon: Start, tmp_path: "os.PathLik
             assert mirror.copy() == {"m/a": b"2"}
 
 
-def test_without_a_daemon_it_says_so(start_daemon: Start) -> None:
+def test_without_a_daemon_reads_are_unavailable(start_daemon: Start) -> None:
     daemon = start_daemon()
     with kv.connect(daemon.address, timeout=0.2) as db:
         db.set("m/a", b"1")
@@ -130,14 +130,14 @@ def test_without_a_daemon_it_says_so(start_daemon: Start) -> None:
         mirror.close()
 
 
-def test_there_may_be_no_daemon_at_all(tmp_path: "os.PathLike[str]") -> None:
+def test_without_a_daemon_there_is_no_mirror_and_no_thread(tmp_path: "os.PathLike[str]") -> None:
     before = threading.active_count()
-    with kv.connect(os.path.join(tmp_path, "nobody.sock"), timeout=0.1) as db, pytest.raises(kv.Unavailable):
+    with kv.connect(os.path.join(tmp_path, "absent.sock"), timeout=0.1) as db, pytest.raises(kv.Unavailable):
         db.mirror()
     assert threading.active_count() == before
 
 
-def test_a_forked_child_has_none(db: kv.Client) -> None:
+def test_a_forked_child_cannot_read_the_mirror(db: kv.Client) -> None:
     with db.mirror() as mirror:
         pid = os.fork()
         if pid == 0:
@@ -149,7 +149,7 @@ def test_a_forked_child_has_none(db: kv.Client) -> None:
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
 
 
-def test_with_asyncio(shared_daemon: "Daemon", db: kv.Client) -> None:
+def test_a_mirror_works_with_asyncio(shared_daemon: "Daemon", db: kv.Client) -> None:
     db.set_many({"m/a": b"1", "other": b"2"})
 
     async def play() -> None:

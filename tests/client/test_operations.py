@@ -1,4 +1,4 @@
-"""Operations: requests of the wire, and replies as they are read. Both codecs write and read the same."""
+"""Operations: their requests, and how their replies are read. Both codecs write and read the same."""
 
 from typing import Any
 
@@ -11,8 +11,9 @@ from kv.errors import KvdError, ProtocolError
 from kv.results import Author, Commit, HotKeys, Item, SlowFrame, Version, Versioned
 from kv.wire import operations
 from kv.wire.codecs import full, light
-from kv.wire.operations import Operation, prefix_end
+from kv.wire.operations import Operation
 from kvd.protocol.messages import decode_batch
+from kvd.protocol.ranges import prefix_end
 from tests.harness.scale import SCALE
 
 many = settings(max_examples=max(50, int(300 * SCALE)), deadline=None)
@@ -51,12 +52,12 @@ every_operation: st.SearchStrategy[Any] = st.one_of(
 @many
 @given(every_operation)
 def test_both_codecs_write_the_same_bytes_and_the_daemon_understands_them(operation: Operation[Any]) -> None:
-    written = full().encode([operation.request])
-    assert light().encode([operation.request]) == written
-    (request,) = decode_batch(written)
-    sent = list(operation.request[1:])
-    understood = list(msgspec.structs.astuple(request))
-    assert understood[: len(sent)] == sent
+    encoded = full().encode([operation.request])
+    assert light().encode([operation.request]) == encoded
+    (request,) = decode_batch(encoded)
+    fields = list(operation.request[1:])
+    decoded = list(msgspec.structs.astuple(request))
+    assert decoded[: len(fields)] == fields
     assert type(request).__name__.lower() == str(operation.request[0]).replace("_", "")
 
 
@@ -86,7 +87,7 @@ def test_both_codecs_read_the_same(thing: object) -> None:
 @example(b"\x81\xc0\xc0")
 @example(b"\xd7\xff" + b"\xff" * 8)
 @example(b"\x91\xc0\xc0")
-def test_bytes_that_are_no_reply_raise_only_the_codecs_errors(payload: bytes) -> None:
+def test_malformed_bytes_raise_only_the_codecs_errors(payload: bytes) -> None:
     for codec in (full(), light()):
         try:
             codec.decode(payload)
@@ -94,7 +95,7 @@ def test_bytes_that_are_no_reply_raise_only_the_codecs_errors(payload: bytes) ->
             pass
 
 
-def test_what_cannot_be_written_is_a_value_error_in_both() -> None:
+def test_text_that_is_not_unicode_is_a_value_error_in_both_codecs() -> None:
     for codec in (full(), light()):
         with pytest.raises(ValueError, match="surrogates"):
             codec.encode([operations.get("a\udc80").request])
@@ -152,9 +153,9 @@ READS: list[tuple[Operation[Any], object, object]] = [
 ]
 
 
-@pytest.mark.parametrize(("operation", "reply", "read"), READS, ids=lambda value: str(value)[:30])
-def test_a_reply_is_read_as_what_a_program_wants(operation: Operation[Any], reply: object, read: object) -> None:
-    assert operation.read(reply) == read
+@pytest.mark.parametrize(("operation", "reply", "result"), READS, ids=lambda value: str(value)[:30])
+def test_a_reply_is_read_as_the_documented_result(operation: Operation[Any], reply: object, result: object) -> None:
+    assert operation.read(reply) == result
 
 
 @pytest.mark.parametrize(
@@ -179,14 +180,14 @@ def test_a_reply_of_another_form_is_refused(operation: Operation[Any], reply: ob
 
 @many
 @given(st.sampled_from([operation for operation, _, _ in READS]), things)
-def test_no_reply_makes_reading_raise_what_the_client_does_not_expect(operation: Operation[Any], reply: Any) -> None:  # noqa: ANN401
+def test_reading_any_reply_raises_only_errors_that_the_client_expects(operation: Operation[Any], reply: Any) -> None:  # noqa: ANN401
     try:
         operation.read(reply)
     except (KvdError, ValueError, TypeError, IndexError):
         pass
 
 
-def test_what_changes_something_says_so() -> None:
+def test_operations_that_write_are_marked_as_writing() -> None:
     writing = {operation.request[0] for operation, _, _ in READS if operation.writing}
     assert writing == {"set", "delete", "increment", "commit", "touch", "shutdown"}
     with_ids = {operation.request[0] for operation, _, _ in READS if operation.options is not None}
@@ -213,12 +214,12 @@ def test_items_are_values() -> None:
     ],
     ids=ascii,
 )  # fmt: skip
-def test_the_end_of_a_prefix(prefix: str, end: str | None) -> None:
+def test_prefix_end_is_the_smallest_string_after_a_prefix(prefix: str, end: str | None) -> None:
     assert prefix_end(prefix) == end
 
 
 @many
 @given(st.text(max_size=4), st.text(max_size=5))
-def test_a_key_is_inside_a_prefix_exactly_when_it_begins_with_it(prefix: str, key: str) -> None:
+def test_a_key_is_before_the_end_of_a_prefix_exactly_when_it_begins_with_it(prefix: str, key: str) -> None:
     end = prefix_end(prefix)
     assert (prefix <= key and (end is None or key < end)) == key.startswith(prefix)

@@ -1,4 +1,4 @@
-"""Transactions, snapshots, pipelines and the past, with both clients: one set of claims."""
+"""Transactions, snapshots, pipelines and history, with both clients: one set of claims."""
 
 import threading
 from collections.abc import Callable
@@ -25,7 +25,7 @@ def other(open_client: Connect, shared_daemon: "Daemon") -> kv.Client:
 # ---------------------------------------------------------------------- single requests
 
 
-def test_fetch_tells_versions_and_absence(either: kv.Client) -> None:
+def test_fetch_returns_versions_and_absence(either: kv.Client) -> None:
     version = either.set("a", b"1")
     assert either.fetch(["a", "no"]) == {"a": kv.Versioned(b"1", version), "no": kv.Versioned(None, 0)}
     either.set("a", b"2")
@@ -47,7 +47,7 @@ def test_compare_and_set_writes_only_on_the_version_seen(either: kv.Client) -> N
     assert either.get("a") is None
 
 
-def test_increment_counts_and_refuses_what_is_no_number(either: kv.Client) -> None:
+def test_increment_counts_and_refuses_a_value_that_is_not_a_number(either: kv.Client) -> None:
     assert [either.increment("n"), either.increment("n", 5), either.increment("n", -10)] == [1, 6, -4]
     either.set("n", b"cake")
     with pytest.raises(kv.NotANumber):
@@ -55,7 +55,7 @@ def test_increment_counts_and_refuses_what_is_no_number(either: kv.Client) -> No
     assert either.get("n") == b"cake"
 
 
-def test_lives_are_told_in_seconds(either: kv.Client) -> None:
+def test_ttl_returns_seconds(either: kv.Client) -> None:
     either.set("a", b"", ttl=100)
     either.set_many({"b": b"", "c": b""}, ttl=timedelta(minutes=5))
     either.set("d", b"")
@@ -71,7 +71,7 @@ def test_lives_are_told_in_seconds(either: kv.Client) -> None:
     assert either.ttl("a") == [float("inf")]
 
 
-def test_a_read_that_touches_prolongs_what_it_reads(either: kv.Client, other: kv.Client) -> None:
+def test_get_and_touch_prolongs_the_keys_that_it_reads(either: kv.Client, other: kv.Client) -> None:
     either.set_many({"a": b"1", "b": b"2"}, ttl=50)
     either.set("c", b"3")
     before = either.version()
@@ -87,7 +87,7 @@ def test_a_read_that_touches_prolongs_what_it_reads(either: kv.Client, other: kv
     assert other.ttl("a") == [float("inf")], "all or nothing"
 
 
-def test_ephemeral_keys_go_with_their_connection(either: kv.Client, other: kv.Client) -> None:
+def test_ephemeral_keys_are_deleted_with_their_connection(either: kv.Client, other: kv.Client) -> None:
     with other.watch("e") as watch:
         either.set("e", b"1", ephemeral=True)
         assert next(iter(watch)).writes == {"e": b"1"}
@@ -95,13 +95,13 @@ def test_ephemeral_keys_go_with_their_connection(either: kv.Client, other: kv.Cl
         assert next(iter(watch)).writes == {"e": None}
 
 
-def test_a_commit_checks_what_was_read(either: kv.Client) -> None:
+def test_a_commit_validates_its_reads(either: kv.Client) -> None:
     version = either.set("a", b"1")
-    made = either.commit({"b": b"2", "a": None}, reads={"a": version, "no": 0})
+    version_of_commit = either.commit({"b": b"2", "a": None}, reads={"a": version, "no": 0})
     assert either.get_many(["a", "b"]) == {"a": None, "b": b"2"}
     with pytest.raises(kv.Conflict):
         either.commit({"b": b"3"}, ranges=[("", None)], snapshot=version)
-    assert either.version() == made
+    assert either.version() == version_of_commit
 
 
 # ---------------------------------------------------------------------- snapshots
@@ -123,7 +123,7 @@ def test_a_snapshot_stays_as_it_was(either: kv.Client, other: kv.Client) -> None
     assert either.at(version).get("a") == b"1"
 
 
-def test_a_snapshot_that_was_not_begun_says_so(either: kv.Client) -> None:
+def test_a_snapshot_that_has_not_begun_is_a_runtime_error(either: kv.Client) -> None:
     with pytest.raises(RuntimeError, match="has not begun"):
         either.snapshot().get("a")
 
@@ -131,7 +131,7 @@ def test_a_snapshot_that_was_not_begun_says_so(either: kv.Client) -> None:
 # ---------------------------------------------------------------------- transactions
 
 
-def test_a_transaction_sees_its_own_writes_and_nobody_elses(either: kv.Client, other: kv.Client) -> None:
+def test_a_transaction_sees_its_own_writes_and_no_other_client_does(either: kv.Client, other: kv.Client) -> None:
     either.set_many({"a": b"1", "b": b"1"})
     with either.transaction() as txn:
         assert txn.get("a") == b"1"
@@ -148,7 +148,7 @@ def test_a_transaction_sees_its_own_writes_and_nobody_elses(either: kv.Client, o
     assert either.fetch(["a"])["a"].version == txn.version > txn.snapshot
 
 
-def test_a_transaction_reads_what_was_there_when_it_began(either: kv.Client, other: kv.Client) -> None:
+def test_a_transaction_reads_the_version_at_which_it_began(either: kv.Client, other: kv.Client) -> None:
     either.set_many({"a": b"1", "b": b"1"})
     with either.transaction() as txn:
         assert txn.get("a") == b"1"
@@ -157,7 +157,7 @@ def test_a_transaction_reads_what_was_there_when_it_began(either: kv.Client, oth
         assert [item.key for item in txn.scan()] == ["a", "b"]
 
 
-def test_a_transaction_conflicts_with_a_change_of_what_it_read(either: kv.Client, other: kv.Client) -> None:
+def test_a_transaction_conflicts_when_a_key_that_it_read_has_changed(either: kv.Client, other: kv.Client) -> None:
     either.set("a", b"1")
     with pytest.raises(kv.Conflict, match="'a'"), either.transaction() as txn:  # noqa: PT012  # its end raises
         txn.set("b", txn.get("a") or b"")
@@ -169,13 +169,13 @@ def test_a_transaction_conflicts_with_a_change_of_what_it_read(either: kv.Client
         other.set("no", b"there")
 
 
-def test_a_transaction_conflicts_with_a_phantom_in_what_it_scanned(either: kv.Client, other: kv.Client) -> None:
+def test_a_transaction_conflicts_with_a_phantom_in_a_scanned_range(either: kv.Client, other: kv.Client) -> None:
     either.set("p:1", b"")
     with pytest.raises(kv.Conflict), either.transaction() as txn:  # noqa: PT012  # its end raises
         assert len(list(txn.scan("p:"))) == 1
         txn.set("count", b"1")
         other.set("p:2", b"")
-    with either.transaction() as txn:  # not in what it scanned
+    with either.transaction() as txn:  # the change is outside the scanned range
         list(txn.scan("p:", limit=1))
         txn.set("count", b"1")
         other.set("q", b"")
@@ -200,7 +200,7 @@ def test_a_scan_in_a_transaction_shows_its_own_writes_in_order(either: kv.Client
         assert [item.value for item in txn.scan(start="0001", end="0003", keys_only=True)] == [None, None]
 
 
-def test_writes_alone_never_conflict_and_reads_alone_never_do(either: kv.Client, other: kv.Client) -> None:
+def test_transactions_of_only_writes_or_only_reads_never_conflict(either: kv.Client, other: kv.Client) -> None:
     either.set("a", b"1")
     with either.transaction() as txn:
         txn.set("a", b"2")
@@ -225,7 +225,7 @@ def test_an_exception_in_the_block_means_no_commit(either: kv.Client) -> None:
         txn.get("a")
 
 
-def test_run_begins_anew_until_there_is_no_conflict(either: kv.Client, other: kv.Client) -> None:
+def test_run_tries_again_until_there_is_no_conflict(either: kv.Client, other: kv.Client) -> None:
     either.set("n", b"0")
     calls = []
 
@@ -256,7 +256,7 @@ def test_run_gives_up_with_the_last_conflict(either: kv.Client, other: kv.Client
         either.run(lambda txn: 1 // 0)
 
 
-def test_counters_in_transactions_of_many_lose_nothing(open_client: Connect, shared_daemon: "Daemon") -> None:
+def test_concurrent_transactions_lose_no_increment(open_client: Connect, shared_daemon: "Daemon") -> None:
     db = open_client(shared_daemon.address)
     db.set("shared", b"0")
 
@@ -292,7 +292,7 @@ def test_a_pipeline_has_its_results_at_the_end(either: kv.Client) -> None:
         pipeline.get("a")
 
 
-def test_a_failure_in_a_pipeline_is_that_calls_alone(either: kv.Client) -> None:
+def test_a_call_that_fails_in_a_pipeline_fails_alone(either: kv.Client) -> None:
     with either.pipeline() as pipeline:
         gone, fine = pipeline.delete("no"), pipeline.set("a", b"1")
     with pytest.raises(kv.NotFound):
@@ -307,10 +307,10 @@ def test_a_pipeline_left_by_an_exception_sends_nothing(either: kv.Client) -> Non
     assert either.get("a") is None
 
 
-# ---------------------------------------------------------------------- the past
+# ---------------------------------------------------------------------- history
 
 
-def test_history_and_log_tell_who_wrote_what_when(either: kv.Client) -> None:
+def test_history_and_log_have_versions_times_and_authors(either: kv.Client) -> None:
     start = either.version()
     versions = [either.set("a", b"1"), either.set_many({"a": b"2", "b": b"2"})]
     either.delete("a")
@@ -345,15 +345,15 @@ def test_long_histories_are_read_page_by_page(either: kv.Client) -> None:
     assert len(list(either.log(limit=2_400))) == 2_400
 
 
-def test_rollback_makes_keys_what_they_were(either: kv.Client) -> None:
+def test_rollback_restores_keys(either: kv.Client) -> None:
     version = either.set_many({"a": b"1", "b": b"1"})
     either.set("a", b"2")
     either.delete("b")
     either.set("c", b"2")
     assert either.plan_rollback("a", "b", "c", to=version) == {"a": b"1", "b": b"1", "c": None}
-    made = either.rollback("a", "b", "c", to=version)
+    new_version = either.rollback("a", "b", "c", to=version)
     assert either.get_many(["a", "b", "c"]) == {"a": b"1", "b": b"1", "c": None}
-    assert [commit.version for commit in either.log(limit=1)] == [made]
+    assert [commit.version for commit in either.log(limit=1)] == [new_version]
 
 
 def test_revert_undoes_one_commit(either: kv.Client) -> None:
@@ -365,7 +365,7 @@ def test_revert_undoes_one_commit(either: kv.Client) -> None:
     assert either.get_many(["a", "b", "c"]) == {"a": b"1", "b": None, "c": b"3"}
 
 
-def test_revert_refuses_if_anything_it_wrote_has_changed_since(either: kv.Client) -> None:
+def test_revert_conflicts_if_a_key_has_changed_since(either: kv.Client) -> None:
     either.set("a", b"1")
     version = either.set_many({"a": b"2", "b": b"2"})
     changed = either.set("b", b"3")
@@ -377,7 +377,7 @@ def test_revert_refuses_if_anything_it_wrote_has_changed_since(either: kv.Client
         either.revert(MISSING)
 
 
-def test_revert_sees_that_a_key_was_there_again_and_deleted_again(either: kv.Client) -> None:
+def test_revert_conflicts_if_a_deleted_key_was_set_and_deleted_again(either: kv.Client) -> None:
     either.set("a", b"1")
     either.delete("a")
     version = either.version()
@@ -388,17 +388,17 @@ def test_revert_sees_that_a_key_was_there_again_and_deleted_again(either: kv.Cli
     assert either.get("a") is None
 
 
-# ---------------------------------------------------------------------- what holds the daemon, and which keys matter
+# ---------------------------------------------------------------------- slow frames, and large and hot keys
 
 
-def test_the_largest_keys_of_all_pages(either: kv.Client) -> None:
+def test_largest_keys_are_the_largest_of_all_pages(either: kv.Client) -> None:
     either.set_many({f"small/{number:05}": b"" for number in range(10_000)})
     either.set_many({"a": b"4444", "small/05000": b"333", "z": b"22"})
     assert either.largest_keys(limit=3) == {"a": 4, "small/05000": 3, "z": 2}
     assert list(either.largest_keys(limit=2)) == ["a", "small/05000"]
 
 
-def test_the_hottest_keys_and_what_was_slow_can_be_asked_for(either: kv.Client) -> None:
+def test_hottest_keys_and_the_slow_log_can_be_read(either: kv.Client) -> None:
     for _ in range(1_000):
         either.set("hot", b"")
     hottest = either.hottest_keys("writes", limit=1)

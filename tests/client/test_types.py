@@ -1,4 +1,4 @@
-"""What a type checker makes of the API: each method once, and the right type from each kind of client."""
+"""The API as a type checker sees it: each method has the right type for each kind of client."""
 
 import pathlib
 import subprocess
@@ -109,7 +109,7 @@ def blocking(db: kv.Client, adb: AsyncClient) -> None:
 
 
 def checked(source: str, folder: pathlib.Path) -> subprocess.CompletedProcess[str]:
-    """What mypy --strict says of a program that uses the package."""
+    """Check a program that uses the package with mypy --strict."""
     program = folder / "program.py"
     program.write_text(source)
     return subprocess.run(  # noqa: S603 (our own interpreter)
@@ -118,19 +118,19 @@ def checked(source: str, folder: pathlib.Path) -> subprocess.CompletedProcess[st
     )  # fmt: skip
 
 
-def test_each_method_has_the_type_that_fits_its_client(tmp_path: pathlib.Path) -> None:
+def test_each_method_has_the_right_type_for_its_client(tmp_path: pathlib.Path) -> None:
     done = checked(USES, tmp_path)
     assert done.returncode == 0, done.stdout
 
 
-def test_wrong_uses_are_found(tmp_path: pathlib.Path) -> None:
+def test_mistakes_are_found(tmp_path: pathlib.Path) -> None:
     done = checked(MISTAKES, tmp_path)
     first = MISTAKES.splitlines().index("    db.get(1)") + 1
     lines = {int(line.split(":")[1]) for line in done.stdout.splitlines() if ": error: " in line}
     assert lines == {*range(first, first + 7), first + 8, first + 9}, done.stdout
 
 
-def test_the_wheel_says_that_it_has_types(tmp_path: pathlib.Path) -> None:
+def test_the_wheel_is_marked_as_typed(tmp_path: pathlib.Path) -> None:
     script = f"from hatchling.build import build_wheel; print(build_wheel({str(tmp_path)!r}))"
     done = subprocess.run(  # noqa: S603 (our own interpreter)
         [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=300, check=True

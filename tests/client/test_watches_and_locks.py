@@ -1,4 +1,4 @@
-"""Watches and locks, with both clients, and what becomes of them when processes and connections end."""
+"""Watches and locks, with both clients, also when processes and connections end."""
 
 import os
 import signal
@@ -24,9 +24,9 @@ SHORT_S = 0.05
 # ---------------------------------------------------------------------- watches
 
 
-def test_a_watch_tells_each_commit_that_concerns_its_prefix(either: kv.Client) -> None:
+def test_a_watch_returns_each_commit_that_concerns_its_prefix(either: kv.Client) -> None:
     with either.watch("w:") as watch:
-        begun = watch.version
+        first_version = watch.version
         versions = [either.set("w:1", b"1"), either.set_many({"w:2": b"2", "x": b"2"})]
         either.set("x", b"3")
         either.delete("w:1")
@@ -34,11 +34,11 @@ def test_a_watch_tells_each_commit_that_concerns_its_prefix(either: kv.Client) -
         assert [change and change.writes for change in seen] == [{"w:1": b"1"}, {"w:2": b"2"}, {"w:1": None}]
         assert [change and change.version for change in seen][:2] == versions
         assert all(change is not None and change.author is not None and not change.resync for change in seen)
-        assert watch.version == either.version() > (begun or 0)
+        assert watch.version == either.version() > (first_version or 0)
         assert watch.wait(SHORT_S) is None
 
 
-def test_a_watch_goes_on_from_a_version(either: kv.Client) -> None:
+def test_a_watch_resumes_from_a_version(either: kv.Client) -> None:
     since = either.set("w", b"1")
     either.set("w", b"2")
     either.set("w", b"3")
@@ -48,7 +48,7 @@ def test_a_watch_goes_on_from_a_version(either: kv.Client) -> None:
     assert watch.wait(SHORT_S) is None, "closed"
 
 
-def test_a_watch_without_a_block_begins_when_it_is_asked(either: kv.Client) -> None:
+def test_a_watch_without_a_block_begins_with_the_first_wait(either: kv.Client) -> None:
     since = either.version()
     either.set("w", b"1")
     watch = either.watch("w", since)
@@ -75,7 +75,7 @@ def test_a_watch_of_a_restarted_daemon_is_resynchronised(
         assert (change.resync, change.writes) == (False, {"w:3": b"3"})
 
 
-def test_a_watch_whose_daemon_stays_away_ends_with_an_error(
+def test_a_watch_fails_if_its_daemon_does_not_come_back(
     open_client: Connect, start_daemon: "Callable[..., Daemon]"
 ) -> None:
     daemon = start_daemon()
@@ -86,7 +86,7 @@ def test_a_watch_whose_daemon_stays_away_ends_with_an_error(
             watch.wait(DEADLINE_S)
 
 
-def test_a_wait_ends_in_time_while_the_daemon_is_away_and_the_watch_goes_on(
+def test_a_wait_times_out_while_the_daemon_is_away_and_the_watch_survives(
     open_client: Connect, start_daemon: "Callable[..., Daemon]"
 ) -> None:
     daemon = start_daemon()
@@ -103,7 +103,7 @@ def test_a_wait_ends_in_time_while_the_daemon_is_away_and_the_watch_goes_on(
         assert (change.resync, change.writes) == (True, {})
 
 
-def test_how_long_a_daemon_may_stay_away_is_counted_over_all_waits(
+def test_the_time_for_the_daemon_to_come_back_is_counted_over_all_waits(
     open_client: Connect, start_daemon: "Callable[..., Daemon]"
 ) -> None:
     daemon = start_daemon()
@@ -115,7 +115,7 @@ def test_how_long_a_daemon_may_stay_away_is_counted_over_all_waits(
             eventually(lambda: watch.wait(SHORT_S) is not None)
 
 
-def test_a_resynchronisation_is_one_change_of_all_there_is(
+def test_a_resynchronisation_is_one_change_with_all_keys(
     open_client: Connect, scripted: "Callable[..., ScriptedServer]"
 ) -> None:
     def script(line: "Line") -> None:
@@ -133,7 +133,7 @@ def test_a_resynchronisation_is_one_change_of_all_there_is(
 
 
 @pytest.mark.parametrize("event", [["change", 1], ["change", 1, 2, 3, 4], [], 7, ["reset"]], ids=str)
-def test_an_event_of_another_form_is_said_to_be_one(
+def test_a_malformed_event_is_a_protocol_error(
     open_client: Connect, scripted: "Callable[..., ScriptedServer]", event: object
 ) -> None:
     def script(line: "Line") -> None:
@@ -150,7 +150,7 @@ def test_an_event_of_another_form_is_said_to_be_one(
 # ---------------------------------------------------------------------- locks
 
 
-def test_a_lock_is_had_by_one_at_a_time_in_the_order_of_asking(open_client: Connect, shared_daemon: "Daemon") -> None:
+def test_a_lock_has_one_holder_at_a_time_in_the_order_of_asking(open_client: Connect, shared_daemon: "Daemon") -> None:
     first = open_client(shared_daemon.address)
     waiting: list[threading.Thread] = []
     tokens: list[tuple[int, int]] = []
@@ -210,7 +210,7 @@ def test_a_lock_whose_connection_ends_is_lost(either: kv.Client) -> None:
             lock.check()
 
 
-def test_a_lock_whose_time_is_over_is_lost(either: kv.Client) -> None:
+def test_a_lock_whose_time_to_live_is_over_is_lost(either: kv.Client) -> None:
     lock = either.lock("brief", ttl=SHORT_S)
     with pytest.raises(kv.LockLost), lock:  # noqa: PT012  # its end raises
         eventually(lambda: not lock.held)
@@ -220,11 +220,11 @@ def test_a_lock_whose_time_is_over_is_lost(either: kv.Client) -> None:
 
 
 def test_a_time_to_live_begins_when_the_lock_is_held(either: kv.Client) -> None:
-    held = either.lock("patient", ttl=60)
-    with held:
-        left = either.ttl(held._key)[0]
-        assert left is not None
-        assert 50 < left <= 60
+    lock = either.lock("patient", ttl=60)
+    with lock:
+        remaining = either.ttl(lock._key)[0]
+        assert remaining is not None
+        assert 50 < remaining <= 60
 
 
 def test_an_exception_in_the_block_releases_the_lock(either: kv.Client) -> None:
@@ -235,7 +235,7 @@ def test_an_exception_in_the_block_releases_the_lock(either: kv.Client) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "a/b"])
-def test_a_lock_has_a_name_that_is_no_prefix_of_others(either: kv.Client, name: str) -> None:
+def test_a_lock_name_without_characters_or_with_a_slash_is_a_value_error(either: kv.Client, name: str) -> None:
     with pytest.raises(ValueError, match="a lock's name"):
         either.lock(name)
 
@@ -252,8 +252,10 @@ with db.lock("dead"):
 
 
 @pytest.mark.parametrize("kind", ["alone", "fork"])
-def test_a_dead_holders_lock_passes_on_at_once(either: kv.Client, shared_daemon: "Daemon", kind: str) -> None:
-    """Also if it has left a forked child behind: that does not hold the lock, nor the connection."""
+def test_the_next_contender_has_a_dead_holders_lock_at_once(
+    either: kv.Client, shared_daemon: "Daemon", kind: str
+) -> None:
+    """Even if a forked child of the holder lives on: the child holds neither the lock nor the connection."""
     holder = subprocess.Popen(  # noqa: S603 (our own interpreter)
         [sys.executable, "-c", HOLDER, shared_daemon.address, kind], stdout=subprocess.PIPE, start_new_session=True
     )
@@ -274,7 +276,7 @@ def test_a_dead_holders_lock_passes_on_at_once(either: kv.Client, shared_daemon:
 
 
 def in_child(work: Callable[[], Any]) -> int:
-    """The status of a forked child that calls ``work``."""
+    """Call ``work`` in a forked child; return the child's exit status."""
     pid = os.fork()
     if pid == 0:
         try:
@@ -285,8 +287,8 @@ def in_child(work: Callable[[], Any]) -> int:
     return os.waitpid(pid, 0)[1]
 
 
-def test_what_was_begun_before_a_fork_is_refused_in_the_child(shared_daemon: "Daemon") -> None:
-    db = kv.connect(shared_daemon.address, timeout=DEADLINE_S)
+def test_scopes_that_began_before_a_fork_are_refused_in_the_child(shared_daemon: "Daemon", connect: Connect) -> None:
+    db = connect(shared_daemon.address, timeout=DEADLINE_S)
     db.set("fork", b"1")
     txn, snapshot, pipeline, lock = db.transaction(), db.snapshot(), db.pipeline(), db.lock("forked")
     watch = db.watch("fork")
@@ -305,7 +307,7 @@ def test_what_was_begun_before_a_fork_is_refused_in_the_child(shared_daemon: "Da
                     use()
             assert not lock.held
             watch.close()
-            assert db.get("fork") == b"1", "the client itself goes on"
+            assert db.get("fork") == b"1", "the client itself can be used"
             with pytest.raises(kv.TimedOut), db.lock("forked", timeout=SHORT_S):
                 pytest.fail("the parent holds it")
 

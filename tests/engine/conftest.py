@@ -10,20 +10,20 @@ from tests.harness.clocks import ManualScheduler
 
 
 class Clocks:
-    """A wall clock, which may be set any way, and one that runs evenly; both in µs."""
+    """A wall clock, which a test may set to any time, and a clock that runs evenly; both in µs."""
 
     def __init__(self) -> None:
         self.wall_us = 1_000_000
         self.even_us = 5_000
         self.scheduler = ManualScheduler()
 
-    def pass_(self, us: int) -> None:
-        """Time passes, as both clocks see it."""
+    def advance(self, us: int) -> None:
+        """Let time pass on both clocks."""
         self.wall_us += us
         self.even_us += us
 
     def database(self, limits: WindowLimits | None = None) -> Database:
-        """A new database that goes by these clocks."""
+        """Return a new database that goes by these clocks."""
         return Database(limits, clock=lambda: self.wall_us, timer=lambda: self.even_us, scheduler=self.scheduler)
 
 
@@ -34,7 +34,7 @@ def clocks() -> Clocks:
 
 @pytest.fixture
 def database(clocks: Clocks) -> Iterator[Database]:
-    """An empty one. After the test its counters must be what its keys say."""
+    """An empty database. After the test its counters must agree with its keys."""
     made = clocks.database()
     yield made
     page = made.store.scan("", None, 10**6)

@@ -1,4 +1,4 @@
-"""What all the model's rules stand on: what they draw from, both sides, and what holds after each step."""
+"""What all rules of the model share: the strategies, the database and its model, and the invariants of each step."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -42,29 +42,29 @@ window_limits = st.builds(
     max_pinned_bytes=bounds,
 )  # fmt: skip
 # (ttl in µs, keep, owner)
-lives = st.tuples(st.none() | st.integers(1, 200), st.booleans(), st.sampled_from([None, *OWNERS]))
-LifeDrawn = tuple[int | None, bool, str | None]
+expiries = st.tuples(st.none() | st.integers(1, 200), st.booleans(), st.sampled_from([None, *OWNERS]))
+DrawnExpiry = tuple[int | None, bool, str | None]
 
 # One commit of expiries.
 EXPIRED_TOGETHER = 2
 
 Method = TypeVar("Method", bound=Callable[..., Any])
-fired: Counter[str] = Counter()
+reached: Counter[str] = Counter()
 
 
-def counted(method: Method) -> Method:
-    """Count how often a rule fires. Goes below ``@rule``, which looks at the arguments' names."""
+def counted_rule(method: Method) -> Method:
+    """Count how often a rule runs. It stands below ``@rule``, which reads the names of the arguments."""
 
     @wraps(method)
     def counting(*arguments: Any, **named: Any) -> Any:  # noqa: ANN401
-        fired[method.__name__] += 1
+        reached[method.__name__] += 1
         return method(*arguments, **named)
 
     return counting  # type: ignore[return-value]
 
 
 class Txn:
-    """What a client holds of a transaction."""
+    """The client's side of a transaction."""
 
     def __init__(self, snapshot: int, pinned: bool) -> None:
         self.snapshot = snapshot
@@ -74,7 +74,7 @@ class Txn:
 
 
 class Machine(RuleBasedStateMachine):
-    """The database in the left hand, the model in the right; after each step they must tell the same."""
+    """The database and its model, which must agree after each step."""
 
     @initialize(limits=window_limits, age_ms=st.sampled_from([1, 0]))
     def begin_history(self, limits: WindowLimits, age_ms: int) -> None:
@@ -87,10 +87,10 @@ class Machine(RuleBasedStateMachine):
         self.noted: list[list[str]] = []
         self.database.wakeups.add(self, self.note_commit)
         self.pins: Counter[int] = Counter()
-        self.promised: set[int] = set()  # those pinned that no limit may take
+        self.promised: set[int] = set()  # pinned versions that no limit may drop
         self.txns: list[Txn] = []
         self.gets = 0
-        self.keep_short(age_ms)
+        self.set_short_history(age_ms)
 
     # ------------------------------------------------------------------ a scheduler that only notes the time
 
@@ -104,18 +104,18 @@ class Machine(RuleBasedStateMachine):
 
     # ------------------------------------------------------------------ helpers
 
-    def keep_short(self, age_ms: int) -> None:
-        """Values below SHORT have so long a history, if it is not 0."""
+    def set_short_history(self, age_ms: int) -> None:
+        """Give values below SHORT a history of ``age_ms``, or the usual one if that is 0."""
         self.short_history_us = age_ms * 1000 or None
         self.database.memory.set_rules(PrefixRules([PrefixRule(prefix=SHORT, history_ms=age_ms)]))
 
-    def settle(self) -> None:
-        """What is due expires: all of it, nothing else, in commits that are not too large."""
+    def expire_all_due(self) -> None:
+        """Expire what is due: all of it, nothing else, in commits that are not too large."""
         model, before = self.model, self.store.version
         due = {key for key, deadline in model.deadlines.items() if deadline <= self.even}
         self.noted.clear()
         self.database.expire_all_due()
-        self.forgetting()
+        self.note_forgotten()
         if not due:
             assert self.store.version == before
             return
@@ -125,63 +125,63 @@ class Machine(RuleBasedStateMachine):
         assert all(1 <= len(keys) <= EXPIRED_TOGETHER for keys in expired)
         assert sorted(key for keys in expired for key in keys) == sorted(due)
         for keys in expired:
-            fired["expired"] += 1
+            reached["expired"] += 1
             for key in keys:
                 model.end(key)
             model.commit(dict.fromkeys(keys), EXPIRED)
 
     def note_commit(self) -> None:
-        """What has been written last; its commit may leave the history at once."""
+        """Note the keys of the last commit, which may leave the history at once."""
         newest = next(self.store.window.newest(), None)
         self.noted.append(sorted(head.key for head in newest.heads) if newest else [])
 
-    def forgetting(self) -> None:
-        """The history may have become shorter, but never longer."""
+    def note_forgotten(self) -> None:
+        """Tell the model how much history is left, which may have become shorter, but never longer."""
         assert self.store.window.oldest_readable >= self.model.oldest
         self.model.oldest = self.store.window.oldest_readable
         gone = {(key, head.version) for key in KEYS for head in self.chain(key) if head.value is FORGOTTEN}
         for key, version in gone - self.model.forgotten_values:
-            fired["forgotten"] += 1
+            reached["forgotten"] += 1
             assert self.is_old(key, version)
-        assert not {each for each in self.model.forgotten_values - gone if each in self.chained()}, "it came back"
+        assert not (self.model.forgotten_values - gone) & self.superseded_values(), "a forgotten value came back"
         self.model.forgotten_values |= gone
 
     def chain(self, key: str) -> Iterator[Head]:
-        """All that the store has of ``key``, newest first."""
+        """Yield all heads that the store has of ``key``, newest first."""
         head = self.store.find(key)
         while head is not None:
             yield head
             head = head.previous
 
-    def chained(self) -> set[tuple[str, int]]:
-        """All superseded values that the store has."""
+    def superseded_values(self) -> set[tuple[str, int]]:
+        """Return key and version of each superseded value that the store has."""
         return {(key, head.version) for key in KEYS for head in list(self.chain(key))[1:] if head.value is not None}
 
     def is_old(self, key: str, version: int) -> bool:
-        """Whether this superseded value is not to be kept: for nobody has it pinned, or may still want it."""
+        """Whether this superseded value may be forgotten: no snapshot pins it, and it is too old."""
         if self.short_history_us is None or not key.startswith(SHORT):
             return False
         after = self.model.superseded(key, version)
         is_pinned = any(pinned < after for pinned in self.pins)
         return not is_pinned and self.model.commits[after].time < self.store.time - self.short_history_us
 
-    def ready(self) -> None:
-        """What comes before every change: expiry, and the time of the batch."""
-        self.settle()
+    def prepare_write(self) -> None:
+        """Do what precedes every change: expire what is due, and set the time of the batch."""
+        self.expire_all_due()
         self.model.advance(self.wall)
 
-    def life(self, drawn: LifeDrawn) -> tuple[Expiry, tuple[int | None, bool, str | None]]:
-        """For the database, and for the model."""
+    def life(self, drawn: DrawnExpiry) -> tuple[Expiry, tuple[int | None, bool, str | None]]:
+        """Return what was drawn as the database takes it, and as the model takes it."""
         ttl_us, keep, owner = drawn
         deadline = None if ttl_us is None else self.even + ttl_us
         return self.database.expiry(ttl_us, keep=keep, owner=owner), (deadline, keep, owner)
 
-    def same_refusal(self, call: Callable[[], Any], wanted: Callable[[], Any]) -> Any:  # noqa: ANN401
-        """Both do it, or both refuse; the answer, None if refused."""
+    def same_answer(self, call: Callable[[], Any], wanted: Callable[[], Any]) -> Any:  # noqa: ANN401
+        """Check that both answer the same or both refuse; return the answer, None if they refuse."""
         try:
             answer = wanted()
         except Gone:
-            fired["snapshot gone"] += 1
+            reached["snapshot gone"] += 1
             with pytest.raises(SnapshotGone):
                 call()
             return None
@@ -190,7 +190,7 @@ class Machine(RuleBasedStateMachine):
 
     # ------------------------------------------------------------------ reading
 
-    def fetching(self, chosen: list[str], at: int | None) -> list[tuple[bytes | None, int, int | None]] | None:
+    def check_fetch(self, chosen: list[str], at: int | None) -> list[tuple[bytes | None, int, int | None]] | None:
         snapshot = self.model.snapshots[self.model.version if at is None else at]
 
         def wanted() -> list[tuple[bytes | None, int, int | None]]:
@@ -200,9 +200,11 @@ class Machine(RuleBasedStateMachine):
             deadlines = self.model.deadlines if at is None else {}
             return [(*snapshot.get(key, (None, 0)), deadlines.get(key)) for key in chosen]
 
-        return self.same_refusal(lambda: self.store.fetch(chosen, at), wanted)
+        return self.same_answer(lambda: self.store.fetch(chosen, at), wanted)
 
-    def scanning(self, start: str, end: str | None, limit: int, at: int) -> list[tuple[str, bytes | None, int]] | None:
+    def check_scan(
+        self, start: str, end: str | None, limit: int, at: int
+    ) -> list[tuple[str, bytes | None, int]] | None:
         def all_pages() -> list[tuple[str, bytes | None, int]]:
             found, following = [], start
             while following is not None:
@@ -220,13 +222,13 @@ class Machine(RuleBasedStateMachine):
                 raise Gone
             return [(key, *snapshot[key]) for key in found]
 
-        return self.same_refusal(all_pages, wanted)
+        return self.same_answer(all_pages, wanted)
 
     # ------------------------------------------------------------------ after each step
 
     @invariant()
     def the_counters_are_exact(self) -> None:
-        self.forgetting()
+        self.note_forgotten()
         counters, model = self.store.counters, self.model
         assert (self.store.version, self.store.time) == (model.version, model.time)
         assert counters.keys == len(model.live)
@@ -239,7 +241,7 @@ class Machine(RuleBasedStateMachine):
 
     @invariant()
     def every_readable_version_reads_as_it_was(self) -> None:
-        self.forgetting()
+        self.note_forgotten()
         for version in range(self.model.oldest, self.model.version + 1):
             known = [key for key in KEYS if not self.model.is_forgotten(key, version)]
             found = [head and (head.value, head.version) for head in self.store._heads_at(known, version)]
@@ -265,14 +267,14 @@ class Machine(RuleBasedStateMachine):
             assert group.size == GROUP_BYTES + PLACE_BYTES * len(group.heads) + SUPERSEDED_BYTES * len(before) + known
 
     @invariant()
-    def lives_are_those_of_the_model(self) -> None:
+    def expiries_agree_with_the_model(self) -> None:
         lifetimes = self.store.lifetimes
         assert all_deadlines(lifetimes) == self.model.deadlines
-        assert lifetimes._owners == self.model.owners
+        assert lifetimes.owners == self.model.owners
         if self.model.deadlines:
             assert self.timer is not None
-            assert self.timer <= min(self.model.deadlines.values()), "nobody looks in time"
+            assert self.timer <= min(self.model.deadlines.values()), "the timer is set too late"
 
     @invariant()
-    def ids_are_remembered_as_far_as_promised(self) -> None:
+    def as_many_ids_are_remembered_as_in_the_model(self) -> None:
         assert len(self.database.outcomes) == len(self.model.outcomes)

@@ -1,4 +1,4 @@
-"""The plainest database there is: a dict for each version, and a list of commits. The real one has to tell the same."""
+"""A plain model, with which the database must agree: a dict for each version, and a list of commits."""
 
 from collections import Counter
 from typing import NamedTuple
@@ -19,11 +19,11 @@ class Committed(NamedTuple):
 
 
 class Gone(Exception):
-    """That version has left the history."""
+    """The version has left the history."""
 
 
 class Unknown(Exception):
-    """That id may have been forgotten."""
+    """The id may have been forgotten."""
 
 
 def within(key: str, range_: Range) -> bool:
@@ -31,7 +31,7 @@ def within(key: str, range_: Range) -> bool:
 
 
 class Model:
-    """Nothing is ever forgotten here; ``oldest`` says what the real one may have forgotten."""
+    """A database that forgets nothing; ``oldest`` says what the real one may have forgotten."""
 
     def __init__(self, remembered_writes: int) -> None:
         self.snapshots: list[Snapshot] = [{}]
@@ -60,7 +60,7 @@ class Model:
         self.time = max(self.time, wall_us)
 
     def commit(self, writes: Writes, author: Author) -> int:
-        """What a commit does to the values; its version."""
+        """Apply a commit to the values; return its version."""
         if writes:
             version = self.version + 1
             after = {key: item for key, item in self.live.items() if key not in writes}
@@ -73,7 +73,7 @@ class Model:
         return self.version
 
     def write(self, writes: Writes, author: Author, deadline: int | None, keep: bool, owner: str | None) -> int:
-        """A commit that passes over missing keys, and what it does to lives."""
+        """Apply a commit that ignores missing keys to the values and to the expiries; return its version."""
         for key, value in writes.items():
             kept = value is not None and keep and key in self.live
             if not kept:
@@ -100,7 +100,7 @@ class Model:
     # ------------------------------------------------------------------ exactly once
 
     def find(self, who: tuple[object, bytes], since: int | None) -> object | None:
-        """The answer of the write with this id; None if it may be done. Raises Unknown."""
+        """Return the answer of the write with this id; None if the write may be done. Raises Unknown."""
         for _, known, answer in self.outcomes:
             if known == who:
                 return answer
@@ -116,23 +116,23 @@ class Model:
     # ------------------------------------------------------------------ looking back
 
     def seen(self, key: str, version: int) -> int:
-        """The version that a reader of ``version`` sees: 0 for absent."""
+        """Return the version of ``key`` that a read at ``version`` sees: 0 if it is absent."""
         return self.snapshots[version].get(key, (b"", 0))[1]
 
     def is_forgotten(self, key: str, version: int) -> bool:
-        """Whether the value that a reader of ``version`` sees is not known any more."""
+        """Whether the value that a read at ``version`` would see has been forgotten."""
         return (key, self.seen(key, version)) in self.forgotten_values
 
     def superseded(self, key: str, version: int) -> int:
-        """The version that came after what ``version`` wrote under ``key``."""
+        """Return the version that replaced what ``version`` wrote under ``key``."""
         return min(later for later in self.changed(key) if later > version)
 
     def changed(self, key: str) -> list[int]:
-        """The versions that wrote or deleted ``key``, newest first."""
+        """Return the versions that wrote or deleted ``key``, newest first."""
         return [version for version in range(self.version, 0, -1) if key in self.commits[version].writes]
 
-    def told(self, version: int) -> tuple[int | None, Author | None]:
-        """Time and author, as far as they are still known."""
+    def origin(self, version: int) -> tuple[int | None, Author | None]:
+        """Return time and author of a commit; None, None if it has left the history."""
         commit = self.commits[version]
         return (commit.time, commit.author) if version > self.oldest else (None, None)
 
@@ -144,7 +144,7 @@ class Model:
     # ------------------------------------------------------------------ the commit rule, by brute force
 
     def conflicts(self, reads: dict[str, int], ranges: list[Range], snapshot: int) -> dict[str, Change]:
-        """What refuses a commit that read this. Raises Gone."""
+        """Return the changes that refuse a commit with these reads. Raises Gone."""
         keys = [key for key, seen in reads.items() if self.seen(key, self.version) != seen]
         if ranges:
             if snapshot < self.oldest:
@@ -159,5 +159,5 @@ class Model:
         if expected == found:
             expected = self.seen(key, snapshot)
         changed = self.changed(key)
-        when, who = self.told(changed[0]) if changed else (None, None)
+        when, who = self.origin(changed[0]) if changed else (None, None)
         return Change(key, expected, found, when, who)

@@ -1,4 +1,4 @@
-"""However long the history may be and whatever is written, its memory has a bound: dropping keeps up with writing."""
+"""The memory of the history has a bound whatever is written: dropping keeps up with writing."""
 
 import random
 import subprocess
@@ -21,8 +21,8 @@ MIB = 2**20
 MILLION = 1_000_000
 
 
-def bounded(database: Database, write: Callable[[], object]) -> None:
-    """Do what writes; then there is no more history than may be, and what this has added."""
+def check_bound(database: Database, write: Callable[[], object]) -> None:
+    """Write, and check that there is no more history than allowed, plus what the write has added."""
     window, before = database.store.window, database.store.version
     write()
     added = [group for group in window.newest() if group.heads[-1].version > before]
@@ -30,21 +30,21 @@ def bounded(database: Database, write: Callable[[], object]) -> None:
     assert window.commits <= window.limits.max_commits + sum(group.commits for group in added)
 
 
-def small_ones(database: Database, count: int) -> None:
+def write_small_values(database: Database, count: int) -> None:
     for number in range(count):
         database.set({f"small {number % 100}": b"x"}, ME)
 
 
 @pytest.mark.parametrize("how", ["sets", "sets in a batch", "deletes", "expiries", "commits", "touches"])
-def test_large_values_after_many_small_ones_take_no_more_than_the_limit(clocks: "Clocks", how: str) -> None:
+def test_large_values_after_many_small_ones_stay_within_the_limit(clocks: "Clocks", how: str) -> None:
     database = clocks.database(WindowLimits(max_bytes=MIB, max_commits=MILLION))
-    small_ones(database, 5_000)
+    write_small_values(database, 5_000)
     large = {f"large {number}": b"x" * 20_000 for number in range(10)}
     for _ in range(100):
         life = database.expiry(1 if how == "expiries" else None, keep=False, owner=None)
-        bounded(database, partial(database.set, large, ME, life))
-        clocks.pass_(1)
-        bounded(database, partial(another_write, database, how, large))
+        check_bound(database, partial(database.set, large, ME, life))
+        clocks.advance(1)
+        check_bound(database, partial(another_write, database, how, large))
 
 
 def another_write(database: Database, how: str, large: dict[str, bytes]) -> None:
@@ -71,19 +71,19 @@ def test_writes_of_any_size_keep_the_history_within_its_bounds(clocks: "Clocks")
             size = 10 ** rng.randint(0, 5)
             keys = [str(rng.randint(0, 50)) for _ in range(rng.choice([1, 1, 1, 20]))]
             entries = dict.fromkeys(keys, b"x" * (size // len(keys)))
-            bounded(database, partial(database.set, entries, ME))
+            check_bound(database, partial(database.set, entries, ME))
 
 
 def test_a_snapshot_holds_no_more_than_the_limit_for_snapshots(clocks: "Clocks") -> None:
     limits = WindowLimits(max_bytes=100_000, max_pinned_bytes=300_000)
     database = clocks.database(limits)
-    small_ones(database, 200)
+    write_small_values(database, 200)
     snapshot = database.store.pin()
     for _ in range(200):
         database.set({"large": b"x" * 10_000}, ME)
         window = database.store.window
         assert window.bytes <= limits.max_pinned_bytes + next(window.newest()).size
-    assert window.oldest_readable > snapshot, "past its limit the snapshot has gone"
+    assert window.oldest_readable > snapshot, "the snapshot is dropped past its limit"
     database.store.unpin(snapshot)
     while database.upkeep.drop_old(100):
         pass
@@ -106,48 +106,48 @@ database = Database(WindowLimits(max_commits=1_000_000, max_bytes=max_bytes, max
 keys = [f"key {number}" for number in range(1_000)]
 for key in keys:
     database.set({key: b"-" * 100}, NO_AUTHOR)
-window, before, most, early = database.store.window, resident_bytes(), 0, 0
+window, before, max_seen, early = database.store.window, resident_bytes(), 0, 0
 for number in range(commits):
     database.set({keys[number % 1_000]: b"%0100d" % number}, NO_AUTHOR)
-    if window.bytes > most:
-        most = window.bytes
+    if window.bytes > max_seen:
+        max_seen = window.bytes
     if number == probe_at:
         early = resident_bytes() - before
-print(early, resident_bytes() - before, most, window.commits, database.store.version - window.oldest_readable)
+print(early, resident_bytes() - before, max_seen, window.commits, database.store.version - window.oldest_readable)
 """
 
 
 def probe(commits: int, max_bytes: int, probe_at: int) -> list[int]:
-    """RSS growth at ``probe_at`` and at the end, the most bytes of history, and how many versions there are."""
+    """Return RSS growth at ``probe_at`` and at the end, the maximum of history bytes, and the count of versions."""
     command = [sys.executable, "-c", PROBE, *map(str, (commits, max_bytes, probe_at))]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603 (our own interpreter)
+    done = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603 - the interpreter of the test
     return list(map(int, done.stdout.split()))
 
 
 def test_a_history_of_a_million_versions_takes_no_more_memory_than_configured() -> None:
-    """They do not fit: the bytes are the limit, however long it goes on."""
-    early, grown, most, commits, readable = probe(commits=MILLION, max_bytes=32 * MIB, probe_at=200_000)
-    print(f"RSS grew by {early / MIB:.1f} MiB, then to {grown / MIB:.1f} MiB; {commits} versions, {most} bytes")
-    assert most <= 32 * MIB + 1_000
+    """They do not fit: the bytes are the limit, however long the writes go on."""
+    early, grown, max_seen, commits, readable = probe(commits=MILLION, max_bytes=32 * MIB, probe_at=200_000)
+    print(f"RSS grew by {early / MIB:.1f} MiB, then to {grown / MIB:.1f} MiB; {commits} versions, {max_seen} bytes")
+    assert max_seen <= 32 * MIB + 1_000
     assert 10_000 < commits == readable < MILLION
     assert grown < 1.5 * 32 * MIB
-    assert grown - early < 4 * MIB, "it went on growing when the history was full"
+    assert grown - early < 4 * MIB, "memory must not grow once the history is full"
 
 
-def test_what_the_history_is_said_to_take_is_what_it_takes() -> None:
-    """With room for all versions: the figure in the metrics is not far from the memory that it stands for."""
-    _, grown, most, commits, readable = probe(commits=250_000, max_bytes=1024 * MIB, probe_at=1)
-    print(f"RSS grew by {grown / MIB:.1f} MiB for {most / MIB:.1f} MiB of history")
+def test_the_metric_of_history_bytes_agrees_with_the_memory_of_the_process() -> None:
+    """With room for all versions, the metric is close to the growth of the process."""
+    _, grown, max_seen, commits, readable = probe(commits=250_000, max_bytes=1024 * MIB, probe_at=1)
+    print(f"RSS grew by {grown / MIB:.1f} MiB for {max_seen / MIB:.1f} MiB of history")
     assert commits == readable == 251_000
-    assert 0.7 * most < grown < 1.4 * most
+    assert 0.7 * max_seen < grown < 1.4 * max_seen
 
 
-def test_the_window_ends_at_a_million_versions(clocks: "Clocks") -> None:
-    """In batches, as a frame brings them, which take little enough to be let go by their number."""
+def test_the_window_holds_at_most_a_million_versions(clocks: "Clocks") -> None:
+    """In batches, as frames bring them, so small that their number is the limit that is met first."""
     database = clocks.database(WindowLimits(max_commits=MILLION, max_bytes=1024 * MIB))
     keys = [str(number) for number in range(1_000)]
     for _ in range(1_050):
-        bounded(database, partial(database.set_each, [{key: b""} for key in keys], ME))
+        check_bound(database, partial(database.set_each, [{key: b""} for key in keys], ME))
     window = database.store.window
     assert database.store.version == 1_050_000
     assert MILLION <= window.commits <= MILLION + 1_000

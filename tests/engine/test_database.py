@@ -1,4 +1,4 @@
-"""What happens around a commit: once for each id, validated, the dead buried, and whoever waits is told."""
+"""What happens around a commit: validation, exactly-once, the end of ephemeral keys, and which watches are woken."""
 
 from typing import TYPE_CHECKING
 
@@ -9,6 +9,7 @@ from kvd.engine.database import Database
 from kvd.store.authors import EXPIRED, Author
 from kvd.store.errors import Conflict, KeysNotFound, NotANumber, OutcomeUnknown, SnapshotGone
 from kvd.store.history import commits_from, newest_commits
+from kvd.store.prefixes import PrefixRule, PrefixRules
 from kvd.store.window import WindowLimits
 from tests.store.deadlines import all_deadlines
 
@@ -20,7 +21,7 @@ FIRST, SECOND = b"1" * 16, b"2" * 16
 
 
 def everything(database: Database) -> tuple[object, ...]:
-    """All that a refused write may not change."""
+    """Return all that a refused write must not change."""
     store, lifetimes = database.store, database.store.lifetimes
     counters = [getattr(store.counters, name) for name in store.counters.__slots__]
     items = store.scan("", None, 10**6).items
@@ -30,14 +31,14 @@ def everything(database: Database) -> tuple[object, ...]:
 # ---------------------------------------------------------------------- commits
 
 
-def test_a_commit_is_made_if_what_it_read_is_as_it_was(database: Database) -> None:
+def test_a_transaction_commits_if_its_reads_are_unchanged(database: Database) -> None:
     database.set({"a": b"1", "b": b"1"}, ME)
     assert database.commit({"a": b"2", "b": None}, {"a": 1, "no": 0}, [("a", "c")], 1, YOU) == 2
     assert database.store.get_many(["a", "b"]) == [b"2", None]
     assert newest_commits(database.store, 1, 1)[0].author == YOU
 
 
-def test_a_commit_whose_reads_changed_changes_nothing(database: Database) -> None:
+def test_a_transaction_whose_reads_have_changed_writes_nothing(database: Database) -> None:
     database.set({"a": b"1"}, ME)
     database.set({"a": b"2"}, ME)
     before = everything(database)
@@ -47,7 +48,7 @@ def test_a_commit_whose_reads_changed_changes_nothing(database: Database) -> Non
     assert everything(database) == before
 
 
-def test_a_commit_without_writes_only_validates(database: Database) -> None:
+def test_a_transaction_without_writes_only_validates(database: Database) -> None:
     database.set({"a": b"1"}, ME)
     before = everything(database)
     assert database.commit({}, {"a": 1}, [("", None)], 1, ME) == 1
@@ -56,7 +57,7 @@ def test_a_commit_without_writes_only_validates(database: Database) -> None:
     assert everything(database) == before
 
 
-def test_a_range_at_a_snapshot_that_has_gone_is_not_judged(clocks: "Clocks") -> None:
+def test_a_range_read_at_a_dropped_snapshot_is_refused(clocks: "Clocks") -> None:
     database = clocks.database(WindowLimits(max_commits=0))
     for _ in range(3):
         database.set({"a": b"1"}, ME)
@@ -66,8 +67,8 @@ def test_a_range_at_a_snapshot_that_has_gone_is_not_judged(clocks: "Clocks") -> 
     assert everything(database) == before
 
 
-def test_two_who_read_both_and_write_one_each_cannot_both_commit(database: Database) -> None:
-    """Write skew: two doctors are on call, and each signs off because the other is there."""
+def test_write_skew_is_refused(database: Database) -> None:
+    """Two doctors are on call, and each of them signs off because the other one is there."""
     database.set({"doctor/a": b"on call", "doctor/b": b"on call"}, ME)
     reads = {"doctor/a": 1, "doctor/b": 1}
     database.commit({"doctor/a": None}, reads, [], 1, ME)
@@ -79,21 +80,21 @@ def test_two_who_read_both_and_write_one_each_cannot_both_commit(database: Datab
 # ---------------------------------------------------------------------- exactly once
 
 
-def test_a_write_that_has_committed_gets_its_answer_again_and_nothing_is_done(database: Database) -> None:
+def test_a_write_that_is_sent_again_gets_its_first_answer_and_is_not_repeated(database: Database) -> None:
     answers = [database.run_once(1, FIRST, 0, lambda: database.increment("n", 5, ME)) for _ in range(3)]
     assert answers == [(5, 1)] * 3
     assert (database.store.get("n"), database.store.version) == (b"5", 1)
     assert database.run_once(1, SECOND, 0, lambda: database.increment("n", 5, ME)) == (10, 2)
 
 
-def test_a_first_answer_outlives_what_came_after_it(database: Database) -> None:
+def test_the_first_answer_survives_later_writes(database: Database) -> None:
     database.run_once(1, FIRST, 0, lambda: database.set({"a": b"mine"}, ME))
     database.set({"a": b"theirs"}, YOU)
     assert database.run_once(1, FIRST, 0, lambda: database.set({"a": b"mine"}, ME)) == 1
     assert database.store.get("a") == b"theirs"
 
 
-def test_the_same_id_of_somebody_else_is_another_one(database: Database) -> None:
+def test_the_same_id_of_another_user_is_another_id(database: Database) -> None:
     assert database.run_once(1, FIRST, 0, lambda: database.increment("n", 1, ME)) == (1, 1)
     assert database.run_once(None, FIRST, 0, lambda: database.increment("n", 1, ME)) == (2, 2)
 
@@ -111,13 +112,13 @@ def test_a_refused_write_is_not_remembered_and_may_be_tried_again(database: Data
     assert database.run_once(1, FIRST, 0, lambda: database.set({"a": b""}, ME)) == 4
 
 
-def test_a_write_that_changed_nothing_is_not_remembered(database: Database) -> None:
+def test_a_write_that_changes_nothing_is_not_remembered(database: Database) -> None:
     assert database.run_once(1, FIRST, 0, lambda: database.touch(["missing"], 5, ME)) == [False]
     assert database.run_once(1, FIRST, 0, lambda: database.delete(["missing"], ME, missing_ok=True)) == (0, 0)
     assert len(database.outcomes) == 0
 
 
-def test_what_was_forgotten_is_unknown_and_nothing_is_done(database: Database) -> None:
+def test_a_forgotten_id_is_refused_as_unknown(database: Database) -> None:
     database.outcomes.limit = 1
     database.run_once(1, FIRST, 0, lambda: database.increment("n", 1, ME))
     database.run_once(1, SECOND, 0, lambda: database.increment("n", 1, ME))
@@ -127,7 +128,7 @@ def test_what_was_forgotten_is_unknown_and_nothing_is_done(database: Database) -
     assert database.run_once(1, FIRST, 2, lambda: database.increment("n", 1, ME)) == (3, 3)
 
 
-def test_an_id_from_a_later_version_than_there_is_belongs_to_another_store(database: Database) -> None:
+def test_an_id_from_a_version_that_does_not_exist_is_refused(database: Database) -> None:
     with pytest.raises(OutcomeUnknown):
         database.run_once(1, FIRST, 1, lambda: database.set({"a": b""}, ME))
     assert database.store.version == 0
@@ -136,7 +137,7 @@ def test_an_id_from_a_later_version_than_there_is_belongs_to_another_store(datab
 # ---------------------------------------------------------------------- many writes with ids at once
 
 
-def test_writes_with_ids_are_made_together_and_remembered_one_by_one(database: Database) -> None:
+def test_a_batch_of_writes_with_ids_is_remembered_write_by_write(database: Database) -> None:
     ids: list[tuple[bytes, int | None]] = [(FIRST, 0), (SECOND, None)]
     assert database.set_each_once(1, ids, [{"a": b"1"}, {"b": b"2"}], ME) == [1, 2]
     assert database.run_once(1, FIRST, 0, lambda: database.set({"a": b"again"}, ME)) == 1
@@ -154,7 +155,7 @@ def test_writes_with_ids_are_made_together_and_remembered_one_by_one(database: D
     ],
     ids=["one has committed", "the same twice", "outcome unknown", "one of nothing"],
 )
-def test_writes_that_need_a_closer_look_are_left_alone(
+def test_a_batch_with_a_doubtful_id_changes_nothing(
     ids: list[tuple[bytes, int | None]], batch: list[dict[str, bytes]], database: Database
 ) -> None:
     database.run_once(1, SECOND, 0, lambda: database.set({"x": b""}, ME))
@@ -166,9 +167,9 @@ def test_writes_that_need_a_closer_look_are_left_alone(
 # ---------------------------------------------------------------------- the end of an owner
 
 
-def test_with_an_owner_go_its_keys(database: Database) -> None:
-    life = database.expiry(None, keep=False, owner="session")
-    database.set({"a": b"1", "b": b"2"}, ME, life)
+def test_the_keys_of_an_owner_are_deleted_with_it(database: Database) -> None:
+    expiry = database.expiry(None, keep=False, owner="session")
+    database.set({"a": b"1", "b": b"2"}, ME, expiry)
     database.set({"c": b"3"}, ME)
     assert database.count_owned("session") == 2
     database.delete_owned("session", ME)
@@ -177,32 +178,30 @@ def test_with_an_owner_go_its_keys(database: Database) -> None:
     assert (commit.author, sorted(commit.keys)) == (ME, ["a", "b"])
 
 
-def test_the_end_of_somebody_without_keys_is_no_commit(database: Database) -> None:
+def test_the_end_of_an_owner_without_keys_is_no_commit(database: Database) -> None:
     database.set({"a": b""}, ME, database.expiry(None, keep=False, owner="session"))
     database.set({"a": b"another's now"}, YOU)
     database.delete_owned("session", ME)
-    database.delete_owned("nobody", ME)
+    database.delete_owned("without keys", ME)
     assert (database.store.version, database.store.get("a")) == (2, b"another's now")
 
 
-def test_what_was_due_before_the_end_of_its_owner_has_expired(database: Database, clocks: "Clocks") -> None:
+def test_an_owned_key_that_is_due_expires_before_its_owner_ends(database: Database, clocks: "Clocks") -> None:
     database.set({"due": b""}, ME, database.expiry(10, keep=False, owner="session"))
     database.set({"not due": b""}, ME, database.expiry(99, keep=False, owner="session"))
-    clocks.pass_(10)
+    clocks.advance(10)
     database.delete_owned("session", ME)
-    told = [(commit.author, commit.keys) for commit in commits_from(database.store, 3, 10, 10**6)]
-    assert told == [(EXPIRED, ["due"]), (ME, ["not due"])]
+    commits = [(commit.author, commit.keys) for commit in commits_from(database.store, 3, 10, 10**6)]
+    assert commits == [(EXPIRED, ["due"]), (ME, ["not due"])]
     assert all_deadlines(database.store.lifetimes) == {}
 
 
-# ---------------------------------------------------------------------- who is told
+# ---------------------------------------------------------------------- who is woken
 
 
-def test_whoever_watches_is_told_of_every_commit_expiries_and_burials_included(
-    database: Database, clocks: "Clocks"
-) -> None:
-    told: list[int] = []
-    database.wakeups.add("watch", lambda: told.append(database.visible))
+def test_every_commit_wakes_watches_including_expiries_and_ends_of_owners(database: Database, clocks: "Clocks") -> None:
+    woken: list[int] = []
+    database.wakeups.add("watch", lambda: woken.append(database.visible))
     database.set({"a": b"1"}, ME, database.expiry(10, keep=False, owner=None))
     database.set({"b": b"1"}, ME, database.expiry(None, keep=False, owner="session"))
     database.set_each([{"c": b"1"}, {"d": b"1"}], ME)
@@ -210,20 +209,20 @@ def test_whoever_watches_is_told_of_every_commit_expiries_and_burials_included(
     database.touch(["c"], None, ME)
     database.commit({"d": None}, {}, [], 0, ME)
     database.delete(["c"], ME, missing_ok=False)
-    clocks.pass_(10)
+    clocks.advance(10)
     database.expire_all_due()
     database.delete_owned("session", ME)
-    assert told == [1, 2, 4, 5, 6, 7, 8, 9, 10]
+    assert woken == [1, 2, 4, 5, 6, 7, 8, 9, 10]
 
 
-def test_nobody_is_told_of_a_refused_write(database: Database) -> None:
-    told: list[None] = []
-    database.wakeups.add("watch", lambda: told.append(None))
+def test_a_refused_write_wakes_no_watch(database: Database) -> None:
+    woken: list[None] = []
+    database.wakeups.add("watch", lambda: woken.append(None))
     with pytest.raises(KeysNotFound):
         database.delete(["a"], ME, missing_ok=False)
     with pytest.raises(Conflict):
         database.commit({"a": b""}, {"a": 1}, [], 0, ME)
-    assert told == []
+    assert woken == []
 
 
 def test_the_first_commit_of_an_empty_history_starts_its_upkeep_once(database: Database, clocks: "Clocks") -> None:
@@ -233,28 +232,28 @@ def test_the_first_commit_of_an_empty_history_starts_its_upkeep_once(database: D
     assert (len(clocks.scheduler.calls_of(database.upkeep)), database.upkeep.is_armed) == (1, True)
 
 
-def test_growth_is_told_each_time_it_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_growth_is_reported_each_time_the_store_has_grown_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(commit_module, "GROWTH_KEYS", 10)
-    told: list[int] = []
-    database = Database(on_growth=lambda: told.append(database.store.counters.keys))
+    woken: list[int] = []
+    database = Database(on_growth=lambda: woken.append(database.store.counters.keys))
     for number in range(35):
         database.set({str(number): b""}, ME)
-    assert told == [10, 20, 30]
+    assert woken == [10, 20, 30]
 
 
 # ---------------------------------------------------------------------- history that grows old, and figures
 
 
-def test_history_goes_when_it_is_too_old_though_nobody_writes(clocks: "Clocks") -> None:
+def test_old_history_is_dropped_without_any_writes(clocks: "Clocks") -> None:
     database = clocks.database(WindowLimits(max_age_us=100))
     assert database.upkeep.due_us() is None
     for value in (b"1", b"2", b"3"):
         database.set({"a": value}, ME)
-        clocks.pass_(30)
+        clocks.advance(30)
     assert database.upkeep.due_us() == 10
-    clocks.pass_(10)
-    assert (database.upkeep.drop_old(100), database.store.window.commits) == (False, 3), "not older than it may be"
-    clocks.pass_(31)
+    clocks.advance(10)
+    assert (database.upkeep.drop_old(100), database.store.window.commits) == (False, 3), "none is too old"
+    clocks.advance(31)
     database.upkeep.drop_old(100)
     assert (database.store.window.commits, database.upkeep.due_us()) == (1, 29)
     clocks.wall_us -= 10**9
@@ -262,7 +261,35 @@ def test_history_goes_when_it_is_too_old_though_nobody_writes(clocks: "Clocks") 
     assert (database.store.window.commits, database.store.get("a")) == (1, b"3"), "setting the clock back drops nothing"
 
 
-def test_the_metrics_are_exact_and_the_first_five_are_those_of_old(database: Database, clocks: "Clocks") -> None:
+def test_a_prefix_with_a_shorter_history_needs_no_request_to_forget_however_far_apart_its_commits_are(
+    clocks: "Clocks",
+) -> None:
+    """The look at the first commit finds nothing else to come, and must not put the next look off for an hour."""
+    database = clocks.database(WindowLimits(max_age_us=3_600_000_000))
+    database.memory.set_rules(PrefixRules([PrefixRule(prefix="cache/", history_ms=100)]))
+
+    def let_pass(ms: int) -> None:
+        for _ in range(ms):
+            clocks.advance(1_000)
+            clocks.scheduler.advance(0.001)
+
+    read = database.store.get_many
+    for number, value in enumerate((b"1", b"2", b"3")):
+        version = database.set({"cache/a": value, "b": value}, ME)
+        let_pass(50)
+        if number:
+            assert read(["cache/a", "b"], version - 1) == [b"%d" % number] * 2, "not older than it may be"
+        let_pass(150)
+    for old in (1, 2):
+        assert read(["b"], old) == [b"%d" % old]
+        with pytest.raises(SnapshotGone):
+            read(["cache/a"], old)
+    assert database.store.get("cache/a") == b"3"
+
+
+def test_the_metrics_are_exact_and_begin_with_those_of_the_original_daemon(
+    database: Database, clocks: "Clocks"
+) -> None:
     database.set({"a": b"123", "b": b"45"}, ME)
     database.set({"c": b"6"}, ME, database.expiry(10, keep=False, owner=None))
     database.store.get_many(["a", "no"])
@@ -278,7 +305,7 @@ def test_the_metrics_are_exact_and_the_first_five_are_those_of_old(database: Dat
         "history_bytes": database.store.window.bytes, "memory_bytes": database.memory.used_bytes(),
         "memory_bytes_max": 0, "expired_keys": 0, "evicted_keys": 0,
     }  # fmt: skip
-    clocks.pass_(10)
+    clocks.advance(10)
     database.expire_all_due()
     assert dict(database.metrics())["keys_with_deadline"] == 0
     assert dict(database.metrics())["expired_keys"] == 1

@@ -1,8 +1,8 @@
-"""Strict serializability, as a whole: whatever the interleaving, the versions are a serial order with the same outcome.
+"""Strict serializability: in any interleaving, the versions are a serial order with the same outcome.
 
 Up to four transactions at a time read keys and ranges at their snapshots, see their own writes, and commit; they are
 the only writers. The committed ones, run again one after the other in the order of their versions, read the same and
-leave the same. Each writes what it read, so that two that saw different things cannot end the same.
+leave the same state. Each writes what it read, so that two with different reads cannot leave the same state.
 """
 
 from collections import Counter
@@ -20,7 +20,7 @@ from kvd.store.window import WindowLimits
 from tests.harness.scale import SCALE
 
 HISTORIES = max(100, int(600 * SCALE))
-# Of the transactions, at the least: below that, there was nothing to find.
+# At least this share of the transactions must commit, and conflict. Otherwise the test could find nothing.
 MIN_SHARE = 0.04
 
 KEYS = list("abcd")
@@ -47,7 +47,7 @@ Reads = list[tuple[object, ...]]
 
 
 class Txn:
-    """A client's side: what it read, in order, and what it will write."""
+    """The client's side of a transaction: what it read, in order, and what it will write."""
 
     def __init__(self, database: Database, number: int) -> None:
         self.store = database.store
@@ -60,14 +60,14 @@ class Txn:
         self.writes: dict[str, bytes | None] = {}
 
     def do(self, what: str, of: object) -> None:
-        """One step."""
+        """Make one step."""
         self.work.append((what, of))
         if what == "scan":
             self.seen.append(("scan", of, self.scan(*of)))  # type: ignore[misc]
         elif what == "read":
             self.seen.append(("read", of, self.read(str(of))))
         else:
-            self.writes[str(of)] = None if what == "delete" else written(self.number, self.seen)
+            self.writes[str(of)] = None if what == "delete" else value_of(self.number, self.seen)
 
     def read(self, key: str) -> bytes | None:
         if key in self.writes:
@@ -79,52 +79,52 @@ class Txn:
     def scan(self, start: str, end: str | None) -> dict[str, bytes]:
         self.ranges.append((start, end))
         found = {item.key: item.value for item in self.store.scan(start, end, 100, at=self.snapshot).items}
-        return overlaid(found, self.writes, start, end)
+        return overlay(found, self.writes, start, end)
 
 
-def overlaid(
+def overlay(
     found: dict[str, bytes | None], writes: dict[str, bytes | None], start: str, end: str | None
 ) -> dict[str, bytes]:
-    """What a range shows to who has made ``writes``."""
+    """Return what a range shows to a transaction that has made ``writes``."""
     mine = {key: value for key, value in writes.items() if start <= key and (end is None or key < end)}
     return {key: value for key, value in sorted((found | mine).items()) if value is not None}
 
 
-def written(number: int, seen: Reads) -> bytes:
-    """A value that tells who wrote it after having seen what."""
+def value_of(number: int, seen: Reads) -> bytes:
+    """Return a value that contains the number of its writer and what the writer has read."""
     return f"{number}: {seen}"[-200:].encode()
 
 
-def again(txn: Txn, state: dict[str, bytes]) -> tuple[Reads, dict[str, bytes]]:
-    """The same work, alone, on ``state``: what it reads, and what it leaves."""
+def rerun(txn: Txn, state: dict[str, bytes]) -> tuple[Reads, dict[str, bytes]]:
+    """Run the same work alone on ``state``; return what it reads, and the state that it leaves."""
     seen: Reads = []
     writes: dict[str, bytes | None] = {}
     for what, of in txn.work:
         if what == "scan":
             start, end = of  # type: ignore[misc]
             there = {key: value for key, value in state.items() if start <= key and (end is None or key < end)}
-            seen.append(("scan", of, overlaid(dict(there), writes, start, end)))
+            seen.append(("scan", of, overlay(dict(there), writes, start, end)))
         elif what == "read":
             seen.append(("read", of, writes[of] if of in writes else state.get(of)))  # type: ignore[index, call-overload]
         else:
-            writes[str(of)] = None if what == "delete" else written(txn.number, seen)
+            writes[str(of)] = None if what == "delete" else value_of(txn.number, seen)
     after = {key: value for key, value in (state | writes).items() if value is not None}
     return seen, after
 
 
 class Schedule:
-    """Runs the steps of several transactions as they come."""
+    """Runs the interleaved steps of several transactions."""
 
     def __init__(self, database: Database) -> None:
         self.database = database
         database.set(FIRST, ME)
         self.running: dict[int, Txn] = {}
-        self.committed: list[tuple[int, Txn]] = []  # in the order in which they did, with their versions
+        self.committed: list[tuple[int, Txn]] = []  # in the order of their commits, with their versions
         self.outcomes: Counter[str] = Counter()
         self.number = 0
 
     def step(self, slot: int, what: str, of: object) -> None:
-        """One step of whoever runs in ``slot``; a new transaction begins there if nobody does."""
+        """Make one step of the transaction in ``slot``; begin a new one if the slot is free."""
         txn = self.running.get(slot)
         if txn is None:
             self.number += 1
@@ -140,7 +140,7 @@ class Schedule:
             self.running.pop(slot, None)
 
     def commit(self, txn: Txn) -> None:
-        if not txn.writes:  # it need not ask: it is serialized where it read, and never conflicts
+        if not txn.writes:  # it is serialized where it read, and never conflicts
             self.committed.append((txn.snapshot, txn))
             self.outcomes["only read"] += 1
             return
@@ -154,11 +154,11 @@ class Schedule:
 
 
 def check_serial(schedule: Schedule) -> None:
-    """Replay what has committed in the order of versions; who only read comes behind the version it read."""
+    """Replay the committed transactions in the order of versions, each read-only one after the version that it read."""
     state = dict(FIRST)
-    order = sorted(schedule.committed, key=lambda each: each[0])  # stable: a writer comes before those who read it
+    order = sorted(schedule.committed, key=lambda each: each[0])  # stable: a writer comes before its readers
     for _, txn in order:
-        seen, state = again(txn, state)
+        seen, state = rerun(txn, state)
         assert seen == txn.seen, f"transaction {txn.number} at {txn.snapshot} read what it could not have read alone"
     left = {item.key: item.value for item in schedule.database.store.scan("", None, 100).items}
     assert left == state
@@ -166,7 +166,7 @@ def check_serial(schedule: Schedule) -> None:
 
 @pytest.mark.parametrize("way", ["through the commits", "through the index"])
 @pytest.mark.parametrize("history", ["a long history", "a short history"])
-def test_committed_transactions_are_as_if_run_one_after_the_other(
+def test_committed_transactions_are_equal_to_a_serial_run(
     history: str, way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if way == "through the index":

@@ -25,9 +25,8 @@ from kvd.engine.engine import Engine
 from kvd.engine.expiry import TIMER_GRAIN_S
 from kvd.engine.feeds import Feeds
 from kvd.engine.generations import GenerationTable
-from kvd.engine.journal import DurableJournal, LogProgress
+from kvd.engine.journal import DurableJournal
 from kvd.engine.near_cache import NearCaches, refuse_leases
-from kvd.engine.records import RecordMaker
 from kvd.engine.replay import Replay
 from kvd.engine.snapshots import Snapshots
 from kvd.journal.commit_log import CommitLog
@@ -121,7 +120,7 @@ def build(
         assert loop is not None
         contents = Replay(window, clock or TickingClock(1_000_000), timer or ManualClock(10**9))
         durability = log_durability = LogDurability(contents.store, log, sync, 100, loop, _fail)
-        journal = journal_on(log, contents, log_durability)
+        journal = DurableJournal(log, contents, log_durability)
         database = Database(contents=contents, journal=journal, buffer_bytes=connections.buffer_bytes)
     if database is None:
         database = build_database(window, clock=clock, timer=timer)
@@ -142,12 +141,6 @@ def build(
     executor = Executor(engine, telemetry, limit_checker, authentication, backend)
     server = Server(executor, engine, authentication, telemetry.metrics, connections, sliced_bytes, scheduler)
     return InMemoryServer(engine, telemetry, limit_checker, authentication, executor, server, sliced_bytes, backend)
-
-
-def journal_on(log: CommitLog, contents: Replay, progress: LogProgress) -> DurableJournal:
-    """What adds the commits of a database with these contents to ``log``."""
-    records = RecordMaker(contents.store.lifetimes, contents.clock, contents.timer)
-    return DurableJournal(log, contents.store, records, progress)
 
 
 def connect(

@@ -14,7 +14,7 @@ from kvd.engine.database import Database
 from kvd.engine.durability import NO_WAIT
 from kvd.engine.feeds import Feed
 from kvd.engine.snapshots import Snapshots
-from kvd.requests import needs
+from kvd.requests.needs import Needs
 from kvd.store import isolation
 from kvd.store.errors import Conflict
 from kvd.store.idempotency import IdempotencyCache
@@ -164,7 +164,7 @@ def forgets_ids() -> None:
 
 @bug
 def answers_before_it_is_written() -> None:
-    replace(needs, "position_for", lambda _: lambda *args: NO_WAIT)
+    replace(Needs, "position_for", lambda _: lambda *args: NO_WAIT)
 
 
 # ---------------------------------------------------------------------- feeds

@@ -1,6 +1,6 @@
 """A busy database: random commits of every kind, written, synced and checkpointed in any order; and a model of it.
 
-The model knows nothing of the store or the journal: for each version it has what every key should be.
+The model knows nothing of the store or the journal: for each version it has the state of every key.
 """
 
 import random
@@ -19,7 +19,7 @@ from tests.journal.crashes import RecordingDisk
 from tests.journal.running import ME, WALL_US, Running
 
 KEYS = [f"key{number}" for number in range(10)]
-# How many commits the history has: each run has one of these.
+# The number of commits in the history: each run has one of these.
 HISTORIES = (0, 4, 14)
 # Every other run forgets superseded values below this prefix after a millisecond.
 SHORT = PrefixRule(prefix="key", history_ms=1)
@@ -27,7 +27,7 @@ SLICE_KEYS = 3
 
 
 class Now(NamedTuple):
-    """How a key stands. ``deadline`` in wall-clock µs."""
+    """The state of a key. ``deadline`` is in wall-clock µs."""
 
     value: bytes
     version: int
@@ -36,7 +36,7 @@ class Now(NamedTuple):
 
 
 class Commit(NamedTuple):
-    """What the history should say."""
+    """An entry that the history should have."""
 
     version: int
     time: int
@@ -58,18 +58,18 @@ class Model:
 
     @property
     def state(self) -> State:
-        """The newest."""
+        """The newest state."""
         return self.at[self.version]
 
     def commit(self, version: int, time: int, author: str, writes: dict[str, Now | None]) -> None:
-        """The next commit."""
+        """Make the next commit."""
         state = {**self.state, **writes}
         self.at[version] = {key: now for key, now in state.items() if now is not None}
         self.commits.append(Commit(version, time, author, frozenset(writes)))
         self.version = version
 
     def lose(self, version: int) -> None:
-        """Everything behind ``version`` is lost."""
+        """Lose everything after ``version``."""
         self.at = {each: state for each, state in self.at.items() if each <= version}
         self.commits = [commit for commit in self.commits if commit.version <= version]
         self.ids = {id_: made for id_, made in self.ids.items() if made[0] <= version}
@@ -77,7 +77,7 @@ class Model:
 
 
 class Busy:
-    """A run on a disk that records. ``shows_early``: answers do not wait for syncs."""
+    """A run on a recording disk. ``shows_early``: answers do not wait for syncs."""
 
     def __init__(
         self,
@@ -123,11 +123,11 @@ class Busy:
         self.say()
 
     def kill_and_start(self) -> None:
-        """kill -9: what was written is there, what was only added is not."""
+        """Kill the process: what was written survives, what was only added does not."""
         self.start()
 
     def stop_and_start(self) -> None:
-        """A stop in order."""
+        """Stop cleanly."""
         self._drop_checkpoint()
         self.running.write()
         self.say()
@@ -135,7 +135,7 @@ class Busy:
         self.start()
 
     def say(self) -> None:
-        """What holds from here on, whatever happens."""
+        """Record the facts that hold from here on, whatever happens."""
         log, window = self.running.log, self.running.database.store.window
         for fact, value in (
             ("synced", log.synced),
@@ -148,7 +148,7 @@ class Busy:
     # ------------------------------------------------------------------ steps
 
     def step(self) -> None:
-        """Something."""
+        """Take a random step."""
         name = self.chance.choices(list(STEPS), list(STEPS.values()))[0]
         self.did[name] = self.did.get(name, 0) + 1
         self.time_passes(self.chance.randrange(1000))
@@ -162,7 +162,7 @@ class Busy:
         self.model.commit(version, store.time, author, stamped)
 
     def time_passes(self, us: int) -> None:
-        """And what is due expires."""
+        """Let time pass; due keys expire."""
         self.now += us
         self.running.database.expire_all_due()
         now = WALL_US + self.now
@@ -177,21 +177,21 @@ class Busy:
         return self.chance.randbytes(self.chance.choice((0, 1, 5, 30, 200)))
 
     def set(self) -> None:
-        """One commit of some keys, now and then with an id or a life."""
+        """Make one commit of some keys, now and then with an id, a deadline or an owner."""
         entries = {key: self._value() for key in self._keys()}
         ttl = self.chance.choice((None, None, 2_000, 9_000_000))
         owner = self.chance.choice((None, None, None, f"owner{self._owner}"))
         database = self.running.database
-        life = NO_EXPIRY if ttl is None and owner is None else database.expiry(ttl, keep=False, owner=owner)
+        expiry = NO_EXPIRY if ttl is None and owner is None else database.expiry(ttl, keep=False, owner=owner)
         id_ = self.chance.randbytes(16) if self.chance.random() < 0.5 else None
-        version = self.running.set(entries, life, id_=id_)
+        version = self.running.set(entries, expiry, id_=id_)
         deadline = None if ttl is None else WALL_US + self.now + ttl
         self._commit("test", {key: Now(value, 0, deadline, owner) for key, value in entries.items()})
         if id_ is not None:
             self.model.ids[id_] = version, version
 
     def set_each(self) -> None:
-        """Commits in one step."""
+        """Make several commits in one step."""
         batch = [{key: self._value()} for key in self._keys(5)]
         ids: list[tuple[bytes, int | None]] = [(self.chance.randbytes(16), None) for _ in batch]
         versions = self.running.database.set_each_once(1000, ids, batch, ME)
@@ -201,14 +201,14 @@ class Busy:
             self.model.ids[id_] = version, version
 
     def delete(self) -> None:
-        """Keys that are there, or none."""
+        """Delete existing keys, or none."""
         keys = [key for key in self._keys() if key in self.model.state]
         self.running.database.delete(keys, ME, missing_ok=True)
         if keys:
             self._commit("test", dict.fromkeys(keys))
 
     def txn(self) -> None:
-        """Values and deletions in one commit."""
+        """Store and delete in one commit."""
         writes = {key: self._value() if self.chance.random() < 0.5 else None for key in self._keys()}
         self.running.database.commit(writes, {}, [], 0, ME)
         done = {
@@ -220,7 +220,7 @@ class Busy:
             self._commit("test", done)
 
     def touch(self) -> None:
-        """Another deadline, the same values."""
+        """Give keys another deadline, and keep their values."""
         keys, ttl = self._keys(), self.chance.choice((None, 3_000, 9_000_000))
         self.running.database.touch(keys, ttl, ME)
         deadline = None if ttl is None else WALL_US + self.now + ttl
@@ -231,7 +231,7 @@ class Busy:
             self._commit("test", writes)
 
     def bury(self) -> None:
-        """The connection of this run's ephemeral keys goes."""
+        """Close the connection of this run's ephemeral keys."""
         owner = f"owner{self._owner}"
         self.running.database.delete_owned(owner, ME)
         keys = [key for key, now in self.model.state.items() if now.owner == owner]
@@ -239,15 +239,15 @@ class Busy:
             self._commit("test", dict.fromkeys(keys))
 
     def write(self) -> None:
-        """Written, and synced."""
+        """Write and sync."""
         self.running.write()
 
     def write_only(self) -> None:
-        """Written."""
+        """Write without a sync."""
         self.running.write(sync=False)
 
     def sync(self) -> None:
-        """Synced, and perhaps something is written behind the sync's back."""
+        """Sync, and perhaps write something during the sync."""
         self.running.write(sync=False)
         if self.chance.random() < 0.5 and self.running.log.fits_now():
             self.set()
@@ -256,16 +256,16 @@ class Busy:
         self.running.log.sync()
 
     def mark(self) -> None:
-        """Vouched for."""
+        """Write a mark."""
         self.running.log.mark()
 
     def raise_ceiling(self) -> None:
-        """More may be shown early."""
+        """Raise the ceiling."""
         if self.shows_early:
             self.running.log.raise_ceiling(self.running.database.store.version + 20)
 
     def checkpoint(self) -> None:
-        """The next step of a checkpoint; the first begins one, the last removes what it supersedes."""
+        """Take the next step of a checkpoint; the first begins it, the last removes the files that it supersedes."""
         if self._checkpoint is None:
             number = self.running.rotate()
             version = self.running.log.written
@@ -290,11 +290,11 @@ class Busy:
         self.running.ends[number] = end
         self.did["finished"] = self.did.get("finished", 0) + 1
         if self.chance.random() < 0.5:
-            self.set()  # so that something leaves the history
+            self.set()  # so that a commit leaves the history
             self.remove()
 
     def remove(self) -> None:
-        """Remove what nothing needs."""
+        """Remove the files that nothing needs."""
         self.say()
         removed = self._remove(self.disk, self.running.ends, self.running.database.store.window.oldest_readable)
         self.did["removed"] = self.did.get("removed", 0) + len(removed)
@@ -326,7 +326,7 @@ STEPS = {
 
 
 def differences(database: Database, version: int, model: Model, now: int) -> str | None:
-    """What a database that was recovered, before it buried any orphans, has other than the model; None if nothing."""
+    """Return the difference of a recovered database from the model, before orphans are deleted; or None."""
     if version not in model.at:
         return f"version {version} never was"
     page = database.store.scan("", None, 10**6)

@@ -1,8 +1,8 @@
-"""Every disk that a power cut may leave behind: a disk that records what it was asked for, and what may be left of it.
+"""Every state of a disk that a power cut may leave: a disk that records its calls, and the states that may follow.
 
-What is certain after a crash: of a file what was written to it before its last sync *began*, of the names what was
-done before the last sync of the directory. Everything else may be there or not, each piece by itself and in any order,
-and a write may be torn. That is more than any file system does to one; whoever stands it stands them all.
+After a crash only this is certain: the writes to a file before its last sync *began*, and the changes of names before
+the last sync of the directory. Everything else may have happened or not, each operation by itself and in any order, and
+a write may be torn. That is worse than any file system; code that survives it survives all of them.
 
         create  allocate  write  sync  rename  write │ crash
         ······  ════════  ═════        ······  ····· │         ═ certain   · perhaps
@@ -26,7 +26,7 @@ _GARBAGE = (b"", b"\0", b"\xff")
 
 
 class RecordingDisk(MemoryDisk):
-    """Writes down everything. ``during_sync`` is called during a sync, which does not cover what it does."""
+    """Records every call. ``during_sync`` is called during a sync, which does not cover what it writes."""
 
     def __init__(self, files: Contents | None = None, facts: dict[str, int] | None = None) -> None:
         super().__init__(files)
@@ -36,7 +36,7 @@ class RecordingDisk(MemoryDisk):
         self.during_sync: Callable[[], None] | None = None
 
     def say(self, fact: str, value: int) -> None:
-        """From here on, something holds, as ``Facts`` has it."""
+        """Record a fact that holds from here on."""
         self.trace.append(("say", fact, value))
 
     def create(self, name: str) -> int:
@@ -78,7 +78,7 @@ class RecordingDisk(MemoryDisk):
 
 
 class FailingDisk(Failing, RecordingDisk):
-    """Records, and fails when it is told."""
+    """Records, and fails on demand."""
 
     def sync(self, descriptor: int) -> None:
         try:
@@ -98,12 +98,12 @@ class Crash:
         self.facts: dict[str, int] = {}
 
     def after(self, number: int, op: Op) -> None:
-        """Operation ``number`` has been done."""
+        """Apply operation ``number``."""
         match op:
             case "say", fact, value:
                 self.facts[fact] = max(self.facts.get(fact, 0), value)
             case "sync_failed", file:
-                # Linux takes the pages for clean then: a later sync says that all is well, and they are lost.
+                # Linux then marks the pages as clean: a later sync succeeds, and they are lost.
                 self.pending = [(at, each) for at, each in self.pending if each[0] != "write" or each[1] is not file]
             case "sync", file, covered:
                 self._settle(lambda at, each: each[1] is file and at < covered)
@@ -122,7 +122,7 @@ class Crash:
         self.data.update(data)
 
     def left(self, kept: list[Op]) -> Contents:
-        """What is left if of all that is pending just ``kept`` happened."""
+        """Return the files if, of all pending operations, only ``kept`` happened."""
         names = dict(self.names)
         for op in kept:
             if op[0] == "names":
@@ -131,7 +131,7 @@ class Crash:
         return {name: changed.get(file) or self.data.get(file, b"") for name, file in names.items()}
 
     def states(self, chance: random.Random, *, brief: bool = False) -> Iterator[tuple[str, Contents]]:
-        """All that may be left, each with the kind of loss. "all" is what a killed process leaves."""
+        """Yield all states that may be left, each with the kind of loss. "all" is what a killed process leaves."""
         ops = [op for _, op in self.pending]
         yield "all", self.left(ops)
         yield "nothing", self.left([])
@@ -152,7 +152,7 @@ class Crash:
 
 
 def torn(write: Op, cuts: tuple[int, ...]) -> Iterator[Op]:
-    """A write of which a part happened: the rest as it was, zeros, or garbage; and the other way round."""
+    """Yield a write of which only the first part happened (the rest is old, zeros, or garbage), or only the second."""
     _, file, offset, data = write
     size = len(data)
     for cut in sorted({cut for cut in (*cuts, size // 4, size // 2, size - 1) if 0 < cut < size}):
@@ -162,7 +162,7 @@ def torn(write: Op, cuts: tuple[int, ...]) -> Iterator[Op]:
 
 
 def crashes(disk: RecordingDisk) -> Iterator[Crash]:
-    """The crash behind each operation, with all that was said until the next."""
+    """Yield the crash after each operation, with all facts that were recorded until the next."""
     crash = Crash(disk)
     for number, op in enumerate(disk.trace):
         if op[0] != "say":
@@ -204,5 +204,5 @@ def _change(data: bytearray, op: Op) -> None:
 
 
 def _size_only(op: Op) -> Op:
-    """Of a write, that the file got longer."""
+    """Reduce a write to the growth of the file."""
     return ("allocate", op[1], op[2] + len(op[3])) if op[0] == "write" else op

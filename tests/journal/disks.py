@@ -1,4 +1,4 @@
-"""Disks for tests, with the interface of ``kvd.journal.disk.Disk``: one in memory, and one that fails when it is told.
+"""Disks for tests, with the interface of ``kvd.journal.disk.Disk``: one in memory, and one that fails on demand.
 
 The one that also records, so that crashes can be made of it, is in ``crashes.py``.
 """
@@ -11,7 +11,7 @@ from kvd.journal.disk import Disk
 
 
 class File:
-    """What a name leads to; it outlives the name while it is open."""
+    """The file of a name; it outlives the name while it is open."""
 
     __slots__ = ("data",)
 
@@ -29,7 +29,7 @@ class MemoryDisk(Disk):
         self._next = 100
 
     def contents(self) -> dict[str, bytes]:
-        """All files, as whoever reads them now sees them."""
+        """Return all files, as a reader sees them now."""
         return {name: bytes(file.data) for name, file in self.files.items()}
 
     def close(self) -> None:
@@ -55,7 +55,7 @@ class MemoryDisk(Disk):
         return bytes(self._find(name).data[:max_bytes])
 
     def read_sparse(self, name: str) -> tuple[memoryview, int]:
-        """As sparse as it can be: a real disk says that more is used, up to a step of its reading."""
+        """Return the tightest end; a real disk returns a later one, by up to a step of its reading."""
         data = bytes(self._find(name).data)
         return memoryview(data), len(data.rstrip(b"\0"))
 

@@ -1,4 +1,4 @@
-"""A database with its commit log on some disk, driven by hand: nothing is written, synced or said but when told."""
+"""A database with its commit log on some disk, driven by hand: it writes, syncs and answers only on demand."""
 
 import asyncio
 import random
@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from kvd.engine.database import Database
 from kvd.engine.durability import LogDurability
-from kvd.engine.journal import LogProgress
+from kvd.engine.journal import DurableJournal, LogProgress
 from kvd.engine.replay import Replay
 from kvd.journal.checkpoint import CheckpointFile, remove_superseded, slices
 from kvd.journal.commit_log import CommitLog
@@ -17,25 +17,24 @@ from kvd.store.authors import Author
 from kvd.store.lifetimes import NO_EXPIRY, Expiry
 from kvd.store.store import Store
 from kvd.store.window import WindowLimits
-from tests.harness.in_memory import journal_on
 
 ME = Author(1000, 7, "test")
 SEGMENT_BYTES = 4096
-# Clocks stand still unless told; the one of deadlines starts anywhere.
+# Clocks stand still by default; the one of deadlines starts anywhere.
 WALL_US, BOOT_US = 1_700_000_000_000_000, 5_000_000
 
 
 class ByHand:
-    """Stands for the one who has the log written: a test says what may be shown."""
+    """Stands in for the durability: the test sets which version may be shown."""
 
     def __init__(self) -> None:
         self.shown = 0
 
     def wake(self) -> None:
-        """The test writes when it likes."""
+        """Do nothing: the test decides when to write."""
 
     def subscribe(self, listener: Callable[[], None]) -> None:
-        """A test that moves ``shown`` tells nobody."""
+        """Do nothing: no client waits for ``shown``."""
 
 
 class Running:
@@ -64,33 +63,33 @@ class Running:
         header = Header(0, self.found.number + 1, version, self.found.version, self.store_id)
         self.log = log_type(disk, header, segment_bytes, lambda: self.random.getrandbits(64))
         self.progress = progress(contents.store, self.log)
-        journal = journal_on(self.log, contents, self.progress)
+        journal = DurableJournal(self.log, contents, self.progress)
         self.database = Database(contents=contents, journal=journal, store_id=self.store_id.hex())
         self.ends = dict(self.found.checkpoints)
         self.database.delete_orphaned_ephemerals()
 
-    def set(self, entries: dict[str, bytes], life: Expiry = NO_EXPIRY, *, id_: bytes | None = None) -> int:
+    def set(self, entries: dict[str, bytes], expiry: Expiry = NO_EXPIRY, *, id_: bytes | None = None) -> int:
         """Apply a commit and add it to the log."""
         if id_ is None:
-            return self.database.set(entries, ME, life)
-        return self.database.run_once(1000, id_, None, lambda: self.database.set(entries, ME, life))
+            return self.database.set(entries, ME, expiry)
+        return self.database.run_once(1000, id_, None, lambda: self.database.set(entries, ME, expiry))
 
     def write(self, *, sync: bool = True) -> None:
-        """Write what was added."""
+        """Write the added groups."""
         batch = self.log.take()
         if batch is not None:
             self.log.write(batch, sync=sync)
-            self.log.done(batch)
+            self.log.release(batch)
         elif sync:
             self.log.sync()
 
     def rotate(self) -> int:
-        """Go on in a new segment."""
+        """Begin a new segment."""
         self.write(sync=False)
         return self.log.rotate()
 
     def checkpoint(self, between: Callable[[], None] = lambda: None) -> int:
-        """Write one, with ``between`` before each of its steps; its number."""
+        """Write a checkpoint, calling ``between`` before each step; return its number."""
         number = self.rotate()
         header = Header(self.random.getrandbits(64), number, self.log.written, self.log.written, self.store_id)
         file = CheckpointFile(self.disk, header)
@@ -115,7 +114,7 @@ class Running:
 
 
 def items(database: Database) -> dict[str, tuple[bytes | None, int]]:
-    """The current values with their versions."""
+    """Return the current values with their versions."""
     return {
         item.key: (item.value, item.version) for item in database.store.scan("", None, 10**6, max_bytes=1 << 40).items
     }

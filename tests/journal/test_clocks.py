@@ -1,5 +1,7 @@
-"""Lives and clocks that jump, across starts: nothing expires early or late while the daemon runs, and a start gives no
-key more than it had to live when that was written, nor anything back that has expired.
+"""Deadlines and clocks that jump, across starts.
+
+No key expires early or late while the daemon runs. A start gives no key more time than it had when it was written, and
+brings no expired key back.
 """
 
 import random
@@ -20,7 +22,7 @@ JUMPS = max(200, int(200 * SCALE))
 
 
 class Machine:
-    """A daemon that can be started again, on a machine whose wall clock is set as one likes."""
+    """A daemon that can be started again, on a machine whose wall clock is set freely."""
 
     def __init__(self) -> None:
         self.limits = WindowLimits()
@@ -44,12 +46,12 @@ class Machine:
         self.running.set({key: b"x"}, self.database.expiry(ttl_us, keep=False, owner=None))
 
     def left(self, key: str) -> int | None:
-        """How long ``key`` has to live; None if it is gone."""
+        """Return the remaining TTL of ``key``; None if it does not exist."""
         database = self.database
         return database.time_to_live_us(key) if database.store.exists(key) else None
 
     def checkpoint_alone(self) -> None:
-        """A checkpoint, without what came before it."""
+        """Write a checkpoint, and remove what came before it."""
         self.running.database.store.window.limits = self.limits = WindowLimits(max_commits=0)
         self.running.database.store.drop_history(10**6)
         self.running.checkpoint()
@@ -57,7 +59,7 @@ class Machine:
         self.limits = WindowLimits()
 
     def start_again(self, down_us: int = 0, jump_us: int = 0) -> None:
-        """As after a crash: what was written is there."""
+        """Start as after a crash: what was written is there."""
         self.running.write()
         self.disk = MemoryDisk(self.disk.contents())  # type: ignore[attr-defined]
         self.pass_(down_us)
@@ -79,8 +81,8 @@ def test_time_that_passes_while_the_daemon_is_down_counts(machine: Machine, chec
     machine.pass_(SECOND)
     machine.start_again(down_us=2 * SECOND)
     assert (machine.left("a"), machine.left("b")) == (7 * SECOND, None)
-    gone = versions(machine.database.store, "b", 1, None, 10**6)[0]
-    assert (gone.value, gone.author) == (None, EXPIRED)
+    newest = versions(machine.database.store, "b", 1, None, 10**6)[0]
+    assert (newest.value, newest.author) == (None, EXPIRED)
     machine.pass_(7 * SECOND - 1)
     assert machine.left("a") == 1
     machine.pass_(1)
@@ -91,10 +93,10 @@ def test_time_that_passes_while_the_daemon_is_down_counts(machine: Machine, chec
 
 @pytest.mark.parametrize("checkpoint", [False, True], ids=["out of the log", "out of a checkpoint"])
 @pytest.mark.parametrize("back_us", [SECOND, HOUR, 10 * YEAR])
-def test_what_was_written_after_the_clock_was_set_back_lives_on_after_a_start(
+def test_a_key_written_after_the_clock_was_set_back_survives_a_start(
     machine: Machine, back_us: int, checkpoint: bool
 ) -> None:
-    """The times of commits never go back: they say nothing then of how long a key had to live."""
+    """Commit times never go back, so after the clock was set back they do not say how long a key had to live."""
     machine.set("before", HOUR)
     machine.wall -= back_us
     machine.set("a", SECOND // 2)
@@ -107,7 +109,7 @@ def test_what_was_written_after_the_clock_was_set_back_lives_on_after_a_start(
 
 @pytest.mark.parametrize("checkpoint", [False, True], ids=["out of the log", "out of a checkpoint"])
 @pytest.mark.parametrize("jump_us", [-SECOND, -HOUR, -10 * YEAR, SECOND, HOUR, 10 * YEAR])
-def test_a_jump_while_the_daemon_is_down_gives_nothing_more_than_it_had(
+def test_a_jump_while_the_daemon_is_down_gives_no_key_more_time_than_it_had(
     machine: Machine, jump_us: int, checkpoint: bool
 ) -> None:
     machine.set("a", HOUR)
@@ -119,7 +121,7 @@ def test_a_jump_while_the_daemon_is_down_gives_nothing_more_than_it_had(
 
 
 def test_many_jumps_and_starts() -> None:
-    """``deadline`` by the even clock is what holds; ``written``: what a start may go by, wall deadline and bound."""
+    """``deadline``, by the even clock, is the true one; ``written`` is what a start knows: wall deadline and bound."""
     chosen, machine = random.Random(26), Machine()  # noqa: S311  # to be repeatable
     deadline: dict[str, int] = {}
     written: dict[str, set[tuple[int, int]]] = {}

@@ -1,4 +1,4 @@
-"""The commit log: room before anything is applied, one write for many groups, segments, marks; and what it reserves."""
+"""The commit log: space is reserved before a commit is applied, many groups share a write; segments, and marks."""
 
 import errno
 
@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvd.engine.database import Database
+from kvd.engine.journal import DurableJournal
 from kvd.engine.replay import Replay
 from kvd.journal import names
 from kvd.journal.commit_log import COMMITS_BYTES, MARK_BYTES, Batch, CommitLog
@@ -16,7 +17,6 @@ from kvd.journal.records import HEADER_BYTES, Codec, Commits, Group, Header
 from kvd.journal.segments import SegmentReader
 from kvd.store.authors import Author
 from kvd.store.lifetimes import Expiry
-from tests.harness.in_memory import journal_on
 from tests.journal.disks import Failing, MemoryDisk
 from tests.journal.running import ME, ByHand, Running, items
 
@@ -40,11 +40,11 @@ def write(log: CommitLog, *, sync: bool = True) -> None:
     batch = log.take()
     assert batch is not None
     log.write(batch, sync=sync)
-    log.done(batch)
+    log.release(batch)
 
 
 def versions(disk: MemoryDisk) -> dict[int, list[int]]:
-    """The versions of the groups in each segment."""
+    """Return the versions of the groups in each segment."""
     return {
         number: [each.version for each in SegmentReader(disk, number)] for number in names.log_numbers(disk.names())
     }
@@ -53,7 +53,7 @@ def versions(disk: MemoryDisk) -> dict[int, list[int]]:
 # ---------------------------------------------------------------------- in and out
 
 
-def test_what_is_added_is_taken_once_and_in_order() -> None:
+def test_added_groups_are_taken_once_and_in_order() -> None:
     disk = MemoryDisk()
     log = log_on(disk)
     assert log.take() is None
@@ -77,7 +77,7 @@ def test_groups_of_a_batch_share_a_record() -> None:
     assert log.bytes - before == len(record)
 
 
-def test_a_large_batch_is_several_records_but_what_was_reserved_for_together_is_one() -> None:
+def test_a_large_batch_is_several_records_but_groups_with_one_reservation_share_one() -> None:
     disk = MemoryDisk()
     log = log_on(disk, size=4 * COMMITS_BYTES)
     size = COMMITS_BYTES // 2 + 1
@@ -93,7 +93,7 @@ def test_a_large_batch_is_several_records_but_what_was_reserved_for_together_is_
     assert records == [[1], [2], [3], [4, 5, 6]]
 
 
-def test_what_is_written_without_a_sync_is_synced_by_the_next() -> None:
+def test_a_write_without_a_sync_is_synced_by_the_next_sync() -> None:
     log = log_on(MemoryDisk())
     add(log, 1)
     write(log, sync=False)
@@ -103,7 +103,7 @@ def test_what_is_written_without_a_sync_is_synced_by_the_next() -> None:
     assert (log.written, log.synced) == (2, 2)
 
 
-def test_a_batch_of_nothing_syncs() -> None:
+def test_an_empty_batch_syncs() -> None:
     log = log_on(MemoryDisk())
     add(log, 1)
     write(log, sync=False)
@@ -111,7 +111,7 @@ def test_a_batch_of_nothing_syncs() -> None:
     assert log.synced == 1
 
 
-def test_a_record_vouches_for_what_was_synced_before_it() -> None:
+def test_a_record_vouches_for_the_commits_synced_before_it() -> None:
     disk = MemoryDisk()
     log = log_on(disk)
     watermarks = []
@@ -126,7 +126,7 @@ def test_a_record_vouches_for_what_was_synced_before_it() -> None:
     assert found == watermarks == [0, 1, 1, 3]
 
 
-# ---------------------------------------------------------------------- room
+# ---------------------------------------------------------------------- space
 
 
 def test_a_commit_that_does_not_fit_anywhere_makes_the_spare_larger() -> None:
@@ -139,8 +139,8 @@ def test_a_commit_that_does_not_fit_anywhere_makes_the_spare_larger() -> None:
     assert versions(disk) == {1: [], 2: [1]}
 
 
-def test_room_is_reserved_for_all_that_waits_together() -> None:
-    """Each alone would fit; and what has been taken waits until it is done."""
+def test_space_is_reserved_for_all_waiting_groups_together() -> None:
+    """Each group would fit alone; and a taken batch keeps its reservation until it is released."""
     disk = Failing()
     log = log_on(disk)
     disk.fails = lambda call: errno.ENOSPC if call == "allocate" else None
@@ -153,11 +153,11 @@ def test_room_is_reserved_for_all_that_waits_together() -> None:
     with pytest.raises(NoSpace):
         log.reserve(400)
     log.write(batch, sync=True)
-    log.done(batch)
+    log.release(batch)
     log.reserve(400)
 
 
-def test_whether_all_fits_into_the_segment_is_told() -> None:
+def test_fits_now_says_whether_all_groups_fit_into_the_segment() -> None:
     log = log_on(MemoryDisk())
     add(log, 1, SIZE - HEADER_BYTES - MARK_BYTES)
     assert log.fits_now()
@@ -165,8 +165,8 @@ def test_whether_all_fits_into_the_segment_is_told() -> None:
     assert not log.fits_now()
 
 
-def test_groups_that_were_not_reserved_for_are_written_all_the_same() -> None:
-    """Beyond the segment's end, if there is no other: refusing them now would lose them."""
+def test_groups_without_a_reservation_are_written_too() -> None:
+    """They go beyond the segment's end if there is no other segment: refusing them now would lose them."""
     disk = Failing()
     log = log_on(disk)
     disk.fails = lambda call: errno.ENOSPC if call in ("create", "allocate") else None
@@ -176,8 +176,8 @@ def test_groups_that_were_not_reserved_for_are_written_all_the_same() -> None:
     assert versions(disk) == {1: [], 2: [1]}
 
 
-def test_a_segment_that_is_taken_in_the_middle_of_making_room_is_not_overwritten() -> None:
-    """The loop makes room while the worker has the spare half begun."""
+def test_a_spare_that_becomes_the_segment_while_it_grows_is_not_overwritten() -> None:
+    """The loop reserves space while the worker is turning the spare into the segment."""
     disk = MemoryDisk()
     log = log_on(disk)
     add(log, 1)
@@ -203,7 +203,7 @@ def test_a_segment_that_is_taken_in_the_middle_of_making_room_is_not_overwritten
 # ---------------------------------------------------------------------- segments
 
 
-def test_a_full_segment_is_cut_to_its_size_and_the_next_goes_on() -> None:
+def test_a_full_segment_is_cut_to_its_size_and_the_next_one_follows() -> None:
     disk = MemoryDisk()
     log = log_on(disk)
     for version in range(1, 30):
@@ -270,7 +270,7 @@ def test_a_ceiling_counts_once_it_is_on_the_disk_and_in_each_segment_from_then_o
     assert [reader.ceiling for reader in readers] == [500] * 3
 
 
-def test_a_ceiling_without_room_is_not_raised() -> None:
+def test_a_ceiling_is_not_raised_without_space() -> None:
     disk = Failing()
     log = log_on(disk, size=HEADER_BYTES + MARK_BYTES)
     disk.fails = lambda call: errno.ENOSPC if call in ("create", "allocate") else None
@@ -280,7 +280,7 @@ def test_a_ceiling_without_room_is_not_raised() -> None:
     assert (log.ceiling, log.error) == (0, None)
 
 
-def test_a_stop_in_order_leaves_a_clean_segment_of_its_size_and_no_spare() -> None:
+def test_a_clean_stop_leaves_a_clean_segment_cut_to_its_size_and_no_spare() -> None:
     disk = MemoryDisk()
     log = log_on(disk)
     add(log, 1)
@@ -294,7 +294,7 @@ def test_a_stop_in_order_leaves_a_clean_segment_of_its_size_and_no_spare() -> No
     assert disk.open == {}
 
 
-def test_a_mark_lets_the_loss_of_the_last_commit_be_noticed() -> None:
+def test_a_mark_makes_the_loss_of_the_last_commit_noticeable() -> None:
     disk = MemoryDisk()
     log = log_on(disk)
     add(log, 1)
@@ -326,10 +326,10 @@ def test_no_commit_takes_more_than_was_reserved_for_it(
 ) -> None:
     log = log_on(MemoryDisk(), size=1 << 16)
     contents = Replay(clock=lambda: 2**52, timer=lambda: 2**50)
-    database = Database(contents=contents, journal=journal_on(log, contents, ByHand()))
+    database = Database(contents=contents, journal=DurableJournal(log, contents, ByHand()))
     author = Author(2**32 - 1, 2**31, name)
-    life = Expiry(deadline=2**51 if has_ttl else None, owner="me" if is_ephemeral else None)
-    database.set(entries, author, life)
+    expiry = Expiry(deadline=2**51 if has_ttl else None, owner="me" if is_ephemeral else None)
+    database.set(entries, author, expiry)
     keys = list(entries)
     ids: list[tuple[bytes, int | None]] = [(bytes([number]) * 16, None) for number in range(len(keys))]
     match kind:
@@ -340,20 +340,20 @@ def test_no_commit_takes_more_than_was_reserved_for_it(
         case "delete":
             database.run_once(1, b"i" * 16, None, lambda: database.delete(keys, author, missing_ok=True))
         case "increment":
-            database.run_once(1, b"i" * 16, None, lambda: database.increment("number", -(2**63), author, life))
+            database.run_once(1, b"i" * 16, None, lambda: database.increment("number", -(2**63), author, expiry))
         case "commit":
             writes: dict[str, bytes | None] = {**entries, keys[0]: None}
-            database.run_once(1, b"i" * 16, None, lambda: database.commit(writes, {}, [], 0, author, life))
+            database.run_once(1, b"i" * 16, None, lambda: database.commit(writes, {}, [], 0, author, expiry))
     batch = log.take()
     assert batch is not None
     assert len(Codec(1).encode(Commits(2**63, batch.groups))) <= sum(batch.sizes)
 
 
-# ---------------------------------------------------------------------- what has to happen without room
+# ---------------------------------------------------------------------- what must happen without space
 
 
 def full(running: Running, disk: Failing) -> None:
-    """From now on there is no room, not even for a deletion."""
+    """Make the disk full: from now on there is no space, not even for a deletion."""
     disk.fails = lambda call: errno.ENOSPC if call in ("create", "allocate") else None
     while True:
         try:
@@ -363,7 +363,7 @@ def full(running: Running, disk: Failing) -> None:
         running.write()
 
 
-def test_keys_that_die_on_a_full_disk_are_deleted_and_in_the_log_when_there_is_room() -> None:
+def test_keys_that_expire_on_a_full_disk_are_deleted_and_logged_once_there_is_space() -> None:
     disk = Failing()
     now = 0
     running = Running(disk, now=lambda: now)
@@ -385,8 +385,8 @@ def test_keys_that_die_on_a_full_disk_are_deleted_and_in_the_log_when_there_is_r
     assert found.store.version == version
 
 
-def test_what_waits_for_room_does_not_depend_on_the_history() -> None:
-    """The history may drop it meanwhile; the log still gets it."""
+def test_groups_that_wait_for_space_do_not_depend_on_the_history() -> None:
+    """The history may drop the group meanwhile; the log still gets it."""
     disk = Failing()
     now = 0
     running = Running(disk, now=lambda: now)

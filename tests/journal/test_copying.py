@@ -1,4 +1,4 @@
-"""A directory that is copied up to some point, or written out of a database, is what there was then, or is refused."""
+"""A directory that is copied up to some point, or written from a database, has that state, or is refused."""
 
 import random
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ import pytest
 
 from kvd.engine.copying import Point, copy, write_new
 from kvd.engine.database import Database
-from kvd.engine.examination import Extent, furthest, reaches
+from kvd.engine.examination import Extent, best_extent, usable_extents
 from kvd.engine.replay import Replay
 from kvd.journal import names
 from kvd.journal.errors import Damaged, Unfinished
@@ -23,7 +23,7 @@ NEW_ID = b"new id!!"
 
 
 def run_of(seed: int, steps: int = 60) -> Busy:
-    """A run that was stopped in order."""
+    """Return a run that was stopped cleanly."""
     busy = Busy(RecordingDisk(), seed)
     while sum(busy.did.values()) < steps:
         busy.step()
@@ -41,12 +41,12 @@ def salts(seed: int = 1) -> Iterator[int]:
         yield chance.getrandbits(64)
 
 
-def copied(source: Contents, reach: Extent, point: Point, target: MemoryDisk | None = None) -> tuple[MemoryDisk, int]:
-    """A copy, and the version that it says it has."""
+def copied(source: Contents, extent: Extent, point: Point, target: MemoryDisk | None = None) -> tuple[MemoryDisk, int]:
+    """Make a copy; return it with the version that it claims to have."""
     target = target or MemoryDisk()
     salt = salts()
     version, _ = copy(
-        MemoryDisk(source), target, reach.base, point, NEW_ID, lambda: next(salt), lambda done, size: None
+        MemoryDisk(source), target, extent.base, point, NEW_ID, lambda: next(salt), lambda done, size: None
     )
     return target, version
 
@@ -59,13 +59,13 @@ def recovered(disk: MemoryDisk, busy: Busy) -> tuple[Database, int]:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_a_copy_up_to_any_version_is_what_there_was(seed: int) -> None:
+def test_a_copy_up_to_any_version_has_the_state_of_that_version(seed: int) -> None:
     busy = run_of(seed)
     source = files(busy)
-    for reach in reaches(MemoryDisk(source)):
+    for extent in usable_extents(MemoryDisk(source)):
         for version in busy.model.at:
-            if reach.first <= version:
-                disk, said = copied(source, reach, Point(version=version))
+            if extent.first <= version:
+                disk, said = copied(source, extent, Point(version=version))
                 database, found = recovered(disk, busy)
                 assert found == said == version
                 assert differences(database, version, busy.model, busy.now) is None
@@ -73,34 +73,34 @@ def test_a_copy_up_to_any_version_is_what_there_was(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_a_copy_up_to_any_time_is_what_there_was(seed: int) -> None:
+def test_a_copy_up_to_any_time_has_the_state_of_that_time(seed: int) -> None:
     busy = run_of(seed)
     source = files(busy)
-    reach = furthest(reaches(MemoryDisk(source)))
-    assert reach is not None
+    extent = best_extent(usable_extents(MemoryDisk(source)))
+    assert extent is not None
     times = sorted({commit.time for commit in busy.model.commits})
     for moment in (WALL_US, *times, *(time + 1 for time in times), *(time - 1 for time in times)):
-        if reach.base == 1 or moment >= reach.first_time:
-            disk, _ = copied(source, reach, Point(time=moment))
+        if extent.base == 1 or moment >= extent.first_time:
+            disk, _ = copied(source, extent, Point(time=moment))
             database, found = recovered(disk, busy)
             expected = max((commit.version for commit in busy.model.commits if commit.time <= moment), default=0)
-            assert found == max(expected, reach.first)
+            assert found == max(expected, extent.first)
             assert differences(database, found, busy.model, busy.now) is None
 
 
-def test_history_and_ids_come_along() -> None:
-    """As far as the log goes back."""
+def test_history_and_ids_are_copied_too() -> None:
+    """They are copied as far as the log goes back."""
     busy = run_of(4)
     source = files(busy)
     original, _ = running.recovered(MemoryDisk(source), busy.limits, lambda: WALL_US + busy.now)
-    reach = reaches(MemoryDisk(source))[0]
-    database, _ = recovered(copied(source, reach, Point())[0], busy)
+    extent = usable_extents(MemoryDisk(source))[0]
+    database, _ = recovered(copied(source, extent, Point())[0], busy)
     assert database.store.window.oldest_readable == original.store.window.oldest_readable
     assert len(database.outcomes) == len(original.outcomes) > 0
 
 
 def problems(target: RecordingDisk, busy: Busy, version: int) -> list[str]:
-    """What may come of a directory whose copy was interrupted by a power cut: nothing, a refusal, or all of it."""
+    """Return what a directory whose copy a power cut interrupted may be: nothing, a refusal, or all of it."""
     chance = random.Random(0)  # noqa: S311 - a test that can be repeated
     found = []
     states = 0
@@ -123,9 +123,9 @@ def problems(target: RecordingDisk, busy: Busy, version: int) -> list[str]:
 def test_a_power_cut_leaves_no_half_copy(seed: int) -> None:
     busy = run_of(seed)
     source = files(busy)
-    for reach in reaches(MemoryDisk(source)):
+    for extent in usable_extents(MemoryDisk(source)):
         target = RecordingDisk()
-        _, version = copied(source, reach, Point(), target)
+        _, version = copied(source, extent, Point(), target)
         assert problems(target, busy, version) == []
 
 
@@ -137,37 +137,37 @@ def test_a_power_cut_leaves_no_half_restore() -> None:
     assert problems(target, busy, version) == []
 
 
-def test_what_a_database_holds_is_written_without_its_history() -> None:
+def test_the_values_of_a_database_are_written_without_its_history() -> None:
     busy = run_of(2)
     disk, salt = MemoryDisk(), salts()
-    told: list[tuple[int, int]] = []
-    write_new(disk, busy.running.database, NEW_ID, lambda: next(salt), lambda *done: told.append(done))
+    reports: list[tuple[int, int]] = []
+    write_new(disk, busy.running.database, NEW_ID, lambda: next(salt), lambda *done: reports.append(done))
     database, version = recovered(disk, busy)
     assert differences(database, version, busy.model, busy.now) is None
     assert database.store.window.oldest_readable == version == busy.running.database.store.version
     keys = busy.running.database.store.counters.keys
-    assert told[-1] == (keys, keys)
+    assert reports[-1] == (keys, keys)
 
 
 def test_an_interrupted_copy_is_done_again_over_its_leftovers() -> None:
     busy = run_of(1)
     source = files(busy)
-    reach = furthest(reaches(MemoryDisk(source)))
-    assert reach is not None
-    whole = copied(source, reach, Point())[0]
+    extent = best_extent(usable_extents(MemoryDisk(source)))
+    assert extent is not None
+    whole = copied(source, extent, Point())[0]
     target = MemoryDisk({**whole.contents(), names.log(77): b"left over", names.UNFINISHED_COPY: b""})
-    disk, version = copied(source, reach, Point(), target)
+    disk, version = copied(source, extent, Point(), target)
     assert disk.contents().keys() == whole.contents().keys()
     database, _ = recovered(disk, busy)
     assert differences(database, version, busy.model, busy.now) is None
 
 
-def test_a_copy_of_what_is_damaged_raises_and_is_not_whole() -> None:
+def test_a_copy_of_a_damaged_directory_raises_and_stays_unfinished() -> None:
     busy = run_of(1)
     source = files(busy)
     name = names.log(max(names.log_numbers(list(source))))
     target = MemoryDisk()
     with pytest.raises(Damaged):
-        copied({**source, name: source[name][:20]}, reaches(MemoryDisk(source))[0], Point(), target)
+        copied({**source, name: source[name][:20]}, usable_extents(MemoryDisk(source))[0], Point(), target)
     with pytest.raises(Unfinished):
         recover(target, Replay())

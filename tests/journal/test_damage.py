@@ -1,4 +1,4 @@
-"""Files that are damaged in any way: refused, with the place, or cut off where nothing vouches for more.
+"""Files that are damaged in any way: refused, with the place, or cut off if no record vouches for more.
 
 Never a state that was not, never another exception. Of each byte of a small data directory we flip some bits, we zero,
 double and exchange blocks, cut files off at every length, and remove them. KVD_TEST_SCALE multiplies the flips.
@@ -26,17 +26,17 @@ SEEDS = {"killed": 5, "stopped": 6}
 
 
 class Place(NamedTuple):
-    """A record: where it is, the versions before and behind it, and what it vouches for."""
+    """A record: its offsets, the versions before and after it, and the version that it vouches for."""
 
     begin: int
     end: int
     before: int
-    behind: int
+    after: int
     watermark: int
 
 
 def places(disk: MemoryDisk, number: int) -> list[Place]:
-    """The records of a segment."""
+    """Return the records of a segment."""
     reader = SegmentReader(disk, number)
     data, codec = memoryview(disk.read(names.log(number))), Codec(reader.header.salt)
     found, at, version = [], HEADER_BYTES, reader.header.watermark
@@ -44,14 +44,14 @@ def places(disk: MemoryDisk, number: int) -> list[Place]:
         record = decode(payload)
         assert isinstance(record, Commits | Mark)
         groups = record.groups if isinstance(record, Commits) else []
-        behind = groups[-1].version + groups[-1].commits - 1 if groups else version
-        found.append(Place(at, at + RECORD_BYTES + len(payload), version, behind, record.watermark))
-        at, version = found[-1].end, behind
+        after = groups[-1].version + groups[-1].commits - 1 if groups else version
+        found.append(Place(at, at + RECORD_BYTES + len(payload), version, after, record.watermark))
+        at, version = found[-1].end, after
     return found
 
 
 class Subject:
-    """A data directory that was left behind, and what it should hold.
+    """The data directory of a daemon that has ended, and what it should hold.
 
     ``places`` are the records of the newest segment, ``ended`` is what the checkpoints vouch for.
     """
@@ -76,7 +76,7 @@ class Subject:
         self.first = min(names.checkpoint_numbers(list(self.files)))
 
     def recovered(self, files: Contents) -> Recovered | Damaged:
-        """What comes of ``files``: refused with a place in one of them, or a state that there was."""
+        """Recover ``files``: they are refused with a place in one of them, or have a state that existed."""
         now = self.busy.now
         try:
             database, found = recovered(
@@ -90,7 +90,7 @@ class Subject:
         return found
 
     def changed(self, name: str, data: bytes) -> Recovered | Damaged:
-        """What comes of it if one file is something else."""
+        """Recover the directory with other contents of one file."""
         return self.recovered({**self.files, name: data})
 
 
@@ -112,7 +112,7 @@ def flipped(data: bytes, at: int, bits: int) -> bytes:
 
 
 def expected(subject: Subject, at: int) -> int | None:
-    """The version that the newest segment should be cut off at if the byte at ``at`` is bad; None: it is refused."""
+    """Return the last version that should be left if this byte of the newest segment is bad; None: it is refused."""
     found = subject.places
     hit = [place for place in found if place.begin <= at < place.end]
     if at < HEADER_BYTES:
@@ -156,7 +156,7 @@ def test_each_flipped_byte_of_any_other_file_is_refused(subject: Subject) -> Non
 
 
 def needed(subject: Subject) -> Iterator[tuple[str, bytes]]:
-    """The files that recovery reads, but for the newest segment."""
+    """Yield the files that recovery reads, except the newest segment."""
     base = 1 if names.log(1) in subject.files else subject.first
     for name, data in subject.files.items():
         is_old = name.endswith(".log") and int(name.split(".")[0]) < base
@@ -174,13 +174,13 @@ def test_blocks_that_are_zeroed_doubled_or_exchanged_never_make_another_state(su
                     refused += 1
                     continue
                 accepted += 1
-                assert found.version >= vouched_behind(subject, name, at)
+                assert found.version >= vouched_after(subject, name, at)
     print(f"{refused} are refused, {accepted} accepted")
     assert refused > 100
 
 
 def with_blocks_changed(data: bytes, size: int) -> Iterator[tuple[bytes, int]]:
-    """``data`` with a block of zeros, one twice, or one in another's place; and where the change ends."""
+    """Yield ``data`` with a block zeroed, doubled, or moved to another's place; and where the change ends."""
     for at in range(0, len(data), size):
         block, other = data[at : at + size], data[at + size : at + 2 * size]
         yield data[:at] + bytes(len(block)) + data[at + len(block) :], at + size
@@ -190,8 +190,8 @@ def with_blocks_changed(data: bytes, size: int) -> Iterator[tuple[bytes, int]]:
             yield data[:at] + other + data[at + size :], at + 2 * size
 
 
-def vouched_behind(subject: Subject, name: str, at: int) -> int:
-    """What the records of the newest segment that lie behind the change vouch for; all if it is another file."""
+def vouched_after(subject: Subject, name: str, at: int) -> int:
+    """Return what later records of the newest segment vouch for; everything if the change is in another file."""
     if name != subject.last:
         return 0 if name.endswith(".checkpoint") else subject.version
     return max((place.watermark for place in subject.places if place.begin >= at), default=0)
@@ -201,7 +201,7 @@ def test_files_that_are_cut_off_anywhere_never_make_another_state(subject: Subje
     for name, data in needed(subject):
         for size in range(len(data)):
             found = subject.changed(name, data[:size])
-            # Only marks may be missed by nobody.
+            # Only marks may be missing unnoticed.
             assert isinstance(found, Damaged) or (name.endswith(".log") and found.version == subject.version)
     data = subject.files[subject.last]
     bounds = {HEADER_BYTES, *(place.end for place in subject.places)}
@@ -210,8 +210,8 @@ def test_files_that_are_cut_off_anywhere_never_make_another_state(subject: Subje
         assert isinstance(found, Damaged) or (found.torn is None) == (size in bounds or size >= max(bounds))
 
 
-def test_a_file_that_is_missing_is_noticed_if_it_is_missed(subject: Subject) -> None:
-    """A checkpoint is not, if the log goes back to the beginning; nor is what lies before one."""
+def test_a_missing_file_is_noticed_if_it_is_needed(subject: Subject) -> None:
+    """A checkpoint is not needed if the log goes back to the beginning, nor are files before a checkpoint."""
     refused = 0
     for name, _ in needed(subject):
         found = subject.recovered({each: data for each, data in subject.files.items() if each != name})

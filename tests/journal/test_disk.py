@@ -1,4 +1,4 @@
-"""The calls to the system; and the disk in memory that other tests use does the same."""
+"""The system calls; and the disk in memory, which other tests use, behaves like them."""
 
 import errno
 import os
@@ -19,7 +19,7 @@ def disk(tmp_path: pathlib.Path) -> Disk:
 
 
 def some_calls(disk: Disk, seed: int) -> list[object]:
-    """Random calls, and what is there after each; errors by their number."""
+    """Make random calls; return the contents after each of them, and errors by their number."""
     chance = random.Random(seed)  # noqa: S311 - a test that can be repeated
     seen: list[object] = []
     descriptors: list[int] = []
@@ -62,12 +62,12 @@ def some_calls(disk: Disk, seed: int) -> list[object]:
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_the_disk_in_memory_does_what_a_real_one_does(disk: Disk, seed: int) -> None:
+def test_the_disk_in_memory_behaves_like_a_real_one(disk: Disk, seed: int) -> None:
     assert some_calls(MemoryDisk(), seed) == some_calls(disk, seed)
 
 
 @pytest.mark.parametrize("call", ["read", "read_sparse", "size", "remove"])
-def test_what_is_not_there_raises(disk: Disk, call: str) -> None:
+def test_a_missing_file_raises(disk: Disk, call: str) -> None:
     for each in (disk, MemoryDisk()):
         with pytest.raises(FileNotFoundError):
             getattr(each, call)("missing")
@@ -81,7 +81,7 @@ def test_names_are_those_of_files_only(disk: Disk, tmp_path: pathlib.Path) -> No
 
 
 def test_a_link_is_not_followed(disk: Disk, tmp_path: pathlib.Path) -> None:
-    """Somebody else's file would be cut to nothing."""
+    """Another user's file would be emptied."""
     (tmp_path / "precious").write_text("precious")
     (tmp_path / "link").symlink_to("precious")
     for call in (disk.create, disk.read, disk.read_sparse):
@@ -108,7 +108,7 @@ def test_the_directory_may_be_moved_while_it_is_used(tmp_path: pathlib.Path) -> 
     assert (tmp_path / "new" / "other").exists()
 
 
-def test_a_write_that_takes_less_goes_on_with_the_rest(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_short_write_goes_on_with_the_rest(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
     pwrite = os.pwrite
     monkeypatch.setattr(os, "pwrite", lambda descriptor, data, at: pwrite(descriptor, data[:7], at))
     descriptor = disk.create("file")
@@ -117,9 +117,7 @@ def test_a_write_that_takes_less_goes_on_with_the_rest(disk: Disk, monkeypatch: 
     disk.close_file(descriptor)
 
 
-def test_a_write_that_takes_nothing_is_an_error_and_not_tried_for_ever(
-    disk: Disk, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_write_of_no_bytes_is_an_error_and_not_retried_for_ever(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "pwrite", lambda descriptor, data, at: 0)
     descriptor = disk.create("file")
     with pytest.raises(OSError, match="nothing was written") as raised:
@@ -128,7 +126,7 @@ def test_a_write_that_takes_nothing_is_an_error_and_not_tried_for_ever(
     disk.close_file(descriptor)
 
 
-def test_a_read_that_gives_less_goes_on(disk: Disk, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_short_read_goes_on(disk: Disk, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_bytes(bytes(range(100)))
     pread = os.pread
     monkeypatch.setattr(os, "pread", lambda descriptor, size, at: pread(descriptor, min(size, 7), at))
@@ -144,7 +142,7 @@ def test_the_beginning_of_a_file_can_be_read_alone(disk: Disk, tmp_path: pathlib
 # ---------------------------------------------------------------------- files with zeros at their end
 
 MEGABYTE = 1 << 20
-# Where something stands in a file of a size: at either end, alone, around the bounds of what is read in one step.
+# Pieces of data in a file of a size: at either end, alone, around the bounds of what one step reads.
 SPARSE = [
     (0, {}),
     (1, {}),
@@ -176,7 +174,7 @@ def put(disk: Disk, size: int, pieces: dict[int, bytes], *, is_zeroed: bool) -> 
 
 @pytest.mark.parametrize("is_zeroed", [False, True], ids=["allocated", "zeroed"])
 @pytest.mark.parametrize(("size", "pieces"), SPARSE)
-def test_what_is_read_sparsely_is_the_whole_file_and_after_its_end_there_are_zeros(
+def test_a_sparse_read_returns_the_whole_file_and_only_zeros_follow_its_end(
     disk: Disk, size: int, pieces: dict[int, bytes], is_zeroed: bool
 ) -> None:
     for each in (disk, MemoryDisk()):
@@ -199,7 +197,7 @@ def test_a_hole_that_was_never_allocated_is_read_as_zeros(disk: Disk, tmp_path: 
 
 
 @pytest.mark.parametrize("refusal", [errno.EINVAL, errno.EOPNOTSUPP])
-def test_where_the_file_system_cannot_say_what_was_written_everything_is_read(
+def test_if_the_file_system_cannot_say_what_was_written_everything_is_read(
     disk: Disk, monkeypatch: pytest.MonkeyPatch, refusal: int
 ) -> None:
     def refusing(descriptor: int, at: int, whence: int) -> int:
@@ -212,7 +210,7 @@ def test_where_the_file_system_cannot_say_what_was_written_everything_is_read(
     assert 3 * MEGABYTE < end <= 4 * MEGABYTE
 
 
-def test_another_error_of_looking_for_what_was_written_is_raised(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_error_of_seeking_data_is_raised(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
     def failing(descriptor: int, at: int, whence: int) -> int:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
@@ -222,7 +220,7 @@ def test_another_error_of_looking_for_what_was_written_is_raised(disk: Disk, mon
         disk.read_sparse("file")
 
 
-def test_a_sparse_read_that_gives_less_goes_on(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_short_sparse_read_goes_on(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
     put(disk, 100, {3: bytes(range(1, 90))}, is_zeroed=True)
     preadv = os.preadv
     monkeypatch.setattr(os, "preadv", lambda descriptor, parts, at: preadv(descriptor, [memoryview(parts[0])[:7]], at))
@@ -232,8 +230,8 @@ def test_a_sparse_read_that_gives_less_goes_on(disk: Disk, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("is_cold", [False, True], ids=["in memory", "on disk"])
-def test_what_was_never_written_is_not_read(disk: Disk, tmp_path: pathlib.Path, is_cold: bool) -> None:
-    """As far as the file system knows it: some take zeros for data, and then all is read."""
+def test_unwritten_space_is_not_read(disk: Disk, tmp_path: pathlib.Path, is_cold: bool) -> None:
+    """As far as the file system knows: some count zeros as data, and then everything is read."""
     put(disk, 64 * MEGABYTE, {0: b"x" * 5 * MEGABYTE}, is_zeroed=False)
     if is_cold:
         with open(tmp_path / "file", "rb+") as file:
@@ -246,7 +244,7 @@ def test_what_was_never_written_is_not_read(disk: Disk, tmp_path: pathlib.Path, 
 
 
 def extents(path: pathlib.Path) -> int:
-    """How many bytes of a file its file system takes for data."""
+    """Return how many bytes of a file its file system counts as data."""
     with open(path, "rb") as file:
         size, at, data = os.fstat(file.fileno()).st_size, 0, 0
         while at < size:
@@ -260,7 +258,7 @@ def extents(path: pathlib.Path) -> int:
 
 
 def read_by_us() -> int:
-    """How many bytes this process has read so far, by the kernel's count."""
+    """Return how many bytes this process has read so far, by the kernel's count."""
     return int(pathlib.Path("/proc/self/io").read_text().split()[1])
 
 
@@ -274,18 +272,18 @@ def test_a_closed_directory_is_closed(tmp_path: pathlib.Path) -> None:
 # ---------------------------------------------------------------------- whose directory it is
 
 
-def test_a_directory_of_ones_own_is_fine(tmp_path: pathlib.Path) -> None:
+def test_a_directory_of_the_user_is_accepted(tmp_path: pathlib.Path) -> None:
     tmp_path.chmod(0o755)
     assert check_owner(str(tmp_path)) is None
 
 
 @pytest.mark.parametrize("mode", [0o775, 0o757])
-def test_a_directory_that_others_can_write_is_not(tmp_path: pathlib.Path, mode: int) -> None:
+def test_a_directory_that_other_users_can_write_is_refused(tmp_path: pathlib.Path, mode: int) -> None:
     tmp_path.chmod(mode)
     assert "chmod go-w" in (check_owner(str(tmp_path)) or "")
 
 
-def test_a_directory_of_somebody_else_is_not(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_directory_of_another_user_is_refused(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     owner = os.geteuid()
     monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
     assert check_owner(str(tmp_path)) == f"it belongs to uid {owner}, and this process is uid {owner + 1}"

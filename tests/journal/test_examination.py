@@ -1,4 +1,4 @@
-"""What is said of a damaged directory is true: what is bad, and that what would be saved is the latest that can be."""
+"""The report on a damaged directory is true: it names the damage, and the newest version that can be saved."""
 
 import pytest
 
@@ -17,7 +17,7 @@ from tests.journal.test_damage import flipped, places
 
 @pytest.fixture(scope="module")
 def busy() -> Busy:
-    """A run with two checkpoints and several segments, stopped in order."""
+    """Return a run with two checkpoints and several segments, stopped cleanly."""
     for seed in range(100):
         made = run_of(seed, 90)
         there = list(files(made))
@@ -40,7 +40,7 @@ def examined(contents: Contents) -> CheckReport:
 
 
 def salvaged(contents: Contents, busy: Busy) -> int:
-    """The version that salvage saves, which is just what the model says of it; 0 if nothing."""
+    """Return the version that a salvage saves, after comparing it with the model; 0 if it saves nothing."""
     found = examined(contents)
     if found.saved is None:
         return 0
@@ -62,7 +62,7 @@ def test_a_sound_directory(busy: Busy) -> None:
 
 
 def test_a_flipped_byte_anywhere(busy: Busy) -> None:
-    """In a checkpoint, or in a segment that a later checkpoint makes needless, it costs no value; else what is behind.
+    """In a checkpoint, or in a segment before a later checkpoint, it costs no value; otherwise it costs what follows.
 
     The file is named, and the offset is at or before the byte.
     """
@@ -78,7 +78,9 @@ def test_a_flipped_byte_anywhere(busy: Busy) -> None:
             except NewerFormat:
                 assert at < HEADER_BYTES
                 continue
-            if not found.damages:  # a torn tail, of which nobody vouches; the mark of a clean stop vouches for nothing
+            if (
+                not found.damages
+            ):  # a torn tail, for which no record vouches; the mark of a clean stop vouches for nothing
                 continue
             judged += 1
             assert any(damage.path.endswith(name) and damage.offset <= at for damage in found.damages)
@@ -89,13 +91,13 @@ def test_a_flipped_byte_anywhere(busy: Busy) -> None:
 
 
 def expected(source: Contents, name: str, at: int, newest_checkpoint: int, last: int) -> int:
-    """What can be saved of it at least."""
+    """Return the version up to which the directory can be saved at least."""
     number = int(name.split(".")[0])
     if name == names.checkpoint(newest_checkpoint) or number < newest_checkpoint:
         return last
     if at < HEADER_BYTES:
         return 0
-    return max((place.behind for place in places(MemoryDisk(source), number) if place.end <= at), default=0)
+    return max((place.after for place in places(MemoryDisk(source), number) if place.end <= at), default=0)
 
 
 def test_a_missing_file(busy: Busy) -> None:
@@ -147,7 +149,7 @@ def test_a_torn_tail_is_no_damage() -> None:
 
 
 def test_segments_that_do_not_fit_together(busy: Busy) -> None:
-    """One that is another's copy under its name."""
+    """One segment is a copy of another, under its own name."""
     source = files(busy)
     numbers = names.log_numbers(list(source))
     bad = {**source, names.log(numbers[-1]): source[names.log(numbers[-2])]}
@@ -157,7 +159,7 @@ def test_segments_that_do_not_fit_together(busy: Busy) -> None:
 
 
 def test_a_checkpoint_is_no_base_without_the_log_through_its_end() -> None:
-    """It has some of what was committed while it was written, and not the rest."""
+    """It has some of the commits that were made while it was written, and not the others."""
     running = Running(MemoryDisk())
     running.set({"a": b"1", "b": b"1"})
     turns = iter(range(100))
@@ -175,7 +177,7 @@ def test_a_checkpoint_is_no_base_without_the_log_through_its_end() -> None:
     assert examined(bad).saved is None
 
 
-def test_what_is_known_behind_the_damage_counts_as_lost() -> None:
+def test_versions_known_after_the_damage_count_as_lost() -> None:
     running = Running(MemoryDisk())
     for number in range(9):
         running.set({"a": b"%d" % number})

@@ -1,7 +1,7 @@
 """Each call to the disk fails, once or from then on, in every way: what was acknowledged is there after a clean start.
 
-And the error is one that is documented: NoSpace, with nothing changed, if room cannot be made; otherwise OSError, which
-ends the commit log, or only the checkpoint that was being written. KVD_TEST_SCALE makes it try every call.
+And the error is one that is documented: NoSpace, with nothing changed, if space cannot be allocated; otherwise OSError,
+which ends the commit log, or only the checkpoint that was being written. KVD_TEST_SCALE makes it try every call.
 """
 
 import errno
@@ -17,14 +17,14 @@ from tests.journal.disks import MemoryDisk
 from tests.journal.running import Running, items
 
 NUMBERS = (errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EINTR, errno.EMFILE)
-ROOM = ("create", "allocate")
+ALLOCATING = ("create", "allocate")
 SHORT = -errno.ENOSPC  # half of a write is done, then there is no space
 WRITES = 6
 ALL_KINDS = {"create", "allocate", "write", "sync", "sync_directory", "truncate", "rename", "remove", "read", "names"}
 
 
 class Client:
-    """Writes, and remembers what was acknowledged and what was shown."""
+    """Writes, and remembers the acknowledged and the shown commits."""
 
     def __init__(self, disk: FailingDisk) -> None:
         self.disk = disk
@@ -34,7 +34,7 @@ class Client:
         self.version = 0
 
     def write(self, running: Running, count: int = WRITES) -> None:
-        """Commits, each written, synced and acknowledged. Raises OSError."""
+        """Make commits, each of them written, synced and acknowledged. Raises OSError."""
         for number in range(count):
             key, value = f"key{number}", b"%d" % len(self.sent) * 40
             before = running.database.store.version, items(running.database)
@@ -51,7 +51,7 @@ class Client:
             self.version = version
 
     def live(self) -> None:
-        """Two processes, with everything that a process does. Raises OSError."""
+        """Run two processes that do everything a process does. Raises OSError."""
         running = Running(self.disk, segment_bytes=512)
         running.log.raise_ceiling(100)
         self.write(running)
@@ -69,7 +69,7 @@ class Client:
         running.log.close()
 
     def checkpoint(self, running: Running) -> None:
-        """One that may fail without consequences, unless it is the commit log that failed."""
+        """Write a checkpoint, which may fail without consequences unless the commit log failed."""
         try:
             running.checkpoint()
         except NoSpace:
@@ -79,7 +79,7 @@ class Client:
                 raise
 
     def check(self, found: dict[str, tuple[bytes | None, int]]) -> None:
-        """Everything acknowledged is there, or something that was sent later and may have committed."""
+        """Check that every acknowledged value is there, or a later one that may have committed."""
         for key, value in self.acknowledged.items():
             there = found.get(key, (None, 0))[0]
             assert there == value or there in self.sent[key], f"{key} is {there!r}"
@@ -88,7 +88,7 @@ class Client:
 
 
 def failing_at(number: int, error: int, *, for_ever: bool) -> tuple[Callable[[str], int | None], list[str]]:
-    """Fails at the call with this number, and if ``for_ever`` at all of its kind that follow; and what was called."""
+    """Fails at the call with this number, and with ``for_ever`` at all later ones of its kind; records the calls."""
     calls: list[str] = []
     kind: list[str] = []
 
@@ -149,7 +149,7 @@ def test_after_any_fault_a_clean_start_has_what_was_acknowledged(error: int, *, 
 
 
 def after_all_kinds_of_ends(disk: FailingDisk, client: Client, chance: random.Random) -> None:
-    """The power goes with the fault; or the process ends and the next starts, and then the power goes."""
+    """The power fails with the fault; or the process ends, the next one starts, and then the power fails."""
     for _, state in list(last_crash(disk).states(chance, brief=True))[:6]:
         client.check(items(Running(MemoryDisk(state)).database))
     found = items(Running(disk, segment_bytes=512).database)
@@ -175,7 +175,7 @@ def test_a_sync_that_failed_is_never_tried_again() -> None:
 
 
 def test_after_a_failed_sync_the_next_start_serves_only_what_it_has_synced_itself() -> None:
-    """The pages show what never reached the disk: it may be served, but not before it is copied."""
+    """The pages hold what never reached the disk: it may be served, but not before it is copied."""
     disk = FailingDisk()
     running = Running(disk)
     running.set({"a": b"1"})
@@ -187,7 +187,7 @@ def test_after_a_failed_sync_the_next_start_serves_only_what_it_has_synced_itsel
 
 
 def fill(running: Running) -> int:
-    """Commit until there is no room; how many there were."""
+    """Commit until there is no space; return the number of commits."""
     for stored in range(1000):
         try:
             running.set({f"key{stored}": b"x" * 100})
@@ -195,17 +195,17 @@ def fill(running: Running) -> int:
             assert "nothing was written" in str(error)  # noqa: PT017 - it need not come
             return stored
         running.write()
-    raise AssertionError("there is always room")
+    raise AssertionError("there is always space")
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO])
-def test_without_room_commits_are_refused_and_come_back_with_it(number: int) -> None:
+def test_without_space_commits_are_refused_until_there_is_space_again(number: int) -> None:
     disk = FailingDisk()
     running = Running(disk, segment_bytes=1024)
-    disk.fails = lambda call: number if call in ROOM else None
+    disk.fails = lambda call: number if call in ALLOCATING else None
     stored = fill(running)
     assert stored >= 5
-    assert running.log.number == 2  # the one that was allocated ahead is used
+    assert running.log.number == 2  # the one that was allocated in advance is used
     assert len(items(running.database)) == running.database.store.version == stored
     disk.fails = lambda call: None
     running.set({"later": b""})
@@ -213,7 +213,7 @@ def test_without_room_commits_are_refused_and_come_back_with_it(number: int) -> 
     assert len(items(Running(MemoryDisk(disk.contents())).database)) == stored + 1
 
 
-def test_a_start_without_room_for_the_next_segment_serves_reads() -> None:
+def test_a_start_without_space_for_the_next_segment_serves_reads() -> None:
     disk = FailingDisk()
     running = Running(disk)
     running.set({"a": b"1"})
@@ -231,10 +231,10 @@ def test_a_start_without_room_for_the_next_segment_serves_reads() -> None:
         again.set({"a": b"x" * 5000})
 
 
-def test_without_room_a_stop_in_order_still_has_its_last_word() -> None:
+def test_a_clean_stop_writes_its_mark_without_space_too() -> None:
     disk = FailingDisk()
     running = Running(disk, segment_bytes=1024)
-    disk.fails = lambda call: errno.ENOSPC if call in ROOM else None
+    disk.fails = lambda call: errno.ENOSPC if call in ALLOCATING else None
     fill(running)
     for _ in range(100):
         running.log.mark()
@@ -244,7 +244,7 @@ def test_without_room_a_stop_in_order_still_has_its_last_word() -> None:
 
 
 def test_a_checkpoint_whose_rename_fails_closes_its_file_once() -> None:
-    """Its number may be another file's, or a client's, at once."""
+    """Its number may belong to another file, or to a client, at once."""
     disk = FailingDisk()
     running = Running(disk)
     disk.fails = lambda call: errno.EIO if call == "rename" and running.log.number == 2 else None

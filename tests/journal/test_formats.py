@@ -1,4 +1,4 @@
-"""What earlier versions have written is read, and means what it meant: the fixtures of every format there was.
+"""Files of earlier versions are read, and mean what they meant: the fixtures of every format so far.
 
 What each holds stands beside it in ``expected.json``, written by hand when it was made (``fixtures/make.py``).
 """
@@ -78,8 +78,8 @@ def test_a_directory_is_read(folder: pathlib.Path) -> None:
 
 
 @pytest.mark.parametrize("folder", DIRECTORIES, ids=name)
-def test_a_directory_is_gone_on_with(folder: pathlib.Path) -> None:
-    """Started, written to, and started again; keys that lived with a connection end with the first start."""
+def test_a_directory_can_be_written_to(folder: pathlib.Path) -> None:
+    """It is started, written to, and started again; ephemeral keys are deleted at the first start."""
     expected = expected_of(folder)
     disk = MemoryDisk(files(folder))
     running = Running(disk)

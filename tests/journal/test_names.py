@@ -1,4 +1,4 @@
-"""What files of a data directory are called, and what is none of them."""
+"""The names of the files of a data directory, and names that do not belong to it."""
 
 import pytest
 
@@ -16,7 +16,7 @@ def test_names_are_in_the_order_of_their_numbers() -> None:
     assert names.log_numbers([names.log(10), names.log(9)]) == [9, 10]
 
 
-def test_each_kind_is_told_from_the_other() -> None:
+def test_segments_and_checkpoints_are_distinguished() -> None:
     found = [names.log(1), names.checkpoint(2), names.LOCK]
     assert (names.log_numbers(found), names.checkpoint_numbers(found)) == ([1], [2])
 
@@ -33,11 +33,11 @@ OTHERS = [
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_others_files_are_passed_over(name: str) -> None:
+def test_foreign_files_are_ignored(name: str) -> None:
     assert names.log_numbers([name]) == []
 
 
-def test_an_unfinished_file_is_none_yet() -> None:
+def test_an_unfinished_file_does_not_count() -> None:
     name = names.unfinished(names.log(3))
     assert names.is_unfinished(name)
     assert names.log_numbers([name]) == []

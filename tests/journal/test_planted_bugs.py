@@ -28,7 +28,7 @@ STEPS = 50
 
 
 def shows(make: Callable[[int], Busy]) -> str | None:
-    """The first thing that goes wrong in any crash of any run."""
+    """Return the first fault in any crash of any run; None if there is none."""
     for seed in range(MAX_RUNS):
         chance = random.Random(seed)  # noqa: S311 - a test that can be repeated
         try:
@@ -50,7 +50,7 @@ def shows(make: Callable[[int], Busy]) -> str | None:
 
 
 class NoSync(RecordingDisk):
-    """Nothing is synced but names."""
+    """Only names are synced."""
 
     def sync(self, descriptor: int) -> None:
         if self.during_sync is not None:
@@ -66,7 +66,7 @@ class NoNames(RecordingDisk):
 
 
 class NoNamesOf(RecordingDisk):
-    """The directory is not synced behind certain renames."""
+    """The directory is not synced after certain renames."""
 
     suffix = ".log"
 
@@ -261,7 +261,7 @@ class RemovesTooEarly(Busy):
 
 
 def remove_all_before(disk: Disk, ends: dict[int, int], oldest_readable: int) -> list[str]:
-    """The newest checkpoint is all that is kept, whatever the history needs."""
+    """Only the newest checkpoint is kept, whatever the history needs."""
     return _remove(disk, max(ends, default=0), syncs=True)
 
 
@@ -299,7 +299,7 @@ def test_a_bug_in_checkpoints_is_noticed(bug: str) -> None:
 # ---------------------------------------------------------------------- reading
 
 
-def test_checksums_that_are_not_looked_at_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unchecked_checksums_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     def payload_at(codec: Codec, data: memoryview, at: int) -> memoryview | None:
         end = at + RECORD_BYTES + int.from_bytes(data[at : at + 4], "little")
         return data[at + RECORD_BYTES : end] if at + RECORD_BYTES < end <= len(data) else None
@@ -319,12 +319,12 @@ def test_zeros_that_pass_for_a_record_are_noticed(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_hole_that_is_always_taken_for_damage_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A sound record behind a bad one proves nothing: two writes may reach the disk in either order."""
+    """A sound record after a bad one proves nothing: two writes may reach the disk in either order."""
 
     def judge(reader: Any) -> None:  # noqa: ANN401 - its inside
         rest = bytes(reader._data[reader.end :])
         if any(reader._codec.payload_at(reader._data, reader.end + at) for at in range(1, len(rest.rstrip(b"\0")))):
-            raise Damaged(reader.path, reader.end, "something sound behind it")
+            raise Damaged(reader.path, reader.end, "a sound record follows")
 
-    monkeypatch.setattr(SegmentReader, "_judge_the_rest", judge)
+    monkeypatch.setattr(SegmentReader, "_classify_tail", judge)
     assert shows(lambda seed: Busy(RecordingDisk(), seed))

@@ -1,4 +1,4 @@
-"""The power goes at any moment of busy runs, and the disk is left in any state that it may be in then.
+"""The power fails at any moment of busy runs, and leaves the disk in any state that it may have then.
 
 In each of them recovery succeeds; everything acknowledged is there; the store, its history and what is remembered of
 ids are exactly as they were at some version; no version that was shown is given again; and what is committed then
@@ -25,7 +25,7 @@ GENERATIONS = 3
 
 
 class Verdict(NamedTuple):
-    """What came of a recovery."""
+    """The result of a recovery."""
 
     problem: str | None
     version: int = 0
@@ -34,7 +34,7 @@ class Verdict(NamedTuple):
 
 
 class Judge:
-    """Looks at states; what it has seen it does not look at again."""
+    """Checks states, each of them once."""
 
     def __init__(self, busy: Busy, *, every: int = 5) -> None:
         self.model = busy.model
@@ -45,7 +45,7 @@ class Judge:
         self.states = 0
 
     def problem(self, state: Contents, facts: dict[str, int], kind: str) -> str | None:
-        """What is wrong with it; None if nothing is."""
+        """Return what is wrong with a state; None if nothing is."""
         self.states += 1
         key = hash(tuple(sorted(state.items())))
         verdict = self.seen.get(key)
@@ -76,7 +76,7 @@ class Judge:
         return Verdict(problem, found.version, database.store.version + 1, oldest)
 
     def _goes_on(self, state: Contents, version: int) -> str | None:
-        """Started twice it is the same, and what is written then survives."""
+        """Check that a second start finds the same, and that what is written then survives."""
         Running(disk := MemoryDisk(state), limits=self.limits, segment_bytes=1024)
         running = Running(disk, limits=self.limits, segment_bytes=1024, seed=2)
         orphans = {key for key, now in self.model.at[version].items() if now.owner is not None}
@@ -87,7 +87,7 @@ class Judge:
         again = Running(MemoryDisk(disk.contents()), limits=self.limits, segment_bytes=1024)
         is_known = again.database.outcomes.lookup(1000, b"i" * 16, None, 0) is not None
         if items(again.database) != items(running.database) or not is_known:
-            return "what was written behind it did not survive"
+            return "what was written after it did not survive"
         return None
 
 
@@ -99,7 +99,7 @@ def run_of(seed: int, steps: int = STEPS_OF_A_RUN) -> Busy:
 
 
 def problems(busy: Busy, judge: Judge, chance: random.Random) -> list[str]:
-    """All that goes wrong in any state that a crash of this run may leave."""
+    """Return all faults in any state that a crash of this run may leave."""
     found = []
     for crash in crashes(busy.disk):
         for kind, state in crash.states(chance):
@@ -110,14 +110,14 @@ def problems(busy: Busy, judge: Judge, chance: random.Random) -> list[str]:
 
 
 def some_crash(busy: Busy, chance: random.Random) -> tuple[Crash, Contents]:
-    """A crash in the second half of a run, and what it left."""
+    """Return a crash in the second half of a run, and the state that it left."""
     operations = sum(op[0] != "say" for op in busy.disk.trace)
     crash = next(islice(crashes(busy.disk), chance.randrange(operations // 2, operations), None))
     return crash, chance.choice(list(crash.states(chance)))[1]
 
 
 def next_generation(busy: Busy, chance: random.Random, seed: int) -> Busy:
-    """One that goes on from a crash in a run."""
+    """Return a run that goes on from a crash in another run."""
     crash, state = some_crash(busy, chance)
     version = recover(MemoryDisk(state), Replay()).version
     disk = RecordingDisk(state, {**crash.facts, "synced": version, "written": version})
@@ -128,7 +128,7 @@ def next_generation(busy: Busy, chance: random.Random, seed: int) -> Busy:
 
 
 def test_no_power_cut_loses_what_was_acknowledged() -> None:
-    """Each run goes on from one of its crashes, and has crashes again: in its recovery, too."""
+    """Each run goes on from one of its crashes, and crashes again, in its recovery, too."""
     states = different = 0
     did: dict[str, int] = {}
     for seed in range(RUNS):

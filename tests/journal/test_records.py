@@ -1,4 +1,4 @@
-"""The bytes of records and headers: the same back, and nothing else passes for one."""
+"""The bytes of records and headers: they decode as they were encoded, and nothing else is taken for one."""
 
 import msgspec
 import pytest
@@ -32,7 +32,7 @@ HEADER = Header(LARGEST, 7, 41, 40, b"8 bytes!")
 CODEC = Codec(HEADER.salt)
 numbers = st.integers(0, LARGEST)
 keys = st.text(max_size=8)
-lives = st.none() | st.dictionaries(keys, numbers, max_size=3)
+deadlines = st.none() | st.dictionaries(keys, numbers, max_size=3)
 groups = st.builds(
     Group,
     version=numbers,
@@ -41,7 +41,7 @@ groups = st.builds(
     commits=numbers,
     keys=st.lists(keys, max_size=3),
     values=st.lists(st.none() | st.binary(max_size=9), max_size=3),
-    deadlines=lives,
+    deadlines=deadlines,
     ephemeral=st.none() | st.lists(keys, max_size=3),
     ids=st.none() | st.lists(st.tuples(st.none() | numbers, st.binary(max_size=16), numbers, numbers), max_size=3),
 )
@@ -53,7 +53,7 @@ all_records = st.one_of(
         keys=st.lists(keys, max_size=3),
         values=st.lists(st.binary(max_size=9), max_size=3),
         versions=st.lists(numbers, max_size=3),
-        deadlines=lives,
+        deadlines=deadlines,
         ephemeral=st.none() | st.lists(keys, max_size=3),
     ),
     st.builds(End, keys=numbers, version=numbers, time=numbers),
@@ -65,31 +65,31 @@ def payload_of(data: bytes, at: int = 0) -> memoryview | None:
 
 
 @given(all_records, st.binary(max_size=20), st.binary(max_size=20))
-def test_a_record_comes_back_as_it_was_wherever_it_stands(record: Record, before: bytes, behind: bytes) -> None:
+def test_a_record_is_decoded_as_it_was_encoded_wherever_it_stands(record: Record, before: bytes, after: bytes) -> None:
     encoded = CODEC.encode(record)
-    payload = payload_of(before + encoded + behind, len(before))
+    payload = payload_of(before + encoded + after, len(before))
     assert payload is not None
     assert len(payload) == len(encoded) - RECORD_BYTES
     assert repr(decode(payload)) == repr(record)
 
 
 @pytest.mark.parametrize("record", [Commits(3, []), Commits(LARGEST, []), Mark(0, 0, False), Mark(LARGEST, 9, True)])
-def test_whoever_looks_for_records_that_vouch_finds_them(record: Record) -> None:
+def test_a_search_for_records_that_vouch_finds_them(record: Record) -> None:
     found = VOUCHING.search(CODEC.encode(record))
     assert found is not None
     assert found.start() == RECORD_BYTES
 
 
-def test_a_mark_is_no_longer_than_the_room_that_is_kept_for_it() -> None:
+def test_a_mark_fits_into_the_space_that_is_kept_for_it() -> None:
     assert len(CODEC.encode(Mark(LARGEST, LARGEST, True))) <= MARK_BYTES
 
 
-def test_an_id_is_no_longer_than_the_room_that_is_reserved_for_it() -> None:
+def test_an_id_fits_into_the_space_that_is_reserved_for_it() -> None:
     entry = (LARGEST, b"i" * 16, LARGEST, (-(2**63), LARGEST))
     assert len(msgspec.msgpack.encode(entry)) < ID_BYTES
 
 
-def test_every_byte_that_is_changed_is_noticed() -> None:
+def test_every_changed_byte_is_noticed() -> None:
     encoded = CODEC.encode(Commits(5, [Group(6, 7, (1, 2, "me"), 1, ["key"], [b"value"])]))
     for at in range(len(encoded)):
         for other in {1, 0x80, 0xFF}:
@@ -100,25 +100,25 @@ def test_every_byte_that_is_changed_is_noticed() -> None:
 
 
 @pytest.mark.parametrize("size", [0, 1, RECORD_BYTES - 1, RECORD_BYTES, RECORD_BYTES + 1])
-def test_a_record_that_is_cut_off_is_none(size: int) -> None:
+def test_a_truncated_record_is_not_read(size: int) -> None:
     encoded = CODEC.encode(Mark(1, 2, False))
     assert payload_of(encoded[:size]) is None
     assert payload_of(encoded[:-1]) is None
     assert payload_of(encoded, 1) is None
 
 
-def test_zeros_are_no_record() -> None:
-    """With any salt: a length of 0 never is one."""
+def test_zeros_are_not_a_record() -> None:
+    """With any salt: a length of 0 is never a record."""
     for salt in (0, 1, LARGEST):
         assert Codec(salt).payload_at(memoryview(bytes(64)), 0) is None
 
 
-def test_a_record_of_nothing_with_a_right_checksum_is_none() -> None:
+def test_an_empty_record_with_a_valid_checksum_is_not_read() -> None:
     crc = CODEC._crc(0, b"")
     assert payload_of(bytes(4) + crc.to_bytes(4, "little") + bytes(16)) is None
 
 
-def test_a_length_above_the_bound_is_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_record_with_a_length_above_the_bound_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
     encoded = CODEC.encode(Mark(1, 2, False))
     monkeypatch.setattr(records, "MAX_RECORD_BYTES", len(encoded) - RECORD_BYTES)
     assert payload_of(encoded) is not None
@@ -127,8 +127,8 @@ def test_a_length_above_the_bound_is_not_looked_at(monkeypatch: pytest.MonkeyPat
 
 
 @given(numbers, numbers)
-def test_a_record_of_another_file_is_none(salt: int, other: int) -> None:
-    """The salt keeps one out that somebody planted in a value, or that an earlier file left in a block."""
+def test_a_record_of_another_file_is_not_read(salt: int, other: int) -> None:
+    """The salt excludes a record that a client planted in a value, or that an earlier file left in a block."""
     encoded = Codec(salt).encode(Mark(1, 2, False))
     assert (Codec(other).payload_at(memoryview(encoded), 0) is None) == (salt != other)
 
@@ -137,12 +137,12 @@ def test_a_record_of_another_file_is_none(salt: int, other: int) -> None:
     "payload",
     [b"\xc0", b"\x93\xa1x\x01\x90", b"\x92\xa1c\x01", b"\x93\xa1c\x01\xa0", b"\x91", b"\x94\xa1m\x01\x02\x03", b"\xc1"],
 )
-def test_a_sound_payload_that_is_no_record_raises_a_known_error(payload: bytes) -> None:
+def test_a_sound_payload_that_is_not_a_record_raises_a_known_error(payload: bytes) -> None:
     with pytest.raises(DECODE_ERRORS):
         decode(memoryview(payload))
 
 
-def test_a_key_that_is_no_text_raises_a_known_error() -> None:
+def test_a_key_that_is_not_text_raises_a_known_error() -> None:
     encoded = msgspec.msgpack.encode(Heads(["??"], [b""], [1]))
     with pytest.raises(DECODE_ERRORS):
         decode(memoryview(encoded.replace(b"??", b"\xff\xff")))
@@ -153,14 +153,14 @@ def test_a_key_that_is_no_text_raises_a_known_error() -> None:
 
 @given(st.builds(Header, numbers, numbers, numbers, numbers, st.binary(min_size=8, max_size=8)))
 @pytest.mark.parametrize("magic", [LOG_MAGIC, CHECKPOINT_MAGIC])
-def test_a_header_comes_back_as_it_was(magic: bytes, header: Header) -> None:
+def test_a_header_is_decoded_as_it_was_encoded(magic: bytes, header: Header) -> None:
     data = header.encode(magic)
     assert len(data) == HEADER_BYTES
     assert decode_header(data, magic, "path") == header
     assert decode_header(data + b"more", magic, "path") == header
 
 
-def test_every_byte_of_a_header_that_is_changed_is_noticed() -> None:
+def test_every_changed_byte_of_a_header_is_noticed() -> None:
     data = HEADER.encode(LOG_MAGIC)
     for at in range(HEADER_BYTES):
         changed = bytearray(data)
@@ -170,14 +170,14 @@ def test_every_byte_of_a_header_that_is_changed_is_noticed() -> None:
 
 
 @pytest.mark.parametrize("size", range(HEADER_BYTES))
-def test_a_header_that_is_cut_off_says_where(size: int) -> None:
+def test_a_truncated_header_is_damage_at_its_end(size: int) -> None:
     with pytest.raises(Damaged) as raised:
         decode_header(HEADER.encode(LOG_MAGIC)[:size], LOG_MAGIC, "path")
     assert (raised.value.path, raised.value.offset) == ("path", size)
 
 
 def test_the_header_of_another_kind_of_file_is_refused() -> None:
-    with pytest.raises(Damaged, match="not a file of its kind"):
+    with pytest.raises(Damaged, match="does not begin as a file of this kind"):
         decode_header(HEADER.encode(CHECKPOINT_MAGIC), LOG_MAGIC, "path")
 
 

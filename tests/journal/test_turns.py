@@ -1,4 +1,4 @@
-"""Groups reach the commit log in the order of their versions, whoever has it written and however that falls out."""
+"""Groups reach the commit log in the order of their versions, whatever starts a write and whenever."""
 
 import asyncio
 import threading
@@ -17,7 +17,7 @@ SEGMENT_BYTES = 4 << 20
 
 
 class SlowDisk(MemoryDisk):
-    """Its syncs wait for ``go``, once there is one; ``waiting`` is set when one does."""
+    """A disk whose syncs wait for ``go``, once it is set; ``waiting`` is set when a sync waits."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -32,10 +32,10 @@ class SlowDisk(MemoryDisk):
 
 
 class Anyone:
-    """A session that holds an answer."""
+    """A session that holds an answer back."""
 
     def on_durable(self) -> None:
-        """It is told that there was progress."""
+        """Do nothing when there is progress."""
 
 
 def run(body: Callable[[Running, LogDurability, SlowDisk], Awaitable[None]], sync: str = "interval") -> Running:
@@ -53,7 +53,7 @@ def run(body: Callable[[Running, LogDurability, SlowDisk], Awaitable[None]], syn
 
 
 async def hold_a_sync(running: Running, durability: LogDurability, disk: SlowDisk) -> threading.Event:
-    """A commit is written, and its sync is under way; it ends when the event is set."""
+    """Begin a commit whose sync ends only when the event is set."""
     disk.go = go = threading.Event()
     running.set({"first": b""})
     durability.wait(Anyone(), LogPosition(1, 1))  # type: ignore[arg-type]
@@ -62,8 +62,8 @@ async def hold_a_sync(running: Running, durability: LogDurability, disk: SlowDis
 
 
 @pytest.mark.parametrize("kind", ["flush", "rotate"])
-def test_a_flush_or_a_new_segment_waits_its_turn_with_the_commits_it_takes(kind: str) -> None:
-    """While it waits for a sync to end, somebody who need not wait for that has later commits written."""
+def test_a_flush_or_a_new_segment_waits_its_turn_and_then_takes_all_commits(kind: str) -> None:
+    """While it waits for a sync to end, a client that does not need the sync makes later commits be written."""
 
     async def body(running: Running, durability: LogDurability, disk: SlowDisk) -> None:
         go = await hold_a_sync(running, durability, disk)
@@ -79,7 +79,7 @@ def test_a_flush_or_a_new_segment_waits_its_turn_with_the_commits_it_takes(kind:
     assert set(items(run(body).database)) == {"first", "second", "third"}
 
 
-def test_a_new_segment_tells_the_version_before_it() -> None:
+def test_a_new_segment_records_the_version_before_it() -> None:
     async def body(running: Running, durability: LogDurability, disk: SlowDisk) -> None:
         go = await hold_a_sync(running, durability, disk)
         turn = asyncio.ensure_future(durability.rotate())
@@ -98,13 +98,13 @@ def test_a_large_batch_that_goes_to_the_worker_is_not_overtaken() -> None:
         loop = asyncio.get_running_loop()
         turns = []
 
-        def overtake() -> None:  # in the same turn of the loop in which the batch is taken, behind that
+        def overtake() -> None:  # in the iteration of the loop in which the batch is taken, after that
             running.set({"second": b""})
             turns.append(loop.create_task(durability.rotate()))
 
         running.set({"first": b"x" * (INLINE_BYTES + 1)})
         loop.call_soon(overtake)
-        # A task that was made before the batch is taken, so that it comes before the one which has it written.
+        # A task that is made before the batch is taken, so that it runs before the one that writes the batch.
         turns.append(loop.create_task(durability.rotate()))
         await until(lambda: len(turns) == 2)
         await asyncio.gather(*turns)
@@ -112,8 +112,8 @@ def test_a_large_batch_that_goes_to_the_worker_is_not_overtaken() -> None:
     assert set(items(run(body, "always").database)) == {"first", "second"}
 
 
-def test_after_an_error_nothing_more_is_written_or_synced() -> None:
-    """The one who waited for its turn when the sync failed must not try again: it might seem to succeed."""
+def test_after_an_error_nothing_is_written_or_synced() -> None:
+    """A sync that waits its turn when another one fails must not run: it might seem to succeed."""
     disk = Failing()
     failures: list[BaseException] = []
 
@@ -132,14 +132,14 @@ def test_after_an_error_nothing_more_is_written_or_synced() -> None:
     assert failures[0].errno == 5
 
 
-def test_without_room_a_new_segment_is_refused_and_nothing_ends() -> None:
+def test_without_space_a_new_segment_is_refused_and_the_log_goes_on() -> None:
     disk = Failing()
     failures: list[BaseException] = []
 
     async def main() -> None:
         running, durability = durably_running(disk, "always", failures.append, segment_bytes=1024)
         disk.fails = lambda call: 28 if call in ("create", "allocate") else None
-        await durability.rotate()  # into the one that was allocated ahead
+        await durability.rotate()  # into the one that was allocated in advance
         with pytest.raises(NoSpace):
             await durability.rotate()
         running.set({"a": b""})

@@ -1,4 +1,4 @@
-"""No version is given twice, whatever happened to the one that had it; and what was said once is not done twice."""
+"""No version is given twice, even if its commit was lost; and a write with an id is not made twice."""
 
 import pytest
 
@@ -14,7 +14,7 @@ ID = b"i" * 16
 
 
 def after_a_crash(*, ceiling: int = 1000) -> tuple[MemoryDisk, Running]:
-    """One who showed versions up to 1000 early, perhaps, has crashed, and the next has started."""
+    """Start after the crash of a daemon whose clients may have seen versions up to 1000."""
     disk = MemoryDisk()
     first = Running(disk)
     first.log.raise_ceiling(ceiling)
@@ -27,7 +27,7 @@ def restarted(disk: MemoryDisk) -> Running:
     return Running(MemoryDisk(disk.contents()))
 
 
-def test_behind_a_crash_versions_go_on_above_the_ceiling() -> None:
+def test_after_a_crash_versions_go_on_above_the_ceiling() -> None:
     disk, second = after_a_crash()
     assert second.set({"b": b"2"}) == 1001
     second.write()
@@ -41,7 +41,7 @@ def test_a_ceiling_outlives_a_start_that_wrote_nothing() -> None:
     assert restarted(disk).set({"b": b"2"}) == 1001
 
 
-def test_a_ceiling_outlives_a_stop_in_order_before_the_first_commit() -> None:
+def test_a_ceiling_outlives_a_clean_stop_before_the_first_commit() -> None:
     disk, second = after_a_crash()
     second.log.close()
     third = restarted(disk)
@@ -89,7 +89,7 @@ def test_the_ceiling_of_this_run_is_on_the_disk_with_the_name_of_a_new_segment()
     assert Running(MemoryDisk(at_name[0])).set({"a": b""}) == 1001
 
 
-def test_a_stop_in_order_gives_the_ceiling_back() -> None:
+def test_a_clean_stop_releases_the_ceiling() -> None:
     disk = MemoryDisk()
     first = Running(disk)
     first.log.raise_ceiling(1000)
@@ -119,8 +119,8 @@ def test_an_id_that_was_forgotten_with_its_segment_is_not_taken_for_a_new_one() 
     assert items(second.database)["n"] == (b"4", 4)
 
 
-def test_commits_that_came_together_and_their_ids_are_in_one_record() -> None:
-    """Some keys are new, so that each commit is a group; together they are more than a record holds otherwise."""
+def test_commits_made_together_and_their_ids_share_one_record() -> None:
+    """Some keys are new, so each commit is a group; together they are larger than a record of other groups may be."""
     disk = MemoryDisk()
     running = Running(disk, segment_bytes=4 << 20)
     value = b"x" * (commit_log.COMMITS_BYTES // 2)

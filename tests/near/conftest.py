@@ -1,4 +1,4 @@
-"""Daemons, sound or with a planted bug, each of which takes the place of the one before it at once; and readers."""
+"""Daemons, correct or with a planted bug, each of which replaces the previous one at once; and reader processes."""
 
 import pathlib
 import subprocess
@@ -19,7 +19,7 @@ SLOTS = 1 << 10
 
 
 class ReplaceableDaemon(Daemon):
-    """A daemon whose successor is loaded already, up to where it would begin. With a ``bug``: `special_daemon.py`."""
+    """A daemon whose successor has loaded everything already and waits to begin. ``bug``: see `special_daemon.py`."""
 
     def __init__(
         self,
@@ -35,15 +35,15 @@ class ReplaceableDaemon(Daemon):
         super().__init__(folder, configuration, command=special)
 
     def start(self, *flags: str, **options: object) -> Process:
-        """Let the successor begin, at once; and load the one after it."""
-        begun = self._successors.pop() if self._successors else self._load(*flags, **options)
-        assert begun.stdout is not None
-        assert begun.stdout.readline() == b"loaded\n", self.log()
-        assert begun.stdin is not None
-        begun.stdin.write(b"\n")
-        begun.stdin.flush()
+        """Let the successor begin at once, and load the next one."""
+        successor = self._successors.pop() if self._successors else self._load(*flags, **options)
+        assert successor.stdout is not None
+        assert successor.stdout.readline() == b"loaded\n", self.log()
+        assert successor.stdin is not None
+        successor.stdin.write(b"\n")
+        successor.stdin.flush()
         self._successors.append(self._load(*flags, **options))
-        return begun
+        return successor
 
     def _load(self, *flags: str, **options: object) -> Process:
         return super().start(*flags, stdin=subprocess.PIPE, **options)
@@ -58,20 +58,20 @@ class ReplaceableDaemon(Daemon):
 
 
 def play(plan: msgspec.Struct) -> Process:
-    """A process that reads and writes (``worker.py``), and reports on its stdout."""
+    """Start a process that reads and writes (``worker.py``), and reports on its stdout."""
     return spawn_module("tests.near.worker", msgspec.json.encode(plan), stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
 
 @pytest.fixture
 def start() -> Iterator[Callable[..., ReplaceableDaemon]]:
-    """Starts daemons of the test's own, in memory or (``durable``) with a data directory of small files."""
+    """Starts daemons for one test, in memory or (``durable``) with a data directory of small files."""
     with new_folders() as new_folder, ExitStack() as daemons:
 
         def begin(
             *, durable: bool = False, sync: str = "always", slots: int = SLOTS, bug: str = "", lease_ms: int = LEASE_MS
         ) -> ReplaceableDaemon:
             folder = new_folder()
-            # The smaller its files, the sooner a daemon is there again.
+            # A daemon with smaller files starts sooner.
             data = f'[data]\ndir = "{folder / "data"}"\nsegment_bytes = 1048576\nsync = "{sync}"\n'
             return daemons.enter_context(
                 ReplaceableDaemon(folder, data if durable else "", slots=slots, bug=bug, lease_ms=lease_ms)
@@ -98,6 +98,6 @@ def near(shared: ReplaceableDaemon) -> Iterator[kv.NearClient]:
 
 @pytest.fixture
 def other(shared: ReplaceableDaemon) -> Iterator[kv.Client]:
-    """Another client, which caches nothing."""
+    """Another client, without a near cache."""
     with shared.client() as client:
         yield client

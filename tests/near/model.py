@@ -1,12 +1,12 @@
 """The near cache as a model: everything that a server, its successor, a writer and a reader can do, in any order.
 
-One key. Its values are numbers that rise. Time is counted in heartbeats, and only what is left of a lease or of the
-fence is kept; a step may take as long as it likes, so whoever is held up, stopped or killed is just one who does not do
-his next step. A read is right if it returns nothing older than
-what any call had returned when it began: ``floor`` is that, so this is linearizability of a register with one writer.
+One key, whose values are rising numbers. Time is counted in heartbeats; the state has only what remains of a lease or
+of the fence. A step may take any time, so a process that is held up, stopped or killed is one whose next step does not
+come. A read is correct if it returns nothing older than any call had returned when the read began. ``floor`` is that
+value, so this is linearizability of a register with one writer.
 
-    correct          what the code does
-    BROKEN           each leaves one thing out, or does it too late; ``explore`` finds what comes of it
+    ""               what the code does
+    BROKEN           variants, each of which leaves one thing out or does it too late; ``explore`` finds a stale read
 """
 
 from collections.abc import Callable, Iterator
@@ -21,69 +21,69 @@ WRITES = 2
 S = TypeVar("S")
 
 BROKEN = (
-    "raises behind the answer",
-    "raises when it can be read already",
-    "tells the generation that comes with the next change",
-    "samples the generation when the answer has come",
-    "answers before it is durable",
-    "looks at no generation",
-    "looks at no lease",
+    "bumps after the reply",
+    "bumps when the value can be read already",
+    "sends the generation of the next change",
+    "samples the generation when the reply has come",
+    "replies before the commit is durable",
+    "compares no generation",
+    "checks no lease",
     "has no fence",
     "fences writes only",
-    "fences too briefly",
+    "fences for too short a time",
     "attaches before the file is written",
     "removes the file before the lease ends",
     "stops without ending the lease",
     "beats once more after the last reply",
-    "keeps entries over a reconnection",
+    "keeps entries across a reconnection",
 )
 
 
 class State(NamedTuple):
-    """``old`` and ``new`` are the two servers, ``table`` is whose words the client has mapped."""
+    """``old`` and ``new`` are the two servers; ``table`` names the server whose words the client has mapped."""
 
-    # serving, ending (in order), dead, ended; then waiting (behind the fence) and serving again, as the new one.
+    # serving, ending (in order), dead, ended; then waiting (for the fence), and new: the successor serves.
     server: str = "serving"
-    stopped: int = 0  # steps of an orderly stop that are done
+    stopped: int = 0  # how many steps of an orderly stop are done
     dirty: bool = False
-    # What is left of them, in heartbeats.
+    # How much remains of each, in heartbeats.
     lease: int = 0
     new_lease: int = 0
     fence: int = 0
     generation: int = 0
     new_generation: int = 0
-    # The store: the last number given, what is in memory, what is on the disk, what somebody has seen.
+    # The store: the last number issued, the values in memory and on the disk, and the newest that any call returned.
     issued: int = 0
     applied: int = 0
     durable: int = 0
     floor: int = 0
-    writing: str = ""  # raised, applied, synced: what was done last of the commit under way
-    late: bool = False  # a generation has still to be raised
+    writing: str = ""  # bumped, applied, synced: the last step of the commit under way
+    late: bool = False  # the generation must still be bumped
     # The reader.
     table: str = ""  # old, new
-    pending: bool = False  # attached, and the file not yet written
+    pending: bool = False  # attached before the file is written
     entry: tuple[int, int] | None = None  # value, generation
     step: str = "idle"
-    begun: int = 0  # the floor when it began
-    got: tuple[int, int] = (0, 0)
+    begun: int = 0  # the floor when the read began
+    entry_read: tuple[int, int] = (0, 0)  # the value and generation that the read has
 
 
 Step = tuple[str, State]
 
 
-class Wrong(Exception):
-    """A read has returned what was not current any more."""
+class StaleRead(Exception):
+    """A read has returned a value that was not current any more."""
 
 
 def next_states(state: State, variant: str = "") -> Iterator[Step]:
-    """Everything that can happen next. Raises Wrong."""
+    """Yield everything that can happen next. Raises StaleRead."""
     if state.lease or state.new_lease or state.fence:
-        left = [max(0, each - 1) for each in (state.lease, state.new_lease, state.fence)]
-        yield "time", state._replace(lease=left[0], new_lease=left[1], fence=left[2])
+        lease, new_lease, fence = (max(0, each - 1) for each in (state.lease, state.new_lease, state.fence))
+        yield "time", state._replace(lease=lease, new_lease=new_lease, fence=fence)
     yield from _server(state, variant)
     yield from _writer(state, variant)
     if _serves(state, variant) and state.applied == state.durable:
-        yield "somebody else reads", state._replace(floor=max(state.floor, state.applied))
+        yield "another client reads", state._replace(floor=max(state.floor, state.applied))
     yield from _reader(state, variant)
 
 
@@ -91,8 +91,8 @@ def next_states(state: State, variant: str = "") -> Iterator[Step]:
 
 
 def _serves(state: State, variant: str) -> bool:
-    # One thread: nobody is served between the raise and the change.
-    if state.writing == "raised":
+    # The server has one thread: it serves no client between the bump and the change.
+    if state.writing == "bumped":
         return False
     return state.server in ("serving", "new") or (state.server == "waiting" and variant == "fences writes only")
 
@@ -107,16 +107,16 @@ def _server(state: State, variant: str) -> Iterator[Step]:
     if state.server in ("serving", "ending"):
         yield "killed", state._replace(server="dead", stopped=0, writing="", late=False)
     if state.server == "serving" and not state.writing and not state.late and state.applied == state.durable:
-        yield "told to stop", state._replace(server="ending")
+        yield "asked to stop", state._replace(server="ending")
     if state.server == "ending":
         yield from _stop(state, variant)
     if state.server in ("dead", "ended"):
-        # What was written and not synced may be there or not: the page cache outlives the process. Or else the key has
-        # gone, as everything has without a data directory, or what was ephemeral: that is one change more.
+        # A write that was not synced may survive or not: the page cache outlives the process. Or the key is gone, as
+        # are all keys without a data directory, and ephemeral ones: that is one more change.
         gone = state.issued + 1
-        for found in {state.applied, state.durable, gone}:
-            again = state._replace(server="waiting", fence=_fence(state, variant), applied=found, durable=found)
-            yield "started again", again._replace(issued=max(state.issued, found))
+        for recovered in {state.applied, state.durable, gone}:
+            again = state._replace(server="waiting", fence=_fence(state, variant), applied=recovered, durable=recovered)
+            yield "started again", again._replace(issued=max(state.issued, recovered))
     if state.server == "waiting" and not state.fence:
         yield "serves again", state._replace(server="new", dirty=False)
 
@@ -138,13 +138,13 @@ def _stop(state: State, variant: str) -> Iterator[Step]:
 def _fence(state: State, variant: str) -> int:
     if not state.dirty or variant == "has no fence":
         return 0
-    return LEASE - 1 if variant == "fences too briefly" else FENCE
+    return LEASE - 1 if variant == "fences for too short a time" else FENCE
 
 
 # ---------------------------------------------------------------------- the writer
 
 
-def _raise(state: State) -> State:
+def _bump(state: State) -> State:
     if state.server == "serving":
         return state._replace(generation=state.generation + 1, late=False)
     return state._replace(new_generation=state.new_generation + 1, late=False)
@@ -153,27 +153,27 @@ def _raise(state: State) -> State:
 def _writer(state: State, variant: str) -> Iterator[Step]:
     if state.server not in ("serving", "new"):
         return
-    late = variant in ("raises behind the answer", "raises when it can be read already")
+    late = variant in ("bumps after the reply", "bumps when the value can be read already")
     if not state.writing and not state.late and state.issued < WRITES:
-        yield "raised", (state._replace(late=True) if late else _raise(state))._replace(writing="raised")
-    elif state.writing == "raised":
+        yield "bumped", (state._replace(late=True) if late else _bump(state))._replace(writing="bumped")
+    elif state.writing == "bumped":
         yield "applied", state._replace(writing="applied", issued=state.issued + 1, applied=state.issued + 1)
     elif state.writing == "applied":
         yield "synced", state._replace(writing="synced", durable=state.applied)
-        if variant == "answers before it is durable":
+        if variant == "replies before the commit is durable":
             yield "acknowledged", state._replace(floor=state.applied)
     elif state.writing == "synced":
-        ready = state if variant != "raises when it can be read already" else _raise(state)
+        ready = state if variant != "bumps when the value can be read already" else _bump(state)
         yield "acknowledged", ready._replace(writing="", floor=max(state.floor, state.applied))
-    if variant == "raises behind the answer" and state.late and not state.writing:
-        yield "raised at last", _raise(state)
+    if variant == "bumps after the reply" and state.late and not state.writing:
+        yield "bumped at last", _bump(state)
 
 
 # ---------------------------------------------------------------------- the reader
 
 
 def _words(state: State) -> tuple[int, int]:
-    """Generation and lease, as they are in what it has mapped."""
+    """Return the generation and the lease in the words that the client has mapped."""
     if state.table == "old":
         return state.generation, state.lease
     return state.new_generation, state.new_lease
@@ -185,43 +185,43 @@ def _reader(state: State, variant: str) -> Iterator[Step]:
         yield "begins", state._replace(step="begun", begun=state.floor)
     elif state.step == "begun":
         if state.entry is None or not state.table:
-            yield "has no entry", state._replace(step="asks")
+            yield "has no entry", state._replace(step="fetches")
         else:
-            yield "looks up", state._replace(step="found", got=state.entry)
+            yield "looks up", state._replace(step="found", entry_read=state.entry)
     elif state.step == "found":
-        same = generation == state.got[1] or variant == "looks at no generation"
-        yield "compares", state._replace(step="compared" if same else "asks")
+        same = generation == state.entry_read[1] or variant == "compares no generation"
+        yield "compares", state._replace(step="compared" if same else "fetches")
     elif state.step == "compared":
-        trusts = lease > 0 or variant == "looks at no lease"
-        yield ("answers itself", _returned(state)) if trusts else ("lease over", state._replace(step="asks"))
-    elif state.step == "asks":
-        yield from _ask(state, variant)
-    elif state.step == "answer in work":
-        # Held back until what it shows is on the disk.
+        trusts = lease > 0 or variant == "checks no lease"
+        yield ("answers from the cache", _returned(state)) if trusts else ("lease over", state._replace(step="fetches"))
+    elif state.step == "fetches":
+        yield from _fetch(state, variant)
+    elif state.step == "reply pending":
+        # The server holds the reply back until the value in it is on the disk.
         if state.server in ("dead", "ended"):
-            yield "connection lost", state._replace(step="asks")
-        elif state.durable >= state.got[0] or variant == "answers before it is durable":
-            yield "answer sent", state._replace(step="answer sent")
-    elif state.step == "answer sent":
-        told = generation if variant == "samples the generation when the answer has come" else state.got[1]
-        yield "answered", _returned(state._replace(entry=(state.got[0], told)))
+            yield "connection lost", state._replace(step="fetches")
+        elif state.durable >= state.entry_read[0] or variant == "replies before the commit is durable":
+            yield "reply sent", state._replace(step="reply sent")
+    elif state.step == "reply sent":
+        kept = generation if variant == "samples the generation when the reply has come" else state.entry_read[1]
+        yield "receives the reply", _returned(state._replace(entry=(state.entry_read[0], kept)))
 
 
-def _ask(state: State, variant: str) -> Iterator[Step]:
-    """Attach, if the connection's server is another one or there was none, and fetch."""
+def _fetch(state: State, variant: str) -> Iterator[Step]:
+    """Attach, if the client is not attached to the server that serves now, and fetch."""
     now = {"serving": "old", "new": "new", "waiting": "new"}.get(state.server, "")
     if not _serves(state, variant):
         return
     if state.table == now:
         generation = _words(state)[0]
-        if variant == "tells the generation that comes with the next change":
+        if variant == "sends the generation of the next change":
             generation += 1
-        yield "fetched", state._replace(step="answer in work", got=(state.applied, generation))
+        yield "fetched", state._replace(step="reply pending", entry_read=(state.applied, generation))
         return
-    kept = state.entry if variant == "keeps entries over a reconnection" else None
+    kept = state.entry if variant == "keeps entries across a reconnection" else None
     attached = state._replace(table=now, entry=kept)
     if now == "new":
-        yield "attached again", attached._replace(new_lease=LEASE, step="begun" if kept else "asks")
+        yield "attached again", attached._replace(new_lease=LEASE, step="begun" if kept else "fetches")
     elif variant == "attaches before the file is written":
         yield "attached", attached._replace(lease=LEASE, pending=True)
     else:
@@ -229,34 +229,34 @@ def _ask(state: State, variant: str) -> Iterator[Step]:
 
 
 def _returned(state: State) -> State:
-    value = state.got[0]
+    value = state.entry_read[0]
     if value < state.begun:
-        raise Wrong(f"{value} was read although {state.begun} had been seen before")
-    return state._replace(step="idle", begun=0, got=(0, 0), floor=max(state.floor, value))
+        raise StaleRead(f"{value} was read although {state.begun} had been seen before")
+    return state._replace(step="idle", begun=0, entry_read=(0, 0), floor=max(state.floor, value))
 
 
-# ---------------------------------------------------------------------- all of it
+# ---------------------------------------------------------------------- exploring all states
 
 
 def explore(begin: S, follow: Callable[[S, str], Iterator[tuple[str, S]]], variant: str) -> tuple[int, list[str]]:
-    """How many states can be reached, and the steps to one in which something goes wrong; none if nothing does."""
+    """Return how many states can be reached, and the steps to the first stale read; no steps if there is none."""
     before: dict[S, tuple[str, S | None]] = {begin: ("", None)}
     level = [begin]
     while level:
         reached = []
         for state in level:
             try:
-                for label, found in follow(state, variant):
-                    if found not in before:
-                        before[found] = label, state
-                        reached.append(found)
-            except Wrong as wrong:
-                return len(before), [*_way(before, state), str(wrong)]
+                for label, successor in follow(state, variant):
+                    if successor not in before:
+                        before[successor] = label, state
+                        reached.append(successor)
+            except StaleRead as stale:
+                return len(before), [*_path(before, state), str(stale)]
         level = reached
     return len(before), []
 
 
-def _way(before: dict[S, tuple[str, S | None]], state: S | None) -> list[str]:
+def _path(before: dict[S, tuple[str, S | None]], state: S | None) -> list[str]:
     labels = []
     while state is not None:
         label, state = before[state]

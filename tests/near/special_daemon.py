@@ -1,9 +1,9 @@
 """`kv serve` with few slots, or a planted bug: `python -m tests.near.special_daemon SLOTS LEASE_MS BUG serve …`.
 
-It loads everything first, says so, and begins when a line arrives on stdin: so a daemon can take another's place within
-milliseconds. Nothing of this is in the daemon itself: each function here replaces a part of it in this process.
+It loads everything first, prints a line, and begins when a line arrives on stdin: so a daemon can replace another
+within milliseconds. The daemon's own code has none of this: each function here replaces a part of it in this process.
 
-LEASE_MS is for how long a client trusts the table of a daemon that died, and for how long its successor waits.
+LEASE_MS is how long a client trusts the table of a dead daemon, and how long the daemon's successor waits.
 """
 
 import asyncio
@@ -26,19 +26,19 @@ from kvd.service.restart_fence import RestartFence
 
 LATE_S = 0.002
 BUGS: dict[str, Callable[[], None]] = {"": lambda: None}
-right_raise = GenerationTable.bump
+correct_bump = GenerationTable.bump
 
 
 def bug(plant: Callable[[], None]) -> Callable[[], None]:
-    """Its name is the function's, with spaces."""
+    """Register a planted bug under the function's name, with spaces."""
     BUGS[plant.__name__.replace("_", " ")] = plant
     return plant
 
 
 @bug
-def raises_behind_the_answer() -> None:
+def bumps_after_the_reply() -> None:
     def broken(self: GenerationTable, keys: Iterable[str]) -> None:
-        asyncio.get_running_loop().call_later(LATE_S, right_raise, self, list(keys))
+        asyncio.get_running_loop().call_later(LATE_S, correct_bump, self, list(keys))
 
     GenerationTable.bump = broken  # type: ignore[method-assign]
 
@@ -49,7 +49,7 @@ def overlooks_every_fiftieth_change() -> None:
         if self._raised % 50 == 49:
             self._raised += 1
         else:
-            right_raise(self, keys)
+            correct_bump(self, keys)
 
     GenerationTable.bump = broken  # type: ignore[method-assign]
 
@@ -70,12 +70,12 @@ def stops_without_ending_the_lease() -> None:
 
 
 @bug
-def gives_longer_leases_than_its_successor_thinks() -> None:
+def gives_longer_leases_than_its_successor_assumes() -> None:
     restart_fence.LEASE_MS = LEASE_MS
 
 
 def lease(ms: int) -> None:
-    """Give leases of this length, and wait for the end of such ones."""
+    """Give leases of ``ms`` milliseconds, and wait for the end of such leases at the start."""
     generations._LEASE_NS = ms * 1_000_000
     near_caches.LEASE_MS = restart_fence.LEASE_MS = ms
 

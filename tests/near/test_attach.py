@@ -1,4 +1,4 @@
-"""attach and fetch on the wire: who is handed the table, when, and what a fetch tells then."""
+"""attach and fetch on the wire: which connections get the table, when, and what a fetch has then."""
 
 import os
 import pathlib
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     Start = Callable[..., ReplaceableDaemon]
 
-# Its own, and its mapping's.
+# The daemon's own, and that of its mapping.
 OWN_DESCRIPTORS = 2
 HELLO, ATTACH, PING = ["hello", 1, "test"], ["attach"], ["ping"]
 
@@ -40,7 +40,7 @@ def refusal(reply: dict[str, object]) -> object:
     return reply["error"]
 
 
-def test_the_table_comes_with_the_answer(raw: DescriptorPeer) -> None:
+def test_the_table_comes_with_the_reply(raw: DescriptorPeer) -> None:
     before = time.monotonic_ns() // 1_000
     _, attached = raw.ask(HELLO, ATTACH)
     assert attached[:2] == [SLOTS, LEASE_MS]
@@ -51,14 +51,14 @@ def test_the_table_comes_with_the_answer(raw: DescriptorPeer) -> None:
     assert mapped_words(table, SLOTS)[LEASE] > time.monotonic_ns()
 
 
-def test_it_comes_without_hello_too_and_ahead_of_what_was_sent_behind_it(raw: DescriptorPeer) -> None:
+def test_the_table_comes_without_hello_too_and_before_later_replies(raw: DescriptorPeer) -> None:
     raw.send(frame(ATTACH) + frame(PING, PING))
     assert raw.receive()[0][:2] == [SLOTS, LEASE_MS]
     assert raw.receive() == [True, True]
     assert len(raw.passed) == 1
 
 
-def test_sets_behind_it_that_are_made_together_are_answered_behind_it(raw: DescriptorPeer) -> None:
+def test_batched_sets_after_the_attach_are_answered_after_it(raw: DescriptorPeer) -> None:
     sets = [frame(["set", {"a": b"%d" % number}]) for number in range(20)]
     raw.send(frame(HELLO, ATTACH) + b"".join(sets) + frame(["get", "a"]))
     assert raw.receive()[1][:2] == [SLOTS, LEASE_MS]
@@ -71,9 +71,9 @@ def test_sets_behind_it_that_are_made_together_are_answered_behind_it(raw: Descr
 @pytest.mark.parametrize(
     "frames",
     [[[PING], [ATTACH]], [[["set", {"a": b""}]], [ATTACH]], [[PING, *[["get", "a"]] * 30_000], [ATTACH]]],
-    ids=["of few", "put aside", "large"],
+    ids=["of few", "batched", "large"],
 )
-def test_only_the_first_frame_can_ask_for_it(raw: DescriptorPeer, frames: list[list[Any]]) -> None:
+def test_only_the_first_frame_can_attach(raw: DescriptorPeer, frames: list[list[Any]]) -> None:
     raw.send(b"".join(frame(*requests) for requests in frames))
     raw.receive()
     assert refusal(raw.receive()[0]) == "bad_request"
@@ -81,7 +81,7 @@ def test_only_the_first_frame_can_ask_for_it(raw: DescriptorPeer, frames: list[l
     assert raw.passed == []
 
 
-def test_it_comes_once(raw: DescriptorPeer) -> None:
+def test_a_connection_attaches_once(raw: DescriptorPeer) -> None:
     first, second = raw.ask(ATTACH, ATTACH)
     assert isinstance(first, list)
     assert refusal(second) == "bad_request"
@@ -89,42 +89,42 @@ def test_it_comes_once(raw: DescriptorPeer) -> None:
     assert len(raw.passed) == 1
 
 
-def test_a_frame_that_is_done_in_slices_has_none(raw: DescriptorPeer) -> None:
+def test_a_frame_that_runs_in_slices_cannot_attach(raw: DescriptorPeer) -> None:
     scans = [["scan", "", None, 10]] * 3
     assert refusal(raw.ask(ATTACH, *scans)[0]) == "bad_request"
     assert raw.passed == []
 
 
 def tables(daemon: "ReplaceableDaemon") -> int:
-    """How many descriptors of its table a daemon has."""
-    found = 0
+    """Return how many descriptors of its table a daemon has."""
+    count = 0
     for descriptor in pathlib.Path(f"/proc/{daemon.process.pid}/fd").iterdir():
         try:
-            found += "memfd:kvd-generations" in os.readlink(descriptor)
+            count += "memfd:kvd-generations" in os.readlink(descriptor)
         except FileNotFoundError:
             pass  # closed meanwhile
-    return found
+    return count
 
 
 @pytest.mark.parametrize("durable", [False, True], ids=["in memory", "durable"])
-def test_the_daemon_keeps_no_descriptor_of_clients_that_have_gone(start: "Start", durable: bool) -> None:
-    """Not even of those whose answer was held back, for a commit that was not on the disk, when they went."""
+def test_the_daemon_keeps_no_descriptor_of_closed_connections(start: "Start", durable: bool) -> None:
+    """Not even of those that closed while their reply waited for a commit to be on the disk."""
     daemon = start(durable=durable)
     writer = connect(daemon)
     for number in range(100):
-        some = [connect(daemon) for _ in range(4)]
+        peers = [connect(daemon) for _ in range(4)]
         writer.request(["set", {"a": b"%d" % number}])
-        for each in some:
+        for each in peers:
             each.request(HELLO, ATTACH)
-        some[0].receive()
-        for each in some:
+        peers[0].receive()
+        for each in peers:
             each.close()
         writer.receive()
     eventually(lambda: tables(daemon) == OWN_DESCRIPTORS)
     writer.close()
 
 
-def test_a_fetch_tells_slots_and_generations_once_there_is_a_table(start: "Start") -> None:
+def test_a_fetch_has_slots_and_generations_once_there_is_a_table(start: "Start") -> None:
     daemon = start()
     plain = connect(daemon)
     version = plain.ask(["set", {"a": b"1"}])[0]
@@ -132,12 +132,12 @@ def test_a_fetch_tells_slots_and_generations_once_there_is_a_table(start: "Start
     attached = connect(daemon)
     attached.ask(ATTACH)
     words = mapped_words(attached.passed[0], SLOTS)
-    [[[value, told, slot, generation, deadline], [_, _, other, _, _]]] = plain.ask(["fetch", ["a", "no"]])
-    assert (value, told, deadline) == (b"1", version, None)
+    [[[value, fetched_version, slot, generation, deadline], [_, _, other, _, _]]] = plain.ask(["fetch", ["a", "no"]])
+    assert (value, fetched_version, deadline) == (b"1", version, None)
     assert 0 <= slot < SLOTS
     assert 0 <= other < SLOTS
     assert words[8 + slot] == generation
-    assert plain.ask(["fetch", ["a"], version]) == [[[b"1", version, None, None, None]]], "of the past there is none"
+    assert plain.ask(["fetch", ["a"], version]) == [[[b"1", version, None, None, None]]], "a read of the past has none"
     plain.ask(["set", {"a": b"2"}])
     assert words[8 + slot] > generation
     assert plain.ask(["fetch", ["a"]])[0][0][3] == words[8 + slot]
@@ -145,7 +145,7 @@ def test_a_fetch_tells_slots_and_generations_once_there_is_a_table(start: "Start
     attached.close()
 
 
-def test_the_lease_is_kept_up_while_somebody_is_attached_and_rests_otherwise(start: "Start") -> None:
+def test_the_lease_is_extended_only_while_a_client_is_attached(start: "Start") -> None:
     daemon = start()
     first, second = connect(daemon), connect(daemon)
     first.ask(ATTACH)
@@ -159,7 +159,7 @@ def test_the_lease_is_kept_up_while_somebody_is_attached_and_rests_otherwise(sta
     eventually(lambda: words[LEASE] > lease + LEASE_MS * 10**6)
     first.socket.close()
     eventually(lambda: words[LEASE] < time.monotonic_ns())
-    # Nobody is attached: generations are raised all the same.
+    # No client is attached, but generations are still bumped.
     plain = connect(daemon)
     assert dict(plain.ask(["status"])[0])["near_caches"] == 0
     generation, slot = plain.ask(["fetch", ["a"]])[0][0][3], plain.ask(["fetch", ["a"]])[0][0][2]
@@ -167,16 +167,16 @@ def test_the_lease_is_kept_up_while_somebody_is_attached_and_rests_otherwise(sta
     assert words[8 + slot] > generation
     third = connect(daemon)
     third.ask(ATTACH)
-    assert words[LEASE] > time.monotonic_ns(), "it goes on for the next"
+    assert words[LEASE] > time.monotonic_ns(), "the lease is extended for the next client"
     for each in (plain, third):
         each.close()
 
 
-def test_a_daemon_leaves_its_file_only_while_it_may_be_trusted(start: "Start") -> None:
+def test_the_daemon_has_its_file_only_while_clients_may_trust_its_table(start: "Start") -> None:
     daemon = start()
     dirty = daemon.folder / "s.dirty"
     connect(daemon).ask(PING)
-    assert not dirty.exists(), "nobody is attached"
+    assert not dirty.exists(), "no client is attached"
     attached = connect(daemon)
     attached.ask(ATTACH)
     words = mapped_words(attached.passed[0], SLOTS)
@@ -195,7 +195,7 @@ def test_a_daemon_leaves_its_file_only_while_it_may_be_trusted(start: "Start") -
     assert dirty.exists()
 
 
-def test_without_a_place_for_its_file_nobody_is_attached(start: "Start") -> None:
+def test_a_daemon_that_cannot_write_its_file_refuses_to_attach(start: "Start") -> None:
     daemon = start()
     (daemon.folder / "s.dirty").mkdir()
     peer = connect(daemon)
@@ -209,8 +209,8 @@ def test_without_a_place_for_its_file_nobody_is_attached(start: "Start") -> None
     assert isinstance(again.ask(ATTACH)[0], list)
 
 
-def test_the_answer_waits_for_the_disk_and_the_table_with_it(start: "Start") -> None:
-    """Hello shows the current version; what comes with it must not get lost while it is held back."""
+def test_the_reply_and_the_table_wait_for_the_disk(start: "Start") -> None:
+    """Hello reveals the current version, so its reply waits; the table that comes with it must not get lost."""
     daemon = start(durable=True)
     writer = connect(daemon)
     for number in range(300):

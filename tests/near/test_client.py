@@ -1,4 +1,4 @@
-"""What a program sees of a near cache, with either client."""
+"""The near cache as a program sees it, with either client."""
 
 import asyncio
 import inspect
@@ -29,28 +29,28 @@ Start = Callable[..., "ReplaceableDaemon"]
 
 
 class Driven:
-    """An asyncio client whose calls one need not await."""
+    """An asyncio client that is used as if it blocked."""
 
     def __init__(self, address: str, near_cache: bool | kv.NearCacheLimits) -> None:
         self.loop = asyncio.new_event_loop()
         self.client = kv.aio.connect(address, timeout=DEADLINE_S, near_cache=near_cache or True)
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401
-        found = getattr(self.client, name)
-        if not callable(found):
-            return found
+        attribute = getattr(self.client, name)
+        if not callable(attribute):
+            return attribute
 
         def call(*args: object, **named: object) -> object:
             async def wait() -> object:
-                came = found(*args, **named)
-                return await came if inspect.isawaitable(came) else came
+                result = attribute(*args, **named)
+                return await result if inspect.isawaitable(result) else result
 
             return self.loop.run_until_complete(wait())
 
         return call
 
     def end(self) -> None:
-        """Close it, and its loop."""
+        """Close the client and its loop."""
         self.loop.run_until_complete(self.client.close())
         self.loop.close()
 
@@ -87,7 +87,7 @@ def counts(db: Any) -> tuple[int, int, int]:  # noqa: ANN401 - either client
 # ---------------------------------------------------------------------- reading
 
 
-def test_what_is_read_again_is_a_hit_and_absence_is_too(connect: Connect, other: kv.Client) -> None:
+def test_a_second_read_is_a_hit_also_of_an_absent_key(connect: Connect, other: kv.Client) -> None:
     other.set("a", b"1")
     db = connect()
     assert [db.get("a"), db.get("a"), db.get("no"), db.get("no"), db.get("a")] == [b"1", b"1", None, None, b"1"]
@@ -95,7 +95,7 @@ def test_what_is_read_again_is_a_hit_and_absence_is_too(connect: Connect, other:
     assert db.near_cache.stats().attached
 
 
-def test_no_request_is_made_for_a_hit(connect: Connect, other: kv.Client) -> None:
+def test_a_hit_makes_no_request(connect: Connect, other: kv.Client) -> None:
     db = connect()
     db.get("a")
     before = other.metrics()["get_operations"]
@@ -103,7 +103,7 @@ def test_no_request_is_made_for_a_hit(connect: Connect, other: kv.Client) -> Non
     assert other.metrics()["get_operations"] == before
 
 
-def test_a_change_by_somebody_else_is_seen_at_once(connect: Connect, other: kv.Client) -> None:
+def test_a_change_by_another_client_is_seen_at_once(connect: Connect, other: kv.Client) -> None:
     db = connect()
     for number in range(200):
         other.set("a", b"%d" % number)
@@ -151,7 +151,7 @@ def test_transactions_and_pipelines_ask_the_daemon(near: kv.NearClient, other: k
     assert counts(near) == before
 
 
-def test_what_the_daemon_refuses_is_refused_as_ever(connect: Connect) -> None:
+def test_invalid_keys_are_refused_as_without_a_near_cache(connect: Connect) -> None:
     db = connect()
     with pytest.raises(kv.Refused, match="at least one byte"):
         db.get("")
@@ -163,7 +163,7 @@ def test_what_the_daemon_refuses_is_refused_as_ever(connect: Connect) -> None:
 # ---------------------------------------------------------------------- several keys
 
 
-def test_several_keys_are_hits_when_all_are_there(connect: Connect, other: kv.Client) -> None:
+def test_several_keys_are_hits_when_all_are_current(connect: Connect, other: kv.Client) -> None:
     other.set_many({"a": b"1", "b": b"2"})
     db = connect()
     for _ in range(3):
@@ -175,8 +175,8 @@ def test_several_keys_are_hits_when_all_are_there(connect: Connect, other: kv.Cl
     assert db.get_many([]) == {}
 
 
-def test_what_changes_while_the_rest_is_fetched_is_fetched_too(near: kv.NearClient, other: kv.Client) -> None:
-    """A key that was here has changed when the daemon is asked for the other."""
+def test_a_key_that_changes_while_the_rest_is_fetched_is_fetched_too(near: kv.NearClient, other: kv.Client) -> None:
+    """A key that was current changes before the daemon replies about the other key."""
     other.set_many({"a": b"1", "b": b"1"})
     assert near.get("a") == b"1"
     fetches = []
@@ -192,14 +192,14 @@ def test_what_changes_while_the_rest_is_fetched_is_fetched_too(near: kv.NearClie
     assert fetches == [["b"], ["a", "b"]]
 
 
-# ---------------------------------------------------------------------- lives
+# ---------------------------------------------------------------------- deadlines
 
 
 def now_us() -> int:
     return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000
 
 
-def test_a_key_is_there_until_its_deadline_and_not_a_microsecond_longer(connect: Connect) -> None:
+def test_a_key_is_read_until_its_deadline_and_not_a_microsecond_longer(connect: Connect) -> None:
     db = connect()
     ttl_us = 50_000
     before = now_us()
@@ -219,7 +219,7 @@ def test_a_key_is_there_until_its_deadline_and_not_a_microsecond_longer(connect:
     assert db.near_cache.stats().hits > 10
 
 
-def test_a_deadline_that_comes_earlier_is_learnt_of(connect: Connect, other: kv.Client) -> None:
+def test_an_earlier_deadline_is_noticed(connect: Connect, other: kv.Client) -> None:
     db = connect()
     other.set("a", b"1", ttl=3600)
     assert db.get("a") == db.get("a") == b"1"
@@ -231,7 +231,7 @@ def test_a_deadline_that_comes_earlier_is_learnt_of(connect: Connect, other: kv.
     assert db.get_many(["a"]) == {"a": None}
 
 
-def test_a_read_that_touches_is_seen_by_every_near_cache(connect: Connect, other: kv.Client) -> None:
+def test_get_and_touch_is_noticed_by_every_near_cache(connect: Connect, other: kv.Client) -> None:
     db, reader = connect(), connect()
     other.set("a", b"1", ttl=3600)
     assert db.get("a") == reader.get("a") == b"1"
@@ -242,10 +242,10 @@ def test_a_read_that_touches_is_seen_by_every_near_cache(connect: Connect, other
     assert db.get_and_touch("a", ttl=3600) == {"a": b"2"}
     until = now_us() + 250_000
     while now_us() < until:
-        assert reader.get("a") == b"2", "the end that it had first is not its end any more"
+        assert reader.get("a") == b"2", "its first deadline does not hold any more"
 
 
-def test_what_dies_with_a_connection_is_gone_with_it(connect: Connect, shared: "ReplaceableDaemon") -> None:
+def test_an_ephemeral_key_is_gone_with_its_connection(connect: Connect, shared: "ReplaceableDaemon") -> None:
     db = connect()
     with shared.client() as owner:
         owner.set("a", b"1", ephemeral=True)
@@ -256,7 +256,7 @@ def test_what_dies_with_a_connection_is_gone_with_it(connect: Connect, shared: "
 # ---------------------------------------------------------------------- bounds
 
 
-def test_it_holds_no_more_entries_than_it_may(connect: Connect) -> None:
+def test_the_number_of_entries_is_bounded(connect: Connect) -> None:
     db = connect(kv.NearCacheLimits(entries=100))
     for number in range(1_000):
         db.get(f"{number}")
@@ -264,20 +264,20 @@ def test_it_holds_no_more_entries_than_it_may(connect: Connect) -> None:
     assert db.near_cache.stats().entries >= 50
 
 
-def test_it_holds_no_more_bytes_than_it_may(connect: Connect, other: kv.Client) -> None:
+def test_the_bytes_of_entries_are_bounded(connect: Connect, other: kv.Client) -> None:
     other.set_many({f"{number}": b"x" * 1_000 for number in range(200)})
-    most = 100 * (1_000 + ENTRY_BYTES)
-    db = connect(kv.NearCacheLimits(bytes=most))
+    max_bytes = 100 * (1_000 + ENTRY_BYTES)
+    db = connect(kv.NearCacheLimits(bytes=max_bytes))
     for number in range(200):
         assert db.get(f"{number}") == b"x" * 1_000
-        assert db.near_cache.stats().bytes <= most
-    assert db.near_cache.stats().bytes >= most * 0.4
-    other.set("large", b"x" * most)
-    assert len(db.get("large")) == len(db.get("large")) == most
-    assert db.near_cache.stats().bytes <= most
+        assert db.near_cache.stats().bytes <= max_bytes
+    assert db.near_cache.stats().bytes >= max_bytes * 0.4
+    other.set("large", b"x" * max_bytes)
+    assert len(db.get("large")) == len(db.get("large")) == max_bytes
+    assert db.near_cache.stats().bytes <= max_bytes
 
 
-def test_what_is_used_stays(connect: Connect) -> None:
+def test_entries_in_use_are_kept(connect: Connect) -> None:
     db = connect(kv.NearCacheLimits(entries=100))
     db.get("used")
     for number in range(1_000):
@@ -288,7 +288,7 @@ def test_what_is_used_stays(connect: Connect) -> None:
 
 
 @pytest.mark.parametrize("limits", [{"entries": 1}, {"entries": -5}, {"bytes": 0}])
-def test_a_near_cache_of_nothing_is_an_error(limits: dict[str, int]) -> None:
+def test_limits_for_less_than_two_keys_are_a_value_error(limits: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="at least"):
         kv.NearCacheLimits(**limits)
 
@@ -320,8 +320,8 @@ def test_after_a_restart_the_new_daemon_is_asked(connect: Connect, start: Start)
     assert db.near_cache.stats().attached
 
 
-def test_when_the_lease_is_over_nothing_is_answered_from_here(connect: Connect, start: Start) -> None:
-    """However the keys are asked for, and in whichever half they stand: the daemon is dead, and that is the answer."""
+def test_without_a_lease_no_read_is_answered_from_the_near_cache(connect: Connect, start: Start) -> None:
+    """No read of any kind, of keys in either half, is answered: the daemon is dead, and each read says so."""
     daemon = start()
     read: list[Callable[[Any], object]] = [
         lambda db: db.get("c"),
@@ -332,11 +332,11 @@ def test_when_the_lease_is_over_nothing_is_answered_from_here(connect: Connect, 
     ]
     clients = [connect(kv.NearCacheLimits(entries=4), daemon.address) for _ in read]
     for db in clients:
-        for key in ("a", "b", "c"):  # and now a and b are in the older half
+        for key in ("a", "b", "c"):  # which puts a and b into the older half
             db.get(key)
         assert {*db.near_cache.table.older} == {"a", "b"}
     daemon.kill()
-    # Closed connections would say so first: what is left is what was read, and the words.
+    # Closed connections detach the table. Put it back, so that only the lease can prevent an answer.
     tables = [db.near_cache.table for db in clients]
     eventually(lambda: all(table.words[LEASE] < time.monotonic_ns() for table in tables))
     for db, table, ask in zip(clients, tables, read, strict=True):
@@ -356,26 +356,26 @@ def test_a_forked_child_has_a_near_cache_of_its_own(near: kv.NearClient, other: 
             other.set("a", b"2")
             values = [near.get("a"), near.get("a")]
             after = near.near_cache.stats()
-            told = (before.entries, before.attached, values, after.hits - before.hits, after.attached)
-            os.write(writing, repr(told).encode())
+            report = (before.entries, before.attached, values, after.hits - before.hits, after.attached)
+            os.write(writing, repr(report).encode())
         finally:
             os._exit(0)
     os.close(writing)
-    with os.fdopen(reading, "rb") as told:
-        assert told.read() == repr((0, False, [b"2", b"2"], 1, True)).encode()
+    with os.fdopen(reading, "rb") as report:
+        assert report.read() == repr((0, False, [b"2", b"2"], 1, True)).encode()
     os.waitpid(child, 0)
     assert near.get("a") == near.get("a") == b"2"
     assert near.near_cache.stats().attached
 
 
-def test_it_needs_no_particular_codec(shared: "ReplaceableDaemon", other: kv.Client) -> None:
+def test_a_near_cache_works_with_either_codec(shared: "ReplaceableDaemon", other: kv.Client) -> None:
     other.set("a", b"1", ttl=3600)
     with kv.connect(shared.address, near_cache=True, codec=light()) as db:
         assert [db.get("a"), db.get("a"), db.get("no"), db.get("no")] == [b"1", b"1", None, None]
         assert counts(db) == (2, 2, 0)
 
 
-def test_threads_may_share_it(near: kv.NearClient, other: kv.Client) -> None:
+def test_threads_may_share_a_near_cache(near: kv.NearClient, other: kv.Client) -> None:
     other.set_many({f"{number}": b"%d" % number for number in range(50)})
     wrong: list[object] = []
 
@@ -394,16 +394,16 @@ def test_threads_may_share_it(near: kv.NearClient, other: kv.Client) -> None:
     assert near.near_cache.stats().hits > 19_000
 
 
-# ---------------------------------------------------------------------- where there is none
+# ---------------------------------------------------------------------- without a near cache
 
 
 @pytest.mark.parametrize("make", [kv.connect, kv.connect_async])
-def test_over_tcp_it_is_an_error(make: Callable[..., object]) -> None:
+def test_over_tcp_a_near_cache_is_a_value_error(make: Callable[..., object]) -> None:
     with pytest.raises(ValueError, match="Unix socket"):
         make("tcp://127.0.0.1:7070", near_cache=True)
 
 
-def test_over_a_configured_tcp_address_it_is_an_error_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_over_a_configured_tcp_address_a_near_cache_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         monkeypatch.setenv("KVD_SOCKET", f"tcp://127.0.0.1:{listening.getsockname()[1]}")
         with kv.connect(near_cache=True) as db, pytest.raises(kv.KvdError, match="Unix socket") as refused:
@@ -411,7 +411,7 @@ def test_over_a_configured_tcp_address_it_is_an_error_too(monkeypatch: pytest.Mo
     assert refused.value.code == "near_cache"
 
 
-def test_where_clocks_disagree_it_goes_without(
+def test_with_other_clocks_the_client_works_without_a_near_cache(
     connect: Connect, other: kv.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("kv.near_cache.attach.clock_id", lambda: 1)
@@ -426,7 +426,9 @@ def test_where_clocks_disagree_it_goes_without(
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may make a time namespace")
-def test_in_a_time_namespace_it_goes_without(shared: "ReplaceableDaemon", other: kv.Client) -> None:
+def test_in_a_time_namespace_the_client_works_without_a_near_cache(
+    shared: "ReplaceableDaemon", other: kv.Client
+) -> None:
     other.set("a", b"1")
     program = "import kv, sys; db = kv.connect(sys.argv[1], near_cache=True); print(db.get('a'), db.near_cache.stats())"
     done = subprocess.run(  # noqa: S603 (our own interpreter)

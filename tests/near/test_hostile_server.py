@@ -1,4 +1,4 @@
-"""What calls itself a daemon may hand over anything: a client refuses it, and is not killed by it."""
+"""A false daemon may send any table: a client refuses an invalid one, and is not killed by it."""
 
 import fcntl
 import gc
@@ -22,17 +22,17 @@ from tests.near.test_client import Driven
 SLOTS = 16
 SHRINK, GROW, FUTURE_WRITE, SEAL = 0x02, 0x04, 0x10, 0x01
 
-Handed = tuple[list[Any], list[int]]  # the reply to attach, and descriptors
+Attached = tuple[list[Any], list[int]]  # the reply to attach, and descriptors
 
 
 class Impostor:
-    """Answers hello and attach as it was told, and fetches with ``entries``."""
+    """A false daemon: answers hello and attach with the result of ``attach``, and each fetched key with ``entry``."""
 
-    def __init__(self, address: str, hand: Callable[[], Handed], entry: list[Any], error: object = None) -> None:
+    def __init__(self, address: str, attach: Callable[[], Attached], entry: list[Any], error: object = None) -> None:
         self._listening = socket.socket(socket.AF_UNIX)
         self._listening.bind(address)
         self._listening.listen()
-        self._hand, self._entry, self._error = hand, entry, error
+        self._attach, self._entry, self._error = attach, entry, error
         self._thread = threading.Thread(target=self._serve)
         self._thread.start()
 
@@ -48,26 +48,26 @@ class Impostor:
     def _answer(self, connected: socket.socket) -> None:
         while (head := connected.recv(4)) and len(head) == 4:
             requests = msgspec.msgpack.decode(connected.recv(int.from_bytes(head, "big")))
-            passed: list[int] = []
+            descriptors: list[int] = []
             replies: Any = [[self._entry for _ in request[1]] for request in requests if request[0] == "fetch"]
             if requests[0][0] == "hello":
                 replies = [[1, "0", "store", 5, {}]]
                 if len(requests) > 1:
-                    attached, passed = self._hand()
-                    replies.append(attached)
+                    reply, descriptors = self._attach()
+                    replies.append(reply)
                 if self._error is not None:
                     replies = self._error
             payload = msgspec.msgpack.encode(replies)
             data = len(payload).to_bytes(4, "big") + payload
-            if passed:
-                socket.send_fds(connected, [data], passed)
-                for descriptor in passed:
+            if descriptors:
+                socket.send_fds(connected, [data], descriptors)
+                for descriptor in descriptors:
                     os.close(descriptor)
             else:
                 connected.sendall(data)
 
     def end(self) -> None:
-        """No more."""
+        """Stop listening."""
         self._listening.shutdown(socket.SHUT_RDWR)
         self._thread.join(DEADLINE_S)
         self._listening.close()
@@ -78,13 +78,13 @@ Impose = Callable[..., Any]
 
 @pytest.fixture(params=["blocking", "asyncio"])
 def impose(request: pytest.FixtureRequest) -> Iterator[Impose]:
-    """A client of an impostor."""
+    """Makes clients of impostors, of either kind."""
     ends: list[Callable[[], None]] = []
     with tempfile.TemporaryDirectory() as folder:
 
-        def make(hand: Callable[[], Handed], entry: list[Any] | None = None, error: object = None) -> Any:  # noqa: ANN401
+        def make(attach: Callable[[], Attached], entry: list[Any] | None = None, error: object = None) -> Any:  # noqa: ANN401
             address = f"{folder}/s"
-            impostor = Impostor(address, hand, entry or [b"1", 1, 0, 0, None], error)
+            impostor = Impostor(address, attach, entry or [b"1", 1, 0, 0, None], error)
             if request.param == "asyncio":
                 driven = Driven(address, True)
                 ends.extend([driven.end, impostor.end])
@@ -115,9 +115,9 @@ def memfd(size: int = table_bytes(SLOTS), seals: int = SEALS, magic: int = MAGIC
 
 
 def file() -> int:
-    with tempfile.TemporaryFile() as made:
-        made.truncate(table_bytes(SLOTS))
-        return os.dup(made.fileno())
+    with tempfile.TemporaryFile() as temporary:
+        temporary.truncate(table_bytes(SLOTS))
+        return os.dup(temporary.fileno())
 
 
 FOREIGN: dict[str, Callable[[], list[int]]] = {
@@ -144,8 +144,8 @@ FOREIGN: dict[str, Callable[[], list[int]]] = {
 
 
 def tables() -> int:
-    """How many descriptors of tables there are in this process, the impostor's among them."""
-    gc.collect()  # what hangs on the errors of other tests
+    """Return how many descriptors of tables this process has, including the impostor's."""
+    gc.collect()  # tables that the errors of other tests refer to
     names = []
     for number in os.listdir("/proc/self/fd"):
         try:
@@ -156,7 +156,7 @@ def tables() -> int:
 
 
 @pytest.mark.parametrize("what", FOREIGN)
-def test_what_is_no_table_is_refused(impose: Impose, what: str) -> None:
+def test_an_invalid_table_is_refused(impose: Impose, what: str) -> None:
     db = impose(lambda: (answer(), FOREIGN[what]()))
     for _ in range(2):
         with pytest.raises(kv.ProtocolError):
@@ -165,20 +165,20 @@ def test_what_is_no_table_is_refused(impose: Impose, what: str) -> None:
 
 
 @pytest.mark.parametrize("slots", [0, -1, 1, MAX_SLOTS + 1, 2**63, "16", None, 16.0])
-def test_a_number_of_slots_that_is_not_the_tables_is_refused(impose: Impose, slots: object) -> None:
+def test_a_wrong_number_of_slots_is_refused(impose: Impose, slots: object) -> None:
     db = impose(lambda: (answer(slots), [memfd()]))
     with pytest.raises(kv.ProtocolError):
         db.get("a")
 
 
 @pytest.mark.parametrize("attached", [[], [SLOTS], [SLOTS, LEASE_MS, 0], True, None, "yes"])
-def test_an_answer_of_another_form_is_refused(impose: Impose, attached: object) -> None:
+def test_a_malformed_reply_to_attach_is_refused(impose: Impose, attached: object) -> None:
     db = impose(lambda: (attached, [memfd()]))
     with pytest.raises(kv.ProtocolError):
         db.get("a")
 
 
-def test_no_descriptor_is_kept_of_what_is_refused(impose: Impose) -> None:
+def test_no_descriptor_of_a_refused_table_is_kept(impose: Impose) -> None:
     db = impose(lambda: (answer(), [memfd(seals=0) for _ in range(20)]))
     for _ in range(5):
         with pytest.raises(kv.ProtocolError):
@@ -186,7 +186,7 @@ def test_no_descriptor_is_kept_of_what_is_refused(impose: Impose) -> None:
     eventually(lambda: tables() == 0)
 
 
-def test_of_many_descriptors_the_first_is_looked_at_and_no_other_kept(impose: Impose) -> None:
+def test_of_many_descriptors_the_first_is_used_and_no_other_is_kept(impose: Impose) -> None:
     db = impose(lambda: (answer(), [memfd(), *(memfd(seals=0) for _ in range(20))]))
     assert db.get("a") == b"1"
     assert db.near_cache.stats().attached
@@ -196,12 +196,12 @@ def test_of_many_descriptors_the_first_is_looked_at_and_no_other_kept(impose: Im
 
 
 @pytest.mark.parametrize("difference_us", [-1_000_000_000, -1_000_000, 1_000_000, 1_000_000_000])
-def test_another_time_is_not_trusted(impose: Impose, difference_us: int) -> None:
-    def hand() -> Handed:
+def test_a_daemon_with_other_clocks_is_not_trusted(impose: Impose, difference_us: int) -> None:
+    def attach() -> Attached:
         slots, lease_ms, now, clock = answer()
         return [slots, lease_ms, now + difference_us, clock], [memfd()]
 
-    db = impose(hand)
+    db = impose(attach)
     assert db.get("a") == db.get("a") == b"1"
     stats = db.near_cache.stats()
     assert (stats.attached, stats.hits) == (False, 0)
@@ -217,7 +217,7 @@ def test_a_slot_outside_the_table_makes_no_entry(impose: Impose, slot: int) -> N
 @pytest.mark.parametrize(
     "entry", [[b"1"], [b"1", 1, 0, 0], [b"1", 1, "0", 0, None], [b"1", 1, 0, b"", None], [b"1", 1, 0, 0, "x"], [7] * 5]
 )
-def test_an_entry_of_another_form_is_refused(impose: Impose, entry: list[Any]) -> None:
+def test_a_malformed_entry_is_refused(impose: Impose, entry: list[Any]) -> None:
     db = impose(lambda: (answer(), [memfd()]), entry)
     with pytest.raises(kv.ProtocolError):
         db.get("a")
@@ -226,32 +226,32 @@ def test_an_entry_of_another_form_is_refused(impose: Impose, entry: list[Any]) -
     assert db.near_cache.stats().entries == 0
 
 
-def test_an_older_daemon_is_a_clear_error(impose: Impose) -> None:
-    """One that does not know attach refuses the whole frame."""
-    refused = {"error": "bad_request", "message": "Invalid value 'attach'"}
-    db = impose(lambda: (answer(), []), error=refused)
+def test_an_older_daemon_is_an_error_that_says_so(impose: Impose) -> None:
+    """A daemon that does not know attach refuses the whole frame."""
+    refusal = {"error": "bad_request", "message": "Invalid value 'attach'"}
+    db = impose(lambda: (answer(), []), error=refusal)
     for _ in range(2):
         with pytest.raises(kv.KvdError, match=r"older one.*without near_cache") as never:
             db.get("a")
         assert never.value.code == "near_cache"
 
 
-def test_a_daemon_that_has_none_is_a_clear_error(impose: Impose) -> None:
-    refused = {"error": "bad_request", "message": "there is no near cache here"}
-    db = impose(lambda: (refused, []))  # type: ignore[arg-type, return-value]
+def test_a_daemon_without_near_caches_is_an_error_that_says_so(impose: Impose) -> None:
+    refusal = {"error": "bad_request", "message": "there is no near cache here"}
+    db = impose(lambda: (refusal, []))  # type: ignore[arg-type, return-value]
     with pytest.raises(kv.KvdError, match="there is no near cache here; connect without near_cache"):
         db.get("a")
 
 
-def test_where_there_can_be_none_just_now_it_goes_without_and_says_so(impose: Impose) -> None:
-    refused = {"error": "internal", "message": "no memory"}
-    db = impose(lambda: (refused, []))  # type: ignore[arg-type, return-value]
+def test_a_client_that_cannot_attach_now_works_without_and_has_the_reason(impose: Impose) -> None:
+    refusal = {"error": "internal", "message": "no memory"}
+    db = impose(lambda: (refusal, []))  # type: ignore[arg-type, return-value]
     assert db.get("a") == db.get("a") == b"1"
     assert db.near_cache.stats().reason == "no memory"
     assert not db.near_cache.stats().attached
 
 
-def test_a_daemon_that_is_busy_or_stopping_says_so(impose: Impose) -> None:
+def test_a_busy_daemon_is_an_error_that_says_so(impose: Impose) -> None:
     db = impose(lambda: (answer(), []), error={"error": "busy", "message": "too many"})
     with pytest.raises(kv.Busy, match="too many"):
         db.get("a")

@@ -1,4 +1,4 @@
-"""How long a daemon waits for the leases of one that died, judged by the file that that one left."""
+"""How long a daemon waits for the leases of a dead one, judged by the file that the dead one has left."""
 
 import asyncio
 import pathlib
@@ -18,11 +18,11 @@ def path(tmp_path: pathlib.Path) -> str:
     return str(tmp_path / "s")
 
 
-def test_nobody_waits_for_nothing(path: str) -> None:
+def test_without_a_file_there_is_no_wait(path: str) -> None:
     assert RestartFence(path).left_s == 0
 
 
-def test_the_file_of_the_same_boot_is_waited_for_from_when_the_lock_was_taken(path: str) -> None:
+def test_for_a_file_of_this_boot_the_wait_begins_when_the_fence_is_made(path: str) -> None:
     RestartFence(path).write()
     before = time.monotonic()
     fence = RestartFence(path)
@@ -36,18 +36,18 @@ def test_the_file_of_the_same_boot_is_waited_for_from_when_the_lock_was_taken(pa
     assert fence.left_s == 0
 
 
-@pytest.mark.parametrize("found", [b"", b"unknown", b"0" * 35, b"\xff" * 200])
-def test_a_file_that_names_no_boot_is_waited_for(path: str, found: bytes) -> None:
-    pathlib.Path(path + ".dirty").write_bytes(found)
+@pytest.mark.parametrize("content", [b"", b"unknown", b"0" * 35, b"\xff" * 200])
+def test_for_a_file_that_names_no_boot_there_is_a_wait(path: str, content: bytes) -> None:
+    pathlib.Path(path + ".dirty").write_bytes(content)
     assert RestartFence(path).left_s > 0
 
 
-def test_the_file_of_another_boot_is_not(path: str) -> None:
+def test_for_a_file_of_another_boot_there_is_no_wait(path: str) -> None:
     pathlib.Path(path + ".dirty").write_bytes(b"01234567-89ab-cdef-0123-456789abcdef")
     assert RestartFence(path).left_s == 0
 
 
-def test_where_boots_have_no_ids_every_file_is_waited_for(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_boot_ids_there_is_a_wait_for_every_file(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     RestartFence(path).write()
     monkeypatch.setattr(restart_fence, "_BOOT_ID", "/nowhere")
     fence = RestartFence(path)
@@ -57,7 +57,7 @@ def test_where_boots_have_no_ids_every_file_is_waited_for(path: str, monkeypatch
     assert RestartFence(path).left_s > 0
 
 
-def test_what_cannot_be_read_is_waited_for_and_what_cannot_be_written_is_said(path: str) -> None:
+def test_for_an_unreadable_file_there_is_a_wait_and_an_unwritable_file_is_an_error(path: str) -> None:
     pathlib.Path(path + ".dirty").mkdir()
     fence = RestartFence(path)
     assert fence.left_s > 0
@@ -66,7 +66,7 @@ def test_what_cannot_be_read_is_waited_for_and_what_cannot_be_written_is_said(pa
     asyncio.run(fence.wait())
 
 
-def test_it_writes_through_no_link(path: str, tmp_path: pathlib.Path) -> None:
+def test_the_fence_does_not_write_through_a_symbolic_link(path: str, tmp_path: pathlib.Path) -> None:
     elsewhere = tmp_path / "elsewhere"
     elsewhere.write_text("precious")
     pathlib.Path(path + ".dirty").symlink_to(elsewhere)

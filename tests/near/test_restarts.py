@@ -1,7 +1,7 @@
-"""Daemons are killed, stopped and replaced at once, and somebody else writes at once: no near cache answers stale.
+"""Daemons are killed or stopped and replaced at once, and another client writes at once: no near cache is ever stale.
 
-The next daemon has everything loaded before the first one goes, so that it serves as soon as its fence lets it. What is
-known of a key survives kill -9, as the daemon has a data directory. KVD_TEST_SCALE multiplies the number of cycles.
+The next daemon has loaded everything before the first one ends, so it serves as soon as its fence allows. Values
+survive kill -9, because the daemon has a data directory. KVD_TEST_SCALE multiplies the number of cycles.
 """
 
 import signal
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from tests.near.conftest import ReplaceableDaemon
 
 Start = Callable[..., "ReplaceableDaemon"]
-Cycle = Callable[["ReplaceableDaemon", "Watched"], None]
+Cycle = Callable[["ReplaceableDaemon", "Readers"], None]
 KILLS = 20 * TIMES
 STALLS = 5 * TIMES
 STOPS = 5 * TIMES
@@ -40,19 +40,18 @@ READERS = 2
 PLAYING_S = 60 * TIMES
 
 
-class Watched:
-    """Processes that read all the time, and what this one, which keeps nothing, writes meanwhile."""
+class Readers:
+    """Processes that read all the time, and the writes that this process makes meanwhile, without a near cache."""
 
     def __init__(self, daemon: "ReplaceableDaemon", bug: str) -> None:
         self.daemon = daemon
         self.writes: list[Write] = []
         plans = [Plan(daemon.address, number, 0, 1, threads=1 + number, bug=bug) for number in range(READERS)]
-        self.readers: list[Process] = [play(plan) for plan in plans]
-        self.told = [b""] * READERS
+        self.processes: list[Process] = [play(plan) for plan in plans]
         self.hits = 0
 
     def write(self) -> None:
-        """Write a new value to both keys, as soon as anybody takes it."""
+        """Write a new value to both keys, as soon as a daemon accepts it."""
         value = str(len(self.writes) // 2)
         writes = [Write(key, value, time.monotonic_ns(), INFINITY) for key in KEYS]
         self.writes += writes
@@ -63,13 +62,13 @@ class Watched:
                     client.set_many(dict.fromkeys(KEYS, value.encode()))
                 break
             except kv.Unavailable:
-                assert time.monotonic() < deadline, "nobody serves"
+                assert time.monotonic() < deadline, "no daemon serves"
         for write in writes:
             write.end = time.monotonic_ns()
 
     def wait_until_seen(self) -> None:
-        """Until every reader has found the last value of both keys, and so keeps it."""
-        for reader in self.readers:
+        """Wait until every reader has read the last value of both keys, and so keeps it."""
+        for reader in self.processes:
             missing = {f"{key} {self.writes[-1].value}\n".encode() for key in KEYS}
             assert reader.stdout is not None
             while missing:
@@ -78,12 +77,12 @@ class Watched:
                 missing.discard(line)
 
     def wait_until_read_again(self) -> None:
-        """Until every thread of every reader has begun and ended reads after the last write."""
-        for reader in self.readers:
+        """Wait until every thread of every reader has begun and ended reads after the last write."""
+        for reader in self.processes:
             assert reader.stdin is not None
             reader.stdin.write(b"%d\n" % READS_AFTER_A_WRITE)
             reader.stdin.flush()
-        for threads, reader in enumerate(self.readers, 1):
+        for threads, reader in enumerate(self.processes, 1):
             assert reader.stdout is not None
             missing = threads
             while missing:
@@ -92,116 +91,116 @@ class Watched:
                 missing -= line == REPORT.encode()
 
     def problems(self) -> list[str]:
-        """Everything that is wrong with what they read; they end."""
+        """End the readers; return all violations in what they have read."""
         recorded = []
-        for reader in self.readers:
-            told, _ = reader.communicate(timeout=DEADLINE_S)
+        for reader in self.processes:
+            output, _ = reader.communicate(timeout=DEADLINE_S)
             assert reader.returncode == 0
-            recorded.append(msgspec.msgpack.decode(told.partition(b"recorded\n")[2], type=Recorded))
+            recorded.append(msgspec.msgpack.decode(output.partition(b"recorded\n")[2], type=Recorded))
         self.hits = sum(each.hits for each in recorded)
         torn = [f"torn: {pair}" for each in recorded for pair in each.torn]
         return violations(self.writes, [read for each in recorded for read in each.reads]) + torn
 
 
 @contextmanager
-def watched(daemon: "ReplaceableDaemon", bug: str = "") -> Iterator[Watched]:
-    """Readers that have something to lose."""
-    some = Watched(daemon, bug)
-    # Whoever waits for a value that never comes is not to wait for ever.
-    alarm = threading.Timer(PLAYING_S, lambda: [reader.kill() for reader in some.readers])
+def reading(daemon: "ReplaceableDaemon", bug: str = "") -> Iterator[Readers]:
+    """Readers that have read both keys, and so keep them."""
+    readers = Readers(daemon, bug)
+    # Without it, a test that waits for a value that never comes would wait for ever.
+    alarm = threading.Timer(PLAYING_S, lambda: [reader.kill() for reader in readers.processes])
     alarm.start()
     try:
-        some.write()
-        some.wait_until_seen()
-        yield some
+        readers.write()
+        readers.wait_until_seen()
+        yield readers
     finally:
         alarm.cancel()
-        for reader in some.readers:
+        for reader in readers.processes:
             reader.kill()
             reader.communicate(timeout=DEADLINE_S)
 
 
 def after(cycles: int, cycle: Cycle, daemon: "ReplaceableDaemon", bug: str = "") -> list[str]:
-    """What is wrong after so many cycles."""
-    with watched(daemon, bug) as some:
+    """Return the violations after ``cycles`` cycles."""
+    with reading(daemon, bug) as readers:
         for _ in range(cycles):
-            cycle(daemon, some)
-            some.wait_until_seen()
-        problems = some.problems()
-        print(f"{cycles} cycles, {some.hits} hits, {len(problems)} problems", problems[:3])
-        assert some.hits > 100 * cycles
+            cycle(daemon, readers)
+            readers.wait_until_seen()
+        problems = readers.problems()
+        print(f"{cycles} cycles, {readers.hits} hits, {len(problems)} problems", problems[:3])
+        assert readers.hits > 100 * cycles
         return problems
 
 
-def found(cycle: Cycle, daemon: "ReplaceableDaemon", bug: str = "") -> list[str]:
-    """What is wrong after one cycle, in which every reader has read after the write: what a planted bug must show."""
-    with watched(daemon, bug) as some:
-        cycle(daemon, some)
-        some.wait_until_read_again()
-        problems = some.problems()
-        print(f"{some.hits} hits, {len(problems)} problems", problems[:3])
-        assert some.hits > 100
+def problems_after_one(cycle: Cycle, daemon: "ReplaceableDaemon", bug: str = "") -> list[str]:
+    """Return the violations after one cycle in which every reader has read after the write. A planted bug must show."""
+    with reading(daemon, bug) as readers:
+        cycle(daemon, readers)
+        readers.wait_until_read_again()
+        problems = readers.problems()
+        print(f"{readers.hits} hits, {len(problems)} problems", problems[:3])
+        assert readers.hits > 100
         return problems
 
 
-# ---------------------------------------------------------------------- what happens in a cycle
+# ---------------------------------------------------------------------- cycles
 
 
-def kill_and_replace(daemon: "ReplaceableDaemon", some: Watched) -> None:
+def kill_and_replace(daemon: "ReplaceableDaemon", readers: Readers) -> None:
     daemon.kill()
     daemon.begin()
-    some.write()
+    readers.write()
 
 
-def stop_and_replace(daemon: "ReplaceableDaemon", some: Watched) -> None:
+def stop_and_replace(daemon: "ReplaceableDaemon", readers: Readers) -> None:
     daemon.terminate(signal.SIGTERM)
     daemon.begin()
-    some.write()
+    readers.write()
 
 
-def replace_while_a_reader_is_held_up(daemon: "ReplaceableDaemon", some: Watched) -> None:
-    """It goes on, in the middle of whatever it was doing, when all has changed."""
-    some.readers[0].send_signal(signal.SIGSTOP)
+def replace_while_a_reader_is_held_up(daemon: "ReplaceableDaemon", readers: Readers) -> None:
+    """The reader continues in the middle of its work, when everything has changed."""
+    readers.processes[0].send_signal(signal.SIGSTOP)
     try:
-        kill_and_replace(daemon, some)
+        kill_and_replace(daemon, readers)
     finally:
-        some.readers[0].send_signal(signal.SIGCONT)
+        readers.processes[0].send_signal(signal.SIGCONT)
 
 
-def stall(daemon: "ReplaceableDaemon", some: Watched) -> None:
-    """The daemon is held up for longer than its lease, and somebody waits with a write."""
+def stall(daemon: "ReplaceableDaemon", readers: Readers) -> None:
+    """The daemon is held up for longer than its lease, and a write waits for it."""
     daemon.process.send_signal(signal.SIGSTOP)
     time.sleep(2 * LEASE_MS / 1000)
     daemon.process.send_signal(signal.SIGCONT)
-    some.write()
+    readers.write()
 
 
-def kill_while_stalled(daemon: "ReplaceableDaemon", some: Watched) -> None:
+def kill_while_stalled(daemon: "ReplaceableDaemon", readers: Readers) -> None:
     daemon.process.send_signal(signal.SIGSTOP)
-    kill_and_replace(daemon, some)
+    kill_and_replace(daemon, readers)
 
 
-# ---------------------------------------------------------------------- nothing is stale
+# ---------------------------------------------------------------------- no read is stale
 
 
 def test_no_read_is_stale_after_kill_9_and_an_immediate_write(start: Start) -> None:
     assert after(KILLS, kill_and_replace, start(durable=True)) == []
 
 
-def test_no_read_is_stale_after_an_orderly_stop_which_nobody_waits_for(start: Start) -> None:
+def test_no_read_is_stale_after_an_orderly_stop_and_an_immediate_write(start: Start) -> None:
     assert after(STOPS, stop_and_replace, start(durable=True)) == []
 
 
 @pytest.mark.parametrize("cycle", [stall, kill_while_stalled, replace_while_a_reader_is_held_up])
-def test_no_read_is_stale_when_somebody_is_held_up(start: Start, cycle: Cycle) -> None:
+def test_no_read_is_stale_when_a_process_is_held_up(start: Start, cycle: Cycle) -> None:
     assert after(STALLS, cycle, start(durable=True)) == []
 
 
-# ---------------------------------------------------------------------- and the test can fail
+# ---------------------------------------------------------------------- the tests find planted bugs
 
 
-def test_a_longer_lease_without_a_bug_shows_nothing(start: Start) -> None:
-    assert found(kill_and_replace, start(durable=True, lease_ms=8 * LEASE_MS)) == []
+def test_a_longer_lease_without_a_bug_has_no_problems(start: Start) -> None:
+    assert problems_after_one(kill_and_replace, start(durable=True, lease_ms=8 * LEASE_MS)) == []
 
 
 @pytest.mark.parametrize(
@@ -209,13 +208,13 @@ def test_a_longer_lease_without_a_bug_shows_nothing(start: Start) -> None:
     [
         ("has no fence", kill_and_replace),
         ("leaves no file", kill_and_replace),
-        ("gives longer leases than its successor thinks", kill_and_replace),
+        ("gives longer leases than its successor assumes", kill_and_replace),
         ("stops without ending the lease", stop_and_replace),
     ],
 )
-def test_the_bug_of_a_daemon_is_found(start: Start, bug: str, cycle: Cycle) -> None:
-    assert found(cycle, start(durable=True, bug=bug, lease_ms=LONG_LEASE_MS))
+def test_a_planted_bug_of_a_daemon_is_found(start: Start, bug: str, cycle: Cycle) -> None:
+    assert problems_after_one(cycle, start(durable=True, bug=bug, lease_ms=LONG_LEASE_MS))
 
 
 def test_a_client_that_trusts_a_lease_for_too_long_is_found(start: Start) -> None:
-    assert found(kill_and_replace, start(durable=True), "trusts a lease for too long")
+    assert problems_after_one(kill_and_replace, start(durable=True), "trusts a lease for too long")

@@ -1,4 +1,4 @@
-"""The table of generations: what a hostile client may try with it, and what it tells."""
+"""The table of generations: what clients see in it, and what a hostile client may try."""
 
 import ctypes
 import errno
@@ -36,7 +36,7 @@ def table() -> GenerationTable:
 
 
 def mapped_words(descriptor: int, slots: int) -> memoryview:
-    """The words as a client sees them."""
+    """Map the words as a client does."""
     return memoryview(mmap.mmap(descriptor, table_bytes(slots), mmap.MAP_SHARED, mmap.PROT_READ)).cast("Q")
 
 
@@ -58,15 +58,15 @@ def test_a_client_sees_what_the_server_writes(table: GenerationTable) -> None:
     assert words[LEASE] == 0
 
 
-def test_only_the_slots_of_the_keys_are_raised_and_never_lowered(table: GenerationTable) -> None:
+def test_a_bump_raises_only_the_slots_of_its_keys(table: GenerationTable) -> None:
     keys = [f"key {number}" for number in range(200)]
     before = table.slots_and_generations(keys)
     for key, (slot, generation) in zip(keys, before, strict=True):
         others = [other for other in keys if table.slots_and_generations([other])[0][0] != slot]
-        told = table.slots_and_generations(others)
+        generations = table.slots_and_generations(others)
         table.bump([key])
         assert table.slots_and_generations([key])[0][1] > generation
-        assert table.slots_and_generations(others) == told
+        assert table.slots_and_generations(others) == generations
     assert len({slot for slot, _ in before}) > SLOTS // 2, "keys are spread over the slots"
 
 
@@ -94,7 +94,7 @@ def _punch(descriptor: int) -> None:
 
 
 def _protect(descriptor: int) -> None:
-    """Map it to read, and then have it made writable."""
+    """Map the table to read, and then try to make the mapping writable."""
     libc.mmap.restype = ctypes.c_void_p
     place = libc.mmap(None, ctypes.c_size_t(SIZE), mmap.PROT_READ, mmap.MAP_SHARED, descriptor, ctypes.c_long(0))
     try:
@@ -129,7 +129,7 @@ ATTEMPTS: dict[str, Attempt] = {
 
 
 @pytest.mark.parametrize("attempt", ATTEMPTS)
-def test_a_client_can_change_nothing(table: GenerationTable, attempt: str) -> None:
+def test_a_client_cannot_change_the_table(table: GenerationTable, attempt: str) -> None:
     table.bump(["a"])
     table.extend_lease()
     descriptor = table.open_read_only()
@@ -143,11 +143,11 @@ def test_a_client_can_change_nothing(table: GenerationTable, attempt: str) -> No
     assert fcntl.fcntl(descriptor, fcntl.F_GET_SEALS) == SEALS
     table.bump(["a"])
     slot, generation = table.slots_and_generations(["a"])[0]
-    assert mapped(descriptor)[FIRST_GENERATION + slot] == generation, "the server writes on"
+    assert mapped(descriptor)[FIRST_GENERATION + slot] == generation, "the server can still write"
 
 
-def test_each_client_has_an_opening_of_its_own(table: GenerationTable) -> None:
-    """With a shared one it could move the offset of another's, or set its flags."""
+def test_each_client_has_an_open_file_of_its_own(table: GenerationTable) -> None:
+    """With a shared one, a client could move the offset of another, or set its flags."""
     one, other = table.open_read_only(), table.open_read_only()
     os.lseek(one, 8, os.SEEK_SET)
     fcntl.fcntl(one, fcntl.F_SETFL, os.O_NONBLOCK | os.O_APPEND)
@@ -156,11 +156,11 @@ def test_each_client_has_an_opening_of_its_own(table: GenerationTable) -> None:
     assert not os.get_inheritable(one)
 
 
-# ---------------------------------------------------------------------- words are whole
+# ---------------------------------------------------------------------- words are never torn
 
 
 def test_a_word_is_never_torn() -> None:
-    """Another process flips all bits of a word; read as clients read it, it is all or none of them."""
+    """Another process flips all bits of a word; a read as clients make it has all of them or none."""
     descriptor = os.memfd_create("words")
     os.ftruncate(descriptor, 4096)
     shared = mmap.mmap(descriptor, 4096)
@@ -182,4 +182,4 @@ def test_a_word_is_never_torn() -> None:
         os.waitpid(child, 0)
     print(seen)
     assert set(seen) <= {0, 2**64 - 1}
-    assert min(seen.get(0, 0), seen.get(2**64 - 1, 0)) > LOADS // 1_000, "it was flipped meanwhile"
+    assert min(seen.get(0, 0), seen.get(2**64 - 1, 0)) > LOADS // 1_000, "the word was flipped meanwhile"

@@ -1,8 +1,8 @@
-"""A process that reads through a near cache, and perhaps writes, and records when what was read and written.
+"""A process that reads through a near cache, and perhaps writes, and records the times of its reads and writes.
 
-Keys come in pairs, ``a0`` and ``b0`` and so on, which are always written together: so a ``get_many`` of both that finds
-two values is torn. Without a number of ``reads`` it goes on until its stdin ends, and says on stdout which values it
-sees first. A line with a number on stdin asks each thread to say on stdout when it has read this often from then on.
+Keys come in pairs, ``a0`` and ``b0`` and so on, which are always written together. So a ``get_many`` of both that
+returns two different values is torn. Without a number of ``reads`` it runs until its stdin ends, and prints which
+values it sees first. A line with a number on stdin asks each thread to print a line after that many more reads.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ REPORT = "has read\n"
 
 
 class Plan(msgspec.Struct):
-    """``reads`` for each thread (0: until stdin ends), and a write after every so many of them (0: none)."""
+    """``reads`` for each thread (0: until stdin ends), and a write after every ``write_after`` of them (0: none)."""
 
     address: str
     number: int
@@ -41,18 +41,18 @@ class Plan(msgspec.Struct):
 
 
 class Recorded(msgspec.Struct):
-    """``torn``: pairs of values that were read together. ``hits``, ``asked`` and ``refreshed`` are keys."""
+    """``torn``: pairs of different values that were read together. ``hits`` to ``refreshed`` are counted in keys."""
 
     writes: list[Write]
     reads: list[Reads]
     torn: list[tuple[str | None, str | None]]
     hits: int
-    asked: int
+    keys_read: int
     refreshed: int
 
 
 class Recorder:
-    """What one thread does, one call after the other."""
+    """The calls of one thread, one after the other."""
 
     def __init__(self, plan: Plan, name: str) -> None:
         self.plan = plan
@@ -67,12 +67,12 @@ class Recorder:
         self._reads_to_report = reads
 
     def read(self, key: str, value: bytes | None, start: int, end: int) -> None:
-        """Note a read. Of all reads of a value only the first end and the last start matter."""
+        """Record a read. Of all reads of a value only the first end and the last start matter."""
         seen = self.reads.get((key, value))
         if seen is None:
             self.reads[key, value] = [end, start, 1]
             if not self.plan.reads:
-                sys.stdout.write(f"{key} {_text(value)}\n")  # in one piece: there may be other threads
+                sys.stdout.write(f"{key} {_text(value)}\n")  # in one piece, because of other threads
                 sys.stdout.flush()
         else:
             seen[1] = start
@@ -84,7 +84,7 @@ class Recorder:
                 sys.stdout.flush()
 
     def read_both(self, keys: list[str], found: dict[str, bytes | None], start: int, end: int) -> None:
-        """Note a read of a pair."""
+        """Record a read of a pair."""
         for key in keys:
             self.read(key, found[key], start, end)
         first, second = (_text(found[key]) for key in keys)
@@ -92,14 +92,14 @@ class Recorder:
             self.torn.append((first, second))
 
     def next_write(self, number: int) -> tuple[list[str], bytes]:
-        """The keys and the value of the next write, of unknown end for now."""
+        """Begin to record the next write, whose end is not known yet; return its keys and its value."""
         pair, value = number // self.plan.write_after % self.plan.pairs, f"{self.name}-{number}"
         keys = [f"a{pair}", f"b{pair}"]
         self.writes += [Write(key, value, monotonic_ns(), INFINITY) for key in keys]
         return keys, value.encode()
 
     def written(self) -> None:
-        """The last write is answered."""
+        """Record the end of the last write."""
         end = monotonic_ns()
         for write in self.writes[-2:]:
             write.end = end
@@ -162,19 +162,21 @@ async def play_async(db: kv.AsyncNearClient, recorder: Recorder, going_on: Calla
 # ---------------------------------------------------------------------- clients with a planted bug
 
 
-def samples_the_generation_when_the_answer_has_come() -> None:
-    right = Table.fill
+def samples_the_generation_when_the_reply_has_come() -> None:
+    correct_fill = Table.fill
 
     def broken(self: Table, key: str, fetched: list[Any]) -> None:
         slot = fetched[2]
-        right(self, key, fetched if slot is None else [*fetched[:3], self.words[FIRST_GENERATION + slot], fetched[4]])
+        correct_fill(
+            self, key, fetched if slot is None else [*fetched[:3], self.words[FIRST_GENERATION + slot], fetched[4]]
+        )
 
     Table.fill = broken  # type: ignore[method-assign]
 
 
 def trusts_a_lease_for_too_long() -> None:
     class Trusting:
-        """Words whose lease lasts for a minute more."""
+        """Words whose lease lasts a minute longer."""
 
         def __init__(self, words: memoryview) -> None:
             self.words = words
@@ -182,12 +184,12 @@ def trusts_a_lease_for_too_long() -> None:
         def __getitem__(self, number: int) -> int:
             return self.words[number] + (60 * 10**9 if number == LEASE else 0)
 
-    right = NearCache.attach
+    correct_attach = NearCache.attach
 
     def broken(self: NearCache, protocol: ClientProtocol) -> None:
         assert protocol.near_table is not None
         protocol.near_table.words = Trusting(protocol.near_table.words)
-        right(self, protocol)
+        correct_attach(self, protocol)
 
     NearCache.attach = broken  # type: ignore[method-assign]
 
@@ -198,7 +200,7 @@ def does_not_compare_again() -> None:
 
 BUGS: dict[str, Callable[[], None]] = {
     "": lambda: None,
-    "samples the generation when the answer has come": samples_the_generation_when_the_answer_has_come,
+    "samples the generation when the reply has come": samples_the_generation_when_the_reply_has_come,
     "trusts a lease for too long": trusts_a_lease_for_too_long,
     "does not compare again": does_not_compare_again,
 }
@@ -208,7 +210,7 @@ BUGS: dict[str, Callable[[], None]] = {
 
 
 def main(plan: Plan) -> Recorded:
-    """Do all of it."""
+    """Carry out the plan; return what was recorded."""
     BUGS[plan.bug]()
     recorders = [Recorder(plan, f"{plan.number}.{thread}") for thread in range(plan.threads)]
     ended = threading.Event()
@@ -220,7 +222,7 @@ def main(plan: Plan) -> Recorded:
         ended.set()
 
     if not plan.reads:
-        os.nice(10)  # it never rests, and is not to keep a daemon from starting
+        os.nice(10)  # it never pauses, and must not delay the start of a daemon
         threading.Thread(target=obey, daemon=True).start()
 
     def going_on(number: int) -> bool:

@@ -181,7 +181,7 @@ def test_a_reload_of_invalid_rules_changes_nothing(daemon: RuledDaemon, mistake:
 
 
 def test_a_denied_refresh_does_not_fail_the_call_that_carries_it(daemon: RuledDaemon) -> None:
-    """A near cache piggy-backs the refresh of a changed key on the next call, which must succeed if that is denied."""
+    """A near cache refreshes a changed key along with the next call, which must succeed even if that is denied."""
     may_write = '[[access]]\nprefix = "w/"\nuid = 5001\nrights = ["read", "write"]\n'
     daemon.reload(READERS + OWN + may_write)
     owner = daemon.user(5001)

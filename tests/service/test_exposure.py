@@ -76,7 +76,7 @@ def path() -> Iterator[str]:
 
 @contextmanager
 def everything_open() -> Iterator[None]:
-    """Set an umask that denies nothing, so that only the socket's own mode keeps other users out."""
+    """Set a umask that denies nothing, so that only the socket's own mode keeps other users out."""
     before = os.umask(0)
     try:
         yield

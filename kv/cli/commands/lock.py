@@ -90,7 +90,7 @@ def run(context: Context, options: Options) -> int:
 
 def _name(operands: list[str]) -> str:
     if len(operands) != 1:
-        raise UsageError("give one name; the command stands behind '--': kv lock NAME -- COMMAND")
+        raise UsageError("give one name, and the command after '--': kv lock NAME -- COMMAND")
     name = checked_key(operands[0])
     if "/" in name:
         raise UsageError(f"a lock's name has no slash, unlike {name!r}")

@@ -60,7 +60,7 @@ def _count(text: str) -> int:
 def run(context: Context, options: Options) -> int:
     """Handle each change until ctrl-c, or until there were --count of them."""
     if len(options.operands) > 1:
-        raise UsageError(f"one prefix at a time: {options.operands[1]!r} is too many; a command stands behind '--'")
+        raise UsageError(f"one prefix at a time: {options.operands[1]!r} is too many; write a command after '--'")
     if options.command and options.json:
         raise UsageError("--json is for what is printed; a command gets the change in its environment")
     prefix = "".join(checked_key(operand) for operand in options.operands if operand)

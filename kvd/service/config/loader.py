@@ -27,6 +27,31 @@ from kvd.service.errors import ConfigError
 OTHER_VARIABLES = ("KVD_CONFIG", "KVD_DEBUG", "KVD_TIMEOUT", "KVD_CA_FILE", "KVD_CERTIFICATE_FILE", "KVD_KEY_FILE")
 
 
+class ConfigSources:
+    """The sources of a daemon's configuration, as they are when the command starts.
+
+    A reload reads the same flags, variables and paths, although the daemon runs in another directory by then.
+    """
+
+    def __init__(self, flags: Mapping[str, object], config_file: str | None) -> None:
+        self._flags = flags
+        self._config_file = config_file
+        self._environ = dict(os.environ)
+        self._directory = _working_directory()
+
+    def read(self) -> Config:
+        """Return the configuration as the sources are now. Raises ConfigError."""
+        return load(self._flags, self._environ, self._config_file, directory=self._directory)
+
+
+def _working_directory() -> str:
+    """The directory where relative paths start; empty if it has been removed."""
+    try:
+        return os.getcwd()
+    except OSError:
+        return ""
+
+
 def load(
     flags: Mapping[str, object],
     environ: Mapping[str, str],

@@ -1,4 +1,4 @@
-"""Memory, keys and quotas: never more than allowed, and a write that does not fit changes nothing."""
+"""Memory, keys and quotas stay within their limits, and a write that does not fit changes nothing."""
 
 import contextlib
 import random
@@ -25,7 +25,7 @@ MAX_BYTES = 200_000
 
 @pytest.fixture
 def full(database: Database) -> Database:
-    """A database with little memory, and a prefix whose keys may go."""
+    """A database with little memory, and a prefix whose keys may be evicted."""
     database.memory.configure(MAX_BYTES, 0, MAX_BYTES)
     database.memory.set_rules(PrefixRules([CACHE, PrefixRule(prefix="q/", max_bytes=20_000, max_keys=20)]))
     return database
@@ -41,7 +41,7 @@ def state(database: Database) -> tuple[object, ...]:
 
 
 def recount(database: Database) -> list[tuple[str, int, int]]:
-    """The quotas from scratch."""
+    """Count the quotas from scratch."""
     counted = []
     for rule in database.memory.rules.rules:
         if rule.max_bytes or rule.max_keys:
@@ -53,13 +53,13 @@ def recount(database: Database) -> list[tuple[str, int, int]]:
 
 
 def actual_bytes(database: Database) -> int:
-    """Keys and values, counted one by one, and the history's own count."""
+    """Return keys and values, counted one by one, and the history's own count."""
     heads = [head for part in database.store.parts() for head in part.values()]
     return sum(KEY_BYTES + len(head.key) + len(head.value or b"") for head in heads) + database.store.window.bytes
 
 
 @pytest.mark.parametrize("seed", range(15))
-def test_random_writes_stay_below_all_limits(
+def test_random_writes_stay_within_all_limits(
     full: Database, clocks: "Clocks", seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if seed % 2:
@@ -68,7 +68,7 @@ def test_random_writes_stay_below_all_limits(
     kept: dict[str, bytes] = {}
     refused = 0
     for step in range(600):
-        clocks.pass_(chosen.randrange(1000))
+        clocks.advance(chosen.randrange(1000))
         prefix = chosen.choice(["c/", "c/", "c/", "kept/", "q/"])
         entries = {
             f"{prefix}{chosen.randrange(400)}": bytes(chosen.randrange(1, 3_000)) for _ in range(chosen.randrange(1, 5))
@@ -90,7 +90,7 @@ def test_random_writes_stay_below_all_limits(
             if prefix != "c/":
                 after = state(full)
                 gone = {key for key in before[0] if key not in after[0]}  # type: ignore[attr-defined, operator]
-                assert all(key.startswith("c/") for key in gone), "room was made, and nothing else happened"
+                assert all(key.startswith("c/") for key in gone), "only evictions have happened"
         else:
             if prefix != "c/":
                 kept.update(entries)
@@ -100,12 +100,12 @@ def test_random_writes_stay_below_all_limits(
         assert full.memory.quotas()[0][1] <= 20
         assert full.memory.quotas()[0][2] <= 20_000
         values = full.store.get_many(list(kept))
-        assert values == list(kept.values()), "what may not be evicted never goes"
+        assert values == list(kept.values()), "a key that may not be evicted stays"
     assert full.store.counters.evicted_keys > 100
     assert refused > 5
 
 
-def test_without_anything_to_evict_a_write_is_refused_and_changes_nothing(full: Database) -> None:
+def test_a_write_is_refused_and_changes_nothing_if_no_key_may_be_evicted(full: Database) -> None:
     number = 0
     while full.memory.used_bytes() < MAX_BYTES - 1_500:
         full.set({f"kept/{number}": bytes(1_000)}, ME)
@@ -114,19 +114,19 @@ def test_without_anything_to_evict_a_write_is_refused_and_changes_nothing(full: 
     with pytest.raises(OutOfMemory, match="of memory are taken"):
         full.set({"kept/more": bytes(60_000)}, ME)
     after = state(full)
-    assert before[:2] + before[3:] == after[:2] + after[3:], "only history has gone for it"
+    assert before[:2] + before[3:] == after[:2] + after[3:], "only history was dropped for it"
     full.delete([f"kept/{n}" for n in range(10)], ME, missing_ok=False)
     full.set({"kept/again": bytes(1_000)}, ME)
 
 
-def test_one_write_larger_than_everything_evicts_nothing(full: Database) -> None:
+def test_a_write_larger_than_all_memory_evicts_nothing(full: Database) -> None:
     full.set({"c/1": b"x"}, ME)
     with pytest.raises(OutOfMemory, match="this would take"):
         full.set({"big": bytes(MAX_BYTES)}, ME)
     assert full.store.get("c/1") == b"x"
 
 
-def test_history_goes_before_any_key(full: Database) -> None:
+def test_history_is_dropped_before_any_key_is_evicted(full: Database) -> None:
     full.set({"c/1": b"x"}, ME)
     for _ in range(1_000):
         full.set({"kept/1": bytes(1_000)}, ME)
@@ -134,14 +134,14 @@ def test_history_goes_before_any_key(full: Database) -> None:
     assert full.memory.used_bytes() <= MAX_BYTES
 
 
-def test_many_go_in_one_commit_and_their_versions_are_in_the_history(database: Database) -> None:
+def test_many_keys_are_evicted_in_one_commit_and_their_versions_stay_in_the_history(database: Database) -> None:
     database.memory.configure(0, 2_048, 0)
     database.memory.set_rules(PrefixRules([CACHE]))
     database.set({f"c/{number}": b"x" for number in range(2_048)}, ME)
     database.set_each([{f"c/new{number}": b"x"} for number in range(100)], ME)
     eviction, *sets = commits_from(database.store, 2, 1_000, 10**6)
     assert eviction.author == EVICTED
-    assert eviction.keys == [f"c/{number}" for number in range(102)], "two more than had to"
+    assert eviction.keys == [f"c/{number}" for number in range(102)], "two more than needed"
     assert {commit.author for commit in sets} == {ME}
     gone = versions(database.store, "c/7", 10, None, 10**6)
     assert [(one.version, one.value, one.author) for one in gone] == [(2, None, EVICTED), (1, b"x", ME)]
@@ -149,8 +149,8 @@ def test_many_go_in_one_commit_and_their_versions_are_in_the_history(database: D
     assert database.store.get_many(["c/7", "c/200"], 2) == [None, b"x"]
 
 
-def test_what_was_deleted_and_is_forgotten_is_counted_and_what_was_evicted_is_not(clocks: "Clocks") -> None:
-    """So that the queue is swept for the first only: evicted keys have left it before."""
+def test_forgotten_keys_count_deleted_ones_but_not_evicted_ones(clocks: "Clocks") -> None:
+    """So the queue is swept for deleted keys only: evicted keys have left it before."""
     database = clocks.database(WindowLimits(max_commits=0))
     database.memory.configure(0, 3, 0)
     database.memory.set_rules(PrefixRules([CACHE]))
@@ -163,8 +163,8 @@ def test_what_was_deleted_and_is_forgotten_is_counted_and_what_was_evicted_is_no
     assert database.store.forgotten_keys == 2
 
 
-def test_a_key_that_stands_in_the_queue_twice_is_evicted_once(clocks: "Clocks") -> None:
-    """Deleted and forgotten, and set again under the very same object, as decoders share those of short keys."""
+def test_a_key_that_is_in_the_queue_twice_is_evicted_once(clocks: "Clocks") -> None:
+    """The key is deleted, forgotten, and set again as the same object, because decoders share objects of short keys."""
     database = clocks.database(WindowLimits(max_commits=0))
     database.memory.configure(0, 3, 0)
     database.memory.set_rules(PrefixRules([CACHE]))
@@ -181,7 +181,9 @@ def test_a_key_that_stands_in_the_queue_twice_is_evicted_once(clocks: "Clocks") 
     assert [database.store.exists(name) for name in (key, "c/1", "c/2", "c/3", "c/4")] == [False, False, *[True] * 3]
 
 
-def test_what_was_evicted_before_a_reload_stands_in_the_new_queue_once_when_it_comes_again(database: Database) -> None:
+def test_a_key_that_was_evicted_before_a_reload_enters_the_new_queue_once_when_it_is_set_again(
+    database: Database,
+) -> None:
     rules = PrefixRules([PrefixRule(prefix="c/", max_keys=2, evict=True)])
     database.memory.set_rules(rules)
     for name in ("c/1", "c/2", "c/3"):
@@ -195,7 +197,7 @@ def test_what_was_evicted_before_a_reload_stands_in_the_new_queue_once_when_it_c
     assert [database.store.exists(name) for name in ("c/1", "c/3", "c/4")] == [True, False, True]
 
 
-def test_evictions_are_commits_of_their_own(full: Database) -> None:
+def test_an_eviction_is_a_commit_of_its_own(full: Database) -> None:
     version = full.store.version
     for number in range(300):
         full.set({f"c/{number}": bytes(1_000)}, ME)
@@ -207,7 +209,7 @@ def test_evictions_are_commits_of_their_own(full: Database) -> None:
     assert {commit.author for commit in newest} <= {ME, EVICTED}
 
 
-def test_an_old_version_of_an_evicted_key_is_gone_and_never_shown_as_absent(full: Database) -> None:
+def test_an_old_version_of_an_evicted_key_is_gone_and_never_reads_as_absent(full: Database) -> None:
     full.set({"c/first": b"x"}, ME)
     snapshot = full.store.pin()
     for number in range(400):
@@ -218,7 +220,7 @@ def test_an_old_version_of_an_evicted_key_is_gone_and_never_shown_as_absent(full
     full.store.unpin(snapshot)
 
 
-def test_what_is_evicted_ends_no_snapshot_of_others(full: Database) -> None:
+def test_an_eviction_ends_no_snapshot_of_other_keys(full: Database) -> None:
     full.set({"kept": b"old"}, ME)
     full.set({"c/large": bytes(100_000)}, ME)
     snapshot = full.store.pin()
@@ -231,7 +233,7 @@ def test_what_is_evicted_ends_no_snapshot_of_others(full: Database) -> None:
     full.store.unpin(snapshot)
 
 
-def test_commits_that_are_not_shown_yet_stay(full: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_commits_that_may_not_be_shown_yet_stay(full: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(type(full), "visible", property(lambda self: 5))
     for number in range(150):
         full.set({f"kept/{number}": b"x", "kept/again": bytes(100)}, ME)
@@ -242,7 +244,7 @@ def test_commits_that_are_not_shown_yet_stay(full: Database, monkeypatch: pytest
     assert full.store.window.oldest_readable <= 5
 
 
-def test_a_transaction_whose_own_eviction_takes_what_it_read_conflicts(full: Database) -> None:
+def test_a_transaction_conflicts_if_its_own_eviction_takes_a_key_that_it_read(full: Database) -> None:
     number = 0
     while full.store.counters.evicted_keys == 0:
         full.set({f"c/{number}": bytes(1_000)}, ME)
@@ -262,7 +264,7 @@ def test_a_quota_holds(database: Database, evict: bool) -> None:
     database.set({"q/1": b"again"}, ME)
     if evict:
         database.set({"q/4": b""}, ME)
-        assert database.store.get("q/1") == b"again", "it was visited"
+        assert database.store.get("q/1") == b"again", "a key that was read stays"
     else:
         with pytest.raises(OutOfMemory, match="there are 3 keys under 'q/', and there may be 3"):
             database.set({"q/4": b""}, ME)
@@ -285,7 +287,7 @@ def test_a_limit_of_keys_holds(database: Database) -> None:
     assert database.store.counters.keys == 3
 
 
-def test_rules_that_come_later_take_in_what_is_there(database: Database) -> None:
+def test_rules_that_are_set_later_count_the_keys_that_are_there(database: Database) -> None:
     database.set({f"c/{number}": bytes(100) for number in range(10)}, ME)
     database.memory.set_rules(PrefixRules([PrefixRule(prefix="c/", max_keys=5, evict=True)]))
     assert database.memory.quotas() == recount(database)
@@ -293,7 +295,7 @@ def test_rules_that_come_later_take_in_what_is_there(database: Database) -> None
     assert database.memory.quotas()[0][1] <= 5
 
 
-def test_keys_by_their_rules_are_what_each_is_told_alone() -> None:
+def test_keys_grouped_by_rule_agree_with_the_rule_of_each_key() -> None:
     outer, inner = PrefixRule(prefix="a", max_keys=1), PrefixRule(prefix="a/b", evict=True)
     keys = ["a/b/c", "b", "a/c", "a/bc", "", "a"]
     found = dict(PrefixRules([outer, inner]).by_rule(keys))
@@ -303,7 +305,7 @@ def test_keys_by_their_rules_are_what_each_is_told_alone() -> None:
     assert list(PrefixRules([]).by_rule(["a"])) == [(None, ["a"])]
 
 
-def test_the_longest_prefix_decides_alone() -> None:
+def test_only_the_longest_prefix_decides() -> None:
     outer, inner = PrefixRule(prefix="a", max_keys=1), PrefixRule(prefix="a/b", evict=True)
     rules = PrefixRules([outer, inner])
     assert [rules.rule_of(key) for key in ("a/b/c", "a/bc", "a/c", "a", "b", "")] == [
@@ -316,8 +318,8 @@ def test_the_longest_prefix_decides_alone() -> None:
     ]
 
 
-def test_what_is_used_is_counted_whatever_happens(clocks: "Clocks") -> None:
-    """With a window that drops all the time, tombstones that are forgotten, and keys outside the first dict."""
+def test_used_memory_is_exact_after_any_change(clocks: "Clocks") -> None:
+    """The window drops all the time, tombstones are forgotten, and keys lie outside the first dict."""
     chosen = random.Random(3)  # noqa: S311  # to be repeatable
     database = clocks.database(WindowLimits(max_commits=20))
     for _ in range(2_000):
@@ -329,7 +331,7 @@ def test_what_is_used_is_counted_whatever_happens(clocks: "Clocks") -> None:
     assert database.store.memory_bytes == actual_bytes(database)
 
 
-def test_a_quota_holds_though_a_key_is_evicted_by_the_write_that_replaces_it(database: Database) -> None:
+def test_a_quota_holds_if_a_write_evicts_the_key_that_it_replaces(database: Database) -> None:
     keys, size = PrefixRule(prefix="k/", max_keys=2, evict=True), PrefixRule(prefix="s/", max_bytes=700, evict=True)
     database.memory.set_rules(PrefixRules([keys, size]))
     database.set({"k/a": b"", "k/b": b""}, ME)
@@ -342,7 +344,7 @@ def test_a_quota_holds_though_a_key_is_evicted_by_the_write_that_replaces_it(dat
     assert database.store.get_many(["k/a", "k/c", "s/a"]) == [b"new", b"new", bytes(KEY_BYTES)]
 
 
-def test_a_limit_of_keys_holds_though_a_key_is_evicted_by_the_write_that_replaces_it(database: Database) -> None:
+def test_a_limit_of_keys_holds_if_a_write_evicts_the_key_that_it_replaces(database: Database) -> None:
     database.memory.configure(0, 2, 0)
     database.memory.set_rules(PrefixRules([CACHE]))
     database.set({"c/a": b"", "c/b": b""}, ME)
@@ -353,7 +355,7 @@ def test_a_limit_of_keys_holds_though_a_key_is_evicted_by_the_write_that_replace
 
 @pytest.mark.parametrize("rule", [PrefixRule(prefix="c/", max_keys=3, evict=True),
                                   PrefixRule(prefix="c/", max_bytes=4 * KEY_BYTES, evict=True)])  # fmt: skip
-def test_a_write_that_no_quota_has_room_for_evicts_nothing(database: Database, rule: PrefixRule) -> None:
+def test_a_write_larger_than_its_quota_evicts_nothing(database: Database, rule: PrefixRule) -> None:
     database.memory.set_rules(PrefixRules([rule]))
     database.set({"c/a": b"", "c/b": b"", "c/c": b""}, ME)
     before = state(database)
@@ -374,10 +376,10 @@ def test_a_transaction_that_deletes_as_much_as_it_adds_needs_no_room(database: D
         database.commit({"q/none": None, "q/d": b""}, {}, [], database.store.version, ME)
 
 
-def test_evictions_that_may_not_be_shown_yet_make_room_all_the_same_and_no_more_go_than_have_to(
+def test_evictions_that_may_not_be_shown_yet_make_room_and_no_more_keys_go_than_needed(
     full: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As with a commit log: that it was evicted stays in the history until the disk has it."""
+    """As with a commit log: an eviction stays in the history until the disk has it."""
     for number in range(150):
         full.set({f"c/{number}": bytes(1_000)}, ME)
     shown = full.store.version
@@ -387,15 +389,13 @@ def test_evictions_that_may_not_be_shown_yet_make_room_all_the_same_and_no_more_
         assert full.store.counters.keys > 80
     assert full.store.counters.evicted_keys > 0
     shown = full.store.version
-    full.memory.on_visible()
+    full._on_visible()
     assert full.memory.used_bytes() <= MAX_BYTES
     full.set({"c/last": bytes(1_000)}, ME)
     assert full.memory.used_bytes() <= MAX_BYTES
 
 
-def test_while_evictions_may_not_be_shown_there_is_an_end_to_it_too(
-    full: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_memory_has_a_bound_while_evictions_may_not_be_shown(full: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(800):
         full.set({f"c/{number}": b""}, ME)
     shown = full.store.version
@@ -407,30 +407,30 @@ def test_while_evictions_may_not_be_shown_there_is_an_end_to_it_too(
             full.set({f"c/new{number}": b""}, ME)
     eviction = 500  # the last one, which came before it was known that it would not do
     assert full.memory.used_bytes() <= MAX_BYTES * 5 // 4 + eviction
-    assert full.store.counters.keys > 200, "what is refused evicts no more than one that is not"
+    assert full.store.counters.keys > 200, "a refused write evicts no more than an accepted one"
     shown = full.store.version
     full.set({"c/again": bytes(1_000)}, ME)
     assert full.memory.used_bytes() <= MAX_BYTES
 
 
-def test_deadlines_count_before_memory_is_full_of_them(database: Database) -> None:
-    most = 2_000_000
-    database.memory.configure(most, 0, 10_000)
-    life = database.expiry(10**9, keep=False, owner=None)
+def test_the_memory_of_deadlines_counts(database: Database) -> None:
+    max_bytes = 2_000_000
+    database.memory.configure(max_bytes, 0, 10_000)
+    expiry = database.expiry(10**9, keep=False, owner=None)
     with contextlib.suppress(OutOfMemory):
         for number in range(7_000):
-            database.set({f"{number:05d}": b""}, ME, life)
-    assert most - 1_000 < database.memory.used_bytes() <= most
+            database.set({f"{number:05d}": b""}, ME, expiry)
+    assert max_bytes - 1_000 < database.memory.used_bytes() <= max_bytes
 
 
-def test_touching_leaves_no_more_history_than_there_is_room_for(full: Database) -> None:
+def test_touching_keeps_the_history_within_the_memory(full: Database) -> None:
     full.set({f"kept/{number}": bytes(1_000) for number in range(60)}, ME)
     for _ in range(300):
         full.touch(["kept/1", "kept/2"], 10**9, ME)
         assert full.memory.used_bytes() <= MAX_BYTES
 
 
-def test_a_deadline_needs_room_and_a_life_without_end_none(database: Database) -> None:
+def test_a_deadline_needs_room_and_its_removal_does_not(database: Database) -> None:
     database.memory.configure(MAX_BYTES, 0, MAX_BYTES)
     keys = [f"{number:03d}" for number in range(400)]
     database.set(dict.fromkeys(keys, b""), ME)
@@ -449,13 +449,13 @@ def test_a_deadline_needs_room_and_a_life_without_end_none(database: Database) -
     assert database.count_deadlines() == 0
 
 
-def test_a_write_that_gives_keys_a_deadline_needs_room_for_that_too(database: Database) -> None:
+def test_a_write_with_a_deadline_needs_room_for_the_deadline(database: Database) -> None:
     database.memory.configure(MAX_BYTES, 0, MAX_BYTES)
     entries = {f"{number:03d}": b"" for number in range(400)}
-    life = database.expiry(10**9, keep=False, owner=None)
-    for write in (database.set, lambda entries, author, life: database.commit(entries, {}, [], 0, author, life)):
+    expiry = database.expiry(10**9, keep=False, owner=None)
+    for write in (database.set, lambda entries, author, expiry: database.commit(entries, {}, [], 0, author, expiry)):
         with pytest.raises(OutOfMemory):
-            write(entries, ME, life)
+            write(entries, ME, expiry)
     assert database.store.version == 0
     database.set(entries, ME)
 
@@ -475,7 +475,7 @@ def test_transactions_that_only_read_or_delete_need_no_room(clocks: "Clocks") ->
     assert database.memory.used_bytes() <= MAX_BYTES
 
 
-def test_a_key_that_comes_again_after_a_reload_is_a_new_one_too(database: Database) -> None:
+def test_a_key_that_is_set_again_after_a_reload_counts_as_new(database: Database) -> None:
     database.memory.set_rules(PrefixRules([PrefixRule(prefix="c/", max_keys=2, evict=True)]))
     for key in ("c/a", "c/b", "c/c"):
         database.set({key: b""}, ME)
@@ -486,7 +486,7 @@ def test_a_key_that_comes_again_after_a_reload_is_a_new_one_too(database: Databa
     assert database.store.get_many(["c/a", "c/b"]) == [b"again", None]
 
 
-def test_a_quota_holds_though_a_key_is_set_several_times_at_once(database: Database) -> None:
+def test_a_quota_holds_if_a_batch_sets_a_key_several_times(database: Database) -> None:
     database.memory.configure(0, 3, 0)
     database.memory.set_rules(PrefixRules([PrefixRule(prefix="q/", max_bytes=2_000)]))
     database.set({"q/a": bytes(1_000), "q/b": bytes(500)}, ME)
@@ -499,8 +499,8 @@ def test_a_quota_holds_though_a_key_is_set_several_times_at_once(database: Datab
     assert database.memory.quotas() == recount(database)
 
 
-def test_a_key_that_comes_and_goes_for_ever_does_not_fill_the_queue(clocks: "Clocks") -> None:
-    """Also if it is the very same object each time, as decoders keep short ones."""
+def test_a_key_that_is_set_and_deleted_again_and_again_does_not_fill_the_queue(clocks: "Clocks") -> None:
+    """Even if it is the same object each time, because decoders keep short keys."""
     database, key = clocks.database(WindowLimits(max_commits=0)), "c/again"
     database.memory.set_rules(PrefixRules([CACHE]))
     for _ in range(20_000):

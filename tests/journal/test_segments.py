@@ -1,4 +1,4 @@
-"""A file is read to its end, and the end is judged: all there, torn, or damaged."""
+"""A file is read to its end, and the end is classified: complete, torn, or damaged."""
 
 import msgspec
 import pytest
@@ -23,7 +23,7 @@ from tests.journal.disks import MemoryDisk
 
 HEADER = Header(99, 1, 10, 10, b"8 bytes!")
 CODEC = Codec(HEADER.salt)
-ROOM = bytes(300)
+UNUSED = bytes(300)
 GARBAGE = b"\xa5" * 40
 
 
@@ -38,26 +38,26 @@ def encoded(record: Record) -> bytes:
 
 
 def read(*pieces: bytes, header: Header = HEADER) -> tuple[SegmentReader, list[int]]:
-    """A segment of these pieces; the reader, and the versions of the groups it gave."""
+    """Read a segment of these pieces; return the reader, and the versions of its groups."""
     disk = MemoryDisk({names.log(1): header.encode(LOG_MAGIC) + b"".join(pieces)})
     reader = SegmentReader(disk, 1)
     return reader, [group.version for group in reader]
 
 
 def hole(piece: bytes) -> bytes:
-    """What stands where a write did not reach the disk."""
+    """Return what stands where a write did not reach the disk."""
     return bytes(len(piece))
 
 
-@pytest.mark.parametrize("behind", [b"", ROOM])
-def test_a_segment_ends_where_its_records_do(behind: bytes) -> None:
-    reader, versions = read(commit(11), commit(12), behind)
+@pytest.mark.parametrize("space", [b"", UNUSED])
+def test_a_segment_ends_where_its_records_do(space: bytes) -> None:
+    reader, versions = read(commit(11), commit(12), space)
     assert (versions, reader.version, reader.torn) == ([11, 12], 12, None)
     assert reader.end == HEADER_BYTES + len(commit(11)) * 2
 
 
 def test_an_empty_segment_has_the_version_before_it() -> None:
-    reader, versions = read(ROOM)
+    reader, versions = read(UNUSED)
     assert (versions, reader.version, reader.ceiling, reader.clean) == ([], 10, 10, False)
 
 
@@ -65,24 +65,24 @@ def test_groups_of_several_commits_count_as_many() -> None:
     assert read(commit(11, count=3), commit(14))[0].version == 14
 
 
-def test_what_is_torn_is_told_with_its_place() -> None:
-    reader, versions = read(commit(11), commit(12)[:-1], ROOM)
+def test_a_torn_tail_is_reported_with_its_place() -> None:
+    reader, versions = read(commit(11), commit(12)[:-1], UNUSED)
     torn = reader.torn
     assert torn is not None
     assert (versions, torn.path, torn.version) == ([11], "/data/0000000001.log", 11)
     assert (torn.offset, torn.bytes) == (HEADER_BYTES + len(commit(11)), len(commit(12)) - 1)
 
 
-def test_a_hole_is_torn_if_nothing_behind_it_vouches_for_what_was_there() -> None:
-    reader, versions = read(commit(11), hole(commit(12)), commit(13, watermark=11), ROOM)
+def test_a_hole_is_torn_if_no_later_record_vouches_for_it() -> None:
+    reader, versions = read(commit(11), hole(commit(12)), commit(13, watermark=11), UNUSED)
     assert (versions, reader.version) == ([11], 11)
     assert reader.torn is not None
 
 
 @pytest.mark.parametrize("bad", [hole(commit(12)), GARBAGE, commit(12)[:-1] + b"?"])
-def test_a_hole_is_damage_if_something_behind_it_vouches_for_what_was_there(bad: bytes) -> None:
+def test_a_hole_is_damage_if_a_later_record_vouches_for_it(bad: bytes) -> None:
     with pytest.raises(Damaged, match="version 12 was on disk and cannot be read") as raised:
-        read(commit(11), bad, commit(13, watermark=12), ROOM)
+        read(commit(11), bad, commit(13, watermark=12), UNUSED)
     assert raised.value.offset == HEADER_BYTES + len(commit(11))
 
 
@@ -91,20 +91,20 @@ def test_a_mark_vouches_too() -> None:
         read(commit(11), hole(commit(12)), encoded(Mark(12, 0, False)))
 
 
-def test_what_vouches_may_stand_far_behind_and_between_other_bad_things() -> None:
+def test_a_record_that_vouches_may_stand_much_later_and_between_garbage() -> None:
     with pytest.raises(Damaged, match="version 11 was on disk"):
-        read(GARBAGE, commit(12), bytes(1000), GARBAGE, commit(40, watermark=39), GARBAGE, ROOM)
+        read(GARBAGE, commit(12), bytes(1000), GARBAGE, commit(40, watermark=39), GARBAGE, UNUSED)
 
 
 def test_a_record_within_garbage_or_a_value_of_another_file_vouches_for_nothing() -> None:
-    """Somebody may have stored the bytes of a record: they have another salt."""
+    """A client may have stored the bytes of a record: they have another salt."""
     planted = Codec(HEADER.salt + 1).encode(Mark(1000, 1000, False))
-    reader, versions = read(commit(11), GARBAGE, planted, GARBAGE, ROOM)
+    reader, versions = read(commit(11), GARBAGE, planted, GARBAGE, UNUSED)
     assert (versions, reader.torn is not None) == ([11], True)
 
 
-def test_a_megabyte_behind_a_torn_record_is_looked_through_and_not_byte_by_byte() -> None:
-    """It would take seconds a megabyte; the time is not measured, but the calls are."""
+def test_a_megabyte_after_a_torn_record_is_searched_but_not_byte_by_byte() -> None:
+    """That would take seconds; this test counts calls, not time."""
     calls = 0
     sound = Codec.payload_at
 
@@ -122,8 +122,8 @@ def test_a_megabyte_behind_a_torn_record_is_looked_through_and_not_byte_by_byte(
     assert calls < 10
 
 
-def test_zeros_are_room_and_anything_else_is_not() -> None:
-    reader, _ = read(commit(11), bytes(50), b"\1", ROOM)
+def test_zeros_are_unused_space_and_anything_else_is_not() -> None:
+    reader, _ = read(commit(11), bytes(50), b"\1", UNUSED)
     assert reader.torn is not None
     assert reader.torn.bytes == 51
 
@@ -132,7 +132,7 @@ def test_zeros_are_room_and_anything_else_is_not() -> None:
 
 
 def ends_in_zeros(count: int, version: int = 11, watermark: int = 10) -> bytes:
-    """A record whose last ``count`` bytes are zeros: those of its last value, or of the wall clock's time."""
+    """Return a record whose last ``count`` bytes are zeros: those of its last value, or of its wall-clock time."""
     group = Group(version, 0, (None, None, ""), 1, ["k"], [b"v"], wall=0)
     if count > 1:
         # The fields after the values are left out where they are None, which is their default.
@@ -157,21 +157,21 @@ def test_zeros_at_the_end_of_the_last_record_belong_to_it(count: int, space: byt
 
 
 @pytest.mark.parametrize("count", [1, 300, 5_000])
-def test_the_zeros_at_its_end_that_the_file_has_no_place_for_make_a_record_torn(count: int) -> None:
+def test_a_record_whose_last_zeros_are_beyond_the_file_is_torn(count: int) -> None:
     reader, versions = read(commit(11), ends_in_zeros(count, 12)[:-1])
     assert (versions, reader.torn is not None) == ([11], True)
     assert reader.size == HEADER_BYTES + len(commit(11)) + len(ends_in_zeros(count, 12)) - 1
 
 
 @pytest.mark.parametrize("count", [1, 300, 5_000])
-def test_what_vouches_may_end_in_zeros(count: int) -> None:
+def test_a_record_that_vouches_may_end_in_zeros(count: int) -> None:
     with pytest.raises(Damaged, match="version 12 was on disk and cannot be read"):
-        read(commit(11), hole(commit(12)), ends_in_zeros(count, 13, watermark=12), ROOM)
+        read(commit(11), hole(commit(12)), ends_in_zeros(count, 13, watermark=12), UNUSED)
 
 
 @pytest.mark.parametrize("count", [1, 300, 5_000])
 def test_a_hole_before_a_record_that_ends_in_zeros_and_vouches_for_nothing_is_torn(count: int) -> None:
-    reader, versions = read(commit(11), hole(commit(12)), ends_in_zeros(count, 13, watermark=11), ROOM)
+    reader, versions = read(commit(11), hole(commit(12)), ends_in_zeros(count, 13, watermark=11), UNUSED)
     assert (versions, reader.torn is not None) == ([11], True)
 
 
@@ -181,26 +181,26 @@ def test_a_header_may_end_in_zeros() -> None:
         for header in (Header(salt, 1, 10, 10, b"8 bytes!") for salt in range(1 << 20))
         if header.encode(LOG_MAGIC).endswith(b"\0\0")
     )
-    reader, versions = read(ROOM, header=header)
+    reader, versions = read(UNUSED, header=header)
     assert (versions, reader.header, reader.torn) == ([], header, None)
     with pytest.raises(Damaged, match="the file ends within its header"):
         SegmentReader(MemoryDisk({names.log(1): header.encode(LOG_MAGIC)[:-1]}), 1)
 
 
 def test_a_segment_of_zeros_has_no_header() -> None:
-    with pytest.raises(Damaged, match="not a file of its kind"):
+    with pytest.raises(Damaged, match="does not begin as a file of this kind"):
         SegmentReader(MemoryDisk({names.log(1): bytes(4096)}), 1)
 
 
-def test_a_length_that_leads_into_the_zeros_or_beyond_the_file_is_torn() -> None:
+def test_a_length_that_reaches_into_the_zeros_or_beyond_the_file_is_torn() -> None:
     for length in (1, 250, 300, 10**6, 2**32 - 1):
-        reader, versions = read(commit(11), length.to_bytes(4, "little"), ROOM)
+        reader, versions = read(commit(11), length.to_bytes(4, "little"), UNUSED)
         assert (versions, reader.torn is not None) == ([11], True)
 
 
 @pytest.mark.parametrize("version", [11, 12])
-def test_what_is_known_behind_damage_may_end_in_zeros(version: int) -> None:
-    reader, _ = read(commit(11), GARBAGE, ends_in_zeros(5_000, version + 1, watermark=11), ROOM)
+def test_a_record_known_after_damage_may_end_in_zeros(version: int) -> None:
+    reader, _ = read(commit(11), GARBAGE, ends_in_zeros(5_000, version + 1, watermark=11), UNUSED)
     assert reader.newest_known() == version + 1
 
 
@@ -209,17 +209,17 @@ def test_what_is_known_behind_damage_may_end_in_zeros(version: int) -> None:
 
 @pytest.mark.parametrize("versions", [(12,), (11, 13), (11, 11), (11, 10), (10,)])
 def test_versions_that_do_not_follow_each_other_are_damage(versions: tuple[int, ...]) -> None:
-    with pytest.raises(Damaged, match="it goes on with version"):
+    with pytest.raises(Damaged, match="the next version is"):
         read(*(commit(version) for version in versions))
 
 
-def test_behind_a_crash_versions_go_on_above_those_that_may_have_been_given_away() -> None:
+def test_after_a_crash_versions_go_on_above_those_that_clients_may_have_seen() -> None:
     header = Header(99, 1, 500, 10, b"8 bytes!")
     reader, versions = read(commit(501), commit(502), header=header)
     assert (versions, reader.version) == ([501, 502], 502)
-    with pytest.raises(Damaged, match="it goes on with version 11, not 501"):
+    with pytest.raises(Damaged, match="the next version is 11, but should be 501"):
         read(commit(11), header=header)
-    with pytest.raises(Damaged, match="it goes on with version 1001, not 502"):
+    with pytest.raises(Damaged, match="the next version is 1001, but should be 502"):
         read(commit(501), commit(1001), header=header)
 
 
@@ -231,12 +231,12 @@ def test_the_highest_ceiling_counts() -> None:
     assert reader.ceiling == 900
 
 
-def test_behind_a_clean_stop_nothing_has_been_given_away_but_what_is_there() -> None:
+def test_after_a_clean_stop_clients_have_seen_only_recorded_versions() -> None:
     reader, _ = read(encoded(Mark(10, 900, False)), commit(11), encoded(Mark(11, 11, True)))
     assert (reader.clean, reader.ceiling) == (True, 11)
 
 
-def test_a_clean_stop_gives_back_no_ceiling_of_an_earlier_run() -> None:
+def test_a_clean_stop_keeps_the_ceiling_of_an_earlier_run() -> None:
     reader, _ = read(encoded(Mark(10, 10, True)), header=Header(99, 1, 500, 10, b"8 bytes!"))
     assert (reader.clean, reader.ceiling) == (True, 500)
 
@@ -246,9 +246,9 @@ def test_only_the_last_record_makes_a_stop_clean() -> None:
     assert not read(encoded(Mark(10, 10, True)), encoded(Mark(10, 10, False)))[0].clean
 
 
-def test_behind_a_clean_stop_there_is_nothing() -> None:
-    with pytest.raises(Damaged, match="something behind the mark of a clean stop"):
-        read(commit(11), encoded(Mark(11, 11, True)), ROOM, b"?")
+def test_data_after_a_clean_stop_is_damage() -> None:
+    with pytest.raises(Damaged, match="data after the mark of a clean stop"):
+        read(commit(11), encoded(Mark(11, 11, True)), UNUSED, b"?")
 
 
 # ---------------------------------------------------------------------- headers
@@ -256,14 +256,14 @@ def test_behind_a_clean_stop_there_is_nothing() -> None:
 
 def test_a_segment_under_another_number_is_refused() -> None:
     disk = MemoryDisk({names.log(2): HEADER.encode(LOG_MAGIC)})
-    with pytest.raises(Damaged, match="it says that it is segment 1"):
+    with pytest.raises(Damaged, match="its header says that it is segment 1"):
         SegmentReader(disk, 2)
 
 
 def test_a_record_that_a_faulty_kvd_wrote_is_damage() -> None:
     payload = b"\xa4oops"
     crc = CODEC._crc(len(payload), payload)
-    with pytest.raises(Damaged, match="a record with a right checksum that is none"):
+    with pytest.raises(Damaged, match="the record's checksum is valid, but it cannot be decoded"):
         read(len(payload).to_bytes(4, "little") + crc.to_bytes(4, "little") + payload)
 
 
@@ -293,24 +293,24 @@ def test_a_checkpoint_gives_its_pieces_and_its_end() -> None:
         ([], "the file ends here"),
         ([encoded(HEADS)], "the file ends here"),
         ([encoded(HEADS), encoded(END)[:-1]], "the file ends here"),
-        ([encoded(HEADS), ROOM], "checksum is wrong"),
+        ([encoded(HEADS), UNUSED], "checksum is wrong"),
         ([encoded(HEADS), GARBAGE, encoded(END)], "checksum is wrong"),
         ([encoded(HEADS), encoded(End(3, 10, 77))], "should have 3 keys"),
         ([encoded(HEADS), encoded(END), b"\0"], "end here"),
-        ([encoded(Mark(1, 1, True)), encoded(END)], "no checkpoint has"),
+        ([encoded(Mark(1, 1, True)), encoded(END)], "does not belong in a checkpoint"),
     ],
 )
-def test_a_checkpoint_that_is_not_whole_is_damaged(pieces: list[bytes], reason: str) -> None:
+def test_an_incomplete_checkpoint_is_damaged(pieces: list[bytes], reason: str) -> None:
     with pytest.raises(Damaged, match=reason):
         read_checkpoint(*pieces)
 
 
 def test_a_checkpoint_under_another_number_is_refused() -> None:
-    with pytest.raises(Damaged, match="it says that it is checkpoint 1"):
+    with pytest.raises(Damaged, match="its header says that it is checkpoint 1"):
         read_checkpoint(encoded(END), number=2)
 
 
 def test_a_segment_is_no_checkpoint() -> None:
     disk = MemoryDisk({names.checkpoint(1): HEADER.encode(LOG_MAGIC)})
-    with pytest.raises(Damaged, match="not a file of its kind"):
+    with pytest.raises(Damaged, match="does not begin as a file of this kind"):
         CheckpointReader(disk, 1)

@@ -1,4 +1,4 @@
-"""Whatever changes a key raises the generation of its slot, and in the same step; what does not change it need not."""
+"""Each change of a key bumps the generation of its slot, in the same step."""
 
 import random
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from tests.harness.scale import TIMES
 
 KEYS = ["a", "b", "c", "d"]
 STEPS = 3_000 * TIMES
-OWNER = "somebody"
+OWNER = "an owner"
 
 
 class Watched:
@@ -31,11 +31,11 @@ class Watched:
         assert len({self.table.slots_and_generations([key])[0][0] for key in KEYS}) == len(KEYS)
 
     def seen(self) -> dict[str, tuple[int, object]]:
-        """Each key's generation, and all that a fetch tells of it."""
+        """Return each key's generation, and all that a fetch returns of it."""
         self.database.expire_all_due()
-        told = self.database.store.fetch(KEYS)
+        entries = self.database.store.fetch(KEYS)
         return {
-            key: (self.table.slots_and_generations([key])[0][1], each) for key, each in zip(KEYS, told, strict=True)
+            key: (self.table.slots_and_generations([key])[0][1], each) for key, each in zip(KEYS, entries, strict=True)
         }
 
 
@@ -57,7 +57,7 @@ CHANGES: dict[str, Change] = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_change_raises_what_it_changes_and_nothing_else(change: str) -> None:
+def test_a_change_bumps_the_generations_of_exactly_the_changed_keys(change: str) -> None:
     watched = Watched()
     database = watched.database
     database.set({"a": b"1", "b": b"1"}, NO_AUTHOR)
@@ -66,13 +66,13 @@ def test_a_change_raises_what_it_changes_and_nothing_else(change: str) -> None:
     CHANGES[change](database)
     after = watched.seen()
     changed = {key for key in KEYS if before[key][1] != after[key][1]}
-    raised = {key for key in KEYS if before[key][0] != after[key][0]}
+    bumped = {key for key in KEYS if before[key][0] != after[key][0]}
     assert changed
-    assert raised == changed
-    assert all(after[key][0] > before[key][0] for key in raised)
+    assert bumped == changed
+    assert all(after[key][0] > before[key][0] for key in bumped)
 
 
-def test_expiry_raises() -> None:
+def test_expiry_bumps_the_generation() -> None:
     watched = Watched()
     watched.database.set({"a": b"1"}, NO_AUTHOR, watched.database.expiry(100, keep=False, owner=None))
     before = watched.seen()
@@ -83,7 +83,7 @@ def test_expiry_raises() -> None:
     assert after["b"] == before["b"]
 
 
-def test_keys_that_died_with_their_connections_before_the_start_are_raised() -> None:
+def test_orphaned_ephemeral_keys_are_bumped_at_the_start() -> None:
     contents = Replay(clock=lambda: 1_000, timer=lambda: 1_000)
     contents.load(["a"], [b"1"], [1], None, ["a"])
     contents.end_of_load(1, 1)
@@ -97,11 +97,11 @@ def test_keys_that_died_with_their_connections_before_the_start_are_raised() -> 
     assert after["a"][0] > before["a"][0]
 
 
-def test_the_generation_is_raised_before_the_value_is_there() -> None:
-    """So whatever goes wrong in between costs a fetch, and no more."""
+def test_the_generation_is_bumped_before_the_value_changes() -> None:
+    """So a failure in between costs a fetch, and no more."""
     watched = Watched()
-    database, raised = watched.database, []
-    watched.table.bump = lambda keys: raised.append(  # type: ignore[method-assign]
+    database, bumped = watched.database, []
+    watched.table.bump = lambda keys: bumped.append(  # type: ignore[method-assign]
         [(key, database.store.get(key)) for key in keys]
     )
     database.set({"a": b"1"}, NO_AUTHOR)
@@ -110,11 +110,11 @@ def test_the_generation_is_raised_before_the_value_is_there() -> None:
     database.increment("a", 1, NO_AUTHOR)
     database.touch(["a"], 5, NO_AUTHOR)
     database.delete(["a"], NO_AUTHOR, missing_ok=False)
-    assert raised == [[("a", value)] for value in (None, b"1", b"2", b"3", b"4", b"4")]
+    assert bumped == [[("a", value)] for value in (None, b"1", b"2", b"3", b"4", b"4")]
 
 
 def random_change(database: Database, some: random.Random) -> None:
-    """Anything, to some of the keys."""
+    """Make a random change to some of the keys."""
     keys = some.sample(KEYS, some.randint(1, 3))
     life = database.expiry(some.choice([None, 3, 30]), keep=some.random() < 0.3, owner=some.choice([None, OWNER]))
     values = {key: b"%d" % some.randint(0, 3) for key in keys}
@@ -133,7 +133,7 @@ def random_change(database: Database, some: random.Random) -> None:
     )()
 
 
-def test_a_generation_that_stays_vouches_for_everything() -> None:
+def test_an_unchanged_generation_means_an_unchanged_entry() -> None:
     watched, some = Watched(), random.Random(1)  # noqa: S311 - no secret
     before = watched.seen()
     changes = 0
@@ -142,7 +142,7 @@ def test_a_generation_that_stays_vouches_for_everything() -> None:
         try:
             random_change(watched.database, some)
         except StoreError:
-            pass  # refused, as it may be
+            pass  # some changes are refused
         after = watched.seen()
         for key in KEYS:
             changes += before[key][1] != after[key][1]
@@ -151,7 +151,7 @@ def test_a_generation_that_stays_vouches_for_everything() -> None:
     assert changes > STEPS // 2
 
 
-# ---------------------------------------------------------------------- who is handed the table
+# ---------------------------------------------------------------------- which connections get the table
 
 
 def near_caches_of(database: Database, begin_leases: Callable[[], None] = lambda: None) -> NearCaches:
@@ -159,7 +159,7 @@ def near_caches_of(database: Database, begin_leases: Callable[[], None] = lambda
 
 
 def attach(peer: Peer) -> str:
-    """The reply to a peer that attaches, in words."""
+    """Return the reply to a peer that attaches, in words."""
     return str(InMemoryClient(build(), peer).ask("attach"))
 
 
@@ -189,7 +189,7 @@ def test_while_stopping_there_is_no_table() -> None:
 
 
 def test_without_a_table_nothing_is_called() -> None:
-    """So as long as nobody attaches, it costs a comparison."""
+    """So a daemon without attached clients pays a comparison only."""
     near_caches = near_caches_of(database := build_database())
     assert database.generations.table is None
     assert near_caches.table_bytes == 0

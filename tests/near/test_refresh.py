@@ -1,4 +1,4 @@
-"""What a near cache has lost is fetched again along with what it asks for anyway: what, how often, and how much."""
+"""Piggy-backed refreshes: which changed keys a near cache fetches along with other requests, how often, how many."""
 
 import os
 from collections.abc import Callable
@@ -26,51 +26,51 @@ KEYS = [f"{number}" for number in range(MAX_KEYS_PER_REQUEST + 8)]
 
 
 class Server:
-    """The words as a server would write them."""
+    """A server's words, written as a server writes them, and the client's table over them."""
 
     def __init__(self) -> None:
         self.words = memoryview(bytearray(table_bytes(SLOTS))).cast("Q")
         self.table = Table(self.words, SLOTS, kv.NearCacheLimits())
 
-    def keep(self, key: str, slot: int, value: bytes = b"x", rides: int = REFRESH_BUDGET) -> None:
-        """A read has brought ``key``."""
+    def keep(self, key: str, slot: int, value: bytes = b"x", budget: int = REFRESH_BUDGET) -> None:
+        """Have a read fetch ``key``."""
         self.table.fill(key, [value, 1, slot, self.words[FIRST_GENERATION + slot], None])
-        self.table.refresh_queue.add(key, value, FIRST_GENERATION + slot, rides)
+        self.table.refresh_queue.add(key, value, FIRST_GENERATION + slot, budget)
 
     def change(self, slot: int) -> None:
-        """Raise, and note it."""
+        """Bump the generation of ``slot``, and note it."""
         self.words[FIRST_GENERATION + slot] += 1
         self.words[first_note(SLOTS) + self.words[NOTED] % NOTES] = slot
         self.words[NOTED] += 1
 
-    def take(self, *besides: str) -> list[str]:
-        """What would ride along now."""
-        return self.table.take_due(besides)
+    def take(self, *excluded: str) -> list[str]:
+        """Return the keys that a request would refresh now."""
+        return self.table.take_due(excluded)
 
 
 @pytest.fixture
 def server() -> Server:
-    made = Server()
+    server = Server()
     for slot, key in enumerate(KEYS):
-        made.keep(key, slot)
-    assert made.take() == []
-    return made
+        server.keep(key, slot)
+    assert server.take() == []
+    return server
 
 
-def test_what_has_changed_rides_once(server: Server) -> None:
+def test_a_changed_key_is_refreshed_once(server: Server) -> None:
     server.change(3)
     assert server.take() == ["3"]
     assert server.take() == []
 
 
-def test_what_is_asked_for_or_was_fetched_since_does_not_ride(server: Server) -> None:
+def test_a_key_that_is_fetched_anyway_or_was_fetched_since_is_not_refreshed(server: Server) -> None:
     server.change(3)
     server.change(4)
     server.keep("4", 4)
     assert server.take("3") == []
 
 
-def test_no_more_ride_than_may_and_the_others_come_next(server: Server) -> None:
+def test_a_request_refreshes_a_limited_number_of_keys_and_the_next_one_the_others(server: Server) -> None:
     for slot in range(len(KEYS)):
         server.change(slot)
     first = server.take()
@@ -78,7 +78,7 @@ def test_no_more_ride_than_may_and_the_others_come_next(server: Server) -> None:
     assert sorted(first + server.take()) == sorted(KEYS)
 
 
-def test_notes_are_read_around_the_end_of_the_ring_and_not_when_overwritten(server: Server) -> None:
+def test_notes_are_read_across_the_end_of_the_ring_but_not_when_overwritten(server: Server) -> None:
     for _ in range(NOTES - 1):
         server.change(1_000)
     server.take()
@@ -91,26 +91,26 @@ def test_notes_are_read_around_the_end_of_the_ring_and_not_when_overwritten(serv
     assert server.take() == []
 
 
-@pytest.mark.parametrize("rides", [FIRST_REFRESH_BUDGET, REFRESH_BUDGET])
-def test_what_is_not_read_rides_in_vain_only_so_often(server: Server, rides: int) -> None:
-    server.keep("3", 3, rides=rides)
+@pytest.mark.parametrize("budget", [FIRST_REFRESH_BUDGET, REFRESH_BUDGET])
+def test_a_key_that_is_not_read_is_refreshed_until_its_budget_is_used(server: Server, budget: int) -> None:
+    server.keep("3", 3, budget=budget)
     taken = 0
     for _ in range(2 * REFRESH_BUDGET):
         server.change(3)
         taken += len(server.take())
-    assert taken == rides
+    assert taken == budget
     assert not server.table.refresh_queue.has("3", FIRST_GENERATION + 3)
 
 
-def test_large_values_are_not_in_demand_and_the_keys_are_bounded() -> None:
-    demand = RefreshQueue(SLOTS)
-    demand.add("large", b"x" * MAX_ENTRY_BYTES, 8, REFRESH_BUDGET)
-    assert len(demand) == 0
+def test_large_values_are_not_queued_and_the_queue_is_bounded() -> None:
+    queue = RefreshQueue(SLOTS)
+    queue.add("large", b"x" * MAX_ENTRY_BYTES, 8, REFRESH_BUDGET)
+    assert len(queue) == 0
     for number in range(MAX_KEYS + 100):
-        demand.add(f"{number}", b"", number, REFRESH_BUDGET)
-    assert len(demand) == MAX_KEYS
-    assert not demand.has("99", 99)
-    assert demand.has("100", 100)
+        queue.add(f"{number}", b"", number, REFRESH_BUDGET)
+    assert len(queue) == MAX_KEYS
+    assert not queue.has("99", 99)
+    assert queue.has("100", 100)
 
 
 # ---------------------------------------------------------------------- with a daemon
@@ -118,7 +118,7 @@ def test_large_values_are_not_in_demand_and_the_keys_are_bounded() -> None:
 
 @pytest.fixture
 def filled(near: kv.NearClient, other: kv.Client) -> kv.NearClient:
-    """Has read ``a`` to ``d``."""
+    """A client that has read ``a`` to ``d``."""
     other.set_many(dict.fromkeys("abcd", b"1"))
     for key in "abcd":
         assert near.get(key) == b"1"
@@ -126,7 +126,7 @@ def filled(near: kv.NearClient, other: kv.Client) -> kv.NearClient:
     return near
 
 
-def test_a_miss_brings_along_what_has_changed(filled: kv.NearClient, other: kv.Client) -> None:
+def test_a_miss_refreshes_changed_keys(filled: kv.NearClient, other: kv.Client) -> None:
     other.set("a", b"2")
     other.delete("b")
     before = filled.near_cache.stats()
@@ -137,7 +137,7 @@ def test_a_miss_brings_along_what_has_changed(filled: kv.NearClient, other: kv.C
     assert (after.hits - before.hits, after.refetches - before.refetches) == (3, 0)
 
 
-def test_a_write_brings_along_what_it_wrote_and_what_has_changed(filled: kv.NearClient, other: kv.Client) -> None:
+def test_a_write_refreshes_its_own_keys_and_changed_keys(filled: kv.NearClient, other: kv.Client) -> None:
     other.set("b", b"2")
     before = filled.near_cache.stats()
     filled.set("a", b"3")
@@ -150,9 +150,7 @@ def test_a_write_brings_along_what_it_wrote_and_what_has_changed(filled: kv.Near
     assert after.refreshed - before.refreshed == 3
 
 
-def test_a_write_that_is_refused_says_so_and_the_riders_come_all_the_same(
-    filled: kv.NearClient, other: kv.Client
-) -> None:
+def test_a_refused_write_raises_and_still_refreshes_changed_keys(filled: kv.NearClient, other: kv.Client) -> None:
     other.set("b", b"2")
     with pytest.raises(kv.Conflict):
         filled.compare_and_set("a", b"9", 1 << 40)
@@ -161,7 +159,7 @@ def test_a_write_that_is_refused_says_so_and_the_riders_come_all_the_same(
     assert (filled.get("a"), filled.get("b")) == (b"1", b"2")
 
 
-def test_what_has_become_large_is_brought_once(filled: kv.NearClient, other: kv.Client) -> None:
+def test_a_value_that_has_become_large_is_refreshed_once(filled: kv.NearClient, other: kv.Client) -> None:
     for number in range(2):
         other.set("a", b"%d" % number * 10_000)
         filled.get(f"new {number}")
@@ -169,8 +167,10 @@ def test_what_has_become_large_is_brought_once(filled: kv.NearClient, other: kv.
     assert filled.get("a") == b"1" * 10_000
 
 
-def test_riders_that_are_refused_are_given_up_and_the_read_is_answered(filled: kv.NearClient, other: kv.Client) -> None:
-    """One of them cannot be fetched: here, for it is no key at all."""
+def test_keys_whose_refresh_is_refused_leave_the_queue_and_the_read_is_answered(
+    filled: kv.NearClient, other: kv.Client
+) -> None:
+    """One of them cannot be fetched: here because it is not a valid key."""
     table = filled.near_cache.table
     word = FIRST_GENERATION + table.slots - 1
     table._keep("", (b"", word, -1, None))
@@ -182,7 +182,7 @@ def test_riders_that_are_refused_are_given_up_and_the_read_is_answered(filled: k
     assert filled.near_cache.stats().refreshed == 0
 
 
-def test_a_forked_child_has_nothing_in_demand(filled: kv.NearClient) -> None:
+def test_a_forked_child_has_an_empty_queue(filled: kv.NearClient) -> None:
     assert len(filled.near_cache.table.refresh_queue)
     child = os.fork()
     if child == 0:
@@ -191,7 +191,7 @@ def test_a_forked_child_has_nothing_in_demand(filled: kv.NearClient) -> None:
 
 
 @pytest.mark.parametrize("sync", ["always", "never"])
-def test_nothing_rides_where_reads_of_it_would_wait_for_the_disk(
+def test_other_keys_are_not_refreshed_where_reads_wait_for_the_disk(
     start: "Callable[..., ReplaceableDaemon]", sync: str
 ) -> None:
     daemon = start(durable=True, sync=sync)
