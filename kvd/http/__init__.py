@@ -1,1 +1,1 @@
-"""The optional HTTP listener: /v1/ as the original had it, /v2/ beyond it. Imported only if it is to listen."""
+"""The optional HTTP listener: /v1/ as in the original service, /v2/ beyond it. Imported only if it is configured."""

@@ -1,9 +1,9 @@
 """Who may send requests over HTTP, and under which name of this host.
 
-A Unix socket knows its peers. On TCP a request shows a token of the token file (``Authorization: Bearer``), or its
-connection a certificate, or the listener is open, on loopback. A foreign web page must not reach the daemon through the
-browser of a user who may: so the Host must be one of ours (DNS rebinding), a foreign Origin is refused, and no reply
-ever permits one (no CORS).
+On a Unix socket the kernel identifies the peer. On TCP a request shows a token of the token file (``Authorization:
+Bearer``), or its connection shows a certificate, or the listener is open, on loopback. A foreign web page must not
+reach the daemon through the browser of a user who has the right. So the Host must be one of ours (DNS rebinding), a
+foreign Origin is refused, and no reply ever permits one (no CORS).
 """
 
 import logging
@@ -20,7 +20,7 @@ _LOCAL = ("localhost", "127.0.0.1", "[::1]")
 
 
 class HttpAuth:
-    """Judges the requests of all HTTP connections."""
+    """Admits or refuses the requests of all HTTP connections."""
 
     def __init__(self, authentication: Authentication, hosts: Iterable[str]) -> None:
         self._authentication = authentication
@@ -32,21 +32,21 @@ class HttpAuth:
         if host is None:
             if request.is_http10:
                 return
-            raise Problem(400, "bad_request", "a request has to say its Host")
+            raise Problem(400, "bad_request", "a request must have a Host header")
         if _name(host) not in self._hosts:
-            raise Problem(421, "misdirected", "this Host is none of the daemon's names; see hosts in [http]")
+            raise Problem(421, "misdirected", "the Host header does not name this daemon; see hosts in [http]")
         origin = request.headers.get(b"origin")
         if origin is not None and origin.partition(b"://")[2].lower() != host.lower():
-            raise Problem(403, "forbidden", "no page of another origin may ask")
+            raise Problem(403, "forbidden", "requests from a page of another origin are refused")
 
     def peer_of(self, request: Request, connected: Peer) -> Peer:
         """Return the peer of a request: its connection's, or the holder of the token that it shows. Raises Problem."""
-        shown = request.headers.get(b"authorization")
-        if shown is None or connected.uid is not None:
+        header = request.headers.get(b"authorization")
+        if header is None or connected.uid is not None:
             if connected.is_authenticated:
                 return connected
             raise unauthenticated("show a token: Authorization: Bearer TOKEN")
-        scheme, _, token_text = shown.partition(b" ")
+        scheme, _, token_text = header.partition(b" ")
         token = self._authentication.match_token(token_text.strip()) if scheme.lower() == b"bearer" else None
         if token is None:
             logger.warning("refused %s: wrong token", connected.name)
@@ -57,7 +57,7 @@ class HttpAuth:
 
 
 def unauthenticated(detail: str) -> Problem:
-    """Return the answer to a request that has to show a token."""
+    """Return the answer to a request that must show a token."""
     return Problem(401, "unauthenticated", detail, b'WWW-Authenticate: Bearer realm="kvd"\r\n')
 
 

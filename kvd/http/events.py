@@ -1,11 +1,11 @@
 """A feed as server-sent events (the HTML standard, 9.2).
 
         event: change    {"version", "time", "author", "changes": {key: value or null}}      id: version
-        event: reset     {"version"}    forget everything; all items follow: this reader was too slow, or came too late
+        event: reset     {"version"}    forget everything; all items follow: the reader was too slow or began too late
         event: item      {"key", "version", "value"}
-        event: live      {"version"}    everything up to here was sent                               id: version
+        event: live      {"version"}    everything up to here is sent                                id: version
 
-Only changes and live have an id. A reader that is cut off between reset and live comes back with an older id, and is
+Only change and live have an id. So a reader that is cut off between reset and live returns with an older id, and is
 reset again.
 """
 

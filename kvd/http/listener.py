@@ -1,4 +1,4 @@
-"""What all HTTP connections share: the routes, the authentication, and one answer for each request."""
+"""What all HTTP connections share: the routes, the authentication, and the function that answers a request."""
 
 import logging
 from collections.abc import Callable, Iterable
@@ -34,7 +34,7 @@ V1, V2 = b"/v1/", b"/v2/"
 class Listener:
     """The HTTP side of a server.
 
-    ``is_open``: on TCP no request has to authenticate. ``max_json_bytes``: of a body that is not a value.
+    ``is_open``: requests on TCP need not authenticate. ``max_json_bytes``: the limit of a body that is not a value.
     """
 
     def __init__(self, server: Server, *, hosts: Iterable[str], is_open: bool, max_json_bytes: int) -> None:
@@ -46,22 +46,22 @@ class Listener:
         self._admission = HttpAuth(server.authentication, hosts)
 
     def check(self, request: Request, connected: Peer, *, is_local: bool) -> Peer:
-        """Return who sent a request, before its body is taken. ``is_local``: over a Unix socket. Raises Problem."""
+        """Return the sender of a request, before its body is read. ``is_local``: over a Unix socket. Raises Problem."""
         if not is_local:
             self._admission.check_host(request)
         return self._admission.peer_of(request, connected)
 
     def max_body_bytes(self, request: Request) -> int:
-        """Return how long the body of a request may be."""
+        """Return the maximum length of the body of a request."""
         is_value = request.method == "PUT" and request.path not in (b"/v1", b"/v1/")
         return self.executor.limits.max_value_bytes if is_value else self._max_json_bytes
 
     def answer(self, request: Request, peer: Peer) -> tuple[Response | EventSource, LogPosition]:
-        """Run a request; its answer, and what that has to wait for. Raises Later."""
+        """Run a request. Return its answer, and what the answer waits for. Raises RetryLater."""
         if request.refusal is not None:
             return error_response(request, request.refusal), NO_WAIT
-        if not self.server.authentication.token_is_valid(peer):  # after a reload, since its head came
-            return error_response(request, unauthenticated("this token is not valid any more")), NO_WAIT
+        if not self.server.authentication.token_is_valid(peer):  # because of a reload after its head had arrived
+            return error_response(request, unauthenticated("this token is no longer valid")), NO_WAIT
         context = RequestContext(self.executor, request, peer)
         try:
             return _route(request)(context), context.position
@@ -84,5 +84,5 @@ def _route(request: Request) -> Route:
     if path.startswith(v2.KEY_PREFIX):
         return v2.key_route
     if path.startswith(V2):
-        raise Problem(404, "not_found", "there is no such route; /openapi.json has them all")
+        raise Problem(404, "not_found", "there is no such route; /openapi.json lists all routes")
     raise Problem(404, "not_found", "404 page not found")

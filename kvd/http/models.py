@@ -1,4 +1,4 @@
-"""The JSON bodies of /v2/: requests are checked against these types, and the OpenAPI document is made from them."""
+"""The JSON bodies of /v2/: requests are checked against these types, and the OpenAPI document is built from them."""
 
 import base64
 import binascii
@@ -83,7 +83,7 @@ class Items(msgspec.Struct):
 
 
 class Page(msgspec.Struct):
-    """Keys in the order of their bytes. ``next``: pass it as ``start`` for the next page; null: this was the last."""
+    """Keys in the order of their bytes. ``next``: pass it as ``start`` for the next page; null: there is none."""
 
     store: str
     version: Version

@@ -1,4 +1,4 @@
-"""The OpenAPI 3.1 document of /v2/, made from the types that its bodies are checked against."""
+"""The OpenAPI 3.1 document of /v2/, built from the types that its bodies are checked against."""
 
 from typing import Any
 
@@ -17,26 +17,26 @@ _ERRORS = {
     "400": "the request cannot be understood; nothing ran",
     "401": "no token, or a wrong one",
     "403": "no right to these keys, or a page of another origin; nothing ran",
-    "405": "another method is needed",
-    "408": "the request did not come whole in time",
+    "405": "the route does not have this method",
+    "408": "the request did not arrive completely in time",
     "413": "over a limit; nothing was changed",
-    "421": "the Host is none of the daemon's names",
+    "421": "the Host header does not name this daemon",
     "429": "too many connections or watches of one user",
-    "431": "too many or too long headers",
-    "500": "a fault in the server; whether it ran is not known",
-    "503": "no memory, no room on the disk, too many connections, or the server is stopping; nothing was changed",
+    "431": "too many headers, or headers that are too long",
+    "500": "a fault in the server; it is not known whether the request ran",
+    "503": "no memory, no space on the disk, too many connections, or the server is stopping; nothing was changed",
 }
 _GONE = {"410": "that version has left the history"}
-_CONFLICT = {"409": "something compared has changed, or a key is missing; nothing was written"}
+_CONFLICT = {"409": "a compared version has changed, or a key is missing; nothing was written"}
 _FAILED = {"412": "a condition does not hold; nothing was changed"}
 _MISSING = {"404": "there is no such key"}
-_UNSUPPORTED = {"415": "the body has to be application/json"}
+_UNSUPPORTED = {"415": "the body must be application/json"}
 
 _KEY = {
     "name": "key",
     "in": "path",
     "required": True,
-    "description": "percent-encoded, / too or not",
+    "description": "percent-encoded; / may be encoded, too",
     "schema": {"type": "string", "minLength": 1},
 }
 _VERSION = {"type": "integer", "minimum": 0, "maximum": 2**63 - 1}
@@ -85,12 +85,12 @@ def _get() -> Json:
 
 def _put() -> Json:
     answers = {
-        "201": {"description": "stored, and was not there", "headers": _ETAG},
-        "204": {"description": "stored in place of another value", "headers": _ETAG},
+        "201": {"description": "stored; the key was absent before", "headers": _ETAG},
+        "204": {"description": "stored; the key had another value before", "headers": _ETAG},
     }
     ttl = {"type": "integer", "minimum": 1, "maximum": 100 * 365_25 * 24 * 36_000}
-    given = [_query("ttl", ttl), _header("If-None-Match"), _header("If-Match")]
-    operation = _operation("Store a key", answers, _FAILED, given)
+    parameters = [_query("ttl", ttl), _header("If-None-Match"), _header("If-Match")]
+    operation = _operation("Store a key", answers, _FAILED, parameters)
     return {**operation, "requestBody": {"content": _BYTES}}
 
 
@@ -100,10 +100,10 @@ def _delete() -> Json:
 
 
 def _page() -> Json:
-    given = [_query(name, {"type": "string"}) for name in ("prefix", "start", "after")]
-    given += [_query("limit", {"type": "integer", "minimum": 1, "maximum": 65_536}), _query("at", _VERSION)]
-    given.append(_query("values", {"type": "boolean"}))
-    return _operation("List keys in order", {"200": _json("Page")}, _GONE, given)
+    parameters = [_query(name, {"type": "string"}) for name in ("prefix", "start", "after")]
+    parameters += [_query("limit", {"type": "integer", "minimum": 1, "maximum": 65_536}), _query("at", _VERSION)]
+    parameters.append(_query("values", {"type": "boolean"}))
+    return _operation("List keys in order", {"200": _json("Page")}, _GONE, parameters)
 
 
 def _post(summary: str, body: str, answer: str, errors: dict[str, str]) -> Json:
@@ -113,15 +113,15 @@ def _post(summary: str, body: str, answer: str, errors: dict[str, str]) -> Json:
 
 def _watch() -> Json:
     answers = {"200": {"description": "events: change, reset, item, live", "content": {"text/event-stream": {}}}}
-    given = [_query("prefix", {"type": "string"}), _query("from", _VERSION)]
-    return _operation("Be told of commits", answers, {}, given)
+    parameters = [_query("prefix", {"type": "string"}), _query("from", _VERSION)]
+    return _operation("Watch commits", answers, {}, parameters)
 
 
 def _operation(summary: str, answers: Json, errors: dict[str, str], parameters: list[Json]) -> Json:
     content = {"application/problem+json": {"schema": _ref("ProblemDetails")}}
     texts = sorted({**_ERRORS, **errors}.items())
-    refused = {status: {"description": text, "content": content} for status, text in texts}
-    return {"summary": summary, "parameters": parameters, "responses": {**answers, **refused}}
+    problems = {status: {"description": text, "content": content} for status, text in texts}
+    return {"summary": summary, "parameters": parameters, "responses": {**answers, **problems}}
 
 
 def _json(name: str) -> Json:

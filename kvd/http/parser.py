@@ -1,15 +1,15 @@
 """The input of one HTTP connection: bytes in, whole requests out in order, and every limit on them.
 
-        head ──whole, and admitted──▶ body ──whole──▶ waiting ──▶ (the session takes it)
-          └──── refused, or too long ───┴──▶ a refusal waits in its place. Where the next request cannot be told from
-                                             this one, or may not be sent, all further input is discarded.
+        head ──complete, admitted──▶ body ──complete──▶ waiting ──▶ (the session takes it)
+          └─── refused, or too long ───┴──▶ a refusal waits in its place. If it is not clear where the next request
+                                            begins, or none may follow, all further input is discarded.
 
-The parser is llhttp (httptools), which refuses whatever can be read in two ways: both kinds of length, a length twice,
-folded lines, bare line feeds.
+The parser is llhttp (httptools), which refuses all input that can be read in two ways: both kinds of length, a length
+twice, folded lines, bare line feeds.
 
-**The short way**: a client on a kept connection sends the same head again and again, except for the path. Once llhttp
-has parsed such a head as one whole, plain, admitted GET, the next input is not parsed if it equals the head after the
-path, and its path has only characters that stand for themselves: then it is such a GET, too.
+**The fast path**: a client that keeps its connection sends the same head again and again, except for the path. Once
+llhttp has parsed such a head as one complete, plain, admitted GET, the next input need not be parsed if it has the same
+bytes after the path, and its path has only characters that need no decoding: then it is such a GET, too.
 """
 
 from collections import deque
@@ -26,12 +26,12 @@ _SHORT = b"GET /v1/"
 _SHORT_BYTES = len(_SHORT)
 _TARGET_END = b" HTTP/1.1\r\n"
 _PLAIN = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~!$&'()*+,;=:@/"
-# Each of these may stand in one line only: two lines could be read in one way here and in another way by a proxy.
+# Each of these may occur only once: kvd and a proxy could read two occurrences in different ways.
 _ONCE = frozenset((b"host", b"authorization", b"content-type", b"origin", b"expect"))
 
 
 def short_key(data: bytes, tail: bytes) -> str:
-    """Return the key of a GET that may go the short way, else "". ``tail``: what the previous such GET ended with."""
+    """Return the key of a GET that may take the fast path, else "". ``tail``: the end of the previous such GET."""
     if data.endswith(tail) and data.startswith(_SHORT):
         name = data[_SHORT_BYTES : -len(tail)]
         if not name.translate(None, _PLAIN):
@@ -42,10 +42,10 @@ def short_key(data: bytes, tail: bytes) -> str:
 class Reader:
     """The requests of one connection.
 
-    ``max_body_bytes`` returns how long the body of a request may be. ``admit`` is called with each request whose head
-    has arrived, and raises Problem to refuse it. ``waiting``: the requests to answer, in order. ``request``: the one
-    that is being read, once its head has arrived; between two requests, the last one. ``tail``: what the next GET must
-    end with to go the short way, if there is one.
+    ``max_body_bytes`` returns the maximum length of the body of a request. ``admit`` is called with each request whose
+    head has arrived, and raises Problem to refuse it. ``waiting``: the requests to answer, in order. ``request``: the
+    request that is being read, once its head has arrived; between two requests, the last one. ``tail``: what the next
+    GET must end with to take the fast path; None if it cannot take it.
     """
 
     __slots__ = (
@@ -68,7 +68,7 @@ class Reader:
         self._max_body_bytes = max_body_bytes
         self._admit = admit
         self._parser = httptools.HttpRequestParser(self)
-        # The message being read: its target, headers and body so far.
+        # The message that is being read: its target, headers and body so far.
         self.is_reading = False
         self._target = b""
         self._headers: dict[bytes, bytes] = {}
@@ -84,12 +84,12 @@ class Reader:
 
     @property
     def buffer_bytes(self) -> int:
-        """The bytes of its peer's that it holds."""
+        """The bytes that it buffers for its peer."""
         return self._body_bytes + sum(len(request.body) for request in self.waiting)
 
     @property
     def promised_bytes(self) -> int:
-        """The length that the body being read declares; 0 if it declares none."""
+        """The declared length of the body that is being read; 0 without one."""
         length = self._headers.get(b"content-length", b"")
         return int(length) if self.request is not None and length else 0
 
@@ -99,9 +99,7 @@ class Reader:
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
-            self.is_dropping = (
-                True  # no other protocol is spoken here; this request is answered, and it is the last one
-            )
+            self.is_dropping = True  # no upgrade is supported; this request is answered, and it is the last one
         except httptools.HttpParserError as error:
             if not self.is_dropping:
                 status = 405 if isinstance(error, httptools.HttpParserInvalidMethodError) else 400
@@ -113,7 +111,7 @@ class Reader:
         self.tail = self._tail_of(data) if may_be_plain else None
 
     def refuse(self, problem: Problem, *, closes: bool = True) -> None:
-        """Answer with ``problem`` after everything that waits. ``closes``: and discard all further input."""
+        """Answer with ``problem`` after all waiting requests. ``closes``: also discard all further input."""
         request = self.request
         if request is None or not self.is_reading:
             request = self.request = Request("GET", self._target or b"/v2/", {})
@@ -146,7 +144,7 @@ class Reader:
         before = self._headers.get(name)
         if before is not None:
             if name in _ONCE:
-                self.refuse(Problem(400, "bad_request", f"two headers of the name {name.decode()}"))
+                self.refuse(Problem(400, "bad_request", f"the header {name.decode()} occurs twice"))
                 return
             value = before + b", " + value
         self._headers[name] = value
@@ -165,7 +163,7 @@ class Reader:
             self._check_head(request, version)
             self._admit(request)
         except Problem as problem:
-            # Before its body arrives: a peer that is refused should not send it.
+            # Refused before its body arrives, so that the peer does not send it.
             self.refuse(problem, closes=self._has_body())
             return
         request.closes = not parser.should_keep_alive() or parser.should_upgrade()
@@ -174,8 +172,8 @@ class Reader:
         if self.is_dropping or self.request is None or self.request.refusal is not None:
             return
         self._body_bytes += len(body)
-        if self._body_bytes > (most := self._max_body_bytes(self.request)):
-            self.refuse(_too_long(most))
+        if self._body_bytes > (max_bytes := self._max_body_bytes(self.request)):
+            self.refuse(_too_long(max_bytes))
         else:
             self._body.append(body)
 
@@ -193,7 +191,7 @@ class Reader:
     # ------------------------------------------------------------------ heads
 
     def _tail_of(self, data: bytes) -> bytes | None:
-        """Return what stands after the path of one whole plain GET: the next one that ends alike goes the short way."""
+        """Return the bytes after the path of a complete plain GET. The next GET that ends so takes the fast path."""
         request = self.request
         if request is None or self.is_reading or len(self.waiting) != 1 or request.refusal or request.closes:
             return None
@@ -209,21 +207,23 @@ class Reader:
     def _check_head(self, request: Request, version: str) -> None:
         headers = request.headers
         if version not in ("1.0", "1.1"):
-            raise Problem(505, "bad_request", "HTTP/1.1 is spoken here")
+            raise Problem(505, "bad_request", "only HTTP/1.0 and HTTP/1.1 are supported")
         coding = headers.get(b"transfer-encoding")
         if coding is not None and (version == "1.0" or coding.lower() != b"chunked"):
             raise Problem(
-                501 if version == "1.1" else 400, "bad_request", "no transfer coding but chunked, in HTTP/1.1"
+                501 if version == "1.1" else 400,
+                "bad_request",
+                "the only transfer coding supported is chunked, in HTTP/1.1",
             )
         if headers.get(b"expect", b"100-continue").lower() != b"100-continue":
-            raise Problem(417, "bad_request", "nothing but 100-continue can be expected")
-        length, most = headers.get(b"content-length", b"0"), self._max_body_bytes(request)
-        if len(length) > 18 or int(length) > most:
-            raise _too_long(most)
+            raise Problem(417, "bad_request", "the only expectation supported is 100-continue")
+        length, max_bytes = headers.get(b"content-length", b"0"), self._max_body_bytes(request)
+        if len(length) > 18 or int(length) > max_bytes:
+            raise _too_long(max_bytes)
 
     def _refuse_head(self) -> None:
         self.refuse(Problem(431, "too_large", f"a request's head has at most {MAX_HEAD_BYTES} bytes"))
 
 
-def _too_long(most: int) -> Problem:
-    return Problem(413, "too_large", f"the body of this request has at most {most} bytes")
+def _too_long(max_bytes: int) -> Problem:
+    return Problem(413, "too_large", f"the body of this request has at most {max_bytes} bytes")

@@ -47,7 +47,7 @@ class Problem(Exception):
 
 
 def problem_of(reply: dict[str, object]) -> Problem:
-    """Return the problem that an error reply of the daemon becomes."""
+    """Return the problem that stands for an error reply of the daemon."""
     fields: dict[str, Any] = {name: value for name, value in reply.items() if name not in ("error", "message")}
     code = str(reply["error"])
     return Problem(STATUS[code], code, str(reply["message"]), **fields)

@@ -1,4 +1,4 @@
-"""One HTTP request while it is answered: the requests that it makes of the daemon, and what its answer waits for."""
+"""One HTTP request while it is answered: the daemon requests that it runs, and what its answer waits for."""
 
 from typing import Any
 
@@ -11,11 +11,11 @@ from kvd.requests.peer import Peer
 
 
 class RetryLater(Exception):
-    """So much has to expire first that it takes more than this turn of the loop; nothing was done."""
+    """Too many keys must expire first for one turn of the loop; nothing was done, so the request is to be run again."""
 
 
 class RequestContext:
-    """A request on its way through the executor, as one step of the loop. ``position``: what its answer waits for."""
+    """A request that the executor runs in one step of the loop. ``position``: what its answer waits for."""
 
     __slots__ = ("executor", "peer", "position", "request")
 
@@ -25,7 +25,7 @@ class RequestContext:
         self.peer = peer
         self.position = NO_WAIT
 
-    def ask(self, request: AnyRequest) -> Any:  # noqa: ANN401 - whatever that request answers
+    def ask(self, request: AnyRequest) -> Any:  # noqa: ANN401 - the reply to any request
         """Return the reply to one request of the protocol. Raises Problem for an error, and RetryLater."""
         reply = self.try_ask(request)
         if type(reply) is dict:
@@ -33,7 +33,7 @@ class RequestContext:
         return reply
 
     def try_ask(self, request: AnyRequest) -> Any:  # noqa: ANN401
-        """As ``ask``, but an error is returned as its map."""
+        """As ``ask``, but return an error as its map."""
         result = self.executor.ask(request, self.peer)
         if result is None:
             raise RetryLater

@@ -1,4 +1,4 @@
-"""One HTTP request as it was read, and how its target becomes a path, a query and a key."""
+"""One HTTP request, and how its target becomes a path, a query and a key."""
 
 from kvd.http.problems import Problem
 from kvd.requests.peer import Peer
@@ -7,10 +7,10 @@ _HEX = b"0123456789abcdefABCDEF"
 
 
 class Request:
-    """A request whose body has arrived whole.
+    """A request; its body is complete once the request is waiting for its answer.
 
-    ``path`` is not percent-decoded, ``query`` is what stands after the first ``?`` (None: there is none), header names
-    are lower case. ``refusal``: why it is not run. ``closes``: it is the last request answered on this connection.
+    ``path`` is not percent-decoded, ``query`` is the part after the first ``?`` (None without one), header names are
+    lower case. ``refusal``: why it does not run. ``closes``: it is the last request answered on this connection.
     """
 
     __slots__ = ("body", "closes", "headers", "is_http10", "method", "path", "peer", "query", "refusal")
@@ -39,19 +39,19 @@ class Request:
         return "GET" if self.method == "HEAD" else self.method
 
     def parameters(self, *known: str) -> dict[str, str]:
-        """Return the parameters of the query. Raises Problem for one that is not ``known``, or is there twice."""
-        found: dict[str, str] = {}
+        """Return the parameters of the query. Raises Problem for a parameter that is not ``known``, or occurs twice."""
+        values: dict[str, str] = {}
         for pair in (self.query or b"").split(b"&"):
             if not pair:
                 continue
             name, _, value = (decoded(part.replace(b"+", b" "), "the query") for part in pair.partition(b"="))
             if name not in known:
-                there_are = ", ".join(known) or "none"
-                raise Problem(400, "bad_request", f"no such parameter: {name!r}; there are {there_are}")
-            if name in found:
+                names = ", ".join(known) or "none"
+                raise Problem(400, "bad_request", f"no such parameter: {name!r}; this route has {names}")
+            if name in values:
                 raise Problem(400, "bad_request", f"the parameter {name!r} is given twice")
-            found[name] = value
-        return found
+            values[name] = value
+        return values
 
 
 def _origin_form(target: bytes, headers: dict[bytes, bytes]) -> bytes:
@@ -70,7 +70,9 @@ def decoded(text: bytes, what: str) -> str:
     result = pieces[0]
     for piece in pieces[1:]:
         if len(piece) < 2 or piece[0] not in _HEX or piece[1] not in _HEX:
-            raise Problem(400, "bad_request", f"{what} has a % that two hexadecimal digits do not follow; write it %25")
+            raise Problem(
+                400, "bad_request", f"{what} has a % without two hexadecimal digits after it; encode a % as %25"
+            )
         result += bytes((int(piece[:2], 16),)) + piece[2:]
     try:
         return result.decode()

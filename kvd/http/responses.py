@@ -1,4 +1,4 @@
-"""Answers as bytes."""
+"""HTTP answers, and their encoding as bytes."""
 
 import time
 from http import HTTPStatus
@@ -15,7 +15,7 @@ BYTES = b"application/octet-stream"
 _LINES = {status.value: b"HTTP/1.1 %d %s\r\n" % (status.value, status.phrase.encode()) for status in HTTPStatus}
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
-# A browser must not guess that a value is a page.
+# Because a browser must not take a value for a page.
 _ALWAYS = b"X-Content-Type-Options: nosniff\r\n"
 
 
@@ -32,7 +32,7 @@ class Response:
 
 
 class Dates:
-    """The Date header (RFC 9110), made anew each second."""
+    """The Date header (RFC 9110), formatted once a second."""
 
     __slots__ = ("_of", "line")
 
@@ -72,7 +72,7 @@ _EVENTS_HEAD = b"%s%sCache-Control: no-store\r\nConnection: close\r\nContent-Typ
     _LINES[200],
     _ALWAYS,
 )
-# The head of the commonest answer, without its date, length and body.
+# The head of the most common answer, without its date, length and body.
 VALUE_HEAD = _LINES[200] + _ALWAYS + b"Content-Type: text/plain\r\n"
 
 

@@ -1,13 +1,12 @@
-"""One HTTP connection: requests in, answers out in order, and no other connection delayed.
+"""One HTTP connection: it answers requests in order, and does not delay other connections.
 
-        READING ──request whole──▶ answered at once, or held until the disk has what it shows ──▶ READING
-           ├── 64 requests in this turn ──▶ the others first ──▶ READING
-           ├── the outbox is full ──▶ not read from ──▶ READING
-           ├── watch ──▶ FEED: events go out when there are any; further input is discarded
+        READING ──request complete──▶ answered at once, or held until the disk has what it shows ──▶ READING
+           ├── 64 requests in this turn ──▶ other connections first ──▶ READING
+           ├── the outbox is full ──▶ reading pauses ──▶ READING
+           ├── watch ──▶ FEED: events go out as they happen; further input is discarded
            └── the last answer was sent, or waits for the disk ──▶ CLOSING
 
-This module decides what is answered, in which order, and when; what is read, and how much of it may come, is decided in
-``parser.py``.
+This module decides what is answered, in which order, and when. ``parser.py`` decides what is read, and how much.
 """
 
 import asyncio
@@ -69,11 +68,11 @@ class HttpSession(asyncio.Protocol):
         self._reader = Reader(listener.max_body_bytes, self._admit)
         self._outbox = Outbox(self, listener.server.durability)
         self._state = State.READING
-        # What a GET has to end with to go the short way, while that is free.
+        # What a GET must end with to take the fast path; None while that path is not available.
         self._short_tail: bytes | None = None
         self._has_deadline = self._continue_is_due = False
         self._feed_writer: FeedWriter | None = None  # in the state FEED
-        self._is_chunked = True  # the stream of events
+        self._is_chunked = True  # of the stream of events
         self._heartbeat: asyncio.TimerHandle | None = None
         self._is_local = False
         self.is_draining = False
@@ -118,7 +117,7 @@ class HttpSession(asyncio.Protocol):
             self._continue_soon()
 
     def eof_received(self) -> bool:
-        """Answer what has arrived whole, also to a peer that has closed its side."""
+        """Answer the complete requests, also to a peer that has half-closed the connection."""
         if self._outbox.is_closed or self.is_feed or not (self._reader.waiting or self._outbox.pending):
             return False
         self._reader.drop()
@@ -129,7 +128,7 @@ class HttpSession(asyncio.Protocol):
 
     @property
     def is_busy(self) -> bool:
-        """Whether no request is answered now."""
+        """Whether no request can be answered now."""
         return self._outbox.is_full or self._outbox.has_final
 
     @property
@@ -140,7 +139,7 @@ class HttpSession(asyncio.Protocol):
 
     @property
     def buffer_bytes(self) -> int:
-        """The bytes of its peer's that it holds."""
+        """The bytes that it buffers for its peer."""
         return self._reader.buffer_bytes + self._outbox.pending_bytes + self.transport.get_write_buffer_size()
 
     @property
@@ -154,7 +153,7 @@ class HttpSession(asyncio.Protocol):
         return self._outbox.is_closed
 
     def drain(self) -> None:
-        """Answer what has arrived whole, then close; an incomplete request is told that it did not run."""
+        """Answer the complete requests, then close. The answer to an incomplete request says that it did not run."""
         self.is_draining = True
         self._short_tail = None
         if self._reader.is_reading and not self._reader.is_dropping:
@@ -162,24 +161,27 @@ class HttpSession(asyncio.Protocol):
         self._continue()
 
     def close_with_error(self, error: dict[str, object]) -> None:
-        """Close, with the reason for a peer that waits for an answer or has never sent a request."""
+        """Close. A peer that waits for an answer, or has never sent a request, gets the reason."""
         if self._outbox.has_final:
             return
         if self.is_feed:
-            # Without a last chunk, which would say that this is all.
+            # After an internal error without a last chunk, which would say that the stream is complete.
             self._end_feed(b"" if error["error"] == "internal" or not self._is_chunked else LAST_CHUNK)
         elif self._is_idle:
-            # The next request, perhaps another user's, must not take the reason for its answer.
+            # Without a reason, which the client could take for the answer to its next request, perhaps another user's.
             self._outbox.close()
         else:
             self._reader.refuse(problem_of(error))
             self._continue()
 
     def abort(self) -> None:
-        """Close at once; but a peer that was slow in sending a request gets the reason."""
+        """Close at once, but tell the reason to a peer that was too slow in sending a request."""
         is_waiting = self._reader.is_reading and not self._outbox.is_closed and not self._outbox.pending
         if is_waiting and not self.transport.get_write_buffer_size():
-            request, problem = self._reader.request, Problem(408, "timeout", "the request did not come whole in time")
+            request, problem = (
+                self._reader.request,
+                Problem(408, "timeout", "the request did not arrive completely in time"),
+            )
             self._outbox.send_final(self._encode(request, error_response(request, problem), _CLOSE))
             return
         self._begin_closing()
@@ -187,11 +189,11 @@ class HttpSession(asyncio.Protocol):
         self.transport.abort()
 
     def on_sent(self, *, was_full: bool) -> None:
-        """Go on after the disk has caught up."""
+        """Go on after the log has caught up."""
         self._continue_soon()
 
     def on_closed(self) -> None:
-        """Give the peer a while to take the last answer."""
+        """Give the peer some time to read the last answer."""
         self._begin_closing()
         self._server.arm_linger(self)
 
@@ -205,10 +207,10 @@ class HttpSession(asyncio.Protocol):
     # ------------------------------------------------------------------ called by its reader
 
     def _admit(self, request: Request) -> None:
-        """Find out who sent a request whose head has arrived. Raises Problem."""
+        """Identify the sender of a request whose head has arrived. Raises Problem."""
         request.peer = self._listener.check(request, self._connected, is_local=self._is_local)
         if self._has_deadline and not self._connected.is_authenticated:
-            self._server.disarm(self)  # it has authenticated in time
+            self._server.disarm(self)  # the peer has authenticated in time
             self._has_deadline = False
         if b"expect" in request.headers and not self._reader.waiting and not self._outbox.pending:
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -216,10 +218,10 @@ class HttpSession(asyncio.Protocol):
     # ------------------------------------------------------------------ answers
 
     def _get(self, key: str) -> None:
-        """Answer a plain GET of one key the short way."""
+        """Answer a plain GET of one key on the fast path."""
         self._flush_sets()
         value, position = self._listener.executor.get(key, self.peer)
-        if self._state is State.CLOSING:  # for a fault in the sets that were queued
+        if self._state is State.CLOSING:  # because of a fault in the queued sets
             return
         if type(value) is not bytes:
             problem = Problem(404, "not_found", "key not found") if value is None else problem_of(value)
@@ -231,7 +233,7 @@ class HttpSession(asyncio.Protocol):
         self._outbox.send(reply, position)
 
     def _flush_sets(self) -> None:
-        """Make the sets of other connections that arrived before."""
+        """Run the sets of other connections that arrived earlier."""
         if self._server.set_batch.is_pending:
             self._server.set_batch.flush()
 
@@ -245,7 +247,7 @@ class HttpSession(asyncio.Protocol):
         self._continue()
 
     def _continue(self) -> None:
-        """Answer what has arrived, as much as one turn of the loop may take; then decide what comes next."""
+        """Answer waiting requests, up to the limit for one turn of the loop; then decide what comes next."""
         if self._feed_writer is not None:
             self._feed_writer.wake()
             return
@@ -270,7 +272,7 @@ class HttpSession(asyncio.Protocol):
         self._update_state()
 
     def _become(self, peer: Peer) -> None:
-        """Go on as the holder of another token, which this request shows."""
+        """Switch to the holder of another token, which this request shows."""
         peer.apply_access(self._server.authentication.access)
         self.peer = peer
 
@@ -305,7 +307,7 @@ class HttpSession(asyncio.Protocol):
             self._short_tail = reader.tail if not reader.is_reading else None
 
     def _update_deadline(self) -> None:
-        """Give a request that has begun time to arrive whole."""
+        """Set a deadline for a request that has begun to arrive."""
         if self._reader.is_reading:
             self._server.arm_read_deadline(self, self._reader.promised_bytes)
             self._has_deadline = True
@@ -316,14 +318,14 @@ class HttpSession(asyncio.Protocol):
     # ------------------------------------------------------------------ feeds
 
     def _begin_feed(self, request: Request, feed: EventSource) -> None:
-        """Only send events from now on."""
+        """Turn the connection into a feed: it only sends events from now on."""
         self._short_tail = None
         self._reader.drop()
         self._reader.waiting.clear()
         self._is_chunked = not request.is_http10
         self._outbox.send(stream_head(self._listener.dates.now(), is_chunked=self._is_chunked), NO_WAIT)
         self._server.disarm(self)
-        self.transport.resume_reading()  # to see the peer close
+        self.transport.resume_reading()  # to notice when the peer closes
         self._state = State.FEED
         self._feed_writer = FeedWriter(feed, self._server.feeds, self, self._server.loop)
         self._heartbeat = self._server.loop.call_later(HEARTBEAT_S, self._beat)

@@ -1,6 +1,6 @@
-"""The routes of the original service: its bodies and statuses to the letter, without its faults.
+"""The routes of the original service: the same bodies and statuses, without its faults.
 
-Errors are one line of plain text. A key is everything after ``/v1/``, percent-decoded, with any ``/`` in it; there is
+Errors are one line of plain text. A key is everything after ``/v1/``, percent-decoded, including any ``/``; there is
 no redirect. A query is refused: the original's client does not encode ``?``, and would reach another key.
 """
 
@@ -34,7 +34,7 @@ def key_route(context: RequestContext) -> Response:
     """``/v1/{key}``."""
     request = context.request
     if request.query is not None:
-        raise Problem(400, "bad_request", "this route takes no query; a ? in a key has to be encoded as %3F")
+        raise Problem(400, "bad_request", "this route takes no query; encode a ? in a key as %3F")
     key = decoded(request.path[len(b"/v1/") :], "the key")
     match request.verb:
         case "GET":
@@ -87,7 +87,7 @@ def _get_all(context: RequestContext) -> Response:
         try:
             records.append({"Key": key, "Value": value.decode()})
         except UnicodeDecodeError:
-            text = f"the value of {key!r} is not text, and JSON has only text; GET /v1/KEY or POST /v2/get gives it"
+            text = f"the value of {key!r} is not text, and JSON has only text; GET /v1/KEY or POST /v2/get returns it"
             raise Problem(422, "not_text", text) from None
     return Response(200, msgspec.json.encode(records), JSON)
 

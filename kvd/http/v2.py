@@ -69,43 +69,43 @@ def _get(context: RequestContext, key: str) -> Response:
 
 def _put(context: RequestContext, key: str) -> Response:
     request = context.request
-    how = _how(_number(request.parameters("ttl"), "ttl", least=1))
+    options = _options(_number(request.parameters("ttl"), "ttl", minimum=1))
     before = _reads_for(context, key)
     existed = before != 0
-    if conditions.are_given(request):
-        version = _commit_if(context, messages.Commit({key: request.body}, {key: before}, how=how))
+    if conditions.is_conditional(request):
+        version = _commit_if(context, messages.Commit({key: request.body}, {key: before}, how=options))
     else:
-        version = context.ask(messages.Set({key: request.body}, how))
+        version = context.ask(messages.Set({key: request.body}, options))
     return Response(204 if existed else 201, headers=conditions.tag(version, context.executor.store_id))
 
 
 def _delete(context: RequestContext, key: str) -> Response:
     context.request.parameters()
-    if not conditions.are_given(context.request):
+    if not conditions.is_conditional(context.request):
         context.ask(messages.Delete([key]))
         return Response(204)
     before = _reads_for(context, key)
-    _commit_if(context, messages.Commit({key: None}, {key: before}))  # raises for a peer that may not
+    _commit_if(context, messages.Commit({key: None}, {key: before}))  # raises if the peer has no right to that
     if not before:
         raise Problem(404, "not_found", "no such key")
     return Response(204)
 
 
 def _reads_for(context: RequestContext, key: str) -> int:
-    """Return the version that a key is at (0: absent) if the request's conditions hold for it, else raise Problem.
+    """Return the current version of a key (0: absent) if the request's conditions hold for it, else raise Problem.
 
-    A client without the right to read learns nothing by it: the commit that follows says that it read the key, and is
-    refused.
+    A client without the right to read learns nothing from that: the commit that follows declares a read of the key, and
+    is refused.
     """
     _, version = context.executor.peek(key)
-    if not conditions.are_given(context.request):
+    if not conditions.is_conditional(context.request):
         return version
     store_id = context.executor.store_id
     holds = conditions.holds_if_match(context.request, version, store_id)
     if not holds or not conditions.holds_if_none_match(context.request, version, store_id):
         context.ask(
             messages.Fetch([key])
-        )  # raises for a peer that may not read; and the answer shows what has to be durable
+        )  # raises if the peer may not read; and the answer must wait until what it shows is durable
         raise _failed(f"the key is at version {version}" if version else "there is no such key")
     return version
 
@@ -131,31 +131,31 @@ def keys_route(context: RequestContext) -> Response:
     """``/v2/keys``: a page of keys in order."""
     if context.request.verb != "GET":
         raise not_allowed("GET", "HEAD")
-    given = context.request.parameters("prefix", "limit", "start", "after", "at", "values")
-    prefix = given.get("prefix", "")
-    start = max(prefix, given.get("start", ""), given["after"] + "\0" if "after" in given else "", key=str.encode)
-    limit = _number(given, "limit", least=1)
-    if given.get("values", "false") not in ("true", "false"):
-        raise Problem(400, "bad_request", "values is true or false")
-    with_values = given.get("values") == "true"
-    at = _number(given, "at")
+    query = context.request.parameters("prefix", "limit", "start", "after", "at", "values")
+    prefix = query.get("prefix", "")
+    start = max(prefix, query.get("start", ""), query["after"] + "\0" if "after" in query else "", key=str.encode)
+    limit = _number(query, "limit", minimum=1)
+    if query.get("values", "false") not in ("true", "false"):
+        raise Problem(400, "bad_request", "values must be true or false")
+    with_values = query.get("values") == "true"
+    at = _number(query, "at")
     limit = min(PAGE_KEYS, context.executor.limits.max_keys_per_request) if limit is None else limit
-    found = context.ask(messages.Scan(start, prefix_end(prefix), limit, at=at, keys_only=not with_values))
+    page = context.ask(messages.Scan(start, prefix_end(prefix), limit, at=at, keys_only=not with_values))
     executor = context.executor
-    shown = [
-        PageItem(each.key, each.version, to_json(each.value) if with_values else msgspec.UNSET) for each in found.items
+    items = [
+        PageItem(each.key, each.version, to_json(each.value) if with_values else msgspec.UNSET) for each in page.items
     ]
-    return _json(Page(executor.store_id, executor.version if at is None else at, shown, found.next))
+    return _json(Page(executor.store_id, executor.version if at is None else at, items, page.next))
 
 
 def get_route(context: RequestContext) -> Response:
     """``POST /v2/get``."""
     body = _body(context, GetBody)
-    found = context.ask(messages.Fetch(body.keys, body.at)) if body.keys else []
+    entries = context.ask(messages.Fetch(body.keys, body.at)) if body.keys else []
     executor = context.executor
     items = [
         Item(key, version, None if value is None else to_json(value))
-        for key, (value, version, *_) in zip(body.keys, found, strict=True)
+        for key, (value, version, *_) in zip(body.keys, entries, strict=True)
     ]
     return _json(Items(executor.store_id, executor.version if body.at is None else body.at, items))
 
@@ -164,16 +164,16 @@ def set_route(context: RequestContext) -> Response:
     """``POST /v2/set``."""
     body = _body(context, SetBody)
     if not body.entries:
-        raise Problem(400, "bad_request", "entries: there are none")
+        raise Problem(400, "bad_request", "entries must not be empty")
     entries = {key: to_bytes(value) for key, value in body.entries.items()}
-    return _committed(context, context.ask(messages.Set(entries, _how(body.ttl))))
+    return _committed(context, context.ask(messages.Set(entries, _options(body.ttl))))
 
 
 def delete_route(context: RequestContext) -> Response:
     """``POST /v2/delete``."""
     body = _body(context, DeleteBody)
     if not body.keys:
-        raise Problem(400, "bad_request", "keys: there are none")
+        raise Problem(400, "bad_request", "keys must not be empty")
     keys = list(dict.fromkeys(body.keys))
     version, count = context.ask(messages.Delete(keys, body.missing_ok))
     return _json(Deleted(context.executor.store_id, version, count))
@@ -183,13 +183,13 @@ def transaction_route(context: RequestContext) -> Response:
     """``POST /v2/transaction``."""
     body = _body(context, TransactionBody)
     if both := body.set.keys() & set(body.delete):
-        raise Problem(400, "bad_request", f"{min(both)!r} is to be set and deleted")
+        raise Problem(400, "bad_request", f"{min(both)!r} stands in both set and delete")
     store_id = context.executor.store_id
     if body.store is not None and body.store != store_id:
         raise Problem(409, "conflict", "the versions are of another store; nothing was changed", conflicts=[])
     writes: dict[str, bytes | None] = {key: to_bytes(value) for key, value in body.set.items()}
     writes |= dict.fromkeys(body.delete)
-    return _committed(context, context.ask(messages.Commit(writes, body.compare, how=_how(body.ttl))))
+    return _committed(context, context.ask(messages.Commit(writes, body.compare, how=_options(body.ttl))))
 
 
 # ---------------------------------------------------------------------- the feed
@@ -199,11 +199,11 @@ def watch_route(context: RequestContext) -> EventSource:
     """``/v2/watch``: server-sent events, until the client or the server closes."""
     if context.request.method != "GET":
         raise not_allowed("GET")
-    given = context.request.parameters("prefix", "from")
+    query = context.request.parameters("prefix", "from")
     last = context.request.headers.get(b"last-event-id")
-    if last:  # a browser comes back, and says which events it has received
-        given["from"] = last.decode("latin-1")
-    context.ask(messages.Watch(given.get("prefix", ""), _number(given, "from")))
+    if last:  # a browser reconnects, and says which event it received last
+        query["from"] = last.decode("latin-1")
+    context.ask(messages.Watch(query.get("prefix", ""), _number(query, "from")))
     feed = context.peer.feed
     assert feed is not None
     return feed
@@ -219,23 +219,23 @@ def _body(context: RequestContext, kind: type[Body]) -> Body:
     content_type = context.request.headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
     if content_type != JSON:
         accepted = b"Accept: application/json\r\n"
-        raise Problem(415, "unsupported_media_type", "the body has to be application/json", accepted)
+        raise Problem(415, "unsupported_media_type", "the body must be application/json", accepted)
     try:
         return msgspec.json.decode(context.request.body, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Problem(400, "bad_request", str(error)) from None
 
 
-def _how(ttl: int | None) -> WriteOptions | None:
+def _options(ttl: int | None) -> WriteOptions | None:
     return None if ttl is None else WriteOptions(ttl=ttl)
 
 
-def _number(given: dict[str, str], name: str, least: int = 0) -> int | None:
-    text = given.get(name)
+def _number(query: dict[str, str], name: str, minimum: int = 0) -> int | None:
+    text = query.get(name)
     if text is None:
         return None
-    if not (text.isascii() and text.isdigit() and len(text) < 20 and least <= int(text) <= _MAX_VERSION):
-        raise Problem(400, "bad_request", f"{name} is a whole number from {least} on")
+    if not (text.isascii() and text.isdigit() and len(text) < 20 and minimum <= int(text) <= _MAX_VERSION):
+        raise Problem(400, "bad_request", f"{name} must be a whole number of at least {minimum}")
     return int(text)
 
 

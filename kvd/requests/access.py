@@ -2,14 +2,14 @@
 
 A rule gives rights below a prefix to a user, a group, the holder of a certificate or token, or everyone. The rules with
 the longest prefix of a key decide about it, all of them together, and no others. So a rule for a longer prefix also
-closes what lies below it for all clients that it does not name.
+denies what lies below it to all clients that it does not name.
 
         ""         everyone   read                        "a"          read for everyone
         "team/"    group dev  read, write                 "team/x"     read and write for dev, nothing for the others
         "team/x/"  user ann   read, write                 "team/x/1"   nothing for dev
 
-A client is what the kernel said when the connection was made (SO_PEERCRED, SO_PEERGROUPS: unix(7)), the name in its
-certificate, or the name of its token. Without any rule every client that can connect may do all but administer. With
+A client is identified by what the kernel reports at connect (SO_PEERCRED, SO_PEERGROUPS: unix(7)), by the name in its
+certificate, or by the name of its token. Without any rule every client that can connect may do all but administer. With
 rules, what is not allowed is denied. The daemon's own user and root may always do everything.
 """
 
@@ -25,13 +25,13 @@ from kvd.protocol.ranges import prefix_end
 READ, WRITE, WATCH, CACHE, ADMINISTER = 1, 2, 4, 8, 16
 _KEY_RIGHTS = READ | WRITE | WATCH | CACHE
 RIGHTS = {"read": READ, "write": WRITE, "watch": WATCH, "cache": CACHE, "administer": ADMINISTER}
-# The kernel shows this for a uid or gid that our user namespace cannot express; it never stands for a user.
+# The kernel reports this for a uid or gid that our user namespace cannot express; it never identifies a user.
 OVERFLOW_ID = 65_534
 # How many allowed keys are remembered for each right of an identity.
 REMEMBERED_KEYS = 16_384
 # Longer keys are not remembered.
 REMEMBERED_CHARACTERS = 256
-# Up to this many keys are looked up one by one.
+# Up to this number of keys, each is looked up by itself.
 _FEW_KEYS = 4
 
 
@@ -45,7 +45,7 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AccessRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One ``[[access]]``: to one of ``uid``, ``gid``, ``certificate``, ``token`` or ``everyone``; rights by name."""
+    """One ``[[access]]``: ``rights`` by name for a ``uid``, ``gid``, ``certificate``, ``token`` or ``everyone``."""
 
     prefix: str = ""
     rights: tuple[str, ...] = ()
@@ -56,7 +56,7 @@ class AccessRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     everyone: bool = False
 
     def is_for(self, who: Identity) -> bool:
-        """Whether it gives anything to ``who``."""
+        """Whether this rule applies to ``who``."""
         if self.everyone:
             return True
         if self.uid is not None:
@@ -69,10 +69,12 @@ class AccessRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
     @property
     def in_words(self) -> str:
-        """For people."""
-        named = {"uid": self.uid, "gid": self.gid, "certificate": self.certificate, "token": self.token}
+        """The rule as a sentence for people."""
+        holders = {"uid": self.uid, "gid": self.gid, "certificate": self.certificate, "token": self.token}
         who = (
-            "everyone" if self.everyone else next(f"{kind} {name}" for kind, name in named.items() if name is not None)
+            "everyone"
+            if self.everyone
+            else next(f"{kind} {name}" for kind, name in holders.items() if name is not None)
         )
         return f"{who} may {', '.join(self.rights) or 'nothing'}"
 
@@ -85,10 +87,11 @@ class AccessRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 class Grant:
     """What one identity may do. Each decision is one binary search over the prefixes; recent decisions are cached.
 
-    Every string between a prefix of a key and the key begins with that prefix. So the last prefix that is not after
-    the key is the longest one of the key, or else begins with it: then it is among the shorter ones of that.
+    Every string that sorts between a prefix of a key and the key begins with that prefix. So the last prefix that does
+    not sort after the key either is the longest prefix of the key, or begins with it. In the second case the search
+    goes on among the shorter prefixes of the prefix that was found.
 
-    ``is_limited``: whether there are keys, or rights to keys, that it does not give.
+    ``is_limited``: whether there are keys, or rights to keys, that the grant does not include.
     """
 
     EVERYTHING: ClassVar["Grant"]
@@ -131,7 +134,7 @@ class Grant:
             allowed = bool(self._by_prefix[prefix] & right)
         else:
             allowed = all(self.rights(key) & right for key in keys)
-        if allowed and right != WRITE:  # what is written is mostly something else each time
+        if allowed and right != WRITE:  # because most writes are to other keys each time
             self._remember(known, keys)
         return allowed
 
@@ -144,19 +147,19 @@ class Grant:
             known.update(keys)
 
     def _prefix_of_all(self, keys: Collection[str]) -> str | None:
-        """The prefix that decides about each of ``keys``, if there is one and that is quickly found.
+        """The one prefix that decides about all of ``keys``; None if a quick search finds none.
 
-        If no prefix stands between the least key and the greatest, and one prefix decides about both, it decides about
-        all keys in between: they begin with it as well, and a longer prefix of theirs would be one of the least key.
+        If no prefix sorts between the first key and the last, and one prefix decides about both, it decides about all
+        keys in between: they begin with it as well, and any longer prefix of theirs is a prefix of the first key, too.
         """
-        least, greatest = min(keys), max(keys)
-        if bisect_right(self._ordered, least) != bisect_right(self._ordered, greatest):
+        first, last = min(keys), max(keys)
+        if bisect_right(self._ordered, first) != bisect_right(self._ordered, last):
             return None
-        prefix = self.deciding_prefix(least)
-        return prefix if prefix == self.deciding_prefix(greatest) else None
+        prefix = self.deciding_prefix(first)
+        return prefix if prefix == self.deciding_prefix(last) else None
 
     def may_range(self, right: int, start: str, end: str | None) -> bool:
-        """Whether every possible key from ``start`` on and before ``end`` (None: to the last) is allowed."""
+        """Whether every possible key from ``start`` on and before ``end`` (None: to the end) is allowed."""
         if end is not None and end <= start:
             return True
         around = self._around(start, end)
@@ -187,7 +190,7 @@ Grant.ALL_BUT_ADMINISTER = Grant({"": _KEY_RIGHTS})
 
 
 def _holds(prefix: str, end: str | None) -> bool:
-    """Whether all keys of a range that begins with ``prefix`` do: those of "a" to "b", but not of "a" to "c"."""
+    """Whether all keys of a range that starts with ``prefix`` begin with it: for "a" those to "b", but not to "c"."""
     if not prefix:
         return True
     end_of_prefix = prefix_end(prefix)
@@ -195,13 +198,13 @@ def _holds(prefix: str, end: str | None) -> bool:
 
 
 def _meet(prefix: str, start: str, end: str | None) -> bool:
-    """Whether some key of the range may begin with ``prefix``: "ab" in "a" to "b", but not "c"."""
+    """Whether a key of the range may begin with ``prefix``: in "a" to "b" that holds for "ab", but not for "c"."""
     end_of_prefix = prefix_end(prefix)
     return (end_of_prefix is None or end_of_prefix > start) and (end is None or prefix < end)
 
 
 class Access:
-    """All rules."""
+    """The access rules in force, and the grants that follow from them."""
 
     def __init__(self, rules: Iterable[AccessRule] = ()) -> None:
         self.rules = tuple(rules)

@@ -1,4 +1,4 @@
-"""The requests about the server itself: what it counts, its configuration, its end."""
+"""The requests about the server itself: its counters, its configuration, its shutdown."""
 
 import logging
 from typing import Protocol
@@ -29,7 +29,7 @@ class AdminBackend(Protocol):
         """Read the configuration again; return what changed, in words. Raises RequestError with the reason."""
 
     def checkpoint(self) -> int:
-        """Begin a checkpoint of all that is there; return the version that it will cover. Raises RequestError."""
+        """Begin a checkpoint of the whole store; return the version that it will cover. Raises RequestError."""
 
     def counters(self) -> list[tuple[str, int]]:
         """Return name and value of what the process counts."""
@@ -38,7 +38,7 @@ class AdminBackend(Protocol):
         """Return the resident memory of the process; 0 if it is not known."""
 
     def shutdown(self) -> int:
-        """Begin an orderly stop once the reply is on its way; return the process id."""
+        """Begin an orderly stop after the reply has been sent; return the process id."""
 
 
 class AdminHandlers:
@@ -59,14 +59,14 @@ class AdminHandlers:
         self._backend = backend
 
     def ping(self, _: messages.Ping, __: Peer) -> bool:
-        """Answer."""
+        """Return True: the server is alive."""
         return True
 
     def metrics(self, _: messages.Metrics, __: Peer) -> list[tuple[str, int]]:
         """Return name and value of all counters."""
         metrics = self._telemetry.metrics
-        counted = [("get_misses", metrics.get_misses), ("conflicts", metrics.conflicts)]
-        return [*self._engine.database.metrics(), *counted, *self._backend.counters()]
+        counters = [("get_misses", metrics.get_misses), ("conflicts", metrics.conflicts)]
+        return [*self._engine.database.metrics(), *counters, *self._backend.counters()]
 
     def exposition(self, _: messages.Exposition, __: Peer) -> str:
         """Return everything that is measured as text in Prometheus' format."""
@@ -86,7 +86,7 @@ class AdminHandlers:
         return self._backend.reload()
 
     def explain_access(self, request: messages.Access, _: Peer) -> tuple[list[str], str, list[str]]:
-        """Return what somebody may do with a key, and why."""
+        """Return what a client may do with a key, and why."""
         self._limits.key(request.key)
         who = Identity(
             uid=request.uid, gids=frozenset(request.gids), certificate=request.certificate, token=request.token
@@ -109,11 +109,11 @@ class AdminHandlers:
         return largest(self._engine.database.store, request.start, request.limit)
 
     def list_hottest_keys(self, request: messages.Hottest, _: Peer) -> tuple[int, list[tuple[str, int]]]:
-        """Return the keys that are read or written most, and for how many ms back."""
+        """Return how many ms the report covers, and the keys that are read or written most."""
         self._limits.listed(request.limit)
         hot_keys = self._telemetry.hot_keys
-        sampled = hot_keys.reads if request.by == "reads" else hot_keys.writes
-        return sampled.most_common(request.limit)
+        samples = hot_keys.reads if request.by == "reads" else hot_keys.writes
+        return samples.most_common(request.limit)
 
     def checkpoint(self, _: messages.Checkpoint, __: Peer) -> int:
         """Begin a checkpoint; return a version that it will cover."""

@@ -44,7 +44,7 @@ class Authentication:
         return [messages.PROTOCOL, __version__, database.store_id, database.store.version, self._limits.limits]
 
     def match_token(self, shown: bytes) -> str | None:
-        """Return the token that was shown, if it is valid. All are compared, so that the time tells nothing."""
+        """Return the token that ``shown`` is, if it is valid. All are compared, so that timing reveals nothing."""
         matches = [token for token in self.tokens if hmac.compare_digest(shown, token.encode())]
         return matches[0] if matches else None
 
@@ -55,6 +55,6 @@ class Authentication:
         peer.apply_access(self.access)
 
     def token_is_valid(self, peer: Peer) -> bool:
-        """Whether the token that ``peer`` has shown, if it has, is still valid and under the same name."""
+        """Whether the token that ``peer`` has shown is still valid and has the same name; true without a token."""
         token = peer.token
         return token is None or (token in self.tokens and self.tokens[token] == peer.identity.token)

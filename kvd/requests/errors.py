@@ -31,7 +31,7 @@ class RequestError(Exception):
 
 
 def error_reply(code: str, message: str, **fields: object) -> dict[str, object]:
-    """Return an error map. The message is cut, so that no peer can blow it up."""
+    """Return an error map. The message is cut, because a peer must not determine its length."""
     assert code in CODES, code
     if len(message) > _MESSAGE_CHARACTERS:
         message = message[:_MESSAGE_CHARACTERS] + "…"
@@ -39,12 +39,12 @@ def error_reply(code: str, message: str, **fields: object) -> dict[str, object]:
 
 
 def internal_error() -> dict[str, object]:
-    """Return the error map of a fault in the server itself."""
-    return error_reply("internal", "a fault in the server; its logging says more")
+    """Return the error map for a fault in the server itself."""
+    return error_reply("internal", "a fault in the server; its log has the details")
 
 
 def error_for(error: StoreError) -> RequestError:
-    """Return what the store refused in the words of the wire; raise ``error`` again if the wire has none for it."""
+    """Translate an error of the store into an error reply; raise ``error`` again if the protocol has none for it."""
     match error:
         case KeysNotFound():
             shown = ", ".join(map(repr, error.keys[:5])) + (", …" if len(error.keys) > 5 else "")
@@ -64,18 +64,18 @@ def error_for(error: StoreError) -> RequestError:
         case OutOfMemory():
             return RequestError("out_of_memory", f"{error}; nothing was changed")
         case OutcomeUnknown():
-            text = "whether a write with this id has taken effect is not remembered; this one has not"
+            text = "the server no longer knows whether a write with this id took effect; this one did not"
             return RequestError("outcome_unknown", text, version=error.version)
     raise error
 
 
 def _conflict_text(error: Conflict) -> str:
     first = error.changes[0]
-    found = f"is at version {first.found}" if first.found else "is absent"
-    expected = f"version {first.expected}" if first.expected else "its absence"
-    by = f" since {_who(first.author)} changed it" if first.author is not None else ""
+    current = f"is at version {first.found}" if first.found else "is absent"
+    expected = f"was at version {first.expected}" if first.expected else "was absent"
+    by = f", changed by {_who(first.author)}" if first.author is not None else ""
     more = f" (and {len(error.changes) - 1} more)" if len(error.changes) > 1 else ""
-    return f"{first.key!r} {found}, not at {expected} as it was read,{by}{more}; nothing was written"
+    return f"{first.key!r} {current} but {expected} when it was read{by}{more}; nothing was written"
 
 
 def _who(author: Author) -> str:

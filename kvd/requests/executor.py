@@ -1,11 +1,11 @@
-"""Runs a frame: its requests in, the bytes of its reply out, and how far the log has to be before they may leave.
+"""Runs a frame: its requests in; out come the bytes of its reply, and the log position that they wait for.
 
-        requests ──▶ expire what they could see ──▶ may the peer? ──▶ run each by its row ──▶ (bytes, position)
+        requests ──▶ expire what they could see ──▶ check rights ──▶ run each by its row ──▶ (bytes, position)
                           │ much is due, or two requests are costly
-                          └──▶ None: nothing has run; the frame has to run in slices (``sliced.py``)
+                          └──▶ None: nothing has run; the frame must run in slices (``sliced.py``)
 
-Requests run in order. Neighbouring gets, or sets, go to the store in one call: that saves most of what Python costs for
-each. Everything that a frame has to say is in the return value; nothing is left on this object.
+Requests run in order. Neighbouring gets, or sets, go to the store in one call, which saves most of Python's overhead.
+The return value holds the whole result of a frame; nothing is left on this object.
 """
 
 import logging
@@ -91,7 +91,7 @@ class Executor:
     def run(self, requests: Sequence[AnyRequest], peer: Peer, frame_bytes: int) -> tuple[bytes, LogPosition] | None:
         """Run a frame's requests. Return the reply frame, and what it waits for.
 
-        Return None, with nothing done, if that may take too long for one turn of the loop: the frame then has to run in
+        Return None, with nothing done, if that may take too long for one turn of the loop: the frame must then run in
         slices. ``frame_bytes`` is the size of the frame: no key or value in it can be larger.
         """
         self._frames_until_timed = frames = self._frames_until_timed - 1
@@ -109,7 +109,7 @@ class Executor:
             and peer.is_authenticated
             and (largest_bytes := self._store.largest_value_bytes) <= self._limits.limits.max_reply_bytes
         ):
-            # The commonest frame of all, without the detour through the table.
+            # The most common frame by far skips the table.
             if largest_bytes >= LARGE_VALUE_BYTES:
                 began_ns = perf_counter_ns()
             replies = [self._reads.get(request, peer)]
@@ -204,9 +204,9 @@ class Executor:
     # ------------------------------------------------------------------ sets of several frames
 
     def set_each(self, requests: list[messages.Set], peer: Peer) -> tuple[list[int], LogPosition] | None:
-        """Run sets out of several small frames of one author. Return their versions, and what all replies wait for.
+        """Run sets from several small frames of one author. Return their versions, and what all replies wait for.
 
-        Return None, with nothing done, if they need a closer look, each frame by itself.
+        Return None, with nothing done, if each frame must run by itself.
         """
         began_ns = perf_counter_ns()
         self._frames_until_timed = frames = self._frames_until_timed - 1
@@ -249,7 +249,7 @@ class Executor:
         return reply, position
 
     def get(self, key: str, peer: Peer) -> tuple[Reply, LogPosition]:
-        """Run one get, the short way where that is possible. Return the reply and what it waits for."""
+        """Run one get, on the fast path if possible. Return the reply and what it waits for."""
         request = messages.Get(key)
         self.can_run((request,))
         if peer.is_restricted or self._store.largest_value_bytes >= LARGE_VALUE_BYTES:
@@ -262,13 +262,13 @@ class Executor:
         return reply, self._needs.position_for((request,)) if self._may_wait else NO_WAIT
 
     def peek(self, key: str) -> tuple[bytes | None, int]:
-        """Return a key's value and version now, (None, 0) without one. No get is counted and no right is checked."""
+        """Return a key's value and version now, (None, 0) if it is absent. Counts no get and checks no right."""
         self.can_run((messages.Get(key),))
         head = self._store.find(key)
         return (None, 0) if head is None or head.value is None else (head.value, head.version)
 
     def can_run(self, requests: Sequence[AnyRequest]) -> bool:
-        """Let everything expire that ``requests`` could see; return False if they could see all and that takes long."""
+        """Expire the due keys that ``requests`` could see. Return False if those are all keys and that takes long."""
         if self._database.expire_due_bounded():
             return True
         if not MAY_SEE_ALL.isdisjoint(map(type, requests)) and any(map(sees_all, requests)):
@@ -277,7 +277,7 @@ class Executor:
         return True
 
     def expire_more(self) -> None:
-        """Let some more of what is due expire, for requests that ``can_run`` does not let run yet."""
+        """Expire some more of the due keys, for requests that ``can_run`` holds back."""
         self._database.expire_step()
 
     def note_slice(self, requests: Sequence[AnyRequest], peer: Peer, held_us: int) -> None:
@@ -297,14 +297,14 @@ class Executor:
         return self._limits.limits
 
     def set_limits(self, limits: Limits) -> None:
-        """Replace the limits: after a reload."""
+        """Replace the limits, after a reload."""
         self._limits.limits = limits
         self._database.outcomes.limit = limits.max_remembered_writes
         self._engine.snapshots.idle_us = limits.snapshot_idle_timeout_ms * 1_000
 
     @property
     def store_id(self) -> str:
-        """Names the store that versions belong to."""
+        """The id of the store that versions belong to."""
         return self._database.store_id
 
     @property
@@ -325,7 +325,7 @@ class Executor:
         engine.database.delete_owned(peer, peer.author)
 
     def too_many(self, count: int) -> ErrorReply:
-        """The map that refuses a frame of too many requests."""
+        """Return the error reply to a frame of too many requests."""
         return error_reply(
             "too_large", f"a frame has at most {self.limits.max_requests_per_frame} requests, not {count}"
         )
@@ -348,7 +348,7 @@ class Executor:
 
 
 def _are_costly(requests: Sequence[AnyRequest]) -> bool:
-    """Whether two or more of ``requests`` are costly: these do not run in one turn of the loop."""
+    """Whether two or more of ``requests`` are costly: then they do not run in one turn of the loop."""
     return sum(map(is_costly, requests)) > 1
 
 
@@ -360,5 +360,5 @@ def _allowed(requests: Sequence[AnyRequest], replies: list[Reply] | ErrorReply, 
     """Requests that were not denied. A denial must not wait for durability, or its timing would show what exists."""
     if not peer.is_restricted or isinstance(replies, dict):
         return requests
-    both = zip(requests, replies, strict=True)
-    return [request for request, reply in both if type(reply) is not dict or reply["error"] != "forbidden"]
+    pairs = zip(requests, replies, strict=True)
+    return [request for request, reply in pairs if type(reply) is not dict or reply["error"] != "forbidden"]

@@ -1,4 +1,4 @@
-"""The limits on what a request may name and bring: keys, values, counts. Beyond them it is answered with an error."""
+"""The limits on the keys, values and counts of a request. A request beyond a limit gets an error reply."""
 
 from collections.abc import Iterable, Mapping
 
@@ -13,7 +13,7 @@ MAX_LISTED = 1_000
 
 
 class LimitChecker:
-    """Each method returns if the request keeps the limit, else it raises RequestError. A reload replaces ``limits``."""
+    """Each method raises RequestError if the request is beyond the limit. A reload replaces ``limits``."""
 
     __slots__ = ("limits",)
 
@@ -52,12 +52,12 @@ class LimitChecker:
         if "" in entries or max(map(len, entries)) * 4 > self.limits.max_key_bytes:
             for key in entries:
                 self.key(key)
-        # filter() passes over deletions; empty values, too, are no matter.
+        # filter() skips deletions. It also skips empty values, which are below every limit.
         if max(map(len, filter(None, entries.values())), default=0) > self.limits.max_value_bytes:
             raise RequestError("too_large", f"a value has at most {self.limits.max_value_bytes} bytes")
 
     def page(self, limit: int, what: str) -> None:
-        """Check the limit that a request sets to its own reply."""
+        """Check the limit that a request sets for its own reply."""
         if not 1 <= limit <= self.limits.max_keys_per_request:
             raise RequestError("bad_request", f"the limit of {what} is 1 to {self.limits.max_keys_per_request}")
 

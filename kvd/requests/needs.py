@@ -1,8 +1,8 @@
-"""What the replies to a frame wait for: which version has to be written, and which synced, before they may leave.
+"""What the replies to a frame wait for: which version must be written, and which synced, before they may leave.
 
-Whatever a reply shows is a version: the current one, unless every request was a plain read of keys that are there,
-which shows only the versions of those keys. How durable that version has to be is the policy of
-``kvd/engine/durability.py``; a single write may ask for more or less (``sync`` in its options).
+Every reply reveals a version. A plain read of keys that exist reveals the versions of those keys; any other request
+reveals the current version. How durable that version must be is the policy of ``kvd/engine/durability.py``; a single
+write may ask for more or less (``sync`` in its options).
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ __all__ = ["NO_WAIT", "LogPosition", "Needs"]
 
 
 class Needs:
-    """Says of requests that have just run what their replies wait for."""
+    """Decides what the replies to requests that have just run wait for."""
 
     def __init__(self, database: Database, durability: Durability) -> None:
         self._database = database
@@ -24,7 +24,7 @@ class Needs:
         self._durability = durability
 
     def position_for(self, requests: Sequence[AnyRequest]) -> LogPosition:
-        """Return how far the log has to be before the replies may leave; NO_WAIT if they may leave now."""
+        """Return the log position that the replies wait for; NO_WAIT if they may leave now."""
         durability = self._durability
         version = durability.newest_unsettled()
         if not version:
@@ -41,7 +41,7 @@ class Needs:
         return LogPosition(written, synced) if written else NO_WAIT
 
     def _waits_for_sync(self, request: AnyRequest) -> bool:
-        """Whether the reply waits for a sync: as the request says, else as the rules of the keys that it writes say."""
+        """Whether the reply waits for a sync. The request decides, else the rules for the keys that it writes."""
         options = getattr(request, "how", None)
         if options is not None and options.sync is not None:
             return bool(options.sync)
@@ -55,7 +55,7 @@ class Needs:
         return any(always if sync is None else sync for sync in by_rule)
 
     def _newest_shown(self, row: Row, request: AnyRequest) -> int:
-        """The newest version that a read of keys shows; the current one if it shows that a key is not there."""
+        """The newest version that a read of keys reveals; the current one if it reveals that a key is absent."""
         store, newest = self._store, 0
         for key in row.reads(request):
             head = store.find(key)

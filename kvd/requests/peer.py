@@ -1,4 +1,4 @@
-"""Who sends requests: one client, its identity, its rights, and what it holds. Nothing here knows a socket."""
+"""The sender of requests: one client, its identity, its rights, and what it holds. Nothing here knows a socket."""
 
 from kvd.engine.feeds import EventSource
 from kvd.requests.access import ADMINISTER, Access, Grant, Identity, is_trusted
@@ -8,12 +8,12 @@ from kvd.store.authors import OWN_NAMES, Author
 class Peer:
     """One client.
 
-    ``uid``: the kernel's word (SO_PEERCRED at connect), None on TCP. ``is_authenticated``: whether the client may send
-    anything but hello; on a Unix socket its mode has already decided that. ``grant``: what the client may do.
-    ``is_restricted``: whether there are keys that it may not use, so that its requests are judged one by one.
-    ``last_snapshot``: the snapshot that it began last. ``feed``: the source of the events that it is sent, once it
-    only listens. ``is_first_frame``: whether it has sent no frame before. ``descriptor``: goes out to the client with
-    the next bytes.
+    ``uid``: as the kernel reports it (SO_PEERCRED at connect), None on TCP. ``is_authenticated``: whether the client
+    may send anything but hello; on a Unix socket the socket's mode has already decided that. ``grant``: what the client
+    may do. ``is_restricted``: whether there are keys that it may not use, so that its requests are checked one by one.
+    ``last_snapshot``: the snapshot that it began last. ``feed``: the source of its events, once the client only
+    listens. ``is_first_frame``: whether it has sent no frame before. ``descriptor``: a file descriptor that is sent to
+    the client with the next bytes.
     """
 
     __slots__ = (
@@ -43,7 +43,7 @@ class Peer:
         self.name = name
         self.uid = uid
         self.identity = Identity(uid=uid, gids=gids)
-        self.token: str | None = None  # that the client has shown
+        self.token: str | None = None  # the one that the client has shown
         self.author = Author(uid, pid, name if process is None else process)
         self.is_authenticated = uid is not None
         self.last_snapshot: int | None = None
@@ -55,18 +55,18 @@ class Peer:
         self.is_restricted = False
 
     def authenticate_as(self, identity: Identity) -> None:
-        """Take the identity that a client on TCP has shown; its commits are by that name from now on."""
+        """Take the identity that a client on TCP has proven; its commits carry that name from now on."""
         self.identity = identity
         self.is_authenticated = True
         name = identity.certificate or identity.token
         if name:
             self.name = f"{self.name} ({name})"
-            # A token or a certificate may have any name; the server's own commits must not seem to be the client's.
+            # A token or a certificate may have any name, but a client must not pass for the server itself as an author.
             self.author = Author(None, None, self.name if name in OWN_NAMES else name)
 
     @property
     def is_trusted(self) -> bool:
-        """Whether the client may do everything whatever the rules say: root, and the daemon's own user."""
+        """Whether the client is root or the daemon's own user, who may do everything whatever the rules say."""
         return is_trusted(self.uid)
 
     def apply_access(self, access: Access) -> None:

@@ -20,7 +20,7 @@ _entries = attrgetter("entries")
 
 
 def permits_all(requests: Sequence[AnyRequest], grant: Grant) -> bool:
-    """Whether ``grant`` permits all of ``requests``: as ``permits`` for each, but quick for many gets or many sets."""
+    """Whether ``grant`` permits all of ``requests``: ``permits`` for each, but fast for many gets or many sets."""
     if len(requests) == 1:
         return permits(requests[0], grant)
     if requests:
@@ -38,7 +38,7 @@ def permits(request: AnyRequest, grant: Grant) -> bool:
     A kind without a row is denied, so that a new kind cannot be forgotten.
     """
     kind = type(request)
-    if kind is messages.Get:  # the commonest kinds first
+    if kind is messages.Get:  # the most common kinds first
         return grant.may(READ, (request.key,))  # type: ignore[union-attr]
     if kind is messages.Set:
         return grant.may(WRITE, request.entries)  # type: ignore[union-attr]
@@ -53,7 +53,7 @@ def permits(request: AnyRequest, grant: Grant) -> bool:
 
 
 def check(request: AnyRequest, peer: Peer) -> None:
-    """Raise RequestError unless ``peer`` may have ``request`` run. A denial does not tell which keys exist."""
+    """Raise RequestError unless ``peer`` may make ``request``. A denial does not reveal which keys exist."""
     row = TABLE.get(type(request))
     if row is None:
         raise RequestError("forbidden", f"{type(request).__name__.lower()} is not a request that this server runs")

@@ -1,4 +1,4 @@
-"""The requests that read: current values, those of a snapshot, and the past."""
+"""The requests that read: current values, the values of a snapshot, and the past."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,7 +17,7 @@ from kvd.telemetry.metrics import ServerMetrics
 
 Reply = Any
 WITHOUT_END = -1
-# After this long a near cache asks again for an evictable key, so that the server sees that the key is in use.
+# A near cache asks again for an evictable key after this time, so that the server sees that the key is in use.
 NEAR_CACHED_US = 10_000_000
 
 
@@ -63,7 +63,7 @@ class ReadHandlers:
         marks, complete = (
             self._memory.marks,
             all(values),
-        )  # quicker than `None in`; an empty value does no harm
+        )  # faster than `None in`; an empty value only takes the slower path
         if marks is not None and complete:
             marks.set_all([request.key for request in marks.sample(requests)])
         elif marks is not None:
@@ -80,26 +80,26 @@ class ReadHandlers:
         values = self._store.get_many(request.keys, self._version(request.at, peer))
         if (marks := self._memory.marks) is not None:
             marks.set_found(request.keys, values)
-        refused = None if all(values) else self._missed(request.keys, values.count(None))
-        return values if refused is None else refused
+        error = None if all(values) else self._missed(request.keys, values.count(None))
+        return values if error is None else error
 
     def fetch(self, request: messages.Fetch, peer: Peer) -> Reply:
-        """Return values with their versions, and what a cache in the client needs."""
+        """Return values with their versions, and what a near cache needs."""
         self._limits.count(len(request.keys))
         table = self._generations.table
         if table is not None and request.at is None and not peer.is_restricted and self._memory.marks is None:
             entries = self._entries(request.keys, table)
             if entries is not None:
                 return entries
-        found = self._store.fetch(request.keys, self._version(request.at, peer))
+        items = self._store.fetch(request.keys, self._version(request.at, peer))
         if (marks := self._memory.marks) is not None:
-            marks.set_found(request.keys, [value for value, _, _ in found])
-        missed = 0 if all(version for _, version, _ in found) else sum(not version for _, version, _ in found)
-        refused = self._missed(request.keys, missed) if missed else None
-        if refused is not None:
-            return refused
+            marks.set_found(request.keys, [value for value, _, _ in items])
+        misses = 0 if all(version for _, version, _ in items) else sum(not version for _, version, _ in items)
+        error = self._missed(request.keys, misses) if misses else None
+        if error is not None:
+            return error
         if table is None or request.at is not None:
-            return [(value, version, None, None, deadline) for value, version, deadline in found]
+            return [(value, version, None, None, deadline) for value, version, deadline in items]
         slots: list[tuple[int | None, int | None]] = list(table.slots_and_generations(request.keys))
         if peer.is_restricted:
             rights = peer.grant.rights
@@ -107,13 +107,13 @@ class ReadHandlers:
                 slot if rights(key) & CACHE else (None, None) for slot, key in zip(slots, request.keys, strict=True)
             ]
         if self._memory.marks is not None:
-            found = self._with_short_deadlines(request.keys, found)
+            items = self._with_short_deadlines(request.keys, items)
         return [
-            (value, version, *slot, deadline) for (value, version, deadline), slot in zip(found, slots, strict=True)
+            (value, version, *slot, deadline) for (value, version, deadline), slot in zip(items, slots, strict=True)
         ]
 
     def _entries(self, keys: list[str], table: GenerationTable) -> Reply | None:
-        """Answer a fetch for a near cache the short way; return None if one of ``keys`` needs the long way."""
+        """Answer a fetch for a near cache on the fast path; return None if one of ``keys`` does not allow that."""
         store = self._store
         first = store.first
         try:
@@ -132,11 +132,11 @@ class ReadHandlers:
         ]
 
     def _with_short_deadlines(
-        self, keys: list[str], found: list[tuple[bytes | None, int, int | None]]
+        self, keys: list[str], items: list[tuple[bytes | None, int, int | None]]
     ) -> list[tuple[bytes | None, int, int | None]]:
-        """Cap near-cache lifetimes of evictable keys.
+        """Cap the near-cache lifetimes of evictable keys.
 
-        Cached reads are invisible to eviction, so a hot key would look idle.
+        Reads from a near cache are invisible to eviction, so a hot key would look idle.
         """
         latest = self._database.timer() + NEAR_CACHED_US
         rules = self._memory.rules
@@ -144,11 +144,11 @@ class ReadHandlers:
             (value, version, latest if deadline is None else min(deadline, latest))
             if (rule := rules.rule_of(key)) is not None and rule.evict
             else (value, version, deadline)
-            for key, (value, version, deadline) in zip(keys, found, strict=True)
+            for key, (value, version, deadline) in zip(keys, items, strict=True)
         ]
 
     def ttl(self, request: messages.Ttl, _: Peer) -> list[int | None]:
-        """Return how long each key has to live, in ms, rounded up."""
+        """Return the remaining time to live of each key, in ms, rounded up."""
         self._limits.keys(request.keys, len(request.keys))
         return [self._ttl_ms(key) if self._store.exists(key) else None for key in request.keys]
 
@@ -190,7 +190,7 @@ class ReadHandlers:
     # ------------------------------------------------------------------ snapshots
 
     def begin(self, request: messages.Begin, peer: Peer) -> int:
-        """Begin a snapshot that is held for this peer; return its version."""
+        """Begin a snapshot for this peer; return its version."""
         version = self._snapshots.begin(peer, self._limits.limits.max_snapshots_per_connection)
         peer.last_snapshot = version
         return version
@@ -205,13 +205,15 @@ class ReadHandlers:
             return None
         if at == messages.BEGUN:
             if peer.last_snapshot is None:
-                raise RequestError("bad_request", "at = -1 means the snapshot begun last, and none was begun here")
+                raise RequestError(
+                    "bad_request", "at = -1 means the latest snapshot of this connection, but it has begun none"
+                )
             at = peer.last_snapshot
         self._snapshots.used(peer, at)
         return at
 
     def _missed(self, keys: list[str], count: int) -> dict[str, object] | None:
-        """Count ``count`` misses. Return an error reply if one of ``keys`` cannot be a key: only a missing one can."""
+        """Count ``count`` misses. Return an error reply if one of ``keys`` is invalid: only a missing one can be."""
         try:
             for key in keys:
                 self._limits.key(key)

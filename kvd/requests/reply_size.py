@@ -7,17 +7,17 @@ from kvd.protocol.messages import AnyRequest, encode_replies
 from kvd.requests.limits import PAGE_BYTES
 from kvd.requests.table import TABLE, ReplySize
 
-VALUE_HEAD_BYTES = ARRAY_BYTES = 5  # MessagePack's longest
-# What fetch adds to each value, at most; an error takes less for each byte of its request.
+VALUE_HEAD_BYTES = ARRAY_BYTES = 5  # the longest head in MessagePack
+# What fetch adds to each value, at most. An error reply takes less than this for each byte of its request.
 VERSION_BYTES = 33
-# The part of it that is for near caches, if there are any.
+# The part of VERSION_BYTES that serves near caches, if there are any.
 SLOT_BYTES = 12
 FETCHED_BYTES = VALUE_HEAD_BYTES + VERSION_BYTES - SLOT_BYTES
-ABSENT_BYTES = 6  # of a key that fetch did not find
-# A page counts keys and values; with their versions and heads an item of one byte takes some twenty.
+ABSENT_BYTES = 6  # for a key that fetch did not find
+# A page counts the bytes of keys and values. With version and heads, an item of one byte takes about twenty.
 PAGE_OVERHEAD = 20
-# A conflict names up to a hundred keys, each with versions, time and author, and 4,096 characters of them, the last
-# key overshooting.
+# A conflict names up to a hundred keys, each with versions, time and author. The keys have up to 4,096 characters in
+# all, but the last one may overshoot.
 CONFLICT_BYTES = 112 * 1024
 
 
@@ -30,7 +30,7 @@ _MAY_CONFLICT = frozenset(kind for kind, row in TABLE.items() if row.may_conflic
 
 
 def may_exceed(budget_bytes: int, kinds: set[type], count: int, frame_bytes: int, largest_bytes: int) -> bool:
-    """Whether the replies to ``count`` requests of these kinds may exceed the budget, without looking at them.
+    """Whether the replies to ``count`` requests of these kinds may exceed the budget, without a look at each request.
 
     Each value in them costs its request at least one byte of ``frame_bytes``, and none is larger than
     ``largest_bytes``: the largest ever stored, or the frame. The last value of a page may overshoot it.

@@ -1,10 +1,10 @@
-"""Large frames, and frames of several costly requests, run in slices of about a millisecond: none delays the others.
+"""Runs large frames, and frames of several costly requests, in slices of about a millisecond: no client delays others.
 
 No request of a frame may run unless all of them decode. But decoded, 16 MiB of the shortest requests or keys become
 hundreds of megabytes. So a large frame is first cut into its undecoded requests; they are decoded once, slice by
 slice, only to check them, and then again, slice by slice, to run them. A frame that is one request skips the check.
 
-What a scan costs is not known before it is done. So a slice also ends after a costly request if its time is over.
+The cost of a scan is not known in advance. So a slice also ends after a costly request if its time is over.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -30,7 +30,7 @@ Result = tuple[list[bytes], LogPosition]
 
 
 class HeldBytes:
-    """How many bytes the frames under way hold, input and replies so far: they count as memory."""
+    """The bytes that unfinished frames hold, input and replies so far. They count as memory."""
 
     __slots__ = ("total",)
 
@@ -39,9 +39,9 @@ class HeldBytes:
 
 
 class SlicedRuns:
-    """Runs frames in slices. ``held``: counts what the frames under way hold.
+    """Runs frames in slices. ``held``: counts the bytes of unfinished frames.
 
-    Each method returns an iterator that yields None after each slice, and at last the result. Other requests may run
+    Each method returns an iterator that yields None after each slice, and finally the result. Other requests may run
     between two slices.
     """
 
@@ -54,7 +54,7 @@ class SlicedRuns:
         self._held.total += len(payload)
         try:
             yield from self._run_payload(payload, peer)
-        finally:  # also if the client has gone and the rest is not needed
+        finally:  # also if the client has gone and the rest never runs
             self._held.total -= len(payload)
 
     def run_requests(self, requests: Sequence[AnyRequest], peer: Peer) -> Iterator[Result | None]:
@@ -95,7 +95,7 @@ class SlicedRuns:
     ) -> Iterator[Result | None]:
         executor = self._executor
         budget_bytes, position = executor.limits.max_reply_bytes, NO_WAIT
-        began = perf_counter()
+        start = perf_counter()
         for slice_ in slices:
             spent_us = 0
             for requests in _cut_after_costly(slice_):
@@ -105,16 +105,16 @@ class SlicedRuns:
                 while not executor.can_run(requests):
                     executor.expire_more()
                     yield None
-                began_us = executor.now_us()
-                replies, budget_bytes, needed = executor.run_slice(requests, peer, budget_bytes)
+                start_us = executor.now_us()
+                replies, budget_bytes, slice_position = executor.run_slice(requests, peer, budget_bytes)
                 pieces.append(b"".join(map(encode_replies, replies)))
                 self._held.total += len(pieces[-1])
-                position = position.add(needed)
-                took_us = executor.now_us() - began_us
-                executor.note_slice(requests, peer, took_us)
-                spent_us += took_us
+                position = position.add(slice_position)
+                held_us = executor.now_us() - start_us
+                executor.note_slice(requests, peer, held_us)
+                spent_us += held_us
             yield None
-        executor.add_sliced(perf_counter() - began)
+        executor.add_sliced(perf_counter() - start)
         yield _reply_frame(pieces), position
 
 
@@ -144,7 +144,7 @@ def _slices(raws: list[msgspec.Raw]) -> Iterator[list[msgspec.Raw]]:
 
 
 def _array_header(count: int) -> bytes:
-    """MessagePack's head of an array of ``count`` elements, in its widest form."""
+    """Return MessagePack's head of an array of ``count`` elements, in its widest form."""
     return b"\xdd" + count.to_bytes(4, "big")
 
 

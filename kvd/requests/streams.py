@@ -1,6 +1,6 @@
-"""The requests that change what a connection is: it becomes a feed, or gets the table of the near caches.
+"""The requests that change the role of a connection: it becomes a feed, or gets the table of the near caches.
 
-The handler only prepares that; the session does the rest once the reply has left.
+The handler only prepares the change; the session completes it after the reply has left.
 """
 
 import logging
@@ -28,11 +28,11 @@ class StreamHandlers:
         self._limits = limits
 
     def watch(self, request: messages.Watch, peer: Peer) -> bool:
-        """Turn the connection into a feed of the commits that concern a prefix."""
+        """Turn the connection into a feed of the commits that change keys below a prefix."""
         _check_has_no_feed(peer)
         self._limits.prefix(request.prefix)
         limit = _NO_LIMIT if peer.administrator else self._limits.limits.max_watches_per_uid
-        user = peer.identity if peer.uid is None else peer.uid  # over TCP the identity that the client has shown
+        user = peer.identity if peer.uid is None else peer.uid  # over TCP the identity that the client has proven
         peer.feed = self._engine.feeds.open(peer, user, request.prefix, request.from_version, limit)
         return True
 
@@ -45,17 +45,17 @@ class StreamHandlers:
         return True
 
     def attach(self, _: messages.Attach, peer: Peer) -> tuple[int, int, int, int]:
-        """Have the table of generations sent with the reply: slots, lease in ms, time in µs, whose clock that is."""
+        """Send the table of generations with the reply. Return slots, lease in ms, time in µs, and the clock's id."""
         if peer.uid is None:
             raise RequestError("bad_request", "a near cache needs a Unix socket: over TCP nothing can be shared")
         if not peer.is_first_frame or peer.descriptor is not None:
-            raise RequestError("bad_request", "attach belongs into the first frame of a connection, once")
+            raise RequestError("bad_request", "attach may stand only in the first frame of a connection, and only once")
         reply, peer.descriptor = self._engine.near_caches.attach(peer)
         return reply
 
 
 def may_go_on(peer: Peer) -> bool:
-    """Whether the events of its feed may still be sent to ``peer``."""
+    """Whether ``peer`` still has the right to the events of its feed."""
     if isinstance(peer.feed, Feed):
         return peer.grant.may_prefix(WATCH, peer.feed.prefix)
     return peer.grant.has(ADMINISTER)

@@ -1,15 +1,15 @@
-"""One row for each kind of request: all that the daemon decides by the kind is read from here.
+"""One row for each kind of request: every decision of the daemon that depends on the kind is read from here.
 
-        who runs it                        run
-        who may ask for it                 reads, writes, ranges, right
+        which handler runs it              run
+        which rights it needs              reads, writes, ranges, right
         which keys it names                reads, writes
-        how it is run                      costly, sees_all
+        whether it may be slow             costly, sees_all
         what its reply waits for           shows
         how large its reply can become     reply, may_conflict
-        what telemetry takes from it       hot_reads, writes; quotes
+        what telemetry samples             hot_reads, writes; quotes
 
-A kind without a row does not run. A row that says nothing is costly and its reply is of unpredictable size, so that a
-new kind is slow until its cost has been stated, and never a way round a limit.
+A kind without a row does not run. By default a kind is costly and its reply has an unpredictable size. So a new kind is
+slow until its row states its cost, and it never bypasses a limit.
 
 To add a request: a struct in ``kvd/protocol/messages.py``, its handler, its row here, its line in docs/protocol.md.
 """
@@ -35,7 +35,7 @@ Handler = Callable[[Any, Peer], Any]
 
 
 class Shows(enum.Enum):
-    """What a reply shows, and so how durable the store has to be before it may leave."""
+    """What a reply reveals, and so how durable the store must be before the reply may leave."""
 
     NOTHING = enum.auto()
     KEYS = enum.auto()  # the versions of the keys that it reads
@@ -45,10 +45,10 @@ class Shows(enum.Enum):
 class ReplySize(enum.Enum):
     """How the size of a reply is bounded."""
 
-    FIXED = enum.auto()  # it holds no value
+    FIXED = enum.auto()  # small: the reply holds no value
     VALUES = enum.auto()  # one value for each key that the request names
     PAGE = enum.auto()  # a page; its last value may overshoot
-    FREE = enum.auto()  # by nothing in the request
+    FREE = enum.auto()  # not bounded by anything in the request
 
 
 def no_keys(_: Any) -> Collection[str]:  # noqa: ANN401 - any request
@@ -62,23 +62,24 @@ def no_ranges(_: Any) -> Sequence[tuple[int, str, str | None]]:  # noqa: ANN401
 
 
 def always(_: Any) -> bool:  # noqa: ANN401
-    """Whatever the request says."""
+    """True, whatever the request says."""
     return True
 
 
 def never(_: Any) -> bool:  # noqa: ANN401
-    """Whatever the request says."""
+    """False, whatever the request says."""
     return False
 
 
 class Row(NamedTuple):
-    """What one kind of request is.
+    """The properties of one kind of request.
 
-    ``reads`` and ``writes``: the keys that it reads one by one, and may change; each needs that right. ``ranges``: what
-    else it touches, as (right, first key, first key after it or None). ``right``: needed wherever it is held; the
-    refusal says ``asks_for``. ``costly``: it may take a millisecond or more, so two of them do not run in one turn of
-    the loop. ``sees_all``: it may show keys that it does not name. ``hot_reads``: the keys that count as read for
-    ``kv top-keys``. ``quotes``: the keys that the slow log prints, if not those that it names.
+    ``reads`` and ``writes``: the single keys that it reads, and the keys that it may change; each key needs that right.
+    ``ranges``: the ranges that it touches, as (right needed, first key, first key after the range or None). ``right``:
+    a right that the client must have below some prefix; a refusal names ``asks_for``. ``costly``: it may take a
+    millisecond or more, so two of them do not run in one turn of the loop. ``sees_all``: it may show keys that it does
+    not name. ``hot_reads``: the keys that count as read for ``kv top-keys``. ``quotes``: the keys that the slow log
+    prints; by default the keys that it names.
     """
 
     run: Callable[[Any, Any, Peer], Any]
@@ -96,7 +97,7 @@ class Row(NamedTuple):
     quotes: Keys = no_keys
 
     def named_keys(self, request: Any) -> Collection[str]:  # noqa: ANN401
-        """The keys that ``request`` reads or may change, one by one."""
+        """The single keys that ``request`` reads or may change."""
         if self.reads is no_keys or self.reads is self.writes:
             return self.writes(request)
         return self.reads(request) if self.writes is no_keys else [*self.writes(request), *self.reads(request)]
@@ -228,7 +229,7 @@ def sees_all(request: m.AnyRequest) -> bool:
 
 
 def named_keys(request: m.AnyRequest) -> Collection[str]:
-    """The keys that a request reads or may change, one by one; what it reads as a range is not among them."""
+    """The single keys that a request reads or may change; keys of ranges are not included."""
     return TABLE[type(request)].named_keys(request)
 
 
@@ -250,7 +251,7 @@ def quoted_keys(request: m.AnyRequest) -> Collection[str]:
 
 
 def bind_handlers(*groups: object) -> dict[type, Handler]:
-    """Return, for each kind of request, the handler of that one of ``groups`` which has it as a method.
+    """Return the handler of each kind of request, bound to the object of ``groups`` that has it as a method.
 
     Raises LookupError for a row whose handler belongs to none of them.
     """

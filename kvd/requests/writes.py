@@ -1,4 +1,4 @@
-"""The requests that write: each is one commit, made once if it carries an id."""
+"""The requests that write. Each is one commit; a request with an id takes effect only once."""
 
 from collections.abc import Callable, Collection, Container, Sequence
 from itertools import chain
@@ -36,16 +36,16 @@ class WriteHandlers:
         return self._once(request.how, peer, lambda: self._database.set(request.entries, peer.author, expiry))
 
     def set_each(self, requests: Sequence[messages.Set], peer: Peer) -> list[int] | None:
-        """Store sets of a frame so small that no value can be too large; each is a commit of its own.
+        """Store the sets of a small frame, each as a commit of its own. No value in such a frame can be too large.
 
-        Return None, with nothing done, if they need a closer look, or there is no room for all of them together.
+        Return None, with nothing done, if the sets must run one by one, or there is no room for all of them together.
         """
         if self._memory.rules.have_ttls:
             return None
         try:
             if len(requests) > 1 or requests[0].how is not None:
                 return self._set_in_columns(requests, peer)
-            # One set does not pay for the detour through columns.
+            # For one set, the detour through columns costs more than it saves.
             entries, limits = requests[0].entries, self._limits.limits
             # A code point is at most four bytes of UTF-8.
             is_long = max(map(len, entries), default=0) * 4 > limits.max_key_bytes
@@ -72,7 +72,7 @@ class WriteHandlers:
         return self._database.set_each_once(peer.uid, ids, batch, peer.author)
 
     def delete(self, request: messages.Delete, peer: Peer) -> tuple[int, int]:
-        """Delete keys; return the version and how many there were."""
+        """Delete keys; return the version and how many keys existed."""
         self._limits.keys(request.keys, len(request.keys))
         return self._once(
             request.how,
@@ -92,7 +92,7 @@ class WriteHandlers:
         return self._once(how, peer, lambda: self._database.increment(request.key, request.by, peer.author, expiry))
 
     def touch(self, request: messages.Touch, peer: Peer) -> list[bool]:
-        """Set how long keys live; return whether each exists."""
+        """Replace the time to live of keys; return whether each exists."""
         self._limits.keys(request.keys, len(request.keys))
         if request.ttl is not None:
             self._limits.ttl(request.ttl)
@@ -130,7 +130,7 @@ class WriteHandlers:
         return self._database.run_once(peer.uid, how.id, how.since, write)
 
     def _expiry(self, how: WriteOptions | None, peer: Peer, keys: Collection[str], *, keeps: bool = False) -> Expiry:
-        """The expiry of ``keys``, by what the request's options and the rules for their prefixes say."""
+        """The expiry of ``keys``, from the request's options and the rules for the keys' prefixes."""
         if self._memory.rules.have_ttls:
             return self._expiry_by_rules(how, peer, keys, keeps=keeps)
         if how is None or (how.ttl is None and not how.ttls and not how.keep_ttl and not how.ephemeral):
@@ -178,7 +178,7 @@ class WriteHandlers:
 
 
 def _only_identified(how: WriteOptions | None) -> bool:
-    """Whether the options ask for nothing but that the write happens once."""
+    """Whether the options only ask for the write to take effect once."""
     return (
         how is not None
         and how.id is not None

@@ -1,8 +1,8 @@
-"""Not going to sleep right after a request: the next one may come sooner than a sleeping processor wakes up.
+"""Busy polling: the loop stays awake after a request, because waking a processor may take longer than the wait.
 
-Most of what a lone request and its reply take is two processors that are put to sleep and woken. A loop that looks for
-input a little longer before it waits saves that, at the price of a processor that does nothing else meanwhile. (The
-kernel does the same for network devices: net.core.busy_poll.)
+Most of the latency of a lone request and its reply is spent on putting two processors to sleep and waking them. A loop
+that polls for input a little longer before it sleeps saves that time. The price is a processor that does nothing else
+meanwhile. (The kernel does the same for network devices: net.core.busy_poll.)
 """
 
 import asyncio
@@ -21,14 +21,14 @@ class BusyPoll:
         self._is_awake = False
 
     def note_input(self) -> None:
-        """Stay awake: input has come, and more may follow."""
+        """Stay awake: input has arrived, and more may follow."""
         self._until_ns = monotonic_ns() + self._ns
         if not self._is_awake:
             self._is_awake = True
             self._loop.call_soon(self._stay_awake)
 
     def _stay_awake(self) -> None:
-        # A loop that has something to call looks for input, and does not wait for it.
+        # A loop with a callback that is due polls for input without blocking.
         self._is_awake = monotonic_ns() < self._until_ns
         if self._is_awake:
             self._loop.call_soon(self._stay_awake)

@@ -1,4 +1,4 @@
-"""What the server asks of a connection, whatever protocol it speaks; and the connections that are open."""
+"""What the server needs of a connection, whatever protocol it speaks; and the set of open connections."""
 
 import asyncio
 from collections.abc import Callable, Iterator
@@ -6,14 +6,14 @@ from typing import Protocol
 
 from kvd.requests.peer import Peer
 
-# About what a connection takes that holds nothing.
+# About the memory of a connection without buffered data.
 CONNECTION_BYTES = 1024
-# How old the sum of what the connections hold may be.
+# The maximum age of the sum of all connections' buffers.
 MAX_AGE_S = 0.1
 
 
 class Connection(Protocol):
-    """The server's end of one connection. ``active``: whether input has come since the server's last sweep."""
+    """The server's end of one connection. ``active``: whether input has arrived since the server's last sweep."""
 
     active: bool
     peer: Peer
@@ -21,7 +21,7 @@ class Connection(Protocol):
 
     @property
     def buffer_bytes(self) -> int:
-        """The bytes of its peer's that it holds, input and replies."""
+        """The bytes that it buffers for its peer, input and replies."""
 
     @property
     def is_feed(self) -> bool:
@@ -32,17 +32,17 @@ class Connection(Protocol):
         """Whether its last bytes are on their way."""
 
     def drain(self) -> None:
-        """Answer everything that has arrived whole, then close."""
+        """Answer every request that has arrived completely, then close."""
 
     def close_with_error(self, error: dict[str, object]) -> None:
-        """Close after everything that waits for the disk; the peer's last message is this error."""
+        """Close after the replies that wait for the disk; this error is the last message to the peer."""
 
     def abort(self) -> None:
         """Close at once."""
 
 
 class Connections:
-    """The open connections, and the memory that they take. ``now`` returns seconds."""
+    """The open connections, and the memory that they use. ``now`` returns seconds."""
 
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
@@ -57,7 +57,7 @@ class Connections:
         return iter(list(self._open))
 
     def add(self, connection: Connection) -> None:
-        """Take a new connection in."""
+        """Add a new connection."""
         self._open.add(connection)
 
     def discard(self, connection: Connection) -> None:
@@ -65,7 +65,7 @@ class Connections:
         self._open.discard(connection)
 
     def buffer_bytes(self) -> int:
-        """The bytes that the connections hold: themselves, input that has not run, replies. At most MAX_AGE_S old."""
+        """The bytes that connections use: themselves, unprocessed input, replies. The sum is at most MAX_AGE_S old."""
         now = self._now()
         if now >= self._measure_at:
             self._measure_at = now + MAX_AGE_S

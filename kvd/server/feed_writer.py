@@ -1,12 +1,12 @@
-"""Moves events from a feed to its connection: when, and when that ends.
+"""Decides when events move from a feed to its connection, and when that ends.
 
-        a commit, or more on the disk ─┐                       ┌─ there is more ──▶ once more, next turn
-        the peer takes more ───────────┴─▶ due ──▶ one batch ──┼─ all sent, and the server stops ──▶ close
+        a commit, or more on the disk ─┐                       ┌─ there is more ──▶ again, in the next turn
+        the peer reads again ──────────┴─▶ due ──▶ one batch ──┼─ all sent, and the server stops ──▶ close
                                         a turn of its own      └─ a fault in the server ──▶ close
 
-A connection that cannot take more is left alone until it wakes its writer. Events go out after the replies that wait
-for the disk; the feed itself gives no event that is not durable yet, and decides what becomes of a peer that is too
-slow (``kvd/engine/feeds.py``). A peer that loses the right to its feed is disconnected (``Server.set_access_rules``,
+While a connection cannot take more, its writer waits until the connection wakes it. Events go out after the replies
+that wait for the disk. The feed itself yields only durable events, and decides what happens to a peer that is too slow
+(``kvd/engine/feeds.py``). A peer that loses the right to its feed is disconnected (``Server.set_access_rules``,
 ``Server.set_tokens``).
 """
 
@@ -24,13 +24,13 @@ logger = logging.getLogger(__name__)
 
 
 class EventSink(Connection, Protocol):
-    """What a writer needs of its connection. ``is_draining``: it has to close as soon as all events are sent."""
+    """What a writer needs of its connection. ``is_draining``: it must close as soon as all events are sent."""
 
     is_draining: bool
 
     @property
     def is_busy(self) -> bool:
-        """Whether it can take nothing now; it wakes its writer once it can."""
+        """Whether it can take no events now; it wakes its writer once it can."""
 
     def send_events(self, events: list[Event]) -> None:
         """Send events, in order after everything that was sent before."""
@@ -50,7 +50,7 @@ class FeedWriter:
         self.wake()
 
     def wake(self) -> None:
-        """Look for events in a turn of its own, so that commits do not wait for that."""
+        """Look for events in a later turn of the loop, so that commits do not wait for it."""
         if not self._is_due:
             self._is_due = True
             self._loop.call_soon(self._write)

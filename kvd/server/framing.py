@@ -1,16 +1,16 @@
-"""Cuts frames out of a connection's input, and puts the replies to neighbouring frames together."""
+"""Cuts frames out of a connection's input, and joins the replies to consecutive frames."""
 
 import struct
 
 from kvd.protocol.frames import HEADER_BYTES
 from kvd.server.outbox import HIGH_WATER_BYTES, NO_WAIT, LogPosition, Outbox
 
-# The length that a header says, at an offset.
+# Reads the length that a header declares, at an offset.
 length_at = struct.Struct(">I").unpack_from
 
 
 class FrameTooLarge(Exception):
-    """The header says that the frame is larger than it may be."""
+    """The header declares a frame that is larger than the limit."""
 
 
 def frame_end(data: memoryview, at: int, size: int, max_frame_bytes: int) -> int:
@@ -24,7 +24,7 @@ def frame_end(data: memoryview, at: int, size: int, max_frame_bytes: int) -> int
 
 
 class Replies:
-    """Replies to neighbouring frames, written together; they wait for the latest position of all."""
+    """Replies to consecutive frames, written together; they wait for the latest position of all."""
 
     __slots__ = ("_data", "_outbox", "_position")
 
@@ -41,11 +41,11 @@ class Replies:
 
     @property
     def are_large(self) -> bool:
-        """Whether no more of them should be in memory before it is known whether the peer takes them."""
+        """Whether the replies must be sent before more of them pile up in memory: the peer may not take them."""
         return len(self._data) > HIGH_WATER_BYTES
 
     def flush(self) -> None:
-        """Send what there is."""
+        """Send the replies that were added."""
         if self._data:
             data, position = self._data, self._position
             self._data, self._position = b"", NO_WAIT

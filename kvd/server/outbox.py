@@ -1,10 +1,10 @@
-"""The replies of one connection on their way out: in order, and none before the disk has what it shows.
+"""The outgoing replies of one connection: in order, and none before the disk has what it shows.
 
         send ──nothing waits, and the log has reached the position──▶ transport
           └──▶ pending ──on_durable──▶ transport ──▶ the final reply, if there is one ──▶ closed
 
-Both protocols share it: the frames of ``session.py``, and HTTP. After the final reply a TCP connection is closed by
-halves: closing it with unread input would reset it, and the peer could lose that reply.
+Both protocols share it: the frames of ``session.py``, and HTTP. After the final reply a TCP connection is half-closed:
+closing it with unread input would reset it, and the peer could lose that reply.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from kvd.server.peers import send_with_descriptor
 
 __all__ = ["HIGH_WATER_BYTES", "NO_WAIT", "LogPosition", "Outbox"]
 
-# While more than this is on its way to a peer, nothing is read from it.
+# While more bytes than this wait to be sent to a peer, nothing is read from it.
 HIGH_WATER_BYTES = 256 * 1024
 
 
@@ -29,17 +29,17 @@ class Owner(Protocol):
     transport: asyncio.Transport
 
     def on_sent(self, *, was_full: bool) -> None:
-        """Called when nothing is pending any more; ``was_full``: so much was pending that nothing was read."""
+        """Called when nothing is pending any more. ``was_full``: reading had paused, because too much was pending."""
 
     def on_closed(self) -> None:
         """Called once the final reply is on its way and nothing more can be sent."""
 
 
 class Outbox:
-    """What one connection sends. ``is_stalled``: its peer does not take what it is sent.
+    """What one connection sends. ``is_stalled``: the peer does not read its replies.
 
-    ``pending``: the replies that wait for the disk. ``has_final``: whether the final reply waits, or is on its way;
-    ``is_closed``: whether it is on its way, so that nothing more can be sent.
+    ``pending``: the replies that wait for the disk. ``has_final``: whether the final reply is pending or has been
+    written. ``is_closed``: whether it has been written, so that nothing more can be sent.
     """
 
     __slots__ = ("_durability", "_owner", "has_final", "is_closed", "is_stalled", "pending", "pending_bytes")
@@ -55,7 +55,7 @@ class Outbox:
 
     @property
     def is_full(self) -> bool:
-        """Whether so much is on its way that nothing should be read from the peer."""
+        """Whether too much waits to be sent, so that nothing should be read from the peer."""
         return self.is_stalled or self.pending_bytes > HIGH_WATER_BYTES
 
     def send(self, data: bytes, position: LogPosition) -> None:
@@ -76,7 +76,7 @@ class Outbox:
             self._owner.transport.pause_reading()
 
     def send_final(self, data: bytes, position: LogPosition = NO_WAIT) -> None:
-        """Send ``data`` after everything that waits, then close. Once it is called, further calls do nothing."""
+        """Send ``data`` after all pending replies, then close. Further calls do nothing."""
         if self.has_final:
             return
         self.has_final = True
@@ -90,7 +90,7 @@ class Outbox:
         self._owner.transport.pause_reading()
 
     def on_durable(self) -> None:
-        """Write the replies that the log has caught up with."""
+        """Write the pending replies whose log position has been reached."""
         pending = self.pending
         if self.is_closed or not pending:
             return
@@ -117,7 +117,7 @@ class Outbox:
         self._close_descriptor()
 
     def close(self) -> None:
-        """End the connection after what has been written: no final reply follows."""
+        """End the connection after what has been written, without a final reply."""
         self._close(b"")
 
     def _close(self, final: bytes) -> None:
@@ -127,7 +127,7 @@ class Outbox:
             transport.write(final)
         self._owner.on_closed()
         if self._owner.peer.uid is not None or not transport.can_write_eof():
-            # A Unix socket delivers this reply whatever the peer has sent meanwhile. (TLS cannot be closed by halves.)
+            # A Unix socket delivers this reply whatever the peer has sent meanwhile. (TLS cannot be half-closed.)
             transport.close()
         else:
             # Half-close, and discard input until the peer has closed too.
@@ -135,19 +135,19 @@ class Outbox:
             transport.resume_reading()
 
     def _write_with_descriptor(self, data: bytes) -> None:
-        """Send a descriptor with the reply: the connection's first, so nothing can be on its way before it."""
+        """Send a descriptor with the reply. It is the connection's first reply, so no bytes are queued before it."""
         transport, descriptor = self._owner.transport, self._owner.peer.descriptor
         assert descriptor is not None
         try:
-            sent = send_with_descriptor(transport.get_extra_info("socket").fileno(), data, descriptor)
+            sent_bytes = send_with_descriptor(transport.get_extra_info("socket").fileno(), data, descriptor)
         except OSError:  # the peer has gone
             self.has_final = self.is_closed = True
             transport.abort()
             return
         finally:
             self._close_descriptor()
-        if sent < len(data):
-            transport.write(data[sent:])
+        if sent_bytes < len(data):
+            transport.write(data[sent_bytes:])
 
     def _close_descriptor(self) -> None:
         peer = self._owner.peer

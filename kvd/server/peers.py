@@ -1,4 +1,4 @@
-"""Who is at the other end of a connection, by what the kernel and TLS say."""
+"""Identifies the peer of a connection, from what the kernel and TLS report."""
 
 import errno
 import socket
@@ -11,8 +11,8 @@ from kvd.requests.access import Identity
 from kvd.requests.peer import Peer
 
 _UCRED = struct.Struct("3i")  # struct ucred of unix(7): pid, uid, gid
-_SO_PEERGROUPS = 59  # of the kernel's asm-generic/socket.h; Python has no name for it
-_GROUPS_BYTES = 1_024  # as much as Python takes: 256 groups
+_SO_PEERGROUPS = 59  # from the kernel's asm-generic/socket.h; Python has no name for it
+_GROUPS_BYTES = 1_024  # the most that Python's getsockopt accepts: 256 groups
 
 
 def unix_peer(descriptor: int) -> Peer:
@@ -24,7 +24,7 @@ def unix_peer(descriptor: int) -> Peer:
 
 
 def _groups(connection: socket.socket) -> tuple[int, ...]:
-    """The peer's supplementary groups; none if the kernel's list does not fit: fewer groups mean fewer rights."""
+    """The peer's supplementary groups; none if the list does not fit, which is safe: fewer groups mean fewer rights."""
     try:
         groups = connection.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _GROUPS_BYTES)
     except OSError as error:
@@ -53,8 +53,8 @@ def _borrowed(descriptor: int) -> Iterator[socket.socket]:
 def tcp_peer(address: tuple[str, int] | None, certificate: dict[str, Any] | None = None) -> Peer:
     """Return the peer of an accepted TCP connection. Raises OSError if it has gone.
 
-    It is not authenticated until its token is checked, unless there is a ``certificate``: as
-    ``ssl.SSLSocket.getpeercert`` returns it, verified by TLS against the CA for clients. Then its common name is the
+    Without a ``certificate`` the peer is not authenticated until its token is checked. With one (as
+    ``ssl.SSLSocket.getpeercert`` returns it, verified by TLS against the CA for clients) its common name is the
     identity.
     """
     if address is None:
@@ -71,7 +71,7 @@ def _common_name(certificate: dict[str, Any]) -> str:
 
 
 def process_name(pid: int) -> str:
-    """Return the name of a process, for people: empty where the system hides it, another's if the process has gone."""
+    """Return the name of a process, for people: empty if the system hides it; another's if the pid has been reused."""
     try:
         with open(f"/proc/{pid}/comm", "rb") as file:
             return file.read(64).decode("utf-8", "replace").rstrip("\n")

@@ -1,6 +1,6 @@
 """The lifecycle of all connections: admission, deadlines, and drain on shutdown.
 
-One sweep a second checks the few connections that have a deadline; without any, nothing wakes up.
+One sweep a second checks the few connections that have a deadline. Without any, the daemon is not woken.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 BACKLOG = 4096
 SWEEP_S = 1.0
-# How long the input of a session is read and discarded after its last frame, so that it does not reset the connection.
+# How long input is read and discarded after the last frame, because unread input would reset the connection.
 LINGER_S = 1.0
 _FRAME_BYTES_PER_SECOND = 64 * 1024
 
@@ -64,10 +64,10 @@ class Server:
         self._metrics = metrics
         self._listeners: list[asyncio.Server] = []
         self._tls: list[TlsListener] = []
-        self._backlogs: list[tuple[socket.socket, bytes]] = []  # each with the last message for those in it
+        self._backlogs: list[tuple[socket.socket, bytes]] = []  # each with the message for connections in it
         self._of_uid: Counter[int] = Counter()
-        self._tcp: dict[Connection, float] = {}  # when each last sent something, as the sweep saw it
-        # Loop times; and for connections that wait for their peer to read, how much it had left to read.
+        self._tcp: dict[Connection, float] = {}  # when the sweep last saw input of each
+        # Deadlines in loop time; and for connections that wait for their peer to read, how many bytes it has not read.
         self._deadlines: dict[Connection, float] = {}
         self._unread_bytes: dict[Connection, int] = {}
         self._sweep: asyncio.TimerHandle | None = None
@@ -91,8 +91,8 @@ class Server:
     ) -> None:
         """Serve connections of a listening socket; ``make_session`` makes the session of each.
 
-        ``own``: no other process will serve its backlog. ``goodbye``: what connections in the backlog are sent when the
-        server stops. ``tls``: on TCP.
+        ``own``: no other process will serve its backlog. ``goodbye``: the message to connections in the backlog when
+        the server stops. ``tls``: the TLS context, used only on TCP.
         """
         if own:
             self._backlogs.append((listening.dup(), goodbye))
@@ -106,19 +106,19 @@ class Server:
         self._listeners.append(await create(make_session, sock=listening, backlog=BACKLOG))
 
     def count_connections(self) -> int:
-        """How many connections there are, with those whose TLS handshake has not ended yet."""
+        """How many connections there are, including unfinished TLS handshakes."""
         return len(self.connections) + sum(map(len, self._tls))
 
     # ------------------------------------------------------------------ called by sessions
 
     def admit(self, session: Connection, *, is_open: bool = False) -> None:
-        """Take a new connection in, or reject it. ``is_open``: on TCP it need not authenticate."""
+        """Admit a new connection, or reject it. ``is_open``: on TCP it need not authenticate."""
         self.connections.add(session)
         self._metrics.accepted += 1
         self._empty.clear()
         try:
             session.peer = self._identify(session)
-        except OSError:  # gone already
+        except OSError:  # the peer has gone already
             session.peer = Peer("unknown", None)
             session.abort()
             return
@@ -126,13 +126,13 @@ class Server:
         peer.is_authenticated = peer.is_authenticated or is_open
         peer.apply_access(self.authentication.access)
         if peer.uid is not None:
-            self._of_uid[peer.uid] += 1  # also of a connection that is rejected: forget() subtracts it again
+            self._of_uid[peer.uid] += 1  # also for a connection that is rejected, because forget() subtracts it again
         if self._stopping:
             session.close_with_error(error_reply("shutting_down", "the server is stopping"))
             return
-        is_counted = session.transport.get_extra_info("ssl_object") is not None  # when it was accepted
+        is_counted = session.transport.get_extra_info("ssl_object") is not None  # TlsListener has checked the limit
         if not is_counted and self.count_connections() > limits.max_connections:
-            self._reject(session, f"{limits.max_connections} connections are open, as many as may be")
+            self._reject(session, f"{limits.max_connections} connections are open, which is the limit")
         elif peer.uid is None and peer.is_authenticated:
             self._tcp[session] = self.loop.time()
             self._arm_sweep()
@@ -159,16 +159,16 @@ class Server:
         self.authentication.tokens = tokens
         for session in self.connections:
             if not self.authentication.token_is_valid(session.peer):
-                text = "the token that was shown is not valid any more"
+                text = "the token of this connection is no longer valid"
                 session.close_with_error(error_reply("unauthenticated", text))
 
     def set_tls_context(self, tls: ssl.SSLContext) -> None:
-        """Replace the certificates, for connections to come."""
+        """Replace the certificates, for future connections."""
         for listener in self._tls:
             listener.context = tls
 
     def forget(self, session: Connection) -> None:
-        """Release what a connection held that has ended."""
+        """Release everything that a closed connection held."""
         self.executor.disconnect(session.peer)
         self.connections.discard(session)
         self._tcp.pop(session, None)
@@ -182,17 +182,17 @@ class Server:
             self._empty.set()
 
     def arm_read_deadline(self, session: Connection, frame_bytes: int) -> None:
-        """Give the peer time for the rest of a frame, from its first byte on (before hello: from the connect on)."""
+        """Set a deadline for the rest of a frame, counted from its first byte (before hello: from the connect)."""
         if session not in self._deadlines:
             self._arm(session, self.limits.frame_timeout_ms / 1000 + frame_bytes / _FRAME_BYTES_PER_SECOND)
 
     def arm_write_deadline(self, session: Connection) -> None:
-        """Give the peer time to take some of its replies."""
+        """Set a deadline for the peer to read some of its replies."""
         self._unread_bytes[session] = session.transport.get_write_buffer_size()
         self._arm(session, self.limits.stalled_peer_timeout_ms / 1000)
 
     def arm_linger(self, session: Connection) -> None:
-        """Give the peer time to take its last frame, and on TCP to close."""
+        """Set a deadline for the peer to read its last frame, and on TCP to close."""
         self._unread_bytes[session] = session.transport.get_write_buffer_size()
         self._arm(session, LINGER_S)
 
@@ -242,7 +242,7 @@ class Server:
         self._sweep = self.loop.call_later(SWEEP_S, self._sweep_deadlines) if waiting else None
 
     def _has_progressed(self, session: Connection, now: float) -> bool:
-        """Whether a peer took some of its replies since the last sweep; then it gets more time."""
+        """Whether a peer has read some of its replies since the last sweep; then its deadline moves."""
         before = self._unread_bytes.get(session)
         if before is None:
             return False
@@ -259,7 +259,7 @@ class Server:
     # ------------------------------------------------------------------ stopping
 
     async def stop(self) -> None:
-        """Accept no more connections, answer every frame that has been read, send the last frames, close."""
+        """Accept no more connections, answer every frame that has been read, send the last frames, and close."""
         self._stopping = True
         for listener in self._listeners:
             listener.close()
@@ -282,7 +282,7 @@ class Server:
 
 
 def _reject_backlog(backlog: socket.socket, goodbye: bytes) -> None:
-    """Tell connections that will never be accepted that nothing of theirs ran."""
+    """Tell connections that the server never served that none of their requests ran."""
     backlog.setblocking(False)
     with backlog:
         while True:

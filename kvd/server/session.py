@@ -1,14 +1,14 @@
-"""One connection: bytes in, frames out, in order, and no other connection delayed.
+"""One connection: it answers frames in order, and does not delay other connections.
 
-The way of a frame: read into one buffer shared by all sessions → decode → run and encode → one write. Only what is left
-over (an incomplete frame, or input beyond this connection's share of the turn) is copied into the session.
+The path of a frame: read into one buffer shared by all sessions → decode → run and encode → one write. Only the rest of
+the input (an incomplete frame, or input beyond this connection's share of the turn) is copied into the session.
 
         READING ──a frame is large or costly──▶ SLICING ──▶ READING
-           ├── a watch or a backup was answered ──▶ FEED: events go out when there are any; input ends it
+           ├── a watch or a backup was answered ──▶ FEED: events go out as they happen; any input ends it
            └── the final reply was sent, or waits for the disk ──▶ CLOSING: input is discarded
 
-While it is SLICING, or its outbox is full, a session does not read. So a peer costs at most its unread input and its
-replies.
+While it is SLICING, or its outbox is full, a session does not read. So a peer's memory is bounded by its unprocessed
+input and its replies.
 """
 
 import asyncio
@@ -30,12 +30,12 @@ from kvd.server.server import Server
 
 logger = logging.getLogger(__name__)
 
-# One turn of the loop takes at most this from one connection.
+# One turn of the loop takes at most this much from one connection.
 READ_BYTES = 256 * 1024
 FRAMES_PER_TURN = 64
 # The largest frame of a TCP peer before hello.
 HELLO_BYTES = 4 * 1024
-# For connections that are never accepted, because the server stops.
+# The message to connections that are never served, because the server stops.
 GOODBYE = frame(encode_replies(error_reply("shutting_down", "the server is stopping; nothing ran")))
 
 _read_view = memoryview(bytearray(READ_BYTES))
@@ -50,7 +50,7 @@ class State(enum.Enum):
     CLOSING = enum.auto()
 
 
-# Looking a member up in its class takes a few times as long as a global.
+# Globals, because looking up a member in its class takes several times as long.
 _READING, _SLICING, _FEED, _CLOSING = State
 
 
@@ -84,12 +84,12 @@ class Session(asyncio.BufferedProtocol):
         self._busy_poll = server.busy_poll
         self._outbox = Outbox(self, server.durability)
         self._state = State.READING
-        self._buffer = bytearray()  # input that is not taken yet
-        self._needed = HEADER_BYTES  # how much of it there has to be before it is worth another look
+        self._buffer = bytearray()  # input that is not processed yet
+        self._needed = HEADER_BYTES  # how many bytes _buffer must have before the next frame can be complete
         self._sliced_run: Iterator[Result | None] = iter(())
         self._feed_writer: FeedWriter | None = None  # in the state FEED
         self.is_draining = False
-        self.active = False  # whether input has come since the server's last sweep
+        self.active = False  # whether input has arrived since the server's last sweep
 
     # ------------------------------------------------------------------ called by the loop
 
@@ -128,7 +128,7 @@ class Session(asyncio.BufferedProtocol):
                 self._buffer += _read_view[taken:nbytes]
                 self._update_state()
         if nbytes == READ_BYTES and not self.is_busy and len(self._buffer) < self._needed:
-            # The transport would read on at once: the others' turn first. (With a whole frame left it is paused.)
+            # The transport would read on at once, but other connections go first. (With a frame left it is paused.)
             self.transport.pause_reading()
             self._server.loop.call_soon(self._read_on)
 
@@ -147,12 +147,12 @@ class Session(asyncio.BufferedProtocol):
 
     @property
     def is_busy(self) -> bool:
-        """Whether it takes no input now."""
+        """Whether it cannot take input now."""
         return self._state is _SLICING or self._state is _CLOSING or self._outbox.is_full
 
     @property
     def buffer_bytes(self) -> int:
-        """The bytes of its peer's that it holds."""
+        """The bytes that it buffers for its peer."""
         return len(self._buffer) + self._outbox.pending_bytes + self.transport.get_write_buffer_size()
 
     @property
@@ -174,7 +174,7 @@ class Session(asyncio.BufferedProtocol):
             self._continue()
 
     def close_with_error(self, error: dict[str, object]) -> None:
-        """Close after everything that waits for the disk, with ``error`` as the last frame."""
+        """Close after the replies that wait for the disk, with ``error`` as the last frame."""
         if self._set_batch.is_pending:
             self._set_batch.flush()
         if not self._outbox.has_final:
@@ -188,18 +188,18 @@ class Session(asyncio.BufferedProtocol):
         self.transport.abort()
 
     def on_sent(self, *, was_full: bool) -> None:
-        """Read on if the disk held that up."""
+        """Read on if reading was paused because of the disk."""
         if was_full or self.is_draining:
             self._server.loop.call_soon(self._continue)
 
     def on_closed(self) -> None:
-        """Give the peer a while to take the last frame."""
+        """Give the peer some time to read the last frame."""
         self._begin_closing()
         self._server.arm_linger(self)
 
     def _begin_closing(self) -> None:
         self._state = _CLOSING
-        self._sliced_run = iter(())  # what has not run of a sliced frame does not run
+        self._sliced_run = iter(())  # the rest of a sliced frame does not run
         self._feed_writer = None
         self._buffer = bytearray()
 
@@ -221,14 +221,14 @@ class Session(asyncio.BufferedProtocol):
             self._outbox.send(data, position)
 
     def fail_internal(self) -> None:
-        """Close after a fault in the server: what has run of the frame is not known, so nothing more is answered."""
+        """Close after a fault in the server: how much of the frame ran is not known, so no more frames are answered."""
         logger.exception("internal error in a frame of %s", self.peer.name)
         self.close_with_error(internal_error())
 
     # ------------------------------------------------------------------ frames
 
     def _take_single(self, size: int) -> None:
-        """As ``_take``, the short way, for the commonest input: one frame and nothing else."""
+        """The fast path of ``_take``, for the most common input: one frame and nothing else."""
         peer, outbox = self.peer, self._outbox
         try:
             requests = decode_batch(_read_view[HEADER_BYTES:size])
@@ -250,7 +250,7 @@ class Session(asyncio.BufferedProtocol):
         if result is None:
             self._run_sliced(self._server.sliced_runs.run_requests(requests, peer))
             return
-        if self._state is _CLOSING:  # for a fault in the sets that were queued
+        if self._state is _CLOSING:  # because of a fault in the queued sets
             return
         reply, position = result
         if position is NO_WAIT and not outbox.pending and peer.descriptor is None:
@@ -261,7 +261,7 @@ class Session(asyncio.BufferedProtocol):
             self._begin_feed(peer.feed)
 
     def _take(self, data: memoryview, size: int) -> int:
-        """Answer whole frames of ``data``, as many as this turn allows. Return how many bytes were taken."""
+        """Answer complete frames of ``data``, as many as this turn allows. Return how many bytes were used."""
         at = 0
         replies = Replies(self._outbox)
         try:
@@ -303,15 +303,15 @@ class Session(asyncio.BufferedProtocol):
                 replies.flush()
                 peer.is_first_frame = False
                 self._set_batch.enqueue(self, requests, len(payload))
-                return self._state is _READING  # else there was a fault
+                return self._state is _READING  # false after a fault
             result = self._run(requests, len(payload))
         peer.is_first_frame = False
-        if result is None or self._state is _CLOSING:  # for a fault in the sets that were queued
+        if result is None or self._state is _CLOSING:  # because of a fault in the queued sets
             return False
         replies.add(*result)
         if not was_authenticated:
             if not peer.is_authenticated:
-                return False  # no frame after a failed greeting is looked at
+                return False  # frames after a failed hello are ignored
             self._server.disarm(self)
         if replies.are_large:
             replies.flush()
@@ -327,7 +327,7 @@ class Session(asyncio.BufferedProtocol):
         return frame(encode_replies(error_reply("bad_request", reason))), NO_WAIT
 
     def _run(self, requests: "list[AnyRequest] | list[Set]", frame_bytes: int) -> tuple[bytes, LogPosition] | None:
-        """Run one frame after the sets that were queued; return None if it runs in slices."""
+        """Run one frame, after the queued sets; return None if it runs in slices."""
         if self._set_batch.is_pending:
             self._set_batch.flush()
         result = self._executor.run(requests, self.peer, frame_bytes)
@@ -338,9 +338,9 @@ class Session(asyncio.BufferedProtocol):
     # ------------------------------------------------------------------ frames in slices
 
     def _take_large(self) -> bool:
-        """Begin with the frame at the head of the buffer if that is a large one; return whether it was.
+        """Start the frame at the head of the buffer if it is a large one; return whether it was.
 
-        It runs where it lies: to copy 16 MiB would delay every client for some milliseconds.
+        The frame is not copied: copying 16 MiB would delay every client by some milliseconds.
         """
         size = HEADER_BYTES + (length_at(self._buffer)[0] if len(self._buffer) >= HEADER_BYTES else 0)
         if not HEADER_BYTES + SLICE_BYTES < size <= min(len(self._buffer), HEADER_BYTES + self._max_frame_bytes()):
@@ -359,7 +359,7 @@ class Session(asyncio.BufferedProtocol):
         self._server.loop.call_soon(self._run_slice)
 
     def _run_slice(self) -> None:
-        """Run one slice of the frame under way, then let the other connections have their turn."""
+        """Run one slice of the current frame, then let other connections have their turn."""
         if self._state is not _SLICING:
             return
         if self._set_batch.is_pending:
@@ -369,7 +369,7 @@ class Session(asyncio.BufferedProtocol):
         except Exception:
             self.fail_internal()
             return
-        if self._state is not _SLICING:  # closed by what the frame itself asked for
+        if self._state is not _SLICING:  # the frame itself caused the close
             return
         if result is None:
             self._server.loop.call_soon(self._run_slice)
@@ -385,19 +385,19 @@ class Session(asyncio.BufferedProtocol):
     # ------------------------------------------------------------------ what comes next
 
     def _continue(self) -> None:
-        """Take what is left in the buffer, then decide what comes next."""
+        """Process the rest of the buffer, then decide what comes next."""
         if self.is_busy:
             return
         if self._buffer and self._state is _READING and not self._take_large():
             with memoryview(self._buffer) as view:
                 taken = self._take(view, len(view))
             del self._buffer[:taken]
-            if taken and not self._outbox.is_closed:  # a session that closes has a new deadline
+            if taken and not self._outbox.is_closed:  # a closing session has a new deadline, which must stay
                 self._server.disarm(self)
         self._update_state()
 
     def _update_state(self) -> None:
-        """Decide what comes next, with fewer frames taken than a turn allows, or the turn over."""
+        """Decide what comes next, after the last complete frame, or at the end of this connection's turn."""
         if self.is_busy:
             return
         if self._feed_writer is not None:
@@ -414,7 +414,7 @@ class Session(asyncio.BufferedProtocol):
             self.transport.pause_reading()
         elif self.is_draining:
             self.close_with_error(
-                error_reply("shutting_down", "the server is stopping; what is not answered did not run")
+                error_reply("shutting_down", "the server is stopping; requests without a reply did not run")
             )
         elif self._buffer:
             self._server.arm_read_deadline(self, self._needed)
@@ -428,7 +428,7 @@ class Session(asyncio.BufferedProtocol):
             self.transport.resume_reading()
 
     def _take_unexpected(self, nbytes: int) -> None:
-        """Input of a session that is not READING."""
+        """Handle input in a state other than READING."""
         if self._state is _FEED:
             self._refuse_input()
         elif self._state is _SLICING:
@@ -437,7 +437,7 @@ class Session(asyncio.BufferedProtocol):
     # ------------------------------------------------------------------ feeds
 
     def _begin_feed(self, feed: EventSource) -> None:
-        """Only send events from now on."""
+        """Turn the connection into a feed: it only sends events from now on."""
         if not may_go_on(self.peer):
             self.close_with_error(error_reply("forbidden", "the rules have changed: no right to this feed"))
             return
@@ -448,7 +448,7 @@ class Session(asyncio.BufferedProtocol):
         if self._buffer:
             self._refuse_input()
         else:
-            self.transport.resume_reading()  # to see the peer close
+            self.transport.resume_reading()  # to notice when the peer closes
             writer.wake()
 
     def _refuse_input(self) -> None:

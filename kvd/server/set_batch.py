@@ -1,16 +1,16 @@
-"""Sets of many connections, made together at the end of a turn of the loop.
+"""Sets of many connections, run together at the end of a turn of the loop.
 
-With one set a frame the overhead dominates: a clock read, history pruning, a log reservation, and a log record of its
-own. When many connections send one set each, the loop reads all of them in one turn. So the sets are queued and made in
-one go, as if they had come in one frame:
+With one set per frame the overhead dominates: a clock read, history pruning, a log reservation, and a log record of its
+own. When many connections send one set each, the loop reads all of them in one turn. So the sets are queued and run at
+once, as if they had arrived in one frame:
 
         read  s1 [set] ─┐  read s2 [set] ─┐  read s3 [set] ─┐             s1 ◀─ version 7
                 enqueue ┴─────────────────┴─────────────────┴─▶ flush ──▶ s2 ◀─ version 8
                                                                           s3 ◀─ version 9
 
 Each stays a commit of its own, in the order in which the sets arrived. Before any other request runs, the queue is
-flushed; so the order of everything is the order in which it was read, on each connection and across them. A client that
-is alone (it also sent the previous set) skips the queue.
+flushed. So all requests take effect in the order in which they were read, on each connection and across them. A client
+that is alone (it also sent the previous set) skips the queue.
 """
 
 import asyncio
@@ -43,8 +43,8 @@ class Sender(Protocol):
         """Close after a fault in the server itself."""
 
 
-Queued = tuple[Sender, list[Set], int]  # and the bytes of the frame
-Made = tuple[list[Queued], list[int], LogPosition]
+Queued = tuple[Sender, list[Set], int]  # the last is the size of the frame in bytes
+Batch = tuple[list[Queued], list[int], LogPosition]
 
 
 class SetBatcher:
@@ -71,7 +71,7 @@ class SetBatcher:
         return not any(options) or all(each is None or each.sync is None for each in options)
 
     def enqueue(self, sender: Sender, requests: list[Set], frame_bytes: int) -> None:
-        """Make these sets at the end of this turn; ``sender`` is given its reply then, or once that may leave."""
+        """Run these sets at the end of this turn. ``sender`` gets its reply then, or once that is durable."""
         is_occupied = self._durability.is_occupied
         peer = sender.peer
         if peer.is_restricted and not permissions.permits_all(requests, peer.grant):
@@ -87,33 +87,33 @@ class SetBatcher:
         if self._requests >= MAX_REQUESTS:
             self.flush()
         elif is_occupied:
-            # A commit made now waits for the next sync anyway, and the writer flushes the queue before that.
+            # A commit of this turn waits for the next sync anyway, and the writer flushes the queue before that.
             self._durability.expect(self._requests, self.flush)
         elif not self._is_due:
             self._is_due = True
             self._loop.call_soon(self.flush)
 
     def flush(self) -> None:
-        """Make all queued sets, and reply."""
+        """Run all queued sets, and reply."""
         self._is_due = self.is_pending = False
         if not self._queue:
             return
         queue, self._queue, self._requests = self._queue, [], 0
-        made: list[Made] = []
-        of_one_author = [queue] if len(queue) == 1 else [list(group) for _, group in groupby(queue, _author)]
-        for frames in of_one_author:
-            result = self._make_together(frames)
+        batches: list[Batch] = []
+        by_author = [queue] if len(queue) == 1 else [list(group) for _, group in groupby(queue, _author)]
+        for frames in by_author:
+            result = self._run_together(frames)
             if result is not None:
-                made.append((frames, *result))
+                batches.append((frames, *result))
                 continue
-            self._reply(made)
-            made = []
+            self._reply(batches)
+            batches = []
             for sender, requests, frame_bytes in frames:
                 sender.run_frame(requests, frame_bytes)
-        self._reply(made)
+        self._reply(batches)
 
-    def _make_together(self, frames: list[Queued]) -> tuple[list[int], LogPosition] | None:
-        """Make frames of one author. Return the versions and what the replies wait for, None if nothing was done."""
+    def _run_together(self, frames: list[Queued]) -> tuple[list[int], LogPosition] | None:
+        """Run frames of one author. Return the versions and what the replies wait for; None if nothing was done."""
         requests = frames[0][1] if len(frames) == 1 else [each for _, requests, _ in frames for each in requests]
         try:
             return self._executor.set_each(requests, frames[0][0].peer)
@@ -123,11 +123,11 @@ class SetBatcher:
             frames.clear()
             return [], NO_WAIT
 
-    def _reply(self, made: list[Made]) -> None:
-        """Send the replies. What can be written to the log at once is written first, and holds none of them back."""
-        if made:
+    def _reply(self, batches: list[Batch]) -> None:
+        """Send the replies, after writing to the log what can be written at once: that holds no reply back."""
+        if batches:
             self._durability.write_at_once()
-        for frames, versions, position in made:
+        for frames, versions, position in batches:
             at = 0
             for sender, requests, _ in frames:
                 end = at + len(requests)

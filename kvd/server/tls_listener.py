@@ -1,8 +1,8 @@
 """TLS connections during their handshake: each counts as a connection from the moment it is accepted.
 
-A connection whose handshake is not over has no session yet, and a peer that never ends it would take descriptors that
-no limit counts. So the connections are accepted here, at most as many as are allowed, and each handshake has as long as
-a peer on TCP has for its hello.
+A connection has no session before its handshake ends, and a peer that never ends it would hold a descriptor that no
+limit counts. So this listener accepts the connections itself, up to the limit, and each handshake has the same deadline
+as the hello of a peer on TCP.
 """
 
 import asyncio
@@ -16,11 +16,11 @@ from kvd.protocol.limits import Limits
 
 logger = logging.getLogger(__name__)
 
-# How many connections one turn of the loop accepts.
+# The maximum number of connections that one turn of the loop accepts.
 _ACCEPTS_PER_TURN = 64
-# How long no connection is accepted when the process has no more descriptors.
+# How long accepting pauses after the process has run out of descriptors.
 _PAUSE_S = 1.0
-# Failures are logged at most once in this time, because any peer can cause them.
+# Failures are logged at most once per this time, because any peer can cause them.
 _LOG_S = 1.0
 
 
@@ -34,13 +34,13 @@ class Host(Protocol):
         """The limits in force."""
 
     def count_connections(self) -> int:
-        """How many connections there are, with handshakes under way."""
+        """How many connections there are, including unfinished handshakes."""
 
 
 class TlsListener:
     """A listening TCP socket of a server; ``session`` makes the session of each connection.
 
-    ``context``: for connections to come.
+    ``context``: the TLS context of future connections.
     """
 
     def __init__(
@@ -63,11 +63,11 @@ class TlsListener:
         self._listen()
 
     def __len__(self) -> int:
-        """How many handshakes are under way."""
+        """How many handshakes are unfinished."""
         return len(self._under_way)
 
     def close(self) -> None:
-        """Accept no more connections, and end the handshakes that are under way."""
+        """Accept no more connections, and cancel unfinished handshakes."""
         self._closed = True
         self._loop.remove_reader(self._listening.fileno())
         self._listening.close()
@@ -90,9 +90,10 @@ class TlsListener:
                 self._loop.call_later(_PAUSE_S, self._listen)
                 return
             where = f"tcp {address[0]}:{address[1]}"
-            if self._server.count_connections() >= self._server.limits.max_connections:
-                connection.close()  # before TLS there is no message that the peer would understand
-                self._note(where, "as many connections are open as may be")
+            limit = self._server.limits.max_connections
+            if self._server.count_connections() >= limit:
+                connection.close()  # before TLS the peer would not understand any message
+                self._note(where, f"{limit} connections are open, which is the limit")
                 continue
             task = self._loop.create_task(self._shake_hands(connection, where))
             self._under_way.add(task)
@@ -109,7 +110,7 @@ class TlsListener:
                 ssl=self.context,
                 ssl_handshake_timeout=self._server.limits.hello_timeout_ms / 1000,
             )
-        except (OSError, EOFError) as error:  # SSLError is an OSError, and so is what a time-out raises
+        except (OSError, EOFError) as error:  # both SSLError and the error of a timeout are OSErrors
             connection.close()
             self._note(where, f"no TLS: {error}")
 

@@ -1,1 +1,1 @@
-"""What is counted, sampled and timed. It is told what happens and calls no other part of the daemon."""
+"""What is counted, sampled and timed. Other parts of the daemon report to it; it calls none of them."""

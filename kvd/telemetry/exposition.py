@@ -1,7 +1,7 @@
 """The text that Prometheus reads, if the library that renders it is installed.
 
-The library is loaded at the start where HTTP is spoken, which scrapers do, and else when a client first asks. What each
-figure means stands in docs/metrics.md.
+With an HTTP listener the library is loaded at the start, because scrapers use HTTP; otherwise when a client first asks.
+docs/metrics.md explains each figure.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 def load() -> "Callable[[Figures], bytes] | None":
-    """Load the library, some 30 ms the first time. Return what renders the text, or None without the library."""
+    """Load the library (30 ms the first time). Return the function that renders the text; None without the library."""
     try:
         from kvd.telemetry.prometheus import render_prometheus
     except ModuleNotFoundError as error:

@@ -1,4 +1,4 @@
-"""Everything that is measured, at one moment, as plain numbers: what ``prometheus.py`` renders."""
+"""All measurements at one moment, as plain numbers: the input of ``prometheus.py``."""
 
 import msgspec
 
@@ -6,7 +6,7 @@ from kvd.telemetry.metrics import Histogram
 
 
 class Figures(msgspec.Struct, kw_only=True, frozen=True):
-    """The figures of one moment. ``has_log``: whether there is a commit log, and so the figures of one."""
+    """The figures of one moment. ``has_log``: whether there is a commit log, so that its figures mean something."""
 
     keys: int
     value_bytes: int

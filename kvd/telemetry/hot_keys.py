@@ -1,15 +1,16 @@
 """Which keys are read and written most: one frame in some sixty is sampled, and a bounded summary counts its keys.
 
-Chance chooses the frames, so that what programs do in a fixed rhythm is not missed. It is the remainder of the time in
-ns at which a frame began, which is measured anyway (SAMPLE_EVERY is a prime, so a clock that goes in steps does as
-well); for gets alone in their frames, which are not measured, it is a countdown from a random number. Each frame has
-the same chance, and so has each operation on a key; of a frame with many, some are taken for all.
+Frames are chosen at random, because a fixed rhythm could miss programs that have one, too. The source of randomness is
+the start time of the frame in ns, modulo SAMPLE_EVERY, because that time is measured anyway. (SAMPLE_EVERY is a prime,
+so a clock that advances in steps is good enough.) A get alone in its frame is not timed, so there the source is a
+countdown from a random number. Each frame has the same chance, and so has each operation on a key. In a frame with many
+operations some stand for all.
 
-The summary is that of Misra and Gries (*Finding repeated elements*, 1982): more than 2 k keys are cut back to k by
-taking the count of the (k + 1)th off all of them; doing that once for many is from D. Anderson et al., *A
-High-Performance Algorithm for Identifying Frequent Items in Data Streams* (IMC 2017). Of n operations no key is
-reported with more than it had, and with n / k fewer at most. Two summaries alternate, so that a report covers the last
-minute or two.
+The summary is that of Misra and Gries (*Finding repeated elements*, 1982): when there are more than 2 k keys, the count
+of the (k + 1)th is subtracted from all counts, which leaves at most k keys. Doing that once for many keys is from D.
+Anderson et al., *A High-Performance Algorithm for Identifying Frequent Items in Data Streams* (IMC 2017). After n
+operations no key's count is too high, and it is too low by at most n / k. Two summaries alternate, so that a report
+covers the last minute or two.
 """
 
 import heapq
@@ -24,14 +25,14 @@ Request = TypeVar("Request")
 SAMPLE_EVERY = 61
 KEYS = 256
 PERIOD_S = 60.0
-# About how many requests of a frame are sampled, and about how many keys of these.
+# About how many requests of a frame are sampled, and about how many keys of these requests.
 MAX_SAMPLED_REQUESTS = 16
-# Longer keys are not counted, because what is kept must be bounded.
+# Longer keys are not counted, because the memory of a summary must be bounded.
 MAX_KEY = 4_096
 
 
 class Summary:
-    """How often each key was counted, for the keys that were counted often."""
+    """The counts of the most frequent keys."""
 
     __slots__ = ("_max_keys", "counts")
 
@@ -40,7 +41,7 @@ class Summary:
         self._max_keys = max_keys
 
     def add(self, keys: Iterable[str], times: int = 1) -> None:
-        """Count each of ``keys`` this many times."""
+        """Count each of ``keys`` ``times`` times."""
         counts = self.counts
         for key in keys:
             if len(key) <= MAX_KEY:
@@ -62,13 +63,13 @@ class LastMinutes:
         self._began = clock()
 
     def add(self, keys: Iterable[str], times: int) -> None:
-        """Count each of ``keys`` this many times."""
+        """Count each of ``keys`` ``times`` times."""
         if self._clock() - self._began >= PERIOD_S:
             self._rotate()
         self._now.add(keys, times)
 
     def most_common(self, limit: int) -> tuple[int, list[tuple[str, int]]]:
-        """Return how many ms the report covers, and the keys counted most often, each with about how often."""
+        """Return how many ms the report covers, and the keys counted most often, each with its estimated count."""
         if self._clock() - self._began >= PERIOD_S:
             self._rotate()
         began, counts = self._began, Counter(self._now.counts)
@@ -80,7 +81,7 @@ class LastMinutes:
 
     def _rotate(self) -> None:
         now = self._clock()
-        # A summary that nothing was added to for more than a period is too old to report.
+        # A summary without additions for more than a period is too old to report.
         self._before = (self._began, self._now) if now - self._began < 2 * PERIOD_S else None
         self._began, self._now = now, Summary()
 
@@ -94,7 +95,7 @@ class HotKeys:
         self.writes = LastMinutes(clock)
 
     def sample_get(self, key: str) -> int:
-        """Record a get alone in its frame. Return how many such frames there are to the next sample, at least one."""
+        """Record a get alone in its frame. Return after how many such frames the next sample is due, at least one."""
         self.reads.add([key], 1)
         return 1 + int(self._choose() * (2 * SAMPLE_EVERY - 1))
 
@@ -109,9 +110,9 @@ class HotKeys:
         reads: list[str] = []
         writes: list[str] = []
         for request in requests:
-            read, written = keys_of(request)
-            reads += read
-            writes += written
+            read_keys, written_keys = keys_of(request)
+            reads += read_keys
+            writes += written_keys
         if reads:
             self._add(self.reads, reads, step)
         if writes:

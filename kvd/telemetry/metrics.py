@@ -1,7 +1,7 @@
 """What the server counts and times beside the store's own counters: frames, connections, refusals, errors.
 
-Measuring must not cost what it measures. So one frame in SAMPLED is timed, and the others pay a subtraction; errors are
-counted where they arise, and nothing is counted that follows from the difference of two existing figures.
+Measuring must be cheap beside what it measures. So one frame in SAMPLED is timed, and the others pay a subtraction.
+Errors are counted where they arise, and no figure is counted that is the difference of two existing ones.
 """
 
 from bisect import bisect_left
@@ -9,22 +9,23 @@ from collections import Counter
 from collections.abc import Callable
 from time import perf_counter
 
-# A prime: frames come in patterns (begin, get, commit, begin, …), and a multiple of their length would see one of them.
+# A prime, because frames come in patterns (begin, get, commit, begin, …), and a multiple of a pattern's length would
+# always time the same frame of it.
 SAMPLED = 31
-MIXED = "mixed"  # a frame of requests of several kinds
+MIXED = "mixed"  # the name for a frame with requests of several kinds
 
 # Upper bounds in seconds. Most frames take from 2 to 50 µs; a turn of the loop should take a few ms at most.
 FRAME_BOUNDS = (
     2e-6, 5e-6, 1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 0.01, 0.025, 0.1,
 )  # fmt: skip
-# For what takes longer: the slices of a frame, a sync, a late loop. (Timers have whole milliseconds.)
+# For longer times: a frame in slices, a sync, a late loop. (Timers have whole milliseconds.)
 SLICED_BOUNDS = (1e-3, 2.5e-3, 5e-3, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 SYNC_BOUNDS = (1e-4, 2.5e-4, 5e-4, *SLICED_BOUNDS)
 LAG_BOUNDS = SLICED_BOUNDS
 
 
 class Histogram:
-    """How many durations, in seconds, were at or below each of ``bounds``; the last count is of those above all."""
+    """Counts of durations, in seconds, one for each interval that ends at one of ``bounds``; the last is above all."""
 
     __slots__ = ("bounds", "counts", "total")
 
@@ -53,8 +54,8 @@ class ServerMetrics:
     )
 
     def __init__(self, version: int) -> None:
-        self.first_version = version  # each commit since then took the next one
-        self._frames: dict[str, Histogram] = {}  # by the name of their requests
+        self.first_version = version  # each commit since the start took the next version
+        self._frames: dict[str, Histogram] = {}  # by the name of the requests
         self.sliced = Histogram(SLICED_BOUNDS)
         self.errors: Counter[str] = Counter()  # by code
         self.get_misses = 0
@@ -63,26 +64,26 @@ class ServerMetrics:
 
     @property
     def conflicts(self) -> int:
-        """How many commits were refused because something that they had read had changed."""
+        """How many commits were refused because a key or range that they had read had changed."""
         return self.errors["conflict"]
 
     def add_frame(self, name: str, seconds: float) -> None:
-        """Count a frame of requests called ``name``, or MIXED, that took this long."""
+        """Count a frame that took ``seconds``. ``name``: the name of its requests, or MIXED."""
         times = self._frames.get(name)
         if times is None:
             times = self._frames[name] = Histogram(FRAME_BOUNDS)
         times.observe(seconds)
 
     def frames(self) -> list[tuple[str, Histogram]]:
-        """The frames that were timed, by the names of their requests, in order."""
+        """The times of the frames that were timed, sorted by the name of the requests."""
         return sorted(self._frames.items(), key=lambda item: item[0])
 
 
 class LoopLag:
-    """How late the loop runs what is due, measured ten times a second while a client asks for the result.
+    """How late the loop runs callbacks that are due, measured ten times a second while a client asks for the result.
 
-    An idle daemon is not woken for it: the measurement stops WATCHED_S after the last question. ``call_later`` takes
-    seconds and a callback.
+    An idle daemon is not woken for it: the measurement stops WATCHED_S after the last request for it. ``call_later``
+    takes seconds and a callback.
     """
 
     WATCHED_S = 90.0  # longer than the usual time between two scrapes

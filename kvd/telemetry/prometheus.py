@@ -24,7 +24,7 @@ from kvd.telemetry.metrics import SAMPLED, Histogram
 
 
 def _started() -> float:
-    """When this process started, in seconds since the epoch; 0 where /proc does not tell. See proc(5)."""
+    """When this process started, in seconds since the epoch; 0 if /proc does not say. See proc(5)."""
     try:
         with open("/proc/self/stat", "rb") as file:
             ticks = int(file.read().rpartition(b")")[2].split()[19])
@@ -67,18 +67,20 @@ def _keys(figures: Figures) -> Iterator[Metric]:
     yield _gauge("kvd_keys", "Keys that have a value.", figures.keys)
     yield _gauge("kvd_value_bytes", "Bytes of their values.", figures.value_bytes)
     yield _counter("kvd_set_operations", "Keys set.", figures.set_operations)
-    yield _counter("kvd_get_operations", "Keys read, near caches' own hits not among them.", gets)
-    yield _counter("kvd_delete_operations", "Keys deleted by somebody.", figures.delete_operations)
+    yield _counter("kvd_get_operations", "Keys read, not counting hits in near caches.", gets)
+    yield _counter(
+        "kvd_delete_operations", "Keys deleted by a request or at the end of a connection.", figures.delete_operations
+    )
     yield _counter("kvd_get_hits", "Keys read that had a value.", gets - misses)
     yield _counter("kvd_get_misses", "Keys read that had none.", misses)
     yield _counter("kvd_expired_keys", "Keys deleted at their deadline.", figures.expired_keys)
-    yield _counter("kvd_evicted_keys", "Keys deleted to make room.", figures.evicted_keys)
+    yield _counter("kvd_evicted_keys", "Keys deleted to free memory.", figures.evicted_keys)
     yield _gauge("kvd_keys_with_deadline", "Keys that will expire.", figures.keys_with_deadline)
 
 
 def _commits(figures: Figures) -> Iterator[Metric]:
-    yield _counter("kvd_commits", "Commits since the start, expiry's and eviction's among them.", figures.commits)
-    text = "Commits refused since what they had read had changed."
+    yield _counter("kvd_commits", "Commits since the start, including those of expiry and eviction.", figures.commits)
+    text = "Commits refused because a key or range that they had read had changed."
     yield _counter("kvd_conflicts", text, figures.conflicts)
     yield _gauge("kvd_version", "The newest version.", figures.version)
     errors = CounterMetricFamily("kvd_errors", "Requests answered with an error, by its code.", labels=["code"])
@@ -89,10 +91,10 @@ def _commits(figures: Figures) -> Iterator[Metric]:
 
 def _history(figures: Figures) -> Iterator[Metric]:
     age, oldest = figures.history_age_us / 1e6, figures.oldest_readable_version
-    text = "Versions that can be read beside the current one."
+    text = "Versions that can be read besides the current one."
     yield _gauge("kvd_history_versions", text, figures.history_versions)
     yield _gauge("kvd_history_bytes", "Bytes that they take.", figures.history_bytes)
-    yield _gauge("kvd_history_oldest_age_seconds", "How long ago the oldest commit kept was made.", age)
+    yield _gauge("kvd_history_oldest_age_seconds", "The age of the oldest commit in the history.", age)
     yield _gauge("kvd_oldest_readable_version", "The oldest version that can be read.", oldest)
     yield _gauge("kvd_snapshots", "Snapshots that connections hold.", figures.snapshots)
     text = "Versions kept readable for snapshots, watches, backups."
@@ -100,35 +102,37 @@ def _history(figures: Figures) -> Iterator[Metric]:
 
 
 def _memory(figures: Figures) -> Iterator[Metric]:
-    memory = GaugeMetricFamily("kvd_memory_bytes", "Memory that is counted, by what takes it.", labels=["kind"])
+    memory = GaugeMetricFamily("kvd_memory_bytes", "Memory that is counted, by what uses it.", labels=["kind"])
     for kind, size in figures.memory_by_kind.items():
         memory.add_metric([kind], size)
     yield memory
-    text = "How much of it there may be; 0: without a limit."
+    text = "The limit of the counted memory; 0: no limit."
     yield _gauge("kvd_memory_limit_bytes", text, figures.memory_limit_bytes)
 
 
 def _connections(figures: Figures) -> Iterator[Metric]:
     yield _gauge("kvd_connections", "Connections that are open.", figures.connections)
-    yield _counter("kvd_connections_accepted", "Connections that came.", figures.connections_accepted)
-    text = "Of these, sent away as there were too many."
+    yield _counter("kvd_connections_accepted", "Connections that were accepted.", figures.connections_accepted)
+    text = "Connections of these that were refused because there were too many."
     yield _counter("kvd_connections_refused", text, figures.connections_refused)
-    yield _gauge("kvd_feeds", "Connections that are told of commits: watches and backups.", figures.feeds)
+    yield _gauge("kvd_feeds", "Connections that receive events: watches and backups.", figures.feeds)
     yield _gauge("kvd_near_cache_clients", "Clients with a near cache.", figures.near_cache_clients)
 
 
 def _times(figures: Figures) -> Iterator[Metric]:
     text = (
-        "How long it took to run a frame, by its requests; waiting for the disk and the network not in it. "
+        "How long it took to run a frame, by its requests, without waiting for the disk and the network. "
         f"One frame in {SAMPLED} is timed; neighbouring frames of sets count as one."
     )
     frames = HistogramMetricFamily("kvd_command_duration_seconds", text, labels=["command"])
     for command, times in figures.frame_times:
         frames.add_metric([command], _buckets(times), times.total)
     yield frames
-    text = "How long large or costly frames took, which run in slices with others' turns between; each is timed."
+    text = "How long large or costly frames took. They run in slices, and other frames run in between; each is timed."
     yield _histogram("kvd_sliced_frame_duration_seconds", text, figures.sliced_times)
-    text = "How late the loop called what was due, to the millisecond; looked at while somebody scrapes."
+    text = (
+        "How late the loop ran callbacks that were due, to the millisecond; measured only while a client asks for it."
+    )
     yield _histogram("kvd_loop_lag_seconds", text, figures.loop_lag_times)
 
 
@@ -163,6 +167,6 @@ def _histogram(name: str, text: str, times: Histogram) -> Metric:
 
 
 def _buckets(times: Histogram) -> list[tuple[str, float]]:
-    """Upper bounds and how many were at or below each."""
+    """The upper bounds, each with the number of durations at or below it."""
     bounds = [*map(repr, times.bounds), "+Inf"]
     return list(zip(bounds, map(float, accumulate(times.counts)), strict=True))

@@ -1,9 +1,9 @@
-"""What held the loop: the last slow frames, who sent them, and when.
+"""The last frames that blocked the loop for long, with their sender and time.
 
-A slow frame delays every client, because the loop runs one frame at a time. What is measured is what a frame runs and
-the encoding of its replies; of frames that run in slices, each slice; of sets that many connections sent in one turn of
-the loop, all of them together. A get alone in its frame is a look-up of half a microsecond, and two looks at a clock
-would cost a good part of that: so it is measured only once there are values that take a while to copy.
+A slow frame delays every client, because the loop runs one frame at a time. The time covers running the frame and
+encoding its replies. A frame that runs in slices is measured slice by slice. Sets that many connections sent in one
+turn of the loop are measured together. A get alone in its frame takes half a microsecond, and reading the clock twice
+would cost a good part of that. So it is measured only if the store has values that take a while to copy.
 """
 
 from collections import deque
@@ -22,7 +22,7 @@ _NEVER_NS = 1 << 63
 
 
 class SlowFrame(msgspec.Struct, array_like=True, frozen=True):
-    """A frame that held the loop: when it ended (µs since the epoch), for how many µs, and who sent it.
+    """A frame that held the loop. ``time``: when it ended, in µs since the epoch. ``author``: who sent it.
 
     ``kinds``: the names of its requests, with how many of each. ``keys``: the first keys that it names, shortened;
     ``more``: whether it names others.
@@ -37,7 +37,7 @@ class SlowFrame(msgspec.Struct, array_like=True, frozen=True):
 
 
 class SlowLog:
-    """The last slow frames. The hot path itself compares with ``threshold_ns``."""
+    """The last slow frames. The hot path compares with ``threshold_ns`` itself."""
 
     def __init__(self) -> None:
         self.threshold_ns = _NEVER_NS

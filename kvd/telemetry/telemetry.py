@@ -1,4 +1,4 @@
-"""The parts of the telemetry together, as the rest of the daemon uses them."""
+"""All parts of the telemetry in one object, which the rest of the daemon uses."""
 
 from collections.abc import Callable
 from typing import NamedTuple

@@ -1,17 +1,18 @@
 """Was a recorded history strictly serializable? The checker for transactions that read lists and append to them.
 
-Each value is appended once in the whole history, so a list that was read tells, for its key, which transaction came
-behind which. From that follows a graph, and a history is strictly serializable exactly if it has no cycle:
+Each value is appended only once in the whole history. So a list that was read shows the order of the transactions that
+appended to its key. These orders form a graph, and a history is strictly serializable exactly if that has no cycle. An
+edge from A to B means:
 
-    ww   one appended right behind the other       wr   one read what the other appended last
-    rw   one read what the other appended behind   rt   one had ended before the other began
+    ww   B appended right after A                  wr   B read the value that A appended last
+    rw   B appended right after what A had read    rt   A had ended before B began
 
 After K. Kingsbury and P. Alvaro, *Elle: Inferring Isolation Anomalies from Experimental Observations*, VLDB 14(3),
-2020; with two differences. Real time costs three edges a transaction, through a chain of virtual nodes, one for each
-moment at which somebody began. And acknowledged appends that no read has seen stand behind the longest read, in no
-order among themselves: so appends that vanished are found too.
+2020; with two differences. Real time costs three edges per transaction, through a chain of virtual nodes, one for each
+moment at which a transaction began. And acknowledged appends that no read has seen are placed after the longest read,
+in no order among themselves: so appends that vanished are found, too.
 
-Not a proof: orders that nobody observed, and reads of ranges, are not covered.
+This is not a proof: orders that no transaction observed, and reads of ranges, are not covered.
 """
 
 import time
@@ -47,7 +48,7 @@ class Txn:
 
 @dataclass
 class Report:
-    """What is wrong with a history."""
+    """The anomalies of a history, each as a name and a sentence."""
 
     anomalies: list[tuple[str, str]] = field(default_factory=list)
 
@@ -56,12 +57,12 @@ class Report:
         return {name for name, _ in self.anomalies}
 
     def add(self, name: str, text: str) -> None:
-        if sum(found == name for found, _ in self.anomalies) < MAX_REPORTS:
+        if sum(other == name for other, _ in self.anomalies) < MAX_REPORTS:
             self.anomalies.append((name, text))
 
 
 def check(history: Sequence[Txn]) -> Report:
-    """Every anomaly that can be named, none for a strictly serializable history."""
+    """Report every anomaly that has a name; none for a strictly serializable history."""
     report = Report()
     writer = {(op[1], op[2]): number for number, txn in enumerate(history) for op in txn.ops if op[0] == "append"}
     bases = list(_bases(history, report))
@@ -75,26 +76,26 @@ def check(history: Sequence[Txn]) -> Report:
     return report
 
 
-# ---------------------------------------------------------------------- step 1: what was read
+# ---------------------------------------------------------------------- step 1: the lists that were read
 
 
 def _bases(history: Sequence[Txn], report: Report) -> Iterator[tuple[int, str, list[Any]]]:
-    """(transaction, key, what it read without its own appends), once for each key that a committed one read."""
+    """Yield (transaction, key, list without its own appends) for each key that a committed transaction read."""
     for number, txn in enumerate(history):
         if txn.ok is not True:
             continue
         own: dict[str, list[Any]] = defaultdict(list)
-        seen: dict[str, list[Any]] = {}
+        bases: dict[str, list[Any]] = {}
         for op in txn.ops:
             if op[0] == "append":
                 own[op[1]].append(op[2])
                 continue
             base, tail = _split(op[2], own[op[1]])
             if tail != own[op[1]] or set(base) & set(txn.appended(op[1])):
-                report.add("internal", f"{number} read {op[2]} of {op[1]} behind its own appends {own[op[1]]}")
-            elif seen.setdefault(op[1], base) != base:
-                report.add("internal", f"{number} read {op[1]} as {seen[op[1]]} and as {base}")
-        yield from ((number, key, base) for key, base in seen.items())
+                report.add("internal", f"{number} read {op[2]} of {op[1]} after its own appends {own[op[1]]}")
+            elif bases.setdefault(op[1], base) != base:
+                report.add("internal", f"{number} read {op[1]} as {bases[op[1]]} and as {base}")
+        yield from ((number, key, base) for key, base in bases.items())
 
 
 def _split(values: list[Any], own: list[Any]) -> tuple[list[Any], list[Any]]:
@@ -111,7 +112,7 @@ def _version_orders(
     writer: dict[tuple[str, Any], int],
     report: Report,
 ) -> dict[str, list[Any]]:
-    """For each key the longest list that was read, if all others are its beginnings."""
+    """Return the longest list that was read of each key, if all other lists of that key are prefixes of it."""
     longest: dict[str, list[Any]] = {}
     for _, key, base in bases:
         if len(base) > len(longest.get(key, ())):
@@ -122,7 +123,7 @@ def _version_orders(
         for value in order:
             by = writer.get((key, value))
             if by is None:
-                report.add("garbage", f"{key}: nobody appended {value}")
+                report.add("garbage", f"{key}: no transaction appended {value}")
             elif history[by].ok is False:
                 report.add("G1a", f"{key}: {value} was appended by {by}, which was refused")
     bad = set()
@@ -138,7 +139,7 @@ def _version_orders(
 
 
 def _committed(history: Sequence[Txn], longest: dict[str, list[Any]], writer: dict[tuple[str, Any], int]) -> set[int]:
-    """Those that committed: acknowledged, or unknown and seen by somebody."""
+    """Return the transactions that committed: acknowledged, or of unknown outcome and seen by a reader."""
     seen = {writer[key, value] for key, order in longest.items() for value in order if (key, value) in writer}
     return {number for number, txn in enumerate(history) if txn.ok or (txn.ok is None and number in seen)}
 
@@ -157,15 +158,15 @@ def _edges(
 ) -> Edges:
     edges: Edges = defaultdict(set)
 
-    def add(before: int | None, behind: int | None, kind: str) -> None:
-        if before is not None and behind is not None and before != behind:
-            edges[before].add((behind, kind))
+    def add(before: int | None, after: int | None, kind: str) -> None:
+        if before is not None and after is not None and before != after:
+            edges[before].add((after, kind))
 
     tails = _tails(history, longest, committed)
     by_key = {key: [writer.get((key, value)) for value in order] for key, order in longest.items()}
     for key, writers in by_key.items():
-        for before, behind in pairwise(writers):
-            add(before, behind, "ww")
+        for before, after in pairwise(writers):
+            add(before, after, "ww")
         for late in tails.get(key, ()):
             add(writers[-1] if writers else None, late, "ww")
     for number, key, base in bases:
@@ -181,22 +182,22 @@ def _edges(
 
 
 def _tails(history: Sequence[Txn], longest: dict[str, list[Any]], committed: set[int]) -> dict[str, list[int]]:
-    """The committed appends to each key that no read saw: the earliest to end of them."""
+    """Return the committed appends to each key that no read saw: up to MAX_TAIL, the earliest to end first."""
     read = {key: set(order) for key, order in longest.items()}
-    found: dict[str, list[int]] = defaultdict(list)
+    tails: dict[str, list[int]] = defaultdict(list)
     for number in committed:
         for op in history[number].ops:
             if op[0] == "append" and op[2] not in read.get(op[1], ()):
-                found[op[1]].append(number)
+                tails[op[1]].append(number)
     infinite = float("inf")
-    for key, numbers in found.items():
+    for key, numbers in tails.items():
         numbers.sort(key=lambda number: infinite if history[number].end is None else history[number].end)  # type: ignore[arg-type, return-value]
-        found[key] = numbers[:MAX_TAIL]
-    return found
+        tails[key] = numbers[:MAX_TAIL]
+    return tails
 
 
 def _add_real_time(history: Sequence[Txn], committed: set[int], edges: Edges) -> None:
-    """Through a chain of virtual nodes, one for each moment at which somebody began."""
+    """Add the real-time edges, through a chain of virtual nodes, one for each moment at which a transaction began."""
     starts = sorted({history[number].start for number in committed})
     first = len(history)
     place = {start: first + at for at, start in enumerate(starts)}
@@ -213,7 +214,7 @@ def _add_real_time(history: Sequence[Txn], committed: set[int], edges: Edges) ->
 
 
 def _components(edges: Edges) -> Iterator[set[int]]:
-    """The strongly connected components of more than one node (R. Tarjan, 1972), without recursion."""
+    """Yield the strongly connected components of more than one node (R. Tarjan, 1972), without recursion."""
     index: dict[int, int] = {}
     low: dict[int, int] = {}
     stack: list[int] = []
@@ -226,8 +227,8 @@ def _components(edges: Edges) -> Iterator[set[int]]:
         stack.append(root)
         on_stack.add(root)
         while work:
-            node, following = work[-1]
-            for other, _ in following:
+            node, edges_left = work[-1]
+            for other, _ in edges_left:
                 if other not in index:
                     index[other] = low[other] = len(index)
                     stack.append(other)
@@ -250,11 +251,11 @@ def _components(edges: Edges) -> Iterator[set[int]]:
                         yield component
 
 
-# ---------------------------------------------------------------------- step 7: what a cycle is called
+# ---------------------------------------------------------------------- step 7: the names of cycles
 
 
 def _name(component: set[int], edges: Edges, transactions: int, report: Report) -> None:
-    """Each kind of cycle in the component, by its shortest example."""
+    """Report each kind of cycle in the component, with a short example."""
     inside = {node: [(other, kind) for other, kind in edges[node] if other in component] for node in component}
     deadline = time.monotonic() + NAMING_S
     before = len(report.anomalies)
@@ -268,16 +269,16 @@ def _name(component: set[int], edges: Edges, transactions: int, report: Report) 
             cycle = _find(inside, closing, allowed | real_time, needed | real_time, deadline)
             if cycle is not None:
                 kinds = [kind for _, kind in cycle]
-                called = name if name != "G2" else _of_two(kinds)
+                label = name if name != "G2" else _name_of_g2(kinds)
                 nodes = [str(node) for node, _ in cycle if node < transactions]
-                report.add(called + suffix, f"{' → '.join(nodes)} ({', '.join(kinds)})")
+                report.add(label + suffix, f"{' → '.join(nodes)} ({', '.join(kinds)})")
         if len(report.anomalies) > before:
             return
     report.add("cycle", f"a component of {len(component)} nodes")
 
 
-def _of_two(kinds: list[str]) -> str:
-    """Adjacent read-write dependencies, real time between them left out, are write skew; others a long fork."""
+def _name_of_g2(kinds: list[str]) -> str:
+    """Return "G2" (write skew) if two read-write edges are adjacent, ignoring real time; else it is a long fork."""
     without = [kind for kind in kinds if kind != "rt"]
     adjacent = any(a == b == "rw" for a, b in zip(without, without[1:] + without[:1], strict=True))
     return "G2" if adjacent else "G-nonadjacent"
@@ -286,7 +287,7 @@ def _of_two(kinds: list[str]) -> str:
 def _find(
     inside: dict[int, list[tuple[int, str]]], closing: str, allowed: set[str], needed: set[str], deadline: float
 ) -> list[tuple[int, str]] | None:
-    """A short cycle through an edge of the kind ``closing``: nodes, each with the kind of the edge that leaves it."""
+    """Return a short cycle with an edge of the kind ``closing``: its nodes, each with the kind of its outgoing edge."""
     searches = 0
     for node, others in inside.items():
         for other, kind in others:
@@ -296,7 +297,7 @@ def _find(
             if searches > MAX_SEARCHES or time.monotonic() > deadline:
                 return None
             path = _path(inside, other, node, allowed)
-            if path is not None and needed <= {found for _, found in path}:
+            if path is not None and needed <= {other_kind for _, other_kind in path}:
                 return [(node, closing), *path]
     return None
 
@@ -304,29 +305,29 @@ def _find(
 def _path(
     inside: dict[int, list[tuple[int, str]]], start: int, end: int, allowed: set[str]
 ) -> list[tuple[int, str]] | None:
-    came: dict[int, tuple[int, str]] = {}
+    previous: dict[int, tuple[int, str]] = {}
     queue = deque([start])
     while queue:
         node = queue.popleft()
         if node == end:
             path: list[tuple[int, str]] = []
             while node != start:
-                node, kind = came[node]
+                node, kind = previous[node]
                 path.insert(0, (node, kind))
             return path
         for other, kind in inside[node]:
-            if kind in allowed and other not in came and other != start:
-                came[other] = (node, kind)
+            if kind in allowed and other not in previous and other != start:
+                previous[other] = (node, kind)
                 queue.append(other)
     return None
 
 
 def _lost_updates(history: Sequence[Txn], bases: Iterable[tuple[int, str, list[Any]]], report: Report) -> None:
-    """Two that read the same state of a key and both appended to it."""
+    """Report two transactions that read the same state of a key and both appended to it."""
     first: dict[tuple[str, Any], int] = {}
     for number, key, base in bases:
         if history[number].appended(key):
             state = (key, base[-1] if base else None)
             if state in first:
-                report.add("lost-update", f"{key}: {first[state]} and {number} both append behind {state[1]}")
+                report.add("lost-update", f"{key}: {first[state]} and {number} both append after {state[1]}")
             first[state] = number

@@ -1,6 +1,6 @@
 """One process of the ring test: swaps neighbours in a ring of links, each swap a transaction.
 
-`python -m tests.histories.ring_worker SOCKET NUMBER COUNT NODES`. Key `ring/N` holds the number of the node behind N.
+`python -m tests.histories.ring_worker SOCKET NUMBER COUNT NODES`. Key `ring/N` holds the number of the node after N.
 """
 
 import random
@@ -10,7 +10,7 @@ import kv
 
 
 def rotate(txn: kv.Transaction, node: int) -> None:
-    """a → b → c → d becomes a → c → b → d: three links, read along the way."""
+    """Change a → b → c → d into a → c → b → d: the three links are read on the way."""
     b = int(txn[f"ring/{node}"])
     c = int(txn[f"ring/{b}"])
     d = int(txn[f"ring/{c}"])
@@ -18,7 +18,7 @@ def rotate(txn: kv.Transaction, node: int) -> None:
 
 
 def main(path: str, number: str, count: str, nodes: str) -> None:
-    """Rotate."""
+    """Run ``count`` rotations."""
     chance = random.Random(int(number))  # noqa: S311 - a workload
     with kv.connect(path, timeout=30) as db:
         for _ in range(int(count)):

@@ -1,14 +1,14 @@
-"""Each anomaly of the literature by name, as a schedule that would show it: and that it cannot happen here.
+"""The anomalies of the literature, each as a schedule that would show it. The tests check that none can happen.
 
-The schedules are in `anomalies/`, to be read. Each session is a connection of its own; what stands behind a command is
-what it must answer:
+The schedules are in `anomalies/`, written for people. Each session has its own connection. The text after a command is
+the expected answer:
 
-    setup: k=v …      the keys there are, in one commit          S: begin           a transaction of session S
-    S: get k          as the transaction sees it                 S: put k=v         a write of the transaction
-    S: fresh k        the same, asked of the daemon again        S: scan prefix     as it sees the range
-    S: commit         ok, or conflict and the key                S: abort           given up
-    S: set k=v        a commit of its own                        S: del k           another
-    S: read k …       plain reads of the newest values           S: history k       its values, newest first
+    setup: k=v …      the initial keys, in one commit            S: begin           begin a transaction in session S
+    S: get k          read k in the transaction                  S: put k=v         write k in the transaction
+    S: fresh k        the same, but ask the daemon again         S: scan prefix     read a range in the transaction
+    S: commit         ok, or conflict and the key                S: abort           give up the transaction
+    S: set k=v        write k in a commit of its own             S: del k           delete k in a commit of its own
+    S: read k …       read the newest values                     S: history k       the values of k, newest first
 """
 
 import pathlib
@@ -29,7 +29,7 @@ NAMES = {
 
 
 class Session:
-    """One connection, with the transaction that it has under way: over the bare wire, as any client could."""
+    """One connection with its current transaction. It sends raw frames, as any client could."""
 
     def __init__(self, connection: "RawPeer") -> None:
         self._connection = connection
@@ -40,7 +40,7 @@ class Session:
         self._writes: dict[str, bytes] = {}
 
     def _ask(self, *requests: object) -> Any:  # noqa: ANN401 - whatever the daemon replies
-        """The replies to one frame; the only one, if it was one request."""
+        """Return the replies to one frame, or the reply itself if the frame has one request."""
         replies = self._connection.ask(*requests)
         return replies[0] if len(requests) == 1 else replies
 
@@ -71,7 +71,7 @@ class Session:
         return " ".join(shown(key, value) for key, value, _ in items)
 
     def commit(self) -> str:
-        if not self._writes:  # what only reads is of one instant already, and never conflicts
+        if not self._writes:  # a read-only transaction sees one instant anyway, and never conflicts
             return "ok" if self._ask(["end", self._snapshot]) else "not held"
         reply, _ = self._ask(
             ["commit", self._writes, self._reads, self._ranges, self._snapshot], ["end", self._snapshot]
@@ -105,27 +105,27 @@ def shown(key: str, value: Any) -> str:  # noqa: ANN401 - bytes or None
 
 
 def steps(script: pathlib.Path) -> Iterator[tuple[str, str, list[str], str]]:
-    """Session, command, operands, and what has to be answered."""
+    """Yield session, command, operands, and the expected answer of each step."""
     for line in script.read_text().splitlines():
         if line.startswith("    "):
             session, _, rest = line.strip().partition(": ")
-            asked, _, expected = rest.partition("  ")
-            command, *operands = asked.split() if session != "setup" else ["set", *asked.split()]
+            text, _, expected = rest.partition("  ")
+            command, *operands = text.split() if session != "setup" else ["set", *text.split()]
             yield session, {"del": "delete"}.get(command, command), operands, expected.strip()
 
 
-def test_there_is_a_schedule_for_every_anomaly() -> None:
+def test_every_anomaly_has_a_schedule() -> None:
     assert {script.stem for script in SCRIPTS} == NAMES
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
 def test_the_anomaly_cannot_happen(daemon: "HistoryDaemon", script: pathlib.Path) -> None:
     sessions: dict[str, Session] = {}
-    played = 0
+    expectations = 0
     for name, command, operands, expected in steps(script):
         if name not in sessions:
             sessions[name] = Session(daemon.connect())
         answer = getattr(sessions[name], command)(*operands)
         assert answer == expected, f"{name}: {command} {' '.join(operands)}"
-        played += bool(expected)
-    assert played >= 3, "a schedule that expects nothing shows nothing"
+        expectations += bool(expected)
+    assert expectations >= 3, "a schedule without expectations proves nothing"

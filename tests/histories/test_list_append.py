@@ -1,4 +1,4 @@
-"""The checkers find what they are there to find: small bad histories by name, and faults planted in good ones."""
+"""Tests of the checkers: they name the anomalies of small bad histories, and find faults planted in good ones."""
 
 import random
 from collections.abc import Callable
@@ -49,24 +49,24 @@ BAD: dict[str, list[Txn]] = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_each_anomaly_is_found_by_name(name: str) -> None:
+def test_the_checker_names_each_anomaly(name: str) -> None:
     assert name in check(BAD[name]).names
 
 
-def test_an_acknowledged_append_that_vanishes_is_found() -> None:
-    """It was acknowledged before a read began that does not see it."""
+def test_the_checker_finds_an_acknowledged_append_that_vanished() -> None:
+    """A read does not see it, although the read began after the acknowledgement."""
     assert check([txn(0, 1, a("x", 1)), txn(2, 3, r("x"))]).names == {"G-single-rt"}
 
 
-def test_an_append_of_unknown_outcome_may_be_there_or_not() -> None:
+def test_an_append_of_unknown_outcome_may_be_present_or_absent() -> None:
     unknown = txn(0, None, a("x", 1), ok=None)
     assert not check([unknown, txn(5, 6, r("x"))]).names
     assert not check([unknown, txn(5, 6, r("x", 1))]).names
-    assert check([unknown, txn(5, 6, r("x", 1)), txn(7, 8, r("x"))]).names, "and stays what it was"
+    assert check([unknown, txn(5, 6, r("x", 1)), txn(7, 8, r("x"))]).names, "once seen, it must stay"
 
 
 def good_history(seed: int, count: int = GOOD_TRANSACTIONS) -> list[Txn]:
-    """Transactions that overlap in time, each of which takes effect at one moment of its own."""
+    """Return transactions that overlap in time; each takes effect at one moment of its own."""
     chance = random.Random(seed)  # noqa: S311 - a test
     lists: dict[str, list[int]] = {}
     history = []
@@ -82,7 +82,7 @@ def good_history(seed: int, count: int = GOOD_TRANSACTIONS) -> list[Txn]:
                 own[key].append(number * 10 + turn)
                 ops.append(a(key, own[key][-1]))
         if chance.random() < 0.02:
-            lists = {}  # new keys would be as good: the lists must not grow for ever
+            lists = {}  # as new keys would, because the lists must not grow for ever
             ops = [("r" if op[0] == "r" else "append", f"{op[1]}", op[2]) for op in ops]
         writes = any(op[0] == "append" for op in ops)
         history.append(
@@ -96,8 +96,8 @@ def good_history(seed: int, count: int = GOOD_TRANSACTIONS) -> list[Txn]:
 
 
 def with_epochs(history: list[Txn]) -> list[Txn]:
-    """Keys change their names every 50 transactions, so that lists stay short."""
-    renamed = []
+    """Rename all keys every 50 transactions, so that lists stay short."""
+    history_with_epochs = []
     lists: dict[str, list[int]] = {}
     for number, each in enumerate(history):
         epoch = number // 50
@@ -109,12 +109,12 @@ def with_epochs(history: list[Txn]) -> list[Txn]:
                 ops.append(a(name, value))
             else:
                 ops.append(r(name, *lists.get(name, ())))
-        renamed.append(Txn(each.start, each.end, True, ops, each.version, each.snapshot))
-    return renamed
+        history_with_epochs.append(Txn(each.start, each.end, True, ops, each.version, each.snapshot))
+    return history_with_epochs
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_a_good_history_is_found_good_by_both(seed: int) -> None:
+def test_both_checkers_accept_a_good_history(seed: int) -> None:
     history = with_epochs(good_history(seed))
     assert sum(len(each.ops) for each in history) > GOOD_TRANSACTIONS
     assert check(history).anomalies == []
@@ -122,42 +122,42 @@ def test_a_good_history_is_found_good_by_both(seed: int) -> None:
 
 
 def forget_an_append(history: list[Txn], chance: random.Random) -> None:
-    """A later read does not see an append that it must have seen."""
+    """Remove an append from a later read that must see it."""
     readers = [txn for txn in history if any(op[0] == "r" and len(op[2]) > 1 for op in txn.ops)]
     reader = chance.choice(readers[len(readers) // 2 :])
     reader.ops = [(op[0], op[1], op[2][:-1]) if op[0] == "r" and len(op[2]) > 1 else op for op in reader.ops]
 
 
 def swap_two(history: list[Txn], chance: random.Random) -> None:
-    """Two appends are read in the other order by one reader."""
+    """Swap two appends in what one reader reads."""
     readers = [txn for txn in history if any(op[0] == "r" and len(op[2]) > 2 for op in txn.ops)]
     reader = chance.choice(readers)
     ops = []
     for op in reader.ops:
-        swapped = op[0] == "r" and len(op[2]) > 2
-        ops.append(("r", op[1], [*op[2][:-2], op[2][-1], op[2][-2]]) if swapped else op)
+        is_long = op[0] == "r" and len(op[2]) > 2
+        ops.append(("r", op[1], [*op[2][:-2], op[2][-1], op[2][-2]]) if is_long else op)
     reader.ops = ops
 
 
-def refuse_what_was_seen(history: list[Txn], chance: random.Random) -> None:
-    """A transaction whose append somebody read is said not to have committed."""
+def refuse_a_seen_append(history: list[Txn], chance: random.Random) -> None:
+    """Mark a transaction as refused although another one read its append."""
     seen = {value for txn in history for op in txn.ops if op[0] == "r" for value in op[2]}
     chance.choice([t for t in history if any(op[0] == "append" and op[2] in seen for op in t.ops)]).ok = False
 
 
-@pytest.mark.parametrize("fault", [forget_an_append, swap_two, refuse_what_was_seen])
-def test_a_planted_fault_is_found(fault: Callable[[list[Txn], random.Random], None]) -> None:
-    found = 0
+@pytest.mark.parametrize("fault", [forget_an_append, swap_two, refuse_a_seen_append])
+def test_the_checkers_find_a_planted_fault(fault: Callable[[list[Txn], random.Random], None]) -> None:
+    findings = 0
     for seed in range(20):
         history = with_epochs(good_history(seed, 400))
         fault(history, random.Random(seed))  # noqa: S311 - a test
-        found += bool(check(history).anomalies)
+        findings += bool(check(history).anomalies)
         assert check(history).anomalies or differences(history), f"{fault.__name__}, {seed}"
-    assert found >= 18, "what a single transaction saw may be right at another moment, but hardly ever"
+    assert findings >= 18, "what one transaction saw may fit another moment, but rarely does"
 
 
 @pytest.mark.parametrize("change", [{"version": 5}, {"version": 10**9}])
-def test_versions_that_disagree_with_time_or_reads_are_found_by_the_replay(change: dict[str, int]) -> None:
+def test_the_replay_finds_versions_that_disagree_with_time_or_reads(change: dict[str, int]) -> None:
     history = with_epochs(good_history(1, 200))
     middle = next(txn for txn in history[100:] if txn.version is not None and len(txn.ops) > 1)
     middle.version = change["version"]

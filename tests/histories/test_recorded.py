@@ -1,6 +1,6 @@
-"""Histories of concurrent client processes over the real socket, found strictly serializable by two checkers.
+"""Histories of concurrent client processes over the real socket. Two checkers must find them strictly serializable.
 
-Every run says how much it did, and fails if it was too little, or if the clients hardly met.
+Every run prints how much it did, and fails if that was too little, or if the clients hardly overlapped.
 """
 
 import os
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tests.histories.conftest import HistoryDaemon
 
 PROCESSES = 8
-# Four workloads: 50,000 transactions in all, and at scale 4 that many in each.
+# Four workloads: 50,000 transactions in all, and at scale 4 the same number in each.
 TRANSACTIONS = 12_504 * TIMES
 
 
@@ -38,19 +38,19 @@ WORKLOADS = {
 }
 
 
-def overlapping(history: list[Txn]) -> float:
-    """The share of transactions during which another one was under way that used one of the same keys."""
+def overlapping_share(history: list[Txn]) -> float:
+    """Return the share of transactions that overlap in time with another one on the same key."""
     last_end: dict[str, int] = {}
-    met = set()
+    overlaps = set()
     owner: dict[str, int] = {}
     order = sorted((txn for txn in history if txn.end is not None), key=lambda txn: txn.start)
     for number, txn in enumerate(order):
         for key in {op[1] for op in txn.ops}:
             if last_end.get(key, 0) > txn.start:
-                met |= {number, owner[key]}
+                overlaps |= {number, owner[key]}
             if txn.end is not None and txn.end > last_end.get(key, 0):
                 last_end[key], owner[key] = txn.end, number
-    return len(met) / len(history)
+    return len(overlaps) / len(history)
 
 
 @pytest.mark.parametrize("name", WORKLOADS)
@@ -58,17 +58,17 @@ def test_concurrent_transactions_are_strictly_serializable(daemon: "HistoryDaemo
     workload = WORKLOADS[name]
     history = daemon.history(daemon.record(PROCESSES, TRANSACTIONS, workload.keys, workload.reads))
     conflicts = sum(txn.ok is False for txn in history) / len(history)
-    met = overlapping(history)
-    print(f"{name}: {len(history)} transactions, {conflicts:.1%} conflicts, {met:.0%} overlap another on a key")
+    overlap = overlapping_share(history)
+    print(f"{name}: {len(history)} transactions, {conflicts:.1%} conflicts, {overlap:.0%} overlap another on a key")
     assert len(history) >= TRANSACTIONS // PROCESSES * PROCESSES
-    assert all(txn.ok is not None for txn in history), "nothing was cut"
+    assert all(txn.ok is not None for txn in history), "no outcome is unknown without faults"
     assert workload.min_conflicts <= conflicts <= 0.6
-    assert met >= (0.3 if workload.keys <= 10 else 0.02)
+    assert overlap >= (0.3 if workload.keys <= 10 else 0.02)
     assert check(history).anomalies == []
     assert differences(history)[:5] == []
 
 
-def test_commits_that_hide_what_they_read_are_found_out(daemon: "HistoryDaemon") -> None:
+def test_the_checkers_find_commits_without_read_sets(daemon: "HistoryDaemon") -> None:
     """The same clients with a planted bug: they commit without their read sets."""
     history = daemon.history(daemon.record(PROCESSES, 4_000, 3, 0.5, "blind"))
     report = check(history)
@@ -77,8 +77,8 @@ def test_commits_that_hide_what_they_read_are_found_out(daemon: "HistoryDaemon")
     assert differences(history)
 
 
-def test_a_stalled_server_and_stalled_clients_change_nothing(daemon: "HistoryDaemon") -> None:
-    """SIGSTOP and SIGCONT of the server and of clients, while they play."""
+def test_histories_stay_serializable_while_server_and_clients_stall(daemon: "HistoryDaemon") -> None:
+    """The server and the clients get SIGSTOP and SIGCONT while they run."""
     clients = daemon.record(PROCESSES, 6_000 * TIMES, 5, 0.5)
     stalls = 0
     while clients[-1].poll() is None and stalls < 40 * TIMES:

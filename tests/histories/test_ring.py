@@ -1,7 +1,7 @@
-"""The ring: transactions from several processes rotate its links, and whatever they do it stays one ring.
+"""A ring of links: transactions from several processes rotate the links, and it must stay one ring.
 
-After the cycle test of FoundationDB's simulation: any lost update, skew or torn commit would break the ring, or cut a
-smaller one off.
+After the cycle test of FoundationDB's simulation: any lost update, skew or torn commit would break the ring, or split
+it into smaller rings.
 """
 
 from typing import TYPE_CHECKING
@@ -18,27 +18,27 @@ ROTATIONS = 500 * TIMES
 
 
 def length_of_the_ring(connection: "RawPeer") -> int:
-    """How many steps lead from node 0 back to it, all of one instant."""
+    """Return the number of steps from node 0 back to node 0, read at one instant."""
     [[items, _]] = connection.ask(["scan", "ring/", "ring0", 1_000])
-    behind = {int(key.removeprefix("ring/")): int(value) for key, value, _ in items}
-    assert set(behind) == set(behind.values()) == set(range(NODES))
-    node, steps = behind[0], 1
+    successor = {int(key.removeprefix("ring/")): int(value) for key, value, _ in items}
+    assert set(successor) == set(successor.values()) == set(range(NODES))
+    node, steps = successor[0], 1
     while node != 0:
-        node, steps = behind[node], steps + 1
+        node, steps = successor[node], steps + 1
         assert steps <= NODES
     return steps
 
 
-def test_the_ring_stays_one_ring(daemon: "HistoryDaemon") -> None:
+def test_concurrent_rotations_keep_one_ring(daemon: "HistoryDaemon") -> None:
     connection = daemon.connect()
     connection.ask(["set", {f"ring/{node}": b"%d" % ((node + 1) % NODES) for node in range(NODES)}])
-    workers = [daemon.play("tests.histories.ring_worker", number, ROTATIONS, NODES) for number in range(PROCESSES)]
-    looks = 0
+    workers = [daemon.spawn("tests.histories.ring_worker", number, ROTATIONS, NODES) for number in range(PROCESSES)]
+    checks = 0
     while any(worker.poll() is None for worker in workers):
         assert length_of_the_ring(connection) == NODES
-        looks += 1
+        checks += 1
     assert [worker.wait() for worker in workers] == [0] * PROCESSES
     assert length_of_the_ring(connection) == NODES
     assert connection.ask(["get", "rotations"]) == [b"%d" % (PROCESSES * ROTATIONS)]
-    print(f"{PROCESSES * ROTATIONS} rotations, looked at {looks} times meanwhile")
-    assert looks >= 10
+    print(f"{PROCESSES * ROTATIONS} rotations, checked {checks} times meanwhile")
+    assert checks >= 10

@@ -1,7 +1,7 @@
-"""One client process of the list-append workload: transactions against a daemon, recorded as they are seen from here.
+"""One client process of the list-append workload: it runs transactions against a daemon and records what it sees.
 
 `python -m tests.histories.worker SOCKET FILE NUMBER COUNT KEYS READS FAULT`: COUNT transactions over KEYS lists; READS
-is the share of operations that read. FAULT plants a bug: `none`, or `blind`, which commits without saying what it read.
+is the share of operations that read. FAULT plants a bug: `none`, or `blind`, which commits without a read set.
 """
 
 import random
@@ -13,23 +13,23 @@ import msgspec
 
 import kv
 
-MAX_APPENDS = 64  # then the list is retired: histories are checked in time proportional to their length
+MAX_APPENDS = 64  # then a new list begins, because checking takes time proportional to the length of the lists
 encode, decode = msgspec.msgpack.encode, msgspec.msgpack.decode
 
 
 class Worker:
-    """Plays and records."""
+    """Runs transactions and records them."""
 
     def __init__(self, db: kv.Client, number: int, keys: int, reads: float, *, blind: bool) -> None:
         self._db = db
         self._chance = random.Random(number)  # noqa: S311 - a workload
         self._reads, self._blind = reads, blind
         self._epochs = [0] * keys
-        self._next = number << 32  # values are appended once in the whole history
+        self._next = number << 32  # each value is appended only once in the whole history
         self.records: list[tuple[Any, ...]] = []
 
-    def play(self) -> None:
-        """One transaction, whatever comes of it."""
+    def run_transaction(self) -> None:
+        """Run one transaction and record its outcome, whatever it is."""
         ops: list[tuple[str, str, Any]] = []
         txn = self._db.transaction()
         start, end, ok = time.monotonic_ns(), None, None
@@ -52,8 +52,8 @@ class Worker:
         for _ in range(self._chance.randrange(1, 5)):
             slot = self._chance.randrange(len(self._epochs))
             key = f"{slot}:{self._epochs[slot]}"
-            found = txn.get(key)
-            values: list[int] = [] if found is None else decode(found)
+            data = txn.get(key)
+            values: list[int] = [] if data is None else decode(data)
             if self._chance.random() < self._reads:
                 ops.append(("r", key, values))
             else:
@@ -65,11 +65,11 @@ class Worker:
 
 
 def main(path: str, file: str, number: str, count: str, keys: str, reads: str, fault: str) -> None:
-    """Play, then write the records."""
+    """Run all transactions, then write the records."""
     with kv.connect(path, timeout=30) as db:
         worker = Worker(db, int(number), int(keys), float(reads), blind=fault == "blind")
         for _ in range(int(count)):
-            worker.play()
+            worker.run_transaction()
     with open(file, "wb") as out:
         out.write(encode(worker.records))
 

@@ -1,7 +1,7 @@
 """`kv serve` with a planted bug: `python -m tests.isolation.broken_daemon BUG serve …`.
 
-The tests of isolation run against these too, and have to find each bug. Nothing of this is in the daemon itself: each
-function here replaces a part of it in this process, before it starts.
+The isolation tests also run against these daemons, and must find each bug. The daemon itself contains none of this:
+each function here replaces a part of it in this process, before it starts.
 """
 
 import sys
@@ -25,13 +25,13 @@ BUGS: dict[str, Callable[[], None]] = {}
 
 
 def bug(plant: Callable[[], None]) -> Callable[[], None]:
-    """Its name is the function's, with spaces."""
+    """Register a bug. Its name is the function's, with spaces for underscores."""
     BUGS[plant.__name__.replace("_", " ")] = plant
     return plant
 
 
 def replace(owner: object, name: str, make: Callable[[Function], Function]) -> None:
-    """Put what ``make`` makes of a function of the daemon in its place."""
+    """Replace the function ``name`` of ``owner`` with ``make`` of it."""
     setattr(owner, name, make(getattr(owner, name)))
 
 
@@ -55,7 +55,11 @@ def validates_only_what_is_written() -> None:
 
 @bug
 def overlooks_ranges() -> None:
-    replace(kvd.engine.database, "validate", lambda right: lambda store, reads, ranges, at: right(store, reads, [], at))
+    replace(
+        kvd.engine.database,
+        "validate",
+        lambda validate: lambda store, reads, ranges, at: validate(store, reads, [], at),
+    )
 
 
 @bug
@@ -91,7 +95,7 @@ def writes_what_it_refuses() -> None:
 
 @bug
 def commits_in_halves() -> None:
-    """Two versions for one transaction: whoever looks in between sees half of it."""
+    """Use two versions for one transaction, so that a read between them sees half of it."""
 
     def make(write: Function) -> Function:
         def broken(self: Store, writes: dict[str, bytes | None], *rest: Any) -> Any:  # noqa: ANN401
@@ -106,7 +110,7 @@ def commits_in_halves() -> None:
 
 @bug
 def loses_half_of_a_commit() -> None:
-    """One in fifty loses its first write."""
+    """Drop the first write of one commit in fifty."""
 
     def make(write: Function) -> Function:
         def broken(self: Store, writes: dict[str, bytes | None], *rest: Any) -> Any:  # noqa: ANN401
@@ -123,11 +127,11 @@ def loses_half_of_a_commit() -> None:
 
 @bug
 def begins_in_the_past() -> None:
-    """Consistent, but not fresh: what was acknowledged last may be missing."""
+    """Begin consistent snapshots that are too old: the latest acknowledged commits may be missing."""
 
     def make(begin: Function) -> Function:
-        def broken(self: Snapshots, peer: Any, most: int) -> int:  # noqa: ANN401
-            return int(max(begin(self, peer, most) - 3, self._store.window.oldest_readable))
+        def broken(self: Snapshots, peer: Any, limit: int) -> int:  # noqa: ANN401
+            return int(max(begin(self, peer, limit) - 3, self._store.window.oldest_readable))
 
         return broken
 
@@ -214,7 +218,7 @@ def goes_on_one_too_late() -> None:
 
 @bug
 def does_not_say_that_it_lost_its_place() -> None:
-    """A watcher who is too slow goes on with what there is, and never hears of a gap."""
+    """A watcher that is too slow continues with the oldest commit in the history, and never learns of the gap."""
 
     def broken(self: Feed) -> None:
         self._position = self._store.window.oldest_readable

@@ -1,4 +1,4 @@
-"""Daemons, sound or with a planted bug, and processes that use and watch them and record what they see."""
+"""Daemons, correct or with a planted bug, and client processes that use or watch them and record what they see."""
 
 import pathlib
 import sys
@@ -13,47 +13,47 @@ from tests.harness.processes import KV, Process, spawn_module
 from tests.harness.scale import TIMES
 from tests.isolation.records import Identity, Recorded, identity_of, marker
 
-# For processes that play until they have done their share.
-PLAYING_S = 600 * TIMES
+# The deadline for a process to do its share.
+RUN_S = 600 * TIMES
 
 
 class RecordedDaemon(Daemon):
-    """A daemon whose clients leave in its folder what they recorded. With a ``bug``: see ``broken_daemon.py``."""
+    """A daemon whose clients write their records into its folder. For a ``bug`` see ``broken_daemon.py``."""
 
     def __init__(self, folder: pathlib.Path, configuration: str = "", bug: str | None = None) -> None:
-        broken = [sys.executable, "-m", "tests.isolation.broken_daemon", str(bug)]
-        super().__init__(folder, configuration, command=KV if bug is None else broken)
+        broken_command = [sys.executable, "-m", "tests.isolation.broken_daemon", str(bug)]
+        super().__init__(folder, configuration, command=KV if bug is None else broken_command)
 
-    def play(self, module: str, name: str, plan: msgspec.Struct) -> Process:
-        """Start a client process, which records into a file of that name."""
-        words = self.path, str(self.folder / name), msgspec.json.encode(plan)
-        return spawn_module(f"tests.isolation.{module}", *words, env=self.environment())
+    def spawn(self, module: str, name: str, plan: msgspec.Struct) -> Process:
+        """Start a client process, which records into the file ``name``."""
+        arguments = self.path, str(self.folder / name), msgspec.json.encode(plan)
+        return spawn_module(f"tests.isolation.{module}", *arguments, env=self.environment())
 
     def recorded(self, name: str, process: Process) -> Recorded:
-        """What it recorded, once it has ended."""
-        assert process.wait(PLAYING_S) == 0, name
+        """Wait for ``process`` to end; return what it recorded."""
+        assert process.wait(RUN_S) == 0, name
         file = self.folder / name
-        recorded = msgspec.msgpack.decode(file.read_bytes(), type=Recorded)
+        records = msgspec.msgpack.decode(file.read_bytes(), type=Recorded)
         file.unlink()
-        return recorded
+        return records
 
-    def told(self, processes: int) -> dict[Identity, list[int]]:
-        """The versions of all transactions that committed, as the history of the processes' markers tells them."""
-        found: dict[Identity, list[int]] = {}
+    def committed_versions(self, processes: int) -> dict[Identity, list[int]]:
+        """Return the versions of all committed transactions, from the history of the processes' markers."""
+        versions: dict[Identity, list[int]] = {}
         with self.connect() as peer:
             for process in range(1, processes + 1):
                 before = None
                 while page := peer.ask(["history", marker(process), 10_000, before])[0]:
                     for version, value, _, _ in page:
-                        found.setdefault(identity_of(value), []).append(version)
+                        versions.setdefault(identity_of(value), []).append(version)
                     before = page[-1][0]
-            assert peer.ask(["log", 1, 1])[0][0][0] >= 1, "the whole history is there"
-        return found
+            assert peer.ask(["log", 1, 1])[0][0][0] >= 1, "the history must be complete"
+        return versions
 
 
 @pytest.fixture
 def start() -> Iterator[Callable[..., RecordedDaemon]]:
-    """Starts daemons, with a configuration or a bug; all end with the test. DATA stands for a directory of its own."""
+    """A function that starts a daemon, with a configuration or a bug. DATA stands for a new directory."""
     with new_folders() as new_folder, ExitStack() as daemons:
 
         def begin(configuration: str = "", bug: str | None = None) -> RecordedDaemon:

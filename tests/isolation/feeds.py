@@ -1,10 +1,10 @@
-"""Were feeds right? Each session of a watcher, against what happened.
+"""Checks feeds: compares each session of a watcher with what happened.
 
-only its prefix    every event has all changes of that commit to keys with the prefix, and nothing else
+only its prefix    every event has all changes of its commit to keys with the prefix, and nothing else
 in order, once     versions rise
-complete           between two places of a feed there is no commit that it did not tell of
-resynchronised     where it could not go on it says so, and tells all that there is at one version
-resumable          a feed from version v begins right behind it
+complete           the feed reports every commit between two of its versions
+resynchronised     a feed that cannot continue says so, and sends the complete state at one version
+resumable          a feed from version v begins with the first commit after v
 """
 
 from bisect import bisect_right
@@ -16,7 +16,7 @@ from tests.isolation.replay import Findings, Truth
 
 
 class Feeds:
-    """Checks sessions, and counts what it has checked."""
+    """Checks sessions, and counts the events and resynchronisations."""
 
     def __init__(self, truth: Truth, pids: Mapping[int, int], *, has_all_history: bool) -> None:
         self.findings = Findings()
@@ -27,7 +27,7 @@ class Feeds:
         self._with_prefix: dict[str, list[int]] = {}
 
     def check(self, sessions: Sequence[Session]) -> Findings:
-        """Everything that is wrong with them."""
+        """Return everything that is wrong with ``sessions``."""
         for session in sessions:
             if session.prefix not in self._with_prefix:
                 self._with_prefix[session.prefix] = self._truth.with_prefix(session.prefix)
@@ -37,20 +37,20 @@ class Feeds:
     def _check(self, session: Session) -> None:
         place, time = session.since, 0
         items: dict[str, tuple[bytes, int]] | None = None
-        for number, (kind, version, *told) in enumerate(session.events):
+        for number, (kind, version, *fields) in enumerate(session.events):
             self.events += 1
             if items is not None and kind not in ("item", "live"):
                 self._found("unfinished", session, f"{kind} within a resynchronisation at {version}")
             if kind == "change":
-                self._check_change(session, place, version, told)
-                if told[0] < time:
-                    self._found("time", session, f"{version} is of {told[0]}, before {time}")
-                place, time = version, told[0]
+                self._check_change(session, place, version, fields)
+                if fields[0] < time:
+                    self._found("time", session, f"{version} has the time {fields[0]}, which is before {time}")
+                place, time = version, fields[0]
             elif kind == "reset":
                 self._check_reset(session, number)
                 items, place = {}, version
             elif kind == "item" and items is not None:
-                items[version] = told[0], told[1]  # here the key stands in the version's place
+                items[version] = fields[0], fields[1]  # in an item, the key stands in the place of the version
             elif kind == "live":
                 if items is not None:
                     self._check_items(session, place, version, items)
@@ -58,45 +58,45 @@ class Feeds:
                     self._check_gap(session, place, version + 1)
                 items, place = None, version
             else:
-                self._found("strange", session, f"{kind} {version}")
+                self._found("unknown event", session, f"{kind} {version}")
 
     def _found(self, name: str, session: Session, text: str) -> None:
         self.findings.add(name, f"{session.prefix!r} since {session.since}: {text}")
 
-    def _check_change(self, session: Session, place: int | None, version: int, told: list[Any]) -> None:
-        _, author, writes = told
+    def _check_change(self, session: Session, place: int | None, version: int, fields: list[Any]) -> None:
+        _, author, writes = fields
         if place is not None and version <= place:
-            self._found("order", session, f"{version} behind {place}")
+            self._found("order", session, f"{version} after {place}")
         changes = self._truth.changes.get(version, {})
         if writes != {key: value for key, value in changes.items() if key.startswith(session.prefix)} or not writes:
-            self._found("content", session, f"{version} was {changes}, and was told as {writes}")
+            self._found("content", session, f"{version} was {changes}, and was sent as {writes}")
         elif author[1] != self._pids[self._truth.process[version]]:
             self._found("author", session, f"{version} was not by {author}")
         self._check_gap(session, place, version)
 
     def _check_gap(self, session: Session, place: int | None, version: int) -> None:
-        """Nothing was left out behind ``place`` and before ``version``."""
-        if place is None:  # begun without a version: its place is not older than what was known before
+        """Check that no commit was left out after ``place`` and before ``version``."""
+        if place is None:  # a watch without a version begins no earlier than the version known before
             place = session.known
             if version - 1 > place:
                 return
-        mine = self._with_prefix[session.prefix]
-        at = bisect_right(mine, place)
-        if at < len(mine) and mine[at] < version:
-            self._found("gap", session, f"nothing told between {place} and {version}, but {mine[at]} happened")
+        versions = self._with_prefix[session.prefix]
+        at = bisect_right(versions, place)
+        if at < len(versions) and versions[at] < version:
+            self._found("gap", session, f"no event between {place} and {version}, but {versions[at]} was committed")
 
     def _check_reset(self, session: Session, number: int) -> None:
         self.resets += 1
         self.late_resets += number > 0
         if self._has_all_history and (session.since is None or session.since <= session.known):
-            self._found("needless reset", session, f"at {session.known} there was all of the history")
+            self._found("needless reset", session, f"at {session.known} the history was complete")
 
     def _check_items(
         self, session: Session, place: int | None, version: int, items: dict[str, tuple[bytes, int]]
     ) -> None:
         if place != version:
             self._found("unfinished", session, f"a resynchronisation at {place} ends at {version}")
-        right = self._truth.state(session.prefix, version)
-        if items != right:
-            wrong = {key for key in items.keys() | right.keys() if items.get(key) != right.get(key)}
-            self._found("items", session, f"{sorted(wrong)[:5]} at {version} are not as they were")
+        expected = self._truth.state(session.prefix, version)
+        if items != expected:
+            wrong = {key for key in items.keys() | expected.keys() if items.get(key) != expected.get(key)}
+            self._found("items", session, f"{sorted(wrong)[:5]} at {version} differ from the state of that version")

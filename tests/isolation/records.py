@@ -1,4 +1,4 @@
-"""What one client process records of its transactions, and one watcher of its feed."""
+"""The records of client processes: their transactions, and the events of their watches."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -11,10 +11,10 @@ Item = tuple[str, bytes, int]  # key, value, version
 
 
 class Txn(msgspec.Struct, array_like=True):
-    """One transaction, as its client saw it. Times in ns of CLOCK_MONOTONIC, one machine.
+    """One transaction, as its client saw it. Times are in ns of CLOCK_MONOTONIC, on one machine.
 
-    ``ok``: whether it committed, None if it is not known; then ``end`` is None too. ``snapshot`` is None for a blind
-    write. ``version`` is what the reply to the commit said. A transaction that writes also writes ``marker``.
+    ``ok``: whether it committed, None if that is not known; then ``end`` is None, too. ``snapshot`` is None for a blind
+    write. ``version``: from the reply to the commit. A transaction that writes also writes ``marker``.
     """
 
     process: int
@@ -31,19 +31,19 @@ class Txn(msgspec.Struct, array_like=True):
 
     @property
     def identity(self) -> Identity:
-        """Who it was."""
+        """The process and the number of the transaction."""
         return self.process, self.number
 
     @property
     def keys(self) -> set[str]:
-        """All keys that it met."""
+        """All keys that it read or wrote, without its marker."""
         return {*self.reads, *self.writes, *(item[0] for *_, items in self.ranges for item in items)} - {
             marker(self.process)
         }
 
 
 class Session(msgspec.Struct, array_like=True):
-    """One connection of a watcher: what it asked for, what it was told, and the version that it knew before."""
+    """One connection of a watcher: its request, its events, and the newest version that it knew before (``known``)."""
 
     prefix: str
     since: int | None
@@ -52,7 +52,7 @@ class Session(msgspec.Struct, array_like=True):
 
 
 class Recorded(msgspec.Struct, array_like=True):
-    """What one process writes when it ends."""
+    """The record that one process writes when it ends."""
 
     pid: int
     txns: list[Txn] = []
@@ -63,21 +63,21 @@ class Recorded(msgspec.Struct, array_like=True):
 
 
 def marker(process: int) -> str:
-    """The key that every writing transaction of a process sets to its identity: the history of it tells which were."""
+    """Return the key that each writing transaction of a process sets to its identity; its history lists the commits."""
     return f"by/{process}"
 
 
 def mark(process: int, number: int) -> bytes:
-    """What a transaction writes, wherever it writes: nobody else writes this."""
+    """Return the value that a transaction writes to its keys; no other transaction writes it."""
     return b"%d.%d" % (process, number)
 
 
 def identity_of(value: bytes) -> Identity:
-    """Who wrote ``value``."""
+    """Return the identity of the transaction that wrote ``value``."""
     process, number = value.split(b" ")[0].split(b".")
     return int(process), int(number)
 
 
-def all_txns(recorded: Iterable[Recorded]) -> list[Txn]:
-    """What all processes recorded."""
-    return [txn for each in recorded for txn in each.txns]
+def all_txns(records: Iterable[Recorded]) -> list[Txn]:
+    """Return the transactions of all processes."""
+    return [txn for each in records for txn in each.txns]

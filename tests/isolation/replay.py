@@ -1,13 +1,13 @@
-"""Runs a recorded history again, one transaction after the other, and compares everything that anybody saw.
+"""Runs a recorded history again, one transaction after the other, and compares everything that was read.
 
-Given which transactions committed and under which version, there is nothing left to guess: the order is that of the
-versions, and each read of a key or of a range has one right answer.
+It knows which transactions committed, and under which versions. So nothing must be inferred: the order is that of the
+versions, and each read of a key or of a range has one correct answer.
 
-    at its snapshot      everybody, also who was refused or only read, saw exactly the state of that version
-    at its commit        and who wrote would have seen the same, key by key and range by range, right before it
-    in real time         nobody's snapshot is older than what had been acknowledged when it began
+    at the snapshot      every transaction, even a refused or read-only one, saw exactly the state of that version
+    at the commit        a transaction that wrote would have seen the same keys and ranges right before its commit
+    in real time         no snapshot is older than a version that had been acknowledged before the transaction began
 
-Together that is strict serializability, ranges included: the order of versions is the serial order.
+Together that is strict serializability, including ranges: the order of versions is the serial order.
 """
 
 from bisect import bisect_left, bisect_right, insort
@@ -23,26 +23,26 @@ MAX_FINDINGS = 20
 
 
 class Findings(list[tuple[str, str]]):
-    """What is wrong: a name and a sentence each."""
+    """A list of errors, each with a name and a sentence."""
 
     @property
     def names(self) -> set[str]:
-        """The kinds of what is wrong."""
+        """The names of all errors in the list."""
         return {name for name, _ in self}
 
     def add(self, name: str, text: str) -> None:
-        """Note it, unless there is a lot of it already."""
-        if sum(found == name for found, _ in self) < MAX_FINDINGS:
+        """Add an error, unless there are MAX_FINDINGS of that name already."""
+        if sum(other == name for other, _ in self) < MAX_FINDINGS:
             self.append((name, text))
 
 
 def acknowledged(history: Sequence[Txn]) -> dict[Identity, int]:
-    """The versions that the replies told: the truth, if no outcome is unknown."""
+    """Return the versions from the replies. If no outcome is unknown, these are all commits."""
     return {txn.identity: txn.version for txn in history if txn.ok and txn.version is not None}
 
 
 def replay(history: Sequence[Txn], versions: Versions) -> Findings:
-    """Everything that does not fit, nothing for a strictly serializable history."""
+    """Return everything that does not fit; nothing for a strictly serializable history."""
     findings = Findings()
     writers = {versions[txn.identity]: txn for txn in history if txn.identity in versions and txn.writes}
     if len(writers) < len(versions):
@@ -71,7 +71,7 @@ def _commit(txn: Txn, version: int, state: State, findings: Findings) -> None:
 
 
 def apply(writes: Mapping[str, Value], version: int, state: State) -> None:
-    """What a commit does."""
+    """Apply a commit to ``state``."""
     for key, value in writes.items():
         if value is None:
             state.pop(key, None)
@@ -86,20 +86,20 @@ def _compare(txns: Sequence[Txn], version: int, state: State, findings: Findings
 
 
 def _differences(txn: Txn, state: State) -> list[str]:
-    found = []
+    texts = []
     for key, seen in txn.reads.items():
-        right: tuple[Value, int] = state.get(key, (None, 0))
-        if tuple(seen) != right:
-            found.append(f"{key} was {right}, and was read as {seen}")
+        expected: tuple[Value, int] = state.get(key, (None, 0))
+        if tuple(seen) != expected:
+            texts.append(f"{key} was {expected}, and was read as {seen}")
     for start, end, items in txn.ranges:
-        right_items: list[Item] = [(key, *state[key]) for key in sorted(state) if start <= key < end]
-        if [tuple(item) for item in items] != right_items:
-            found.append(f"{start} to {end} was {right_items}, and was read as {items}")
-    return found
+        expected_items: list[Item] = [(key, *state[key]) for key in sorted(state) if start <= key < end]
+        if [tuple(item) for item in items] != expected_items:
+            texts.append(f"{start} to {end} was {expected_items}, and was read as {items}")
+    return texts
 
 
 def _compare_with_time(history: Sequence[Txn], versions: Versions, findings: Findings) -> None:
-    """Whoever begins sees all that those have seen or done who had ended."""
+    """Check that each transaction sees all that earlier transactions, which had ended before it began, saw or did."""
     ended = sorted((txn.end, _place(txn, versions), txn.identity) for txn in history if txn.end is not None)
     highest, by, at = -1, (0, 0), 0
     for txn in sorted(history, key=lambda txn: txn.start):
@@ -107,21 +107,21 @@ def _compare_with_time(history: Sequence[Txn], versions: Versions, findings: Fin
             if ended[at][1] > highest:
                 _, highest, by = ended[at]
             at += 1
-        begun = txn.snapshot if txn.snapshot is not None else versions.get(txn.identity, highest + 1) - 1
-        if begun < highest:
-            findings.add("stale", f"{txn.identity} began at {begun}, when {by} had ended at {highest}")
+        first_version = txn.snapshot if txn.snapshot is not None else versions.get(txn.identity, highest + 1) - 1
+        if first_version < highest:
+            findings.add("stale", f"{txn.identity} began at {first_version}, although {by} had ended at {highest}")
 
 
 def _place(txn: Txn, versions: Versions) -> int:
-    """Where it stands in the order; -1 if nowhere."""
+    """Return the place of ``txn`` in the order of versions; -1 if it has none."""
     return versions.get(txn.identity, -1 if txn.snapshot is None else txn.snapshot)
 
 
-def compare_outcomes(history: Sequence[Txn], told: Mapping[Identity, Sequence[int]]) -> Findings:
-    """What the replies said, against what the daemon's own history tells: the versions of each transaction's marker."""
+def compare_outcomes(history: Sequence[Txn], committed: Mapping[Identity, Sequence[int]]) -> Findings:
+    """Compare the replies with the daemon's own history, which has the versions of each transaction's marker."""
     findings = Findings()
     for txn in history:
-        real = told.get(txn.identity, ())
+        real = committed.get(txn.identity, ())
         if len(real) > 1:
             findings.add("applied twice", f"{txn.identity} at {real}")
         if txn.ok is False and real:
@@ -129,14 +129,14 @@ def compare_outcomes(history: Sequence[Txn], told: Mapping[Identity, Sequence[in
         if txn.ok and txn.writes and not real:
             findings.add("lost", f"{txn.identity} was acknowledged as {txn.version}")
         if txn.ok and txn.writes and real and txn.version not in real:
-            findings.add("wrong version", f"{txn.identity} was acknowledged as {txn.version}, and is {real}")
-    for identity in told.keys() - {txn.identity for txn in history}:
-        findings.add("stray", f"{identity} at {told[identity]}")
+            findings.add("wrong version", f"{txn.identity} was acknowledged as {txn.version}, but has {real}")
+    for identity in committed.keys() - {txn.identity for txn in history}:
+        findings.add("stray", f"{identity} at {committed[identity]}")
     return findings
 
 
 def compare_conflicts(history: Sequence[Txn], versions: Versions, pids: Mapping[int, int]) -> tuple[Findings, int]:
-    """Every reason given for a conflict is true: what was expected was read, and what was found was there, by whom."""
+    """Check the reasons of all conflicts: the version that was read, the version that was found, and its author."""
     findings = Findings()
     changes: dict[str, list[int]] = defaultdict(list)
     writer = {version: identity for identity, version in versions.items()}
@@ -162,7 +162,7 @@ def compare_conflicts(history: Sequence[Txn], versions: Versions, pids: Mapping[
 
 
 class Truth:
-    """What happened, commit by commit: for those who want to know about any version or prefix."""
+    """The true history, commit by commit: the state of every version, below every prefix."""
 
     def __init__(self, history: Sequence[Txn], versions: Versions) -> None:
         self.changes: dict[int, dict[str, Value]] = {}
@@ -172,7 +172,7 @@ class Truth:
         committed = [txn for txn in history if txn.identity in versions]
         for txn in sorted(committed, key=lambda txn: versions[txn.identity]):
             version = versions[txn.identity]
-            # A deletion of what is not there changes nothing.
+            # Deleting an absent key changes nothing.
             changed = {key: value for key, value in txn.writes.items() if value is not None or key in state}
             self.changes[version], self.process[version] = changed, txn.process
             apply(changed, version, state)
@@ -182,12 +182,12 @@ class Truth:
                 values.append(value)
 
     def with_prefix(self, prefix: str) -> list[int]:
-        """The versions of all commits that changed keys with ``prefix``, in order."""
-        found = chain.from_iterable(vs for key, (vs, _) in self._of_key.items() if key.startswith(prefix))
-        return sorted(set(found))
+        """Return the versions of all commits that changed keys with ``prefix``, in order."""
+        versions = chain.from_iterable(numbers for key, (numbers, _) in self._of_key.items() if key.startswith(prefix))
+        return sorted(set(versions))
 
     def state(self, prefix: str, version: int) -> State:
-        """All keys with ``prefix`` as of ``version``."""
+        """Return all keys with ``prefix``, as they were at ``version``."""
         state: State = {}
         for key, (numbers, values) in self._of_key.items():
             at = bisect_left(numbers, version + 1) - 1

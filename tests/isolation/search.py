@@ -1,7 +1,7 @@
-"""What strict serializability says, taken at its word: is there an order in which it could all have happened?
+"""Strict serializability by its definition: is there an order in which all transactions could have run?
 
-Tries every order of a small history, so it is right by inspection, and useless for large ones: the judge of the
-checkers that are quick (`test_search.py`).
+The search tries every order of a small history. So it is evidently correct, but useless for large histories. It serves
+to judge the fast checkers (`test_search.py`).
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,21 +14,21 @@ Lists = dict[str, list[Any]]
 
 
 def is_strictly_serializable(history: Sequence[Txn]) -> bool:
-    """Whether all that committed, and some of what may have, could have run one by one in an order real time allows."""
+    """Whether all committed transactions, and some of unknown outcome, fit one serial order that real time allows."""
     committed = [txn for txn in history if txn.ok is True]
     unknown = [txn for txn in history if txn.ok is None]
-    chosen = (some for count in range(len(unknown) + 1) for some in combinations(unknown, count))
-    return any(_has_order([*committed, *some], {}) for some in chosen)
+    subsets = (some for count in range(len(unknown) + 1) for some in combinations(unknown, count))
+    return any(_has_order([*committed, *some], {}) for some in subsets)
 
 
-def _has_order(left: list[Txn], lists: Lists) -> bool:
-    if not left:
+def _has_order(remaining: list[Txn], lists: Lists) -> bool:
+    if not remaining:
         return True
-    for at, txn in enumerate(left):
-        if any(_ended_before(other, txn) for other in left):
+    for at, txn in enumerate(remaining):
+        if any(_ended_before(other, txn) for other in remaining):
             continue
         after = _run(txn, lists)
-        if after is not None and _has_order(left[:at] + left[at + 1 :], after):
+        if after is not None and _has_order(remaining[:at] + remaining[at + 1 :], after):
             return True
     return False
 
@@ -38,7 +38,7 @@ def _ended_before(other: Txn, txn: Txn) -> bool:
 
 
 def _run(txn: Txn, lists: Lists) -> Lists | None:
-    """The lists after ``txn``; None if it read something else. What one of unknown outcome read is not trusted."""
+    """Return the lists after ``txn``; None if it read other lists. Reads of an unknown outcome are not checked."""
     after = {key: list(values) for key, values in lists.items()}
     for kind, key, value in txn.ops:
         if kind == "append":
@@ -49,6 +49,6 @@ def _run(txn: Txn, lists: Lists) -> Lists | None:
 
 
 def reads_of(history: Sequence[Txn]) -> Iterator[tuple[int, int]]:
-    """(transaction, place) of each read of a committed transaction."""
+    """Yield (transaction, index of the operation) for each read of a committed transaction."""
     for number, txn in enumerate(history):
         yield from ((number, at) for at, op in enumerate(txn.ops) if op[0] == "r" and txn.ok is True)

@@ -1,4 +1,4 @@
-"""The replay finds what it is there to find: daemons and clients with a planted bug each, and what it says of them."""
+"""Tests of the replay: it must find the planted bug of each broken daemon and each broken client."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -7,7 +7,7 @@ import pytest
 
 from tests.isolation.records import all_txns
 from tests.isolation.replay import Findings, compare_conflicts, compare_outcomes, replay
-from tests.isolation.test_recorded_ranges import play
+from tests.isolation.test_recorded_ranges import run_workers
 
 if TYPE_CHECKING:
     from tests.isolation.conftest import RecordedDaemon
@@ -39,30 +39,30 @@ BROKEN_CLIENTS = {
 
 
 def findings_of(daemon: "RecordedDaemon", *, bug: str = "", cuts: float = 0.0) -> Findings:
-    """Everything that is said about a short history."""
-    recorded = play(daemon, TRANSACTIONS, PROCESSES, keys=8, bug=bug, cuts=cuts)
-    history, told = all_txns(recorded), daemon.told(PROCESSES)
-    versions = {identity: found[0] for identity, found in told.items()}
-    found = Findings(replay(history, versions) + compare_outcomes(history, told))
+    """Return everything that the checkers find in a short history."""
+    recorded = run_workers(daemon, TRANSACTIONS, PROCESSES, keys=8, bug=bug, cuts=cuts)
+    history, committed = all_txns(recorded), daemon.committed_versions(PROCESSES)
+    versions = {identity: numbers[0] for identity, numbers in committed.items()}
+    findings = Findings(replay(history, versions) + compare_outcomes(history, committed))
     if not bug:
-        found += compare_conflicts(history, versions, {each.txns[0].process: each.pid for each in recorded})[0]
-    return found
+        findings += compare_conflicts(history, versions, {each.txns[0].process: each.pid for each in recorded})[0]
+    return findings
 
 
-def test_nothing_is_said_without_a_bug(start: Start) -> None:
+def test_the_replay_finds_nothing_without_a_bug(start: Start) -> None:
     assert findings_of(start()) == []
     assert findings_of(start(), cuts=0.1) == []
 
 
 @pytest.mark.parametrize("bug", BROKEN_DAEMONS)
-def test_the_bug_of_a_daemon_is_found(start: Start, bug: str) -> None:
-    found = findings_of(start(bug=bug), cuts=0.2 if bug == "forgets ids" else 0)
-    print(found.names, found[:1])
-    assert BROKEN_DAEMONS[bug] in found.names
+def test_the_replay_finds_the_bug_of_a_daemon(start: Start, bug: str) -> None:
+    findings = findings_of(start(bug=bug), cuts=0.2 if bug == "forgets ids" else 0)
+    print(findings.names, findings[:1])
+    assert BROKEN_DAEMONS[bug] in findings.names
 
 
 @pytest.mark.parametrize("bug", BROKEN_CLIENTS)
-def test_the_bug_of_a_client_is_found(start: Start, bug: str) -> None:
-    found = findings_of(start(), bug=bug)
-    print(found.names, found[:1])
-    assert BROKEN_CLIENTS[bug] in found.names
+def test_the_replay_finds_the_bug_of_a_client(start: Start, bug: str) -> None:
+    findings = findings_of(start(), bug=bug)
+    print(findings.names, findings[:1])
+    assert BROKEN_CLIENTS[bug] in findings.names

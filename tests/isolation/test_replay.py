@@ -1,4 +1,4 @@
-"""The replay itself: small bad histories by name, and faults planted in good ones of a simulated store."""
+"""Tests of the replay: it names the errors of small bad histories, and finds faults planted in good ones."""
 
 import random
 from collections.abc import Callable, Sequence
@@ -10,7 +10,7 @@ from tests.isolation.replay import State, Truth, acknowledged, apply, compare_co
 
 GOOD_TRANSACTIONS = 400
 SEEDS = 20
-STEP = 10  # from one version to the next: there is room for a planted one
+STEP = 10  # between two versions, so that a planted version fits between them
 A, B = b"1.0", b"2.0"
 
 
@@ -26,71 +26,73 @@ def txn(
     *,
     ok: bool | None = True,
 ) -> Txn:
-    """The first transaction of a process."""
+    """Return the first transaction of a process."""
     return Txn(process, 0, start, end, ok, snapshot, version, reads or {}, list(ranges), writes or {})
 
 
-def named(*history: Txn, versions: dict[Identity, int] | None = None) -> set[str]:
+def error_names(*history: Txn, versions: dict[Identity, int] | None = None) -> set[str]:
     return replay(history, acknowledged(history) if versions is None else versions).names
 
 
-# ---------------------------------------------------------------------- by name
+# ---------------------------------------------------------------------- small histories
 
 WRITER = txn(1, 0, 1, None, 1, writes={"x": A})
 
 
-def test_a_read_of_what_was_there_is_good() -> None:
-    assert named(WRITER, txn(2, 2, 3, 1, None, {"x": (A, 1), "y": (None, 0)}, [("a", "z", [("x", A, 1)])])) == set()
+def test_a_read_of_the_state_at_its_snapshot_is_correct() -> None:
+    assert (
+        error_names(WRITER, txn(2, 2, 3, 1, None, {"x": (A, 1), "y": (None, 0)}, [("a", "z", [("x", A, 1)])])) == set()
+    )
 
 
-def test_a_read_of_another_value_or_version_than_was_there_is_torn() -> None:
-    assert named(WRITER, txn(2, 2, 3, 1, None, {"x": (A, 2)})) == {"torn snapshot"}
-    assert named(WRITER, txn(2, 2, 3, 1, None, {"x": (None, 0)})) == {"torn snapshot"}
-    assert named(WRITER, txn(2, 0, 3, 0, None, {"x": (A, 1)})) == {"torn snapshot"}
+def test_a_read_of_a_wrong_value_or_version_is_torn() -> None:
+    assert error_names(WRITER, txn(2, 2, 3, 1, None, {"x": (A, 2)})) == {"torn snapshot"}
+    assert error_names(WRITER, txn(2, 2, 3, 1, None, {"x": (None, 0)})) == {"torn snapshot"}
+    assert error_names(WRITER, txn(2, 0, 3, 0, None, {"x": (A, 1)})) == {"torn snapshot"}
 
 
-def test_a_range_with_a_key_too_many_or_too_few_is_torn() -> None:
-    assert named(WRITER, txn(2, 2, 3, 1, None, ranges=[("a", "z", [])])) == {"torn snapshot"}
-    assert named(WRITER, txn(2, 0, 3, 0, None, ranges=[("a", "z", [("x", A, 1)])])) == {"torn snapshot"}
+def test_a_range_with_an_extra_or_a_missing_key_is_torn() -> None:
+    assert error_names(WRITER, txn(2, 2, 3, 1, None, ranges=[("a", "z", [])])) == {"torn snapshot"}
+    assert error_names(WRITER, txn(2, 0, 3, 0, None, ranges=[("a", "z", [("x", A, 1)])])) == {"torn snapshot"}
 
 
-def test_what_a_refused_transaction_saw_counts_too() -> None:
-    assert named(WRITER, txn(2, 2, 3, 1, None, {"x": (None, 0)}, writes={"y": B}, ok=False)) == {"torn snapshot"}
+def test_the_reads_of_a_refused_transaction_are_checked_too() -> None:
+    assert error_names(WRITER, txn(2, 2, 3, 1, None, {"x": (None, 0)}, writes={"y": B}, ok=False)) == {"torn snapshot"}
 
 
 def test_a_commit_whose_reads_had_changed_is_not_serializable() -> None:
     lost_update = txn(2, 0, 3, 0, 2, {"x": (None, 0)}, writes={"x": B})
     phantom = txn(2, 0, 3, 0, 2, ranges=[("a", "z", [])], writes={"y": B})
-    assert named(WRITER, lost_update) == named(WRITER, phantom) == {"not serializable"}
+    assert error_names(WRITER, lost_update) == error_names(WRITER, phantom) == {"not serializable"}
 
 
-def test_who_does_not_see_what_was_acknowledged_before_is_stale() -> None:
-    assert named(WRITER, txn(2, 2, 3, 0, None, {"x": (None, 0)})) == {"stale"}
-    assert named(WRITER, txn(2, 1, 3, 0, None, {"x": (None, 0)})) == set(), "it need not, if it began before"
+def test_a_snapshot_older_than_an_acknowledged_commit_is_stale() -> None:
+    assert error_names(WRITER, txn(2, 2, 3, 0, None, {"x": (None, 0)})) == {"stale"}
+    assert error_names(WRITER, txn(2, 1, 3, 0, None, {"x": (None, 0)})) == set(), "it began before the acknowledgement"
 
 
 def test_two_readers_that_see_time_go_back_are_stale() -> None:
     slow = txn(1, 0, 90, None, 1, writes={"x": A})
-    assert named(slow, txn(2, 1, 2, 1), txn(3, 3, 4, 0)) == {"stale"}
+    assert error_names(slow, txn(2, 1, 2, 1), txn(3, 3, 4, 0)) == {"stale"}
 
 
-def test_a_blind_write_below_what_was_acknowledged_is_stale() -> None:
-    assert named(txn(1, 0, 1, None, 2, writes={"x": A}), txn(2, 2, 3, None, 1, writes={"x": B})) == {"stale"}
+def test_a_blind_write_below_an_acknowledged_version_is_stale() -> None:
+    assert error_names(txn(1, 0, 1, None, 2, writes={"x": A}), txn(2, 2, 3, None, 1, writes={"x": B})) == {"stale"}
 
 
 def test_a_commit_below_its_snapshot_is_in_the_future() -> None:
-    assert "future" in named(WRITER, txn(2, 0, 9, 3, 2, writes={"y": B}))
+    assert "future" in error_names(WRITER, txn(2, 0, 9, 3, 2, writes={"y": B}))
 
 
-def test_one_version_for_two_commits_is_found() -> None:
-    assert named(WRITER, txn(2, 0, 1, None, 1, writes={"y": B})) == {"version twice"}
+def test_the_replay_finds_two_commits_with_one_version() -> None:
+    assert error_names(WRITER, txn(2, 0, 1, None, 1, writes={"y": B})) == {"version twice"}
 
 
-def test_outcomes_are_compared_with_what_the_daemon_tells() -> None:
+def test_outcomes_are_compared_with_the_history_of_the_daemon() -> None:
     refused, unknown = txn(2, 0, 1, 0, writes={"x": B}, ok=False), txn(3, 0, None, 0, writes={"x": B}, ok=None)
 
-    def outcomes(history: list[Txn], told: dict[Identity, list[int]]) -> set[str]:
-        return compare_outcomes(history, told).names
+    def outcomes(history: list[Txn], committed: dict[Identity, list[int]]) -> set[str]:
+        return compare_outcomes(history, committed).names
 
     assert outcomes([WRITER, refused, unknown], {(1, 0): [1]}) == set()
     assert outcomes([WRITER, refused, unknown], {(1, 0): [1], (3, 0): [2]}) == set()
@@ -101,23 +103,23 @@ def test_outcomes_are_compared_with_what_the_daemon_tells() -> None:
     assert outcomes([], {(7, 7): [1]}) == {"stray"}
 
 
-def test_reasons_of_conflicts_are_checked() -> None:
+def test_the_reasons_of_conflicts_are_checked() -> None:
     def reasons(*conflict: object) -> set[str]:
         refused = txn(2, 0, 3, 0, None, {"x": (None, 0)}, writes={"x": B}, ok=False)
         refused.conflicts = [conflict]  # type: ignore[list-item]
-        found, count = compare_conflicts([WRITER, refused], {(1, 0): 1}, {1: 77})
+        findings, count = compare_conflicts([WRITER, refused], {(1, 0): 1}, {1: 77})
         assert count == 1
-        return found.names
+        return findings.names
 
     author = [0, 77, "python3"]
     assert reasons("x", 0, 1, 5, author) == set()
-    assert reasons("y", 0, 1, 5, author) == {"wrong conflict"}, "y never changed"
+    assert reasons("y", 0, 1, 5, author) == {"wrong conflict"}, "y has never changed"
     assert reasons("x", 4, 1, 5, author) == {"wrong conflict"}, "it had read another version"
     assert reasons("x", 0, 9, 5, author) >= {"wrong conflict"}, "there is no such version"
     assert reasons("x", 0, 1, 5, [0, 78, "python3"]) == {"wrong author"}
 
 
-def test_the_truth_knows_every_version() -> None:
+def test_the_truth_has_the_state_of_every_version() -> None:
     second = txn(2, 2, 3, None, 4, writes={"x": None, "y": B, "gone": None})
     truth = Truth([WRITER, second], {(1, 0): 1, (2, 0): 4})
     assert truth.changes == {1: {"x": A}, 4: {"x": None, "y": B}}
@@ -128,20 +130,20 @@ def test_the_truth_knows_every_version() -> None:
     assert truth.with_prefix("y") == [4]
 
 
-# ---------------------------------------------------------------------- planted in good histories
+# ---------------------------------------------------------------------- faults planted in good histories
 
 
 def good_history(seed: int) -> list[Txn]:
-    """Transactions of a store that does what it should: overlapping, some refused."""
+    """Return transactions of a simulated, correct store. They overlap, and some are refused."""
     chance = random.Random(seed)  # noqa: S311 - a test
     states: list[State] = [{}]
     history = []
     for number in range(GOOD_TRANSACTIONS):
         late = chance.choice([0, 0, 0, 1, 2]) if len(states) > 2 else 0
         seen = states[-1 - late]
-        # It began before what it does not see had ended.
-        begun, ended = 10 * number - 100 * late, 10 * number + 25
-        each = Txn(1, number, begun, ended, True, STEP * (len(states) - 1 - late), None, {}, [], {})
+        # The transaction began before the commits that it does not see had ended.
+        first_time, last_time = 10 * number - 100 * late, 10 * number + 25
+        each = Txn(1, number, first_time, last_time, True, STEP * (len(states) - 1 - late), None, {}, [], {})
         each.reads = {key: seen.get(key, (None, 0)) for key in chance.sample("abcdef", 2)}
         if number % 2:
             start, end = sorted(chance.sample("abcdefg", 2))
@@ -163,13 +165,13 @@ def _items(state: State, start: str, end: str) -> list[Item]:
 
 
 def has_changed(each: Txn, state: State) -> bool:
-    """Whether anything that it read has changed."""
+    """Whether a key or range that the transaction read has changed."""
     reads = any(state.get(key, (None, 0)) != seen for key, seen in each.reads.items())
     return reads or any(_items(state, start, end) != items for start, end, items in each.ranges)
 
 
 @pytest.mark.parametrize("seed", range(SEEDS))
-def test_nothing_is_found_in_a_good_history(seed: int) -> None:
+def test_the_replay_accepts_a_good_history(seed: int) -> None:
     history = good_history(seed)
     refused = sum(each.ok is False for each in history)
     assert replay(history, acknowledged(history)) == []
@@ -187,15 +189,15 @@ def miss_a_key_of_a_range(history: list[Txn], chance: random.Random) -> None:
     each.ranges = [(start, end, items[1:]) for start, end, items in each.ranges]
 
 
-def commit_what_conflicts(history: list[Txn], chance: random.Random) -> None:
+def commit_a_conflict(history: list[Txn], chance: random.Random) -> None:
     each = chance.choice([txn for txn in history if txn.ok is False])
     before = [txn.version for txn in history if txn.number < each.number and txn.version is not None]
     each.ok, each.version = True, before[-1] + 1
 
 
 def lose_a_commit(history: list[Txn], chance: random.Random) -> None:
-    read = {value for txn in history for value, _ in txn.reads.values()}
-    each = chance.choice([txn for txn in history if txn.version and mark(1, txn.number) in read])
+    seen = {value for txn in history for value, _ in txn.reads.values()}
+    each = chance.choice([txn for txn in history if txn.version and mark(1, txn.number) in seen])
     each.version = None
 
 
@@ -207,9 +209,9 @@ def swap_two_commits(history: list[Txn], chance: random.Random) -> None:
 
 
 @pytest.mark.parametrize(
-    "plant", [see_an_older_value, miss_a_key_of_a_range, commit_what_conflicts, lose_a_commit, swap_two_commits]
+    "plant", [see_an_older_value, miss_a_key_of_a_range, commit_a_conflict, lose_a_commit, swap_two_commits]
 )
-def test_a_planted_fault_is_found(plant: Callable[[list[Txn], random.Random], None]) -> None:
+def test_the_replay_finds_a_planted_fault(plant: Callable[[list[Txn], random.Random], None]) -> None:
     for seed in range(SEEDS):
         history = good_history(seed)
         plant(history, random.Random(seed))  # noqa: S311 - a test

@@ -1,7 +1,7 @@
-"""The schedules of the named anomalies (`tests/histories/anomalies`) show the anomaly if a daemon allows it.
+"""Tests of the schedules in `tests/histories/anomalies`: each shows its anomaly with a daemon that allows it.
 
-Dirty writes, dirty reads and intermediate reads are not here: writes stay with the client until the commit, so there is
-no part of the daemon that could be broken in order to show them.
+Dirty writes, dirty reads and intermediate reads are missing: writes stay with the client until the commit, so no bug of
+the daemon could show them.
 """
 
 from collections.abc import Callable
@@ -30,7 +30,7 @@ SHOWN_BY = {
 
 
 def is_as_expected(daemon: "RecordedDaemon", name: str) -> bool:
-    """Play a schedule; whether every answer is the right one."""
+    """Run a schedule; return whether every answer is as expected."""
     sessions: dict[str, Session] = {}
     [script] = [script for script in SCRIPTS if script.stem == name]
     for session, command, operands, expected in steps(script):
@@ -47,6 +47,6 @@ def test_a_broken_daemon_shows_the_anomaly(start: Start, bug: str) -> None:
     assert [name for name in sorted(SHOWN_BY[bug]) if is_as_expected(daemon, name)] == []
 
 
-def test_a_sound_daemon_shows_none_of_them(start: Start) -> None:
+def test_a_correct_daemon_shows_no_anomaly(start: Start) -> None:
     names = sorted(set().union(*SHOWN_BY.values()))
     assert [name for name in names if is_as_expected(start(), name)] == names

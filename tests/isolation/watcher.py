@@ -1,8 +1,8 @@
-"""One watching process: comes, watches some prefix from some version on, goes in the middle of it, and comes again.
+"""One watcher process: it connects, watches some prefix from some version, disconnects at any time, and repeats.
 
-`python -m tests.isolation.watcher SOCKET FILE PLAN`. It goes on from where it was, or begins somewhere near the current
-version, before or behind it; it may take nothing for so long that it falls behind. Once the file `until` tells the last
-version it watches every prefix up to there.
+`python -m tests.isolation.watcher SOCKET FILE PLAN`. A session continues at the last position, or begins near the
+current version, before or after it. It may read nothing for so long that it falls behind. Once the file `until`
+contains the last version, the watcher follows every prefix up to it.
 """
 
 import os
@@ -21,15 +21,15 @@ from tests.isolation.records import Recorded, Session
 
 POLL_S = 0.01
 PREFIXES = ["", "k/", "k/00", "k/003", "by/", "by/1", "none/"]
-BUSY = ("", "k/")  # enough happens here for one to fall behind
+BUSY = ("", "k/")  # enough commits to fall behind
 MAX_FRAMES = 30
-# Those that were on their way when it fell behind come first.
-FRAMES_OF_A_LATE_ONE = 500
+# A session that fell behind first receives the frames that were already sent.
+FRAMES_OF_A_SLOW_SESSION = 500
 encode, decode = msgspec.msgpack.encode, msgspec.msgpack.decode
 
 
 class Plan(msgspec.Struct):
-    """``behind``: how far in the past it may begin. ``lag``: by so many versions it falls behind now and then."""
+    """``behind``: how far in the past a session may begin. ``lag``: by how many versions some sessions fall behind."""
 
     number: int
     until: str
@@ -38,7 +38,7 @@ class Plan(msgspec.Struct):
 
 
 class Stream:
-    """A connection's frames, as they come."""
+    """A connection, and the frames that it receives."""
 
     def __init__(self, path: str) -> None:
         self._socket = socket.socket(socket.AF_UNIX)
@@ -47,12 +47,12 @@ class Stream:
         self._data = b""
 
     def send(self, *requests: object) -> None:
-        """One frame."""
+        """Send one frame."""
         payload = encode(requests)
         self._socket.sendall(len(payload).to_bytes(4, "big") + payload)
 
     def frames(self) -> Iterator[Any]:
-        """The frames that come, None where none does for a while. Ends with the stream, or with a goodbye."""
+        """Yield the frames, and None when none arrives for a while. Stop at the end of the stream or a final error."""
         while True:
             size = 4 + int.from_bytes(self._data[:4], "big")
             if len(self._data) >= max(size, 5):
@@ -73,12 +73,12 @@ class Stream:
             self._data += data
 
     def close(self) -> None:
-        """In the middle of whatever it is."""
+        """Close, even in the middle of a frame."""
         self._socket.close()
 
 
 def connect(path: str) -> tuple[Stream, int]:
-    """A connection, as soon as there is one, and the version it began at."""
+    """Connect, and wait for a daemon if there is none. Return the connection and the current version."""
     deadline = time.monotonic() + DEADLINE_S
     while time.monotonic() < deadline:
         try:
@@ -94,7 +94,7 @@ def connect(path: str) -> tuple[Stream, int]:
 
 
 class Watcher:
-    """Comes and goes, and records."""
+    """Watches in many sessions, and records them."""
 
     def __init__(self, path: str, plan: Plan) -> None:
         self._path = path
@@ -104,8 +104,8 @@ class Watcher:
         self._final: int | None = None
         self.recorded = Recorded(os.getpid())
 
-    def play(self) -> None:
-        """Until everything up to the last version has been told, for every prefix."""
+    def run(self) -> None:
+        """Watch until every prefix is complete up to the last version."""
         while not self._knows_the_end():
             self._watch(self._chance.choice(PREFIXES), self._chance.randint(1, MAX_FRAMES))
         for prefix in PREFIXES:
@@ -118,24 +118,24 @@ class Watcher:
             self._final = int(file.read_text())
         return self._final is not None
 
-    def _watch(self, prefix: str, most: int | None) -> None:
-        """One session: of so many frames, or moments in which none comes; or to the end."""
+    def _watch(self, prefix: str, max_frames: int | None) -> None:
+        """Run one session, for ``max_frames`` frames or pauses between frames; None: up to the last version."""
         stream, known = connect(self._path)
-        since = self._since(prefix, known) if most is not None else max(0, self._positions.get(prefix, 0))
+        since = self._since(prefix, known) if max_frames is not None else max(0, self._positions.get(prefix, 0))
         session = Session(prefix, since, known, [])
         self.recorded.sessions.append(session)
         stream.send(["watch", prefix, since])
-        if self._plan.lag and most is not None and prefix in BUSY and self._chance.random() < 0.6:
+        if self._plan.lag and max_frames is not None and prefix in BUSY and self._chance.random() < 0.6:
             self._fall_behind(known)
-            most = FRAMES_OF_A_LATE_ONE
+            max_frames = FRAMES_OF_A_SLOW_SESSION
         frames = stream.frames()
         answer = next((frame for frame in frames if frame is not None), [True])
         assert answer == [True], answer
         for frame in frames:
             session.events += frame or []
-            if most is not None:
-                most -= 1
-                if most == 0 or (frame is None and self._knows_the_end()):
+            if max_frames is not None:
+                max_frames -= 1
+                if max_frames == 0 or (frame is None and self._knows_the_end()):
                     break
             elif self._final is not None and position(session) >= self._final:
                 break
@@ -150,34 +150,34 @@ class Watcher:
             return self._positions[prefix]
         return max(0, known + self._chance.randint(-self._plan.behind, 100))
 
-    def _fall_behind(self, begun: int) -> None:
-        """Take nothing, until the daemon is far ahead or everybody has finished."""
+    def _fall_behind(self, start_version: int) -> None:
+        """Read nothing until the daemon is ``lag`` versions ahead, or the last version is known."""
         while not self._knows_the_end():
             stream, version = connect(self._path)
             stream.close()
-            if version >= begun + self._plan.lag:
+            if version >= start_version + self._plan.lag:
                 return
             time.sleep(POLL_S)
 
 
 def position(session: Session) -> int:
-    """Up to where everything has been told, as the session knows; -1 if it cannot know."""
-    reset = False
+    """Return the version up to which the session is complete; -1 if that is not known."""
+    is_resetting = False
     place = session.since if session.since is not None and session.since <= session.known else -1
     for kind, version, *_ in session.events:
         if kind == "reset":
-            reset, place = True, -1
+            is_resetting, place = True, -1
         elif kind == "live":
-            reset, place = False, version
-        elif kind == "change" and not reset:
+            is_resetting, place = False, version
+        elif kind == "change" and not is_resetting:
             place = version
     return place
 
 
 def main(path: str, file: str, plan: str) -> None:
-    """Watch, then write down what was seen."""
+    """Watch, then write the records."""
     watcher = Watcher(path, msgspec.json.decode(plan, type=Plan))
-    watcher.play()
+    watcher.run()
     with open(file, "wb") as out:
         out.write(encode(watcher.recorded))
 

@@ -1,9 +1,9 @@
-"""One client process: transactions over the bare wire, with ranges and deletions, recorded as they are seen from here.
+"""One client process: it sends transactions with ranges and deletions as raw frames, and records what it sees.
 
-`python -m tests.isolation.worker SOCKET FILE PLAN`. A transaction is what any client would do with two frames: one that
-begins and reads, one that commits. Connections may be cut around a commit (`cuts`), and the daemon may go away: then
-the outcome is what the same commit with the same id is told on the next connection, or it stays unknown. `bug` lets
-the worker itself do something wrong, to see that it is found.
+`python -m tests.isolation.worker SOCKET FILE PLAN`. A transaction takes two frames, as with any client: one begins and
+reads, one commits. Connections may be cut around a commit (`cuts`), and the daemon may stop. Then the worker may send
+the same commit with the same id on the next connection, and records that outcome; otherwise the outcome stays unknown.
+`bug` plants a bug in the worker itself, which the checkers must find.
 """
 
 import os
@@ -24,7 +24,7 @@ encode, decode = msgspec.msgpack.encode, msgspec.msgpack.decode
 
 
 class Plan(msgspec.Struct):
-    """What to play. ``cuts`` is the share of commits whose connection is cut, ``read_only`` that of transactions."""
+    """The workload. ``cuts``: the share of commits whose connection is cut. ``read_only``: a share of transactions."""
 
     number: int
     count: int
@@ -34,31 +34,31 @@ class Plan(msgspec.Struct):
     cuts: float = 0.0
     pad: int = 0
     bug: str = ""
-    until: str = ""  # play on until this file is there
+    until: str = ""  # run until this file exists
 
 
-# Planted bugs: where a transaction reads instead of at its snapshot.
-WRONG_PLACES: dict[str, Callable[[int], int | None]] = {
+# Planted bugs: the version at which a transaction reads instead of its snapshot.
+WRONG_VERSIONS: dict[str, Callable[[int], int | None]] = {
     "reads what is current": lambda _: None,
     "reads what was": lambda snapshot: max(0, snapshot - 5),
 }
 
 
-def _placed(reads: list[list[object]], at: int | None) -> list[list[object]]:
+def _at_version(reads: list[list[object]], at: int | None) -> list[list[object]]:
     return [[*read, at] for read in reads]
 
 
 class Connection:
-    """Frames out and in, on one stream after the other."""
+    """Sends and receives frames, and reconnects after an error."""
 
     def __init__(self, path: str) -> None:
         self._path = path
-        self.begun = 0
+        self.connects = 0
         self.store_id: str | None = None
         self.open()
 
     def open(self) -> None:
-        """Connect, for as long as the daemon may be away."""
+        """Connect, and wait for the daemon if it is not running."""
         deadline = time.monotonic() + DEADLINE_S
         while True:
             try:
@@ -79,16 +79,16 @@ class Connection:
         [hello] = self.receive()
         assert self.store_id in (None, hello[2]), "another store"
         self.store_id = hello[2]
-        self.begun += 1
+        self.connects += 1
 
     def send(self, *requests: object, share: float = 1.0) -> None:
-        """One frame, or only a part of it."""
+        """Send one frame, or only the first ``share`` of it."""
         payload = encode(requests)
         frame = len(payload).to_bytes(4, "big") + payload
         self._socket.sendall(frame[: max(1, int(len(frame) * share))])
 
     def receive(self) -> Any:  # noqa: ANN401 - replies
-        """The next frame. Raises EOFError where the stream ends, or is going to."""
+        """Return the next frame. Raises EOFError at the end of the stream, or at a final error."""
         head = self._stream.read(4)
         body = self._stream.read(int.from_bytes(head, "big"))
         if len(head) < 4 or not body:
@@ -99,42 +99,42 @@ class Connection:
         return replies
 
     def ask(self, *requests: object) -> Any:  # noqa: ANN401 - replies
-        """The replies to one frame. Raises OSError, EOFError."""
+        """Return the replies to one frame. Raises OSError, EOFError."""
         self.send(*requests)
         return self.receive()
 
     def close(self) -> None:
-        """In the middle of whatever it is."""
+        """Close, even in the middle of a frame."""
         self._socket.close()
         if hasattr(self, "_stream"):
             self._stream.close()
 
 
 class Worker:
-    """Plays and records."""
+    """Runs transactions and records them."""
 
     def __init__(self, path: str, plan: Plan) -> None:
         self._plan = plan
         self._chance = random.Random(plan.number)  # noqa: S311 - a workload
         self._connection = Connection(path)
         self._known = 0
-        self._to_end: list[int] = []  # snapshots to be given back with the next frame
+        self._to_end: list[int] = []  # snapshots to release with the next frame
         self.recorded = Recorded(os.getpid())
 
-    def play(self) -> None:
-        """All transactions of the plan."""
+    def run(self) -> None:
+        """Run all transactions of the plan."""
         for number in range(self._plan.count):
             if number % 64 == 0 and self._plan.until and os.path.exists(self._plan.until):
                 break
             try:
                 txn = self._read(number)
-            except (OSError, EOFError):  # nothing was asked for that could have happened
+            except (OSError, EOFError):  # the frame had no write, so nothing is recorded
                 self._reconnect()
                 continue
             if txn.writes:
                 self._commit(txn)
             self.recorded.txns.append(txn)
-        self.recorded.reconnected = self._connection.begun - 1
+        self.recorded.reconnected = self._connection.connects - 1
 
     def _key(self) -> str:
         return f"k/{self._chance.randrange(self._plan.keys):03}"
@@ -142,42 +142,44 @@ class Worker:
     # ------------------------------------------------------------------ reading
 
     def _read(self, number: int) -> Txn:
-        """A transaction that has read what it wants, and knows what it wants to write."""
+        """Begin a transaction, make its reads, and choose its writes."""
         plan, chance = self._plan, self._chance
         txn = Txn(plan.number, number, time.monotonic_ns(), None, True, None, None, {}, [], {})
         is_blind = chance.random() < plan.blind
         if not is_blind:
             keys = [self._key() for _ in range(chance.randint(1, 3))]
             ranges = [sorted((self._key(), self._key()))] if chance.random() < 0.5 else []
-            self._look(txn, list(dict.fromkeys(keys)), [(start, end) for start, end in ranges if start < end])
+            self._read_at_snapshot(
+                txn, list(dict.fromkeys(keys)), [(start, end) for start, end in ranges if start < end]
+            )
             txn.end = time.monotonic_ns()
         if is_blind or chance.random() >= plan.read_only:
             self._choose_writes(txn)
         return txn
 
-    def _look(self, txn: Txn, keys: list[str], ranges: list[tuple[str, str]]) -> None:
-        """Begin and read: all in one frame, or what comes last of it in a second one, later."""
+    def _read_at_snapshot(self, txn: Txn, keys: list[str], ranges: list[tuple[str, str]]) -> None:
+        """Begin and read: all in one frame, or some of the reads in a second frame."""
         begin = [*(["end", snapshot] for snapshot in self._to_end), ["begin"]]
         self._to_end.clear()
-        ask, wrong_place = self._connection.ask, WRONG_PLACES.get(self._plan.bug)
-        asked: list[list[object]] = [["fetch", keys], *(["scan", start, end, 1_000] for start, end in ranges)]
-        first = 0 if wrong_place else self._chance.randint(0, 2 * len(asked))
-        snapshot, *seen = ask(*begin, *_placed(asked[:first], -1))[len(begin) - 1 :]
-        if asked[first:]:
-            seen += ask(*_placed(asked[first:], wrong_place(snapshot) if wrong_place else snapshot))
+        ask, wrong_version = self._connection.ask, WRONG_VERSIONS.get(self._plan.bug)
+        requests: list[list[object]] = [["fetch", keys], *(["scan", start, end, 1_000] for start, end in ranges)]
+        first = 0 if wrong_version else self._chance.randint(0, 2 * len(requests))
+        snapshot, *seen = ask(*begin, *_at_version(requests[:first], -1))[len(begin) - 1 :]
+        if requests[first:]:
+            seen += ask(*_at_version(requests[first:], wrong_version(snapshot) if wrong_version else snapshot))
         txn.snapshot = self._known = snapshot
         self._to_end.append(snapshot)
         txn.reads = {key: (value, version) for key, (value, version, *_) in zip(keys, seen[0], strict=True)}
-        for (start, end), (items, following) in zip(ranges, seen[1:], strict=True):
-            assert following is None, "one page holds them all"
+        for (start, end), (items, next_page) in zip(ranges, seen[1:], strict=True):
+            assert next_page is None, "one page must hold all keys"
             txn.ranges.append((start, end, items))
 
     def _choose_writes(self, txn: Txn) -> None:
-        """Mostly of what it has read; a quarter deletes."""
+        """Choose writes, mostly to keys that the transaction has read; a quarter are deletions."""
         value: bytes = mark(txn.process, txn.number) + b" " * bool(self._plan.pad) + b"." * self._plan.pad
-        met = [*txn.reads, *(item[0] for *_, items in txn.ranges for item in items)]
+        seen = [*txn.reads, *(item[0] for *_, items in txn.ranges for item in items)]
         for _ in range(self._chance.randint(1, 2)):
-            key = self._chance.choice(met) if met and self._chance.random() < 0.7 else self._key()
+            key = self._chance.choice(seen) if seen and self._chance.random() < 0.7 else self._key()
             txn.writes[key] = None if self._chance.random() < 0.25 else value
         txn.writes[marker(txn.process)] = mark(txn.process, txn.number)
 
@@ -191,17 +193,17 @@ class Worker:
         try:
             if cut and self._chance.random() < 0.3:
                 self._connection.send(*frame, share=self._chance.random() * 0.99)
-                txn.ok, txn.end = False, time.monotonic_ns()  # half a frame never runs
+                txn.ok, txn.end = False, time.monotonic_ns()  # an incomplete frame never runs
                 raise EOFError
             self._connection.send(*frame)
             if cut:
                 raise EOFError
-            self._settle(txn, self._connection.receive()[0])
+            self._record_outcome(txn, self._connection.receive()[0])
         except (OSError, EOFError):
             self.recorded.cut += cut
             self._reconnect()
             if txn.ok is None and self._chance.random() < 0.5:
-                self._ask_again(txn, frame[0])
+                self._send_again(txn, frame[0])
 
     def _request(self, txn: Txn) -> list[object]:
         bug = self._plan.bug
@@ -211,18 +213,18 @@ class Worker:
             reads, ranges = {}, []
         elif bug == "forgets ranges":
             ranges = []
-        how = {"id": os.urandom(16), "since": self._known}
-        return ["commit", txn.writes, reads, ranges, txn.snapshot, how]
+        options = {"id": os.urandom(16), "since": self._known}
+        return ["commit", txn.writes, reads, ranges, txn.snapshot, options]
 
-    def _ask_again(self, txn: Txn, request: object) -> None:
-        """The same request with the same id: it is done once, or was."""
+    def _send_again(self, txn: Txn, request: object) -> None:
+        """Send the same request with the same id: it takes effect only once."""
         try:
-            self._settle(txn, self._connection.ask(request)[0])
+            self._record_outcome(txn, self._connection.ask(request)[0])
             self.recorded.resent += 1
         except (OSError, EOFError):
             self._reconnect()
 
-    def _settle(self, txn: Txn, reply: Reply) -> None:
+    def _record_outcome(self, txn: Txn, reply: Reply) -> None:
         if not isinstance(reply, dict):
             txn.ok, txn.version = True, reply
             self._known = reply
@@ -241,9 +243,9 @@ class Worker:
 
 
 def main(path: str, file: str, plan: str) -> None:
-    """Play, then write down what was seen."""
+    """Run the plan, then write the records."""
     worker = Worker(path, msgspec.json.decode(plan, type=Plan))
-    worker.play()
+    worker.run()
     with open(file, "wb") as out:
         out.write(encode(worker.recorded))
 

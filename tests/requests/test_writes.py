@@ -64,7 +64,7 @@ def test_a_conflict_names_the_changed_keys_and_the_authors_of_the_changes(client
         ["new", 0, appeared, times[appeared], [9, None, "another"]],
         ["never", seen, 0, None, None],
     ]
-    assert "'a' is at version 2, not at version 1 as it was read" in reply["message"]
+    assert "'a' is at version 2 but was at version 1 when it was read" in reply["message"]
     assert "uid 7" in reply["message"]
     assert value_of(client, "x") is None, "nothing was written"
 

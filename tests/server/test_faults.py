@@ -94,7 +94,7 @@ def test_a_reply_that_cannot_be_encoded_ends_the_connection_with_an_error(
     path = str(tmp_path / "s")
     (first, last, end), other_reply = with_server(path, work)
     assert first == [True]
-    assert last == {"error": "internal", "message": "a fault in the server; its logging says more"}
+    assert last == {"error": "internal", "message": "a fault in the server; its log has the details"}
     assert end is None
     assert other_reply == [b"1"], "the requests before the fault have run"
     (record,) = [record for record in caplog.records if record.levelname == "ERROR"]
@@ -119,7 +119,7 @@ def test_an_event_that_cannot_be_encoded_ends_its_watch_with_an_error(
         return received, await elsewhere.receive()
 
     received, other_events = with_server(str(tmp_path / "s"), work, database)
-    assert received == [{"error": "internal", "message": "a fault in the server; its logging says more"}, None]
+    assert received == [{"error": "internal", "message": "a fault in the server; its log has the details"}, None]
     assert [event[0] for event in other_events] == ["change"], "another watch goes on"
     (record,) = [record for record in caplog.records if record.levelname == "ERROR"]
     assert record.getMessage().startswith("internal error in a feed of uid ")

@@ -65,7 +65,7 @@ def test_one_connection_too_many_is_refused_with_a_reason_and_logged_in_one_line
     assert refusal["error"] == "busy"
     assert "try again later" in refusal["message"]
     assert [line for line in kvd.log_lines() if "refused" in line] == [
-        f"WARNING refused uid {os.getuid()} pid {os.getpid()}: 3 connections are open, as many as may be"
+        f"WARNING refused uid {os.getuid()} pid {os.getpid()}: 3 connections are open, which is the limit"
     ]
     assert all(peer.ask(["ping"]) == [True] for peer in connected)
     for peer in connected:
