@@ -11,7 +11,7 @@ from kvd.requests.peer import Peer
 
 
 class RetryLater(Exception):
-    """Too many keys must expire first for one turn of the loop; nothing was done, so the request is to be run again."""
+    """Too many keys must expire first for one turn of the loop; nothing was done, so run the request again later."""
 
 
 class RequestContext:

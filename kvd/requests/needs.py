@@ -1,8 +1,8 @@
 """What the replies to a frame wait for: which version must be written, and which synced, before they may leave.
 
-Every reply reveals a version. A plain read of keys that exist reveals the versions of those keys; any other request
-reveals the current version. How durable that version must be is the policy of ``kvd/engine/durability.py``; a single
-write may ask for more or less (``sync`` in its options).
+A reply that reveals anything reveals a version. A plain read of keys that exist reveals the versions of those keys; any
+other request reveals the current version. How durable that version must be is the policy of
+``kvd/engine/durability.py``; a single write may ask for more or less (``sync`` in its options).
 """
 
 from collections.abc import Sequence

@@ -76,7 +76,7 @@ class Row(NamedTuple):
 
     ``reads`` and ``writes``: the single keys that it reads, and the keys that it may change; each key needs that right.
     ``ranges``: the ranges that it touches, as (right needed, first key, first key after the range or None). ``right``:
-    a right that the client must have below some prefix; a refusal names ``asks_for``. ``costly``: it may take a
+    a right that the client must have (see ``Grant.has``); a refusal names ``asks_for``. ``costly``: it may take a
     millisecond or more, so two of them do not run in one turn of the loop. ``sees_all``: it may show keys that it does
     not name. ``hot_reads``: the keys that count as read for ``kv top-keys``. ``quotes``: the keys that the slow log
     prints; by default the keys that it names.

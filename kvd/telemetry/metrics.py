@@ -25,7 +25,7 @@ LAG_BOUNDS = SLICED_BOUNDS
 
 
 class Histogram:
-    """Counts of durations, in seconds, one for each interval that ends at one of ``bounds``; the last is above all."""
+    """Counts of durations in seconds, one for each interval that ends at a bound, and one for longer durations."""
 
     __slots__ = ("bounds", "counts", "total")
 
