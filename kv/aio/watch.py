@@ -7,7 +7,7 @@ import socket
 from functools import partial
 from typing import TYPE_CHECKING, Self
 
-from kv.aio.connection import tls_options
+from kv.aio.stream import tls_options
 from kv.api.watches import FIRST_PAUSE_S, MAX_PAUSE_S, WatchState
 from kv.blocking.stream import Deadline, open_stream
 from kv.errors import ConnectionLost, KvdError, Unavailable

@@ -12,7 +12,6 @@ Time stands still, but for the clock of commits: each commit is a microsecond af
 import asyncio
 import os
 import socket
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -30,18 +29,16 @@ from kvd.engine.near_cache import NearCaches, refuse_leases
 from kvd.engine.replay import Replay
 from kvd.engine.snapshots import Snapshots
 from kvd.journal.commit_log import CommitLog
-from kvd.protocol.errors import CODES
 from kvd.protocol.limits import Limits
 from kvd.protocol.messages import DECODE_ERRORS, AnyRequest, Set, decode_batch, encode_replies
 from kvd.requests.access import Access, AccessRule, Identity
 from kvd.requests.admin import AdminBackend
 from kvd.requests.authentication import Authentication
-from kvd.requests.errors import RequestError, error_reply
+from kvd.requests.errors import error_reply
 from kvd.requests.executor import Executor
 from kvd.requests.limits import LimitChecker
 from kvd.requests.peer import Peer
 from kvd.requests.sliced import HeldBytes, Result
-from kvd.server import session as session_module
 from kvd.server.connection import Connections
 from kvd.server.server import Server
 from kvd.server.session import GOODBYE, Session
@@ -50,37 +47,12 @@ from kvd.telemetry.hot_keys import HotKeys
 from kvd.telemetry.metrics import LoopLag, ServerMetrics
 from kvd.telemetry.slow_log import SlowLog
 from kvd.telemetry.telemetry import Telemetry
+from tests.harness.checked_replies import checked, joined
 from tests.harness.clocks import ManualClock, ManualScheduler, TickingClock
+from tests.harness.fake_backend import FakeBackend
+from tests.harness.fake_transport import FakeTransport
 
-# An error message has at most this many characters.
-MAX_MESSAGE = 300 + len("…")
 Clock = Callable[[], int]
-
-
-class FakeBackend:
-    """What the process around the server offers to administrators: fixed replies, and a note of a shutdown."""
-
-    def __init__(self) -> None:
-        self.stopping = False
-
-    def status(self) -> list[tuple[str, str | int]]:
-        return [("version", "1"), ("connections", 2)]
-
-    def reload(self) -> list[str]:
-        raise RequestError("bad_request", "kvd.toml, line 3: no such key")
-
-    def checkpoint(self) -> int:
-        raise NotImplementedError
-
-    def counters(self) -> list[tuple[str, int]]:
-        return []
-
-    def resident_bytes(self) -> int:
-        return 0
-
-    def shutdown(self) -> int:
-        self.stopping = True
-        return 4711
 
 
 def build_database(
@@ -208,9 +180,9 @@ class InMemoryServer:
         peer.apply_access(self.access)
         return InMemoryClient(self, peer)
 
-    def open(self, pid: int) -> "FakeTransport":
+    def open(self, pid: int) -> FakeTransport:
         """A connection of a process with a session, as an event loop would make it."""
-        return FakeTransport(self, Peer(f"pid {pid}", 1000, pid, "test"))
+        return FakeTransport(self.server, Peer(f"pid {pid}", 1000, pid, "test"))
 
     @asynccontextmanager
     async def listening(
@@ -368,84 +340,3 @@ class InMemoryClient:
     def set_each(self, requests: list[Set]) -> object:
         """Run sets as those of several frames of one turn of the loop run."""
         return self.server.executor.set_each(requests, self.peer)
-
-
-class FakeTransport:
-    """A connection's transport: it keeps what the session writes, and brings nothing while reading is paused."""
-
-    def __init__(self, server: InMemoryServer, peer: Peer) -> None:
-        self.sent = bytearray()
-        self.is_closed = False
-        self._loop = server.server.loop
-        self._is_paused = False
-        self._arrived: deque[bytes] = deque()
-        self.session = Session(server.server)
-        self.session.transport = self  # type: ignore[assignment] # it is all that a session uses of one
-        self.session.peer = self.peer = peer
-        server.server.connections.add(self.session)
-
-    def receive(self, data: bytes) -> None:
-        """Some bytes arrive from the client."""
-        self._arrived.append(data)
-        self._deliver()
-
-    def _deliver(self) -> None:
-        while self._arrived and not self._is_paused:
-            data = self._arrived.popleft()
-            session_module._read_view[: len(data)] = data
-            self.session.buffer_updated(len(data))
-
-    def replies(self) -> list[Any]:
-        """The frames that the session has written, decoded."""
-        frames, at = [], 0
-        while at < len(self.sent):
-            end = at + 4 + int.from_bytes(self.sent[at : at + 4], "big")
-            frames.append(msgspec.msgpack.decode(self.sent[at + 4 : end]))
-            at = end
-        return frames
-
-    # ------------------------------------------------------------------ called by the session
-
-    def write(self, data: bytes) -> None:
-        assert not self.is_closed
-        self.sent += data
-
-    def writelines(self, pieces: list[bytes]) -> None:
-        for piece in pieces:
-            self.write(piece)
-
-    def close(self) -> None:
-        self.is_closed = True
-
-    def get_write_buffer_size(self) -> int:
-        return 0
-
-    def pause_reading(self) -> None:
-        self._is_paused = True
-
-    def resume_reading(self) -> None:
-        self._is_paused = False
-        self._loop.call_soon(self._deliver)
-
-
-def joined(work: Iterator[Result | None]) -> Any:  # noqa: ANN401 - whatever the server replies
-    """The reply to a frame that is run in slices."""
-    *slices, result = work
-    assert slices
-    assert set(slices) == {None}
-    assert result is not None
-    frame = b"".join(result[0])
-    assert int.from_bytes(frame[:4], "big") == len(frame) - 4
-    return msgspec.msgpack.decode(frame[4:])
-
-
-def checked(replies: list[Any], count: int) -> list[Any]:
-    """What holds for every reply frame: one reply for each request, and errors of the documented form."""
-    assert isinstance(replies, list)
-    assert len(replies) == count
-    for reply in replies:
-        if isinstance(reply, dict):
-            assert reply["error"] in CODES
-            assert isinstance(reply["message"], str)
-            assert 0 < len(reply["message"]) <= MAX_MESSAGE
-    return replies

@@ -12,7 +12,7 @@ from tests.harness.processes import Process, spawn_module
 from tests.histories.list_append import Txn
 
 # The deadline for all clients together; each runs until it has done its share.
-RUN_S = 300
+RUN_S = 900
 
 
 class HistoryDaemon(Daemon):

@@ -12,7 +12,7 @@ Start = Callable[..., HttpDaemon]
 
 @pytest.fixture(scope="module")
 def start() -> Iterator[Start]:
-    """Starts daemons. All must be in order when the module's tests are over."""
+    """Start daemons. All must be in order when the module's tests are over."""
     daemons: list[HttpDaemon] = []
     with new_folders() as new_folder:
 
@@ -26,13 +26,13 @@ def start() -> Iterator[Start]:
 
 @pytest.fixture(scope="module")
 def shared(start: Start) -> HttpDaemon:
-    """One for a whole module, open."""
+    """One open daemon (without tokens) for a whole module."""
     return start()
 
 
 @pytest.fixture
 def daemon(shared: HttpDaemon) -> HttpDaemon:
-    """The same, empty."""
+    """The shared daemon, emptied."""
     keys = [item["key"] for item in shared.ask("GET", "/v2/keys?limit=60000").json()["items"]]
     if keys:
         assert shared.post("/v2/delete", {"keys": keys}).status == 200

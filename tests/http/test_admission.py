@@ -1,4 +1,4 @@
-"""Who is let in over HTTP, by which name of this host, and what is told to those who are not."""
+"""Admission over HTTP: tokens, host names, origins, and the replies to requests that are not admitted."""
 
 import pathlib
 import subprocess
@@ -35,25 +35,27 @@ def ruled(start: Start) -> HttpDaemon:
     return start(RULES, is_open=False)
 
 
-@pytest.mark.parametrize("shown", [{}, {"Authorization": "Bearer wrong-token-0123456789"}, {"Authorization": "Bearer"},
-                                   {"Authorization": f"Basic {TOKEN}"}, {"Authorization": TOKEN}])  # fmt: skip
+@pytest.mark.parametrize("sent", [{}, {"Authorization": "Bearer wrong-token-0123456789"}, {"Authorization": "Bearer"},
+                                  {"Authorization": f"Basic {TOKEN}"}, {"Authorization": TOKEN}])  # fmt: skip
 @pytest.mark.parametrize(
     ("method", "target"), [("GET", "/v1/a"), ("PUT", "/v1/a"), ("GET", "/v2/keys"), ("GET", "/status"), ("GET", "/no")]
 )
-def test_without_a_token_everything_is_401(ruled: HttpDaemon, shown: dict[str, str], method: str, target: str) -> None:
-    answer = ruled.ask(method, target, b"x" if method == "PUT" else None, **shown)
+def test_without_a_valid_token_everything_is_401(
+    ruled: HttpDaemon, sent: dict[str, str], method: str, target: str
+) -> None:
+    answer = ruled.ask(method, target, b"x" if method == "PUT" else None, **sent)
     assert answer.status == 401
     assert answer.headers["www-authenticate"].startswith("Bearer")
     assert ruled.ask("GET", "/v1/a", Authorization=ANN).status == 404, "nothing was written"
 
 
-def test_a_token_lets_in_and_its_name_is_the_author(ruled: HttpDaemon) -> None:
+def test_a_request_with_a_token_is_admitted_and_the_tokens_name_is_the_author(ruled: HttpDaemon) -> None:
     assert ruled.ask("PUT", "/v1/by-ann", b"1", Authorization=ANN).status == 201
     assert ruled.ask("GET", "/v1/by-ann", Authorization=ANN.replace("Bearer", "bearer")).body == b"1"
     assert b"ann" in ruled.kv("history", "by-ann").stdout
 
 
-def test_a_certain_token_of_each_request_counts_not_the_connection_s_first(ruled: HttpDaemon) -> None:
+def test_the_token_of_each_request_counts_not_the_connections_first(ruled: HttpDaemon) -> None:
     with ruled.connect() as client:
         assert client.ask("PUT", "/v1/mine", b"1", Authorization=ANN).status == 201
         assert client.ask("GET", "/v1/mine", Authorization=BOB).status == 403
@@ -73,7 +75,7 @@ def test_a_certain_token_of_each_request_counts_not_the_connection_s_first(ruled
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("exists", [True, False])
-def test_a_denied_request_does_nothing_and_tells_nothing(
+def test_a_denied_request_changes_nothing_and_reveals_nothing(
     ruled: HttpDaemon, method: str, target: str, body: bytes | None, exists: bool
 ) -> None:
     ruled.ask("PUT", "/v1/bob/a", b"a", Authorization=BOB)
@@ -84,7 +86,7 @@ def test_a_denied_request_does_nothing_and_tells_nothing(
     version = ruled.status()["version"]
     answer = ruled.ask(method, target, body, Authorization=BOB)
     assert answer.status == 403
-    assert b"secret" not in answer.body.replace(b"'secret'", b"")  # no more than what was asked for
+    assert b"secret" not in answer.body.replace(b"'secret'", b"")  # the reply may quote only the key of the request
     assert ruled.status()["version"] == version
 
 
@@ -95,13 +97,13 @@ def test_a_denied_request_does_nothing_and_tells_nothing(
         {"delete": ["secret"], "set": {"bob/b": "1"}}, {"set": {"open/x": "1"}}, {"compare": {"secret": 0}},
     ],
 )  # fmt: skip
-def test_a_transaction_that_is_half_allowed_is_denied(ruled: HttpDaemon, body: dict[str, object]) -> None:
+def test_a_partly_allowed_transaction_is_denied(ruled: HttpDaemon, body: dict[str, object]) -> None:
     version = ruled.status()["version"]
     assert ruled.post("/v2/transaction", body, Authorization=BOB).status == 403
     assert ruled.status()["version"] == version
 
 
-def test_what_is_allowed_is_done(ruled: HttpDaemon) -> None:
+def test_allowed_requests_run(ruled: HttpDaemon) -> None:
     assert ruled.post("/v2/transaction", {"set": {"bob/t": "1"}}, Authorization=BOB).status == 200
     assert ruled.ask("GET", "/v2/keys?prefix=bob/", Authorization=BOB).status == 200
 
@@ -109,24 +111,24 @@ def test_what_is_allowed_is_done(ruled: HttpDaemon) -> None:
 @pytest.mark.parametrize(
     "host", ["evil.example", "127.0.0.1.evil.example", "localhost.evil", "", "10.0.0.1", "127.0.0.2", "[::2]"]
 )
-def test_another_host_is_refused(daemon: HttpDaemon, host: str) -> None:
+def test_another_host_is_rejected(daemon: HttpDaemon, host: str) -> None:
     answer = daemon.ask("PUT", "/v1/a", b"x", Host=host)
     assert answer.status == 421
     assert daemon.ask("GET", "/v1/a").status == 404
 
 
 @pytest.mark.parametrize("host", ["localhost", "LOCALHOST:4000", "127.0.0.1:1", "[::1]:4000", "localhost."])
-def test_our_own_names_are_not(daemon: HttpDaemon, host: str) -> None:
+def test_the_names_of_this_host_are_accepted(daemon: HttpDaemon, host: str) -> None:
     assert daemon.ask("PUT", "/v1/a", b"x", Host=host).status == 201
 
 
-def test_no_host_at_all_is_a_bad_request(daemon: HttpDaemon) -> None:
+def test_a_request_without_a_host_is_a_bad_request(daemon: HttpDaemon) -> None:
     with daemon.connect() as client:
         client.send(b"GET /v1/a HTTP/1.1\r\n\r\n")
         assert client.response().status == 400
 
 
-def test_a_page_of_another_origin_is_refused_and_nobody_is_told_that_it_may(daemon: HttpDaemon) -> None:
+def test_another_origin_is_rejected_and_no_reply_allows_one(daemon: HttpDaemon) -> None:
     answer = daemon.ask("PUT", "/v1/a", b"x", Origin="http://evil.example")
     assert answer.status == 403
     assert not [name for name in answer.headers if name.startswith("access-control")]
@@ -138,7 +140,7 @@ def test_a_page_of_another_origin_is_refused_and_nobody_is_told_that_it_may(daem
     assert daemon.ask("GET", "/v1/a").status == 404
 
 
-def test_over_the_unix_socket_the_kernel_says_who_it_is(ruled: HttpDaemon) -> None:
+def test_over_the_unix_socket_the_kernel_identifies_the_client(ruled: HttpDaemon) -> None:
     with ruled.connect_local() as client:
         assert client.ask("PUT", "/v1/local", b"1", Host="anything").status == 201
     assert b"local" in ruled.kv("get", "local").stdout
@@ -146,7 +148,7 @@ def test_over_the_unix_socket_the_kernel_says_who_it_is(ruled: HttpDaemon) -> No
 
 
 @pytest.mark.parametrize(
-    ("flags", "why"),
+    ("flags", "reason"),
     [
         (["--http", "127.0.0.1:0"], "token"),
         (["--http", "0.0.0.0:0", "--http-open"], "loopback"),
@@ -155,17 +157,19 @@ def test_over_the_unix_socket_the_kernel_says_who_it_is(ruled: HttpDaemon) -> No
         (["--http-open"], "http"),
     ],
 )
-def test_what_would_be_open_or_cannot_work_does_not_start(tmp_path: pathlib.Path, flags: list[str], why: str) -> None:
-    done = subprocess.run(  # noqa: S603 - our own command
+def test_an_open_or_invalid_http_configuration_does_not_start(
+    tmp_path: pathlib.Path, flags: list[str], reason: str
+) -> None:
+    result = subprocess.run(  # noqa: S603 - our own command
         [sys.executable, "-m", "kv", "serve", "--socket", f"{tmp_path}/s", *flags],
         cwd=ROOT, capture_output=True, timeout=DEADLINE_S, check=False,
     )  # fmt: skip
-    assert done.returncode in (2, 78), done
-    assert why in done.stderr.decode()
+    assert result.returncode in (2, 78), result
+    assert reason in result.stderr.decode()
     assert not pathlib.Path(tmp_path, "s").exists()
 
 
-def test_without_http_nothing_of_it_is_imported(tmp_path: pathlib.Path) -> None:
+def test_without_http_its_modules_are_not_imported(tmp_path: pathlib.Path) -> None:
     script = (
         "import sys, threading, os, signal, time\n"
         "def look():\n"
@@ -177,8 +181,8 @@ def test_without_http_nothing_of_it_is_imported(tmp_path: pathlib.Path) -> None:
         "from kvd.service.serve import serve\n"
         "sys.exit(serve({'listen.socket': sys.argv[1]}, None, daemon=False))\n"
     )
-    done = subprocess.run(  # noqa: S603 - our own command
+    result = subprocess.run(  # noqa: S603 - our own command
         [sys.executable, "-c", script, f"{tmp_path}/s", f"{tmp_path}/found"],
         cwd=ROOT, capture_output=True, timeout=DEADLINE_S, check=False,
     )  # fmt: skip
-    assert (done.returncode, (tmp_path / "found").read_text()) == (0, "[]"), done
+    assert (result.returncode, (tmp_path / "found").read_text()) == (0, "[]"), result

@@ -1,4 +1,4 @@
-"""A fault of the server's own while it answers over HTTP: the one connection ends, and no other is taken along."""
+"""A bug in the server while it answers over HTTP: the one connection ends, and the others go on."""
 
 import asyncio
 import pathlib
@@ -14,13 +14,13 @@ from kvd.store.authors import Author
 from tests.harness.in_memory import build, build_database
 from tests.harness.waiting import DEADLINE_S
 
-UNSPEAKABLE = Author(None, None, "\ud800")  # half of a character: no text that could be sent
-SOMEBODY = Author(None, None, "somebody")
+UNENCODABLE = Author(None, None, "\ud800")  # a lone surrogate: no text that can be encoded
+ANOTHER = Author(None, None, "another")
 Connect = Callable[[], Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]]
 
 
 def with_listener(path: str, database: Database, work: Callable[[Connect], Awaitable[None]]) -> None:
-    """Run ``work`` beside a server that speaks HTTP; it is given what connects to it."""
+    """Run ``work`` beside a server that speaks HTTP. ``work`` gets a function that connects to the server."""
 
     async def run() -> None:
         server = build(database=database, loop=asyncio.get_running_loop())
@@ -43,7 +43,7 @@ def with_listener(path: str, database: Database, work: Callable[[Connect], Await
 
 
 async def watch(connect: Connect, prefix: str) -> asyncio.StreamReader:
-    """What comes behind the first event of a watch."""
+    """Start a watch. Return a reader of all that follows its first event."""
     reader, writer = await connect()
     writer.write(b"GET /v2/watch?prefix=%s HTTP/1.1\r\nHost: localhost\r\n\r\n" % prefix.encode())
     assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
@@ -58,10 +58,10 @@ def test_an_event_that_cannot_be_encoded_ends_its_watch(
 
     async def work(connect: Connect) -> None:
         watching, elsewhere = await watch(connect, ""), await watch(connect, "b")
-        database.set({"a": b"1"}, UNSPEAKABLE)
-        assert await watching.read() == b"", "the last chunk would say that this is all"
-        database.set({"b": b"1"}, SOMEBODY)
-        assert b"event: change\n" in await elsewhere.readuntil(b"\n\n\r\n"), "another watcher is told on"
+        database.set({"a": b"1"}, UNENCODABLE)
+        assert await watching.read() == b"", "no last chunk, because it would mark the stream as complete"
+        database.set({"b": b"1"}, ANOTHER)
+        assert b"event: change\n" in await elsewhere.readuntil(b"\n\n\r\n"), "another watch goes on"
 
     with_listener(str(tmp_path / "s"), database, work)
     (record,) = [record for record in caplog.records if record.levelname == "ERROR"]
@@ -70,14 +70,14 @@ def test_an_event_that_cannot_be_encoded_ends_its_watch(
 
 
 class NotInstalled:
-    """Finds modules as if prometheus-client were not installed."""
+    """An import finder for which prometheus-client is not installed."""
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> None:
         if name == "prometheus_client":
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 
-def test_metrics_for_prometheus_answer_501_where_the_extra_is_missing(
+def test_metrics_for_prometheus_answer_501_if_the_extra_is_missing(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delitem(sys.modules, "kvd.telemetry.prometheus", raising=False)

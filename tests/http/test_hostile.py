@@ -1,4 +1,4 @@
-"""Who may ask, what is refused, and what a peer can do to others: nothing."""
+"""Hostile requests over HTTP: they get errors, and have no effect on other clients."""
 
 import subprocess
 import sys
@@ -14,7 +14,7 @@ from tests.harness.waiting import DEADLINE_S
 from tests.http.conftest import Start
 
 BODY = b"POST /v2/get HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-SMUGGLED = [
+AMBIGUOUS = [
     BODY + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
     BODY + b"Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n",
     BODY + b"Content-Length: 5\r\nContent-Length: 5\r\n\r\nabcde",
@@ -36,17 +36,17 @@ SMUGGLED = [
 ]
 
 
-@pytest.mark.parametrize("sent", SMUGGLED)
-def test_what_could_be_read_in_two_ways_is_refused_and_the_connection_closed(daemon: HttpDaemon, sent: bytes) -> None:
+@pytest.mark.parametrize("sent", AMBIGUOUS)
+def test_an_ambiguous_request_is_an_error_and_closes_the_connection(daemon: HttpDaemon, sent: bytes) -> None:
     with daemon.connect() as client:
         client.send(sent + http_request("PUT", "/v1/smuggled", b"x"))
-        assert client.response().status in (400, 405, 501)  # 501: a transfer coding that nobody here knows
+        assert client.response().status in (400, 405, 501)  # 501: an unknown transfer coding
         assert client.is_over()
     assert daemon.ask("GET", "/v1/smuggled").status == 404
 
 
-def test_what_follows_the_short_way_is_not_read_as_part_of_a_path(daemon: HttpDaemon) -> None:
-    """A kept connection's second GET is not parsed; anything but a plain path in it has to be."""
+def test_the_fast_path_reads_no_further_than_the_path(daemon: HttpDaemon) -> None:
+    """The second GET of a kept connection skips the parser, unless it has more than a plain path."""
     daemon.ask("PUT", "/v1/a", b"1")
     head = b" HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
     with daemon.connect() as client:
@@ -102,23 +102,23 @@ def test_a_slow_body_is_408(start: Start) -> None:
     assert daemon.ask("GET", "/v1/a").status == 404
 
 
-def test_who_never_reads_is_closed_and_delays_nobody(start: Start) -> None:
+def test_a_peer_that_never_reads_is_closed_and_delays_no_client(start: Start) -> None:
     daemon = start("[limits]\nstalled_peer_timeout_ms = 50\n")
     assert daemon.ask("PUT", "/v1/big", bytes(4_000_000)).status == 201
     with daemon.connect() as client:
 
-        def ask_for_ever() -> None:
+        def ask_forever() -> None:
             try:
                 while True:
                     client.send(http_request("GET", "/v1/big") * 100)
             except OSError:
                 return
 
-        asking = threading.Thread(target=ask_for_ever)
+        asking = threading.Thread(target=ask_forever)
         asking.start()
         assert daemon.ask("GET", "/status").status == 200
         asking.join(30)
-        assert not asking.is_alive(), "never closed"
+        assert not asking.is_alive(), "the daemon never closed the connection"
 
 
 # ---------------------------------------------------------------------- tokens and rules
@@ -135,10 +135,10 @@ rights = ["read"]
 """
 
 
-def test_a_token_is_needed_and_its_rights_hold_for_each_request(start: Start) -> None:
+def test_each_request_needs_a_token_and_has_its_rights(start: Start) -> None:
     daemon = start(RULES, is_open=False)
-    refused = daemon.ask("GET", "/v1/a")
-    assert (refused.status, refused.headers["www-authenticate"]) == (401, 'Bearer realm="kvd"')
+    reply = daemon.ask("GET", "/v1/a")
+    assert (reply.status, reply.headers["www-authenticate"]) == (401, 'Bearer realm="kvd"')
     for wrong in ("Bearer wrong", f"Basic {TOKEN}", "Bearer", TOKEN):
         assert daemon.ask("PUT", "/v1/a", b"x", Authorization=wrong).status == 401
     with daemon.connect() as client:
@@ -157,28 +157,30 @@ def test_a_token_is_needed_and_its_rights_hold_for_each_request(start: Start) ->
 
 @pytest.mark.parametrize("flags", [("127.0.0.1:0",), ("0.0.0.0:0", "--http-open"), ("[::]:0", "--http-open")])
 @pytest.mark.parametrize("check", [(), ("--check-config",)])
-def test_nothing_is_open_without_authentication(
+def test_a_configuration_without_authentication_is_an_error(
     tmp_path: object, flags: tuple[str, ...], check: tuple[str, ...]
 ) -> None:
     command = [sys.executable, "-m", "kv", "serve", "--socket", f"{tmp_path}/s", "--http", *flags, *check]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, timeout=DEADLINE_S, check=False)  # noqa: S603
-    assert (done.returncode, b"HTTP" in done.stderr or b"http.open" in done.stderr) == (78, True)
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, timeout=DEADLINE_S, check=False)  # noqa: S603
+    assert (result.returncode, b"HTTP" in result.stderr or b"http.open" in result.stderr) == (78, True)
 
 
-def test_without_http_nothing_of_it_is_loaded_and_without_the_extra_it_is_said(tmp_path: object) -> None:
+def test_http_is_loaded_only_on_demand_and_a_missing_extra_is_an_error(tmp_path: object) -> None:
     code = "import kvd.service.serve, sys; print([m for m in sys.modules if m.startswith(('kvd.http', 'httptools'))])"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, timeout=DEADLINE_S, check=True)  # noqa: S603
-    assert done.stdout == b"[]\n"
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, timeout=DEADLINE_S, check=True)  # noqa: S603
+    assert result.stdout == b"[]\n"
     code = (
         "import sys; sys.modules['httptools'] = None; from kvd.service.serve import check_config; "
         "sys.exit(check_config({'http.listen': '127.0.0.1:0', 'http.open': True}, '/dev/null'))"
     )
     code = code.replace("'/dev/null'", "None")
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, timeout=DEADLINE_S, check=False)  # noqa: S603
-    assert (done.returncode, b"kvd[http]" in done.stderr) == (78, True)
+    result = subprocess.run(  # noqa: S603
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, timeout=DEADLINE_S, check=False
+    )
+    assert (result.returncode, b"kvd[http]" in result.stderr) == (78, True)
 
 
-def test_an_answer_waits_for_the_disk(start: Start, tmp_path: object) -> None:
+def test_a_reply_waits_for_the_disk(start: Start, tmp_path: object) -> None:
     daemon = start("", "--data-dir", f"{tmp_path}/data")
     with daemon.connect() as client:
         for n in range(20):
@@ -187,5 +189,5 @@ def test_an_answer_waits_for_the_disk(start: Start, tmp_path: object) -> None:
             assert client.response().status == 201
             assert client.response().body == b"%d" % n
     daemon.kill()
-    again = start("", "--data-dir", f"{tmp_path}/data")
-    assert again.ask("GET", "/v1/a").body == b"19"
+    restarted = start("", "--data-dir", f"{tmp_path}/data")
+    assert restarted.ask("GET", "/v1/a").body == b"19"

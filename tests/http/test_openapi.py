@@ -1,4 +1,4 @@
-"""The live daemon beside its own OpenAPI document: requests made of the schemas, valid and not, by schemathesis."""
+"""A live daemon beside its own OpenAPI document: schemathesis makes valid and invalid requests from the schemas."""
 
 import schemathesis
 from hypothesis import HealthCheck, settings
@@ -6,7 +6,7 @@ from hypothesis import HealthCheck, settings
 from kvd.http.openapi import document
 from tests.harness.http_daemon import HttpDaemon
 
-schema = schemathesis.openapi.from_dict(document()).exclude(path="/v2/watch")  # an answer without an end
+schema = schemathesis.openapi.from_dict(document()).exclude(path="/v2/watch")  # its reply has no end
 
 
 @schema.parametrize()

@@ -1,4 +1,4 @@
-"""The routes under /v2/."""
+"""The routes of /v2/."""
 
 import base64
 import json
@@ -14,7 +14,7 @@ from tests.http.conftest import Start
 BINARY = bytes(range(256))
 
 
-def test_a_value_comes_back_byte_for_byte_with_its_version_as_tag(daemon: HttpDaemon) -> None:
+def test_a_value_is_returned_byte_for_byte_with_its_version_as_etag(daemon: HttpDaemon) -> None:
     put = daemon.ask("PUT", "/v2/keys/a%2Fb", BINARY)
     assert put.status == 201
     got = daemon.ask("GET", "/v2/keys/a/b")
@@ -27,7 +27,7 @@ def test_a_value_comes_back_byte_for_byte_with_its_version_as_tag(daemon: HttpDa
     assert daemon.ask("DELETE", "/v2/keys/a/b").status == 404
 
 
-def test_conditions_hold_or_nothing_is_written(daemon: HttpDaemon) -> None:
+def test_nothing_is_written_if_a_condition_fails(daemon: HttpDaemon) -> None:
     assert daemon.ask("PUT", "/v2/keys/c", b"1", If_None_Match="*").status == 201
     assert daemon.ask("PUT", "/v2/keys/c", b"2", If_None_Match="*").status == 412
     first = daemon.ask("GET", "/v2/keys/c").headers["etag"]
@@ -42,7 +42,7 @@ def test_conditions_hold_or_nothing_is_written(daemon: HttpDaemon) -> None:
     assert daemon.ask("DELETE", "/v2/keys/c", If_Match=second.headers["etag"]).status == 204
 
 
-def test_bulk_reads_and_writes_are_binary_safe_and_of_one_version(daemon: HttpDaemon) -> None:
+def test_bulk_reads_and_writes_are_binary_safe_and_atomic(daemon: HttpDaemon) -> None:
     encoded = {"base64": base64.b64encode(BINARY).decode()}
     written = daemon.post("/v2/set", {"entries": {"t": "text 🎂", "b": encoded, "e": ""}}).json()
     read = daemon.post("/v2/get", {"keys": ["b", "none", "t", "e"]}).json()
@@ -60,7 +60,7 @@ def test_bulk_reads_and_writes_are_binary_safe_and_of_one_version(daemon: HttpDa
     assert daemon.post("/v2/delete", {"keys": ["t", "none"], "missing_ok": True}).json()["deleted"] == 1
 
 
-def test_a_version_that_is_gone_is_410_and_one_to_come_an_error(start: Start) -> None:
+def test_a_pruned_version_is_410_and_a_future_version_is_400(start: Start) -> None:
     daemon = start("[history]\nmax_versions = 0\n")
     first = daemon.post("/v2/set", {"entries": {"a": "1"}}).json()["version"]
     for number in range(5):
@@ -69,34 +69,36 @@ def test_a_version_that_is_gone_is_410_and_one_to_come_an_error(start: Start) ->
     assert daemon.ask("GET", "/v2/keys/a?at=999999").status == 400
 
 
-def test_pages_of_a_prefix_come_in_order_and_end(daemon: HttpDaemon) -> None:
+def test_the_pages_of_a_prefix_are_in_order_and_end(daemon: HttpDaemon) -> None:
     names = [f"p/{number:03}" for number in range(25)]
     daemon.post("/v2/set", {"entries": {**dict.fromkeys(names, "x"), "q": "x", "o": "x"}})
-    seen, target, pages = [], "/v2/keys?prefix=p/&limit=10", 0
+    listed, target, pages = [], "/v2/keys?prefix=p/&limit=10", 0
     while target:
         page = daemon.ask("GET", target).json()
-        seen += [item["key"] for item in page["items"]]
+        listed += [item["key"] for item in page["items"]]
         target = page["next"] and f"/v2/keys?prefix=p/&limit=10&start={page['next']}"
         pages += 1
-    assert (seen, pages) == (names, 3)
+    assert (listed, pages) == (names, 3)
     assert [item["key"] for item in daemon.ask("GET", "/v2/keys?prefix=p/&after=p/022").json()["items"]] == names[23:]
     assert daemon.ask("GET", "/v2/keys?prefix=p/&limit=1&values=true").json()["items"][0]["value"] == "x"
 
 
 def test_a_transaction_is_all_or_nothing(daemon: HttpDaemon) -> None:
     version = daemon.post("/v2/set", {"entries": {"x": "1", "y": "1"}}).json()["version"]
-    done = daemon.post("/v2/transaction", {"compare": {"x": version, "new": 0}, "set": {"new": "1"}, "delete": ["y"]})
-    assert done.status == 200
-    again = daemon.post("/v2/transaction", {"compare": {"new": 0}, "set": {"x": "2"}, "delete": ["x2"]})
-    assert (again.status, again.headers["content-type"]) == (409, "application/problem+json")
-    assert again.json()["code"] == "conflict"
-    assert "new" in json.dumps(again.json()["conflicts"])
+    success = daemon.post(
+        "/v2/transaction", {"compare": {"x": version, "new": 0}, "set": {"new": "1"}, "delete": ["y"]}
+    )
+    assert success.status == 200
+    conflict = daemon.post("/v2/transaction", {"compare": {"new": 0}, "set": {"x": "2"}, "delete": ["x2"]})
+    assert (conflict.status, conflict.headers["content-type"]) == (409, "application/problem+json")
+    assert conflict.json()["code"] == "conflict"
+    assert "new" in json.dumps(conflict.json()["conflicts"])
     assert daemon.ask("GET", "/v2/keys/x").body == b"1"
     assert daemon.post("/v2/transaction", {"set": {"x": "1"}, "delete": ["x"]}).status == 400
     assert daemon.post("/v2/transaction", {"store": "another", "set": {"x": "9"}}).status == 409
 
 
-def test_a_time_to_live_is_taken_and_a_bad_one_is_not(daemon: HttpDaemon) -> None:
+def test_a_valid_ttl_is_accepted_and_a_bad_one_is_an_error(daemon: HttpDaemon) -> None:
     assert daemon.ask("PUT", "/v2/keys/t?ttl=600000", b"1").status == 201
     assert b"t: 9m" in daemon.kv("ttl", "t").stdout
     for bad in ("0", "-1", "x", "1.5", "99999999999999999999"):
@@ -117,7 +119,7 @@ def test_a_time_to_live_is_taken_and_a_bad_one_is_not(daemon: HttpDaemon) -> Non
         ("POST", "/v2/set", b'{"entries": {"a": "' + b"x" * 1_100_000 + b'"}}', 413),
     ],
 )  # fmt: skip
-def test_bad_input_is_a_problem_that_says_what_is_wrong(
+def test_bad_input_gets_a_problem_document_with_a_reason(
     daemon: HttpDaemon, method: str, target: str, body: bytes | None, status: int
 ) -> None:
     version = daemon.status()["version"]
@@ -142,16 +144,16 @@ def test_the_document_names_every_route_of_v2(daemon: HttpDaemon) -> None:
     assert "/v2/keys/{key}" in documented
 
 
-def test_a_full_disk_s_and_memory_s_refusals_are_503(start: Start) -> None:
+def test_a_write_over_the_memory_limit_is_503(start: Start) -> None:
     daemon = start("[memory]\nmax_keys = 2\n")
     assert daemon.post("/v2/set", {"entries": {"a": "1", "b": "1"}}).status == 200
-    refused = daemon.ask("PUT", "/v2/keys/c", b"1")
-    assert (refused.status, refused.json()["code"]) == (503, "out_of_memory")
-    assert "retry-after" in refused.headers
+    error = daemon.ask("PUT", "/v2/keys/c", b"1")
+    assert (error.status, error.json()["code"]) == (503, "out_of_memory")
+    assert "retry-after" in error.headers
     assert daemon.ask("DELETE", "/v2/keys/a").status == 204
 
 
-def test_what_was_acknowledged_is_there_after_kill_9(tmp_path: pathlib.Path) -> None:
+def test_acknowledged_writes_survive_kill_9(tmp_path: pathlib.Path) -> None:
     with Daemon(tmp_path, "", "--data-dir", f"{tmp_path}/d", "--http", f"{tmp_path}/h") as daemon:
         for number in range(3):
             with HttpPeer.unix(f"{tmp_path}/h") as client:

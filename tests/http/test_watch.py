@@ -1,4 +1,4 @@
-"""`/v2/watch`: what is told, to whom, and how it ends."""
+"""`/v2/watch`: its events, the right to it, and its end."""
 
 import base64
 import json
@@ -37,18 +37,18 @@ class Reader:
         self.chunks = client.chunks()
 
     def until(self, name: str) -> list[dict[str, object]]:
-        """What the events say up to the next one of this name, which is left out."""
-        told = []
+        """Return the data of all events before the next one with this name."""
+        data = []
         while (event := self.next())[0] != name:
-            told.append(event[1])
-        return told
+            data.append(event[1])
+        return data
 
     def is_ended(self) -> bool:
-        """Whether the next chunk is the last, and the connection ends behind it."""
+        """Whether the next chunk is the last, and the connection ends after it."""
         return not self.text and next(self.chunks, None) is None and self.client.stream.read() == b"\r\n"
 
     def next(self) -> tuple[str, dict[str, object], str | None]:
-        """Event, data, id."""
+        """Return the next event's name, data and id."""
         while b"\n\n" not in self.text:
             self.text += next(self.chunks)
         event, _, self.text = self.text.partition(b"\n\n")
@@ -56,7 +56,7 @@ class Reader:
         return fields["event"], json.loads(fields["data"]), fields.get("id")
 
 
-def test_a_watch_tells_every_change_below_its_prefix_once_in_order_and_resumes(daemon: HttpDaemon) -> None:
+def test_a_watch_sends_every_change_below_its_prefix_once_in_order_and_resumes(daemon: HttpDaemon) -> None:
     begin = daemon.status()["version"]
     with daemon.connect() as client:
         client.send(b"GET /v2/watch?prefix=w/&from=%d HTTP/1.1\r\nHost: localhost\r\n\r\n" % begin)
@@ -68,22 +68,22 @@ def test_a_watch_tells_every_change_below_its_prefix_once_in_order_and_resumes(d
         daemon.ask("PUT", "/v2/keys/elsewhere", b"1")
         daemon.ask("PUT", "/v2/keys/w/b", BINARY)
         daemon.ask("DELETE", "/v2/keys/w/a")
-        told = [reader.next() for _ in range(3)]
-    assert [event for event, _, _ in told] == ["change"] * 3
-    assert [data["changes"] for _, data, _ in told] == [
+        events = [reader.next() for _ in range(3)]
+    assert [event for event, _, _ in events] == ["change"] * 3
+    assert [data["changes"] for _, data, _ in events] == [
         {"w/a": "1"}, {"w/b": {"base64": base64.b64encode(BINARY).decode()}}, {"w/a": None},
     ]  # fmt: skip
     with daemon.connect() as client:
-        first = told[0][2] or ""
+        first = events[0][2] or ""
         client.send(b"GET /v2/watch?prefix=w/ HTTP/1.1\r\nHost: x.localhost\r\n\r\n".replace(b"x.", b"")[:-2]
                     + b"Last-Event-ID: " + first.encode() + b"\r\n\r\n")  # fmt: skip
         client.head()
         reader = Reader(client)
         again = [event for event in (reader.next() for _ in range(3)) if event[0] == "change"]
-        assert [data["changes"] for _, data, _ in again][:2] == [data["changes"] for _, data, _ in told[1:]]
+        assert [data["changes"] for _, data, _ in again][:2] == [data["changes"] for _, data, _ in events[1:]]
 
 
-def test_who_comes_too_late_gets_everything_anew(start: Start) -> None:
+def test_a_watch_from_a_pruned_version_is_resynchronised(start: Start) -> None:
     daemon = start("[history]\nmax_versions = 0\n")
     for number in range(20):
         daemon.ask("PUT", f"/v2/keys/r/{number % 3}", str(number).encode())
@@ -97,7 +97,7 @@ def test_who_comes_too_late_gets_everything_anew(start: Start) -> None:
 
 
 def watch(client: HttpPeer, prefix: str, **headers: str) -> Reader:
-    """Watch from now on: returns when it is live."""
+    """Watch from now on. Return when the watch is live."""
     client.send(http_request("GET", f"/v2/watch?prefix={prefix}", **headers))
     assert client.head()[0] == 200
     reader = Reader(client)
@@ -105,7 +105,7 @@ def watch(client: HttpPeer, prefix: str, **headers: str) -> Reader:
     return reader
 
 
-def test_http_1_0_is_told_without_chunks(daemon: HttpDaemon) -> None:
+def test_http_1_0_gets_events_without_chunks(daemon: HttpDaemon) -> None:
     with daemon.connect() as client:
         client.send(b"GET /v2/watch HTTP/1.0\r\n\r\n")
         status, headers = client.head()
@@ -114,34 +114,34 @@ def test_http_1_0_is_told_without_chunks(daemon: HttpDaemon) -> None:
         assert client.stream.readline() == b"event: live\n"
 
 
-def test_who_falls_behind_the_history_gets_everything_anew(start: Start) -> None:
+def test_a_slow_watcher_is_resynchronised(start: Start) -> None:
     daemon = start("[history]\nmax_bytes = 500000\n")
     with daemon.connect_local() as silent, daemon.connect() as writer:
         reader = watch(silent, "much/")
         for number in range(500):  # 5 MB, of which the socket and its buffers take a part
             writer.send(http_request("PUT", f"/v1/much/{number % 20}", f"{number:<10000}".encode()))
             assert writer.response().status == 201
-        assert 0 < len(reader.until("reset")) < 480, "what had not left it before"
+        assert 0 < len(reader.until("reset")) < 480, "the changes that were still in the history"
         items = {str(item["key"]): str(item["value"]).rstrip() for item in reader.until("live")}
         assert items == {f"much/{number % 20}": str(number) for number in range(480, 500)}
         writer.ask("PUT", "/v1/much/after", b"1")
         assert reader.next()[1]["changes"] == {"much/after": "1"}
 
 
-def test_who_may_not_watch_any_more_is_told_nothing_more(start: Start) -> None:
+def test_a_revoked_right_ends_the_watch(start: Start) -> None:
     daemon = start(RULES, is_open=False)
     with daemon.connect() as ann, daemon.connect() as bob:
         anns, bobs = watch(ann, "ann/", Authorization=ANN), watch(bob, "bob/", Authorization=BOB)
-        for rules, is_bob_told in ((RULES + ELSEWHERE, True), (RULES.rpartition(', "watch"')[0] + "]\n", False)):
+        for rules, bob_may_watch in ((RULES + ELSEWHERE, True), (RULES.rpartition(', "watch"')[0] + "]\n", False)):
             daemon.reload(configuration=rules)
             for name, token in (("ann", ANN), ("bob", BOB)):
                 assert daemon.ask("PUT", f"/v1/{name}/key", b"1", Authorization=token).status == 201
             assert anns.next()[1]["changes"] == {"ann/key": "1"}
-            assert bobs.next()[1]["changes"] == {"bob/key": "1"} if is_bob_told else bobs.is_ended()
+            assert bobs.next()[1]["changes"] == {"bob/key": "1"} if bob_may_watch else bobs.is_ended()
     assert daemon.ask("GET", "/v2/watch?prefix=bob/", Authorization=BOB).status == 403
 
 
-def test_a_token_that_is_taken_away_ends_its_watches_and_opens_no_kept_connection(start: Start) -> None:
+def test_a_revoked_token_ends_its_watches_and_kept_connections(start: Start) -> None:
     daemon = start(is_open=False)
     with daemon.connect() as ann, daemon.connect() as bob, daemon.connect() as kept, daemon.connect() as idle:
         anns, bobs = watch(ann, "", Authorization=ANN), watch(bob, "", Authorization=BOB)
@@ -155,19 +155,19 @@ def test_a_token_that_is_taken_away_ends_its_watches_and_opens_no_kept_connectio
         assert bobs.is_ended()
 
 
-def test_a_request_whose_token_is_taken_away_before_it_has_come_whole_does_not_run(start: Start) -> None:
+def test_a_request_whose_token_is_revoked_before_its_body_arrives_does_not_run(start: Start) -> None:
     daemon = start(is_open=False)
     with daemon.connect() as client:
         head, _, body = http_request("PUT", "/v1/a", b"1", Authorization=BOB, Expect="100-continue").rpartition(b"\r\n")
         client.send(head + b"\r\n")
-        assert client.response().status == 100, "its head was in order"
+        assert client.response().status == 100, "the head was accepted"
         daemon.reload(tokens=f"ann {TOKEN}\n")
         client.send(body)
         assert client.response().status == 401
     assert daemon.ask("GET", "/v1/a", Authorization=ANN).status == 404
 
 
-def test_a_stop_tells_all_that_there_was_and_ends_the_stream(start: Start) -> None:
+def test_a_stop_sends_all_events_and_ends_the_stream(start: Start) -> None:
     daemon = start()
     with daemon.connect() as client, daemon.connect() as writer:
         reader = watch(client, "")

@@ -1,4 +1,4 @@
-"""Daemons of a test's own, for raw connections that send what a hostile client could send."""
+"""Daemons for one test each, and raw connections that can send any bytes."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -12,14 +12,14 @@ Start = Callable[..., Daemon]
 
 @pytest.fixture
 def start() -> Iterator[Start]:
-    """Starts daemons, each with a configuration as text; they end with the test."""
+    """Start daemons, each with a configuration as text. They end with the test."""
     with new_folders() as new_folder, ExitStack() as daemons:
         yield lambda configuration="": daemons.enter_context(Daemon(new_folder(), configuration))
 
 
 @pytest.fixture
 def daemon(start: Start) -> Iterator[Daemon]:
-    """A daemon as it comes. It must be the same, and have logged no error, when the test is over."""
+    """A daemon with its defaults. After the test it must be the same process and have logged no error."""
     one = start()
     yield one
     if one.process.poll() is None:

@@ -1,4 +1,4 @@
-"""Bytes that are not what they should be, sent to a real daemon."""
+"""Malformed and unusual frames, sent to a real daemon."""
 
 import random
 from typing import TYPE_CHECKING
@@ -16,7 +16,7 @@ LIMIT = 16 * 1024 * 1024
 HTTP = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 
 
-def refused(reply: object) -> bool:
+def is_bad_request(reply: object) -> bool:
     return isinstance(reply, dict) and reply["error"] == "bad_request"
 
 
@@ -45,10 +45,10 @@ def test_a_split_at_every_byte_makes_no_difference(daemon: "Daemon") -> None:
      b"\x91\x92\xa3get\xdb\xff\xff\xff\xff", b"\x91\x92\xa3get\xa1\xff", b"\xc7\x01\x01\x00", HTTP,
      bytes(range(256))],
 )  # fmt: skip
-def test_garbage_in_a_frame_is_refused_and_the_connection_goes_on(daemon: "Daemon", payload: bytes) -> None:
+def test_garbage_in_a_frame_is_an_error_and_the_connection_stays_open(daemon: "Daemon", payload: bytes) -> None:
     peer = daemon.connect()
     peer.send(packed(payload))
-    assert refused(peer.receive())
+    assert is_bad_request(peer.receive())
     assert peer.ask(["ping"]) == [True]
 
 
@@ -58,15 +58,15 @@ def test_garbage_in_a_frame_is_refused_and_the_connection_goes_on(daemon: "Daemo
      ["set", [1]], ["set", {"a": b"1"}, {"tll": 5}], ["delete", "a"], ["delete", ["a"], 1], ["scan"], ["get_many", 0],
      ["scan", "", None, "10"], "get", 5, None, {"get": "a"}],
 )  # fmt: skip
-def test_a_wrong_request_refuses_its_whole_frame_and_nothing_of_it_ran(daemon: "Daemon", request_: object) -> None:
+def test_with_a_malformed_request_no_request_of_its_frame_runs(daemon: "Daemon", request_: object) -> None:
     peer = daemon.connect()
-    assert refused(peer.ask(["set", {"before": b"1"}], request_))
-    assert refused(peer.ask(request_, ["set", {"after": b"1"}]))
+    assert is_bad_request(peer.ask(["set", {"before": b"1"}], request_))
+    assert is_bad_request(peer.ask(request_, ["set", {"after": b"1"}]))
     assert peer.ask(["get_many", ["before", "after"]]) == [[None, None]]
 
 
 @pytest.mark.parametrize("length", [LIMIT + 1, 2**31, 2**32 - 1, int.from_bytes(HTTP[:4], "big")])
-def test_a_huge_length_is_answered_and_the_connection_closed(daemon: "Daemon", length: int) -> None:
+def test_a_huge_length_gets_an_error_and_closes_the_connection(daemon: "Daemon", length: int) -> None:
     peer = daemon.connect()
     peer.send(frame(["ping"]) + length.to_bytes(4, "big") + b"rest")
     assert peer.receive() == [True]
@@ -74,7 +74,7 @@ def test_a_huge_length_is_answered_and_the_connection_closed(daemon: "Daemon", l
     assert peer.says_nothing_more()
 
 
-def test_a_frame_of_exactly_the_limit_is_taken(daemon: "Daemon") -> None:
+def test_a_frame_of_exactly_the_limit_is_accepted(daemon: "Daemon") -> None:
     peer = daemon.connect()
     entries = {key: bytes(LIMIT // 3) for key in "abc"}
     payload = encode_replies([["set", entries]])
@@ -85,7 +85,7 @@ def test_a_frame_of_exactly_the_limit_is_taken(daemon: "Daemon") -> None:
     assert peer.receive() == [1]
 
 
-def test_a_thousand_declared_maxima_cost_nothing(daemon: "Daemon") -> None:
+def test_declared_lengths_alone_allocate_no_memory(daemon: "Daemon") -> None:
     before = daemon.status()["memory_rss_bytes"]
     peers = [daemon.connect() for _ in range(500)]
     for peer in peers:
@@ -94,7 +94,7 @@ def test_a_thousand_declared_maxima_cost_nothing(daemon: "Daemon") -> None:
     assert daemon.status()["memory_rss_bytes"] - before < 8 * 1024 * 1024
 
 
-def test_a_large_frame_runs_in_order_and_lets_others_in_between(daemon: "Daemon") -> None:
+def test_a_large_frame_runs_in_order_and_other_clients_are_served_meanwhile(daemon: "Daemon") -> None:
     slow, quick = daemon.connect(), daemon.connect()
     slow.ask(["set", {"key": b"x" * 16}])
     slow.send(frame(*([["get", "key"]] * 65_535 + [["ping"]])) + frame(["get", "key"]))
@@ -103,27 +103,27 @@ def test_a_large_frame_runs_in_order_and_lets_others_in_between(daemon: "Daemon"
     assert slow.receive() == [b"x" * 16]
 
 
-def test_too_many_requests_refuse_the_frame(daemon: "Daemon") -> None:
+def test_a_frame_with_too_many_requests_is_an_error(daemon: "Daemon") -> None:
     peer = daemon.connect()
-    assert refused(peer.ask(*[["ping"]] * 65_537))
+    assert is_bad_request(peer.ask(*[["ping"]] * 65_537))
     assert peer.ask(["ping"]) == [True]
 
 
-def test_a_bad_request_at_the_end_of_a_large_frame_means_that_nothing_ran(daemon: "Daemon") -> None:
+def test_with_a_bad_request_at_the_end_of_a_large_frame_no_request_runs(daemon: "Daemon") -> None:
     peer = daemon.connect()
-    assert refused(peer.ask(*[["set", {f"k{n}": b"v" * 50}] for n in range(5_000)], ["nope"]))
+    assert is_bad_request(peer.ask(*[["set", {f"k{n}": b"v" * 50}] for n in range(5_000)], ["nope"]))
     assert peer.ask(["scan", "", None, 10]) == [[[], None]]
 
 
-def test_the_shortest_keys_in_the_largest_frame_do_not_blow_up_the_memory(daemon: "Daemon") -> None:
+def test_the_largest_frame_of_the_shortest_keys_takes_limited_memory(daemon: "Daemon") -> None:
     peer = daemon.connect()
     before = daemon.status()["memory_rss_bytes"]
     one = encode_replies(["get_many", [f"{n % 97:02d}" for n in range(60_000)]])
-    many = (LIMIT - 10) // len(one)
-    peer.send(packed(b"\xdd" + many.to_bytes(4, "big") + one * many))
-    assert len(peer.receive()) == many
-    grown = daemon.status()["memory_rss_bytes"] - before
-    assert grown < 8 * LIMIT, f"{grown / LIMIT:.1f} times the frame"
+    count = (LIMIT - 10) // len(one)
+    peer.send(packed(b"\xdd" + count.to_bytes(4, "big") + one * count))
+    assert len(peer.receive()) == count
+    growth = daemon.status()["memory_rss_bytes"] - before
+    assert growth < 8 * LIMIT, f"{growth / LIMIT:.1f} times the frame"
 
 
 def test_a_reply_that_does_not_fit_is_replaced_and_later_ones_are_answered(daemon: "Daemon") -> None:
@@ -135,14 +135,14 @@ def test_a_reply_that_does_not_fit_is_replaced_and_later_ones_are_answered(daemo
     assert replies[9] is True
 
 
-def test_live_fuzz_disturbs_nobody(daemon: "Daemon") -> None:
+def test_random_bytes_disturb_no_other_client(daemon: "Daemon") -> None:
     seed = random.randrange(2**32)  # noqa: S311 - no secret
     chance = random.Random(seed)  # noqa: S311 - no secret
     canary = daemon.connect()
     canary.ask(["set", {"canary": b"sings"}])
-    good = frame(["get", "a"], ["get_many", ["a", "b"]], ["scan", "", None, 5, None, True], ["delete", ["z"], True])
+    valid = frame(["get", "a"], ["get_many", ["a", "b"]], ["scan", "", None, 5, None, True], ["delete", ["z"], True])
     for _ in range(300 * TIMES):
-        stream = bytearray(good * 3)
+        stream = bytearray(valid * 3)
         for _ in range(chance.randrange(1, 8)):
             stream[chance.randrange(len(stream))] = chance.randrange(256)
         peer = daemon.connect()

@@ -1,4 +1,4 @@
-"""The memory of a real daemon that is filled to its limit: what it promises, measured as the kernel counts it."""
+"""The memory of a real daemon that is filled to its limit: its bounds, as the kernel measures them."""
 
 import pathlib
 from collections.abc import Callable, Iterator
@@ -14,31 +14,31 @@ if TYPE_CHECKING:
 
 MIB = 1024 * 1024
 MAX_BYTES = 64 * MIB
-# What docs/memory.md says of the process.
+# The bound for the process in docs/memory.md.
 BOUND_BYTES = MAX_BYTES * 3 // 2 + 64 * MIB
 LIMIT = f"memory.max_bytes = {MAX_BYTES}\n"
 EVICTING = LIMIT + '[[prefix]]\nprefix = "c/"\nevict = true\n'
-# The size of a value, and how many are set in one request.
+# The size of a value, and the number of values in one request.
 SIZES = [(64, 1_000), (1024, 1_000), (MIB, 8)]
 sized = pytest.mark.parametrize(("size", "count"), SIZES, ids=["64B", "1KiB", "1MiB"])
 
 
 def max_resident(daemon: "Daemon") -> int:
-    """The most that has been resident, by the kernel's count."""
+    """The peak resident memory, as the kernel counts it."""
     with open(f"/proc/{daemon.process.pid}/status", encoding="ascii") as file:
         line = next(line for line in file if line.startswith("VmHWM:"))
     return int(line.split()[1]) * 1024
 
 
 def batches(prefix: str, size: int, count: int) -> Iterator[dict[str, bytes]]:
-    """New keys without end; no two values are the same object or the same bytes."""
+    """Yield new keys without end. No two values are the same object or the same bytes."""
     number = 0
     while True:
         yield {f"{prefix}{n:08d}": n.to_bytes(8, "big") * (size // 8) for n in range(number, number + count)}
         number += count
 
 
-def is_full(reply: Any) -> bool:  # noqa: ANN401 - whatever the server says
+def is_full(reply: Any) -> bool:  # noqa: ANN401 - any reply
     return isinstance(reply, dict) and reply["error"] == "out_of_memory"
 
 
@@ -47,7 +47,7 @@ def metrics(peer: "RawPeer") -> dict[str, int]:
 
 
 @sized
-def test_without_eviction_a_write_too_many_is_refused_and_nothing_of_it_made(
+def test_without_eviction_a_write_over_the_limit_is_an_error_and_has_no_effect(
     start: "Callable[..., Daemon]", size: int, count: int
 ) -> None:
     daemon = start(LIMIT)
@@ -60,20 +60,22 @@ def test_without_eviction_a_write_too_many_is_refused_and_nothing_of_it_made(
     after = metrics(peer)
     same = ("keys_stored", "value_bytes_stored", "version")
     assert [after[name] for name in same] == [before[name] for name in same]
-    assert before["memory_bytes"] > MAX_BYTES - 2 * count * (size + 1_000), "it was full, and not long before"
+    assert before["memory_bytes"] > MAX_BYTES - 2 * count * (size + 1_000), (
+        "memory was full, and the error did not come early"
+    )
     assert after["memory_bytes"] <= MAX_BYTES
-    assert peer.ask(["get_many", list(entries)]) == [[None] * count], "nothing of it was made"
-    assert peer.ask(["get", "k00000000"]) == [bytes(size // 8 * 8)], "reads go on"
+    assert peer.ask(["get_many", list(entries)]) == [[None] * count], "no entry of it was written"
+    assert peer.ask(["get", "k00000000"]) == [bytes(size // 8 * 8)], "reads still work"
     assert is_full(peer.ask(["set", entries])[0])
-    gone = [f"k{n:08d}" for n in range(2 * count)]
-    assert peer.ask(["delete", gone])[0][1] == 2 * count, "and so do deletions"
-    assert isinstance(peer.ask(["set", entries])[0], int), "then there is room again"
+    deleted = [f"k{n:08d}" for n in range(2 * count)]
+    assert peer.ask(["delete", deleted])[0][1] == 2 * count, "deletions still work"
+    assert isinstance(peer.ask(["set", entries])[0], int), "then there is memory for it again"
     print(max_resident(daemon) / 2**20)
     assert max_resident(daemon) <= BOUND_BYTES
 
 
 @sized
-def test_what_may_be_evicted_goes_and_nothing_else(start: "Callable[..., Daemon]", size: int, count: int) -> None:
+def test_only_evictable_keys_are_evicted(start: "Callable[..., Daemon]", size: int, count: int) -> None:
     daemon = start(EVICTING)
     peer = daemon.connect()
     kept = next(batches("kept/", size, count))
@@ -89,23 +91,21 @@ def test_what_may_be_evicted_goes_and_nothing_else(start: "Callable[..., Daemon]
     assert after["evicted_keys"] > 0
     assert after["memory_bytes"] <= MAX_BYTES
     assert peer.ask(["get_many", list(kept)]) == [list(kept.values())]
-    assert peer.ask(["get_many", list(entries)]) == [list(entries.values())], "what came last is there"
+    assert peer.ask(["get_many", list(entries)]) == [list(entries.values())], "the newest keys are present"
     print(max_resident(daemon) / 2**20)
     assert max_resident(daemon) <= BOUND_BYTES
 
 
 @pytest.mark.parametrize("sync", ["always", "never"])
-def test_what_the_disk_does_not_have_yet_counts_too(
-    start: "Callable[..., Daemon]", tmp_path: pathlib.Path, sync: str
-) -> None:
-    """Four who send frame upon frame without waiting for each answer."""
+def test_pending_log_writes_count_as_memory(start: "Callable[..., Daemon]", tmp_path: pathlib.Path, sync: str) -> None:
+    """Four clients send frame after frame without waiting for each reply."""
     daemon = start(f'data.dir = "{tmp_path}/data"\ndata.sync = "{sync}"\n' + EVICTING)
     peers = [daemon.connect() for _ in range(4)]
     written = 0
-    more = batches("c/", 1024, 250)
+    new_entries = batches("c/", 1024, 250)
     while written < 3 * MAX_BYTES:
         for peer in peers:
-            peer.send(b"".join(frame(["set", next(more)]) for _ in range(2)))
+            peer.send(b"".join(frame(["set", next(new_entries)]) for _ in range(2)))
             written += 2 * 250 * (1024 + 200)
         for peer in peers:
             for _ in range(2):
@@ -117,7 +117,7 @@ def test_what_the_disk_does_not_have_yet_counts_too(
 
 
 @sized
-def test_history_alone_makes_room_for_what_supersedes_it(start: "Callable[..., Daemon]", size: int, count: int) -> None:
+def test_pruning_history_frees_memory_for_new_versions(start: "Callable[..., Daemon]", size: int, count: int) -> None:
     daemon = start(LIMIT + "history.max_bytes = 1099511627776\n")
     peer = daemon.connect()
     keys = list(next(batches("k", size, count)))

@@ -1,4 +1,4 @@
-"""Peers that are slow, silent, many, or gone."""
+"""Slow, silent, numerous and disconnected peers."""
 
 import contextlib
 import os
@@ -29,7 +29,7 @@ MIB = 1024 * 1024
 
 @pytest.fixture
 def many_descriptors() -> Iterator[None]:
-    """Enough of them for this process's ends of IDLE connections."""
+    """Allow enough descriptors for this process's ends of IDLE connections."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = IDLE + 1_000
     if hard != resource.RLIM_INFINITY and hard < wanted:
@@ -39,7 +39,9 @@ def many_descriptors() -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def test_ten_thousand_idle_connections_are_cheap_and_are_all_served(daemon: "Daemon", many_descriptors: None) -> None:
+def test_ten_thousand_idle_connections_take_little_memory_and_are_all_served(
+    daemon: "Daemon", many_descriptors: None
+) -> None:
     descriptors, before = daemon.descriptors(), daemon.status()["memory_rss_bytes"]
     peers = [daemon.connect() for _ in range(IDLE)]
     assert daemon.status()["connections"] == IDLE + 1
@@ -48,10 +50,10 @@ def test_ten_thousand_idle_connections_are_cheap_and_are_all_served(daemon: "Dae
     for peer in peers:
         peer.socket.close()
     eventually(lambda: daemon.status()["connections"] == 1)
-    assert daemon.descriptors() <= descriptors + 1  # one of status itself
+    assert daemon.descriptors() <= descriptors + 1  # one for the status request itself
 
 
-def test_peers_that_never_read_cost_little_and_delay_nobody(daemon: "Daemon") -> None:
+def test_peers_that_never_read_take_little_memory_and_delay_no_client(daemon: "Daemon") -> None:
     canary = daemon.connect()
     canary.ask(["set", {"big": bytes(MIB), "small": b"s"}])
     before = daemon.status()["memory_rss_bytes"]
@@ -60,7 +62,7 @@ def test_peers_that_never_read_cost_little_and_delay_nobody(daemon: "Daemon") ->
         peer.send(frame(["get", "big"]) * 500)
         assert canary.ask(["get", "small"]) == [b"s"]
     assert daemon.status()["memory_rss_bytes"] - before < 64 * MIB
-    for _ in range(500):  # and each still gets all that it asked for, once it reads
+    for _ in range(500):  # each peer still gets all its replies once it reads
         assert greedy[0].receive() == [bytes(MIB)]
 
 
@@ -78,7 +80,7 @@ def test_a_frame_that_has_begun_must_end_in_time(start: "Callable[..., Daemon]")
     idle, slow = daemon.connect(), daemon.connect()
     slow.send(frame(["ping"])[:-1])
     assert slow.says_nothing_more()
-    assert idle.ask(["ping"]) == [True], "who has begun nothing is not in a hurry"
+    assert idle.ask(["ping"]) == [True], "a peer without an incomplete frame has no deadline"
 
 
 def test_a_half_closed_peer_gets_its_replies(daemon: "Daemon") -> None:
@@ -98,21 +100,21 @@ def test_a_half_closed_peer_gets_its_replies_to_a_large_frame_too(daemon: "Daemo
     assert peer.says_nothing_more()
 
 
-def test_connections_come_and_go_without_a_trace(daemon: "Daemon") -> None:
-    def come_and_go(times: int) -> None:
+def test_closed_connections_leave_no_memory_or_descriptors(daemon: "Daemon") -> None:
+    def connect_and_close(times: int) -> None:
         for _ in range(times):
             peer = daemon.connect()
             assert peer.ask(["get", "a"]) == [None]
             peer.socket.close()
 
-    come_and_go(500)
+    connect_and_close(500)
     before, descriptors = daemon.status()["memory_rss_bytes"], daemon.descriptors()
-    come_and_go(3_000 * TIMES)
+    connect_and_close(3_000 * TIMES)
     assert daemon.status()["memory_rss_bytes"] - before < MIB * TIMES
     assert daemon.descriptors() <= descriptors + 1
 
 
-def test_one_connection_too_many_is_told_so(start: "Callable[..., Daemon]") -> None:
+def test_a_connection_over_the_limit_gets_an_error(start: "Callable[..., Daemon]") -> None:
     daemon = start("limits.max_connections = 3\n")
     peers = [daemon.connect() for _ in range(3)]
     assert all(peer.ask(["ping"]) == [True] for peer in peers)
@@ -120,11 +122,11 @@ def test_one_connection_too_many_is_told_so(start: "Callable[..., Daemon]") -> N
     assert extra.receive()["error"] == "busy"
     assert extra.says_nothing_more()
     peers.pop().socket.close()
-    while (again := daemon.connect()).ask(["ping"]) != [True]:
-        again.socket.close()
+    while (retry := daemon.connect()).ask(["ping"]) != [True]:
+        retry.socket.close()
 
 
-def test_descriptors_that_a_peer_sends_along_are_not_kept(daemon: "Daemon") -> None:
+def test_descriptors_that_a_peer_sends_are_not_kept(daemon: "Daemon") -> None:
     peer = daemon.connect()
     assert peer.ask(["ping"]) == [True]
     before = daemon.descriptors()
@@ -153,7 +155,7 @@ def test_a_client_waits_while_the_connection_queue_is_full(daemon: "Daemon", man
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="needs another user, whose connections are counted")
-def test_a_user_who_was_sent_away_does_not_thereby_gain_connections(start: "Callable[..., Daemon]") -> None:
+def test_rejected_connections_do_not_raise_a_users_limit(start: "Callable[..., Daemon]") -> None:
     daemon = start('listen.socket_mode = "0666"\nlimits.max_connections = 4\nlimits.max_connections_per_uid = 2\n')
     for folder in pathlib.Path(daemon.path).parents[:2]:
         folder.chmod(0o711)
@@ -167,7 +169,7 @@ def test_a_user_who_was_sent_away_does_not_thereby_gain_connections(start: "Call
             try:
                 kept[-1].sendall(b"\\0\\0\\0\\7\\x91\\x91\\xa4ping")
             except BrokenPipeError:
-                pass  # sent away already; why can still be read
+                pass  # rejected already; the error can still be read
             print("busy" if b"busy" in kept[-1].recv(4096) else "served", flush=True)
     """
     with subprocess.Popen(  # noqa: S603 - a peer of another user
@@ -181,12 +183,12 @@ def test_a_user_who_was_sent_away_does_not_thereby_gain_connections(start: "Call
             return stranger.stdout.readline().strip()
 
         assert [connect(), connect(), connect()] == ["served", "served", "busy"]
-        ours = [daemon.connect() for _ in range(2)]
-        assert all(peer.ask(["ping"]) == [True] for peer in ours)
-        assert [connect() for _ in range(3)] == ["busy"] * 3  # all places are taken
-        for peer in ours:
+        own = [daemon.connect() for _ in range(2)]
+        assert all(peer.ask(["ping"]) == [True] for peer in own)
+        assert [connect() for _ in range(3)] == ["busy"] * 3  # all connections are in use
+        for peer in own:
             peer.socket.close()
-        while (ours := daemon.connect()).ask(["ping"]) != [True]:
-            ours.close()  # until there is room again
-        assert connect() == "busy", "it still has its two"
+        while (own := daemon.connect()).ask(["ping"]) != [True]:
+            own.close()  # until a connection is free again
+        assert connect() == "busy", "the other user still has its two connections"
         stranger.stdin.close()

@@ -1,4 +1,4 @@
-"""An orderly stop: every frame that was read is answered, and everybody else is told that nothing ran."""
+"""An orderly stop: every frame that was read is answered, and all other clients get the error ``shutting_down``."""
 
 import os
 import signal
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from tests.harness.raw_peer import RawPeer
 
 
-def replies_and_goodbye(peer: "RawPeer") -> tuple[list[Any], Any]:
-    """All replies up to the last frame, and that frame."""
+def replies_and_last_error(peer: "RawPeer") -> tuple[list[Any], Any]:
+    """All replies before the last frame, and that frame."""
     replies = []
     while isinstance(reply := peer.receive(), list):
         replies.append(reply)
@@ -24,43 +24,43 @@ def replies_and_goodbye(peer: "RawPeer") -> tuple[list[Any], Any]:
     return replies, reply
 
 
-def test_frames_are_answered_in_order_or_known_not_to_have_run(daemon: "Daemon") -> None:
+def test_frames_are_answered_in_order_or_have_certainly_not_run(daemon: "Daemon") -> None:
     peer = daemon.connect()
     assert peer.ask(["ping"]) == [True]
     for number in range(200):
         peer.send(frame(["set", {"n": b"%d" % number}], ["get", "n"]))
     daemon.process.send_signal(signal.SIGTERM)
-    replies, goodbye = replies_and_goodbye(peer)
-    assert goodbye["error"] == "shutting_down"
+    replies, last_error = replies_and_last_error(peer)
+    assert last_error["error"] == "shutting_down"
     assert [value for _, value in replies] == [b"%d" % number for number in range(len(replies))]
     assert daemon.process.wait(DEADLINE_S) == 0
 
 
-def test_a_large_frame_in_work_is_finished(daemon: "Daemon") -> None:
+def test_a_running_large_frame_is_finished(daemon: "Daemon") -> None:
     peer = daemon.connect()
     peer.send(frame(*([["get", "key"]] * 65_536)))
     assert daemon.connect().ask(["ping"]) == [True]
     daemon.process.send_signal(signal.SIGTERM)
-    replies, goodbye = replies_and_goodbye(peer)
-    assert goodbye["error"] == "shutting_down"
+    replies, last_error = replies_and_last_error(peer)
+    assert last_error["error"] == "shutting_down"
     assert replies in ([], [[None] * 65_536])
     assert daemon.process.wait(DEADLINE_S) == 0
 
 
-def test_idle_clients_are_told_and_do_not_hold_it_up(daemon: "Daemon") -> None:
+def test_idle_clients_get_an_error_and_do_not_delay_the_stop(daemon: "Daemon") -> None:
     peers = [daemon.connect() for _ in range(50)]
     assert all(peer.ask(["ping"]) == [True] for peer in peers)
     assert daemon.terminate() == 0
     assert all(peer.receive()["error"] == "shutting_down" for peer in peers)
 
 
-def test_nothing_is_left_behind(daemon: "Daemon") -> None:
+def test_a_stop_leaves_no_socket_and_no_lock_file(daemon: "Daemon") -> None:
     assert daemon.terminate(signal.SIGINT) == 0
     assert not os.path.exists(daemon.path)
     assert not os.path.exists(daemon.path + ".lock")
 
 
-def test_a_peer_that_does_not_read_does_not_hold_it_up_for_ever(start: "Callable[..., Daemon]") -> None:
+def test_a_peer_that_does_not_read_delays_the_stop_by_a_limited_time(start: "Callable[..., Daemon]") -> None:
     daemon = start("limits.drain_timeout_ms = 300\n")
     peer = daemon.connect()
     peer.ask(["set", {"big": bytes(1 << 20)}])
@@ -70,7 +70,7 @@ def test_a_peer_that_does_not_read_does_not_hold_it_up_for_ever(start: "Callable
     assert "did not take their last replies in time" in daemon.log()
 
 
-def test_a_second_signal_changes_nothing(start: "Callable[..., Daemon]") -> None:
+def test_a_second_signal_has_no_effect(start: "Callable[..., Daemon]") -> None:
     daemon = start("limits.drain_timeout_ms = 1000\n")
     peer = daemon.connect()
     peer.ask(["set", {"big": bytes(1 << 20)}])
@@ -78,11 +78,11 @@ def test_a_second_signal_changes_nothing(start: "Callable[..., Daemon]") -> None
     assert daemon.connect().ask(["ping"]) == [True]
     daemon.process.send_signal(signal.SIGTERM)
     daemon.process.send_signal(signal.SIGTERM)
-    assert [len(reply) for reply in replies_and_goodbye(peer)[0]] == [20]
+    assert [len(reply) for reply in replies_and_last_error(peer)[0]] == [20]
     assert daemon.process.wait(DEADLINE_S) == 0
 
 
-def test_the_connection_queue_is_told_that_nothing_ran(daemon: "Daemon") -> None:
+def test_connections_in_the_accept_queue_get_an_error(daemon: "Daemon") -> None:
     os.kill(daemon.process.pid, signal.SIGSTOP)
     waiting = [daemon.connect() for _ in range(5)]
     for peer in waiting:
@@ -97,7 +97,7 @@ def test_the_connection_queue_is_told_that_nothing_ran(daemon: "Daemon") -> None
     assert daemon.process.wait(DEADLINE_S) == 0
 
 
-def test_a_client_sends_again_what_did_not_run(start: "Callable[..., Daemon]") -> None:
+def test_a_client_resends_requests_that_did_not_run(start: "Callable[..., Daemon]") -> None:
     first = start()
     with kv.connect(first.path) as db:
         db.set("a", b"1")

@@ -1,4 +1,4 @@
-"""Hostile peers over TCP, in plain and over TLS: what they get, and that nobody else notices."""
+"""Hostile peers over plain TCP and over TLS: they get errors, and have no effect on other clients."""
 
 import contextlib
 import pathlib
@@ -21,11 +21,11 @@ MIB = 1024 * 1024
 LIMIT = 16 * MIB
 TOKEN = "a-token-of-some-length"  # noqa: S105
 QUICK = "limits.frame_timeout_ms = 300\nlimits.hello_timeout_ms = 300\nlimits.stalled_peer_timeout_ms = 300\n"
-MOST = 40
+MAX_CONNECTIONS = 40
 
 
 class Remote:
-    """A daemon that listens on TCP, in plain or with TLS."""
+    """A daemon that listens on TCP, plain or with TLS."""
 
     def __init__(self, start: "Callable[..., Daemon]", folder: pathlib.Path, *, tls: bool, more: str = "") -> None:
         config = f'{more}[listen]\ntcp = ["127.0.0.1:0"]\ntoken_file = "{folder}/token"\n'
@@ -37,11 +37,11 @@ class Remote:
         self.port = int(listening.rpartition(":")[2])
 
     def raw(self) -> socket.socket:
-        """A TCP connection that has not said a word."""
+        """A TCP connection that has sent nothing."""
         return socket.create_connection(("127.0.0.1", self.port), DEADLINE_S)
 
     def connect(self) -> RawPeer:
-        """A connection that has to say hello first."""
+        """A connection that must say hello first."""
         connected = self.raw()
         if self.is_tls:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -50,16 +50,16 @@ class Remote:
         return self.daemon.keep(RawPeer(connected))
 
     def greeted(self) -> RawPeer:
-        """A connection that may do what everybody may."""
+        """A connection that has said hello."""
         peer = self.connect()
         assert peer.ask(["hello", 1, "test", TOKEN])[0][0] == 1
         return peer
 
 
 @pytest.fixture(scope="module")
-def papers(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+def credentials(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """A token and a certificate."""
-    folder = tmp_path_factory.mktemp("papers")
+    folder = tmp_path_factory.mktemp("credentials")
     (folder / "token").write_text(TOKEN)
     (folder / "token").chmod(0o600)
     words = ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2",
@@ -69,9 +69,11 @@ def papers(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 
 @pytest.fixture(params=[False, True], ids=["tcp", "tls"])
-def remote(request: pytest.FixtureRequest, start: "Callable[..., Daemon]", papers: pathlib.Path) -> Iterator[Remote]:
-    """A daemon with short deadlines. It must be the same afterwards, serve, and have logged no error."""
-    one = Remote(start, papers, tls=request.param, more=QUICK)
+def remote(
+    request: pytest.FixtureRequest, start: "Callable[..., Daemon]", credentials: pathlib.Path
+) -> Iterator[Remote]:
+    """A daemon with short deadlines. After the test it must be the same process and have logged no error."""
+    one = Remote(start, credentials, tls=request.param, more=QUICK)
     yield one
     assert one.daemon.status()["pid"] == one.daemon.process.pid
     assert "ERROR" not in one.daemon.log()
@@ -79,12 +81,12 @@ def remote(request: pytest.FixtureRequest, start: "Callable[..., Daemon]", paper
 
 
 @pytest.fixture
-def tls_remote(start: "Callable[..., Daemon]", papers: pathlib.Path) -> Remote:
-    return Remote(start, papers, tls=True, more=QUICK + f"limits.max_connections = {MOST}\n")
+def tls_remote(start: "Callable[..., Daemon]", credentials: pathlib.Path) -> Remote:
+    return Remote(start, credentials, tls=True, more=QUICK + f"limits.max_connections = {MAX_CONNECTIONS}\n")
 
 
-def ends(connected: socket.socket) -> bool:
-    """Whether the daemon closes, whatever it says before."""
+def is_closed(connected: socket.socket) -> bool:
+    """Whether the daemon closes the connection, after any last bytes."""
     connected.settimeout(DEADLINE_S)
     try:
         while connected.recv(65_536):
@@ -94,11 +96,11 @@ def ends(connected: socket.socket) -> bool:
     return True
 
 
-# ---------------------------------------------------------------------- what is said
+# ---------------------------------------------------------------------- frames
 
 
 @pytest.mark.parametrize("payload", [b"", b"\xc1", b"\x91" * 100_000, b"\xdd\xff\xff\xff\xff", bytes(range(256))])
-def test_garbage_in_a_frame_is_refused_and_the_connection_goes_on(remote: Remote, payload: bytes) -> None:
+def test_garbage_in_a_frame_is_an_error_and_the_connection_stays_open(remote: Remote, payload: bytes) -> None:
     peer = remote.greeted()
     peer.send(packed(payload))
     assert peer.receive()["error"] == "bad_request"
@@ -106,19 +108,19 @@ def test_garbage_in_a_frame_is_refused_and_the_connection_goes_on(remote: Remote
 
 
 @pytest.mark.parametrize("length", [LIMIT + 1, 2**32 - 1])
-def test_a_huge_length_is_answered_and_the_connection_closed(remote: Remote, length: int) -> None:
+def test_a_huge_length_gets_an_error_and_closes_the_connection(remote: Remote, length: int) -> None:
     peer = remote.greeted()
     peer.send(frame(["ping"]) + length.to_bytes(4, "big") + b"rest")
     assert peer.receive() == [True]
     assert peer.receive()["error"] == "too_large"
-    assert ends(peer.socket)
+    assert is_closed(peer.socket)
 
 
-def test_before_hello_not_even_a_large_frame_may_begin(remote: Remote) -> None:
+def test_a_large_frame_before_hello_is_an_error_from_its_length_on(remote: Remote) -> None:
     peer = remote.connect()
     peer.send((LIMIT // 2).to_bytes(4, "big") + b"x")
     assert peer.receive()["error"] == "too_large"
-    assert ends(peer.socket)
+    assert is_closed(peer.socket)
 
 
 def test_a_frame_may_come_byte_by_byte(remote: Remote) -> None:
@@ -128,28 +130,28 @@ def test_a_frame_may_come_byte_by_byte(remote: Remote) -> None:
     assert peer.receive()[1] == b"1"
 
 
-def test_large_frames_go_both_ways(remote: Remote) -> None:
+def test_large_requests_and_large_replies_work(remote: Remote) -> None:
     peer = remote.greeted()
     value = bytes(range(256)) * (8 * MIB // 256)
     assert isinstance(peer.ask(["set", {"a": value}])[0], int)
     assert peer.ask(["get", "a"]) == [value]
 
 
-# ---------------------------------------------------------------------- who waits
+# ---------------------------------------------------------------------- deadlines
 
 
-def test_who_does_not_say_hello_is_closed(remote: Remote) -> None:
-    assert ends(remote.connect().socket)
+def test_a_peer_that_does_not_say_hello_is_closed(remote: Remote) -> None:
+    assert is_closed(remote.connect().socket)
 
 
 def test_a_frame_that_has_begun_must_end_in_time(remote: Remote) -> None:
     idle, slow = remote.greeted(), remote.greeted()
     slow.send(frame(["ping"])[:-1])
-    assert ends(slow.socket)
-    assert idle.ask(["ping"]) == [True], "who has begun nothing is not in a hurry"
+    assert is_closed(slow.socket)
+    assert idle.ask(["ping"]) == [True], "a peer without an incomplete frame has no deadline"
 
 
-def test_a_peer_that_never_reads_costs_little_delays_nobody_and_is_closed(remote: Remote) -> None:
+def test_a_peer_that_never_reads_takes_little_memory_delays_no_client_and_is_closed(remote: Remote) -> None:
     greedy, other = remote.greeted(), remote.daemon.connect()
     other.ask(["set", {"big": bytes(MIB)}])
     before = remote.daemon.status()["memory_rss_bytes"]
@@ -163,48 +165,53 @@ def test_a_peer_that_never_reads_costs_little_delays_nobody_and_is_closed(remote
 # ---------------------------------------------------------------------- the handshake
 
 
-@pytest.mark.parametrize("said", [b"", b"\x16\x03\x01", b"GET / HTTP/1.1\r\n\r\n", frame(["ping"]), bytes(1_000)])
-def test_who_never_ends_the_handshake_is_closed(tls_remote: Remote, said: bytes) -> None:
+@pytest.mark.parametrize("sent", [b"", b"\x16\x03\x01", b"GET / HTTP/1.1\r\n\r\n", frame(["ping"]), bytes(1_000)])
+def test_a_peer_that_never_ends_the_handshake_is_closed(tls_remote: Remote, sent: bytes) -> None:
     descriptors = tls_remote.daemon.descriptors()
     for _ in range(5):
         silent = tls_remote.raw()
-        silent.sendall(said)
-        assert ends(silent)
+        silent.sendall(sent)
+        assert is_closed(silent)
         silent.close()
     eventually(lambda: tls_remote.daemon.descriptors() <= descriptors + 1)
     assert tls_remote.greeted().ask(["ping"]) == [True]
 
 
-def test_a_flood_of_handshakes_takes_no_more_places_than_there_are(
-    start: "Callable[..., Daemon]", papers: pathlib.Path
+def test_a_flood_of_handshakes_stays_within_the_connection_limit(
+    start: "Callable[..., Daemon]", credentials: pathlib.Path
 ) -> None:
-    remote = Remote(start, papers, tls=True, more=f"limits.max_connections = {MOST}\nlimits.hello_timeout_ms = 2000\n")
+    remote = Remote(
+        start,
+        credentials,
+        tls=True,
+        more=f"limits.max_connections = {MAX_CONNECTIONS}\nlimits.hello_timeout_ms = 2000\n",
+    )
     before = remote.daemon.descriptors()
     own = remote.greeted()
     with contextlib.ExitStack() as sockets:
-        flood = [sockets.enter_context(remote.raw()) for _ in range(5 * MOST * TIMES)]
+        flood = [sockets.enter_context(remote.raw()) for _ in range(5 * MAX_CONNECTIONS * TIMES)]
         with contextlib.suppress(OSError):
             for silent in flood:
                 silent.sendall(b"\x16")
-        assert own.ask(["ping"]) == [True], "who is there already is served"
-        assert remote.daemon.descriptors() <= before + MOST + 2
-        assert all(ends(silent) for silent in flood), "sent away at once, or closed when their time was over"
+        assert own.ask(["ping"]) == [True], "a connected client is still served"
+        assert remote.daemon.descriptors() <= before + MAX_CONNECTIONS + 2
+        assert all(is_closed(silent) for silent in flood), "rejected at once, or closed at their deadline"
     with remote.greeted().socket, remote.daemon.connect().socket:
-        pass  # there is room again
+        pass  # connections are free again
 
 
-def test_failed_handshakes_do_not_fill_the_logging(tls_remote: Remote) -> None:
+def test_failed_handshakes_do_not_flood_the_log(tls_remote: Remote) -> None:
     for _ in range(200):
         with tls_remote.raw() as silent:
             silent.sendall(b"no TLS at all")
-            ends(silent)
+            is_closed(silent)
     log = tls_remote.daemon.log()
     assert "no TLS" in log
     assert log.count("no TLS") < 50
     assert "Traceback" not in log
 
 
-def test_a_stop_ends_handshakes_too(tls_remote: Remote) -> None:
+def test_a_stop_ends_unfinished_handshakes(tls_remote: Remote) -> None:
     with tls_remote.raw() as silent:
         assert tls_remote.daemon.terminate() == 0
-        assert ends(silent)
+        assert is_closed(silent)

@@ -16,12 +16,12 @@ def client() -> InMemoryClient:
 
 @pytest.fixture(scope="session")
 def connect() -> Callable[..., InMemoryClient]:
-    """Connects to a server of its own, with other limits, tokens or users."""
+    """Connect to a server of its own, with other limits, tokens or users."""
     return in_memory.connect
 
 
 @pytest.fixture
 def quiet_loggers(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
-    """What the server writes to its logging."""
+    """The server's log records."""
     with caplog.at_level("INFO"):
         yield caplog

@@ -1,6 +1,6 @@
-"""What each kind of request was before there was one table: the rules of the first version, as they stood in 8 files.
+"""The rules for each kind of request before there was one table, as they were in 8 files of the first version.
 
-The table is held against them on random requests (``test_table.py``). A request that is added later has no line here.
+``test_table.py`` compares the table with them on random requests. A request that is added later has no line here.
 """
 
 from collections.abc import Collection
@@ -24,7 +24,7 @@ UNPREDICTABLE = frozenset(
     )
 )
 WRITING = frozenset((messages.Set, messages.Delete, messages.Increment, messages.Commit, messages.Touch))
-# Checked by their handlers: who may administer.
+# Their handlers check the right to administer.
 ADMINISTRATIVE = frozenset(
     (
         *(messages.Reload, messages.Access, messages.SlowLog, messages.Largest, messages.Hottest),

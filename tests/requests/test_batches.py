@@ -1,4 +1,4 @@
-"""However requests are put into frames, each is answered as if it had come alone."""
+"""Each request is answered as if it had come alone, however requests are put into frames."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kvd.protocol.limits import Limits
-from kvd.requests import sliced as large_frames
+from kvd.requests import sliced
 from tests.harness.scale import SCALE
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ many = settings(max_examples=max(50, int(500 * SCALE)), deadline=None, suppress_
 LIMITS = Limits(max_key_bytes=6, max_value_bytes=40)
 WINDOW = {"max_commits": 6}
 
-# Valid ones above all, absent, too long (of one, two and four bytes a character) and empty ones among them.
+# Mostly valid keys; also absent, empty and too long ones (of one, two and four bytes a character).
 keys = st.sampled_from(["a", "b", "c", "d", "é", "ééé", "🎂", "123456", "1234567", "éééé", "🎂🎂", ""])
 good_keys = st.sampled_from("abcd")
 some_keys = st.lists(good_keys | keys, max_size=4)
@@ -36,7 +36,7 @@ requests = st.one_of(
     st.tuples(st.just("scan"), keys, st.none() | keys, st.integers(0, 4), at, st.booleans()),
     st.sampled_from([("ping",), ("status",), ("reload",), ("shutdown",), ("hello", 1, "me"), ("hello", 2, "me")]),
 )
-# Runs of one kind are what is taken together, so there have to be many.
+# The server takes runs of one kind together, so there must be many runs.
 runs = st.lists(st.tuples(requests, st.integers(1, 4)), min_size=1, max_size=12).map(
     lambda runs: [request for request, times in runs for _ in range(times)]
 )
@@ -44,10 +44,10 @@ batches = st.lists(requests, min_size=1, max_size=20) | runs
 
 
 def identical(one: "InMemoryClient", other: "InMemoryClient") -> bool:
-    """Whether two databases hold the same: every readable version, every counter."""
+    """Whether two databases are the same in every readable version and every counter."""
     stores = [client.database.store for client in (one, other)]
     assert dict(one.database.metrics()).keys() == dict(other.database.metrics()).keys()
-    # How much history is left, and so its size, depends on how many batches there were.
+    # How much history is left, and so its size, depends on the number of batches.
     counts = [[getattr(store.counters, name) for name in store.counters.__slots__] for store in stores]
     newest = stores[0].version
     oldest = max(store.window.oldest_readable for store in stores)
@@ -62,15 +62,15 @@ def identical(one: "InMemoryClient", other: "InMemoryClient") -> bool:
 
 
 def without_store_id(replies: list[Any]) -> list[Any]:
-    """The replies to hello name the store, which is another one."""
+    """Remove the store's id from replies to hello, because the two stores differ in it."""
     return [reply[:2] + reply[3:] if isinstance(reply, list) and len(reply) == 5 else reply for reply in replies]
 
 
 def without_times(requests: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
-    """When old history goes is a matter of batches: these requests ask for the present only."""
-    of = {"get_many": 2, "scan": 4}
+    """Make all requests ask for the present only, because batches decide when old history is pruned."""
+    places = {"get_many": 2, "scan": 4}
     return [
-        (*request[: of[request[0]]], None, *request[of[request[0]] + 1 :]) if request[0] in of else request
+        (*request[: places[request[0]]], None, *request[places[request[0]] + 1 :]) if request[0] in places else request
         for request in requests
     ]
 
@@ -86,9 +86,11 @@ def test_a_batch_is_answered_like_its_requests_one_by_one(connect: Connect, batc
 
 @many
 @given(st.lists(batches, min_size=1, max_size=3))
-def test_so_is_every_batch_also_when_history_is_short(connect: Connect, work: list[list[tuple[Any, ...]]]) -> None:
+def test_batches_are_answered_like_single_requests_when_history_is_short(
+    connect: Connect, frames: list[list[tuple[Any, ...]]]
+) -> None:
     together, alone = connect(LIMITS, **WINDOW), connect(LIMITS, **WINDOW)
-    for batch in map(without_times, work):
+    for batch in map(without_times, frames):
         replies = together.batch(*map(list, batch))
         assert without_store_id(replies) == without_store_id([alone.ask(*request) for request in batch])
     assert identical(together, alone)
@@ -99,11 +101,11 @@ def test_a_batch_in_slices_is_answered_like_a_small_one(connect: Connect, monkey
 
     @many
     @given(st.lists(batches, min_size=1, max_size=3), st.integers(8, 80), st.integers(1, 5))
-    def run(work: list[list[tuple[Any, ...]]], slice_bytes: int, slice_requests: int) -> None:
-        monkeypatch.setattr(large_frames, "SLICE_BYTES", slice_bytes)
-        monkeypatch.setattr(large_frames, "SLICE_REQUESTS", slice_requests)
+    def run(frames: list[list[tuple[Any, ...]]], slice_bytes: int, slice_requests: int) -> None:
+        monkeypatch.setattr(sliced, "SLICE_BYTES", slice_bytes)
+        monkeypatch.setattr(sliced, "SLICE_REQUESTS", slice_requests)
         small, large = connect(LIMITS), connect(LIMITS)
-        for batch in work:
+        for batch in frames:
             payload = msgspec.msgpack.encode(batch)
             assert without_store_id(large.sliced(payload)) == without_store_id(small.frame(payload))
             sliced_into[len(batch) // slice_requests] += 1

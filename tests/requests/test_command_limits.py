@@ -1,4 +1,4 @@
-"""Each limit of a request, just below, at and just above it; and the room for replies."""
+"""Each limit of a request, just below, at and just above it; and the size limit of replies."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -17,13 +17,13 @@ KEY_BYTES = 24
 
 
 def key_of(size: int, width: int) -> str:
-    """A key of ``size`` bytes, as many of its characters as possible ``width`` bytes wide."""
+    """A key of ``size`` bytes, with as many characters of ``width`` bytes as fit."""
     key = WIDTHS[width] * (size // width) + "a" * (size % width)
     assert len(key.encode()) == size
     return key
 
 
-# What names a key: alone in its frame, and in a frame with others, where runs of one kind are taken together.
+# Requests that name a key, alone in their frame and among others, because runs of one kind are taken together.
 NAMING: dict[str, Callable[[str], list[list[Any]]]] = {
     "get": lambda key: [["get", key]],
     "get_many": lambda key: [["get_many", ["other", key]]],
@@ -59,11 +59,11 @@ def test_a_key_is_never_empty(client: "InMemoryClient", naming: str) -> None:
 
 def test_values_are_limited(connect: Connect) -> None:
     for together in ([], [["set", {"other": b""}]]):
-        for size, refused in ((99, False), (100, False), (101, True)):
+        for size, is_error in ((99, False), (100, False), (101, True)):
             client = connect(Limits(max_value_bytes=100))
             first, *others = client.batch(["set", {"a": b"", "b": b"x" * size}], *together)
-            assert (isinstance(first, dict) and first["error"] == "too_large") == refused
-            assert client.metric("keys_stored") == (0 if refused else 2) + len(together)
+            assert (isinstance(first, dict) and first["error"] == "too_large") == is_error
+            assert client.metric("keys_stored") == (0 if is_error else 2) + len(together)
             assert not [reply for reply in others if isinstance(reply, dict)]
 
 
@@ -98,80 +98,80 @@ def test_the_requests_of_a_frame_are_limited(connect: Connect) -> None:
 
 def test_a_scans_page_ends_after_its_bytes(client: "InMemoryClient") -> None:
     client.ask("set", {f"{number:04}": b"x" * 1020 for number in range(1000)})
-    items, following = client.ask("scan", "", None, 65_536)
-    assert (len(items), following) == (256, "0256")
+    items, next_start = client.ask("scan", "", None, 65_536)
+    assert (len(items), next_start) == (256, "0256")
 
 
-def test_a_refused_read_is_not_counted(client: "InMemoryClient") -> None:
+def test_a_failed_read_is_not_counted(client: "InMemoryClient") -> None:
     long = "x" * 5_000
     client.ask("set", {"a": b"1"})
-    refused = [["get", ""], ["get", long], ["get_many", ["a", ""]], ["get_many", ["a"], 99], ["get_many", [long]]]
-    for request in refused:
+    failing = [["get", ""], ["get", long], ["get_many", ["a", ""]], ["get_many", ["a"], 99], ["get_many", [long]]]
+    for request in failing:
         assert client.code(*request)
-    assert [isinstance(reply, dict) for reply in client.batch(*refused, ["get", long], ["get", ""])] == [True] * 7
+    assert [isinstance(reply, dict) for reply in client.batch(*failing, ["get", long], ["get", ""])] == [True] * 7
     assert client.metric("get_operations") == 0
     client.batch(["get", "a"], ["get", ""], ["get", "missing"], ["get_many", ["a", "a"]])
     assert client.metric("get_operations") == 4
 
 
-def test_a_refused_write_is_not_counted(client: "InMemoryClient") -> None:
+def test_a_failed_write_is_not_counted(client: "InMemoryClient") -> None:
     client.batch(["set", {"": b""}], ["set", {"a": b"", "x" * 5_000: b""}], ["delete", ["a"]], ["delete", [""], True])
     assert [client.metric(name) for name in ("set_operations", "delete_operations", "version")] == [0, 0, 0]
 
 
-# ---------------------------------------------------------------------- the room for replies
+# ---------------------------------------------------------------------- the size limit of replies
 
-ROOM = 4_096
-ways = pytest.mark.parametrize("way", ["whole", "in slices"])
+REPLY_BYTES = 4_096
+all_paths = pytest.mark.parametrize("path", ["whole", "in slices"])
 
 
-def batch(client: "InMemoryClient", way: str, *requests: list[object]) -> list[Any]:
+def batch(client: "InMemoryClient", path: str, *requests: list[object]) -> list[Any]:
     payload = msgspec.msgpack.encode(requests)
-    replies: list[Any] = client.frame(payload) if way == "whole" else client.sliced(payload)
+    replies: list[Any] = client.frame(payload) if path == "whole" else client.sliced(payload)
     return replies
 
 
-@ways
-def test_only_the_reply_that_does_not_fit_is_replaced(connect: Connect, way: str) -> None:
-    client = connect(Limits(max_reply_bytes=ROOM))
+@all_paths
+def test_only_the_reply_that_does_not_fit_is_replaced(connect: Connect, path: str) -> None:
+    client = connect(Limits(max_reply_bytes=REPLY_BYTES))
     client.ask("set", {"big": b"x" * 3_000, "small": b"y" * 100})
     replies = batch(
-        client, way, ["get", "big"], ["get", "small"], ["get", "big"], ["set", {"a": b"1"}],
+        client, path, ["get", "big"], ["get", "small"], ["get", "big"], ["set", {"a": b"1"}],
         ["get_many", ["small", "big"]], ["scan", "big", None, 9], ["get", "small"], ["get_many", ["small"]], ["ping"],
     )  # fmt: skip
     assert [reply["error"] if isinstance(reply, dict) else reply for reply in replies] == [
         b"x" * 3_000, b"y" * 100, "reply_too_large", 2, "reply_too_large", "reply_too_large", b"y" * 100, [b"y" * 100],
         True,
     ]  # fmt: skip
-    assert str(ROOM) in replies[2]["message"]
+    assert str(REPLY_BYTES) in replies[2]["message"]
 
 
-@ways
-def test_what_a_replaced_reply_asked_for_has_run(connect: Connect, way: str) -> None:
-    client = connect(Limits(max_reply_bytes=ROOM))
-    client.ask("set", {"a": b"x" * ROOM})
-    assert batch(client, way, ["get", "a"], ["ping"])[0]["error"] == "reply_too_large"
+@all_paths
+def test_the_request_of_a_replaced_reply_has_run(connect: Connect, path: str) -> None:
+    client = connect(Limits(max_reply_bytes=REPLY_BYTES))
+    client.ask("set", {"a": b"x" * REPLY_BYTES})
+    assert batch(client, path, ["get", "a"], ["ping"])[0]["error"] == "reply_too_large"
     assert client.metric("get_operations") == 1
 
 
-@ways
-def test_a_reply_may_fill_the_room_to_the_last_byte(connect: Connect, way: str) -> None:
-    for size, fits in ((ROOM - 5, True), (ROOM - 4, False)):
-        client = connect(Limits(max_reply_bytes=ROOM))
+@all_paths
+def test_replies_may_fill_the_limit_to_the_last_byte(connect: Connect, path: str) -> None:
+    for size, fits in ((REPLY_BYTES - 5, True), (REPLY_BYTES - 4, False)):
+        client = connect(Limits(max_reply_bytes=REPLY_BYTES))
         client.ask("set", {"a": b"x" * size})
-        first, last = batch(client, way, ["get", "a"], ["get", "missing"])
+        first, last = batch(client, path, ["get", "a"], ["get", "missing"])
         assert (first == b"x" * size) == fits
         assert last is None or last["error"] == "reply_too_large"
 
 
-def test_one_value_larger_than_the_room_is_replaced_too(connect: Connect) -> None:
-    """A frame that is one get goes a way of its own."""
-    client = connect(Limits(max_reply_bytes=ROOM))
-    client.ask("set", {"a": b"x" * (ROOM + 1)})
+def test_one_value_larger_than_the_limit_is_replaced_too(connect: Connect) -> None:
+    """A frame of one get has a code path of its own."""
+    client = connect(Limits(max_reply_bytes=REPLY_BYTES))
+    client.ask("set", {"a": b"x" * (REPLY_BYTES + 1)})
     assert client.code("get", "a") == "reply_too_large"
 
 
-def test_many_scans_in_a_small_frame_stay_within_the_room(client: "InMemoryClient") -> None:
+def test_many_scans_in_a_small_frame_stay_within_the_limit(client: "InMemoryClient") -> None:
     client.ask("set", {f"{number:04}": b"x" * 64 for number in range(5_000)})
     requests = msgspec.msgpack.encode([["scan", "", None, 65_536]] * 400)
     assert len(requests) < 8 * 1024
@@ -179,7 +179,7 @@ def test_many_scans_in_a_small_frame_stay_within_the_room(client: "InMemoryClien
     assert len(msgspec.msgpack.encode(replies)) < Limits().max_reply_bytes + 2**20
 
 
-def test_a_value_set_and_read_in_one_small_frame_stays_within_the_room(client: "InMemoryClient") -> None:
+def test_a_value_set_and_read_in_one_small_frame_stays_within_the_limit(client: "InMemoryClient") -> None:
     requests = msgspec.msgpack.encode([["set", {"k": b"x" * 50_000}], *[["get", "k"]] * 2_000])
     assert len(requests) < 64 * 1024
     replies = client.frame(requests)

@@ -1,4 +1,4 @@
-"""Every request: the form of its reply, its errors, and who may ask. In memory, without sockets."""
+"""Every request: the form of its reply, its errors, and the clients that may send it. In memory, without sockets."""
 
 import logging
 from collections.abc import Callable
@@ -49,14 +49,14 @@ def test_set_answers_the_version_of_its_commit(client: "InMemoryClient") -> None
     assert client.ask("set", {}) == second, "nothing to commit"
 
 
-def test_delete_answers_its_version_and_how_many_keys_there_were(client: "InMemoryClient") -> None:
+def test_delete_answers_its_version_and_the_number_of_deleted_keys(client: "InMemoryClient") -> None:
     version = client.ask("set", {"a": b"1", "b": b"2", "c": b"3"})
     assert client.ask("delete", ["a"]) == [version + 1, 1]
     assert client.ask("delete", ["b", "no", "b", "c"], True) == [version + 2, 2]
     assert client.ask("delete", ["no"], True) == [version + 2, 0]
 
 
-def test_scan_answers_items_and_where_to_go_on(client: "InMemoryClient") -> None:
+def test_scan_answers_items_and_the_start_of_the_next_page(client: "InMemoryClient") -> None:
     version = client.ask("set", {"b": b"2", "a": b"1", "c": b"3"})
     assert client.ask("scan", "", None, 2) == [[["a", b"1", version], ["b", b"2", version]], "c"]
     assert client.ask("scan", "c", None, 2, None, True) == [[["c", None, version]], None]
@@ -64,7 +64,7 @@ def test_scan_answers_items_and_where_to_go_on(client: "InMemoryClient") -> None
     assert client.ask("scan", "", None, 9, 0) == [[], None]
 
 
-def test_metrics_begin_with_the_five_of_old(client: "InMemoryClient") -> None:
+def test_metrics_begin_with_the_five_of_the_first_version(client: "InMemoryClient") -> None:
     client.batch(["set", {"cake": "🎂".encode(), "horns": b"x"}], ["get", "cake"], ["delete", ["horns"]])
     metrics = client.ask("metrics")
     assert metrics[:5] == [
@@ -83,7 +83,7 @@ def test_shutdown_answers_the_process_id(client: "InMemoryClient") -> None:
     assert client.backend.stopping
 
 
-def test_hello_answers_who_the_server_is_and_its_limits(connect: Connect) -> None:
+def test_hello_answers_the_servers_identity_and_limits(connect: Connect) -> None:
     client = connect(Limits(max_key_bytes=9))
     version = client.ask("set", {"a": b""})
     protocol, server, store_id, at, limits = client.ask("hello", 1, "test")
@@ -109,7 +109,7 @@ def test_a_delete_names_the_missing_keys_and_deletes_nothing(client: "InMemoryCl
     assert (client.ask("get", "a"), client.metric("delete_operations")) == (b"1", 0)
 
 
-def test_a_version_that_has_gone_is_told_with_the_oldest_that_has_not(connect: Connect) -> None:
+def test_the_error_for_a_pruned_version_has_the_oldest_readable_one(connect: Connect) -> None:
     client = connect(max_commits=0)
     for value in (b"1", b"2", b"3"):
         client.ask("set", {"a": value})
@@ -120,20 +120,20 @@ def test_a_version_that_has_gone_is_told_with_the_oldest_that_has_not(connect: C
 
 
 @pytest.mark.parametrize("at", [2, 2**63, 2**64 - 1])
-def test_a_version_that_is_not_there_yet_is_a_bad_request(client: "InMemoryClient", at: int) -> None:
+def test_a_future_version_is_a_bad_request(client: "InMemoryClient", at: int) -> None:
     client.ask("set", {"a": b"1"})
     assert client.code("get_many", ["a"], at) == client.code("scan", "", None, 9, at) == "bad_request"
 
 
-def test_messages_have_an_end_however_long_the_keys_are(client: "InMemoryClient") -> None:
+def test_error_messages_are_short_however_long_the_keys_are(client: "InMemoryClient") -> None:
     keys = [letter * 4_096 for letter in "abcdefgh"]
     reply = client.ask("delete", keys)
-    assert reply["keys"] == keys, "the field is whole"
+    assert reply["keys"] == keys, "the field has the whole keys"
     assert len(reply["message"]) == 301
     assert reply["message"].endswith("…")
 
 
-def test_error_replies_are_only_made_with_known_codes() -> None:
+def test_error_replies_have_only_known_codes() -> None:
     assert error_reply("busy", "x", more=1) == {"error": "busy", "message": "x", "more": 1}
     assert len(error_reply("busy", "x" * 300)["message"]) == 300  # type: ignore[arg-type]
     for code in CODES:
@@ -142,7 +142,7 @@ def test_error_replies_are_only_made_with_known_codes() -> None:
         error_reply("no_such_code", "")
 
 
-def test_a_fault_in_the_server_is_told_without_its_insides_and_logged_with_them(
+def test_an_internal_error_shows_no_details_to_the_client_and_logs_them(
     client: "InMemoryClient", caplog: pytest.LogCaptureFixture
 ) -> None:
     def broken(*_: object, **__: object) -> None:
@@ -157,7 +157,7 @@ def test_a_fault_in_the_server_is_told_without_its_insides_and_logged_with_them(
     assert "the secret inside" in caplog.text
 
 
-# ---------------------------------------------------------------------- who may ask
+# ---------------------------------------------------------------------- rights
 
 
 @pytest.mark.parametrize("uid", [1, 65_534, None])
@@ -179,14 +179,16 @@ def test_root_is_an_administrator_and_so_is_the_daemons_own_user(
     monkeypatch.setattr("os.geteuid", lambda: 1234)
     assert [connect(uid=uid).peer.administrator for uid in (0, 1234, 1235, None)] == [True, True, False, False]
     monkeypatch.setattr("os.geteuid", lambda: 65_534)
-    assert not connect(uid=65_534).peer.administrator, "it may be anybody's"
+    assert not connect(uid=65_534).peer.administrator, "the overflow id may stand for any user"
 
 
-def test_a_reload_that_fails_answers_with_the_reason(client: "InMemoryClient") -> None:
+def test_a_reload_that_fails_answers_the_reason(client: "InMemoryClient") -> None:
     assert client.ask("reload") == {"error": "bad_request", "message": "kvd.toml, line 3: no such key"}
 
 
-def test_a_shutdown_is_logged_with_who_asked_for_it(client: "InMemoryClient", caplog: pytest.LogCaptureFixture) -> None:
+def test_a_shutdown_is_logged_with_the_client_that_asked_for_it(
+    client: "InMemoryClient", caplog: pytest.LogCaptureFixture
+) -> None:
     with caplog.at_level(logging.INFO):
         client.ask("shutdown")
     assert "shutdown asked for by test" in caplog.text
@@ -199,7 +201,7 @@ def test_hello_is_optional_on_a_unix_socket_and_needs_no_token(connect: Connect)
 
 
 @pytest.mark.parametrize("hello", [["hello", 1, "me"], ["hello", 1, "me", ""], ["hello", 1, "me", "s3cre"], ["ping"]])
-def test_without_the_token_a_tcp_peer_gets_nothing(
+def test_a_tcp_peer_without_the_token_gets_only_errors(
     connect: Connect, hello: list[Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     client = connect(token="s3cret", uid=None)  # noqa: S106
@@ -218,14 +220,16 @@ def test_with_the_token_a_tcp_peer_may_go_on_in_the_same_frame(connect: Connect)
     assert client.code("shutdown") == "forbidden"
 
 
-def test_where_no_token_is_configured_none_is_right(connect: Connect) -> None:
+def test_without_a_configured_token_every_token_is_wrong(connect: Connect) -> None:
     client = connect(uid=None)
     assert [client.code("hello", 1, "me", *more) for more in ([], [None], [""], ["None"])] == ["unauthenticated"] * 4
 
 
 @pytest.mark.parametrize("protocol", [0, 2, -1, 2**64 - 1])
 @pytest.mark.parametrize("uid", [0, None])
-def test_another_protocol_is_refused_with_the_one_spoken(connect: Connect, protocol: int, uid: int | None) -> None:
+def test_the_error_for_another_protocol_names_the_supported_one(
+    connect: Connect, protocol: int, uid: int | None
+) -> None:
     client = connect(token="s3cret", uid=uid)  # noqa: S106
     reply = client.ask("hello", protocol, "me", "s3cret")
     assert (reply["error"], reply["protocols"]) == ("unsupported_protocol", [1])

@@ -9,6 +9,6 @@ from kvd.protocol.frames import HEADER_BYTES, frame
     ("payload", "framed"),
     [(b"", b"\0\0\0\0"), (b"\xc0", b"\0\0\0\1\xc0"), (b"x" * 258, b"\0\0\1\2" + b"x" * 258)],
 )
-def test_a_frame_is_its_payload_behind_its_length_in_big_endian(payload: bytes, framed: bytes) -> None:
+def test_a_frame_is_its_length_in_big_endian_and_its_payload(payload: bytes, framed: bytes) -> None:
     assert frame(payload) == framed
     assert len(framed) == HEADER_BYTES + len(payload)

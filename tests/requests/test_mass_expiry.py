@@ -1,4 +1,4 @@
-"""More keys due at once than can expire in one step: nobody sees one after its time, and nobody waits for all."""
+"""More keys due at once than can expire in one step: no client sees a due key, and no client waits for all of them."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,8 +13,8 @@ from tests.harness.in_memory import InMemoryClient, connect, deadlines_us
 MANY = 5 * EXPIRED_KEYS
 TTL_MS = 10
 VERSION = object()
-# Requests of a key that is due, and what each answers: what it would if the key had never been.
-NAMED: list[tuple[list[list[Any]], list[Any]]] = [
+# Requests that name a due key, with their replies: the same as if the key had never existed.
+REQUESTS: list[tuple[list[list[Any]], list[Any]]] = [
     ([["get", "KEY"]], [None]),
     ([["get", "KEY"], ["get", "stays"]], [None, b"here"]),
     ([["get_many", ["KEY", "stays"]]], [[None, b"here"]]),
@@ -26,7 +26,7 @@ NAMED: list[tuple[list[list[Any]], list[Any]]] = [
 
 
 def with_many_due() -> tuple[InMemoryClient, Callable[[], list[int]]]:
-    """Keys k0 to k(MANY - 1) are due; and in how many microseconds each timer was set since."""
+    """Make keys k0 to k(MANY - 1) due. The returned function gives the delays of all timers since, in microseconds."""
     client = connect()
     client.ask("set", {f"k{number}": b"x" for number in range(MANY)}, {"ttl": TTL_MS})
     client.ask("set", {"stays": b"here"})
@@ -35,58 +35,58 @@ def with_many_due() -> tuple[InMemoryClient, Callable[[], list[int]]]:
     return client, lambda: deadlines_us(client.database)
 
 
-def left(client: InMemoryClient) -> int:
+def keys_left(client: InMemoryClient) -> int:
     return int(client.metric("keys_stored")) - 1
 
 
 @pytest.mark.parametrize("requests", [[["get", "stays"]], [["ping"]], [["get_many", ["stays"]]]])
-def test_no_frame_lets_more_expire_than_one_step(requests: list[list[Any]]) -> None:
+def test_no_frame_expires_more_keys_than_one_step(requests: list[list[Any]]) -> None:
     client, timers = with_many_due()
     for _ in range(10):
         client.batch(*requests)
-    assert left(client) == MANY - EXPIRED_KEYS
-    assert timers() == [0], "a timer goes on, and was set once"
+    assert keys_left(client) == MANY - EXPIRED_KEYS
+    assert timers() == [0], "one timer is set for the rest"
 
 
-def a_dead_key(client: InMemoryClient) -> str:
-    """One that is due and still there."""
+def due_key(client: InMemoryClient) -> str:
+    """A key that is due and still in the store."""
     client.ask("ping")  # the first step
     return next(key for key in (f"k{number}" for number in range(MANY)) if client.database.store.exists(key))
 
 
-def of(key: str, part: Any) -> Any:  # noqa: ANN401
-    """A request with this key in it."""
+def with_key(key: str, part: Any) -> Any:  # noqa: ANN401
+    """A request with this key in place of KEY."""
     if isinstance(part, list):
-        return [of(key, each) for each in part]
+        return [with_key(key, each) for each in part]
     if isinstance(part, dict):
-        return {of(key, name): value for name, value in part.items()}
+        return {with_key(key, name): value for name, value in part.items()}
     return key if part == "KEY" else part
 
 
-@pytest.mark.parametrize(("requests", "expected"), NAMED, ids=lambda case: str(case[0])[:12])
-def test_keys_that_are_named_are_gone_at_their_time(requests: list[Any], expected: list[Any]) -> None:
+@pytest.mark.parametrize(("requests", "expected"), REQUESTS, ids=lambda case: str(case[0])[:12])
+def test_a_request_that_names_a_due_key_expires_that_key_alone(requests: list[Any], expected: list[Any]) -> None:
     client, _ = with_many_due()
-    key = a_dead_key(client)
-    replies = client.batch(*of(key, requests))
+    key = due_key(client)
+    replies = client.batch(*with_key(key, requests))
     assert replies == ([replies[0]] if expected == [VERSION] else expected)
     assert expected != [VERSION] or isinstance(replies[0], int)
     assert not client.database.store.exists(key)
-    assert left(client) >= MANY - EXPIRED_KEYS - 1, "and no others go with it"
+    assert keys_left(client) >= MANY - EXPIRED_KEYS - 1, "no other keys expire with it"
 
 
-def test_a_number_does_not_go_on_from_a_dead_one() -> None:
+def test_an_increment_of_a_due_key_starts_from_zero() -> None:
     client, _ = with_many_due()
-    assert client.ask("increment", a_dead_key(client), 5)[0] == 5
+    assert client.ask("increment", due_key(client), 5)[0] == 5
 
 
-def test_what_is_set_meanwhile_ends_the_dead_one_first() -> None:
+def test_a_set_of_a_due_key_expires_the_old_value_first() -> None:
     client, _ = with_many_due()
-    key = a_dead_key(client)
+    key = due_key(client)
     client.ask("set", {key: b"new"})
     assert [version[1] for version in client.ask("history", key, 10)] == [b"new", None, b"x"]
 
 
-def test_a_transaction_that_read_a_dead_key_meets_its_end() -> None:
+def test_a_transaction_that_read_a_due_key_conflicts_with_its_expiry() -> None:
     client = connect()
     version = client.ask("set", {f"k{number}": b"x" for number in range(MANY)}, {"ttl": TTL_MS})
     client.timer.now += TTL_MS * 1000
@@ -100,43 +100,43 @@ def test_a_transaction_that_read_a_dead_key_meets_its_end() -> None:
     [["scan", "", None, 1000], ["begin"], ["commit", {"a": b"x"}, None, [["k", "l"]], 1]],
     ids=lambda r: r[0],
 )
-def test_what_sees_all_keys_waits_until_all_have_expired(request_: list[Any]) -> None:
+def test_a_request_that_sees_all_keys_waits_until_all_have_expired(request_: list[Any]) -> None:
     client, _ = with_many_due()
     reply = client.ask(*request_)
     if request_[0] == "scan":
         assert [item[0] for item in reply[0]] == ["stays"]
-    assert left(client) == (0 if request_[0] != "commit" or isinstance(reply, dict) else 1)
+    assert keys_left(client) == (0 if request_[0] != "commit" or isinstance(reply, dict) else 1)
 
 
-def test_it_waits_in_steps() -> None:
+def test_a_request_that_sees_all_keys_runs_in_slices() -> None:
     client, _ = with_many_due()
     requests: list[AnyRequest] = [messages.Scan("", None, 10)]
-    assert client.run(requests, 20) is None, "in slices, then"
-    assert left(client) == MANY - EXPIRED_KEYS
+    assert client.run(requests, 20) is None, "the request must run in slices"
+    assert keys_left(client) == MANY - EXPIRED_KEYS
 
 
-def test_the_timer_ends_it() -> None:
+def test_the_timer_expires_the_rest() -> None:
     client, _ = with_many_due()
     client.ask("ping")
     steps = 1
     while not client.database.expire_step():
         steps += 1
-    assert (left(client), steps) == (0, MANY // EXPIRED_KEYS - 1)
+    assert (keys_left(client), steps) == (0, MANY // EXPIRED_KEYS - 1)
     assert client.database.expire_due_bounded()
     client.ask("set", {"k1": b"again"}, {"ttl": TTL_MS})
     client.timer.now += TTL_MS * 1000
-    assert client.ask("get", "k1") is None, "few at a time are not put off"
+    assert client.ask("get", "k1") is None, "a few due keys expire at once"
 
 
-def test_a_watcher_that_is_told_everything_is_told_of_no_dead_key() -> None:
-    """In steps, too, and only what has expired before it began."""
+def test_a_resynchronised_watcher_receives_no_due_key() -> None:
+    """Its keys expire in steps, too, and before the first item is sent."""
     client, _ = with_many_due()
-    assert client.ask("watch", "", 10**9) is True  # of another store, so all is told
+    assert client.ask("watch", "", 10**9) is True  # a version of another store, so all keys are sent
     feed = client.peer.feed
     assert feed is not None
     events = []
     while not feed.is_drained:
-        before = left(client)
+        before = keys_left(client)
         events += feed.next_events()
-        assert left(client) >= before - EXPIRED_KEYS
+        assert keys_left(client) >= before - EXPIRED_KEYS
     assert [event[1] for event in events if event[0] == "item"] == ["stays"]

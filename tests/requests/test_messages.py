@@ -1,4 +1,4 @@
-"""Requests on the wire: each form that is allowed, each kind of mistake, and arbitrary bytes."""
+"""Requests on the wire: each valid form, each kind of mistake, and arbitrary bytes."""
 
 import tracemalloc
 from typing import Any
@@ -16,7 +16,7 @@ encode = msgspec.msgpack.encode
 many = settings(max_examples=max(50, int(1_000 * SCALE)), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 ID = bytes(range(16))
-HOW = {"ttl": 1, "keep_ttl": True, "ephemeral": True, "id": ID, "since": 7, "sync": False, "ttls": {"a": 5}}
+OPTIONS = {"ttl": 1, "keep_ttl": True, "ephemeral": True, "id": ID, "since": 7, "sync": False, "ttls": {"a": 5}}
 
 FORMS: list[tuple[list[Any], messages.AnyRequest]] = [
     (["hello", 1, "me"], messages.Hello(1, "me")),
@@ -36,7 +36,10 @@ FORMS: list[tuple[list[Any], messages.AnyRequest]] = [
     (["set", {"a": b"\0\xff", "b": b""}], messages.Set({"a": b"\0\xff", "b": b""})),
     (["set", {"a": b""}, None], messages.Set({"a": b""})),
     (["set", {"a": b""}, {}], messages.Set({"a": b""}, messages.WriteOptions())),
-    (["set", {"a": b""}, HOW], messages.Set({"a": b""}, messages.WriteOptions(1, True, True, ID, 7, False, {"a": 5}))),
+    (
+        ["set", {"a": b""}, OPTIONS],
+        messages.Set({"a": b""}, messages.WriteOptions(1, True, True, ID, 7, False, {"a": 5})),
+    ),
     (["set", {"a": b""}, {"ttl": None}], messages.Set({"a": b""}, messages.WriteOptions())),
     (["delete", ["a"]], messages.Delete(["a"])),
     (["delete", ["a"], True], messages.Delete(["a"], True)),
@@ -88,7 +91,7 @@ def fields(request: messages.AnyRequest) -> tuple[object, ...]:
 
 
 @pytest.mark.parametrize(("wire", "request_"), FORMS, ids=lambda value: str(value)[:40])
-def test_every_form_of_a_request_is_understood(wire: list[Any], request_: messages.AnyRequest) -> None:
+def test_every_form_of_a_request_is_decoded(wire: list[Any], request_: messages.AnyRequest) -> None:
     assert fields(decode_request(encode(wire))) == fields(request_)
     assert [fields(each) for each in decode_batch(encode([wire, wire]))] == [fields(request_)] * 2
     assert [fields(decode_request(raw)) for raw in split_batch(encode([wire]))] == [fields(request_)]
@@ -127,7 +130,7 @@ def test_every_request_is_among_the_forms() -> None:
     ],
     ids=lambda wire: str(wire)[:40],
 )  # fmt: skip
-def test_a_request_of_a_wrong_form_refuses_its_frame(wire: object) -> None:
+def test_a_request_of_a_wrong_form_is_an_error_of_its_frame(wire: object) -> None:
     with pytest.raises(DECODE_ERRORS):
         decode_request(encode(wire))
     with pytest.raises(DECODE_ERRORS):
@@ -145,7 +148,7 @@ def test_a_frame_is_one_array_of_at_least_one_request(payload: bytes) -> None:
             decode(payload)
 
 
-def test_a_frame_has_no_more_requests_than_it_may() -> None:
+def test_the_number_of_requests_in_a_frame_is_limited() -> None:
     full = encode([["ping"]] * messages.MAX_REQUESTS)
     assert len(decode_batch(full)) == len(split_batch(full)) == messages.MAX_REQUESTS
     over = encode([["ping"]] * (messages.MAX_REQUESTS + 1))
@@ -154,7 +157,7 @@ def test_a_frame_has_no_more_requests_than_it_may() -> None:
             decode(over)
 
 
-def test_a_request_has_no_more_keys_than_may_be_built() -> None:
+def test_the_number_of_keys_in_a_request_is_limited() -> None:
     keys = [str(number) for number in range(messages.MAX_KEYS + 1)]
     assert len(decode_request(encode(["get_many", keys[1:]])).keys) == messages.MAX_KEYS  # type: ignore[union-attr]
     for wire in (
@@ -181,7 +184,7 @@ DEEP = [
 ]
 GET, GET_MANY, SET = b"\x91\x92\xa3get", b"\x91\x92\xa8get_many", b"\x91\x92\xa3set"
 COMMIT = b"\x91\x94\xa6commit"
-LYING = [
+FALSE_LENGTHS = [
     array(2**32 - 1), array(65_536), b"\xdc\xff\xff", b"\x91" + array(2**32 - 1), GET_MANY + array(2**32 - 1),
     GET_MANY + array(262_144), SET + b"\xdf\xff\xff\xff\xff", SET + b"\xdf\x00\x04\x00\x00",
     SET + b"\x81\xa1a\xc6\xff\xff\xff\xff", GET + b"\xdb\xff\xff\xff\xff", GET + b"\xc9\xff\xff\xff\xff\x01",
@@ -192,19 +195,19 @@ LYING = [
 
 @pytest.mark.parametrize("deep", DEEP, ids=["arrays", "maps", "wide arrays", "both"])
 @pytest.mark.parametrize("around", [b"", b"\x91", b"\x92\x91\xa4ping", GET, GET_MANY, SET + b"\x81\xa1a"], ids=repr)
-def test_nesting_without_end_is_an_ordinary_mistake(around: bytes, deep: bytes) -> None:
+def test_deep_nesting_is_a_decode_error(around: bytes, deep: bytes) -> None:
     for decode in (decode_batch, split_batch, decode_request):
         with pytest.raises(DECODE_ERRORS):
             decode(around + deep)
 
 
-@pytest.mark.parametrize("lying", LYING, ids=lambda lying: lying.hex())
-def test_a_length_that_lies_is_an_ordinary_mistake_and_reserves_little(lying: bytes) -> None:
+@pytest.mark.parametrize("payload", FALSE_LENGTHS, ids=lambda payload: payload.hex())
+def test_a_false_length_is_a_decode_error_and_allocates_little(payload: bytes) -> None:
     for decode in (decode_batch, split_batch, decode_request):
         tracemalloc.start()
         try:
             with pytest.raises(DECODE_ERRORS):
-                decode(lying)
+                decode(payload)
             assert tracemalloc.get_traced_memory()[1] < 4 * 2**20
         finally:
             tracemalloc.stop()
@@ -213,17 +216,17 @@ def test_a_length_that_lies_is_an_ordinary_mistake_and_reserves_little(lying: by
 @pytest.mark.parametrize(
     "text", [b"\xed\xa0\x80", b"\xff", b"\xc0\x80", b"\xf4\x90\x80\x80", b"\xe2\x82"], ids=bytes.hex
 )
-def test_a_key_that_is_not_utf8_is_an_ordinary_mistake(text: bytes) -> None:
+def test_a_key_that_is_not_utf8_is_a_decode_error(text: bytes) -> None:
     key = bytes([0xA0 + len(text)]) + text
     for payload in (GET + key, GET_MANY + b"\x91" + key, SET + b"\x81" + key + b"\xc4\0"):
         with pytest.raises(DECODE_ERRORS):
             decode_batch(payload)
 
 
-def decodes_or_refuses(payload: bytes) -> int:
-    """All ways of decoding agree on whether these bytes are a batch; how many requests it has, 0 if it is none.
+def count_requests(payload: bytes) -> int:
+    """Check that both decoders agree on these bytes. Return the number of requests, or 0 if the bytes are no batch.
 
-    Anything but a DECODE_ERROR escapes and fails the test.
+    Any error that is not in DECODE_ERRORS escapes and fails the test.
     """
     try:
         whole = decode_batch(payload)
@@ -241,14 +244,14 @@ def decodes_or_refuses(payload: bytes) -> int:
 @many
 @given(st.binary(max_size=200))
 @example(b"\x91" * 70_000)
-def test_arbitrary_bytes_are_a_batch_or_an_ordinary_mistake(payload: bytes) -> None:
-    decodes_or_refuses(payload)
+def test_arbitrary_bytes_are_a_batch_or_a_decode_error(payload: bytes) -> None:
+    count_requests(payload)
 
 
 wires = st.lists(st.sampled_from([encode(wire) for wire, _ in FORMS]), min_size=1, max_size=4).map(
     lambda wires: bytes([0x90 + len(wires)]) + b"".join(wires)
 )
-# Bytes that mean something to MessagePack are likelier to get far.
+# Bytes with a meaning in MessagePack get further into the decoder.
 HEADS = [
     *range(0x8F, 0xA4),
     0xC0,
@@ -272,7 +275,7 @@ HEADS = [
 
 @st.composite
 def mutated(draw: st.DrawFn) -> bytes:
-    """A valid batch with up to three bytes replaced, put in, taken out, or doubled."""
+    """A valid batch with up to three changes: a byte replaced, inserted or removed, a cut, or a repetition."""
     payload = bytearray(draw(wires))
     for _ in range(draw(st.integers(0, 3))):
         at = draw(st.integers(0, max(0, len(payload) - 1)))
@@ -291,21 +294,21 @@ def mutated(draw: st.DrawFn) -> bytes:
     return bytes(payload)
 
 
-def test_mutated_batches_are_batches_or_ordinary_mistakes() -> None:
-    understood = {"yes": 0, "no": 0}
+def test_mutated_batches_are_batches_or_decode_errors() -> None:
+    outcomes = {"decoded": 0, "error": 0}
 
     @many
     @given(mutated())
     def run(payload: bytes) -> None:
-        understood["yes" if decodes_or_refuses(payload) else "no"] += 1
+        outcomes["decoded" if count_requests(payload) else "error"] += 1
 
     run()
-    print("mutated batches understood:", understood)
-    assert min(understood.values()) >= 20, "both ways have to be taken"
+    print("mutated batches that decode:", outcomes)
+    assert min(outcomes.values()) >= 20, "both outcomes must occur"
 
 
 @many
 @given(wires)
-def test_a_batch_comes_through_unchanged(payload: bytes) -> None:
+def test_a_batch_survives_decoding_and_encoding_unchanged(payload: bytes) -> None:
     assert encode(decode_batch(payload)) == encode([decode_request(raw) for raw in split_batch(payload)])
-    assert decodes_or_refuses(payload) == payload[0] - 0x90
+    assert count_requests(payload) == payload[0] - 0x90

@@ -1,4 +1,4 @@
-"""Requests that look at versions: fetch, snapshots, history, log, version_at."""
+"""Requests that read versions: fetch, snapshots, history, log, version_at, watch."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -20,12 +20,12 @@ AUTHOR = [0, None, "test"]
 
 @pytest.fixture
 def client(connect: Connect) -> "InMemoryClient":
-    """A connection of root's."""
+    """A connection of root."""
     return connect(uid=0)
 
 
 def without_history(connect: Connect) -> "InMemoryClient":
-    """One whose history keeps nothing that is not pinned."""
+    """A connection to a store whose history keeps only pinned versions."""
     return connect(max_commits=0)
 
 
@@ -44,11 +44,11 @@ def test_fetch_answers_values_with_versions_and_deadlines(client: "InMemoryClien
     assert client.ask("fetch", ["a"], None) == [[b"1", first, None, None, None]]
 
 
-def test_fetch_at_a_version_answers_what_was_and_no_deadline(client: "InMemoryClient") -> None:
+def test_fetch_at_a_version_answers_its_values_and_no_deadlines(client: "InMemoryClient") -> None:
     first = client.ask("set", {"a": b"1", "b": b"2"}, {"ttl": 5})
     client.batch(["set", {"a": b"new"}], ["delete", ["b"]])
     assert client.ask("fetch", ["a", "b"], first) == [[b"1", first, None, None, None], [b"2", first, None, None, None]]
-    assert client.ask("fetch", ["b"]) == [[None, 0, None, None, None]], "a deleted key is an absent one"
+    assert client.ask("fetch", ["b"]) == [[None, 0, None, None, None]], "a deleted key is absent"
     assert client.ask("fetch", ["a"], 0) == [[None, 0, None, None, None]]
 
 
@@ -60,7 +60,7 @@ READS: dict[str, Callable[[Any], list[Any]]] = {
 
 
 @pytest.mark.parametrize("read", READS)
-def test_one_reads_from_the_oldest_readable_version_to_the_current_one(connect: Connect, read: str) -> None:
+def test_versions_are_readable_from_the_oldest_readable_to_the_current_one(connect: Connect, read: str) -> None:
     client = connect(max_commits=3)
     for number in range(20):
         client.ask("set", {"a": b"%d" % number})
@@ -76,7 +76,7 @@ def test_one_reads_from_the_oldest_readable_version_to_the_current_one(connect: 
 
 @pytest.mark.parametrize("read", READS)
 def test_a_value_whose_prefix_has_a_shorter_history_is_gone(client: "InMemoryClient", read: str) -> None:
-    """The clock of these commits ticks a microsecond each time it is asked."""
+    """The clock of these commits advances a microsecond with each reading."""
     client.database.memory.set_rules(PrefixRules([PrefixRule(prefix="a", history_ms=1)]))
     client.batch(["set", {"a": b"old", "other": b"old"}], ["set", {"a": b"new"}])
     client.database.store.advance(client.database.store.time + 2_000)
@@ -91,18 +91,18 @@ def test_a_value_whose_prefix_has_a_shorter_history_is_gone(client: "InMemoryCli
 
 
 @pytest.mark.parametrize("read", READS)
-def test_minus_one_is_the_snapshot_begun_last(client: "InMemoryClient", read: str) -> None:
+def test_minus_one_is_the_newest_snapshot_of_the_connection(client: "InMemoryClient", read: str) -> None:
     assert client.ask(*READS[read](-1))["error"] == "bad_request"
     client.ask("set", {"a": b"old"})
-    snapshot, found = client.batch(["begin"], READS[read](-1))
+    snapshot, page = client.batch(["begin"], READS[read](-1))
     assert snapshot == client.metric("version")
-    assert b"old" in str(found).encode()
+    assert b"old" in str(page).encode()
     client.ask("set", {"a": b"new"})
-    assert client.ask(*READS[read](-1)) == found
-    later, found_later = client.batch(["begin"], READS[read](-1))
+    assert client.ask(*READS[read](-1)) == page
+    later, later_page = client.batch(["begin"], READS[read](-1))
     assert later > snapshot
-    assert b"new" in str(found_later).encode()
-    assert client.another().ask(*READS[read](-1))["error"] == "bad_request", "it is this connection's own"
+    assert b"new" in str(later_page).encode()
+    assert client.another().ask(*READS[read](-1))["error"] == "bad_request", "another connection has its own snapshots"
 
 
 def test_a_snapshot_is_kept_readable_until_its_end(connect: Connect) -> None:
@@ -112,7 +112,7 @@ def test_a_snapshot_is_kept_readable_until_its_end(connect: Connect) -> None:
     for _ in range(9):
         client.ask("set", {"a": b"new"})
     assert client.ask("get_many", ["a"], snapshot) == [b"old"]
-    assert client.another().ask("get_many", ["a"], snapshot) == [b"old"], "whoever reads there"
+    assert client.another().ask("get_many", ["a"], snapshot) == [b"old"], "any connection may read at it"
     assert client.batch(["end", snapshot], ["end", snapshot]) == [True, False]
     client.ask("set", {"a": b"new"})
     assert client.ask("get_many", ["a"], snapshot)["error"] == "snapshot_gone"
@@ -124,7 +124,7 @@ def test_a_snapshot_ends_with_its_connection(connect: Connect) -> None:
     other = client.another()
     snapshot, again = other.batch(["begin"], ["begin"])
     assert snapshot == again
-    assert client.ask("end", snapshot) is False, "it is the other's"
+    assert client.ask("end", snapshot) is False, "the other connection holds it"
     other.disconnect()
     for _ in range(2):
         client.ask("set", {"a": b"new"})
@@ -132,18 +132,18 @@ def test_a_snapshot_ends_with_its_connection(connect: Connect) -> None:
     assert len(client.server.snapshots) == 0
 
 
-@pytest.mark.parametrize("most", [0, 1, 3])
-def test_the_snapshots_of_a_connection_are_limited(connect: Connect, most: int) -> None:
-    client = connect(Limits(max_snapshots_per_connection=most))
-    begun = client.batch(*[["begin"]] * most, ["ping"])
-    assert begun == [0] * most + [True]
-    refused = client.ask("begin")
-    assert (refused["error"], str(most) in refused["message"]) == ("too_large", True)
-    if most:
+@pytest.mark.parametrize("limit", [0, 1, 3])
+def test_the_snapshots_of_a_connection_are_limited(connect: Connect, limit: int) -> None:
+    client = connect(Limits(max_snapshots_per_connection=limit))
+    begun = client.batch(*[["begin"]] * limit, ["ping"])
+    assert begun == [0] * limit + [True]
+    reply = client.ask("begin")
+    assert (reply["error"], str(limit) in reply["message"]) == ("too_large", True)
+    if limit:
         assert client.batch(["end", 0], ["begin"]) == [True, 0]
 
 
-def test_reading_at_a_snapshot_keeps_it_and_not_reading_lets_it_go(connect: Connect) -> None:
+def test_a_snapshot_that_is_read_is_kept_and_an_idle_one_is_released(connect: Connect) -> None:
     client = without_history(connect)
     read, idle = client, client.another()
     first = idle.ask("begin")
@@ -162,7 +162,7 @@ def test_reading_at_a_snapshot_keeps_it_and_not_reading_lets_it_go(connect: Conn
 # ---------------------------------------------------------------------- history
 
 
-def test_history_tells_the_versions_of_a_key_newest_first(client: "InMemoryClient") -> None:
+def test_history_answers_the_versions_of_a_key_newest_first(client: "InMemoryClient") -> None:
     first = client.ask("set", {"a": b"1", "b": b"x"})
     deleted, _ = client.ask("delete", ["a"])
     client.ask("set", {"b": b"y"})
@@ -183,16 +183,16 @@ def test_history_tells_the_versions_of_a_key_newest_first(client: "InMemoryClien
 
 def test_history_is_paged_by_before(client: "InMemoryClient") -> None:
     versions = [client.ask("set", {"a": b"%d" % number}) for number in range(25)]
-    told: list[Any] = []
-    while page := client.ask("history", "a", 10, *([told[-1][0]] if told else [])):
+    entries: list[Any] = []
+    while page := client.ask("history", "a", 10, *([entries[-1][0]] if entries else [])):
         assert len(page) <= 10
-        told += page
-    assert [(version, value) for version, value, *_ in told] == [
+        entries += page
+    assert [(version, value) for version, value, *_ in entries] == [
         (version, b"%d" % number) for number, version in reversed(list(enumerate(versions)))
     ]
 
 
-def test_history_names_nobody_where_the_commit_has_left(connect: Connect) -> None:
+def test_history_has_no_author_when_the_commit_has_left_the_log(connect: Connect) -> None:
     client = connect(max_commits=2)
     version = client.ask("set", {"a": b"1"})
     for _ in range(20):
@@ -200,7 +200,7 @@ def test_history_names_nobody_where_the_commit_has_left(connect: Connect) -> Non
     assert client.ask("history", "a", 10) == [[version, b"1", None, None]]
 
 
-def test_who_writes_is_told_with_what_was_written(client: "InMemoryClient") -> None:
+def test_history_has_the_author_of_each_version(client: "InMemoryClient") -> None:
     client.another(uid=7).ask("set", {"a": b"1"})
     client.another(uid=None).ask("hello", 1, "tcp")
     client.ask("set", {"t": b""}, {"ttl": 1})
@@ -215,7 +215,7 @@ def test_who_writes_is_told_with_what_was_written(client: "InMemoryClient") -> N
 # ---------------------------------------------------------------------- log
 
 
-def test_log_tells_commits_oldest_first_from_a_version_on(client: "InMemoryClient") -> None:
+def test_log_answers_commits_oldest_first_from_a_version_on(client: "InMemoryClient") -> None:
     first = client.ask("set", {"a": b"1", "b": b"2"})
     second = client.another(uid=7).ask("set", {"c": b"3"})
     third, _ = client.ask("delete", ["a"])
@@ -229,7 +229,7 @@ def test_log_tells_commits_oldest_first_from_a_version_on(client: "InMemoryClien
     assert client.ask("log", 2**64 - 1, 10) == []
 
 
-def test_log_from_nil_tells_the_newest(client: "InMemoryClient") -> None:
+def test_log_from_nil_answers_the_newest_commits(client: "InMemoryClient") -> None:
     for number in range(10):
         client.ask("set", {"a": b"%d" % number})
     whole = client.ask("log", 0, 100)
@@ -238,7 +238,7 @@ def test_log_from_nil_tells_the_newest(client: "InMemoryClient") -> None:
     assert [version for version, *_ in whole] == list(range(1, 11))
 
 
-def test_log_tells_commits_of_one_frame_one_by_one(client: "InMemoryClient") -> None:
+def test_log_answers_the_commits_of_one_frame_one_by_one(client: "InMemoryClient") -> None:
     client.ask("set", dict.fromkeys("abc", b""))
     versions = client.batch(*[["set", {key: b""}] for key in "abc"])
     assert [[version, keys] for version, _, _, keys in client.ask("log", versions[1], 9)] == [
@@ -247,18 +247,18 @@ def test_log_tells_commits_of_one_frame_one_by_one(client: "InMemoryClient") -> 
     assert [keys for *_, keys in client.ask("log", None, 2)] == [["b"], ["c"]]
 
 
-def test_log_of_what_has_left_the_history_is_gone(connect: Connect) -> None:
+def test_log_from_a_pruned_version_is_snapshot_gone(connect: Connect) -> None:
     client = connect(max_commits=3)
     for _ in range(20):
         client.ask("set", {"a": b""})
     oldest = client.metric("oldest_readable_version")
-    assert len(client.ask("log", oldest + 1, 100)) == 20 - oldest, "all commits behind it are known"
-    refused = client.ask("log", oldest, 100)
-    assert (refused["error"], refused["oldest_readable"]) == ("snapshot_gone", oldest)
+    assert len(client.ask("log", oldest + 1, 100)) == 20 - oldest, "all later commits are known"
+    reply = client.ask("log", oldest, 100)
+    assert (reply["error"], reply["oldest_readable"]) == ("snapshot_gone", oldest)
     assert len(client.ask("log", None, 100)) == 20 - oldest
 
 
-def test_a_page_of_the_log_ends_after_its_keys_and_holds_at_least_one_commit(client: "InMemoryClient") -> None:
+def test_a_page_of_the_log_is_limited_by_keys_and_has_at_least_one_commit(client: "InMemoryClient") -> None:
     client.ask("set", {f"{number:05}": b"" for number in range(60_000)})
     client.ask("set", {f"{number:05}": b"" for number in range(60_000)})
     assert [len(keys) for *_, keys in client.ask("log", 0, 10)] == [60_000]
@@ -269,7 +269,7 @@ def test_a_page_of_the_log_ends_after_its_keys_and_holds_at_least_one_commit(cli
 @pytest.mark.parametrize(
     ("limit", "code"), [(-1, "bad_request"), (0, "bad_request"), (1, ""), (5, ""), (6, "bad_request")]
 )
-def test_the_limit_of_a_page_of_the_past_is_limited(
+def test_the_limit_of_a_page_of_history_or_log_is_limited(
     connect: Connect, request_: list[Any], limit: int, code: str
 ) -> None:
     assert connect(Limits(max_keys_per_request=5)).code(*request_, limit) == code
@@ -278,7 +278,7 @@ def test_the_limit_of_a_page_of_the_past_is_limited(
 # ---------------------------------------------------------------------- version_at
 
 
-def test_version_at_tells_what_was_current_at_a_time(client: "InMemoryClient") -> None:
+def test_version_at_answers_the_version_that_was_current_at_a_time(client: "InMemoryClient") -> None:
     for number in range(5):
         client.ask("set", {"a": b"%d" % number})
     log = [(version, time) for version, time, *_ in client.ask("log", 0, 10)]
@@ -289,14 +289,14 @@ def test_version_at_tells_what_was_current_at_a_time(client: "InMemoryClient") -
     assert client.ask("version_at", 2**63) == log[-1][0]
 
 
-def test_a_time_that_has_left_the_history_is_gone(connect: Connect) -> None:
+def test_version_at_a_pruned_time_is_snapshot_gone(connect: Connect) -> None:
     client = connect(max_commits=3)
     for _ in range(20):
         client.ask("set", {"a": b""})
     oldest = client.metric("oldest_readable_version")
     first_time = client.ask("log", oldest + 1, 1)[0][1]
-    refused = client.ask("version_at", 0)
-    assert (refused["error"], refused["oldest_readable"]) == ("snapshot_gone", oldest)
+    reply = client.ask("version_at", 0)
+    assert (reply["error"], reply["oldest_readable"]) == ("snapshot_gone", oldest)
     assert client.ask("version_at", first_time - 1) == oldest
     assert client.ask("version_at", first_time) == oldest + 1
 
@@ -304,7 +304,7 @@ def test_a_time_that_has_left_the_history_is_gone(connect: Connect) -> None:
 # ---------------------------------------------------------------------- watch
 
 
-def test_watch_is_answered_in_its_place_and_once(client: "InMemoryClient") -> None:
+def test_watch_is_answered_in_order_and_once(client: "InMemoryClient") -> None:
     replies = client.batch(["set", {"a": b"1"}], ["watch", ""], ["get", "a"], ["watch", ""])
     assert replies[:3] == [1, True, b"1"]
     assert replies[3]["error"] == "bad_request"
@@ -313,24 +313,24 @@ def test_watch_is_answered_in_its_place_and_once(client: "InMemoryClient") -> No
     assert len(client.server.feeds) == 0
 
 
-@pytest.mark.parametrize("most", [0, 1, 2])
-def test_the_watches_of_a_user_are_limited(connect: Connect, most: int) -> None:
-    first = connect(Limits(max_watches_per_uid=most), uid=65_533)
-    watching = [first.another(uid=65_533) for _ in range(most)]
-    assert [one.ask("watch", "a", 0) for one in watching] == [True] * most
-    refused = first.ask("watch", "")
-    assert (refused["error"], str(most) in refused["message"]) == ("busy", True)
-    assert first.ask("ping") is True, "the connection goes on"
-    assert first.another(uid=65_532).code("watch", "") == ("busy" if most == 0 else "")
+@pytest.mark.parametrize("limit", [0, 1, 2])
+def test_the_watches_of_a_user_are_limited(connect: Connect, limit: int) -> None:
+    first = connect(Limits(max_watches_per_uid=limit), uid=65_533)
+    watching = [first.another(uid=65_533) for _ in range(limit)]
+    assert [one.ask("watch", "a", 0) for one in watching] == [True] * limit
+    reply = first.ask("watch", "")
+    assert (reply["error"], str(limit) in reply["message"]) == ("busy", True)
+    assert first.ask("ping") is True, "the connection stays usable"
+    assert first.another(uid=65_532).code("watch", "") == ("busy" if limit == 0 else "")
     assert first.another(uid=0).ask("watch", "") is True, "administrators are not counted"
-    if most:
+    if limit:
         watching[0].disconnect()
         assert first.ask("watch", "") is True
 
 
 @pytest.mark.parametrize("kind", ["get_many", "fetch"])
-def test_reads_of_the_past_do_not_run_together_in_one_turn_of_the_loop(connect: Connect, kind: str) -> None:
-    """Each may have to pass over a million versions."""
+def test_several_reads_of_old_versions_run_in_slices(connect: Connect, kind: str) -> None:
+    """Each of them may have to pass over a million versions."""
     client = connect()
     version = client.ask("set", {"a": b"1"})
 
@@ -347,26 +347,26 @@ def test_reads_of_the_past_do_not_run_together_in_one_turn_of_the_loop(connect: 
 
 @pytest.mark.parametrize("name", ["expired", "evicted", "restarted"])
 @pytest.mark.parametrize("shown", ["token", "certificate"])
-def test_nobodys_commits_seem_to_be_the_servers_own(client: "InMemoryClient", name: str, shown: str) -> None:
+def test_a_client_cannot_pose_as_the_server_in_its_commits(client: "InMemoryClient", name: str, shown: str) -> None:
     one = client.another(uid=None)
     one.peer.authenticate_as(Identity(**{shown: name}))
     one.ask("set", {"a": b""})
     assert client.ask("history", "a", 1)[0][3] == [None, None, f"another ({name})"]
 
 
-def test_over_tcp_users_are_who_they_have_shown_to_be(connect: Connect) -> None:
+def test_over_tcp_each_authenticated_identity_is_a_user(connect: Connect) -> None:
     client = connect(Limits(max_watches_per_uid=1))
 
-    def somebody(**who: str) -> "InMemoryClient":
+    def connect_as(**identity: str) -> "InMemoryClient":
         one = client.another(uid=None)
-        one.peer.authenticate_as(Identity(**who))
+        one.peer.authenticate_as(Identity(**identity))
         return one
 
-    for who in ({"token": "ann"}, {"token": "bob"}, {"certificate": "ann"}, {}):
-        assert somebody(**who).ask("watch", "") is True
-        assert somebody(**who).code("watch", "") == "busy"
+    for identity in ({"token": "ann"}, {"token": "bob"}, {"certificate": "ann"}, {}):
+        assert connect_as(**identity).ask("watch", "") is True
+        assert connect_as(**identity).code("watch", "") == "busy"
 
 
-def test_a_prefix_is_no_longer_than_a_key(connect: Connect) -> None:
+def test_the_length_of_a_prefix_is_limited_like_that_of_a_key(connect: Connect) -> None:
     for prefix, code in (("", ""), ("12345", ""), ("é" * 2, ""), ("123456", "too_large"), ("é" * 3, "too_large")):
         assert connect(Limits(max_key_bytes=5)).code("watch", prefix) == code

@@ -1,4 +1,4 @@
-"""The replies to a frame never exceed their room: neither where they are counted nor where that seems not needed."""
+"""The replies to a frame never exceed their limit, whether they are counted or the estimate says that they fit."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -18,20 +18,20 @@ if TYPE_CHECKING:
     from tests.harness.in_memory import InMemoryClient
 
 Connect = Callable[..., "InMemoryClient"]
-ROOM = 4_096
-# Each reply that is replaced becomes an error of no more than this.
+REPLY_BYTES = 4_096
+# The maximum size of the error that replaces a reply.
 REPLACED_BYTES = 150
-ways = pytest.mark.parametrize("way", ["whole", "in slices"])
+all_paths = pytest.mark.parametrize("path", ["whole", "in slices"])
 
 
-def replies_to(client: "InMemoryClient", way: str, *requests: list[Any]) -> list[Any]:
+def replies_to(client: "InMemoryClient", path: str, *requests: list[Any]) -> list[Any]:
     payload = encode(requests)
-    replies: list[Any] = client.frame(payload) if way == "whole" else client.sliced(payload)
+    replies: list[Any] = client.frame(payload) if path == "whole" else client.sliced(payload)
     return replies
 
 
-def full(client: "InMemoryClient", kind: str) -> list[Any]:
-    """Prepare replies of about 6 KiB, and make the request for one."""
+def prepare_large_reply(client: "InMemoryClient", kind: str) -> list[Any]:
+    """Prepare a reply of about 6 KiB. Return the request for it."""
     big = b"x" * 3_000
     if kind == "fetch":
         client.ask("set", {"a": big, "b": big})
@@ -61,36 +61,38 @@ def full(client: "InMemoryClient", kind: str) -> list[Any]:
 KINDS = ("fetch", "fetch of absent keys", "history", "log", "newest log", "scan", "conflict", "get_many")
 
 
-@ways
+@all_paths
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("count", [1, 3])
 def test_a_reply_that_does_not_fit_is_replaced_and_small_ones_are_not(
-    connect: Connect, kind: str, way: str, count: int
+    connect: Connect, kind: str, path: str, count: int
 ) -> None:
-    client = connect(Limits(max_reply_bytes=ROOM))
-    request = full(client, kind)
-    roomy = connect(Limits(), uid=0)
-    assert len(encode(roomy.ask(*full(roomy, kind)))) > ROOM, "there is something to replace"
-    replies = replies_to(client, way, *[request] * count, ["ping"])
+    client = connect(Limits(max_reply_bytes=REPLY_BYTES))
+    request = prepare_large_reply(client, kind)
+    unlimited = connect(Limits(), uid=0)
+    assert len(encode(unlimited.ask(*prepare_large_reply(unlimited, kind)))) > REPLY_BYTES, (
+        "the reply is over the limit"
+    )
+    replies = replies_to(client, path, *[request] * count, ["ping"])
     assert [reply["error"] for reply in replies[:-1]] == ["reply_too_large"] * count
     assert replies[-1] is True
-    assert len(encode(replies)) < ROOM
+    assert len(encode(replies)) < REPLY_BYTES
 
 
-@ways
+@all_paths
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_reply_that_fits_is_left_alone_and_the_next_that_does_not_is_replaced(
-    connect: Connect, kind: str, way: str
+def test_a_reply_that_fits_is_kept_and_the_next_that_does_not_is_replaced(
+    connect: Connect, kind: str, path: str
 ) -> None:
-    client = connect(Limits(max_reply_bytes=ROOM * 2))
-    request = full(client, kind)
-    first, second = replies_to(client, way, request, request)
+    client = connect(Limits(max_reply_bytes=REPLY_BYTES * 2))
+    request = prepare_large_reply(client, kind)
+    first, second = replies_to(client, path, request, request)
     assert not isinstance(first, dict) or first["error"] == "conflict"
     assert second["error"] == "reply_too_large"
 
 
-def test_the_log_of_a_very_large_commit_does_not_break_the_bound(connect: Connect) -> None:
-    """A page of the log holds one commit at least: keys that died with their connection may be hundreds of MiB."""
+def test_the_log_of_a_very_large_commit_does_not_exceed_the_limit(connect: Connect) -> None:
+    """A page of the log has at least one commit. The ephemeral keys of one connection may have hundreds of MiB."""
     client = connect()
     other = client.another()
     for first in range(0, 20_000, 2_000):
@@ -102,27 +104,27 @@ def test_the_log_of_a_very_large_commit_does_not_break_the_bound(connect: Connec
 
 @pytest.mark.parametrize("request_", [["hello", 1, ""], ["metrics"], ["status"], ["reload"]])
 def test_short_requests_with_long_replies_are_counted(connect: Connect, request_: list[Any]) -> None:
-    client = connect(Limits(max_reply_bytes=ROOM))
+    client = connect(Limits(max_reply_bytes=REPLY_BYTES))
     client.backend.status = lambda: [("listening", "tcp://127.0.0.1:7070 " * 60)]
     replies = client.batch(*[request_] * 4)
     kept = [reply for reply in replies if not isinstance(reply, dict) or reply["error"] != "reply_too_large"]
-    assert len(encode(kept)) <= ROOM + 5
+    assert len(encode(kept)) <= REPLY_BYTES + 5
 
 
-def test_what_a_conflict_says_is_bounded_whatever_the_keys(connect: Connect) -> None:
-    """Keys of four-byte characters, the last of them the longest, changed by an author with the longest name."""
+def test_the_size_of_a_conflict_error_is_bounded_whatever_the_keys(connect: Connect) -> None:
+    """The keys have four-byte characters, the last key is the longest, and so is the author's name."""
     from kvd.requests.reply_size import CONFLICT_BYTES
 
     client = connect(Limits(max_key_bytes=65_536))
     client.peer = Peer("x", 2**32 - 2, 2**22, "\ufffd" * 64)
     client.ask("set", {"\U0001f382" * 16_384: b""})
     client.ask("set", {f"{number:03}" + "\U0001f382" * 37: b"" for number in range(99)})
-    refused = client.ask("commit", {}, None, [["", None]], 0)
-    assert len(refused["conflicts"]) == 100
-    assert len(encode(refused)) < CONFLICT_BYTES
+    error = client.ask("commit", {}, None, [["", None]], 0)
+    assert len(error["conflicts"]) == 100
+    assert len(encode(error)) < CONFLICT_BYTES
 
 
-# ---------------------------------------------------------------------- any frame at all
+# ---------------------------------------------------------------------- random frames
 
 KEYS = ["a", "b", "c", "\U0001f382" * 6, "x" * 24, "", "absent", "\x01" * 24]
 keys = st.sampled_from(KEYS)
@@ -149,41 +151,47 @@ requests = st.one_of(
     st.tuples(st.just("watch"), keys),
 )
 frames = st.lists(requests, min_size=1, max_size=12).flatmap(
-    lambda some: st.integers(1, 20).map(lambda times: [list(request) for request in some] * times)
+    lambda sequence: st.integers(1, 20).map(lambda times: [list(request) for request in sequence] * times)
 )
 
 
 @settings(max_examples=400, suppress_health_check=[HealthCheck.too_slow], deadline=None)
-@example(some=[["hello", 1, ""]] * 60, room=ROOM, near=False)
-@example(some=[["metrics"]] * 60, room=ROOM, near=False)
-@example(some=[["fetch", [], 0]] * 60, room=ROOM, near=False)
-@example(some=[["fetch", ["absent", "\x01" * 24] * 4]] * 20, room=ROOM, near=True)
-@given(some=frames, room=st.sampled_from([ROOM, 2 * ROOM, 10 * ROOM, 1_000 * ROOM]), near=st.booleans())
-def test_replies_that_need_not_be_counted_fit(connect: Connect, some: list[list[Any]], room: int, near: bool) -> None:
+@example(requests_=[["hello", 1, ""]] * 60, max_reply_bytes=REPLY_BYTES, near=False)
+@example(requests_=[["metrics"]] * 60, max_reply_bytes=REPLY_BYTES, near=False)
+@example(requests_=[["fetch", [], 0]] * 60, max_reply_bytes=REPLY_BYTES, near=False)
+@example(requests_=[["fetch", ["absent", "\x01" * 24] * 4]] * 20, max_reply_bytes=REPLY_BYTES, near=True)
+@given(
+    requests_=frames,
+    max_reply_bytes=st.sampled_from([REPLY_BYTES, 2 * REPLY_BYTES, 10 * REPLY_BYTES, 1_000 * REPLY_BYTES]),
+    near=st.booleans(),
+)
+def test_replies_that_need_not_be_counted_fit(
+    connect: Connect, requests_: list[list[Any]], max_reply_bytes: int, near: bool
+) -> None:
     limits = Limits(max_key_bytes=24, max_value_bytes=200, max_snapshots_per_connection=3)
     client = connect(limits, max_commits=30)
     if near:
-        tell_generations(client)
+        share_wide_generations(client)
     for number in range(20):
         client.ask("set", {key: bytes([number]) * number * 10 for key in KEYS[:5]}, {"ttl": 1_000_000})
-    payload = encode(some)
+    payload = encode(requests_)
     decoded = decode_batch(payload)
     kinds, largest = set(map(type, decoded)), max(client.database.store.largest_value_bytes, len(payload))
-    is_to_be_counted = may_exceed(room, kinds, len(decoded), len(payload), largest)
+    must_count = may_exceed(max_reply_bytes, kinds, len(decoded), len(payload), largest)
     size = len(encode(client.frame(payload)))
-    assert is_to_be_counted or size <= room + 5
-    # And where they are counted, they are counted right.
-    client = connect(Limits(max_key_bytes=24, max_value_bytes=200, max_reply_bytes=room), max_commits=30)
+    assert must_count or size <= max_reply_bytes + 5
+    # And if the replies are counted, they are counted correctly.
+    client = connect(Limits(max_key_bytes=24, max_value_bytes=200, max_reply_bytes=max_reply_bytes), max_commits=30)
     if near:
-        tell_generations(client)
+        share_wide_generations(client)
     replies = client.frame(payload)
     kept = [reply for reply in replies if not isinstance(reply, dict) or reply["error"] != "reply_too_large"]
-    assert len(encode(kept)) <= room + 5
-    assert len(encode(replies)) <= room + len(replies) * REPLACED_BYTES
+    assert len(encode(kept)) <= max_reply_bytes + 5
+    assert len(encode(replies)) <= max_reply_bytes + len(replies) * REPLACED_BYTES
 
 
-def tell_generations(client: "InMemoryClient") -> None:
-    """As if somebody had a near cache: fetch tells slots and generations, the widest there are."""
+def share_wide_generations(client: "InMemoryClient") -> None:
+    """Make fetch answer slots and generations of the widest form, as if a client had a near cache."""
     table = GenerationTable(1 << 17)
     table._raised = 1 << 60
     table.bump([*KEYS, "a", "b"])
@@ -191,13 +199,13 @@ def tell_generations(client: "InMemoryClient") -> None:
 
 
 @settings(max_examples=200, deadline=None)
-@given(some=frames, near=st.booleans())
-def test_no_reply_is_larger_than_it_is_counted(connect: Connect, some: list[list[Any]], near: bool) -> None:
+@given(requests_=frames, near=st.booleans())
+def test_no_reply_is_larger_than_it_is_counted(connect: Connect, requests_: list[list[Any]], near: bool) -> None:
     client = connect(max_commits=30)
     if near:
-        tell_generations(client)
+        share_wide_generations(client)
     client.ask("set", dict.fromkeys(KEYS[:4], b"x" * 300), {"ttl": 1_000_000})
-    for request in decode_batch(encode(some)):
+    for request in decode_batch(encode(requests_)):
         reply = client.run_one(request)
         assert len(encode(reply)) <= reply_bytes(request, reply)
         assert decode(encode(reply)) is not ...

@@ -93,7 +93,7 @@ def test_the_table_agrees_with_the_rules_that_it_replaced(kind: type[m.Request])
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__struct_config__.tag)
-def test_what_a_row_says_of_a_kind_agrees_with_the_sets_that_it_replaced(kind: type[m.Request]) -> None:
+def test_the_properties_of_a_kind_agree_with_the_sets_that_they_replaced(kind: type[m.Request]) -> None:
     row = TABLE[kind]
     assert (row.shows is Shows.NOTHING) == (kind in reference.SHOWS_NOTHING)
     assert (row.shows is Shows.KEYS) == (kind in reference.SHOWS_KEYS)
@@ -110,7 +110,7 @@ class Unknown(m.Request, tag="unknown"):
     """A request of a later version, without a row."""
 
 
-def test_a_row_that_says_nothing_is_costly_and_of_unpredictable_size(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_row_without_properties_is_costly_and_of_unpredictable_size(monkeypatch: pytest.MonkeyPatch) -> None:
     row = Row(ReadHandlers.get)
     assert row.costly(Unknown())
     assert row.reply is ReplySize.FREE

@@ -1,4 +1,4 @@
-"""Requests that write: commit, increment, touch, ttl, and every combination of what ``how`` says about lives."""
+"""Requests that write: commit, increment, touch, ttl, and every combination of the options for expiry."""
 
 import itertools
 from collections.abc import Callable
@@ -33,7 +33,7 @@ def test_commit_writes_and_deletes_in_one_version(client: "InMemoryClient") -> N
     assert client.ask("log", version, 1)[0][3] == ["a", "c", "b"]
 
 
-def test_commit_without_writes_answers_the_current_version_once_it_is_checked(client: "InMemoryClient") -> None:
+def test_commit_without_writes_checks_its_reads_and_answers_the_current_version(client: "InMemoryClient") -> None:
     version = client.ask("set", {"a": b"1"})
     assert client.ask("commit", {}) == version
     assert client.ask("commit", {"missing": None}) == version
@@ -42,7 +42,7 @@ def test_commit_without_writes_answers_the_current_version_once_it_is_checked(cl
     assert client.metric("version") == version
 
 
-def test_commit_happens_if_what_was_read_is_as_it_was(client: "InMemoryClient") -> None:
+def test_commit_succeeds_if_its_reads_are_unchanged(client: "InMemoryClient") -> None:
     version = client.ask("set", {"a": b"1"})
     assert client.ask("commit", {"b": b"2"}, {"a": version, "absent": 0}) == version + 1
     assert client.ask("commit", {"b": b"3"}, None, None, None, None) == version + 2, "a blind write"
@@ -50,22 +50,22 @@ def test_commit_happens_if_what_was_read_is_as_it_was(client: "InMemoryClient") 
     assert client.ask("commit", {"b": b"4"}, {"a": 0}) == version + 4
 
 
-def test_a_conflict_names_what_changed_and_who_changed_it(client: "InMemoryClient") -> None:
+def test_a_conflict_names_the_changed_keys_and_the_authors_of_the_changes(client: "InMemoryClient") -> None:
     seen = client.ask("set", {"a": b"1", "gone": b""})
     changed = client.another(uid=7).ask("set", {"a": b"2"})
     deleted, _ = client.another(uid=8).ask("delete", ["gone"])
     appeared = client.another(uid=None).database.set({"new": b""}, client.another(uid=9).peer.author)
-    refused = client.ask("commit", {"x": b""}, {"a": seen, "gone": seen, "new": 0, "never": seen})
+    reply = client.ask("commit", {"x": b""}, {"a": seen, "gone": seen, "new": 0, "never": seen})
     times = {version: time for version, time, *_ in client.ask("log", 0, 9)}
-    assert refused["error"] == "conflict"
-    assert refused["conflicts"] == [
+    assert reply["error"] == "conflict"
+    assert reply["conflicts"] == [
         ["a", seen, changed, times[changed], [7, None, "another"]],
         ["gone", seen, 0, times[deleted], [8, None, "another"]],
         ["new", 0, appeared, times[appeared], [9, None, "another"]],
         ["never", seen, 0, None, None],
     ]
-    assert "'a' is at version 2 but was at version 1 when it was read" in refused["message"]
-    assert "uid 7" in refused["message"]
+    assert "'a' is at version 2 but was at version 1 when it was read" in reply["message"]
+    assert "uid 7" in reply["message"]
     assert value_of(client, "x") is None, "nothing was written"
 
 
@@ -79,9 +79,7 @@ def test_a_conflict_names_what_changed_and_who_changed_it(client: "InMemoryClien
         (["set", {"c": b"its end is not in it"}], False),
     ],
 )
-def test_a_range_conflicts_with_what_changed_in_it(
-    client: "InMemoryClient", change: list[Any], conflicts: bool
-) -> None:
+def test_a_range_conflicts_with_changes_in_it(client: "InMemoryClient", change: list[Any], conflicts: bool) -> None:
     client.ask("set", dict.fromkeys("abc", b""))
     snapshot = client.ask("begin")
     client.ask(*change)
@@ -89,7 +87,7 @@ def test_a_range_conflicts_with_what_changed_in_it(
     assert client.code("commit", {"x": b""}, None, [["d", None]], snapshot) == ("conflict" if not conflicts else "")
 
 
-def test_ranges_need_a_snapshot_that_can_be_read(connect: Connect) -> None:
+def test_ranges_need_a_readable_snapshot(connect: Connect) -> None:
     client = connect(max_commits=0)
     client.batch(*[["set", {"a": b""}]] * 3)
     client.batch(*[["set", {"a": b""}]] * 3)
@@ -101,10 +99,10 @@ def test_ranges_need_a_snapshot_that_can_be_read(connect: Connect) -> None:
 
 
 def test_a_conflict_lists_at_most_a_hundred(client: "InMemoryClient") -> None:
-    refused = client.ask("commit", {}, {f"{number:04}": 1 for number in range(1_000)})
-    assert len(refused["conflicts"]) == 100
-    refused = client.ask("commit", {}, {f"{number:04}" + "x" * 2_000: 1 for number in range(30)})
-    assert len(refused["conflicts"]) == 3
+    reply = client.ask("commit", {}, {f"{number:04}": 1 for number in range(1_000)})
+    assert len(reply["conflicts"]) == 100
+    reply = client.ask("commit", {}, {f"{number:04}" + "x" * 2_000: 1 for number in range(30)})
+    assert len(reply["conflicts"]) == 3
 
 
 COUNTED: dict[str, Callable[[int], list[Any]]] = {
@@ -168,10 +166,10 @@ def test_increment_adds_to_a_decimal_number(client: "InMemoryClient") -> None:
 
 
 @pytest.mark.parametrize("by", [HIGHEST, LOWEST])
-def test_increment_reaches_the_ends_of_64_bits_and_not_beyond(client: "InMemoryClient", by: int) -> None:
+def test_increment_is_limited_to_64_bits(client: "InMemoryClient", by: int) -> None:
     assert client.ask("increment", "n", by) == [by, 1]
-    refused = client.ask("increment", "n", 1 if by > 0 else -1)
-    assert refused["error"] == "not_a_number"
+    reply = client.ask("increment", "n", 1 if by > 0 else -1)
+    assert reply["error"] == "not_a_number"
     assert (value_of(client, "n"), client.metric("version")) == (b"%d" % by, 1)
     assert client.code("increment", "n", 2**63) == "bad_request"
 
@@ -179,7 +177,7 @@ def test_increment_reaches_the_ends_of_64_bits_and_not_beyond(client: "InMemoryC
 @pytest.mark.parametrize(
     "value", [b"", b"x", b"1.0", b" 1", b"1 ", b"+", b"9" * 30, b"\xff", "\u0661".encode(), b"1_0"]
 )
-def test_what_is_no_number_is_not_incremented(client: "InMemoryClient", value: bytes) -> None:
+def test_a_value_that_is_no_number_is_not_incremented(client: "InMemoryClient", value: bytes) -> None:
     client.ask("set", {"n": value})
     assert client.code("increment", "n", 1) == "not_a_number"
     assert (value_of(client, "n"), client.metric("version")) == (value, 1)
@@ -188,7 +186,7 @@ def test_what_is_no_number_is_not_incremented(client: "InMemoryClient", value: b
 # ---------------------------------------------------------------------- touch and ttl
 
 
-def test_ttl_tells_the_milliseconds_left_rounded_up(client: "InMemoryClient") -> None:
+def test_ttl_answers_the_milliseconds_left_rounded_up(client: "InMemoryClient") -> None:
     client.batch(["set", {"a": b""}, {"ttl": 5}], ["set", {"b": b""}])
     assert client.ask("ttl", ["a", "b", "c", "a"]) == [5, -1, None, 5]
     client.timer.now += 1
@@ -199,7 +197,7 @@ def test_ttl_tells_the_milliseconds_left_rounded_up(client: "InMemoryClient") ->
     assert client.ask("ttl", ["a"]) == [None]
 
 
-def test_touch_gives_keys_another_end_and_leaves_their_values(client: "InMemoryClient") -> None:
+def test_touch_changes_deadlines_and_leaves_values(client: "InMemoryClient") -> None:
     client.batch(["set", {"a": b"1"}], ["set", {"b": b"2"}, {"ttl": 5}])
     assert client.ask("touch", ["a", "no", "b", "a"], 9) == [True, False, True, True]
     assert client.ask("ttl", ["a", "b"]) == [9, 9]
@@ -212,12 +210,12 @@ def test_touch_gives_keys_another_end_and_leaves_their_values(client: "InMemoryC
     assert client.metric("version") == version, "nothing to commit"
 
 
-def test_an_expired_key_is_absent_to_everybody_and_expires_as_a_commit(client: "InMemoryClient") -> None:
+def test_an_expired_key_is_absent_and_its_expiry_is_a_commit(client: "InMemoryClient") -> None:
     version = client.ask("set", {"a": b"1", "b": b"2"}, {"ttl": 5})
     client.timer.now += 5_000
     assert client.batch(["get", "a"], ["commit", {}, {"a": version}], ["scan", "", None, 9])[0] is None
     assert client.code("commit", {}, {"a": version}) == "conflict"
-    assert client.ask("get_many", ["a", "b"], version) == [b"1", b"2"], "its past is still there"
+    assert client.ask("get_many", ["a", "b"], version) == [b"1", b"2"], "the old version is still readable"
     assert client.ask("log", version + 1, 9)[0][2:] == [[None, None, "expired"], ["a", "b"]]
 
 
@@ -242,26 +240,26 @@ def test_a_ttl_is_from_a_millisecond_to_a_hundred_years(connect: Connect, write:
             assert client.ask("ttl", ["a"]) == [None if code else ttl]
 
 
-# ---------------------------------------------------------------------- how
+# ---------------------------------------------------------------------- write options
 
 OLD_TTL, NEW_TTL = 1_000, 50
 WRITES: dict[str, Callable[[Any], list[Any]]] = {
-    "set": lambda how: ["set", {"key": b"1"}, how],
-    "increment": lambda how: ["increment", "key", 1, how],
-    "commit": lambda how: ["commit", {"key": b"1"}, None, None, None, how],
-    "set with another key": lambda how: ["set", {"other": b"", "key": b"1"}, how],
+    "set": lambda options: ["set", {"key": b"1"}, options],
+    "increment": lambda options: ["increment", "key", 1, options],
+    "commit": lambda options: ["commit", {"key": b"1"}, None, None, None, options],
+    "set with another key": lambda options: ["set", {"other": b"", "key": b"1"}, options],
 }
-BEFORE = ("absent", "endless", "timed", "another's", "ours")
+BEFORE = ("absent", "endless", "timed", "another's", "own")
 COMBINATIONS = list(itertools.product((None, NEW_TTL), (False, True), (False, True)))
 
 
 def prepare(client: "InMemoryClient", other: "InMemoryClient", before: str) -> None:
-    """Make the key what it is before the write."""
+    """Bring the key into its state before the write."""
     if before == "endless":
         client.ask("set", {"key": b"0"})
     elif before == "timed":
         client.ask("set", {"key": b"0"}, {"ttl": OLD_TTL})
-    elif before in ("another's", "ours"):
+    elif before in ("another's", "own"):
         owner = other if before == "another's" else client
         owner.ask("set", {"key": b"0"}, {"ephemeral": True, "ttl": OLD_TTL})
 
@@ -269,30 +267,30 @@ def prepare(client: "InMemoryClient", other: "InMemoryClient", before: str) -> N
 @pytest.mark.parametrize("before", BEFORE)
 @pytest.mark.parametrize("write", WRITES)
 @pytest.mark.parametrize(("ttl", "keep_ttl", "ephemeral"), COMBINATIONS)
-def test_how_decides_how_long_a_key_lives(
+def test_the_write_options_decide_the_expiry_of_a_key(
     client: "InMemoryClient", write: str, before: str, ttl: int | None, keep_ttl: bool, ephemeral: bool
 ) -> None:
     other = client.another()
     prepare(client, other, before)
-    how = {"keep_ttl": keep_ttl, "ephemeral": ephemeral, **({} if ttl is None else {"ttl": ttl})}
-    assert client.code(*WRITES[write](how)) == ""
+    options = {"keep_ttl": keep_ttl, "ephemeral": ephemeral, **({} if ttl is None else {"ttl": ttl})}
+    assert client.code(*WRITES[write](options)) == ""
     keeps = before != "absent" and (keep_ttl or (write == "increment" and ttl is None))
     had = None if before in ("absent", "endless") else OLD_TTL
     assert client.ask("ttl", ["key"]) == [(had if keeps else ttl) or -1]
-    # With ephemeral the key is ours, also where it keeps its deadline.
-    owner = "ours" if ephemeral else before if keeps else ""
+    # With ephemeral the writer owns the key, even if the key keeps its deadline.
+    owner = "own" if ephemeral else before if keeps else ""
     other.disconnect()
     assert (value_of(client, "key") is None) == (owner == "another's")
     client.disconnect()
-    assert (value_of(client.another(), "key") is None) == (owner in ("another's", "ours"))
+    assert (value_of(client.another(), "key") is None) == (owner in ("another's", "own"))
 
 
 @pytest.mark.parametrize("write", WRITES)
 @pytest.mark.parametrize(("ttl", "expected"), [(None, 7), (5, 7)])
 def test_a_key_may_have_a_ttl_of_its_own(client: "InMemoryClient", write: str, ttl: int | None, expected: int) -> None:
-    how = {"ttls": {"key": 7}, **({} if ttl is None else {"ttl": ttl})}
+    options = {"ttls": {"key": 7}, **({} if ttl is None else {"ttl": ttl})}
     prepare(client, client, "endless")
-    assert client.code(*WRITES[write](how)) == ""
+    assert client.code(*WRITES[write](options)) == ""
     assert client.ask("ttl", ["key"]) == [expected]
 
 
@@ -300,58 +298,58 @@ def test_ttls_are_for_some_keys_and_ttl_for_the_others(client: "InMemoryClient")
     client.ask("commit", {"a": b"", "b": b"", "c": b""}, {}, [], None, {"ttl": 100, "ttls": {"a": 200, "b": 300}})
     assert client.ask("ttl", ["a", "b", "c"]) == [200, 300, 100]
     client.ask("set", {"a": b"", "new": b""}, {"keep_ttl": True, "ttls": {"a": 5, "new": 6}})
-    assert client.ask("ttl", ["a", "new"]) == [200, 6], "a key that exists keeps its own"
+    assert client.ask("ttl", ["a", "new"]) == [200, 6], "an existing key keeps its own TTL"
 
 
-@pytest.mark.parametrize("ttls", [{"nobody": 5}, {"key": 0}, {"key": -1}, {"key": 2**62}])
+@pytest.mark.parametrize("ttls", [{"unwritten": 5}, {"key": 0}, {"key": -1}, {"key": 2**62}])
 @pytest.mark.parametrize("write", WRITES)
-def test_ttls_that_cannot_be_are_refused(client: "InMemoryClient", write: str, ttls: dict[str, int]) -> None:
+def test_invalid_ttls_are_an_error(client: "InMemoryClient", write: str, ttls: dict[str, int]) -> None:
     assert client.code(*WRITES[write]({"ttls": ttls})) == "bad_request"
     assert client.metric("version") == 0
 
 
-@pytest.mark.parametrize("how", [None, {}, {"sync": True}, {"sync": False}, {"sync": None}])
+@pytest.mark.parametrize("options", [None, {}, {"sync": True}, {"sync": False}, {"sync": None}])
 @pytest.mark.parametrize("write", ["set", "commit"])
-def test_a_write_that_says_nothing_of_lives_gives_life_without_end(
+def test_a_write_without_expiry_options_makes_a_key_without_expiry(
     client: "InMemoryClient",
     write: str,
-    how: Any,  # noqa: ANN401
+    options: Any,  # noqa: ANN401
 ) -> None:
-    prepare(client, client, "ours")
-    client.ask(*WRITES[write](how))
+    prepare(client, client, "own")
+    client.ask(*WRITES[write](options))
     assert client.ask("ttl", ["key"]) == [-1]
     client.disconnect()
     assert value_of(client.another(), "key") == b"1"
 
 
 @pytest.mark.parametrize(
-    "how",
+    "options",
     [{"unknown": 1}, {"ttl": "5"}, {"keep_ttl": 1}, {"keep_ttl": None}, {"id": b"short"}, {"id": b"x" * 17}, [], True],
 )
-def test_a_how_of_a_wrong_form_refuses_its_frame(client: "InMemoryClient", how: object) -> None:
+def test_write_options_of_a_wrong_form_are_an_error_of_their_frame(client: "InMemoryClient", options: object) -> None:
     from msgspec.msgpack import encode
 
-    reply = client.frame(encode([["set", {"a": b""}], ["set", {"b": b""}, how]]))
+    reply = client.frame(encode([["set", {"a": b""}], ["set", {"b": b""}, options]]))
     assert (reply["error"], client.metric("version")) == ("bad_request", 0)
 
 
 @pytest.mark.parametrize("write", ["set", "commit", "increment"])
-@pytest.mark.parametrize("most", [0, 1, 3])
-def test_the_ephemeral_keys_of_a_connection_are_limited(connect: Connect, most: int, write: str) -> None:
-    client = connect(Limits(max_ephemeral_keys_per_connection=most))
-    how = {"ephemeral": True}
-    for number in range(most):
-        assert client.code("set", {f"{number}": b""}, how) == ""
-    refused = client.ask(*WRITES[write](how))
-    assert (refused["error"], str(most) in refused["message"]) == ("too_large", True)
+@pytest.mark.parametrize("limit", [0, 1, 3])
+def test_the_ephemeral_keys_of_a_connection_are_limited(connect: Connect, limit: int, write: str) -> None:
+    client = connect(Limits(max_ephemeral_keys_per_connection=limit))
+    options = {"ephemeral": True}
+    for number in range(limit):
+        assert client.code("set", {f"{number}": b""}, options) == ""
+    reply = client.ask(*WRITES[write](options))
+    assert (reply["error"], str(limit) in reply["message"]) == ("too_large", True)
     assert value_of(client, "key") is None
-    assert client.another().code(*WRITES[write](how)) == ("too_large" if most == 0 else "")
-    if most:
+    assert client.another().code(*WRITES[write](options)) == ("too_large" if limit == 0 else "")
+    if limit:
         client.ask("delete", ["0"])
-        assert client.code("set", {"again": b""}, how) == ""
+        assert client.code("set", {"again": b""}, options) == ""
 
 
-def test_ephemeral_keys_go_in_one_commit_of_their_owner(client: "InMemoryClient") -> None:
+def test_ephemeral_keys_are_deleted_in_one_commit_of_their_owner(client: "InMemoryClient") -> None:
     other = client.another(uid=7)
     other.batch(["set", {"a": b"", "b": b""}, {"ephemeral": True}], ["set", {"c": b""}, {"ephemeral": True}])
     client.ask("set", {"c": b"mine now"})

@@ -1,4 +1,4 @@
-"""A daemon that is watched from outside, and raw connections that send what a hostile client could send."""
+"""A daemon that the tests watch from outside, and raw connections that can send any bytes."""
 
 from collections.abc import Callable, Iterator
 
@@ -13,7 +13,7 @@ Start = Callable[..., WatchedDaemon]
 
 @pytest.fixture(scope="module")
 def start() -> Iterator[Start]:
-    """Starts daemons, each with a configuration as text. All must be in order when the module's tests are over."""
+    """Start daemons, each with a configuration as text. All must be in order when the module's tests are over."""
     daemons: list[WatchedDaemon] = []
     with new_folders() as new_folder:
 
@@ -27,13 +27,13 @@ def start() -> Iterator[Start]:
 
 @pytest.fixture(scope="module")
 def shared_daemon(start: Start) -> WatchedDaemon:
-    """One for a whole module."""
+    """One daemon for a whole module."""
     return start()
 
 
 @pytest.fixture
 def daemon(shared_daemon: WatchedDaemon) -> Iterator[WatchedDaemon]:
-    """A daemon with default limits, empty, and with no connection but the canary's."""
+    """An empty daemon with default limits. Its only connection is the canary's."""
     shared_daemon.counts(0)
     while (page := shared_daemon.ask(["scan", "", None, 10_000, None, True])[0])[0]:
         shared_daemon.ask(["delete", [key for key, _, _ in page[0]]])
@@ -43,6 +43,6 @@ def daemon(shared_daemon: WatchedDaemon) -> Iterator[WatchedDaemon]:
 
 @pytest.fixture
 def peer(daemon: WatchedDaemon) -> Iterator[RawPeer]:
-    """A connection to it."""
+    """A connection to the daemon."""
     with daemon.connect() as one:
         yield one

@@ -1,6 +1,6 @@
-"""Access rules beyond single requests: frames of many, what administers, near caches, and how prefixes are found.
+"""Access rules beyond single requests: frames, administrative requests, near caches, and how prefixes are found.
 
-The oracle is that of ``test_access.py``.
+The oracle is the one of ``test_access.py``.
 """
 
 import asyncio
@@ -19,12 +19,13 @@ from kvd.protocol import messages
 from kvd.protocol.messages import decode_batch
 from kvd.requests import permissions
 from kvd.requests.access import ADMINISTER, CACHE, READ, RIGHTS, WRITE, Access, AccessRule, Identity
-from tests.harness.in_memory import FakeBackend, build
+from tests.harness.fake_backend import FakeBackend
+from tests.harness.in_memory import build
 from tests.journal.disks import MemoryDisk
 from tests.journal.running import ME
-from tests.server.test_access import PEOPLE, ROUNDS, WORLD, asked, connect, oracle, random_rules, state
+from tests.server.test_access import IDENTITIES, ROUNDS, WORLD, connect, oracle, random_request, random_rules, state
 
-ADMINISTRATORS: list[list[Any]] = [
+ADMINISTRATIVE: list[list[Any]] = [
     ["shutdown"], ["reload"], ["checkpoint"], ["backup"], ["access", "a", 5002],
     ["slowlog", 10, True], ["largest", "", 10], ["hottest", "reads", 10], ["hottest", "writes", 10],
 ]  # fmt: skip
@@ -39,28 +40,28 @@ OPEN: list[list[Any]] = [
 ]
 
 
-class Willing(FakeBackend):
-    """Does whatever it is asked for, and counts it."""
+class CountingBackend(FakeBackend):
+    """A backend that does each request and counts it."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.done: list[str] = []
+        self.calls: list[str] = []
 
     def reload(self) -> list[str]:
-        self.done.append("reload")
+        self.calls.append("reload")
         return []
 
     def checkpoint(self) -> int:
-        self.done.append("checkpoint")
+        self.calls.append("checkpoint")
         return 1
 
     def shutdown(self) -> int:
-        self.done.append("shutdown")
+        self.calls.append("shutdown")
         return 1
 
 
-def many(chosen: random.Random) -> list[list[Any]]:
-    """A frame of gets, of sets, or of both; mostly of keys that are alike, as frames are."""
+def random_frame(chosen: random.Random) -> list[list[Any]]:
+    """A frame of gets, of sets, or of both. Its keys are mostly similar, as in practice."""
     keys = [key for key in WORLD if key.startswith(chosen.choice(["", "a", "ab", "b"]))]
     kinds = chosen.choice(["get", "set", "both"])
     frame: list[list[Any]] = []
@@ -77,22 +78,26 @@ def test_each_request_of_a_frame_is_decided_as_the_oracle_says(sliced: bool) -> 
     chosen = random.Random(28)  # noqa: S311  # to be repeatable
     allowed = denied = 0
     for _ in range(ROUNDS):
-        rules, who = random_rules(chosen), chosen.choice(PEOPLE)
-        client = connect(rules, who)
+        rules, identity = random_rules(chosen), chosen.choice(IDENTITIES)
+        client = connect(rules, identity)
         for _ in range(5):
-            frame, before = many(chosen), state(client)
+            frame, before = random_frame(chosen), state(client)
             replies = client.sliced(msgspec.msgpack.encode(frame)) if sliced else client.batch(*frame)
             expected = dict(before)
             for request, reply in zip(frame, replies, strict=True):
                 right, keys = (READ, [request[1]]) if request[0] == "get" else (WRITE, list(request[1]))
-                may = all(oracle(rules, who, key) & right for key in keys)
-                assert (isinstance(reply, dict) and reply["error"] == "forbidden") == (not may), (rules, who, request)
-                allowed, denied = allowed + may, denied + (not may)
-                if may and right == WRITE:
+                is_allowed = all(oracle(rules, identity, key) & right for key in keys)
+                assert (isinstance(reply, dict) and reply["error"] == "forbidden") == (not is_allowed), (
+                    rules,
+                    identity,
+                    request,
+                )
+                allowed, denied = allowed + is_allowed, denied + (not is_allowed)
+                if is_allowed and right == WRITE:
                     expected |= request[1]
-                elif may:
+                elif is_allowed:
                     assert reply == expected[request[1]]
-            assert state(client) == expected, "what was denied has no effect, and the others have theirs"
+            assert state(client) == expected, "denied requests have no effect, and the others have theirs"
     assert min(allowed, denied) > ROUNDS
 
 
@@ -105,87 +110,89 @@ def test_the_deciding_prefix_is_found_among_many() -> None:
             for _ in range(chosen.randrange(1, 40))
         ]  # fmt: skip
         rules = [msgspec.structs.replace(rule, uid=None) if rule.everyone else rule for rule in rules]
-        who = chosen.choice(PEOPLE)
-        grant = Access(rules).grant(who)
+        identity = chosen.choice(IDENTITIES)
+        grant = Access(rules).grant(identity)
         keys = ["", *WORLD, "A", "c", "\U0010ffff", "a\U0010ffff", "ab\U0010ffffb"]
         for key in keys:
-            assert grant.rights(key) == oracle(rules, who, key), (rules, who, key)
+            assert grant.rights(key) == oracle(rules, identity, key), (rules, identity, key)
         for right in RIGHTS.values():
-            some = chosen.sample(keys, chosen.randrange(1, 20))
-            may = all(oracle(rules, who, key) & right for key in some)
-            for _ in range(2):  # decided, and then remembered
-                assert grant.may(right, some) == may, (rules, who, some)
+            sample = chosen.sample(keys, chosen.randrange(1, 20))
+            is_allowed = all(oracle(rules, identity, key) & right for key in sample)
+            for _ in range(2):  # the second decision comes out of the cache
+                assert grant.may(right, sample) == is_allowed, (rules, identity, sample)
 
 
-@pytest.mark.parametrize("request_", ADMINISTRATORS, ids=lambda request: request[0])
-def test_who_may_administer_is_decided_as_the_oracle_says(request_: list[Any]) -> None:
+@pytest.mark.parametrize("request_", ADMINISTRATIVE, ids=lambda request: request[0])
+def test_the_right_to_administer_is_decided_as_the_oracle_says(request_: list[Any]) -> None:
     chosen = random.Random(5)  # noqa: S311  # to be repeatable
     allowed = denied = 0
     for _ in range(ROUNDS // 3):
-        rules, who = random_rules(chosen), chosen.choice(PEOPLE)
-        process = Willing()
-        client = connect(rules, who, process)
-        may = any(rule.prefix == "" for rule in rules) and bool(oracle(rules, who, "") & ADMINISTER)
-        assert client.code(*request_) == ("" if may else "forbidden"), (rules, who)
-        assert len(process.done) == (may and hasattr(Willing, request_[0]) and request_[0] not in ("status",))
-        assert (client.peer.feed is not None) == (may and request_[0] == "backup")
-        allowed, denied = allowed + may, denied + (not may)
+        rules, identity = random_rules(chosen), chosen.choice(IDENTITIES)
+        backend = CountingBackend()
+        client = connect(rules, identity, backend)
+        is_allowed = any(rule.prefix == "" for rule in rules) and bool(oracle(rules, identity, "") & ADMINISTER)
+        assert client.code(*request_) == ("" if is_allowed else "forbidden"), (rules, identity)
+        assert len(backend.calls) == (
+            is_allowed and hasattr(CountingBackend, request_[0]) and request_[0] not in ("status",)
+        )
+        assert (client.peer.feed is not None) == (is_allowed and request_[0] == "backup")
+        allowed, denied = allowed + is_allowed, denied + (not is_allowed)
     assert min(allowed, denied) > 0
 
 
 def test_near_caches_get_slots_as_the_oracle_says() -> None:
     chosen = random.Random(11)  # noqa: S311  # to be repeatable
-    kept = refused = not_kept = 0
+    cacheable = denied = uncacheable = 0
     for _ in range(ROUNDS):
-        rules, who = random_rules(chosen), chosen.choice(PEOPLE)
-        client = connect(rules, who)
+        rules, identity = random_rules(chosen), chosen.choice(IDENTITIES)
+        client = connect(rules, identity)
         client.server.share_table()
         keys = chosen.sample(WORLD, 3)
         reply = client.ask("fetch", keys)
-        rights = [oracle(rules, who, key) for key in keys]
+        rights = [oracle(rules, identity, key) for key in keys]
         if not all(right & READ for right in rights):
             assert isinstance(reply, dict)
             assert reply["error"] == "forbidden"
-            refused += 1
+            denied += 1
             continue
         for right, (_, _, slot, *_) in zip(rights, reply, strict=True):
-            assert (slot is not None) == bool(right & CACHE), (rules, who, keys)
-            kept, not_kept = kept + bool(right & CACHE), not_kept + (not right & CACHE)
-    assert min(kept, not_kept, refused) > 20
+            assert (slot is not None) == bool(right & CACHE), (rules, identity, keys)
+            cacheable, uncacheable = cacheable + bool(right & CACHE), uncacheable + (not right & CACHE)
+    assert min(cacheable, uncacheable, denied) > 20
 
 
-def test_attaching_needs_the_right_to_cache_somewhere() -> None:
+def test_attach_needs_the_right_to_cache_below_some_prefix() -> None:
     chosen = random.Random(12)  # noqa: S311  # to be repeatable
     for _ in range(ROUNDS // 3):
-        rules, who = random_rules(chosen), chosen.choice([one for one in PEOPLE if one.uid is not None])
-        client = connect(rules, who)
+        rules, identity = random_rules(chosen), chosen.choice([one for one in IDENTITIES if one.uid is not None])
+        client = connect(rules, identity)
         prefixes = {rule.prefix for rule in rules}
-        may = any(oracle(rules, who, prefix) & CACHE for prefix in prefixes)
-        # Here is nothing to attach to, which is what those are told who may.
-        assert client.code("attach") == ("bad_request" if may else "forbidden"), (rules, who)
+        is_allowed = any(oracle(rules, identity, prefix) & CACHE for prefix in prefixes)
+        # There is no table to attach to, so a client with the right gets bad_request.
+        assert client.code("attach") == ("bad_request" if is_allowed else "forbidden"), (rules, identity)
 
 
-def test_what_says_nothing_of_keys_is_open_to_whoever_may_connect() -> None:
-    client = connect([AccessRule(prefix="x", uid=1, rights=())], PEOPLE[0])
+def test_requests_that_reveal_no_keys_are_open_to_every_client() -> None:
+    client = connect([AccessRule(prefix="x", uid=1, rights=())], IDENTITIES[0])
     for request in OPEN:
         assert client.code(*request) == "", request
 
 
 def test_each_kind_of_request_is_decided_in_one_of_these_tests() -> None:
-    """And one that nobody has decided is allowed to nobody."""
+    """And a kind that no rule decides is denied to every client."""
     chosen = random.Random(1)  # noqa: S311  # to be repeatable
-    decided = {asked(chosen)[0][0] for _ in range(1_000)}
-    decided |= {request[0] for request in [*ADMINISTRATORS, *OPEN]} | {"hello", "attach"}
+    decided = {random_request(chosen)[0][0] for _ in range(1_000)}
+    decided |= {request[0] for request in [*ADMINISTRATIVE, *OPEN]} | {"hello", "attach"}
     assert decided == {kind.__struct_config__.tag for kind in get_args(messages.AnyRequest)}
 
     class New(messages.Request, tag="new"):
-        """Of a later version."""
+        """A request of a later version."""
 
-    assert not permissions.permits(New(), Access([]).grant(PEOPLE[0]))  # type: ignore[arg-type]
+    assert not permissions.permits(New(), Access([]).grant(IDENTITIES[0]))  # type: ignore[arg-type]
 
 
 def test_a_half_allowed_transaction_neither_reads_nor_writes() -> None:
-    client = connect([AccessRule(prefix="a", everyone=True, rights=("read", "write"))], PEOPLE[0])
+    client = connect([AccessRule(prefix="a", everyone=True, rights=("read", "write"))], IDENTITIES[0])
     before, version = state(client), client.database.store.version
     for writes, reads, ranges in (
         ({"a": b"2", "b": b"2"}, {}, []), ({"a": b"2", "b": None}, {}, []), ({"a": b"2"}, {"aa": 1, "b": 1}, []),
@@ -199,9 +206,9 @@ def test_a_half_allowed_transaction_neither_reads_nor_writes() -> None:
 @pytest.mark.parametrize("sliced", [False, True])
 @pytest.mark.parametrize("request_", [["get", "KEY"], ["get_many", ["own", "KEY"]], ["delete", ["KEY"]]])
 @pytest.mark.parametrize("key", ["there", "absent", "latest"])
-def test_a_denied_request_waits_for_no_disk_whatever_it_names(key: str, request_: list[Any], sliced: bool) -> None:
-    """An absent key shows the current version, and one that is there its own: an answer would tell by its delay."""
-    named = json.loads(json.dumps(request_).replace("KEY", key))
+def test_a_denied_request_never_waits_for_the_disk(key: str, request_: list[Any], sliced: bool) -> None:
+    """Otherwise its delay would reveal whether the key exists: an absent key shows the current version."""
+    request = json.loads(json.dumps(request_).replace("KEY", key))
 
     async def run() -> None:
         log = CommitLog(MemoryDisk(), Header(0, 1, 0, 0, bytes(8)), 1 << 20, lambda: 4711)
@@ -211,25 +218,25 @@ def test_a_denied_request_waits_for_no_disk_whatever_it_names(key: str, request_
         server.database.set({"latest": b""}, ME)
         server.set_rules([AccessRule(prefix="own", everyone=True, rights=("read",))])
         client = server.connect_as(Identity(uid=5001))
-        requests = decode_batch(msgspec.msgpack.encode([named]))
+        requests = decode_batch(msgspec.msgpack.encode([request]))
         if sliced:
             replies, needs = client.run_slice(requests, 1_000)
         else:
             replies, needs = client.run_with_position(requests, 100)
         assert [reply["error"] for reply in replies] == ["forbidden"]
         assert needs is NO_WAIT
-        allowed = decode_batch(msgspec.msgpack.encode([named, ["get", "own"]]))
+        allowed = decode_batch(msgspec.msgpack.encode([request, ["get", "own"]]))
         replies, needs = client.run_with_position(allowed, 100)
         assert isinstance(replies, list)
-        assert needs is not NO_WAIT, "what is allowed waits as ever"
+        assert needs is not NO_WAIT, "an allowed request still waits"
         await server.close()
 
     asyncio.run(run())
 
 
-def test_what_is_remembered_of_decisions_takes_little_memory_whatever_is_asked() -> None:
-    """Keys that are not there are asked about too, and nobody counts what this takes."""
-    grant = Access([AccessRule(everyone=True, rights=("read",))]).grant(PEOPLE[0])
+def test_cached_decisions_take_little_memory_whatever_the_keys() -> None:
+    """Clients ask about absent keys too, and no limit counts the memory of these decisions."""
+    grant = Access([AccessRule(everyone=True, rights=("read",))]).grant(IDENTITIES[0])
     tracemalloc.start()
     for number in range(50):
         assert grant.may(READ, [f"{number}/{each:>04000}" for each in range(1_000)])
@@ -242,8 +249,8 @@ def test_what_is_remembered_of_decisions_takes_little_memory_whatever_is_asked()
     assert size < 16 << 20
 
 
-def test_costly_requests_run_in_slices_though_one_of_the_frame_is_denied() -> None:
-    client = connect([AccessRule(prefix="a", uid=5003, rights=("read",))], PEOPLE[2])
+def test_costly_requests_run_in_slices_although_one_of_the_frame_is_denied() -> None:
+    client = connect([AccessRule(prefix="a", uid=5003, rights=("read",))], IDENTITIES[2])
     frame = [["get", "b"], ["scan", "a", "b", 10], ["scan", "a", "b", 10]]
     payload = msgspec.msgpack.encode(frame)
     assert client.run(decode_batch(payload), len(payload)) is None
@@ -252,14 +259,14 @@ def test_costly_requests_run_in_slices_though_one_of_the_frame_is_denied() -> No
     assert one == other
     assert len(one[0]) == 10
     client.peer.is_authenticated = False
-    assert client.run(decode_batch(payload), len(payload)) is not None, "nothing runs"
+    assert client.run(decode_batch(payload), len(payload)) is not None, "no request runs"
 
 
-def test_what_is_denied_does_not_count_among_the_hottest_keys() -> None:
-    client = connect([AccessRule(prefix="a", uid=5003, rights=("read",))], PEOPLE[2])
+def test_denied_requests_do_not_count_among_the_hottest_keys() -> None:
+    client = connect([AccessRule(prefix="a", uid=5003, rights=("read",))], IDENTITIES[2])
     frame = msgspec.msgpack.encode([["get", "b"], ["get", "a"]])
     hottest: list[tuple[str, int]] = []
-    while not hottest:  # one frame in some is looked at
+    while not hottest:  # one frame in SAMPLE_EVERY is sampled
         client.sliced(frame)
         _, hottest = client.server.hot_keys.reads.most_common(10)
     assert [key for key, _ in hottest] == ["a"]

@@ -1,4 +1,4 @@
-"""Rules and tokens that change while a large frame of somebody's is still running."""
+"""Rules and tokens that change while a client's large frame is still running."""
 
 import pathlib
 from collections.abc import Iterator
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from tests.server.conftest import Start
 
 KEYS = [f"{number}" for number in range(8_000)]
-# Each looks at all the keys that there were, and tells nothing: together they take a second or so.
+# Each passes over all the deleted keys and returns no item. Together they take about a second.
 LONG = [["scan", "1", None, 1, None, True]] * 300
 RULE = 'access = [{everyone = true, rights = ["read", "write", "watch"]}]'
 
 
 @pytest.fixture
 def ruled(start: "Start") -> "WatchedDaemon":
-    """A daemon on TCP too, where everybody may do everything."""
+    """A daemon that also listens on TCP. Every client may do everything but administer."""
     daemon = start(f"{RULE}\n", tcp=True)
     daemon.canary.ask(["set", dict.fromkeys(KEYS, b"")])
     daemon.canary.ask(["delete", KEYS])
@@ -30,36 +30,36 @@ def ruled(start: "Start") -> "WatchedDaemon":
 
 
 @pytest.fixture
-def bob(ruled: "WatchedDaemon") -> "Iterator[RawPeer]":
+def client(ruled: "WatchedDaemon") -> "Iterator[RawPeer]":
     with ruled.greeted() as peer:
         yield peer
 
 
 def begin(daemon: "WatchedDaemon", peer: "RawPeer", *requests: object) -> None:
-    """Send a frame that begins with a set and takes long; it has begun."""
+    """Send a frame that begins with a set and takes long, and wait until it has begun."""
     peer.send(frame(["set", {"0": b"begun"}], *requests))
     eventually(lambda: daemon.canary.ask(["get", "0"]) == [b"begun"])
 
 
-def test_a_watch_does_not_begin_whose_right_went_while_its_frame_was_running(
-    ruled: "WatchedDaemon", bob: "RawPeer"
+def test_a_watch_does_not_begin_if_its_right_is_revoked_while_its_frame_runs(
+    ruled: "WatchedDaemon", client: "RawPeer"
 ) -> None:
-    begin(ruled, bob, ["watch", ""], *LONG)
+    begin(ruled, client, ["watch", ""], *LONG)
     config = pathlib.Path(ruled.path).parent / "kvd.toml"
     config.write_text(config.read_text().replace(RULE, 'access = [{everyone = true, rights = ["write"]}]'))
     assert isinstance(ruled.canary.ask(["reload"])[0], list)
-    replies = bob.receive()
+    replies = client.receive()
     assert replies[1] is True
-    assert replies[-1]["error"] == "forbidden", "it was still running"
-    assert bob.receive()["error"] == "forbidden"
-    assert bob.says_nothing_more()
+    assert replies[-1]["error"] == "forbidden", "the frame was still running"
+    assert client.receive()["error"] == "forbidden"
+    assert client.says_nothing_more()
 
 
-def test_a_frame_does_not_run_on_for_a_token_that_was_taken_away(ruled: "WatchedDaemon", bob: "RawPeer") -> None:
-    begin(ruled, bob, *LONG, ["set", {"0": b"late"}])
-    (pathlib.Path(ruled.path).parent / "token").write_text("somebody " + "x" * 16)
+def test_a_frame_stops_when_its_token_is_revoked(ruled: "WatchedDaemon", client: "RawPeer") -> None:
+    begin(ruled, client, *LONG, ["set", {"0": b"late"}])
+    (pathlib.Path(ruled.path).parent / "token").write_text("another " + "x" * 16)
     assert isinstance(ruled.canary.ask(["reload"])[0], list)
-    assert bob.receive()["error"] == "unauthenticated"
+    assert client.receive()["error"] == "unauthenticated"
     eventually(lambda: ruled.connections() == 0)
     assert ruled.canary.ask(["get", "0"]) == [b"begun"]
     assert "ERROR" not in ruled.log()

@@ -1,4 +1,4 @@
-"""What Prometheus is told, by a real daemon, read by Prometheus' own parser: exact counts, histograms that add up."""
+"""The Prometheus metrics of a real daemon, read by Prometheus' own parser: exact counts, histograms that add up."""
 
 import json
 import pathlib
@@ -25,7 +25,7 @@ DASHBOARD = json.loads((ROOT / "deploy/grafana/kvd.json").read_text())
 Labels = tuple[tuple[str, str], ...]
 Samples = dict[tuple[str, Labels], float]
 CONFLICTS = "kvd_errors_total", (("code", "conflict"),)
-# What rises by itself.
+# Metrics that rise by themselves.
 BY_TIME = ("kvd_history_oldest_age_seconds", "kvd_loop_lag_seconds")
 
 
@@ -42,8 +42,8 @@ def value(daemon: "WatchedDaemon", name: str, **labels: str) -> float:
     return samples(daemon)[name, tuple(sorted(labels.items()))]
 
 
-def risen(daemon: "WatchedDaemon", work: Callable[[], object]) -> dict[str, float]:
-    """By how much what has no labels rose, with ``work``; what did not change is left out."""
+def increases(daemon: "WatchedDaemon", work: Callable[[], object]) -> dict[str, float]:
+    """How much each metric without labels changes while ``work`` runs. Unchanged metrics are left out."""
     before = samples(daemon)
     work()
     return {
@@ -53,8 +53,8 @@ def risen(daemon: "WatchedDaemon", work: Callable[[], object]) -> dict[str, floa
     }
 
 
-def test_counters_are_exact_after_a_mix(daemon: "WatchedDaemon") -> None:
-    """Each kind of read with hits and misses, alone and together with others of its kind."""
+def test_counters_are_exact_after_mixed_requests(daemon: "WatchedDaemon") -> None:
+    """Each kind of read with hits and misses, alone and in frames with others of its kind."""
 
     def mix() -> None:
         with daemon.connect() as peer:
@@ -73,7 +73,7 @@ def test_counters_are_exact_after_a_mix(daemon: "WatchedDaemon") -> None:
         daemon.counts(0)
 
     conflicts = samples(daemon).get(CONFLICTS, 0)
-    changed = risen(daemon, mix)
+    changed = increases(daemon, mix)
     assert changed.pop("kvd_history_bytes") > 0
     assert changed == {
         "kvd_keys": 3,
@@ -101,7 +101,7 @@ def test_deadlines_and_evictions_are_counted(start: "Start") -> None:
         daemon.ask(["set", {"soon": b""}, {"ttl": 1}])
         eventually(lambda: daemon.ask(["get", "soon"]) == [None])
 
-    changed = risen(daemon, work)
+    changed = increases(daemon, work)
     assert changed["kvd_expired_keys_total"] == 1
     assert changed["kvd_keys"] == 3
     assert changed["kvd_evicted_keys_total"] == 2
@@ -110,24 +110,24 @@ def test_deadlines_and_evictions_are_counted(start: "Start") -> None:
     assert value(daemon, "kvd_keys_with_deadline") == 1
 
 
-def test_what_is_held_and_who_is_there(daemon: "WatchedDaemon") -> None:
+def test_connections_snapshots_watches_and_near_caches_are_counted(daemon: "WatchedDaemon") -> None:
     names = ("kvd_connections", "kvd_snapshots", "kvd_pinned_versions", "kvd_feeds", "kvd_near_cache_clients")
 
-    def held() -> list[float]:
+    def counts() -> list[float]:
         now = samples(daemon)
         return [now[name, ()] for name in names]
 
-    assert held() == [1, 0, 0, 0, 0]
+    assert counts() == [1, 0, 0, 0, 0]
     with daemon.connect() as snapshot, daemon.connect() as watch, daemon.connect() as near:
         snapshot.ask(["begin"], ["begin"])
         watch.ask(["watch", ""])
         near.ask(["attach"])
-        assert held() == [4, 2, 1, 1, 1]
+        assert counts() == [4, 2, 1, 1, 1]
     daemon.counts(0)
-    assert held() == [1, 0, 0, 0, 0]
+    assert counts() == [1, 0, 0, 0, 0]
 
 
-def test_memory_by_kind_adds_up_to_what_is_counted(daemon: "WatchedDaemon") -> None:
+def test_memory_by_kind_adds_up_to_the_total(daemon: "WatchedDaemon") -> None:
     daemon.ask(["set", {f"{number:05}": bytes(100) for number in range(1_000)}])
     daemon.ask(["set", {f"{number:05}": bytes(50) for number in range(1_000)}])
     kinds = {
@@ -141,7 +141,7 @@ def test_memory_by_kind_adds_up_to_what_is_counted(daemon: "WatchedDaemon") -> N
     assert value(daemon, "process_resident_memory_bytes") == pytest.approx(daemon.rss(), rel=0.05)
 
 
-def test_one_frame_in_so_many_is_timed_under_the_name_of_its_requests(start: "Start") -> None:
+def test_one_frame_in_n_is_timed_under_the_name_of_its_requests(start: "Start") -> None:
     daemon = start()
     rounds = 3
     for _ in range(rounds * SAMPLED):
@@ -172,17 +172,17 @@ def test_histograms_add_up(start: "Start", tmp_path: pathlib.Path) -> None:
         series: dict[str, list[Any]] = {}
         for sample in family.samples:
             series.setdefault(sample.labels.get("command", ""), []).append(sample)
-        for these in series.values():
-            buckets = [(float(s.labels["le"]), s.value) for s in these if s.name.endswith("_bucket")]
-            (count,) = (s.value for s in these if s.name.endswith("_count"))
-            (total,) = (s.value for s in these if s.name.endswith("_sum"))
+        for bucket_samples in series.values():
+            buckets = [(float(s.labels["le"]), s.value) for s in bucket_samples if s.name.endswith("_bucket")]
+            (count,) = (s.value for s in bucket_samples if s.name.endswith("_count"))
+            (total,) = (s.value for s in bucket_samples if s.name.endswith("_sum"))
             assert buckets[-1] == (float("inf"), count)
-            assert all(low < high and few <= more for (low, few), (high, more) in pairwise(buckets))
-            # No less than if each had taken just more than the bound below, no more than if each had taken its own.
+            assert all(low < high and before <= count for (low, before), (high, count) in pairwise(buckets))
+            # At least as if each took just over its bucket's lower bound, at most as if each took its upper bound.
             edges = [(0.0, 0.0), *buckets]
-            assert total >= sum((more - few) * low for (low, few), (_, more) in pairwise(edges))
+            assert total >= sum((count - before) * low for (low, before), (_, count) in pairwise(edges))
             if buckets[-2][1] == count:
-                assert total <= sum((more - few) * high for (_, few), (high, more) in pairwise(edges[:-1]))
+                assert total <= sum((count - before) * high for (_, before), (high, count) in pairwise(edges[:-1]))
     now = samples(daemon)
     assert now["kvd_sliced_frame_duration_seconds_count", ()] == 1
     assert now["kvd_journal_sync_duration_seconds_count", ()] >= 2 * SAMPLED
@@ -192,32 +192,32 @@ def test_histograms_add_up(start: "Start", tmp_path: pathlib.Path) -> None:
     assert size >= now["kvd_journal_written_bytes_total", ()]
 
 
-def test_the_loop_is_looked_at_while_somebody_asks(start: "Start") -> None:
+def test_loop_lag_is_measured_while_a_client_asks_for_metrics(start: "Start") -> None:
     daemon = start()
     assert value(daemon, "kvd_loop_lag_seconds_count") == 0
     eventually(lambda: value(daemon, "kvd_loop_lag_seconds_count") >= 2)
     before = value(daemon, "kvd_loop_lag_seconds_sum")
-    held = time.monotonic()
+    began = time.monotonic()
     with daemon.held_still():
-        eventually(lambda: time.monotonic() - held > 0.3)  # longer than from one look to the next, and 0.1 s
+        eventually(lambda: time.monotonic() - began > 0.3)  # longer than the period of measurement plus 0.1 s
     eventually(lambda: value(daemon, "kvd_loop_lag_seconds_sum") - before > 0.1)
 
 
-def test_a_daemon_that_nobody_asks_does_not_load_the_library(start: "Start") -> None:
+def test_a_daemon_loads_the_library_only_when_a_client_asks(start: "Start") -> None:
     daemon = start()
     daemon.ask(["metrics"], ["set", {"a": b""}], ["get", "a"])
-    assert not holds(daemon, b"prometheus_client.exposition")
+    assert not has_in_memory(daemon, b"prometheus_client.exposition")
     daemon.ask(["exposition"])
-    assert holds(daemon, b"prometheus_client.exposition")
+    assert has_in_memory(daemon, b"prometheus_client.exposition")
 
 
-def holds(daemon: "WatchedDaemon", name: bytes) -> bool:
-    """Whether the name of a module is anywhere in its memory, as it is once the module was looked for."""
+def has_in_memory(daemon: "WatchedDaemon", name: bytes) -> bool:
+    """Whether the name of a module is anywhere in the daemon's memory, as it is after an import of the module."""
     memory = []
     for line in pathlib.Path(f"/proc/{daemon.process.pid}/maps").read_text().splitlines():
-        found = re.match(r"([0-9a-f]+)-([0-9a-f]+) rw-p", line)
-        if found and not line.endswith(("[vvar]", "[stack]")):
-            memory.append((int(found[1], 16), int(found[2], 16)))
+        match = re.match(r"([0-9a-f]+)-([0-9a-f]+) rw-p", line)
+        if match and not line.endswith(("[vvar]", "[stack]")):
+            memory.append((int(match[1], 16), int(match[2], 16)))
     with open(f"/proc/{daemon.process.pid}/mem", "rb", buffering=0) as file:
         for begin, end in memory:
             file.seek(begin)
@@ -229,7 +229,7 @@ def holds(daemon: "WatchedDaemon", name: bytes) -> bool:
     return False
 
 
-def test_it_tells_when_the_process_started(start: "Start") -> None:
+def test_the_metrics_say_when_the_process_started(start: "Start") -> None:
     before = time.time()
     daemon = start()
     after = time.time()
@@ -238,16 +238,16 @@ def test_it_tells_when_the_process_started(start: "Start") -> None:
 
 def test_the_json_counters_have_the_same_misses_and_conflicts(daemon: "WatchedDaemon") -> None:
     daemon.ask(["get", "nothing"], ["commit", {"a": b""}, {"a": 10**9}])
-    counted = daemon.metrics()
-    assert counted["get_misses"] == value(daemon, "kvd_get_misses_total")
-    assert counted["conflicts"] == value(daemon, "kvd_conflicts_total") > 0
+    counters = daemon.metrics()
+    assert counters["get_misses"] == value(daemon, "kvd_get_misses_total")
+    assert counters["conflicts"] == value(daemon, "kvd_conflicts_total") > 0
 
 
 def test_names_and_texts_follow_the_conventions(start: "Start", tmp_path: pathlib.Path) -> None:
     daemon = start(f'data.dir = "{tmp_path}/data"\n')
-    found = families(daemon)
-    assert len(found) == len({family.name for family in found}) > 30
-    for family in found:
+    exported = families(daemon)
+    assert len(exported) == len({family.name for family in exported}) > 30
+    for family in exported:
         assert re.fullmatch(r"(kvd|process)(_[a-z]+)*", family.name)
         assert family.documentation.endswith(".")
         assert family.type in ("counter", "gauge", "histogram")
@@ -256,21 +256,21 @@ def test_names_and_texts_follow_the_conventions(start: "Start", tmp_path: pathli
         if family.type == "histogram":
             assert family.name.endswith("_seconds")
     page = (ROOT / "docs/metrics.md").read_text()
-    written = set(re.findall(r"^\| `([a-z_]+)", page, re.MULTILINE))
-    assert written == {family.name + "_total" * (family.type == "counter") for family in found}
+    documented = set(re.findall(r"^\| `([a-z_]+)", page, re.MULTILINE))
+    assert documented == {family.name + "_total" * (family.type == "counter") for family in exported}
 
 
-def test_the_dashboard_shows_what_there_is(start: "Start", tmp_path: pathlib.Path) -> None:
+def test_the_dashboard_shows_all_metrics_and_no_others(start: "Start", tmp_path: pathlib.Path) -> None:
     daemon = start(f'data.dir = "{tmp_path}/data"\n')
     for _ in range(SAMPLED):
         daemon.ask(["commit", {}, {"a": 1}])
-    there = {name for name, _ in samples(daemon)}
+    exported = {name for name, _ in samples(daemon)}
     panels = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
     expressions = [target["expr"] for panel in panels for target in panel["targets"]]
     shown = set(re.findall(r"\b(?:kvd|process)_[a-z_]+", " ".join(expressions)))
-    assert shown - there == set()
-    # And all that there is, but for how histograms begin and what only names.
-    rest = {name for name in there - shown if not name.endswith(("_count", "_sum"))}
+    assert shown - exported == set()
+    # And every metric is shown, except the parts of histograms and metrics that only name or bound something.
+    rest = {name for name in exported - shown if not name.endswith(("_count", "_sum"))}
     assert rest == {"kvd_info", "kvd_oldest_readable_version"}
     variables = {variable["name"] for variable in DASHBOARD["templating"]["list"]}
     assert set(re.findall(r"\$\{?([a-z]+)", json.dumps(DASHBOARD))) <= variables
@@ -282,9 +282,9 @@ def test_the_dashboard_shows_what_there_is(start: "Start", tmp_path: pathlib.Pat
     assert len({panel["id"] for panel in DASHBOARD["panels"]}) == len(DASHBOARD["panels"])
 
 
-def test_without_the_library_it_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_library_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     class Missing:
-        """Finds that the library is not installed."""
+        """An import finder for which the library is not installed."""
 
         def find_spec(self, name: str, *_: object) -> None:
             if name == "prometheus_client":

@@ -1,4 +1,4 @@
-"""A fault of the server's own: the one connection is closed with a word, and neither hangs nor takes others with it."""
+"""A bug in the server: the one connection gets an error and is closed. It does not hang, and others go on."""
 
 import asyncio
 import pathlib
@@ -10,19 +10,20 @@ import pytest
 
 from kvd.engine.database import Database
 from kvd.store.authors import Author
-from tests.harness.in_memory import FakeBackend, build, build_database
+from tests.harness.fake_backend import FakeBackend
+from tests.harness.in_memory import build, build_database
 from tests.harness.raw_peer import frame
 from tests.harness.waiting import DEADLINE_S
 from tests.journal.disks import MemoryDisk
 from tests.journal.running import Running
 
 Result = TypeVar("Result")
-UNSPEAKABLE = Author(None, None, "\ud800")  # half of a character: no text that could be sent
+UNENCODABLE = Author(None, None, "\ud800")  # a lone surrogate: no text that can be encoded
 PADDING = ["hello", 1, "x" * 70_000]  # makes a large frame
 
 
 class Faulty(FakeBackend):
-    """A process that says what cannot be encoded."""
+    """A backend whose status cannot be encoded."""
 
     def status(self) -> list[tuple[str, str | int]]:
         return [("more than 64 bits", 2**70)]
@@ -38,7 +39,7 @@ class Client:
         self._writer.write(data)
 
     async def receive(self) -> object:
-        """The next frame; None at the end."""
+        """Return the next frame, or None at the end."""
         try:
             length = int.from_bytes(await self._reader.readexactly(4), "big")
             return msgspec.msgpack.decode(await self._reader.readexactly(length))
@@ -53,7 +54,7 @@ Connect = Callable[[], Awaitable[Client]]
 
 
 def with_server(path: str, work: Callable[[Connect], Awaitable[Result]], database: Database | None = None) -> Result:
-    """Run ``work`` beside a server of its own; it is given what connects to it."""
+    """Run ``work`` beside a server of its own. ``work`` gets a function that connects to the server."""
 
     async def run() -> Result:
         server = build(database=database, backend=Faulty(), loop=asyncio.get_running_loop())
@@ -75,7 +76,7 @@ def with_server(path: str, work: Callable[[Connect], Awaitable[Result]], databas
 
 @pytest.mark.parametrize("padding", [[], [PADDING]], ids=["small", "large"])
 @pytest.mark.parametrize("split", [False, True], ids=["at once", "in two pieces"])
-def test_a_reply_that_cannot_be_encoded_ends_the_connection_with_a_word(
+def test_a_reply_that_cannot_be_encoded_ends_the_connection_with_an_error(
     tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture, padding: list[object], split: bool
 ) -> None:
     async def work(connect: Connect) -> tuple[list[object], object]:
@@ -91,17 +92,17 @@ def test_a_reply_that_cannot_be_encoded_ends_the_connection_with_a_word(
         return received, await other.receive()
 
     path = str(tmp_path / "s")
-    (first, last, end), of_other = with_server(path, work)
+    (first, last, end), other_reply = with_server(path, work)
     assert first == [True]
     assert last == {"error": "internal", "message": "a fault in the server; its log has the details"}
     assert end is None
-    assert of_other == [b"1"], "what had run, has run"
+    assert other_reply == [b"1"], "the requests before the fault have run"
     (record,) = [record for record in caplog.records if record.levelname == "ERROR"]
     assert record.getMessage().startswith("internal error in a frame of uid ")
     assert record.exc_info is not None
 
 
-def test_an_event_that_cannot_be_encoded_ends_its_watch_with_a_word(
+def test_an_event_that_cannot_be_encoded_ends_its_watch_with_an_error(
     tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     database = build_database()
@@ -112,20 +113,20 @@ def test_an_event_that_cannot_be_encoded_ends_its_watch_with_a_word(
             client.send(frame(["watch", prefix]))
             assert await client.receive() == [True]
             assert await client.receive() == [["live", 0]]
-        database.set({"a": b"1"}, UNSPEAKABLE)
+        database.set({"a": b"1"}, UNENCODABLE)
         received = [await watching.receive() for _ in range(2)]
-        database.set({"b": b"1"}, Author(None, None, "somebody"))
+        database.set({"b": b"1"}, Author(None, None, "another"))
         return received, await elsewhere.receive()
 
-    received, of_other = with_server(str(tmp_path / "s"), work, database)
+    received, other_events = with_server(str(tmp_path / "s"), work, database)
     assert received == [{"error": "internal", "message": "a fault in the server; its log has the details"}, None]
-    assert [event[0] for event in of_other] == ["change"], "another watcher is told on"
+    assert [event[0] for event in other_events] == ["change"], "another watch goes on"
     (record,) = [record for record in caplog.records if record.levelname == "ERROR"]
     assert record.getMessage().startswith("internal error in a feed of uid ")
     assert record.exc_info is not None
 
 
-def test_what_is_on_its_way_to_the_disk_counts_as_memory() -> None:
+def test_pending_log_writes_count_as_memory() -> None:
     async def main() -> None:
         running = Running(MemoryDisk())
         memory = running.database.memory

@@ -1,6 +1,6 @@
-"""What a watcher is told: applied to a dict it is the store, at every version told; without loss or duplicates.
+"""The events of a watch, applied to a dict, give the store at every version that they name. None is lost or repeated.
 
-The watcher here knows nothing but its events. Beside it stands a plain model: every commit, and the dict after it.
+The watcher here knows only its events. A plain model beside it has every commit and the dict after it.
 """
 
 import sys
@@ -28,7 +28,7 @@ ANA, BEN = Author(1, 10, "ana"), Author(2, 20, "ben")
 
 
 class Recorded:
-    """A store, and a model of its past: each commit with what it changed, and the state after it."""
+    """A store, and a model of its past: each commit with its changes, and the state after it."""
 
     def __init__(self, **limits: int) -> None:
         self.store = Store(WindowLimits(**limits))
@@ -37,7 +37,7 @@ class Recorded:
         self.states: dict[int, State] = {0: {}}
 
     def write(self, changes: dict[str, bytes | None], author: Author = ANA) -> int:
-        """One commit; deletions of what is not there do nothing."""
+        """Make one commit. Deletions of absent keys do nothing."""
         self._advance(1)
         before, state = self.store.version, self.states[self.store.version]
         real = {key: value for key, value in changes.items() if value is not None or key in state}
@@ -47,41 +47,41 @@ class Recorded:
         return version
 
     def set_each(self, batch: list[dict[str, bytes]], author: Author = ANA) -> None:
-        """A commit for each, as one group where the store likes."""
+        """Make a commit for each set, as one group where the store does so."""
         self._advance(1)
         for version, entries in zip(self.store.set_each(batch, author), batch, strict=True):
             if entries:
                 self._note(version, dict(entries), author)
 
-    def touch_nothing(self, count: int) -> None:
-        """So many commits that concern the key "other" only."""
+    def write_other(self, count: int) -> None:
+        """Make ``count`` commits of the key "other" alone."""
         for _ in range(count):
             self.write({"other": b""})
 
     def prune(self) -> None:
-        """Drop all the history that may be dropped."""
+        """Drop all history that may be dropped."""
         self.store.drop_history(10**6)
 
-    def let_all_history_go(self) -> None:
-        """Whatever is not pinned is dropped."""
+    def drop_unpinned_history(self) -> None:
+        """Drop all history that is not pinned."""
         self.store.window.limits = WindowLimits(max_commits=0, max_pinned_bytes=10**9)
         self.prune()
 
     def show(self) -> None:
-        """All that is there may be shown."""
+        """Make every commit visible."""
         self.visible = self.store.version
 
     def keep_short(self, prefix: str) -> None:
-        """Superseded values below ``prefix`` are forgotten after a millisecond."""
+        """Forget superseded values below ``prefix`` after a millisecond."""
         self.store.retention.set_rules(PrefixRules([PrefixRule(prefix=prefix, history_ms=1)]))
 
     def grow_old(self) -> None:
-        """Whatever has been superseded is older than a millisecond."""
+        """Let more than a millisecond pass, and prune."""
         self._advance(1_001)
         self.prune()
 
     def is_forgotten(self, prefix: str, at: int) -> bool:
-        """Whether of what a watcher at version ``at`` has not been told a value is not known any more."""
+        """Whether a value below ``prefix`` that a watcher at version ``at`` has not received is forgotten."""
         groups = self.store.window.since(at)
         heads = [head for group in groups for head in group.heads if head.version > at and head.key.startswith(prefix)]
         return any(head.value is FORGOTTEN for head in heads)
@@ -96,19 +96,19 @@ class Recorded:
 
 
 class Watcher:
-    """One who was told all that there is to know: checks each event against the model."""
+    """A watcher that checks each event against the model."""
 
     def __init__(self, recorded: Recorded, prefix: str = "", from_version: int | None = None) -> None:
         self.recorded, self.prefix = recorded, prefix
         self.feed = Feed(recorded.store, prefix, from_version, lambda: recorded.visible)
         start = recorded.store.version if from_version is None else from_version
-        self.at = start if start in recorded.states else -1  # the version that it is at; -1: none of this store's
+        self.at = start if start in recorded.states else -1  # the watcher's version; -1: not a version of this store
         self.state = self._expected(self.at) if self.at >= 0 else {}
         self.resynchronising = False
         self.events: list[tuple[Any, ...]] = []
 
     def read(self) -> list[str]:
-        """Take one batch; the kinds of its events."""
+        """Read one batch. Return the kinds of its events."""
         batch: list[tuple[Any, ...]] = self.feed.next_events()  # type: ignore[assignment]
         for event in batch:
             getattr(self, "_" + event[0])(*event[1:])
@@ -116,22 +116,22 @@ class Watcher:
         return [event[0] for event in batch]
 
     def read_all(self) -> list[str]:
-        """Read until there is nothing more; the kinds of the events."""
+        """Read until the feed is drained. Return the kinds of the events."""
         kinds: list[str] = []
         for _ in range(10_000):
             if self.feed.is_drained:
                 assert self.feed.next_events() == []
                 return kinds
             kinds += self.read()
-        raise AssertionError("it never catches up")
+        raise AssertionError("the watcher never catches up")
 
     def is_right(self) -> bool:
-        """Whether it knows what may be shown now."""
+        """Whether the watcher has the state that may be shown now."""
         return self.state == self._expected(self.recorded.visible)
 
     def _change(self, version: int, time: int, author: Author, changes: dict[str, bytes | None]) -> None:
         assert not self.resynchronising
-        assert self._commits_until(version) == [version], "no commit is left out, none comes twice"
+        assert self._commits_until(version) == [version], "no commit is left out or sent twice"
         expected_time, expected_author, all_changes = self.recorded.commits[version]
         assert changes == {key: value for key, value in all_changes.items() if key.startswith(self.prefix)}
         assert (time, author) == (expected_time, expected_author)
@@ -150,7 +150,7 @@ class Watcher:
 
     def _reset(self, version: int) -> None:
         oldest = self.recorded.store.window.oldest_readable
-        assert self.at < oldest or self.recorded.is_forgotten(self.prefix, self.at), "there is a reason for it"
+        assert self.at < oldest or self.recorded.is_forgotten(self.prefix, self.at), "a reset has a reason"
         self.state, self.resynchronising, self.at = {}, True, version
         assert version <= self.recorded.visible
 
@@ -171,24 +171,24 @@ class Watcher:
         return {key: value for key, value in state.items() if key.startswith(self.prefix)}
 
     def _commits_until(self, version: int) -> list[int]:
-        """The commits behind where it is, up to ``version``, that concern it."""
+        """The commits after the watcher's version, up to ``version``, that have keys below its prefix."""
         later = [v for v in self.recorded.commits if self.at < v <= version]
         return [v for v in later if any(key.startswith(self.prefix) for key in self.recorded.commits[v][2])]
 
 
 @pytest.fixture
 def recorded() -> Recorded:
-    """With four commits, two of which concern a/."""
+    """A store with four commits. Two of them have keys below a/."""
     one = Recorded()
     one.write({"a/1": b"x", "b/1": b"y"})
     one.write({"b/2": b"z"}, BEN)
     one.write({"a/1": None, "a/2": b"", "b/1": None}, BEN)
-    one.touch_nothing(1)
+    one.write_other(1)
     one.show()
     return one
 
 
-def test_from_now_on_it_begins_with_live_and_goes_on_with_changes(recorded: Recorded) -> None:
+def test_a_watch_from_now_on_begins_with_live_and_goes_on_with_changes(recorded: Recorded) -> None:
     watcher = Watcher(recorded, "a/")
     assert watcher.read_all() == ["live"]
     assert watcher.events == [("live", 4)]
@@ -198,25 +198,25 @@ def test_from_now_on_it_begins_with_live_and_goes_on_with_changes(recorded: Reco
     assert watcher.events[1:] == [("change", 5, 5, BEN, {"a/1": b"again"})]
 
 
-def test_from_a_version_it_tells_all_behind_it_that_concerns_its_prefix(recorded: Recorded) -> None:
-    for from_version, told in ((0, [1, 3]), (1, [3]), (2, [3]), (3, []), (4, [])):
+def test_a_watch_from_a_version_sends_all_later_changes_below_its_prefix(recorded: Recorded) -> None:
+    for from_version, expected in ((0, [1, 3]), (1, [3]), (2, [3]), (3, []), (4, [])):
         watcher = Watcher(recorded, "a/", from_version)
-        assert watcher.read_all() == ["change"] * len(told) + ["live"]
-        assert [event[1] for event in watcher.events] == [*told, 4]
+        assert watcher.read_all() == ["change"] * len(expected) + ["live"]
+        assert [event[1] for event in watcher.events] == [*expected, 4]
 
 
-def test_without_a_prefix_it_tells_everything(recorded: Recorded) -> None:
+def test_a_watch_without_a_prefix_sends_all_changes(recorded: Recorded) -> None:
     assert Watcher(recorded, "", 0).read_all() == ["change"] * 4 + ["live"]
 
 
 @pytest.mark.parametrize("from_version", [5, 2**64 - 1, -1, -(2**63)])
-def test_a_version_that_is_not_this_stores_begins_with_a_reset(recorded: Recorded, from_version: int) -> None:
+def test_a_watch_from_a_version_of_another_store_begins_with_a_reset(recorded: Recorded, from_version: int) -> None:
     watcher = Watcher(recorded, "a/", from_version)
     assert watcher.read_all() == ["reset", "item", "live"]
     assert watcher.events == [("reset", 4), ("item", "a/2", b"", 3), ("live", 4)]
 
 
-def test_a_version_that_has_left_the_history_begins_with_a_reset_and_the_next_does_not(recorded: Recorded) -> None:
+def test_a_watch_from_a_pruned_version_begins_with_a_reset_and_from_the_next_it_does_not(recorded: Recorded) -> None:
     recorded.store.window.limits = WindowLimits(max_commits=2)
     recorded.prune()
     assert recorded.store.window.oldest_readable == 2
@@ -228,12 +228,12 @@ def test_an_empty_prefix_of_an_empty_store_is_resynchronised_too() -> None:
     assert Watcher(Recorded(), "", 1).read_all() == ["reset", "live"]
 
 
-def test_who_was_too_slow_is_resynchronised_and_told_what_came_meanwhile(recorded: Recorded) -> None:
+def test_a_slow_watcher_is_resynchronised_with_all_changes_since(recorded: Recorded) -> None:
     watcher = Watcher(recorded, "a/")
     watcher.read_all()
     for number in range(5):
         recorded.write({f"a/{number}": b"new"})
-    recorded.let_all_history_go()
+    recorded.drop_unpinned_history()
     recorded.write({"a/late": b"late"})
     recorded.show()
     assert watcher.read_all() == ["reset", *["item"] * 6, "live"]
@@ -243,9 +243,9 @@ def test_who_was_too_slow_is_resynchronised_and_told_what_came_meanwhile(recorde
     assert watcher.is_right()
 
 
-def test_who_has_not_been_told_what_is_forgotten_is_resynchronised_unless_others_keys_are(recorded: Recorded) -> None:
+def test_a_forgotten_value_resynchronises_the_watchers_that_have_not_received_it(recorded: Recorded) -> None:
     recorded.keep_short("a/")
-    ahead, behind, other = Watcher(recorded, "a/", 4), Watcher(recorded, "a/", 4), Watcher(recorded, "b/", 4)
+    ahead, late, other = Watcher(recorded, "a/", 4), Watcher(recorded, "a/", 4), Watcher(recorded, "b/", 4)
     for number in range(3):
         recorded.write({"a/2": b"%d" % number, "b/2": b"%d" % number})
     recorded.show()
@@ -253,12 +253,12 @@ def test_who_has_not_been_told_what_is_forgotten_is_resynchronised_unless_others
     recorded.grow_old()
     assert recorded.is_forgotten("a/", 4)
     assert ahead.read_all() == []
-    assert behind.read_all() == ["reset", "item", "live"]
+    assert late.read_all() == ["reset", "item", "live"]
     assert other.read_all() == ["change"] * 3 + ["live"]
     assert Watcher(recorded, "a/", 6).read_all() == ["change", "live"]
 
 
-def test_what_is_known_is_told_before_what_is_forgotten(recorded: Recorded) -> None:
+def test_known_changes_are_sent_before_the_reset_for_a_forgotten_one(recorded: Recorded) -> None:
     recorded.keep_short("a/")
     recorded.write({"a/new": b"stays"})
     recorded.write({"a/2": b"goes"})
@@ -283,7 +283,7 @@ def test_a_long_resynchronisation_comes_in_batches_from_one_version(recorded: Re
     assert watcher.is_right()
 
 
-def test_a_resynchronisation_that_loses_its_snapshot_begins_anew(recorded: Recorded) -> None:
+def test_a_resynchronisation_that_loses_its_snapshot_starts_again(recorded: Recorded) -> None:
     recorded.store.window.limits = WindowLimits(max_bytes=0, max_pinned_bytes=0)
     recorded.write({f"a/{number:05}": b"x" * 100 for number in range(1_500)})
     recorded.show()
@@ -298,7 +298,7 @@ def test_a_resynchronisation_that_loses_its_snapshot_begins_anew(recorded: Recor
     assert watcher.is_right()
 
 
-def test_what_may_not_be_shown_yet_is_not_told(recorded: Recorded) -> None:
+def test_commits_that_may_not_be_shown_yet_are_not_sent(recorded: Recorded) -> None:
     watcher = Watcher(recorded, "", 0)
     recorded.visible = 2
     assert watcher.read_all() == ["change", "change", "live"]
@@ -312,8 +312,8 @@ def test_what_may_not_be_shown_yet_is_not_told(recorded: Recorded) -> None:
     assert resynchronised.read_all() == ["reset", *["item"] * 3, "live"]
 
 
-def test_who_starts_where_no_commit_was_is_not_kept_awake_by_one_that_may_not_be_shown_yet() -> None:
-    """After a restart versions have gaps."""
+def test_a_watch_from_a_gap_between_versions_is_drained_despite_an_invisible_commit() -> None:
+    """Versions have gaps after a restart."""
     store = Store()
     store.begin_history(10, 0)
     store.version = 20
@@ -323,19 +323,19 @@ def test_who_starts_where_no_commit_was_is_not_kept_awake_by_one_that_may_not_be
     assert feed.is_drained
 
 
-def test_while_commits_concern_others_it_hears_of_the_version_now_and_then(recorded: Recorded) -> None:
+def test_a_watcher_gets_the_version_regularly_while_commits_have_other_keys_only(recorded: Recorded) -> None:
     watcher = Watcher(recorded, "a/")
     watcher.read_all()
-    for more, told in ((BOOKMARK_VERSIONS - 1, []), (1, ["live"]), (BOOKMARK_VERSIONS - 1, []), (1, ["live"])):
-        recorded.touch_nothing(more)
+    for commits, expected in ((BOOKMARK_VERSIONS - 1, []), (1, ["live"]), (BOOKMARK_VERSIONS - 1, []), (1, ["live"])):
+        recorded.write_other(commits)
         recorded.show()
-        assert watcher.read_all() == told
+        assert watcher.read_all() == expected
 
 
-def test_one_batch_looks_at_so_many_keys_and_holds_so_many_bytes(recorded: Recorded) -> None:
+def test_the_keys_and_bytes_of_one_batch_are_limited(recorded: Recorded) -> None:
     other = Watcher(recorded, "a/")
     other.read()
-    recorded.touch_nothing(3 * BATCH_KEYS)
+    recorded.write_other(3 * BATCH_KEYS)
     recorded.show()
     watcher = Watcher(recorded, "", 4)
     assert len(watcher.read()) * feeds_module._EVENT_BYTES <= BATCH_BYTES + 100
@@ -346,7 +346,7 @@ def test_one_batch_looks_at_so_many_keys_and_holds_so_many_bytes(recorded: Recor
     assert batches == 3
 
 
-def test_a_commit_is_never_cut(recorded: Recorded) -> None:
+def test_a_commit_is_never_split(recorded: Recorded) -> None:
     big = {f"{number:06}": b"x" * 50 for number in range(2 * BATCH_KEYS)}
     recorded.write({"before": b""})
     recorded.write(dict(big))
@@ -356,30 +356,30 @@ def test_a_commit_is_never_cut(recorded: Recorded) -> None:
     assert len(watcher.events[1][4]) == len(big)
 
 
-def test_commits_that_stand_together_are_told_one_by_one_from_any_of_them(recorded: Recorded) -> None:
+def test_commits_of_one_group_are_sent_one_by_one_from_any_of_them(recorded: Recorded) -> None:
     recorded.write({"a": b"", "b": b"", "c": b""})
     recorded.set_each([{"a": b"1"}, {"b": b"2"}, {"c": b"3"}])
     recorded.show()
-    assert recorded.store.window.groups[-1].commits == 3, "they are one group"
+    assert recorded.store.window.groups[-1].commits == 3, "the three commits are one group"
     for from_version, count in ((5, 3), (6, 2), (7, 1), (8, 0)):
         assert Watcher(recorded, "", from_version).read_all() == ["change"] * count + ["live"]
 
 
-def test_who_goes_in_the_middle_of_a_resynchronisation_holds_nothing(recorded: Recorded) -> None:
+def test_a_watcher_that_leaves_during_a_resynchronisation_releases_its_snapshot(recorded: Recorded) -> None:
     recorded.write({f"a/{number:05}": b"x" * 100 for number in range(1_500)})
     recorded.show()
     watcher = Watcher(recorded, "a/", -1)
     watcher.read()
-    recorded.touch_nothing(1)
-    recorded.let_all_history_go()
-    assert recorded.store.window.oldest_readable < recorded.store.version, "it is held open"
+    recorded.write_other(1)
+    recorded.drop_unpinned_history()
+    assert recorded.store.window.oldest_readable < recorded.store.version, "the resynchronisation pins its snapshot"
     watcher.feed.close()
     watcher.feed.close()
-    recorded.let_all_history_go()
+    recorded.drop_unpinned_history()
     assert recorded.store.window.oldest_readable == recorded.store.version
 
 
-# ---------------------------------------------------------------------- any history at all
+# ---------------------------------------------------------------------- random histories
 
 KEYS = ["a", "b", "ba", "bb", "b\U0001f382", "c", "\uffff"]
 keys = st.sampled_from(KEYS)
@@ -387,7 +387,7 @@ values = st.binary(max_size=6)
 
 
 def one_by_one(entries: dict[str, bytes]) -> list[dict[str, bytes]]:
-    """Of existing keys this makes a group of commits."""
+    """One set a key. If the keys exist, the store makes them one group of commits."""
     return [{key: value} for key, value in entries.items()]
 
 
@@ -413,14 +413,14 @@ limits = st.fixed_dictionaries(
 
 
 def small_batches(patch: pytest.MonkeyPatch) -> None:
-    """So that short histories meet all that long ones do."""
+    """Lower the limits of a batch, so that short histories reach the same cases as long ones."""
     for name, value in (("BATCH_KEYS", 2), ("BATCH_BYTES", 100), ("BOOKMARK_VERSIONS", 3)):
         patch.setattr(feeds_module, name, value)
 
 
 @settings(max_examples=400)
 @given(sequence=steps, window=limits)
-def test_whatever_happens_a_watcher_knows_the_store(sequence: list[tuple[str, Any]], window: dict[str, int]) -> None:
+def test_a_watcher_has_the_store_after_any_history(sequence: list[tuple[str, Any]], window: dict[str, int]) -> None:
     recorded = Recorded(**window)
     watchers: list[Watcher] = []
 
@@ -433,17 +433,17 @@ def test_whatever_happens_a_watcher_knows_the_store(sequence: list[tuple[str, An
             watcher.feed.close()
             watchers.remove(watcher)
 
-    def show(behind: int) -> None:
-        recorded.visible = max(recorded.visible, recorded.store.version - behind)
+    def show(hidden: int) -> None:
+        recorded.visible = max(recorded.visible, recorded.store.version - hidden)
 
-    does: dict[str, Callable[[Any], object]] = {
+    actions: dict[str, Callable[[Any], object]] = {
         "write": recorded.write,
         "set each": recorded.set_each,
         "prune": lambda _: recorded.prune(),
         "keep short": recorded.keep_short,
         "grow old": lambda _: recorded.grow_old(),
         "show": show,
-        "open": lambda how: watchers.append(Watcher(recorded, *how)),
+        "open": lambda start: watchers.append(Watcher(recorded, *start)),
         "close": close,
         "read": read,
     }
@@ -451,17 +451,17 @@ def test_whatever_happens_a_watcher_knows_the_store(sequence: list[tuple[str, An
         small_batches(patch)
         recorded.write(dict.fromkeys(KEYS, b""))
         for step, argument in sequence:
-            does[step](argument)
+            actions[step](argument)
         recorded.show()
         for watcher in watchers:
             watcher.read_all()
             assert watcher.is_right()
             watcher.feed.close()
-    recorded.let_all_history_go()
-    assert recorded.store.window.oldest_readable == recorded.store.version, "nothing is pinned any more"
+    recorded.drop_unpinned_history()
+    assert recorded.store.window.oldest_readable == recorded.store.version, "no version is pinned any more"
 
 
-# ---------------------------------------------------------------------- all of them together
+# ---------------------------------------------------------------------- all feeds together
 
 
 @pytest.fixture
@@ -469,10 +469,10 @@ def database() -> Database:
     return build_database()
 
 
-def test_feeds_are_woken_by_commits_while_there_are_any(database: Database) -> None:
+def test_commits_wake_the_feeds_that_there_are(database: Database) -> None:
     feeds, peer, woken = Feeds(database), Peer("test", 0), []
     database.set({"a": b""}, ANA)
-    assert not database.wakeups.wakers, "nobody pays for it"
+    assert not database.wakeups.wakers, "without a feed, a commit wakes none"
     feed = feeds.open(peer, 0, "", None, 1)
     database.set({"a": b""}, ANA)
     feeds.subscribe(feed, lambda: woken.append(database.store.version))
@@ -484,14 +484,14 @@ def test_feeds_are_woken_by_commits_while_there_are_any(database: Database) -> N
     assert (database.wakeups.wakers, len(feeds)) == ({}, 0)
 
 
-def test_each_user_has_so_many_and_administrators_any_number(database: Database) -> None:
+def test_the_feeds_of_each_user_are_limited_and_those_of_administrators_are_not(database: Database) -> None:
     feeds, uid = Feeds(database), 65_533
     peers = [Peer("test", uid) for _ in range(3)]
     for peer in peers[:2]:
         feeds.open(peer, uid, "", None, 2)
-    with pytest.raises(EngineError) as refused:
+    with pytest.raises(EngineError) as error:
         feeds.open(peers[2], uid, "", None, 2)
-    assert refused.value.code == "busy"
+    assert error.value.code == "busy"
     tcp = [Peer("tcp", None) for _ in range(3)]
     for peer in tcp[:2]:
         feeds.open(peer, peer.identity, "", None, 2)
@@ -503,4 +503,4 @@ def test_each_user_has_so_many_and_administrators_any_number(database: Database)
     feeds.close(peers[0])
     feeds.open(peers[2], uid, "", None, 2)
     assert len(feeds) == 7
-    assert len(database.wakeups.wakers) == 3, "others are left"
+    assert len(database.wakeups.wakers) == 3, "the other feeds are left"

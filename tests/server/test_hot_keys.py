@@ -1,4 +1,4 @@
-"""Which keys are read and written most, and which are the largest."""
+"""The keys that are read and written most often, and the largest keys."""
 
 import random
 from collections import Counter
@@ -24,18 +24,18 @@ def client() -> InMemoryClient:
 
 
 @given(st.lists(st.sampled_from("abcdefghijklmnopqrstuvwxyz"), max_size=400), st.integers(1, 8))
-def test_a_summary_keeps_what_came_often(keys: list[str], most: int) -> None:
-    summary = Summary(most)
+def test_a_summary_keeps_the_frequent_keys(keys: list[str], max_keys: int) -> None:
+    summary = Summary(max_keys)
     for key in keys:
         summary.add([key])
     true = Counter(keys)
-    assert len(summary.counts) <= 2 * most
+    assert len(summary.counts) <= 2 * max_keys
     for key, count in true.items():
-        told = summary.counts.get(key, 0)
-        assert count - len(keys) / most <= told <= count
+        estimate = summary.counts.get(key, 0)
+        assert count - len(keys) / max_keys <= estimate <= count
 
 
-def test_gets_alone_are_looked_at_once_in_so_many_and_without_rhythm() -> None:
+def test_single_gets_are_sampled_once_in_n_at_random_intervals() -> None:
     hot = HotKeys(seed=1)
     gaps = [hot.sample_get("a") for _ in range(20_000)]
     assert min(gaps) == 1
@@ -44,7 +44,7 @@ def test_gets_alone_are_looked_at_once_in_so_many_and_without_rhythm() -> None:
 
 
 def test_the_estimates_are_near_the_truth() -> None:
-    """Frames of all kinds, each looked at with the same chance, as the daemon does."""
+    """Frames of all kinds, each sampled with the same probability, as the daemon does."""
     chosen = random.Random(2)  # noqa: S311  # to be repeatable
     hot = HotKeys(seed=3)
     reads: Counter[str] = Counter()
@@ -61,20 +61,20 @@ def test_the_estimates_are_near_the_truth() -> None:
         if chosen.randrange(SAMPLE_EVERY) == 0:
             hot.sample_frame(frame, sampled_keys)
     for true, sampled in ((reads, hot.reads), (writes, hot.writes)):
-        _, told = sampled.most_common(5)
-        assert {key for key, _ in told} <= {key for key, _ in true.most_common(8)}
-        for key, operations in told[:2]:
+        _, hottest = sampled.most_common(5)
+        assert {key for key, _ in hottest} <= {key for key, _ in true.most_common(8)}
+        for key, operations in hottest[:2]:
             assert operations == pytest.approx(true[key], rel=0.15)
 
 
-def test_what_is_told_is_of_the_last_minute_or_two() -> None:
+def test_the_counts_cover_the_last_one_or_two_periods() -> None:
     clock = ManualClock(1000.0)
     hot = HotKeys(clock)
     hot.sample_frame([messages.Get("old")], sampled_keys)
     clock.now += PERIOD_S
     hot.sample_frame([messages.Get("new")], sampled_keys)
-    covered_ms, told = hot.reads.most_common(10)
-    assert (covered_ms, dict(told)) == (int(PERIOD_S * 1000), {"old": SAMPLE_EVERY, "new": SAMPLE_EVERY})
+    covered_ms, hottest = hot.reads.most_common(10)
+    assert (covered_ms, dict(hottest)) == (int(PERIOD_S * 1000), {"old": SAMPLE_EVERY, "new": SAMPLE_EVERY})
     clock.now += PERIOD_S
     assert hot.reads.most_common(10) == (int(PERIOD_S * 1000), [("new", SAMPLE_EVERY)])
     clock.now += 5 * PERIOD_S
@@ -88,14 +88,14 @@ def test_a_very_long_key_is_not_kept() -> None:
     assert [key for key, _ in hot.reads.most_common(10)[1]] == ["y" * MAX_KEY]
 
 
-def test_gets_alone_in_their_frames_are_counted(client: InMemoryClient) -> None:
+def test_gets_that_are_alone_in_their_frames_are_counted(client: InMemoryClient) -> None:
     client.ask("set", {"a": b"1", "b": b"2"})
     for number in range(4_000):
         client.ask("get", "b" if number % 4 == 0 else "a")
-    told = dict(client.ask("hottest", "reads", 10)[1])
-    assert set(told) == {"a", "b"}
-    assert 2_000 < told["a"] < 4_500
-    assert told["b"] < told["a"]
+    hottest = dict(client.ask("hottest", "reads", 10)[1])
+    assert set(hottest) == {"a", "b"}
+    assert 2_000 < hottest["a"] < 4_500
+    assert hottest["b"] < hottest["a"]
 
 
 def test_the_largest_keys_page_by_page() -> None:
@@ -104,18 +104,18 @@ def test_the_largest_keys_page_by_page() -> None:
     store.set({key: bytes(size) for key, size in sizes.items()})
     store.write({"00001": None})
     del sizes["00001"]
-    found: list[tuple[str, int]] = []
-    following: str | None = ""
+    result: list[tuple[str, int]] = []
+    next_start: str | None = ""
     pages = 0
-    while following is not None:
-        page, following = largest(store, following, 5)
-        found += page
+    while next_start is not None:
+        page, next_start = largest(store, next_start, 5)
+        result += page
         pages += 1
     assert pages == 3
-    assert sorted(found, key=lambda item: -item[1])[:5] == sorted(sizes.items(), key=lambda item: -item[1])[:5]
+    assert sorted(result, key=lambda item: -item[1])[:5] == sorted(sizes.items(), key=lambda item: -item[1])[:5]
 
 
-def test_what_has_expired_is_not_among_the_largest(client: InMemoryClient) -> None:
+def test_expired_keys_are_not_among_the_largest(client: InMemoryClient) -> None:
     client.ask("set", {"a": b"long"}, {"ttl": 5})
     client.ask("set", {"b": b"x"})
     assert client.ask("largest", "", 10) == [[["a", 4], ["b", 1]], None]
@@ -123,7 +123,7 @@ def test_what_has_expired_is_not_among_the_largest(client: InMemoryClient) -> No
     assert client.ask("largest", "", 10) == [[["b", 1]], None]
 
 
-def test_only_administrators_are_told(client: InMemoryClient) -> None:
+def test_only_administrators_may_ask(client: InMemoryClient) -> None:
     other = client.another(uid=54321)
     for request in (["largest", "", 10], ["hottest", "reads", 10], ["hottest", "writes", 10]):
         assert other.code(*request) == "forbidden"
@@ -132,8 +132,8 @@ def test_only_administrators_are_told(client: InMemoryClient) -> None:
             assert client.code(*request[:-1], limit) == "bad_request"
 
 
-def test_every_way_of_a_frame_is_sampled(client: InMemoryClient) -> None:
-    """Sets of many connections together, several requests in a frame, and frames in slices."""
+def test_frames_are_sampled_on_every_path(client: InMemoryClient) -> None:
+    """Batched sets of several connections, several requests in a frame, and frames in slices."""
     payload = msgspec.msgpack.encode([["get", "in slices"]])
     for _ in range(40 * SAMPLE_EVERY):
         client.set_each([messages.Set({"together": b""}), messages.Set({"together": b""})])

@@ -1,4 +1,4 @@
-"""Replies come in the order of their requests, whatever a connection sends together, and others have their turns."""
+"""Replies come in the order of their requests, however a connection sends them, and other clients do not wait."""
 
 import socket
 import threading
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     from tests.harness.watched_daemon import WatchedDaemon
     from tests.server.conftest import Start
 
-READ_BYTES = 256 * KIB  # what the server takes at a time
-# A reply frame of a large one says its count in the widest form.
+READ_BYTES = 256 * KIB  # the server reads this much at a time
+# The reply to a large frame has its count in the widest form.
 WIDE = b"\xdd"
 
 
 @contextmanager
 def sending(peer: "RawPeer", data: bytes, *, half_close: bool = False) -> Iterator[None]:
-    """Send in a thread of its own, as the replies have to be read meanwhile."""
+    """Send in a separate thread, because the test must read the replies meanwhile."""
 
     def send() -> None:
         peer.send(data)
@@ -37,7 +37,7 @@ def sending(peer: "RawPeer", data: bytes, *, half_close: bool = False) -> Iterat
 
 
 def pings_of(size: int) -> bytes:
-    """Frames of so many bytes together: of one ping each, and a last one of four and a hello."""
+    """Frames of ``size`` bytes in total: many of one ping each, and a last one of four pings and a hello."""
     count = size // len(PING) - 5
     missing = size - count * len(PING)
     shortest = len(frame(*[["ping"]] * 4, ["hello", 1, ""]))
@@ -47,18 +47,18 @@ def pings_of(size: int) -> bytes:
 
 
 @pytest.fixture(params=["unix", "tcp"])
-def broad(request: pytest.FixtureRequest, both: "WatchedDaemon") -> "Iterator[RawPeer]":
-    """A connection through which the server gets as much at once as it takes at a time."""
+def wide_peer(request: pytest.FixtureRequest, both: "WatchedDaemon") -> "Iterator[RawPeer]":
+    """A connection whose send buffer holds more than the server reads at a time."""
     with both.greeted() if request.param == "tcp" else both.connect() as peer:
         peer.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 * MIB)
         if peer.socket.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) < 2 * READ_BYTES:
-            pytest.skip("the system's net.core.wmem_max is too low for it")
+            pytest.skip("the system's net.core.wmem_max is too low for this test")
         yield peer
 
 
 @pytest.fixture(scope="module")
 def both(start: "Start") -> "WatchedDaemon":
-    """A daemon that listens on TCP too."""
+    """A daemon that also listens on TCP."""
     return start(tcp=True)
 
 
@@ -70,23 +70,23 @@ def test_many_frames_in_one_write_are_answered_in_order(daemon: "WatchedDaemon",
             assert peer.receive() == [b"%d" % number]
 
 
-def test_what_is_sent_together_never_piles_up_in_the_server(both: "WatchedDaemon", broad: "RawPeer") -> None:
+def test_pipelined_frames_never_pile_up_in_the_server(both: "WatchedDaemon", wide_peer: "RawPeer") -> None:
     growth = both.peak_from_here()
     size = 8 * MIB * TIMES
-    with sending(broad, PING * (size // len(PING))):
-        assert broad.read(size // len(PING) * len(PONG)) == PONG * (size // len(PING))
+    with sending(wide_peer, PING * (size // len(PING))):
+        assert wide_peer.read(size // len(PING) * len(PONG)) == PONG * (size // len(PING))
     assert growth() < 2 * MIB
 
 
-@pytest.mark.parametrize("more", [-1, 0, 1])
-def test_a_half_closed_peer_gets_all_replies_wherever_its_input_ends(broad: "RawPeer", more: int) -> None:
-    """With a full buffer the server does not know that the end comes next."""
-    data = pings_of(4 * READ_BYTES + more)
-    with sending(broad, data, half_close=True):
+@pytest.mark.parametrize("offset", [-1, 0, 1])
+def test_a_half_closed_peer_gets_all_replies_wherever_its_input_ends(wide_peer: "RawPeer", offset: int) -> None:
+    """When its buffer is full, the server does not know yet that the end comes next."""
+    data = pings_of(4 * READ_BYTES + offset)
+    with sending(wide_peer, data, half_close=True):
         pongs = (len(data) // len(PING) - 5) * PONG
-        rest = broad.rest()
+        rest = wide_peer.rest()
     assert rest[: len(pongs)] == pongs
-    assert rest[len(pongs) + 4 :].startswith(b"\x95" + b"\xc3" * 4 + b"\x95\x01"), "and the reply to the last frame"
+    assert rest[len(pongs) + 4 :].startswith(b"\x95" + b"\xc3" * 4 + b"\x95\x01"), "then the reply to the last frame"
 
 
 def test_small_and_large_frames_of_one_connection_are_answered_in_order(
@@ -107,7 +107,7 @@ def test_small_and_large_frames_of_one_connection_are_answered_in_order(
 
 
 @pytest.mark.parametrize("kind", ["gets", "sets", "one key each"])
-def test_a_ping_is_answered_before_another_ones_large_frame(
+def test_a_ping_is_answered_before_another_clients_large_frame(
     daemon: "WatchedDaemon", peer: "RawPeer", kind: str
 ) -> None:
     requests = {
@@ -118,23 +118,23 @@ def test_a_ping_is_answered_before_another_ones_large_frame(
     peer.send(frame(*requests))
     for _ in range(5):
         assert daemon.ask(["ping"]) == [True]
-        assert not peer.is_answered(), "its frame is still in work"
+        assert not peer.is_answered(), "the other client's frame is still running"
     assert len(peer.receive()) == 65_536
 
 
-def test_a_ping_is_answered_before_another_ones_many_scans(daemon: "WatchedDaemon", peer: "RawPeer") -> None:
-    """They are a small frame, but each may look at thousands of keys."""
+def test_a_ping_is_answered_before_another_clients_many_scans(daemon: "WatchedDaemon", peer: "RawPeer") -> None:
+    """Their frame is small, but each scan may read thousands of keys."""
     for first in range(0, 20_000, 1_000):
         daemon.ask(["set", {f"{number:08}": b"" for number in range(first, first + 1_000)}])
     peer.send(frame(*[["scan", "", None, 8_000, None, True]] * 100))
     for _ in range(10):
         assert daemon.ask(["ping"]) == [True]
-        assert not peer.is_answered(), "its frame is still in work"
+        assert not peer.is_answered(), "the other client's frame is still running"
     pages = peer.receive()
     assert [len(page[0]) for page in pages] == [8_000] * 100
 
 
-def test_scans_are_answered_in_order_with_what_surrounds_them(daemon: "WatchedDaemon", peer: "RawPeer") -> None:
+def test_scans_are_answered_in_order_with_the_requests_around_them(daemon: "WatchedDaemon", peer: "RawPeer") -> None:
     scan = ["scan", "a", "b", 10]
     before = daemon.metrics()["version"]
     with sending(peer, frame(["set", {"a": b"1"}], scan, ["get", "a"], ["delete", ["a"]], scan) * 20 + PING):
@@ -146,7 +146,7 @@ def test_scans_are_answered_in_order_with_what_surrounds_them(daemon: "WatchedDa
 
 
 def test_large_frames_of_several_connections_do_not_mix(both: "WatchedDaemon") -> None:
-    """They come through one buffer, and are worked on in slices while the next ones come."""
+    """All frames come through one buffer, and run in slices while the next ones arrive."""
     sizes = (70 * KIB, 150 * KIB, 300 * KIB)
     with both.connect() as first, both.connect() as second:
         for size in sizes * 5 * TIMES:

@@ -1,4 +1,4 @@
-"""The slow log: what is kept of a frame, how many, and who may see it."""
+"""The slow log: what it keeps of a frame, how many frames it keeps, and who may read it."""
 
 import pytest
 
@@ -17,7 +17,7 @@ def client() -> InMemoryClient:
 
 
 def slow(*requests: messages.AnyRequest) -> SlowFrame:
-    """What the slow log keeps of a frame of these requests, when every frame is slow."""
+    """The slow log's entry for a frame of these requests, when every frame counts as slow."""
     client = connect()
     client.server.slow_log.configure(0, 1)
     client.run(requests, 0)
@@ -25,7 +25,7 @@ def slow(*requests: messages.AnyRequest) -> SlowFrame:
     return entry
 
 
-def test_an_entry_says_when_for_how_long_for_whom_and_what() -> None:
+def test_an_entry_has_time_duration_author_requests_and_keys() -> None:
     log = SlowLog()
     log.add([("get", 2), ("set", 1)], "abcd", ANN, held_us=12_345, ended_us=10**15)
     (entry,) = log.newest(10)
@@ -37,7 +37,7 @@ def test_an_entry_says_when_for_how_long_for_whom_and_what() -> None:
     assert (entry.keys, entry.more) == (["a", "b", "c", "d"], False)
 
 
-def test_keys_are_few_and_short() -> None:
+def test_an_entry_has_few_and_short_keys() -> None:
     log = SlowLog()
     log.add([("get_many", 1)], ["x" * 4096, *"abcdef"], ANN, held_us=1, ended_us=1)
     (entry,) = log.newest(1)
@@ -55,11 +55,11 @@ def test_keys_are_few_and_short() -> None:
         (messages.Commit({"w": b""}, {"r": 1}), ["w", "r"]),
     ],
 )
-def test_what_a_request_names_is_shown(request_: messages.AnyRequest, shown: list[str]) -> None:
+def test_the_keys_that_a_request_names_are_shown(request_: messages.AnyRequest, shown: list[str]) -> None:
     assert slow(request_).keys == shown
 
 
-def test_the_last_ones_are_kept_the_newest_first() -> None:
+def test_the_newest_entries_are_kept_newest_first() -> None:
     log = SlowLog()
     log.configure(5, 3)
     for number in range(10):
@@ -72,7 +72,7 @@ def test_the_last_ones_are_kept_the_newest_first() -> None:
     assert log.newest(10) == []
 
 
-def test_with_no_entries_nothing_is_slow() -> None:
+def test_no_frame_is_slow_when_no_entries_are_kept() -> None:
     log = SlowLog()
     assert log.threshold_ns == 10_000_000
     log.configure(0, 0)
@@ -81,18 +81,18 @@ def test_with_no_entries_nothing_is_slow() -> None:
     assert log.threshold_ns == 0
 
 
-def test_slices_are_measured_each_by_itself(client: InMemoryClient) -> None:
+def test_each_slice_is_measured_by_itself(client: InMemoryClient) -> None:
     client.server.slow_log.configure(0, 100)
-    client.batch(*[["scan", "", None, 10]] * 3)  # costly: not in one turn
+    client.batch(*[["scan", "", None, 10]] * 3)  # costly requests: they run in slices
     entries = client.server.slow_log.newest(100)
     assert [entry.kinds for entry in entries] == [[("scan", 1)]] * 3
 
 
-def test_administrators_see_it_and_can_reset_it(client: InMemoryClient) -> None:
+def test_only_administrators_can_read_and_reset_the_slow_log(client: InMemoryClient) -> None:
     client.server.slow_log.add([("get", 1)], ["a"], ANN, held_us=20_000, ended_us=5)
-    told = [[5, 20_000, [1000, 7, "ann"], [["get", 1]], ["a"], False]]
-    assert client.ask("slowlog", 10) == told
-    assert client.ask("slowlog", 10, True) == told
+    expected = [[5, 20_000, [1000, 7, "ann"], [["get", 1]], ["a"], False]]
+    assert client.ask("slowlog", 10) == expected
+    assert client.ask("slowlog", 10, True) == expected
     assert client.ask("slowlog", 10) == []
     for limit in (0, -1, 1_001, 2**40):
         assert client.code("slowlog", limit) == "bad_request"
@@ -100,7 +100,7 @@ def test_administrators_see_it_and_can_reset_it(client: InMemoryClient) -> None:
     assert other.code("slowlog", 10) == "forbidden"
 
 
-def test_sets_that_are_made_together_are_measured_together(client: InMemoryClient) -> None:
+def test_sets_of_one_batch_are_measured_together(client: InMemoryClient) -> None:
     client.server.slow_log.configure(0, 100)
     client.set_each([messages.Set({"a": b""}), messages.Set({"b": b""})])
     (entry,) = client.server.slow_log.newest(100)

@@ -1,4 +1,4 @@
-"""Who holds which snapshots: how many, for how long without reading, and that every pin is given back."""
+"""The snapshots of connections: how many, for how long without a read, and that every pin is released."""
 
 from collections import Counter
 
@@ -28,7 +28,7 @@ class Pinned:
         self.snapshots = Snapshots(self.store, self.clock, self.scheduler, IDLE_US)
 
     def write(self) -> int:
-        """A commit, and all the pruning that can be done."""
+        """Make a commit, and prune all that can be pruned."""
         version = self.store.set({"a": b"x"})
         self.store.drop_history(10**6)
         return version
@@ -69,14 +69,14 @@ def test_each_begin_needs_its_end(pinned: Pinned) -> None:
     pinned.write()
     assert pinned.snapshots.end(one, first)
     pinned.write()
-    assert pinned.is_readable(first), "it is held once more"
+    assert pinned.is_readable(first), "the second begin still holds it"
     assert pinned.snapshots.end(one, first)
     assert not pinned.snapshots.end(one, first)
     pinned.write()
     assert not pinned.is_readable(first)
 
 
-def test_who_does_not_hold_a_snapshot_cannot_end_it(pinned: Pinned) -> None:
+def test_only_the_connection_that_holds_a_snapshot_can_end_it(pinned: Pinned) -> None:
     one, other = peer(), peer()
     snapshot = pinned.snapshots.begin(one, MANY)
     assert not pinned.snapshots.end(other, snapshot)
@@ -86,31 +86,31 @@ def test_who_does_not_hold_a_snapshot_cannot_end_it(pinned: Pinned) -> None:
 
 
 @pytest.mark.parametrize("changes", [False, True], ids=["of one version", "of different versions"])
-def test_a_connection_holds_at_most_so_many(pinned: Pinned, changes: bool) -> None:
+def test_the_snapshots_of_a_connection_are_limited(pinned: Pinned, changes: bool) -> None:
     one, other = peer(), peer()
     held = []
     for _ in range(3):
         held.append(pinned.snapshots.begin(one, 3))
         if changes:
             pinned.write()
-    with pytest.raises(EngineError) as refused:
+    with pytest.raises(EngineError) as error:
         pinned.snapshots.begin(one, 3)
-    assert (refused.value.code, len(pinned.snapshots)) == ("too_large", 3)
+    assert (error.value.code, len(pinned.snapshots)) == ("too_large", 3)
     assert pinned.snapshots.begin(other, 3) == pinned.store.version, "each connection has its own"
     assert pinned.snapshots.end(one, held[1])
     pinned.snapshots.begin(one, 3)
 
 
-def test_none_at_all_may_be_held_and_nothing_is_left_of_the_attempt(pinned: Pinned) -> None:
+def test_with_a_limit_of_zero_an_attempt_leaves_nothing(pinned: Pinned) -> None:
     one = peer()
     with pytest.raises(EngineError):
         pinned.snapshots.begin(one, 0)
     assert len(pinned.snapshots) == 0
     assert not pinned.scheduler.calls
-    assert not pinned.snapshots.release_idle(IDLE_US), "there is nothing that could be let go later"
+    assert not pinned.snapshots.release_idle(IDLE_US), "there is no snapshot to release later"
 
 
-def test_who_has_gone_holds_nothing(pinned: Pinned) -> None:
+def test_a_closed_connection_holds_no_snapshots(pinned: Pinned) -> None:
     one, other = peer(), peer()
     snapshot = pinned.snapshots.begin(one, MANY)
     pinned.snapshots.begin(one, MANY)
@@ -128,7 +128,7 @@ def test_who_has_gone_holds_nothing(pinned: Pinned) -> None:
     assert not pinned.is_readable(later)
 
 
-def test_one_that_nobody_reads_at_is_let_go_and_one_that_is_read_is_not(pinned: Pinned) -> None:
+def test_an_idle_snapshot_is_released_and_one_that_is_read_is_not(pinned: Pinned) -> None:
     one = peer()
     idle = pinned.snapshots.begin(one, MANY)
     pinned.write()
@@ -142,12 +142,12 @@ def test_one_that_nobody_reads_at_is_let_go_and_one_that_is_read_is_not(pinned: 
     assert pinned.snapshots.release_idle(IDLE_US), "one is left"
     pinned.write()
     assert (pinned.is_readable(idle), pinned.is_readable(used)) == (False, True)
-    assert not pinned.snapshots.end(one, idle), "it does not hold it any more"
+    assert not pinned.snapshots.end(one, idle), "the connection no longer holds it"
     pinned.clock.now = 2 * IDLE_US
     assert not pinned.snapshots.release_idle(IDLE_US), "none is left"
 
 
-def test_another_begin_of_the_same_version_is_a_use_of_it(pinned: Pinned) -> None:
+def test_another_begin_of_the_same_version_counts_as_a_use(pinned: Pinned) -> None:
     one = peer()
     snapshot = pinned.snapshots.begin(one, MANY)
     pinned.clock.now = IDLE_US - 1
@@ -157,7 +157,7 @@ def test_another_begin_of_the_same_version_is_a_use_of_it(pinned: Pinned) -> Non
     assert len(pinned.snapshots) == 2
 
 
-def test_the_first_one_wakes_whoever_lets_go_once(pinned: Pinned) -> None:
+def test_the_first_snapshot_schedules_one_release_timer(pinned: Pinned) -> None:
     one = peer()
     pinned.snapshots.begin(one, MANY)
     pinned.snapshots.begin(one, MANY)
@@ -165,41 +165,41 @@ def test_the_first_one_wakes_whoever_lets_go_once(pinned: Pinned) -> None:
 
 
 steps = st.lists(
-    st.tuples(st.sampled_from(["begin", "end", "used", "release", "tick", "let go", "write"]), st.integers(0, 2))
+    st.tuples(st.sampled_from(["begin", "end", "used", "release", "tick", "release idle", "write"]), st.integers(0, 2))
 )
 
 
 @given(steps)
-def test_what_is_held_is_what_was_begun_and_neither_ended_nor_idle(sequence: list[tuple[str, int]]) -> None:
+def test_a_connection_holds_the_snapshots_that_are_neither_ended_nor_idle(sequence: list[tuple[str, int]]) -> None:
     pinned, peers = Pinned(), [peer() for _ in range(3)]
-    held: dict[tuple[int, int], list[int]] = {}  # (peer, version) → [how often, used at]
-    begun = [0, 0, 0]  # the version that each began last
-    for step, who in sequence:
-        one = peers[who]
-        last = begun[who]
+    held: dict[tuple[int, int], list[int]] = {}  # (peer, version) → [number of begins, time of last use]
+    begun = [0, 0, 0]  # each peer's newest snapshot
+    for step, number in sequence:
+        one = peers[number]
+        last = begun[number]
         if step == "begin":
-            if sum(count for (whose, _), (count, _) in held.items() if whose == who) >= 3:
+            if sum(count for (owner, _), (count, _) in held.items() if owner == number) >= 3:
                 with pytest.raises(EngineError):
                     pinned.snapshots.begin(one, 3)
             else:
-                begun[who] = pinned.snapshots.begin(one, 3)
-                entry = held.setdefault((who, begun[who]), [0, 0])
+                begun[number] = pinned.snapshots.begin(one, 3)
+                entry = held.setdefault((number, begun[number]), [0, 0])
                 entry[:] = entry[0] + 1, pinned.clock.now
         elif step == "end":
-            assert pinned.snapshots.end(one, last) == ((who, last) in held)
-            if (who, last) in held:
-                held[who, last][0] -= 1
+            assert pinned.snapshots.end(one, last) == ((number, last) in held)
+            if (number, last) in held:
+                held[number, last][0] -= 1
                 held = {key: entry for key, entry in held.items() if entry[0]}
         elif step == "used":
             pinned.snapshots.used(one, last)
-            if (who, last) in held:
-                held[who, last][1] = pinned.clock.now
+            if (number, last) in held:
+                held[number, last][1] = pinned.clock.now
         elif step == "release":
             pinned.snapshots.release(one)
-            held = {key: entry for key, entry in held.items() if key[0] != who}
+            held = {key: entry for key, entry in held.items() if key[0] != number}
         elif step == "tick":
             pinned.clock.now += IDLE_US // 2
-        elif step == "let go":
+        elif step == "release idle":
             held = {key: entry for key, entry in held.items() if entry[1] > pinned.clock.now - IDLE_US}
             assert pinned.snapshots.release_idle(IDLE_US) == bool(held)
         else:
@@ -211,4 +211,4 @@ def test_what_is_held_is_what_was_begun_and_neither_ended_nor_idle(sequence: lis
         pinned.snapshots.release(one)
     pinned.write()
     pinned.write()
-    assert pinned.store.window.oldest_readable == pinned.store.version, "nothing is pinned any more"
+    assert pinned.store.window.oldest_readable == pinned.store.version, "no version is pinned any more"

@@ -1,4 +1,4 @@
-"""Peers over TCP, who have to introduce themselves first."""
+"""Peers over TCP, which must say hello first."""
 
 import os
 import socket
@@ -29,7 +29,7 @@ LAST = {"error": "unauthenticated", "message": "the first frame must say hello w
 
 @pytest.fixture(scope="module")
 def tcp(start: "Start") -> "WatchedDaemon":
-    """A daemon that listens on TCP too, where one has 0.2 seconds for everything."""
+    """A daemon that also listens on TCP, with time limits of 0.2 seconds."""
     return start(f"limits.hello_timeout_ms = {TIMEOUT_MS}\nlimits.frame_timeout_ms = {TIMEOUT_MS}\n", tcp=True)
 
 
@@ -41,31 +41,31 @@ def stranger(tcp: "WatchedDaemon") -> "Iterator[RawPeer]":
 
 
 def reset(peer: "RawPeer") -> None:
-    """Close so that the other end finds the connection gone, not ended."""
+    """Close with a reset, so that the other end finds the connection gone instead of ended."""
     peer.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     peer.close()
 
 
-def test_who_has_said_hello_in_time_may_be_idle(tcp: "WatchedDaemon", stranger: "RawPeer") -> None:
+def test_a_peer_that_has_said_hello_in_time_may_be_idle(tcp: "WatchedDaemon", stranger: "RawPeer") -> None:
     with tcp.greeted() as idle:
-        assert stranger.says_nothing_more(), "who has not is closed, so the time is over"
+        assert stranger.says_nothing_more(), "a peer without hello is closed, so the time limit has passed"
         with tcp.stranger() as another:
             assert another.says_nothing_more()
         assert idle.ask(["ping"]) == [True]
 
 
-def test_who_says_a_part_of_hello_only_is_closed(tcp: "WatchedDaemon", stranger: "RawPeer") -> None:
+def test_a_peer_that_sends_only_a_part_of_hello_is_closed(tcp: "WatchedDaemon", stranger: "RawPeer") -> None:
     stranger.send(HELLO[:-1])
     assert stranger.says_nothing_more()
 
 
-def test_a_frame_begun_after_hello_has_its_own_time(tcp: "WatchedDaemon") -> None:
+def test_a_frame_after_hello_has_its_own_time_limit(tcp: "WatchedDaemon") -> None:
     with tcp.greeted() as slow:
         slow.send(PING[:-1])
         assert slow.says_nothing_more()
 
 
-def test_connections_that_are_gone_before_they_are_accepted_leave_nothing_behind(tcp: "WatchedDaemon") -> None:
+def test_connections_that_are_reset_before_accept_leave_no_descriptors(tcp: "WatchedDaemon") -> None:
     before = tcp.descriptors()
     with tcp.held_still():
         for _ in range(20):
@@ -74,7 +74,7 @@ def test_connections_that_are_gone_before_they_are_accepted_leave_nothing_behind
     eventually(lambda: tcp.descriptors() <= before, "for their descriptors to be closed")
 
 
-def test_hello_and_a_larger_frame_may_come_in_one_piece(stranger: "RawPeer") -> None:
+def test_hello_and_a_larger_frame_may_arrive_together(stranger: "RawPeer") -> None:
     stranger.send(HELLO + frame(["set", {"a": b"x" * 10_000}], ["delete", ["a"]]))
     assert stranger.receive()[0][0] == 1
     (version, (later, count)) = stranger.receive()
@@ -82,7 +82,7 @@ def test_hello_and_a_larger_frame_may_come_in_one_piece(stranger: "RawPeer") -> 
 
 
 @pytest.mark.parametrize("cut", [None, 1, 4, 20])
-def test_after_a_first_frame_without_a_token_nothing_is_looked_at(
+def test_after_a_first_frame_without_a_token_no_input_is_read(
     tcp: "WatchedDaemon", stranger: "RawPeer", cut: int | None
 ) -> None:
     whole = frame(["get", "a"], ["ping"]) + HELLO + PING
@@ -94,16 +94,18 @@ def test_after_a_first_frame_without_a_token_nothing_is_looked_at(
 
 
 @pytest.mark.parametrize("cut", [0, 1])
-def test_who_is_sent_away_does_not_stay_by_not_leaving(tcp: "WatchedDaemon", stranger: "RawPeer", cut: int) -> None:
+def test_a_rejected_peer_is_disconnected_even_if_it_does_not_close(
+    tcp: "WatchedDaemon", stranger: "RawPeer", cut: int
+) -> None:
     stranger.send(PING[:cut])
     tcp.has_read()
     stranger.send(PING[cut:])
     assert stranger.receive() == [UNAUTHENTICATED]
     assert stranger.receive() == LAST
-    eventually(lambda: chatter(stranger) or tcp.connections() == 0, "for the end of one who goes on talking")
+    eventually(lambda: send_more(stranger) or tcp.connections() == 0, "for the end of a peer that goes on sending")
 
 
-def chatter(peer: "RawPeer") -> None:
+def send_more(peer: "RawPeer") -> None:
     try:
         peer.send(b"more")
     except (BrokenPipeError, ConnectionResetError):
@@ -123,7 +125,7 @@ def test_before_hello_a_frame_has_at_most_4_kib(stranger: "RawPeer", length: int
     assert stranger.says_nothing_more()
 
 
-def test_who_is_idle_for_too_long_is_closed_on_tcp_and_not_on_unix(start: "Start") -> None:
+def test_an_idle_peer_is_closed_on_tcp_and_not_on_unix(start: "Start") -> None:
     daemon = start("limits.tcp_idle_timeout_ms = 100\n", tcp=True)
     with daemon.connect() as unix, daemon.greeted() as tcp:
         assert tcp.says_nothing_more()
@@ -132,32 +134,30 @@ def test_who_is_idle_for_too_long_is_closed_on_tcp_and_not_on_unix(start: "Start
 
 
 def timers(port: int, *, remote: bool) -> list[tuple[int, float]]:
-    """What the kernel waits for on open connections of a port, this or the other end's: kind and seconds, proc(5)."""
-    found = []
+    """The kernel's timers on open connections of a local or a remote port: kind and seconds, proc(5)."""
+    pending = []
     for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
         _, local, other, state, _, timer, *_ = line.split()
         if state == ESTABLISHED and int((other if remote else local).split(":")[1], 16) == port:
             kind, jiffies = timer.split(":")
-            found.append((int(kind), int(jiffies, 16) / os.sysconf("SC_CLK_TCK")))
-    return found
+            pending.append((int(kind), int(jiffies, 16) / os.sysconf("SC_CLK_TCK")))
+    return pending
 
 
 @pytest.mark.parametrize("end", ["the daemon's", "the client's"])
-def test_on_a_silent_connection_the_kernel_looks_whether_the_other_end_is_there(
-    tcp: "WatchedDaemon", tmp_path: Path, end: str
-) -> None:
-    def waits_to_look() -> bool:
+def test_keepalive_is_on_at_both_ends_of_a_tcp_connection(tcp: "WatchedDaemon", tmp_path: Path, end: str) -> None:
+    def waits_for_keepalive() -> bool:
         (one,) = timers(tcp.tcp_port, remote=end == "the client's")
-        return one[0] == KEEPALIVE and one[1] <= IDLE_S  # until then it waits for the last acknowledgement
+        return one[0] == KEEPALIVE and one[1] <= IDLE_S  # before that, the timer is for the last acknowledgement
 
     (tmp_path / "token").write_text(TOKEN)
     with kv.connect(f"tcp://127.0.0.1:{tcp.tcp_port}", token_file=str(tmp_path / "token")) as db:
         db.ping()
-        eventually(waits_to_look, "for the kernel to look")
+        eventually(waits_for_keepalive, "for the keepalive timer")
 
 
-def test_replies_are_not_lost_when_the_connection_is_closed_for_what_follows(tcp: "WatchedDaemon") -> None:
-    """With input unread, close(2) resets a TCP connection, and what it had sent may be thrown away by the peer."""
+def test_replies_are_not_lost_when_later_input_closes_the_connection(tcp: "WatchedDaemon") -> None:
+    """With input unread, close(2) resets a TCP connection, and the peer may discard replies sent before."""
     with tcp.greeted() as peer:
         peer.send(PING * 50 + (2**32 - 1).to_bytes(4, "big") + bytes(MIB))
         assert peer.read(50 * len(PONG)) == PONG * 50

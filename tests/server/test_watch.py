@@ -1,4 +1,4 @@
-"""Watching a real daemon, over the Unix socket and over TCP."""
+"""Watches of a real daemon, over the Unix socket and over TCP."""
 
 import socket
 import threading
@@ -20,8 +20,8 @@ NO_INPUT = {"error": "bad_request", "message": "a connection that watches takes 
 HELLO = ["hello", 1, "test", TOKEN]
 
 
-class Told:
-    """What a watching connection is told, in order."""
+class Received:
+    """The events that a watching connection receives, in order."""
 
     def __init__(self, peer: "RawPeer", state: dict[str, bytes] | None = None) -> None:
         self.peer = peer
@@ -32,29 +32,29 @@ class Told:
         self._events: list[Any] = []
 
     def next(self) -> Any:  # noqa: ANN401 - an event
-        """The next event, applied to the state."""
+        """Return the next event, and apply it to the state."""
         while not self._events:
-            received = self.peer.receive()
-            assert isinstance(received, list), received
-            self._events = received
+            events = self.peer.receive()
+            assert isinstance(events, list), events
+            self._events = events
         event = self._events.pop(0)
         self._apply(*event)
         return event
 
-    def until(self, version: int) -> "Told":
-        """Take events until everything up to ``version`` has been told."""
+    def until(self, version: int) -> "Received":
+        """Read events until all changes up to ``version`` have come."""
         while self.version < version:
             self.next()
         return self
 
-    def _apply(self, kind: str, *told: Any) -> None:  # noqa: ANN401 - fields of an event
+    def _apply(self, kind: str, *fields: Any) -> None:  # noqa: ANN401 - fields of an event
         if kind == "reset":
             self.state = {}
             self.resets += 1
         elif kind == "item":
-            self.state[told[0]] = told[1]
+            self.state[fields[0]] = fields[1]
         elif kind == "change":
-            version, _, _, changes = told
+            version, _, _, changes = fields
             assert version > self.version
             self.version = version
             self.changes.append(version)
@@ -62,19 +62,19 @@ class Told:
             self.state = {key: value for key, value in self.state.items() if value is not None}
         else:
             assert kind == "live"
-            assert told[0] >= self.version
-            self.version = told[0]
+            assert fields[0] >= self.version
+            self.version = fields[0]
 
 
 @pytest.fixture(scope="module")
 def both(start: "Start") -> "WatchedDaemon":
-    """A daemon that listens on TCP too."""
+    """A daemon that also listens on TCP."""
     return start(tcp=True)
 
 
 @pytest.fixture(params=["unix", "tcp"])
 def connect(request: pytest.FixtureRequest, both: "WatchedDaemon") -> "Iterator[Callable[[], RawPeer]]":
-    """Makes connections that are greeted."""
+    """Make connections that have said hello where they must."""
     peers: list[RawPeer] = []
 
     def make() -> "RawPeer":
@@ -87,9 +87,9 @@ def connect(request: pytest.FixtureRequest, both: "WatchedDaemon") -> "Iterator[
     both.counts(0)
 
 
-def watch(peer: "RawPeer", *arguments: object) -> Told:
+def watch(peer: "RawPeer", *arguments: object) -> Received:
     assert peer.ask(["watch", *arguments]) == [True]
-    return Told(peer)
+    return Received(peer)
 
 
 def version(daemon: "WatchedDaemon") -> int:
@@ -98,40 +98,42 @@ def version(daemon: "WatchedDaemon") -> int:
 
 def contents(daemon: "WatchedDaemon", prefix: str) -> dict[str, bytes]:
     """All keys with the prefix."""
-    found: dict[str, bytes] = {}
+    entries: dict[str, bytes] = {}
     start: str | None = prefix
     while start is not None:
         items, start = daemon.ask(["scan", start, None, 10_000])[0]
-        found |= {key: value for key, value, _ in items if key.startswith(prefix)}
-    return found
+        entries |= {key: value for key, value, _ in items if key.startswith(prefix)}
+    return entries
 
 
-# ---------------------------------------------------------------------- what is told
+# ---------------------------------------------------------------------- the events
 
 
-def test_from_now_on(both: "WatchedDaemon", connect: "Callable[[], RawPeer]") -> None:
+def test_a_watch_from_now_on(both: "WatchedDaemon", connect: "Callable[[], RawPeer]") -> None:
     both.ask(["set", {"now/old": b""}])
-    told = watch(connect(), "now/")
+    received = watch(connect(), "now/")
     now = version(both)
-    assert told.next() == ["live", now]
+    assert received.next() == ["live", now]
     changed = both.ask(["set", {"now/a": b"1", "other": b""}])[0]
-    kind, at, time, author, changes = told.next()
+    kind, at, time, author, changes = received.next()
     assert (kind, at, changes) == ("change", changed, {"now/a": b"1"})
     assert [[at, time, author]] == [entry[:3] for entry in both.ask(["log", changed, 1])[0]]
     both.ask(["set", {"other": b"1"}], ["delete", ["now/a", "now/old"]])
-    assert told.next()[4] == {"now/a": None, "now/old": None}
+    assert received.next()[4] == {"now/a": None, "now/old": None}
 
 
-@pytest.mark.parametrize("behind", [0, 1, 2, 3])
-def test_from_a_version_on(both: "WatchedDaemon", connect: "Callable[[], RawPeer]", behind: int) -> None:
+@pytest.mark.parametrize("missed", [0, 1, 2, 3])
+def test_a_watch_from_a_version(both: "WatchedDaemon", connect: "Callable[[], RawPeer]", missed: int) -> None:
     versions = both.ask(*[["set", {"from": b"%d" % number}] for number in range(3)])
-    told = watch(connect(), "from", versions[-1] - behind)
-    assert [told.next()[1] for _ in range(behind)] == versions[3 - behind :]
-    assert told.next() == ["live", versions[-1]]
-    assert told.resets == 0
+    received = watch(connect(), "from", versions[-1] - missed)
+    assert [received.next()[1] for _ in range(missed)] == versions[3 - missed :]
+    assert received.next() == ["live", versions[-1]]
+    assert received.resets == 0
 
 
-def test_from_the_beginning_and_from_beyond_the_end(both: "WatchedDaemon", connect: "Callable[[], RawPeer]") -> None:
+def test_a_watch_from_the_beginning_and_from_a_future_version(
+    both: "WatchedDaemon", connect: "Callable[[], RawPeer]"
+) -> None:
     now = both.ask(["set", {"all/a": b"1", "all/b": b"2"}])[0]
     assert watch(connect(), "all/", 0).until(now).state == contents(both, "all/")
     beyond = watch(connect(), "all/", now + 1_000)
@@ -140,56 +142,56 @@ def test_from_the_beginning_and_from_beyond_the_end(both: "WatchedDaemon", conne
     assert beyond.resets == 1
 
 
-def test_one_that_comes_back_goes_on_where_it_was(both: "WatchedDaemon", connect: "Callable[[], RawPeer]") -> None:
+def test_a_watch_resumes_at_its_last_version(both: "WatchedDaemon", connect: "Callable[[], RawPeer]") -> None:
     peer = connect()
-    told = watch(peer, "back/")
-    told.until(both.ask(["set", {"back/a": b"1"}])[0])
+    received = watch(peer, "back/")
+    received.until(both.ask(["set", {"back/a": b"1"}])[0])
     peer.close()
     last = both.ask(["set", {"back/b": b"2"}], ["delete", ["back/a"]], ["set", {"back/c": b"3"}])[-1]
     again = connect()
-    assert again.ask(["watch", "back/", told.version]) == [True]
-    resumed = Told(again, told.state)
+    assert again.ask(["watch", "back/", received.version]) == [True]
+    resumed = Received(again, received.state)
     assert resumed.until(last).state == {"back/b": b"2", "back/c": b"3"}
     assert resumed.changes == [last - 2, last - 1, last]
     assert resumed.resets == 0
 
 
-def test_a_key_that_expires_while_nobody_asks_is_told(both: "WatchedDaemon", connect: "Callable[[], RawPeer]") -> None:
-    told = watch(connect(), "ttl/")
+def test_an_expiry_is_sent_without_any_request(both: "WatchedDaemon", connect: "Callable[[], RawPeer]") -> None:
+    received = watch(connect(), "ttl/")
     both.ask(["set", {"ttl/a": b"1", "ttl/b": b"2"}, {"ttl": 30}], ["set", {"ttl/long": b""}, {"ttl": 1_000_000}])
     for expected in ("live", "change", "change"):
-        assert told.next()[0] == expected
-    kind, _, _, author, changes = told.next()
+        assert received.next()[0] == expected
+    kind, _, _, author, changes = received.next()
     assert (kind, author, changes) == ("change", [None, None, "expired"], {"ttl/a": None, "ttl/b": None})
 
 
-def test_changes_larger_than_what_is_sent_at_a_time_all_arrive(
+def test_changes_larger_than_one_batch_of_events_all_arrive(
     both: "WatchedDaemon", connect: "Callable[[], RawPeer]"
 ) -> None:
-    told = watch(connect(), "big/")
+    received = watch(connect(), "big/")
     last = both.ask(*[["set", {f"big/{number}": bytes([number]) * MIB}] for number in range(8)])[-1]
-    assert told.until(last).state == {f"big/{number}": bytes([number]) * MIB for number in range(8)}
-    assert watch(connect(), "big/", last + 99).until(last).state == told.state
-    both.ask(["delete", list(told.state)])
+    assert received.until(last).state == {f"big/{number}": bytes([number]) * MIB for number in range(8)}
+    assert watch(connect(), "big/", last + 99).until(last).state == received.state
+    both.ask(["delete", list(received.state)])
 
 
-# ---------------------------------------------------------------------- how it is asked for
+# ---------------------------------------------------------------------- the request
 
 
 @pytest.mark.parametrize("padding", [0, 100 * KIB], ids=["small", "large"])
-def test_what_comes_with_it_in_one_frame_is_answered(
+def test_other_requests_of_its_frame_are_answered(
     both: "WatchedDaemon", connect: "Callable[[], RawPeer]", padding: int
 ) -> None:
     peer = connect()
     before, true, value = peer.ask(["set", {"frame/a": b"x" * padding}], ["watch", "frame/"], ["get", "frame/a"])
     assert (true, value) == (True, b"x" * padding)
-    told = Told(peer)
-    assert told.next() == ["live", before]
+    received = Received(peer)
+    assert received.next() == ["live", before]
     after = both.ask(["set", {"frame/b": b""}])[0]
-    assert told.next()[:2] == ["change", after]
+    assert received.next()[:2] == ["change", after]
 
 
-def test_it_may_come_right_behind_hello(both: "WatchedDaemon") -> None:
+def test_a_watch_may_follow_hello_at_once(both: "WatchedDaemon") -> None:
     for together in (True, False):
         with both.stranger() as peer:
             if together:
@@ -200,50 +202,50 @@ def test_it_may_come_right_behind_hello(both: "WatchedDaemon") -> None:
                 assert peer.receive()[0][0] == 1
                 assert peer.receive() == [True]
             after = both.ask(["set", {"hello/a": b""}])[0]
-            assert Told(peer).until(after).state == {"hello/a": b""}
+            assert Received(peer).until(after).state == {"hello/a": b""}
     both.counts(0)
 
 
-def test_without_a_token_nobody_watches(both: "WatchedDaemon") -> None:
+def test_a_client_without_a_token_cannot_watch(both: "WatchedDaemon") -> None:
     with both.stranger() as stranger:
         assert stranger.ask(["watch", ""])[0]["error"] == "unauthenticated"
         assert stranger.receive()["error"] == "unauthenticated"
         assert stranger.says_nothing_more()
 
 
-def test_one_that_is_refused_leaves_the_connection_as_it_was(start: "Start") -> None:
+def test_a_watch_that_fails_leaves_the_connection_as_it_was(start: "Start") -> None:
     daemon = start("limits.max_watches_per_uid = 1\n", tcp=True)
     with daemon.greeted() as first, daemon.greeted() as second:
-        told = watch(first, "")
+        received = watch(first, "")
         assert second.ask(["watch", ""])[0]["error"] == "busy"
         assert second.ask(["watch", "x" * 5_000])[0]["error"] == "too_large"
         last = second.ask(["set", {"a": b""}])[0]
-        assert told.until(last).state == {"a": b""}
+        assert received.until(last).state == {"a": b""}
         first.close()
-        eventually(lambda: second.ask(["watch", ""]) == [True], "for the place of one that has gone")
+        eventually(lambda: second.ask(["watch", ""]) == [True], "for the place of the closed watch")
 
 
-@pytest.mark.parametrize("how", ["later", "at once", "a part of a frame", "behind a large frame"])
-def test_any_input_behind_it_ends_the_connection(
-    both: "WatchedDaemon", connect: "Callable[[], RawPeer]", how: str
+@pytest.mark.parametrize("timing", ["later", "at once", "a part of a frame", "after a large frame"])
+def test_any_input_after_a_watch_ends_the_connection(
+    both: "WatchedDaemon", connect: "Callable[[], RawPeer]", timing: str
 ) -> None:
     peer, ping = connect(), frame(["ping"])
-    if how == "later":
+    if timing == "later":
         assert watch(peer, "input/").next()[0] == "live"
         peer.send(ping)
-    elif how == "behind a large frame":
+    elif timing == "after a large frame":
         peer.send(frame(["set", {"input": b"x" * 100 * KIB}], ["watch", "input/"]) + ping)
         assert peer.receive()[1] is True
     else:
-        peer.send(frame(["watch", "input/"]) + ping[: 3 if how == "a part of a frame" else None])
+        peer.send(frame(["watch", "input/"]) + ping[: 3 if timing == "a part of a frame" else None])
         assert peer.receive() == [True]
     while isinstance(last := peer.receive(), list):
-        assert last[0][0] == "live", "nothing of it ran"
+        assert last[0][0] == "live", "the request did not run"
     assert last == NO_INPUT
     assert peer.says_nothing_more()
 
 
-def test_who_says_that_nothing_more_will_come_is_gone(both: "WatchedDaemon", connect: "Callable[[], RawPeer]") -> None:
+def test_a_half_close_ends_a_watch(both: "WatchedDaemon", connect: "Callable[[], RawPeer]") -> None:
     peer = connect()
     watch(peer, "")
     peer.socket.shutdown(socket.SHUT_WR)
@@ -251,11 +253,11 @@ def test_who_says_that_nothing_more_will_come_is_gone(both: "WatchedDaemon", con
     both.counts(0)
 
 
-# ---------------------------------------------------------------------- those who do not read
+# ---------------------------------------------------------------------- watchers that do not read
 
 
 def write_much(daemon: "WatchedDaemon", commits: int, *, per_frame: int = 1_000) -> int:
-    """So many commits of 200 bytes each; the version of the last."""
+    """Make ``commits`` commits of 200 bytes each. Return the version of the last."""
     last = 0
     for first in range(0, commits, per_frame):
         last = daemon.ask(*[["set", {f"much/{n % 3_000}": b"%200d" % n}] for n in range(first, first + per_frame)])[-1]
@@ -272,21 +274,21 @@ def test_a_watcher_that_does_not_read_costs_nothing_and_is_resynchronised_once_i
     daemon = start(SMALL_HISTORY, tcp=kind == "tcp")
     write_much(daemon, 6_000)
     with daemon.greeted() if kind == "tcp" else daemon.connect() as peer:
-        told = watch(peer, "much/")
+        received = watch(peer, "much/")
         growth = daemon.peak_from_here()
         last = write_much(daemon, 100_000)
         assert growth() < 8 * MIB
-        assert daemon.connections() == 1, "it is still there"
-        told.until(last)
-        assert told.resets >= 1
-        assert told.state == contents(daemon, "much/")
+        assert daemon.connections() == 1, "the watcher is still connected"
+        received.until(last)
+        assert received.resets >= 1
+        assert received.state == contents(daemon, "much/")
         after = daemon.ask(["set", {"much/after": b""}])[0]
-        resets = told.resets
-        assert told.until(after).state["much/after"] == b""
-        assert told.resets == resets
+        resets = received.resets
+        assert received.until(after).state["much/after"] == b""
+        assert received.resets == resets
 
 
-def test_a_watcher_that_never_reads_is_closed_in_the_end(start: "Start") -> None:
+def test_a_watcher_that_never_reads_is_closed(start: "Start") -> None:
     daemon = start(SMALL_HISTORY + "limits.stalled_peer_timeout_ms = 200\n")
     with daemon.connect() as peer:
         watch(peer, "much/")
@@ -295,30 +297,30 @@ def test_a_watcher_that_never_reads_is_closed_in_the_end(start: "Start") -> None
     assert "it kept the server waiting" in daemon.log()
 
 
-def test_one_watcher_that_does_not_read_keeps_no_other_from_being_told(both: "WatchedDaemon") -> None:
+def test_a_watcher_that_does_not_read_does_not_delay_others(both: "WatchedDaemon") -> None:
     with both.connect() as silent, both.connect() as reading:
         watch(silent, "much/")
-        told = watch(reading, "much/")
+        received = watch(reading, "much/")
         thread = threading.Thread(target=write_much, args=(both, 20_000))
         thread.start()
-        while len(told.changes) < 20_000 and not told.resets:
-            told.next()
+        while len(received.changes) < 20_000 and not received.resets:
+            received.next()
         thread.join()
     both.counts(0)
 
 
-# ---------------------------------------------------------------------- how it ends
+# ---------------------------------------------------------------------- the end
 
 
 @pytest.mark.parametrize("kind", ["unix", "tcp"])
-def test_a_stop_tells_watchers_all_that_there_was_and_says_goodbye(start: "Start", kind: str) -> None:
+def test_a_stop_sends_watchers_all_events_and_a_last_error(start: "Start", kind: str) -> None:
     daemon = start(tcp=True)
     with daemon.greeted() if kind == "tcp" else daemon.connect() as peer:
-        told = watch(peer, "")
+        received = watch(peer, "")
         last = write_much(daemon, 3_000)
         daemon.process.terminate()
-        told.until(last)
-        assert told.changes[-1] == last
+        received.until(last)
+        assert received.changes[-1] == last
         while isinstance(goodbye := peer.receive(), list):
             pass
         assert goodbye == {"error": "shutting_down", "message": "the server is stopping"}
@@ -328,9 +330,9 @@ def test_a_stop_tells_watchers_all_that_there_was_and_says_goodbye(start: "Start
 def test_a_tcp_connection_that_watches_may_be_idle(start: "Start") -> None:
     daemon = start("limits.tcp_idle_timeout_ms = 50\nlimits.hello_timeout_ms = 50\n", tcp=True)
     with daemon.greeted() as watching:
-        told = watch(watching, "")
+        received = watch(watching, "")
         for _ in range(2):
             with daemon.greeted() as idle:
-                assert idle.says_nothing_more(), "the time of one who does not watch is over"
+                assert idle.says_nothing_more(), "the idle time of a peer that does not watch has passed"
         after = daemon.ask(["set", {"a": b""}])[0]
-        assert told.until(after).state == {"a": b""}
+        assert received.until(after).state == {"a": b""}

@@ -1,6 +1,6 @@
-"""Sets that are put aside until the end of a turn: nobody can tell, but by the time it takes.
+"""Sets that are queued until the end of a loop iteration: clients cannot tell, except by the time it takes.
 
-Random frames on several connections, in random pieces and turns, against a server that puts nothing aside: the same
+Random frames on several connections, in random pieces and iterations, against a server that queues no sets: the same
 replies on each connection, the same versions, the same history.
 """
 
@@ -48,21 +48,21 @@ class Connections:
         return self.server.database.store.version
 
     def send(self, number: int, data: bytes) -> None:
-        """Some bytes arrive on one of the connections."""
+        """Deliver bytes on one of the connections."""
         self.transports[number].receive(data)
 
-    async def turn(self) -> None:
-        """The loop takes one turn, and a bit of the next."""
+    async def iterate(self) -> None:
+        """Let the loop finish this iteration and begin the next."""
         await asyncio.sleep(0)
 
-    async def rest(self, expected: list[int]) -> None:
-        """Until each connection has been sent this number of frames."""
+    async def until_replied(self, expected: list[int]) -> None:
+        """Wait until each connection has received this number of frames."""
         pairs = list(zip(self.transports, expected, strict=True))
         await until(lambda: all(len(one.replies()) >= count for one, count in pairs), pause_s=0.0005)
 
 
 class Step(NamedTuple):
-    """Bytes that arrive on a connection; or, with None, a turn ends."""
+    """Bytes that arrive on a connection, or with None the end of a loop iteration."""
 
     number: int | None
     data: bytes = b""
@@ -73,7 +73,7 @@ def framed(payload: bytes) -> bytes:
 
 
 class Script:
-    """What arrives, and how many frames each connection is to be sent."""
+    """The bytes that arrive, and how many frames each connection must receive."""
 
     def __init__(self, seed: int) -> None:
         self.chance = random.Random(seed)  # noqa: S311 - a test that can be repeated
@@ -99,10 +99,10 @@ class Script:
         if self.chance.random() < 0.03:
             keys = ["k" * 51]
         entries = {key: self.chance.randbytes(self.chance.randrange(9)) for key in keys}
-        how = self.chance.choice(
+        options = self.chance.choice(
             [None, None, None, {"id": self.chance.randbytes(16)}, {"id": b"i" * 16}, {"ttl": 5000}, {"sync": False}]
         )
-        return ["set", entries] if how is None else ["set", entries, how]
+        return ["set", entries] if options is None else ["set", entries, options]
 
     def _any(self) -> list[object]:
         key = self.chance.choice(KEYS)
@@ -112,19 +112,21 @@ class Script:
         )  # fmt: skip
 
 
-def played(script: Script, sync: str | None, *, puts_aside: bool) -> tuple[list[list[Any]], list[Any], list[Any]]:
-    """The replies on each connection, all values with their versions, and all commits."""
+def play_script(
+    script: Script, sync: str | None, *, batches_sets: bool
+) -> tuple[list[list[Any]], list[Any], list[Any]]:
+    """Run the script. Return each connection's replies, all values with their versions, and all commits."""
 
     async def play() -> tuple[list[list[Any]], list[Any], list[Any]]:
         connections = Connections(sync)
-        if not puts_aside:
+        if not batches_sets:
             connections.server.never_batch_sets()
         for step in script.steps:
             if step.number is None:
-                await connections.turn()
+                await connections.iterate()
             else:
                 connections.send(step.number, step.data)
-        await connections.rest(script.frames)
+        await connections.until_replied(script.frames)
         store = connections.server.database.store
         values = [(item.key, item.value, item.version) for item in store.scan("", None, 1000).items]
         commits = newest_commits(store, 10_000, 1 << 30)
@@ -136,14 +138,14 @@ def played(script: Script, sync: str | None, *, puts_aside: bool) -> tuple[list[
 
 
 @pytest.mark.parametrize("sync", [None, "always", "never"])
-def test_nobody_can_tell(sync: str | None) -> None:
+def test_clients_cannot_tell_whether_sets_are_batched(sync: str | None) -> None:
     for seed in SEEDS:
         script = Script(seed)
-        assert played(script, sync, puts_aside=True) == played(script, sync, puts_aside=False)
+        assert play_script(script, sync, batches_sets=True) == play_script(script, sync, batches_sets=False)
 
 
-def test_sets_of_one_turn_are_one_group_of_commits() -> None:
-    """So that is what was saved; and each is a commit of its own."""
+def test_sets_of_one_iteration_are_one_group_of_commits() -> None:
+    """This is what batching saves. Each set is still a commit of its own."""
 
     async def play() -> None:
         connections = Connections(None)
@@ -152,14 +154,14 @@ def test_sets_of_one_turn_are_one_group_of_commits() -> None:
         for number, key in enumerate(KEYS[:4]):
             connections.send(number, framed(msgspec.msgpack.encode([["set", {key: b"x"}]])))
         assert connections.version == 1
-        await connections.rest([1, 1, 1, 1])
+        await connections.until_replied([1, 1, 1, 1])
         assert [transport.replies() for transport in connections.transports] == [[[2]], [[3]], [[4]], [[5]]]
         assert len(connections.server.database.store.window.groups) == before + 2  # one for each process
 
     asyncio.run(play())
 
 
-def test_no_more_than_a_turns_worth_is_put_aside() -> None:
+def test_the_number_of_queued_sets_is_limited() -> None:
     async def play() -> None:
         connections = Connections(None)
         request = ["set", {"key": b"x"}]
@@ -171,32 +173,32 @@ def test_no_more_than_a_turns_worth_is_put_aside() -> None:
     asyncio.run(play())
 
 
-def test_who_is_alone_is_not_kept_waiting() -> None:
+def test_a_client_that_is_alone_skips_the_queue() -> None:
     async def play() -> None:
         connections = Connections(None)
         connections.send(0, framed(msgspec.msgpack.encode([["set", {"a": b"x"}]])))
-        assert connections.version == 0, "others may come"
-        await connections.rest([1, 0, 0, 0])
+        assert connections.version == 0, "other sets may come"
+        await connections.until_replied([1, 0, 0, 0])
         connections.send(0, framed(msgspec.msgpack.encode([["set", {"a": b"x"}]])))
         assert connections.transports[0].replies() == [[1], [2]]
 
     asyncio.run(play())
 
 
-def test_who_hangs_up_has_set_all_the_same() -> None:
+def test_the_queued_set_of_a_closed_connection_is_made() -> None:
     async def play() -> None:
         connections = Connections(None)
         for number in (0, 1):
             connections.send(number, framed(msgspec.msgpack.encode([["set", {f"key{number}": b"x"}]])))
         connections.transports[0].session.connection_lost(None)
-        await connections.rest([0, 1, 0, 0])
+        await connections.until_replied([0, 1, 0, 0])
         assert connections.version == 2
         assert connections.transports[0].replies() == []
 
     asyncio.run(play())
 
 
-def test_a_stop_answers_what_was_put_aside_before_it_says_goodbye() -> None:
+def test_a_stop_answers_queued_sets_before_its_last_reply() -> None:
     async def play() -> None:
         connections = Connections(None)
         connections.send(0, framed(msgspec.msgpack.encode([["set", {"key": b"x"}]])))
@@ -208,7 +210,7 @@ def test_a_stop_answers_what_was_put_aside_before_it_says_goodbye() -> None:
     asyncio.run(play())
 
 
-def test_who_sends_too_much_is_answered_for_what_came_before() -> None:
+def test_queued_sets_are_answered_before_the_error_for_a_too_large_frame() -> None:
     async def play() -> None:
         connections = Connections(None)
         too_long = (LIMITS.max_frame_bytes + 1).to_bytes(4, "big")
@@ -220,7 +222,7 @@ def test_who_sends_too_much_is_answered_for_what_came_before() -> None:
     asyncio.run(play())
 
 
-def test_a_fault_of_ours_is_told_to_all_that_it_concerns(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_internal_error_in_a_batch_goes_to_each_of_its_clients(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(requests: object, peer: object) -> None:
         raise ZeroDivisionError
 
@@ -228,17 +230,17 @@ def test_a_fault_of_ours_is_told_to_all_that_it_concerns(monkeypatch: pytest.Mon
         connections = Connections("always")
         for number in range(4):
             connections.send(number, framed(msgspec.msgpack.encode([["set", {f"key{number}": b"x"}]])))
-        connections.send(3, framed(msgspec.msgpack.encode([["ping"]])))  # so that the first four are made
-        await connections.rest([1, 1, 1, 2])
+        connections.send(3, framed(msgspec.msgpack.encode([["ping"]])))  # so that the first four sets are made
+        await connections.until_replied([1, 1, 1, 2])
         monkeypatch.setattr(connections.server.executor, "set_each", fail)
         for number in (0, 1):
             connections.send(number, framed(msgspec.msgpack.encode([["set", {"key": b"x"}]])))
-        await connections.rest([2, 2, 1, 2])
+        await connections.until_replied([2, 2, 1, 2])
         for number in (0, 1):
             assert connections.transports[number].replies()[1]["error"] == "internal"
             assert connections.transports[number].is_closed
         connections.send(2, framed(msgspec.msgpack.encode([["get", "key2"]])))
-        await connections.rest([2, 2, 2, 2])
+        await connections.until_replied([2, 2, 2, 2])
         assert connections.transports[2].replies()[1] == [b"x"]
         await connections.server.close()
 
@@ -246,8 +248,8 @@ def test_a_fault_of_ours_is_told_to_all_that_it_concerns(monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize(("fault", "before"), [("_run", 0), ("set_each", 1)])
-def test_behind_a_fault_of_ours_nothing_is_answered(fault: str, before: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whether the sender was alone, since it sent the set before too, or its set was put aside."""
+def test_no_reply_follows_an_internal_error(fault: str, before: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both if the sender is alone (it also sent the previous set) and if its set is queued."""
 
     def fail(*_: object) -> None:
         raise ZeroDivisionError
@@ -255,21 +257,21 @@ def test_behind_a_fault_of_ours_nothing_is_answered(fault: str, before: int, mon
     async def play() -> None:
         connections = Connections(None)
         connections.send(before, framed(msgspec.msgpack.encode([["set", {"a": b"1"}]])))
-        await connections.turn()
-        answered = len(connections.transports[0].replies())
+        await connections.iterate()
+        earlier = len(connections.transports[0].replies())
         with monkeypatch.context() as patch:
             patch.setattr(connections.server.executor, fault, fail)
             requests = ["set", {"a": b"2"}], ["ping"], ["set", {"a": b"2"}]
             connections.send(0, b"".join(framed(msgspec.msgpack.encode([request])) for request in requests))
-            await connections.turn()
-        [reply] = connections.transports[0].replies()[answered:]
+            await connections.iterate()
+        [reply] = connections.transports[0].replies()[earlier:]
         assert reply["error"] == "internal"
         assert connections.transports[0].is_closed
 
     asyncio.run(play())
 
 
-def test_a_write_that_asks_for_less_is_not_put_aside() -> None:
+def test_a_write_with_sync_false_is_not_queued() -> None:
     requests = [msgspec.convert(["set", {"a": b""}, {"sync": False}], AnyRequest)]
     assert not SetBatcher.accepts(requests)
     assert not SetBatcher.accepts([*requests, *requests])

@@ -1,4 +1,4 @@
-"""Histograms and the look at the loop, without a daemon."""
+"""Histograms and the measurement of the loop's lag, without a daemon."""
 
 from collections.abc import Callable
 
@@ -13,7 +13,9 @@ from tests.harness.in_memory import connect
     ("seconds", "counts"),
     [(0.0, [1, 0, 0]), (0.1, [1, 0, 0]), (0.100_1, [0, 1, 0]), (0.5, [0, 1, 0]), (0.6, [0, 0, 1]), (9.0, [0, 0, 1])],
 )
-def test_a_duration_counts_below_the_first_bound_that_it_does_not_exceed(seconds: float, counts: list[int]) -> None:
+def test_a_duration_counts_in_the_first_bucket_whose_bound_it_does_not_exceed(
+    seconds: float, counts: list[int]
+) -> None:
     histogram = Histogram((0.1, 0.5))
     histogram.observe(seconds)
     assert (histogram.counts, histogram.total) == (counts, seconds)
@@ -30,7 +32,7 @@ def test_frames_are_named_by_their_requests() -> None:
 
 
 class Loop:
-    """Calls what is due when it is told to."""
+    """A loop that records the scheduled calls, for the test to run."""
 
     def __init__(self) -> None:
         self.due: list[Callable[[], None]] = []
@@ -39,10 +41,10 @@ class Loop:
         self.due.append(call)
 
 
-def test_the_loop_is_not_woken_once_nobody_asks_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_loop_is_not_woken_after_the_last_client_has_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     loop = Loop()
     lag = LoopLag(loop.call_later)
-    assert loop.due == []  # before anybody has asked
+    assert loop.due == []  # before the first client has asked
     lag.measure()
     lag.measure()
     for _ in range(3):

@@ -1,4 +1,4 @@
-"""Large frames: run in slices, but all of it or nothing where it cannot be decoded."""
+"""Large frames run in slices. No request of a frame runs if one of them cannot be decoded."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -22,11 +22,11 @@ def steps(client: "InMemoryClient", payload: bytes) -> list[list[bytes] | None]:
 
 def test_the_reply_comes_last_and_once(client: "InMemoryClient") -> None:
     *slices, reply = steps(client, encode([["ping"]] * 5))
-    assert slices == [None] * 3, "taken in, checked, run"
+    assert slices == [None] * 3, "the steps: copy, decode, run"
     assert b"".join(reply or [])[4:] == b"\xdd\0\0\0\5" + b"\xc3" * 5
 
 
-def test_nothing_has_run_before_all_is_decoded(client: "InMemoryClient") -> None:
+def test_no_request_runs_before_all_are_decoded(client: "InMemoryClient") -> None:
     payload = encode([["set", {f"{number}": b"x" * 100}] for number in range(3 * SLICE_REQUESTS)])
     slices = client.slices(payload)
     versions = []
@@ -35,7 +35,7 @@ def test_nothing_has_run_before_all_is_decoded(client: "InMemoryClient") -> None
         if step is not None:
             break
     checked = versions.count(0)
-    assert checked > 3, "taken in, and checked in slices"
+    assert checked > 3, "copied, then decoded in slices"
     assert versions[checked:] == [*sorted(set(versions[checked:])), 3 * SLICE_REQUESTS], "then run in slices"
     assert client.metric("keys_stored") == 3 * SLICE_REQUESTS
 
@@ -44,11 +44,11 @@ def test_no_slice_is_larger_than_a_slice(client: "InMemoryClient", monkeypatch: 
     sizes: list[tuple[int, int]] = []
     run = client.server.executor.run_slice
 
-    def noting(requests: Any, peer: Any, budget_bytes: int) -> Any:  # noqa: ANN401
+    def record_size(requests: Any, peer: Any, budget_bytes: int) -> Any:  # noqa: ANN401
         sizes.append((len(requests), len(encode(requests))))
         return run(requests, peer, budget_bytes)
 
-    monkeypatch.setattr(client.server.executor, "run_slice", noting)
+    monkeypatch.setattr(client.server.executor, "run_slice", record_size)
     steps(client, encode([["ping"]] * (2 * SLICE_REQUESTS + 1)))
     assert [count for count, _ in sizes] == [SLICE_REQUESTS, SLICE_REQUESTS, 1]
     sizes.clear()
@@ -72,7 +72,7 @@ BAD = {
 
 @pytest.mark.parametrize("bad", BAD)
 @pytest.mark.parametrize("place", [0, 1, 700, SLICE_REQUESTS, 2_499, 2_500])
-def test_a_bad_request_anywhere_means_that_nothing_ran(client: "InMemoryClient", bad: str, place: int) -> None:
+def test_with_a_bad_request_anywhere_no_request_runs(client: "InMemoryClient", bad: str, place: int) -> None:
     good = encode(["set", {"a": b"x"}])
     parts = [good] * 2_500
     parts.insert(place, BAD[bad])
@@ -92,11 +92,11 @@ def test_a_bad_request_anywhere_means_that_nothing_ran(client: "InMemoryClient",
     ],
     ids=lambda payload: payload[:6].hex() + f" of {len(payload)}",
 )  # fmt: skip
-def test_what_is_no_batch_is_refused_as_in_a_small_frame(client: "InMemoryClient", payload: bytes) -> None:
+def test_a_malformed_batch_gets_the_same_error_as_in_a_small_frame(client: "InMemoryClient", payload: bytes) -> None:
     assert client.sliced(payload)["error"] == client.frame(payload)["error"] == "bad_request"
 
 
-def test_a_frame_that_is_one_request_is_decoded_once_and_run(client: "InMemoryClient") -> None:
+def test_a_large_frame_of_one_request_is_answered(client: "InMemoryClient") -> None:
     value = b"x" * 200_000
     assert client.sliced(encode([["set", {"a": value}]])) == [1]
     assert client.sliced(encode([["get_many", ["a"]]])) == [[value]]
@@ -108,18 +108,18 @@ def test_the_largest_batch_is_answered(client: "InMemoryClient") -> None:
     assert client.metric("get_operations") == MAX_REQUESTS
 
 
-def test_what_a_frame_in_slices_holds_is_counted_while_it_does(client: "InMemoryClient") -> None:
+def test_the_memory_of_a_sliced_frame_is_counted_while_it_runs(client: "InMemoryClient") -> None:
     client.ask("set", {"a": bytes(10_000)})
     payload = encode([["get", "a"]] * 5_000)
-    held = []
+    sizes = []
     for _ in client.slices(payload):
-        held.append(client.server.sliced_bytes)
-    assert held == sorted(held)
-    assert held[1] == len(payload)
-    assert held[-1] > len(payload) + 5_000 * 10_000
+        sizes.append(client.server.sliced_bytes)
+    assert sizes == sorted(sizes)
+    assert sizes[1] == len(payload)
+    assert sizes[-1] > len(payload) + 5_000 * 10_000
     assert client.server.sliced_bytes == 0
-    given_up = client.slices(payload)
-    next(given_up)
+    cancelled = client.slices(payload)
+    next(cancelled)
     assert client.server.sliced_bytes == len(payload)
-    given_up.close()
+    cancelled.close()
     assert client.server.sliced_bytes == 0

@@ -1,4 +1,4 @@
-"""The original's routes, as its own client uses them; and each of its faults that a route can have, shown absent."""
+"""The routes of /v1/: as the first implementation's client uses them, and without that implementation's faults."""
 
 import json
 import subprocess
@@ -11,7 +11,7 @@ from tests.harness.http_daemon import HttpDaemon
 from tests.harness.processes import ROOT
 from tests.harness.waiting import DEADLINE_S
 
-# What the original's client sends, byte for byte but for key and value: Go's net/http.
+# The exact bytes of the first implementation's client (Go's net/http), except keys and values.
 GET = b"GET /v1/%s HTTP/1.1\r\nHost: localhost:4000\r\nUser-Agent: Go-http-client/1.1\r\nAccept-Encoding: gzip\r\n\r\n"
 DELETE = GET.replace(b"GET", b"DELETE")
 PUT = (
@@ -29,7 +29,7 @@ def bulk(method: bytes, body: bytes) -> bytes:
     return BULK % (method, len(body), body)
 
 
-# A conversation: what is sent; the status, content type and body that come back.
+# A conversation: each request, and the status, content type and body of its reply.
 TEXT, ERROR, JSON = "text/plain", "text/plain; charset=utf-8", "application/json"
 TRANSCRIPT: list[tuple[bytes, int, str | None, bytes]] = [
     (PUT % (b"cake", 4, "🎂".encode()), 201, None, b""),
@@ -68,7 +68,7 @@ TRANSCRIPT: list[tuple[bytes, int, str | None, bytes]] = [
 ]
 
 
-def test_the_original_s_transcript_is_answered_to_the_letter_on_one_connection(start: object) -> None:
+def test_the_first_implementations_transcript_is_answered_exactly_on_one_connection(start: object) -> None:
     daemon: HttpDaemon = start()  # type: ignore[operator]
     with daemon.connect() as client:
         for sent, status, content_type, body in TRANSCRIPT:
@@ -79,19 +79,19 @@ def test_the_original_s_transcript_is_answered_to_the_letter_on_one_connection(s
             )
 
 
-def test_status_has_the_original_s_fields(daemon: HttpDaemon) -> None:
+def test_status_has_the_first_implementations_fields(daemon: HttpDaemon) -> None:
     answer = daemon.ask("GET", "/status")
-    said = answer.json()
+    status = answer.json()
     assert answer.headers["content-type"] == "application/json"
-    assert list(said) == ["status", "message", "ts", "version"]
-    assert (said["status"], said["message"]) == ("ok", "Server initialized")
+    assert list(status) == ["status", "message", "ts", "version"]
+    assert (status["status"], status["message"]) == ("ok", "Server initialized")
 
 
-# ---------------------------------------------------------------------- the numbers are those of the list of faults
+# ---------------------------------------------------------------------- numbered as in the list of faults
 
 
 @pytest.mark.parametrize("target", ["/v1/a?force", "/v1/q?x=1", "/v1/a?"])
-def test_fault_4_no_other_key_is_hit_by_what_looks_like_a_query(daemon: HttpDaemon, target: str) -> None:
+def test_fault_4_a_target_with_a_query_changes_no_key(daemon: HttpDaemon, target: str) -> None:
     daemon.ask("PUT", "/v1/a", b"kept")
     assert daemon.ask("DELETE", target).status == 400
     assert daemon.ask("PUT", target, b"new").status == 400
@@ -99,7 +99,7 @@ def test_fault_4_no_other_key_is_hit_by_what_looks_like_a_query(daemon: HttpDaem
     assert daemon.ask("GET", "/v1/q").status == 404
 
 
-def test_fault_5_a_slash_at_the_end_is_part_of_the_key_and_nothing_is_redirected(daemon: HttpDaemon) -> None:
+def test_fault_5_a_trailing_slash_is_part_of_the_key_and_is_not_redirected(daemon: HttpDaemon) -> None:
     daemon.ask("PUT", "/v1/a", b"old")
     assert daemon.ask("DELETE", "/v1/a/").status == 404
     assert daemon.ask("PUT", "/v1/a/", b"new").status == 201
@@ -126,7 +126,7 @@ def test_fault_5_a_slash_at_the_end_is_part_of_the_key_and_nothing_is_redirected
         (":%20;", ": ;"),
     ],
 )
-def test_fault_6_any_key_is_reached_by_the_single_route(daemon: HttpDaemon, target: str, key: str) -> None:
+def test_fault_6_the_single_route_reaches_any_key(daemon: HttpDaemon, target: str, key: str) -> None:
     assert daemon.ask("PUT", f"/v1/{target}", b"here").status == 201
     assert daemon.ask("GET", f"/v1/{target}").body == b"here"
     assert daemon.post("/v2/get", {"keys": [key]}).json()["items"][0]["value"] == "here"
@@ -134,12 +134,12 @@ def test_fault_6_any_key_is_reached_by_the_single_route(daemon: HttpDaemon, targ
 
 
 @pytest.mark.parametrize("target", ["p%zz", "p%", "p%2", "%FF"])
-def test_a_target_that_is_no_key_is_a_clear_error(daemon: HttpDaemon, target: str) -> None:
+def test_a_target_that_is_no_key_gets_a_clear_error(daemon: HttpDaemon, target: str) -> None:
     answer = daemon.ask("PUT", f"/v1/{target}", b"x")
     assert (answer.status, b"key" in answer.body) == (400, True)
 
 
-def test_fault_7_bytes_that_are_no_text_come_back_whole_or_not_at_all(daemon: HttpDaemon) -> None:
+def test_fault_7_binary_values_are_returned_unchanged_or_not_at_all(daemon: HttpDaemon) -> None:
     binary = bytes(range(256))
     daemon.ask("PUT", "/v1/b", binary)
     assert daemon.ask("GET", "/v1/b").body == binary
@@ -157,7 +157,7 @@ def test_fault_8_a_key_named_twice_is_deleted_and_counted_once(daemon: HttpDaemo
     assert daemon.ask("GET", "/metrics").json()["KeysStored"] == before == 0
 
 
-def test_fault_11_head_is_answered_like_get_without_its_body(daemon: HttpDaemon) -> None:
+def test_fault_11_head_is_answered_like_get_without_a_body(daemon: HttpDaemon) -> None:
     daemon.ask("PUT", "/v1/a", b"12345")
     for target in ("/v1/a", "/status", "/metrics", "/v1/missing"):
         with daemon.connect() as client:
@@ -169,19 +169,19 @@ def test_fault_11_head_is_answered_like_get_without_its_body(daemon: HttpDaemon)
             assert client.ask("GET", "/v1/a").body == b"12345"
 
 
-def test_fault_12_an_empty_key_is_the_client_s_error_and_nothing_is_stored(daemon: HttpDaemon) -> None:
+def test_fault_12_an_empty_key_is_a_client_error_and_nothing_is_stored(daemon: HttpDaemon) -> None:
     records = json.dumps([{"Key": "a", "Value": "1"}, {"Key": ""}]).encode()
     for method, body in (("PUT", records), ("GET", b'[""]'), ("DELETE", b'["a",""]')):
         assert daemon.ask(method, "/v1/", body).status == 400
     assert daemon.ask("GET", "/v1/a").status == 404
 
 
-def test_fault_13_too_much_is_413_and_five_megabytes_are_not(daemon: HttpDaemon) -> None:
+def test_fault_13_a_body_over_the_limit_is_413_and_five_megabytes_are_accepted(daemon: HttpDaemon) -> None:
     value = bytes(5_000_000)
     assert daemon.ask("PUT", "/v1/a", value).status == 201
     assert daemon.ask("GET", "/v1/a").body == value
-    too_much = b'["' + b"x" * (1024 * 1024) + b'"]'
-    assert daemon.ask("GET", "/v1/", too_much).status == 413
+    too_large = b'["' + b"x" * (1024 * 1024) + b'"]'
+    assert daemon.ask("GET", "/v1/", too_large).status == 413
     with daemon.connect() as client:
         client.send(b"PUT /v1/a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 8388609\r\n\r\n")
         assert client.response().status == 413
@@ -189,13 +189,13 @@ def test_fault_13_too_much_is_413_and_five_megabytes_are_not(daemon: HttpDaemon)
     assert daemon.ask("GET", "/v1/a").body == value
 
 
-def test_fault_14_v2_tells_which_keys_are_missing(daemon: HttpDaemon) -> None:
+def test_fault_14_v2_says_which_keys_are_missing(daemon: HttpDaemon) -> None:
     daemon.ask("PUT", "/v1/a", b"1")
     items = daemon.post("/v2/get", {"keys": ["a", "b"]}).json()["items"]
     assert [(item["key"], item["value"]) for item in items] == [("a", "1"), ("b", None)]
 
 
-def test_fault_17_a_delete_counts_as_no_get(daemon: HttpDaemon) -> None:
+def test_fault_17_a_delete_does_not_count_as_a_get(daemon: HttpDaemon) -> None:
     daemon.ask("PUT", "/v1/a", b"1")
     before = daemon.ask("GET", "/metrics").json()
     daemon.ask("DELETE", "/v1/a")
@@ -209,7 +209,7 @@ def test_fault_18_a_missing_key_counts_alike_alone_and_in_bulk(daemon: HttpDaemo
     assert daemon.ask("GET", "/metrics").json()["GetOps"] == before + 1
     daemon.ask("GET", "/v1/", b'["missing"]')
     assert daemon.ask("GET", "/metrics").json()["GetOps"] == before + 2
-    with daemon.connect() as client:  # the second goes the short way
+    with daemon.connect() as client:  # the second takes the fast path
         for _ in range(2):
             assert client.ask("GET", "/v1/missing").status == 404
     assert daemon.ask("GET", "/metrics").json()["GetOps"] == before + 4
@@ -220,22 +220,22 @@ def test_fault_22_the_content_type_is_that_of_the_body(daemon: HttpDaemon) -> No
     assert daemon.ask("GET", "/v2/keys/a").headers["content-type"] == "application/problem+json"
 
 
-def test_fault_9_a_taken_port_is_an_error_at_the_start(daemon: HttpDaemon, tmp_path: object) -> None:
-    done = subprocess.run(  # noqa: S603 - our own command
+def test_fault_9_a_port_in_use_is_an_error_at_start(daemon: HttpDaemon, tmp_path: object) -> None:
+    result = subprocess.run(  # noqa: S603 - our own command
         [sys.executable, "-m", "kv", "serve", "--socket", f"{tmp_path}/s", "--http", f"127.0.0.1:{daemon.port}",
          "--http-open"],
         cwd=ROOT, capture_output=True, timeout=DEADLINE_S, check=False,
     )  # fmt: skip
-    assert done.returncode == 74
-    assert b"started" not in done.stdout
-    assert b"cannot listen on" in done.stderr
+    assert result.returncode == 74
+    assert b"started" not in result.stdout
+    assert b"cannot listen on" in result.stderr
 
 
 # ---------------------------------------------------------------------- metrics for Prometheus
 
 
-def test_metrics_answer_prometheus_when_it_is_asked_for(daemon: HttpDaemon) -> None:
-    """Or say why not, where that part is not installed."""
+def test_metrics_are_in_prometheus_format_on_request(daemon: HttpDaemon) -> None:
+    """Without the extra that this needs, the error names it."""
     by_route = daemon.ask("GET", "/metrics/prometheus")
     by_accept = daemon.ask("GET", "/metrics", Accept="application/openmetrics-text,text/plain;version=0.0.4;q=0.5,*/*")
     assert by_route.status == by_accept.status
@@ -254,7 +254,7 @@ def test_problems_have_a_status_that_exists() -> None:
     assert json.loads(raised.value.as_json())["limit"] == 3
 
 
-def test_values_of_several_connections_are_not_mixed_up(daemon: HttpDaemon) -> None:
+def test_replies_of_several_connections_are_not_mixed_up(daemon: HttpDaemon) -> None:
     clients = [daemon.connect() for _ in range(8)]
     for number, client in enumerate(clients):
         client.ask("PUT", f"/v1/k{number}", b"v%d" % number)
