@@ -48,7 +48,7 @@ class Connection:
         try:
             # A signal between the return of a plain acquire() and the next step would leave the lock held for ever.
             # Here the for statement calls acquire through map, and Python looks for no signals in between. (A context
-            # manager of ours would have the same gap, and cost 2 to 3 % of a get's instructions.)
+            # manager of ours would have the same gap, and cost 2 to 3 % of the instructions of a get.)
             for acquired in map(self._lock.acquire, (True,), (_lock_timeout(deadline),)):
                 if not acquired:
                     exchange.timed_out(self._settings.address or "the daemon", deadline.seconds, sent=False)
