@@ -171,9 +171,17 @@ def test_an_open_or_invalid_http_configuration_does_not_start(
 
 def test_without_http_its_modules_are_not_imported(tmp_path: pathlib.Path) -> None:
     script = (
-        "import sys, threading, os, signal, time\n"
+        "import sys, threading, os, signal, socket, time\n"
+        "def answers():\n"
+        "    with socket.socket(socket.AF_UNIX) as peer:\n"
+        "        try:\n"
+        "            peer.connect(sys.argv[1])\n"
+        "        except OSError:\n"
+        "            return False\n"
+        "        peer.sendall(b'\\0\\0\\0\\x07\\x91\\x91\\xa4ping')\n"
+        "        return len(peer.recv(1)) == 1\n"
         "def look():\n"
-        "    while not os.path.exists(sys.argv[1]): time.sleep(0.01)\n"
+        "    while not answers(): time.sleep(0.01)\n"
         "    found = [name for name in sys.modules if name.startswith(('kvd.http', 'httptools'))]\n"
         "    open(sys.argv[2], 'w').write(repr(found))\n"
         "    os.kill(os.getpid(), signal.SIGTERM)\n"
