@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class ProcessBound:
-    """Belongs to the process that made it, and not to a forked child."""
+    """A scope of the process that made it: a forked child must not use it."""
 
     _what = "this"
 
@@ -39,7 +39,7 @@ class ProcessBound:
 
 
 class ClientScope(ProcessBound):
-    """Begins with ``_enter`` and ends with ``_leave``."""
+    """A scope that ``_enter`` begins and ``_leave`` ends."""
 
     def __init__(self, client: Any) -> None:  # noqa: ANN401  # of either kind
         super().__init__()

@@ -38,12 +38,12 @@ def _flush_nothing() -> None:
 
 
 class LogWriter:
-    """Has ``log`` written. ``written``, ``synced``: the versions up to which it is, as of the last ``on_progress``.
+    """Writes and syncs ``log``. ``written``, ``synced``: up to which version, as of the last ``on_progress``.
     ``sync_wanted``: the newest version whose sync a client has waited for. ``is_busy``: the thread uses the log;
     ``is_gathering``: a cycle waits for clients that were just answered.
 
-    ``always``: each cycle syncs. ``interval_s``: what was only written is synced after this time; None: when the system
-    likes. ``on_progress`` is called when more is written or synced, ``on_failure`` when the log fails.
+    ``always``: each cycle syncs. ``interval_s``: what was only written is synced after this time; None: when the
+    system likes. ``on_progress`` is called when more is written or synced, ``on_failure`` when the log fails.
     """
 
     def __init__(
@@ -66,10 +66,10 @@ class LogWriter:
         self._thread = ThreadPoolExecutor(1, "commit-log")
         self._due: asyncio.Handle | None = None  # a cycle at the end of this turn of the loop
         self.is_busy = False
-        self._is_syncing = False  # and it is no more than a sync
+        self._is_syncing = False  # the thread syncs, and does nothing else
         self._free = asyncio.Event()
         self._is_failed = False
-        # While it waits for clients: the timer, and how many commits would be those of all of them.
+        # While a cycle waits for clients: its timer, and the number of commits if all of them send one.
         self.is_gathering = False
         self._gathering: asyncio.TimerHandle | None = None
         self._gathered = 0
