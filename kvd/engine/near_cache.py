@@ -19,11 +19,6 @@ logger = logging.getLogger(__name__)
 _HEARTBEAT_S = HEARTBEAT_MS / 1000
 
 
-def refuse_leases() -> None:
-    """Let no client have a near cache, as the next daemon would not learn of its lease. Raises EngineError."""
-    raise EngineError("bad_request", "there is no near cache here")
-
-
 class NearCaches:
     """The clients with a near cache. ``slots`` is the size of the table to be created.
 

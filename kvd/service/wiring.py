@@ -110,8 +110,7 @@ def build(
         # Where a read of what has changed would wait for the disk, clients need not know of it early.
         NearCaches(database.generations, database.scheduler, fence.write, notes_changes=not durability.always),
     )
-    slow_log = SlowLog()
-    slow_log.configure(config.slowlog.threshold_us, config.slowlog.max_entries)
+    slow_log = SlowLog(config.slowlog.threshold_us, config.slowlog.max_entries)
     telemetry = Telemetry(
         ServerMetrics(database.store.version), slow_log, HotKeys(), LoopLag(loop.call_later), connections.__len__
     )

@@ -143,11 +143,6 @@ class Lifetimes:
         """Whether any key has a deadline or an owner."""
         return bool(self.count or self.owners)
 
-    @property
-    def has_owners(self) -> bool:
-        """Whether any key has an owner."""
-        return bool(self.owners)
-
     def is_owned(self, key: str) -> bool:
         """Whether ``key`` has an owner."""
         return key in self.owners

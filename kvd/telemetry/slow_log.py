@@ -16,8 +16,6 @@ import msgspec
 LARGE_VALUE_BYTES = 64 * 1024
 SHOWN_KEYS = 4
 SHOWN_CHARACTERS = 80
-DEFAULT_THRESHOLD_US = 10_000
-DEFAULT_ENTRIES = 128
 _NEVER_NS = 1 << 63
 
 
@@ -37,12 +35,15 @@ class SlowFrame(msgspec.Struct, array_like=True, frozen=True):
 
 
 class SlowLog:
-    """The last slow frames. The hot path compares with ``threshold_ns`` itself."""
+    """The last ``entries`` frames (0: none) that took ``threshold_us`` or longer.
 
-    def __init__(self) -> None:
+    The hot path compares with ``threshold_ns`` itself.
+    """
+
+    def __init__(self, threshold_us: int, entries: int) -> None:
         self.threshold_ns = _NEVER_NS
         self._frames: deque[SlowFrame] = deque()
-        self.configure(DEFAULT_THRESHOLD_US, DEFAULT_ENTRIES)
+        self.configure(threshold_us, entries)
 
     def configure(self, threshold_us: int, entries: int) -> None:
         """Keep the last ``entries`` frames (0: none) that took ``threshold_us`` or longer."""

@@ -21,11 +21,12 @@ import msgspec
 from kvd.engine.database import Database
 from kvd.engine.durability import Durability, LogDurability, LogPosition, MemoryDurability
 from kvd.engine.engine import Engine
+from kvd.engine.errors import EngineError
 from kvd.engine.expiry import TIMER_GRAIN_S
 from kvd.engine.feeds import Feeds
 from kvd.engine.generations import GenerationTable
 from kvd.engine.journal import DurableJournal
-from kvd.engine.near_cache import NearCaches, refuse_leases
+from kvd.engine.near_cache import NearCaches
 from kvd.engine.replay import Replay
 from kvd.engine.snapshots import Snapshots
 from kvd.journal.commit_log import CommitLog
@@ -42,6 +43,7 @@ from kvd.requests.sliced import HeldBytes, Result
 from kvd.server.connection import Connections
 from kvd.server.server import Server
 from kvd.server.session import GOODBYE, Session
+from kvd.service.config.sections import Config
 from kvd.store.window import WindowLimits
 from kvd.telemetry.hot_keys import HotKeys
 from kvd.telemetry.metrics import LoopLag, ServerMetrics
@@ -53,6 +55,17 @@ from tests.harness.fake_backend import FakeBackend
 from tests.harness.fake_transport import FakeTransport
 
 Clock = Callable[[], int]
+
+
+def refuse_leases() -> None:
+    """Let no client have a near cache, as the next daemon would not learn of its lease. Raises EngineError."""
+    raise EngineError("bad_request", "there is no near cache here")
+
+
+def default_slow_log() -> SlowLog:
+    """A slow log as the daemon has it unless the configuration says otherwise."""
+    settings = Config().slowlog
+    return SlowLog(settings.threshold_us, settings.max_entries)
 
 
 def build_database(
@@ -105,7 +118,11 @@ def build(
         NearCaches(database.generations, database.scheduler, refuse_leases, notes_changes=not durability.always),
     )
     telemetry = Telemetry(
-        ServerMetrics(database.store.version), SlowLog(), HotKeys(), LoopLag(scheduler.call_later), connections.__len__
+        ServerMetrics(database.store.version),
+        default_slow_log(),
+        HotKeys(),
+        LoopLag(scheduler.call_later),
+        connections.__len__,
     )
     limit_checker = LimitChecker(limits or Limits())
     authentication = Authentication(database, limit_checker, Access(), tokens or {})

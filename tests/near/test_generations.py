@@ -7,12 +7,12 @@ import pytest
 
 from kvd.engine.database import Database
 from kvd.engine.errors import EngineError
-from kvd.engine.near_cache import NearCaches, refuse_leases
+from kvd.engine.near_cache import NearCaches
 from kvd.engine.replay import Replay
 from kvd.requests.peer import Peer
 from kvd.store.authors import NO_AUTHOR
 from kvd.store.errors import StoreError
-from tests.harness.in_memory import InMemoryClient, build, build_database
+from tests.harness.in_memory import InMemoryClient, build, build_database, refuse_leases
 from tests.harness.scale import TIMES
 
 KEYS = ["a", "b", "c", "d"]

@@ -4,8 +4,8 @@ import pytest
 
 from kvd.protocol import messages
 from kvd.store.authors import Author
-from kvd.telemetry.slow_log import SHOWN_CHARACTERS, SlowFrame, SlowLog
-from tests.harness.in_memory import InMemoryClient, connect
+from kvd.telemetry.slow_log import SHOWN_CHARACTERS, SlowFrame
+from tests.harness.in_memory import InMemoryClient, connect, default_slow_log
 
 ANN = Author(1000, 7, "ann")
 
@@ -26,7 +26,7 @@ def slow(*requests: messages.AnyRequest) -> SlowFrame:
 
 
 def test_an_entry_has_time_duration_author_requests_and_keys() -> None:
-    log = SlowLog()
+    log = default_slow_log()
     log.add([("get", 2), ("set", 1)], "abcd", ANN, held_us=12_345, ended_us=10**15)
     (entry,) = log.newest(10)
     assert (entry.time, entry.held_us, entry.author) == (10**15, 12_345, ANN)
@@ -38,7 +38,7 @@ def test_an_entry_has_time_duration_author_requests_and_keys() -> None:
 
 
 def test_an_entry_has_few_and_short_keys() -> None:
-    log = SlowLog()
+    log = default_slow_log()
     log.add([("get_many", 1)], ["x" * 4096, *"abcdef"], ANN, held_us=1, ended_us=1)
     (entry,) = log.newest(1)
     assert (len(entry.keys), entry.more) == (4, True)
@@ -60,7 +60,7 @@ def test_the_keys_that_a_request_names_are_shown(request_: messages.AnyRequest, 
 
 
 def test_the_newest_entries_are_kept_newest_first() -> None:
-    log = SlowLog()
+    log = default_slow_log()
     log.configure(5, 3)
     for number in range(10):
         log.add([("ping", 1)], [], ANN, held_us=number, ended_us=number)
@@ -73,7 +73,7 @@ def test_the_newest_entries_are_kept_newest_first() -> None:
 
 
 def test_no_frame_is_slow_when_no_entries_are_kept() -> None:
-    log = SlowLog()
+    log = default_slow_log()
     assert log.threshold_ns == 10_000_000
     log.configure(0, 0)
     assert log.threshold_ns > 10**18

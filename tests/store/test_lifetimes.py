@@ -158,9 +158,9 @@ def test_a_cleared_key_has_no_owner_and_an_owner_without_keys_is_forgotten() -> 
     lifetimes = Lifetimes()
     lifetimes.record_write(["a", "b"], until(None, owner="me"))
     lifetimes.clear(["a"])
-    assert (lifetimes.owned("me"), lifetimes.has_owners) == (["b"], True)
+    assert (lifetimes.owned("me"), bool(lifetimes.owners)) == (["b"], True)
     lifetimes.clear(["b", "never"])
-    assert (lifetimes.owned("me"), lifetimes.has_owners, lifetimes._of_owner) == ([], False, {})
+    assert (lifetimes.owned("me"), bool(lifetimes.owners), lifetimes._of_owner) == ([], False, {})
 
 
 # ---------------------------------------------------------------------- lookups
