@@ -31,7 +31,6 @@ LIGHT = {
     "kvd.protocol.address",
     "kvd.protocol.errors",
     "kvd.protocol.exits",
-    "kvd.protocol.frames",
     "kvd.protocol.keepalive",
     "kvd.protocol.near_cache",
     "kvd.protocol.ranges",
@@ -264,7 +263,7 @@ def test_an_import_that_points_the_wrong_way_is_found(path: str, source: str) ->
 @pytest.mark.parametrize(
     ("path", "source"),
     [
-        ("kvd/server/session.py", "import kvd.protocol.frames"),
+        ("kvd/server/session.py", "import kvd.protocol.errors"),
         ("kv/blocking/client.py", "from kvd.protocol.address import parse_tcp"),
         ("kv/cli/commands/serve.py", "def f():\n    from kvd.service.serve import serve"),
         ("kv/blocking/client.py", "if TYPE_CHECKING:\n    from kvd.protocol import messages"),
@@ -285,8 +284,8 @@ def test_an_import_that_points_the_right_way_is_none(path: str, source: str) -> 
         ("kv/blocking/client.py", "eval('1')"),
         ("kvd/x.py", "exec(data)"), ("kvd/x.py", "compile(data, '', 'exec')"),
         ("kvd/store/store.py", "import time"), ("kvd/store/store.py", "from os import path"),
-        ("kvd/store/x.py", "import asyncio"), ("kvd/protocol/frames.py", "import socket"),
-        ("kvd/protocol/frames.py", "import logging"), ("kvd/protocol/messages.py", "import os"),
+        ("kvd/store/x.py", "import asyncio"), ("kvd/protocol/address.py", "import socket"),
+        ("kvd/protocol/address.py", "import logging"), ("kvd/protocol/messages.py", "import os"),
     ],
 )  # fmt: skip
 def test_what_nobody_may_use_is_found(path: str, source: str) -> None:

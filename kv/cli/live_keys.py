@@ -7,8 +7,8 @@ to receive. A healthy daemon needs a few milliseconds; the second is for a busy 
 from kv.blocking.stream import Deadline, open_stream
 from kv.wire.codecs import light
 from kv.wire.operations import hello, log, scan
+from kvd.protocol import frame
 from kvd.protocol.address import parse_tcp
-from kvd.protocol.frames import frame
 from kvd.protocol.ranges import prefix_end
 
 TYPE_CHECKING = False

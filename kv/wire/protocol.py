@@ -15,7 +15,7 @@ from collections import deque
 
 from kv.errors import KvdError, ProtocolError, Refused, from_reply
 from kv.wire import operations
-from kvd.protocol.frames import HEADER_BYTES, frame
+from kvd.protocol import HEADER_BYTES, frame
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -19,8 +19,7 @@ from typing import Any
 from kvd.engine.durability import NO_WAIT, LogPosition
 from kvd.engine.engine import Engine
 from kvd.engine.errors import EngineError, NoSpace
-from kvd.protocol import messages
-from kvd.protocol.frames import HEADER_BYTES
+from kvd.protocol import HEADER_BYTES, messages
 from kvd.protocol.limits import Limits
 from kvd.protocol.messages import AnyRequest, encode_replies
 from kvd.requests import permissions

@@ -13,7 +13,7 @@ from time import perf_counter
 import msgspec
 
 from kvd.engine.durability import NO_WAIT, LogPosition
-from kvd.protocol.frames import HEADER_BYTES
+from kvd.protocol import HEADER_BYTES
 from kvd.protocol.messages import DECODE_ERRORS, AnyRequest, decode_request, encode_replies, split_batch
 from kvd.requests.errors import error_reply
 from kvd.requests.executor import Executor

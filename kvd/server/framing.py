@@ -2,7 +2,7 @@
 
 import struct
 
-from kvd.protocol.frames import HEADER_BYTES
+from kvd.protocol import HEADER_BYTES
 from kvd.server.outbox import HIGH_WATER_BYTES, NO_WAIT, LogPosition, Outbox
 
 # Reads the length that a header declares, at an offset.

@@ -17,7 +17,7 @@ import logging
 from collections.abc import Iterator
 from typing import cast
 
-from kvd.protocol.frames import HEADER_BYTES, frame
+from kvd.protocol import HEADER_BYTES, frame
 from kvd.protocol.messages import DECODE_ERRORS, AnyRequest, Set, decode_batch, encode_replies
 from kvd.requests.errors import error_reply, internal_error
 from kvd.requests.peer import Peer

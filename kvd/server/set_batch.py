@@ -18,7 +18,7 @@ from itertools import groupby
 from typing import Protocol, TypeGuard
 
 from kvd.engine.durability import NO_WAIT, Durability, LogPosition
-from kvd.protocol.frames import HEADER_BYTES
+from kvd.protocol import HEADER_BYTES
 from kvd.protocol.messages import AnyRequest, Set, encode_replies
 from kvd.requests import permissions
 from kvd.requests.executor import Executor

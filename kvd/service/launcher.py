@@ -9,8 +9,7 @@ from typing import Any
 
 import msgspec
 
-from kvd.protocol import exits
-from kvd.protocol.frames import frame
+from kvd.protocol import exits, frame
 from kvd.service.errors import StartError, print_error
 
 PING_TIMEOUT_S = 5.0

@@ -94,5 +94,4 @@ def test_get_imports_nothing_of_the_daemon(kv: "Kv") -> None:
         "kvd.protocol.address",
         "kvd.protocol.errors",
         "kvd.protocol.exits",
-        "kvd.protocol.frames",
     }

@@ -2,7 +2,7 @@
 
 import pytest
 
-from kvd.protocol.frames import HEADER_BYTES, frame
+from kvd.protocol import HEADER_BYTES, frame
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,8 @@ from kv.settings import read_token
 from kv.wire.codecs import full
 from kv.wire.operations import hello
 from kv.wire.protocol import FrameReader
+from kvd.protocol import frame
 from kvd.protocol.address import is_network
-from kvd.protocol.frames import frame
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
