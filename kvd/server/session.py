@@ -61,6 +61,7 @@ class Session(asyncio.BufferedProtocol):
         "_buffer",
         "_busy_poll",
         "_executor",
+        "_farewell",
         "_feed_writer",
         "_needed",
         "_outbox",
@@ -88,6 +89,7 @@ class Session(asyncio.BufferedProtocol):
         self._needed = HEADER_BYTES  # how many bytes _buffer must have before the next frame can be complete
         self._sliced_run: Iterator[Result | None] = iter(())
         self._feed_writer: FeedWriter | None = None  # in the state FEED
+        self._farewell: dict[str, object] | None = None  # the last frame, after the reply to the frame that is SLICING
         self.is_draining = False
         self.active = False  # whether input has arrived since the server's last sweep
 
@@ -180,6 +182,17 @@ class Session(asyncio.BufferedProtocol):
         if not self._outbox.has_final:
             self._begin_closing()
             self._outbox.send_final(frame(encode_replies(error)))
+
+    def revoke(self, error: dict[str, object]) -> None:
+        """Close with ``error``: the client is no longer authenticated. The rest of a frame in work does not run.
+
+        That frame is answered first, because some of its requests may have run.
+        """
+        self.peer.is_authenticated = False
+        if self._state is _SLICING:
+            self._farewell = error
+        else:
+            self.close_with_error(error)
 
     def abort(self) -> None:
         """Close at once."""
@@ -378,6 +391,9 @@ class Session(asyncio.BufferedProtocol):
         self._sliced_run = iter(())
         pieces, position = result
         self._outbox.send(b"".join(pieces), position)
+        if self._farewell is not None:
+            self.close_with_error(self._farewell)
+            return
         if self.peer.feed is not None:
             self._begin_feed(self.peer.feed)
         self._continue()
