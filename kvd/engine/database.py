@@ -90,6 +90,7 @@ class Database:
             self._evict,
             lambda: self.visible,
             lambda: buffer_bytes() + self.generations.table_bytes + self.journal.outstanding_bytes,
+            scheduler,
         )
         self.upkeep = HistoryUpkeep(store, contents.clock, self.scheduler)
         self.expirer = Expirer(store.lifetimes, self.timer, self.scheduler, self._expire)
