@@ -26,6 +26,7 @@ from kvd.requests.authentication import Authentication
 from kvd.requests.executor import Executor
 from kvd.requests.limits import LimitChecker
 from kvd.requests.sliced import HeldBytes
+from kvd.requests.turns import Turns
 from kvd.server.connection import Connections
 from kvd.server.server import Server
 from kvd.service.checkpoints import Checkpoints, DiskCheckpoints, NoCheckpoints
@@ -116,7 +117,8 @@ def build(
     )
     limits = LimitChecker(config.limits)
     authentication = Authentication(database, limits, Access(config.access), tokens)
-    executor = Executor(engine, telemetry, limits, authentication, backend)
+    turns = Turns(loop.call_soon)
+    executor = Executor(engine, telemetry, limits, authentication, backend, turns)
     server = Server(
         executor,
         engine,
@@ -125,6 +127,7 @@ def build(
         connections,
         sliced_bytes,
         loop,
+        turns,
         config.listen.busy_poll_us,
     )
     checkpoints: Checkpoints = NoCheckpoints()
