@@ -269,6 +269,10 @@ class Database:
         """Expire some of the keys that are due. Return whether these were all."""
         return self.expirer.expire_step()
 
+    def expire_due_at(self, time: int) -> bool:
+        """Expire some of the keys that were due at ``time``. Return whether these were all."""
+        return self.expirer.expire_due_at(time)
+
     def expire_named(self, keys: Iterable[str]) -> None:
         """Expire those of ``keys`` that are due."""
         self.expirer.expire_named(keys)
