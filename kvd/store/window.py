@@ -18,6 +18,7 @@ thousand small ones.
 """
 
 from bisect import bisect_left, bisect_right
+from collections import OrderedDict
 from collections.abc import Iterator
 
 import msgspec
@@ -107,7 +108,9 @@ class Window:
         self._kept_bytes = 0  # the bytes after the last drop
         self.oldest_readable = 0
         self.oldest_time = 0  # when that version was committed
-        self._pins: dict[int, int] = {}  # version → number of pins; versions are pinned in ascending order only
+        # Version → number of pins; versions are pinned in ascending order only. Not a dict: its iterator passes over
+        # the places of all pins that were removed before the oldest one that is left.
+        self._pins: OrderedDict[int, int] = OrderedDict()
 
     @property
     def groups(self) -> list[Group]:
@@ -228,16 +231,20 @@ class Window:
         self._drop(dropped)
         return dropped
 
-    def trim(self, size: int, visible: int, *, even_pinned: bool) -> list[Group]:
-        """Remove the oldest commits, up to version ``visible``, until ``size`` bytes are freed; return their groups."""
+    def trim(self, size: int, visible: int, budget_keys: int, *, even_pinned: bool) -> list[Group]:
+        """Remove the oldest commits, up to version ``visible``, until ``size`` bytes are freed; return their groups.
+
+        About ``budget_keys`` keys of them are removed at most.
+        """
         last = visible if even_pinned else min(visible, self.oldest_pinned)
         dropped: list[Group] = []
         for place in range(self._begin, len(self._queue)):
             oldest: Group = self._queue[place]  # type: ignore[assignment]
-            if size <= 0 or oldest.heads[-1].version > last:
+            if size <= 0 or budget_keys <= 0 or oldest.heads[-1].version > last:
                 break
             dropped.append(oldest)
             size -= oldest.size
+            budget_keys -= len(oldest.heads)
         self._drop(dropped)
         return dropped
 
