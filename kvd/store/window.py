@@ -15,6 +15,13 @@ The window is bounded by bytes, age and number of commits. A pinned version keep
 Commits are dropped in small steps, of as many keys as were written or a few more. But if the window is over its byte
 limit, a step drops at least as many bytes as were added, because one large value may take the place of a hundred
 thousand small ones.
+
+Versions have no gaps but one: what a crash took. A start after a crash goes on at a version that no client has seen,
+and the versions between the last commit on the disk and that one are *lost*. A client may have seen one of them, with a
+state that no longer exists. So they cannot be read:
+
+        commits      5      6                  12          7 to 10 are lost, 11 is the state of 6 under a new number
+                     └──────┴─ on the disk ────┴─ the first commit after the crash; versions went on at 11
 """
 
 from bisect import bisect_left, bisect_right
@@ -23,7 +30,7 @@ from collections.abc import Iterator
 import msgspec
 
 from kvd.store.authors import Author
-from kvd.store.errors import SnapshotGone
+from kvd.store.errors import SnapshotGone, VersionLost
 from kvd.store.heads import Head
 
 # What the window itself keeps alive, in bytes of CPython objects by sys.getsizeof: a group with its tuple and numbers,
@@ -88,6 +95,7 @@ class Window:
         "_begin",
         "_compacted",
         "_kept_bytes",
+        "_lost",
         "_pins",
         "_queue",
         "bytes",
@@ -108,6 +116,7 @@ class Window:
         self.oldest_readable = 0
         self.oldest_time = 0  # when that version was committed
         self._pins: dict[int, int] = {}  # version → number of pins; versions are pinned in ascending order only
+        self._lost: list[tuple[int, int]] = []  # the first and the last version of each lost stretch, oldest first
 
     @property
     def groups(self) -> list[Group]:
@@ -125,6 +134,21 @@ class Window:
         self.commits += group.commits
         self.bytes += group.size
 
+    # ------------------------------------------------------------------ lost versions
+
+    def note_lost(self, first: int, last: int) -> None:
+        """Note that a crash took the versions from ``first`` to ``last``, which may be none at all."""
+        if first <= last:
+            self._lost.append((first, last))
+
+    def check_kept(self, version: int) -> None:
+        """Raise SnapshotGone if ``version`` has left the window, VersionLost if a crash took it."""
+        if version < self.oldest_readable:
+            raise SnapshotGone(version, self.oldest_readable)
+        for first, last in self._lost:
+            if first <= version <= last:
+                raise VersionLost(version, self.oldest_readable, last + 1)
+
     # ------------------------------------------------------------------ finding
 
     def group_of(self, version: int) -> Group | None:
@@ -139,8 +163,7 @@ class Window:
 
         The window must not change meanwhile. Raises SnapshotGone unless ``version`` can be read.
         """
-        if version < self.oldest_readable:
-            raise SnapshotGone(version, self.oldest_readable)
+        self.check_kept(version)
         for place in range(self._find(version + 1), len(self._queue)):
             yield self._queue[place]  # type: ignore[misc]
 
