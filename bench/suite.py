@@ -26,6 +26,7 @@ from bench.store_commit import commit1000
 from bench.tail import many_connections, tail_latency
 from bench.throughput import get1, get64, get_many, set1, set64, set100
 from bench.tls import tls
+from bench.used import used
 
 Benchmark = Callable[[Context], Iterator[Row]]
 
@@ -65,4 +66,5 @@ BENCHMARKS: dict[str, Benchmark] = {
     "stalls": stalls,
     "expiry": expiry,
     "checkpoint": checkpoint,
+    "used": used,
 }

@@ -9,8 +9,11 @@ queue. It is also the token that the holder shows to others ("fencing": M. Klepp
         lock/NAME/33b7…   version 22       waits for 17 and 21 to be deleted
 
 The contenders ahead of a new one are known at once, and only become fewer. So a contender scans once, and then watches
-deletions. The key of a holder that dies is deleted when its connection ends. A forked child does not hold the lock: its
-copies of the descriptors are closed at the fork, so that they do not keep the parent's connection open.
+deletions. It ends its key's name with a random number, which the next contender of the same connection uses again: so a
+lock that is taken many times leaves few deleted keys in the history. A key that was ahead may thus come back, after the
+waiting ones; its version says so. The key of a holder that dies is deleted when its connection ends. A forked child
+does not hold the lock: its copies of the descriptors are closed at the fork, so that they do not keep the parent's
+connection open.
 """
 
 from __future__ import annotations
@@ -37,6 +40,8 @@ if TYPE_CHECKING:
     from kv.wire.protocol import ClientProtocol
 
 _MAX_ATTEMPTS = 5
+# A connection keeps this many names of earlier contenders for the next ones.
+_SPARE_NAMES = 64
 # The prefix of the locks of callers that make a value while others wait for it (``Client.cached``).
 MAKING = "making/"
 
@@ -134,31 +139,52 @@ class LockCalls(ClientScope):
 
     def _withdraw(self) -> Procedure[Exchange]:
         exchange = yield from send(operations.delete([self._key], True, {}))
+        protocol, self._protocol = self._protocol, None
+        is_deleted = exchange.failure is None and type(exchange.results[0]) is int
+        if protocol is None or protocol is not exchange.protocol or not is_deleted:
+            return exchange  # the key may be there, or it belongs to another connection
+        if len(protocol.spare_lock_names) < _SPARE_NAMES:
+            protocol.spare_lock_names.append(self._key.removeprefix(self._queue_prefix))
         return exchange
 
     # ------------------------------------------------------------------ the queue
 
+    def _name(self) -> str:
+        """Return the end of the contender's key: one that the connection has used before, or a random number."""
+        protocol: ClientProtocol | None = self._client._current_protocol()
+        spare = [] if protocol is None else protocol.spare_lock_names
+        try:
+            return spare.pop()
+        except IndexError:
+            return os.urandom(8).hex()
+
     def _contend(self, deadline: float | None) -> Procedure[int | None]:
         """Take a place in the queue and wait there; return the token, or None if the place was lost."""
-        self._key = self._queue_prefix + os.urandom(8).hex()
+        self._key = self._queue_prefix + self._name()
         holder = f"pid {os.getpid()}".encode()
         own_key = operations.set_many({self._key: holder}, operations.write_options(ephemeral=True))
         exchange = yield from send(own_key, self._contenders(self._queue_prefix, None))
         token: int = exchange.result(0)
         self._protocol = exchange.protocol
         items, following = exchange.result(1)
-        if any(item.version > token for item in items):  # others have come since: look again at that very version
-            items, following = yield from ask(self._contenders(self._queue_prefix, token))
-        contenders: list[Item] = list(items)
-        while following is not None:
-            items, following = yield from ask(self._contenders(following, token))
-            contenders += items
-        ahead = {item.key for item in contenders if item.version < token}
+        if following is None and all(item.version <= token for item in items):
+            ahead = {item.key for item in items if item.version < token}
+        else:  # others have come since, or there are very many: look again, at that very version
+            ahead = yield from self._ahead_of(token, at=token)
         if ahead and not (yield from self._wait(ahead, token, deadline)):
             return None
         if self._ttl is not None and not (yield from self._begin_to_expire()):
             return None
         return token
+
+    def _ahead_of(self, token: int, at: int | None) -> Procedure[set[str]]:
+        """Return the keys of the contenders before ``token``, as of version ``at`` (None: now)."""
+        ahead: set[str] = set()
+        following: str | None = self._queue_prefix
+        while following is not None:
+            items, following = yield from ask(self._contenders(following, at))
+            ahead.update(item.key for item in items if item.version < token)
+        return ahead
 
     def _contenders(self, start: str, at: int | None) -> operations.Operation[tuple[list[Item], str | None]]:
         return operations.scan(start, prefix_end(self._queue_prefix), 1_000, at, True)
@@ -173,12 +199,13 @@ class LockCalls(ClientScope):
                 if change is None:
                     reason = f"was not free within {self._timeout:g} s" if self._timeout else "is not free"
                     raise TimedOut(f"the lock {self.name!r} {reason}", writing=False)
-                if change.resync:
-                    ahead &= change.writes.keys()
-                else:
-                    ahead -= {key for key, value in change.writes.items() if value is None}
-                is_gone = change.resync and self._key not in change.writes
-                if is_gone or change.writes.get(self._key, b"") is None:
+                if change.resync:  # what is there says nothing about the order: a key may have come back
+                    if self._key not in change.writes:
+                        return False
+                    ahead &= yield from self._ahead_of(token, at=None)
+                    continue
+                ahead -= {key for key, value in change.writes.items() if value is None}
+                if change.writes.get(self._key, b"") is None:
                     return False
         finally:
             watch.abandon()

@@ -145,6 +145,7 @@ class ClientProtocol(FrameReader):
         "pending",
         "refusal",
         "shutting_down",
+        "spare_lock_names",
         "store_id",
         "store_view",
     )
@@ -163,6 +164,7 @@ class ClientProtocol(FrameReader):
         self.near_table: Any = None  # the near cache's Table for reads on this connection; None without one
         self.shutting_down = False  # the daemon has said goodbye: no pending frame ran
         self.refusal: KvdError | None = None  # why the daemon rejects this connection
+        self.spare_lock_names: list[str] = []  # of contenders for locks that are done, for the next ones
 
     # ------------------------------------------------------------------ sending
 

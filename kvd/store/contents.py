@@ -51,7 +51,10 @@ class Contents:
         self.retention = Retention(self.window)
         self.lifetimes = Lifetimes()
         self._keyspace = Keyspace()
-        self._index = OrderedIndex()
+        # The keys in order: those that have a value, and the deleted ones that the history still holds. A scan of the
+        # present walks the first only, so a queue or a lock costs the same however often it was used.
+        self._living = OrderedIndex()
+        self._deleted = OrderedIndex()
         self.time = 0
         # No value so far was larger. It bounds the size of the replies to a batch of reads.
         self.largest_value_bytes = 0
@@ -76,7 +79,7 @@ class Contents:
         self.counters.evicted_keys += len(keys)
         self.lifetimes.clear(keys)
         tombstones, _, superseded, size = batch.delete_heads(self._keyspace, keys, heads, self.version + 1)
-        self._account(tombstones, superseded, size, (), 1, EVICTED)
+        self._account(tombstones, 0, superseded, size, (), 1, EVICTED)
         return self.version
 
     def parts(self) -> list[dict[str, Head]]:
@@ -99,7 +102,7 @@ class Contents:
         heads, new, superseded, size = written
         if new:
             self._add_to_index(new)
-        self._account(heads, superseded, size, stored, 1, author)
+        self._account(heads, len(new), superseded, size, stored, 1, author)
         return version
 
     def _commit_key_by_key(
@@ -114,7 +117,7 @@ class Contents:
         superseded = [len(value) for head in heads if (old := head.previous) and (value := old.value) is not None]
         if new:
             self._add_to_index(new)
-        self._account(heads, len(superseded), sum(superseded), stored, 1, author)
+        self._account(heads, len(new), len(superseded), sum(superseded), stored, 1, author)
         return self.version
 
     def _commit_one(self, key: str, value: bytes | None, author: Author) -> int:
@@ -125,14 +128,15 @@ class Contents:
         place[head.key] = head
         if old is None:
             self._keyspace.count_new((key,))
-            self._index.add(key)
+            self._living.add(key)
             self._flush_if_full()
-        superseded = None if old is None else old.value
         stored = () if value is None else (len(value),)
-        if superseded is None:
-            self._account((head,), 0, 0, stored, 1, author)
+        if old is None:
+            self._account((head,), 1, 0, 0, stored, 1, author)
+        elif (superseded := old.value) is None:
+            self._account((head,), 0, 0, 0, stored, 1, author)
         else:
-            self._account((head,), 1, len(superseded), stored, 1, author)
+            self._account((head,), 0, 1, len(superseded), stored, 1, author)
         return version
 
     def _commit_each(self, keys: list[str], values: list[bytes], author: Author) -> list[int]:
@@ -144,12 +148,13 @@ class Contents:
         heads, new, superseded, size = batch.write_each(self._keyspace, keys, values, versions)
         if new:
             self._add_to_index(new)
-        self._account(heads, superseded, size, list(map(len, values)), count, author)
+        self._account(heads, len(new), superseded, size, list(map(len, values)), count, author)
         return versions
 
     def _account(
         self,
         heads: tuple[Head, ...],
+        new: int,
         superseded: int,
         superseded_bytes: int,
         stored: Sequence[int],
@@ -158,8 +163,9 @@ class Contents:
     ) -> None:
         """Count the changes of ``heads``, which are current by now, and add them to the window as one group.
 
-        ``superseded`` is the number of values that they superseded, ``superseded_bytes`` the size of these. ``stored``
-        are the sizes of their own values, without tombstones.
+        ``new`` is the number of keys that were absent from the keyspace, ``superseded`` the number of values that the
+        heads superseded, ``superseded_bytes`` the size of these. ``stored`` are the sizes of their own values, without
+        tombstones.
         """
         counters, values = self.counters, len(stored)
         counters.keys += values - superseded
@@ -168,6 +174,8 @@ class Contents:
             counters.value_bytes += sum(stored)
             if (largest := max(stored)) > self.largest_value_bytes:
                 self.largest_value_bytes = largest
+        if values < len(heads) or new + superseded < len(heads):
+            self._move_in_indexes(heads)
         size = GROUP_BYTES + PLACE_BYTES * len(heads) + SUPERSEDED_BYTES * superseded + superseded_bytes
         self.window.append(Group(self.time, author, heads, commits, size, values < len(heads)))
         self.version = heads[-1].version
@@ -175,10 +183,21 @@ class Contents:
     def _add_to_index(self, keys: Collection[str]) -> None:
         """Add ``keys``, which are new, to the index, and count them."""
         self._keyspace.count_new(keys)
-        self._index.add_all(keys)
+        self._living.add_all(keys)
+        self._flush_if_full()
+
+    def _move_in_indexes(self, heads: Sequence[Head]) -> None:
+        """Move the keys that ``heads`` deleted to the deleted ones, and those that they brought back to the living."""
+        died = [head.key for head in heads if head.value is None]
+        revived = [head.key for head in heads if (old := head.previous) is not None and old.value is None]
+        self._living.discard_all(died)
+        self._deleted.add_all(died)
+        self._deleted.discard_all(revived)
+        self._living.add_all(revived)
         self._flush_if_full()
 
     def _flush_if_full(self) -> None:
-        """Flush the index if it has too many notes. The commit that noted the last key pays for all of them."""
-        if self._index.pending >= PENDING_KEYS:
-            self._index.flush()
+        """Flush an index if it has too many notes. The commit that noted the last key pays for all of them."""
+        for index in (self._living, self._deleted):
+            if index.pending >= PENDING_KEYS:
+                index.flush()

@@ -17,7 +17,7 @@ def largest(store: "Store", start: str, limit: int) -> tuple[list[tuple[str, int
     Each key comes with the size of its value in bytes, the largest first. The second result is the key from which to
     go on; None after the last page.
     """
-    keys = list(islice(store.keys_between(start, None), PAGE_KEYS + 1))
+    keys = list(islice(store.living_between(start, None), PAGE_KEYS + 1))
     following = keys.pop() if len(keys) > PAGE_KEYS else None
     find = store.find
     sizes = [(len(head.value), key) for key in keys if (head := find(key)) is not None and head.value is not None]

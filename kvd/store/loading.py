@@ -66,7 +66,7 @@ class LoadableContents(Contents):
         if value is None:
             self.counters.keys -= 1
             self._keyspace.remove(key)
-            self._index.discard(key)
+            self._living.discard(key)
         else:
             self._keyspace.dict_for(key)[key] = Head(key, value, version, None)
             self.largest_value_bytes = max(self.largest_value_bytes, len(value))

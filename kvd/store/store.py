@@ -17,6 +17,7 @@ makes sure that they never go back.
 """
 
 from collections.abc import Hashable, Iterable, Iterator, Mapping
+from heapq import merge
 from itertools import chain
 
 import msgspec
@@ -132,7 +133,8 @@ class Store(LoadableContents):
             at = self.version
         self.check_readable(at)
         items: list[Item] = []
-        for visits, key in enumerate(self.keys_between(start, end)):
+        keys = self.living_between(start, end) if at == self.version else self.keys_between(start, end)
+        for visits, key in enumerate(keys):
             if len(items) >= limit or visits >= SCAN_VISITS or max_bytes <= 0:
                 return Page(items, key)
             newest = self.find(key)
@@ -145,7 +147,11 @@ class Store(LoadableContents):
 
     def keys_between(self, start: str, end: str | None) -> Iterator[str]:
         """Yield all keys from ``start`` on, before ``end``, tombstones included. Nothing may be written meanwhile."""
-        return self._index.range(start, end)
+        return merge(self._living.range(start, end), self._deleted.range(start, end))
+
+    def living_between(self, start: str, end: str | None) -> Iterator[str]:
+        """Yield the keys that have a value, from ``start`` on, before ``end``. Nothing may be written meanwhile."""
+        return self._living.range(start, end)
 
     def check_readable(self, version: int) -> None:
         """Raise SnapshotGone or VersionAhead unless ``version`` can be read."""
@@ -307,7 +313,7 @@ class Store(LoadableContents):
         removed = self._keyspace.remove_all([head for head in group.heads if head.value is None])
         if group.author != EVICTED:
             self.forgotten_keys += len(removed)
-        self._index.discard_all(removed)
+        self._deleted.discard_all(removed)
         self._flush_if_full()
 
 

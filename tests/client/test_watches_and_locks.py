@@ -5,12 +5,14 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import kv
+from kv.api.procedures import NextChange, run_effects
 from tests.harness.waiting import DEADLINE_S, eventually
 
 if TYPE_CHECKING:
@@ -174,6 +176,75 @@ def test_a_lock_has_one_holder_at_a_time_in_the_order_of_asking(open_client: Con
     assert [number for number, _ in tokens] == [0, 1, 2, 3, 4]
     assert [token, *(each for _, each in tokens)] == sorted({token, *(each for _, each in tokens)})
     assert list(first.scan("lock/order/")) == []
+
+
+def test_the_contenders_of_a_connection_use_their_keys_again(either: kv.Client) -> None:
+    with either.watch("lock/again/") as watch:
+        for _ in range(10):
+            with either.lock("again") as token:
+                assert token > 0
+        written = [next(iter((watch.wait(DEADLINE_S) or pytest.fail("nothing came")).writes)) for _ in range(20)]
+    assert len(set(written)) == 1
+    with either.lock("again"), either.lock("other"):
+        assert len(list(either.scan("lock/other/"))) == 1
+    lock = either.lock("again")
+    with pytest.raises(kv.LockLost), lock:  # noqa: PT012  # its end raises
+        key = lock._key
+        either.close()
+    with lock:
+        assert lock._key != key, "another connection has keys of its own: the old one may still be ending"
+
+
+FORKING = """
+import os, sys, kv
+db = kv.connect(sys.argv[1])
+lock = db.lock("parent")
+with lock:
+    pass
+if os.fork() == 0:
+    own = db.lock("parent")
+    with own:
+        print("child", own._key, flush=True)
+    os._exit(0)
+os.wait()
+with lock:
+    print("parent", lock._key, flush=True)
+"""
+
+
+def test_a_forked_child_does_not_use_the_keys_of_its_parents_contenders(shared_daemon: "Daemon") -> None:
+    """Both would write one key, and hold the lock at the same time."""
+    command = [sys.executable, "-c", FORKING, shared_daemon.address]
+    printed = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S, check=True)  # noqa: S603
+    keys = dict(line.split() for line in printed.stdout.splitlines())
+    assert keys.keys() == {"child", "parent"}
+    assert keys["child"] != keys["parent"]
+
+
+def test_a_key_that_came_back_after_a_waiting_contender_is_not_ahead_of_it(
+    start_daemon: "Callable[..., Daemon]",
+) -> None:
+    """Also if the watch did not see it go, because the history is too short: the version says its place."""
+    daemon = start_daemon(KVD_HISTORY_MAX_BYTES="0")
+    holder, other = kv.connect(daemon.address), kv.connect(daemon.address)
+    holder.set("lock/back/holder", b"", ephemeral=True)
+    lock = other.lock("back", timeout=DEADLINE_S)
+    resyncs: list[bool] = []
+
+    def do(step: object) -> object:
+        result = other._do(step)
+        if isinstance(step, NextChange):
+            resyncs.append(result.resync)
+        elif not resyncs:  # the contender has its place, and its watch has not begun yet
+            holder.delete("lock/back/holder")
+            holder.set("lock/back/holder", b"", ephemeral=True)
+            for _ in range(50):
+                holder.set("other", b"")  # each commit drops some of the history before it
+        return result
+
+    token = run_effects(lock._contend(time.clock_gettime(time.CLOCK_BOOTTIME) + DEADLINE_S), do)
+    assert resyncs == [True]
+    assert token is not None
 
 
 def test_waiting_for_a_lock_ends_at_its_timeout_and_leaves_the_queue(

@@ -133,7 +133,7 @@ def seen(store: Store) -> dict[str, object]:
         "commits": [commit_row(group, *each) for group in groups for each in group.each()],
         "number of commits": store.window.commits,
         "keys": sorted(store._keyspace),
-        "index": list(store.keys_between("", None)),
+        "index": (list(store.keys_between("", None)), list(store.living_between("", None))),
         "chains": {key: chain(store.find(key)) for key in KEYS},
         "deadlines": store.lifetimes.deadlines_of(KEYS),
         "values": [store.get_many(KEYS, version) for version in readable],

@@ -257,7 +257,7 @@ def test_a_deleted_key_is_removed_once_no_readable_version_has_it() -> None:
     assert len(store._keyspace) == 3
     store.window.limits = NO_HISTORY
     store.drop_history(100)
-    assert sorted(store._keyspace) == list(store._index.range("", None)) == ["returns", "stays"]
+    assert sorted(store._keyspace) == list(store.keys_between("", None)) == ["returns", "stays"]
     assert all(store.find(key).previous is None for key in ("returns", "stays"))  # type: ignore[union-attr]
 
 
@@ -283,9 +283,9 @@ def test_new_keys_are_added_to_the_index_in_bulk_once_there_are_enough(monkeypat
     store = Store()
     store.set({"a": b"", "b": b""})
     store.advance(0)
-    assert store._index.pending == 2
+    assert store._living.pending == 2
     store.set({"c": b""})
-    assert store._index.pending == 0, "paid by the commit that notes the last of them, not by the next one"
+    assert store._living.pending == 0, "paid by the commit that notes the last of them, not by the next one"
 
 
 # ---------------------------------------------------------------------- scans
@@ -328,11 +328,39 @@ def test_pages_together_are_all_live_keys_in_order_wherever_they_are_cut(
     store = Store()
     store.set({f"{number:02}": b"x" * 10 for number in range(50)})
     store.delete([f"{number:02}" for number in range(10, 30)])
-    pages = a_page_at_a_time(store, **how)
+    then = store.version
+    store.set({"99": b"later"})
+    pages = a_page_at_a_time(store, at=then, **how)
     assert [key for page in pages for key in keys_of(page)] == [f"{n:02}" for n in range(50) if not 10 <= n < 30]
     assert max(len(page.items) for page in pages) == max_keys
-    empty = [page for page in pages if not page.items]
-    assert bool(empty) == (not how), "a stretch of tombstones gives pages without keys"
+    empty = [page for page in pages if page.next is not None and not page.items]
+    assert bool(empty) == (not how), "of the past, a stretch of deleted keys gives pages without keys"
+
+
+def test_a_scan_of_the_present_visits_no_deleted_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_module, "SCAN_VISITS", 4)
+    store = Store()
+    store.set({f"{number:02}": b"" for number in range(50)})
+    store.delete([f"{number:02}" for number in range(48)])
+    assert store.scan("", None, 10) == store.scan("", None, 10, at=store.version)
+    assert keys_of(store.scan("", None, 10)) == ["48", "49"]
+    store.set({"00": b"back"})
+    assert keys_of(store.scan("", None, 10)) == ["00", "48", "49"]
+
+
+@pytest.mark.parametrize("messages", [10, 10_000])
+def test_a_queue_costs_the_same_visits_however_long_it_has_run(messages: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, visited = Store(), list[str]()
+    living, everything = store.living_between, store.keys_between
+    noted = lambda walk: lambda *range_: (visited.append(key) or key for key in walk(*range_))  # noqa: E731
+    monkeypatch.setattr(store, "living_between", noted(living))
+    monkeypatch.setattr(store, "keys_between", noted(everything))
+    for number in range(messages):
+        store.advance(number)
+        store.set({f"q/{number:06}": b"message"})
+        (first,) = store.scan("q/", "q0", 1).items
+        store.delete([first.key])
+    assert len(visited) == messages, "each scan looks at the message that it finds, and at nothing else"
 
 
 def test_a_page_holds_at_least_one_key_however_large_its_value_is() -> None:

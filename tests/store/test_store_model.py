@@ -251,7 +251,7 @@ class Model(RuleBasedStateMachine):
         self.store.window.limits = limits
         assert (self.store.window.bytes, self.store.window.commits, len(self.store.window.groups)) == (0, 0, 0)
         assert sorted(self.store._keyspace) == sorted(self.live)
-        assert list(self.store._index.range("", None)) == sorted(self.live)
+        assert list(self.store.keys_between("", None)) == sorted(self.live)
         assert all(self.store.find(key).previous is None for key in self.live)  # type: ignore[union-attr]
 
     # ------------------------------------------------------------------ reading
@@ -348,7 +348,8 @@ class Model(RuleBasedStateMachine):
         """The store holds live keys, and those whose tombstone is in the window."""
         deleted = {head.key for group in self.store.window.groups for head in group.heads if head.value is None}
         assert set(self.store._keyspace) == self.live.keys() | deleted
-        assert len(self.store._index) == len(self.store._keyspace)
+        assert list(self.store.living_between("", None)) == sorted(self.live)
+        assert list(self.store.keys_between("", None)) == sorted(self.store._keyspace)
 
 
 RULES = [
