@@ -181,9 +181,15 @@ class Window:
         place = max(number - self._compacted, self._begin)
         return (place + self._compacted, self._queue[place]) if place < len(self._queue) else None  # type: ignore[return-value]
 
-    def newest(self) -> Iterator[Group]:
-        """Yield the groups, newest first. The window must not change meanwhile."""
-        for place in range(len(self._queue) - 1, self._begin - 1, -1):
+    def newest(self, below: int | None = None) -> Iterator[Group]:
+        """Yield the groups, newest first. The window must not change meanwhile.
+
+        With ``below``: only those that have a commit before this version, of which the first may have later ones too.
+        """
+        end = len(self._queue)
+        if below is not None:
+            end = min(end, self._find(below) + 1)  # the group that holds ``below`` may begin before it
+        for place in range(end - 1, self._begin - 1, -1):
             yield self._queue[place]  # type: ignore[misc]
 
     def version_at(self, time: int) -> int:
