@@ -58,9 +58,6 @@ class FakeTransport:
     def close(self) -> None:
         self.is_closed = True
 
-    def can_write_eof(self) -> bool:
-        return False
-
     def get_write_buffer_size(self) -> int:
         return 0
 
