@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from kv.near_cache.entries import NearCacheLimits
     from kv.results import Author, Change, Commit, ConflictEntry, HotKeys, Item, SlowFrame, Version, Versioned
     from kv.settings import ClientSettings
+    from kvd.protocol import Position
 
 __all__ = [
     "AsyncClient",
@@ -67,6 +68,7 @@ __all__ = [
     "NearClient",
     "NotANumber",
     "NotFound",
+    "Position",
     "ProtocolError",
     "Refused",
     "SlowFrame",
@@ -94,6 +96,7 @@ _HOMES = {
     "NearClient": "kv.near_cache.blocking",
     **dict.fromkeys(("NearCache", "NearCacheStats"), "kv.near_cache.cache"),
     "NearCacheLimits": "kv.near_cache.entries",
+    "Position": "kvd.protocol",
     "Snapshot": "kv.api.snapshots",
     "TlsFiles": "kv.blocking.tls",
     "Transaction": "kv.api.transactions",

@@ -98,7 +98,7 @@ class AsyncClient(Api, Asynchronous):
         """As Client.mirror, with ``async with``."""
         from kv.aio.mirror import AsyncMirror
 
-        return AsyncMirror(self.settings, self.log, prefix)
+        return AsyncMirror(self.settings, self.log, self.version, prefix)
 
     def lock(
         self,

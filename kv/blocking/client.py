@@ -126,7 +126,7 @@ class Client(Api, Blocking):
         """
         from kv.blocking.mirror import Mirror
 
-        return Mirror(self.settings, self.log, prefix)
+        return Mirror(self.settings, self.log, self.version, prefix)
 
     def lock(
         self,

@@ -15,7 +15,7 @@ from collections import deque
 
 from kv.errors import KvdError, ProtocolError, Refused, from_reply
 from kv.wire import operations
-from kvd.protocol import HEADER_BYTES, frame
+from kvd.protocol import HEADER_BYTES, Position, frame, position_type
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -45,11 +45,12 @@ _HELLO: Frame = ()
 class StoreView:
     """What one process knows of the daemon's store, and the ids that the process gives to its writes."""
 
-    __slots__ = ("_last_id", "_prefix", "store_id", "version")
+    __slots__ = ("_last_id", "_prefix", "position", "store_id", "version")
 
     def __init__(self) -> None:
         self.store_id: str | None = None
         self.version: int | None = None  # the highest known version of that store
+        self.position: type[Position] = Position  # makes a position in that store of a version
         # An id is 16 bytes that no other process chooses: a random prefix and a number.
         self._prefix = os.urandom(_PREFIX_BYTES)
         self._last_id = 0
@@ -63,6 +64,7 @@ class StoreView:
         """Note which store the daemon has, and its version."""
         if store_id != self.store_id:
             self.store_id, self.version = store_id, version
+            self.position = position_type(store_id)
         else:
             self.observe_version(version)
 

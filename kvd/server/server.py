@@ -21,6 +21,7 @@ from kvd.requests.executor import Executor
 from kvd.requests.peer import Peer
 from kvd.requests.sliced import HeldBytes, SlicedRuns
 from kvd.requests.streams import may_go_on
+from kvd.requests.turns import Turns
 from kvd.server.busy_poll import BusyPoll
 from kvd.server.connection import Connection, Connections
 from kvd.server.peers import tcp_peer, unix_peer
@@ -49,9 +50,11 @@ class Server:
         connections: Connections,
         sliced_bytes: HeldBytes,
         loop: asyncio.AbstractEventLoop,
+        turns: Turns,
         busy_poll_us: int = 0,
     ) -> None:
         self.executor = executor
+        self.turns = turns
         self.durability = engine.durability
         self.feeds = engine.feeds
         self.authentication = authentication

@@ -152,8 +152,8 @@ def test_the_first_write_of_a_client_is_never_made_twice_by_a_daemon_that_rememb
     open_client: Connect,
     connect: Connect,
     start_daemon: Callable[..., "Daemon"],
-    tmp_path: Any,
-    direction: str,  # noqa: ANN401
+    tmp_path: Any,  # noqa: ANN401
+    direction: str,
 ) -> None:
     forgetful = start_daemon(KVD_LIMITS_MAX_REMEMBERED_WRITES="0")
     proxy = Proxy(f"{tmp_path}/proxy.sock", forgetful.address)
