@@ -10,8 +10,13 @@ import struct
 import sys
 import time
 from _weakref import ref
-from select import POLLIN, POLLOUT, poll
 
+try:
+    from select import POLLIN, POLLOUT, poll
+except ImportError:
+    raise ImportError(
+        "kv needs select.poll, which eventlet.monkey_patch() takes away: write eventlet.monkey_patch(select=False)"
+    ) from None
 try:
     import _socket as socket
 except ImportError:  # another Python implementation
