@@ -24,7 +24,7 @@ except ImportError:  # another Python implementation
 
 from kv.errors import Forbidden, Unavailable
 from kv.wire.protocol import FrameReader
-from kvd.protocol.address import MAX_UNIX_PATH_BYTES, candidate_sockets, is_network, parse_tcp
+from kvd.protocol.address import MAX_UNIX_PATH_BYTES, candidate_sockets, is_network, normalize, parse_tcp
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -285,7 +285,7 @@ def open_stream(
         except PermissionError:
             denied.append(candidate)
         except OSError as error:
-            problems.append(f"{candidate} ({_reason(error)})")
+            problems.append(f"{candidate} ({_reason(error, candidate)})")
     if denied:
         text = f"permission denied: {', '.join(denied)}; the socket's owner and mode decide who may use the daemon"
         raise Forbidden(text, "forbidden")
@@ -321,7 +321,7 @@ def _shake_hands(connected: "socket.socket", address: str, deadline: Deadline, t
 
 def _default_addresses() -> list[str]:
     configured = os.environ.get("KVD_SOCKET")
-    return [configured] if configured else candidate_sockets()
+    return [normalize(configured)] if configured else candidate_sockets()
 
 
 def _connect(address: str, deadline: Deadline) -> "socket.socket":
@@ -368,9 +368,11 @@ def _connected(connecting: "socket.socket", peer: object, deadline: Deadline) ->
     return connecting
 
 
-def _reason(error: OSError) -> str:
+def _reason(error: OSError, address: str) -> str:
     if isinstance(error, TimeoutError):
         return "no answer in time"
+    if not is_network(address) and os.path.isdir(address):
+        return "a directory: name the socket in it"
     return {
         errno.ENOENT: "no such socket",
         errno.ECONNREFUSED: "no process listens there",

@@ -123,5 +123,5 @@ def test_imports_are_found_wherever_they_are(tmp_path: pathlib.Path) -> None:
 
 
 def test_without_poll_the_error_says_what_took_it_away() -> None:
-    code = "import select; del select.poll\ntry:\n    import kv; kv.connect('/x')\nexcept ImportError as error: print(error)"
+    code = "import select; del select.poll; import kv\ntry: kv.connect('/x')\nexcept ImportError as error: print(error)"
     assert b"eventlet.monkey_patch(select=False)" in run_python(code).stdout

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from tests.server.conftest import Start
 
 KEYS = [f"{number}" for number in range(8_000)]
-# Each passes over all the deleted keys, at the version of their deletion, and returns no item. Together they take about a
+# Each passes over all the deleted keys, at the version of their deletion, and returns no item: in all, about a
 # second.
 LONG = [["scan", "1", None, 1, 2, True]] * 300
 RULE = 'access = [{everyone = true, rights = ["read", "write", "watch"]}]'
