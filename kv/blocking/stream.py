@@ -287,7 +287,7 @@ def open_stream(
         except OSError as error:
             problems.append(f"{candidate} ({_reason(error, candidate)})")
     if denied:
-        text = f"permission denied: {', '.join(denied)}; the socket's owner and mode decide who may use the daemon"
+        text = f"permission denied: {', '.join(denied)}; {_who_may_open(denied[0])}"
         raise Forbidden(text, "forbidden")
     raise Unavailable(f"no daemon at {', '.join(problems)}{_how_to_start(address)}", addresses)
 
@@ -299,6 +299,21 @@ def open_home(settings: "ClientSettings", deadline: Deadline, *, shake_hands: bo
         if settings.settle(stream.address):
             return stream
         stream.close()
+
+
+def _who_may_open(path: str) -> str:
+    """Say how one gets to use a daemon whose socket one may not open."""
+    text = "the socket's owner and mode decide who may use the daemon"
+    try:
+        found = os.stat(path)
+        if not found.st_mode & 0o020:
+            return text
+        from grp import getgrgid
+
+        group = getgrgid(found.st_gid).gr_name
+    except (OSError, KeyError):
+        return text
+    return f"{text}: ask an administrator to add you to the group {group}, and log in again"
 
 
 def _how_to_start(address: str | None) -> str:

@@ -60,11 +60,10 @@ class Peer:
         """Take the identity that a client on TCP has proven; its commits carry that name from now on."""
         self.identity = identity
         self.is_authenticated = True
-        kind, name = ("certificate", identity.certificate) if identity.certificate else ("token", identity.token)
-        if name:
-            self.name = f"{self.name} ({kind} {name})"
+        if identity.certificate or identity.token:
+            self.name = f"{self.name} ({identity.text})"
             # With its kind, because a token may have the name of a certificate, of a process or of the server itself.
-            self.author = Author(None, None, f"{kind} {name}")
+            self.author = Author(None, None, identity.text)
 
     def unique_id(self, id_: bytes) -> bytes:
         """Return the id of a write, made unlike those of other clients, which may choose the same.
@@ -73,14 +72,9 @@ class Peer:
         """
         if self.uid is not None:
             return id_
-        return blake2b(id_, key=blake2b(self._shown.encode()).digest(), digest_size=16).digest()
-
-    @property
-    def _shown(self) -> str:
         identity = self.identity
-        if identity.certificate:
-            return f"certificate {identity.certificate}"
-        return f"token {identity.token}" if identity.token else self.token or ""
+        shown = identity.text if identity.certificate or identity.token else self.token or ""
+        return blake2b(id_, key=blake2b(shown.encode()).digest(), digest_size=16).digest()
 
     @property
     def is_trusted(self) -> bool:
