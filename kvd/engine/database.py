@@ -27,13 +27,14 @@ from kvd.engine.replay import Replay
 from kvd.engine.scheduler import NullScheduler, Scheduler
 from kvd.engine.upkeep import HistoryUpkeep
 from kvd.engine.wakeups import Wakeups
-from kvd.engine.writes import Batch
+from kvd.engine.writes import Batch, Writes
 from kvd.journal.records import Group, Heads
 from kvd.store.authors import EVICTED, EXPIRED, RESTARTED, Author
 from kvd.store.errors import OutcomeUnknown
 from kvd.store.heads import Head
-from kvd.store.isolation import Range, validate
+from kvd.store.isolation import Range, Validation, validate
 from kvd.store.lifetimes import KEEP_TTL, NO_EXPIRY, Expiry
+from kvd.store.steps import Steps, chunks
 from kvd.store.window import Group as CommittedGroup
 from kvd.store.window import WindowLimits
 
@@ -158,8 +159,8 @@ class Database:
 
     def touch(self, keys: list[str], ttl_us: int | None, author: Author) -> list[bool]:
         """Let keys expire ``ttl_us`` from now, or never, in one commit; return whether each exists."""
-        find = self.store.find
-        values = {key: None if (head := find(key)) is None else head.value for key in keys}
+        heads = self.store.find_all(keys)
+        values = {key: None if head is None else head.value for key, head in zip(keys, heads, strict=True)}
         deadline = None if ttl_us is None else self.timer() + ttl_us
         return self._run(
             values,
@@ -183,6 +184,40 @@ class Database:
         """Make the writes if nothing that was read has changed; return the version. Raises Conflict, SnapshotGone."""
         check = partial(validate, self.store, reads, ranges, snapshot)
         return self._run(writes, author, expiry, self.store.write, validate=check, releases=True)
+
+    def prepare(self, writes: Writes, expiry: Expiry = NO_EXPIRY) -> Steps[None]:
+        """Do in steps what a large write can do before its commit, which must follow at once. Raises OutOfMemory.
+
+        Room is made for it, and its keys are looked up, so that the commit finds them in the processor's caches.
+        """
+        for keys in chunks(writes):
+            self.store.find_all(keys)
+            yield
+        if self.memory.is_under_pressure:
+            yield from self.memory.make_room(writes, with_expiry=expiry is not NO_EXPIRY and expiry is not KEEP_TTL)
+
+    def prepare_touch(self, keys: list[str], ttl_us: int | None) -> Steps[None]:
+        """As ``prepare``, for ``touch``."""
+        yield from self.prepare(dict.fromkeys(keys))
+        if ttl_us is not None and self.memory.is_under_pressure:
+            yield from self.memory.make_room_for_deadlines(keys)
+
+    def commit_in_steps(
+        self,
+        writes: Mapping[str, bytes | None],
+        reads: Mapping[str, int],
+        ranges: list[Range],
+        snapshot: int,
+        author: Author,
+        expiry: Expiry,
+        once: Callable[[Callable[[], int]], int],
+    ) -> Steps[int]:
+        """As ``commit``: validate and make room in steps, and commit in the last one, which ``once`` runs."""
+        with Validation(self.store, reads, ranges, snapshot) as validation:
+            yield from validation.run()
+            yield from self.prepare(writes, expiry)
+            check = validation.check
+            return once(lambda: self._run(writes, author, expiry, self.store.write, validate=check, releases=True))
 
     # ------------------------------------------------------------------ deletions that must happen
 
@@ -231,6 +266,10 @@ class Database:
         if self.store.version > before:
             self._remember(scope, id_, self.store.version, answer)
         return answer
+
+    def is_known(self, scope: Hashable, id_: bytes, since: int | None) -> bool:
+        """Whether a write with this id has committed. Raises OutcomeUnknown."""
+        return self.outcomes.lookup(scope, id_, since, self.store.version) is not None
 
     def set_each_once(
         self, scope: Hashable, ids: list[tuple[bytes, int | None]], batch: list[dict[str, bytes]], author: Author

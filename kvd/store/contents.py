@@ -6,6 +6,7 @@ reference path does: ``_commit_one`` for one key, and those of ``batch.py`` for 
 count in one place, ``_account``.
 """
 
+from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 from kvd.store import batch
@@ -60,6 +61,8 @@ class Contents:
         self.largest_value_bytes = 0
         # The number of keys that were removed after they were deleted or expired, evicted ones excepted. Only rises.
         self.forgotten_keys = 0
+        # Each takes note of the heads of all commits, for as long as it is here (``following.py``).
+        self.followers: list[deque[tuple[Head, ...]]] = []
         # The hot path's way in: the heads of most keys, tombstones included. A key that is absent here may still exist.
         self.first: Mapping[str, Head] = self._keyspace.first
         self.find: Callable[[str], Head | None] = self._keyspace.find
@@ -185,6 +188,9 @@ class Contents:
         if values < len(heads) or new + superseded < len(heads):
             self._move_in_indexes(heads)
         size = GROUP_BYTES + PLACE_BYTES * len(heads) + SUPERSEDED_BYTES * superseded + superseded_bytes
+        if self.followers:
+            for noted in self.followers:
+                noted.append(heads)
         self.window.append(Group(self.time, author, heads, commits, size, values < len(heads)))
         self.version = heads[-1].version
 
