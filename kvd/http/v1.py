@@ -5,7 +5,7 @@ no redirect. A query is refused: the original's client does not encode ``?``, an
 """
 
 import datetime
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -29,8 +29,10 @@ _METRICS = {
 }
 # How many items of a body are looked at in one step.
 STEP_ITEMS = 256
-_decode_keys = msgspec.json.Decoder(list[str] | None).decode
-_decode_records = msgspec.json.Decoder(list[dict[str, Any] | None] | None).decode
+# A larger collection is refused before it is built.
+_Many = msgspec.Meta(max_length=messages.MAX_KEYS)
+_decode_keys = msgspec.json.Decoder(Annotated[list[str], _Many] | None).decode
+_decode_records = msgspec.json.Decoder(Annotated[list[dict[str, Any] | None], _Many] | None).decode
 
 
 def key_route(context: RequestContext) -> Steps[Response]:

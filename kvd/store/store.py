@@ -184,10 +184,9 @@ class Store(LoadableContents):
 
     def check_readable(self, version: int) -> None:
         """Raise SnapshotGone or VersionAhead unless ``version`` can be read."""
-        if version < self.window.oldest_readable:
-            raise SnapshotGone(version, self.window.oldest_readable)
         if version > self.version:
             raise VersionAhead(version, self.version)
+        self.window.check_kept(version)
 
     # ------------------------------------------------------------------ snapshots
 
