@@ -11,7 +11,7 @@ from tests.harness.in_memory import InMemoryServer, build
 from tests.harness.raw_peer import packed
 from tests.harness.waiting import until
 
-COUNT = 5_000
+COUNT = 60_000
 FRAME = packed(msgspec.msgpack.encode([["increment", "counter", 1]] * COUNT))
 
 
