@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from tests.server.conftest import Start
 
 KEYS = [f"{number}" for number in range(8_000)]
-# Each looks for keys at a version that has none, and passes over all the deleted ones. Together they take about a second.
+# Each looks for keys at a version that has none, and passes over all the deleted ones: about a second together.
 LONG = [["scan", "1", None, 1, 2, True]] * 300
 RULE = 'access = [{everyone = true, rights = ["read", "write", "watch"]}]'
 
