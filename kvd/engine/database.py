@@ -16,6 +16,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping
 from functools import partial
 from typing import TypeVar
 
+from kvd.engine.burial import Burial
 from kvd.engine.clocks import Clock, boot_clock_us, wall_clock_us
 from kvd.engine.commit import CommitPipeline
 from kvd.engine.expiry import Expirer
@@ -96,6 +97,7 @@ class Database:
         self.upkeep = HistoryUpkeep(store, contents.clock, self.scheduler)
         self.expirer = Expirer(store.lifetimes, self.timer, self.scheduler, self._expire)
         self._records = RecordMaker(store.lifetimes, contents.clock, self.timer)
+        self._burial = Burial(store.lifetimes, scheduler, self._bury)
         self._orphans = contents.orphans
         self._run = CommitPipeline(
             store,
@@ -222,11 +224,14 @@ class Database:
     # ------------------------------------------------------------------ deletions that must happen
 
     def delete_owned(self, owner: Hashable, author: Author) -> None:
-        """Delete the ephemeral keys of ``owner``, whose connection has ended."""
-        lifetimes = self.store.lifetimes
-        if lifetimes.count_owned(owner):
-            self.expirer.expire_named(lifetimes.owned(owner))
-            self._force(lifetimes.owned(owner), author, lambda: self.store.delete_owned(owner, author))
+        """Delete the ephemeral keys of ``owner``, whose connection has ended; if they are many, turn by turn."""
+        self._burial.bury(owner, author)
+
+    def _bury(self, keys: list[str], author: Author) -> None:
+        self.expirer.expire_named(keys)
+        keys = list(filter(self.store.lifetimes.is_owned, keys))
+        if keys:
+            self._force(keys, author, lambda: self.store.delete(keys, author, missing_ok=True))
 
     def delete_orphaned_ephemerals(self) -> None:
         """Delete the ephemeral keys of connections that were open when the daemon ended."""

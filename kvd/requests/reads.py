@@ -13,8 +13,8 @@ from kvd.requests.limits import PAGE_BYTES, LimitChecker
 from kvd.requests.peer import Peer
 from kvd.store import reading
 from kvd.store.following import Commits
+from kvd.store.heads import LINKS
 from kvd.store.history import Commit, Version, commits_from, newest_commits, versions_in_steps
-from kvd.store.reading import LINKS
 from kvd.store.steps import STEP_KEYS, Steps, slices
 from kvd.store.store import Page
 from kvd.telemetry.metrics import ServerMetrics

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from kvd.store.authors import Author
-from kvd.store.heads import FORGOTTEN, Head
-from kvd.store.reading import head_at
+from kvd.store.heads import FORGOTTEN, Head, head_at
 from kvd.store.steps import Steps, run_to_end
 
 if TYPE_CHECKING:

@@ -47,8 +47,7 @@ from typing import TYPE_CHECKING
 
 from kvd.store.errors import Change, Conflict, SnapshotGone
 from kvd.store.following import Commits, Following
-from kvd.store.heads import Head
-from kvd.store.reading import LINKS
+from kvd.store.heads import LINKS, Head
 from kvd.store.steps import STEP_KEYS, Steps, slices
 
 if TYPE_CHECKING:

@@ -20,6 +20,7 @@ Times here are in microseconds of a clock that runs evenly (CLOCK_BOOTTIME): set
 """
 
 from collections.abc import Collection, Hashable, Mapping
+from itertools import islice
 
 import msgspec
 
@@ -135,9 +136,9 @@ class Lifetimes:
         self.clear(due)
         return due
 
-    def owned(self, owner: Hashable) -> list[str]:
-        """Return the keys that are deleted with ``owner``."""
-        return list(self._of_owner.get(owner, ()))
+    def owned(self, owner: Hashable, max_keys: int | None = None) -> list[str]:
+        """Return the keys that are deleted with ``owner``, at most ``max_keys`` of them."""
+        return list(islice(self._of_owner.get(owner, ()), max_keys))
 
     def __bool__(self) -> bool:
         """Whether any key has a deadline or an owner."""

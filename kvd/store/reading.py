@@ -9,14 +9,12 @@ from typing import TYPE_CHECKING
 
 from kvd.store.errors import SnapshotGone
 from kvd.store.following import Commits, Following
-from kvd.store.heads import FORGOTTEN, Head
+from kvd.store.heads import FORGOTTEN, Head, head_at
 from kvd.store.steps import Steps, chunks
 
 if TYPE_CHECKING:
     from kvd.store.store import Store
 
-# One step follows about this many links from a version to the one before it; each may be a cache miss.
-LINKS = 4_096
 # Value, version and deadline, as ``Store.fetch`` gives them.
 Row = tuple[bytes | None, int, int | None]
 ABSENT: Row = None, 0, None
@@ -74,18 +72,6 @@ def heads_at(store: "Store", keys: Iterable[str], at: int) -> Steps[dict[str, He
             newest = store.find(key)
             raise SnapshotGone(at, store.version if newest is None else newest.known_since(), key)
     return found
-
-
-def head_at(head: Head | None, at: int) -> Steps[Head | None]:
-    """Return the newest head of a chain at or below ``at``, as ``Head.at`` does."""
-    links = 0
-    while head is not None and head.version > at:
-        head = head.previous
-        links += 1
-        if links == LINKS:
-            links = 0
-            yield
-    return head
 
 
 def _values(heads: Sequence[Head | None]) -> list[bytes | None]:

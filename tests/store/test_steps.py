@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from kvd.store import following, isolation, reading, steps
+from kvd.store import following, heads, isolation, reading, steps
 from kvd.store import keyspace as keyspace_module
 from kvd.store.errors import Conflict, SnapshotGone, StoreError
 from kvd.store.following import Commits
@@ -61,7 +61,7 @@ def short_steps(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "STEP_KEYS", 5)
     for module in (steps.chunks, steps.slices):
         monkeypatch.setattr(module, "__defaults__", (5,))
-    monkeypatch.setattr(reading, "LINKS", 2)
+    monkeypatch.setattr(heads, "LINKS", 2)
     monkeypatch.setattr(keyspace_module, "FIRST_KEYS", 20)
 
 
@@ -217,7 +217,7 @@ def test_an_old_version_is_reached_in_steps_of_a_bounded_number_of_links() -> No
     store = Store()
     snapshot = store.set({"hot": b"old"})
     store.window.pin(snapshot)
-    for _ in range(10 * reading.LINKS):
+    for _ in range(10 * heads.LINKS):
         store.set({"hot": b"new"})
     expected = 10
     assert len(list(reading.values(store, ["hot"], snapshot))) >= expected
