@@ -12,7 +12,7 @@ was computed before the bump and arrives after it brings an old generation, and 
 """
 
 import os
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from functools import partial
 from typing import TypeVar
 
@@ -31,11 +31,12 @@ from kvd.engine.wakeups import Wakeups
 from kvd.engine.writes import Batch, Writes
 from kvd.journal.records import Group, Heads
 from kvd.store.authors import EVICTED, EXPIRED, RESTARTED, Author
+from kvd.store.draft import Draft
 from kvd.store.errors import OutcomeUnknown
 from kvd.store.heads import Head
 from kvd.store.isolation import Range, Validation, validate
 from kvd.store.lifetimes import KEEP_TTL, NO_EXPIRY, Expiry
-from kvd.store.steps import Steps, chunks
+from kvd.store.steps import Steps
 from kvd.store.window import Group as CommittedGroup
 from kvd.store.window import WindowLimits
 
@@ -187,22 +188,36 @@ class Database:
         check = partial(validate, self.store, reads, ranges, snapshot)
         return self._run(writes, author, expiry, self.store.write, validate=check, releases=True)
 
-    def prepare(self, writes: Writes, expiry: Expiry = NO_EXPIRY) -> Steps[None]:
-        """Do in steps what a large write can do before its commit, which must follow at once. Raises OutOfMemory.
+    def set_in_steps(
+        self, entries: Mapping[str, bytes], author: Author, expiry: Expiry, once: Callable[[Callable[[], int]], int]
+    ) -> Steps[int]:
+        """As ``set``, of very many keys, or where room has to be made; ``once`` runs the commit, which is one step."""
+        with Draft(self.store, entries) as draft:
+            yield from draft.prepare()
+            yield from self._make_room(entries, expiry)
+            version = draft.commit(lambda: once(lambda: self.set(entries, author, expiry)))
+        yield from self.store.flush_in_steps()
+        return version
 
-        Room is made for it, and its keys are looked up, so that the commit finds them in the processor's caches.
-        """
-        for keys in chunks(writes):
-            self.store.find_all(keys)
-            yield
+    def delete_in_steps(self, keys: Collection[str], delete: Callable[[], Answer]) -> Steps[Answer]:
+        """Call ``delete``, which is to delete ``keys`` in one step, when this is prepared."""
+        with Draft(self.store, dict.fromkeys(keys)) as draft:
+            yield from draft.prepare()
+            answer = draft.commit(delete)
+        yield from self.store.flush_in_steps()
+        return answer
+
+    def touch_in_steps(self, keys: list[str], ttl_us: int | None, touch: Callable[[], Answer]) -> Steps[Answer]:
+        """Call ``touch``, which is to touch ``keys`` in one step, when this is prepared. Raises OutOfMemory."""
+        with Draft(self.store, dict.fromkeys(keys)) as draft:
+            yield from draft.prepare()
+            if ttl_us is not None and self.memory.is_under_pressure:
+                yield from self.memory.make_room_for_deadlines(keys)
+            return draft.commit(touch)
+
+    def _make_room(self, writes: Writes, expiry: Expiry) -> Steps[None]:
         if self.memory.is_under_pressure:
             yield from self.memory.make_room(writes, with_expiry=expiry is not NO_EXPIRY and expiry is not KEEP_TTL)
-
-    def prepare_touch(self, keys: list[str], ttl_us: int | None) -> Steps[None]:
-        """As ``prepare``, for ``touch``."""
-        yield from self.prepare(dict.fromkeys(keys))
-        if ttl_us is not None and self.memory.is_under_pressure:
-            yield from self.memory.make_room_for_deadlines(keys)
 
     def commit_in_steps(
         self,
@@ -215,11 +230,18 @@ class Database:
         once: Callable[[Callable[[], int]], int],
     ) -> Steps[int]:
         """As ``commit``: validate and make room in steps, and commit in the last one, which ``once`` runs."""
-        with Validation(self.store, reads, ranges, snapshot) as validation:
+        with Validation(self.store, reads, ranges, snapshot) as validation, Draft(self.store, writes) as draft:
             yield from validation.run()
-            yield from self.prepare(writes, expiry)
+            yield from draft.prepare()
+            yield from self._make_room(writes, expiry)
             check = validation.check
-            return once(lambda: self._run(writes, author, expiry, self.store.write, validate=check, releases=True))
+
+            def commit() -> int:
+                return self._run(writes, author, expiry, self.store.write, validate=check, releases=True)
+
+            version = draft.commit(lambda: once(commit))
+        yield from self.store.flush_in_steps()
+        return version
 
     # ------------------------------------------------------------------ deletions that must happen
 

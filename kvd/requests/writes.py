@@ -55,9 +55,13 @@ class WriteHandlers:
         self._check_ttls(how, entries)
         expiry = self._expiry(how, peer, entries)
         yield
-        if not self._is_repeated(how, peer):
-            yield from self._database.prepare(entries, expiry)
-        return self._once(how, peer, lambda: self._database.set(entries, peer.author, expiry))
+        if self._is_repeated(how, peer):
+            return self._once(how, peer, int)
+        return (
+            yield from self._database.set_in_steps(
+                entries, peer.author, expiry, lambda write: self._once(how, peer, write)
+            )
+        )
 
     def set_each(self, requests: Sequence[messages.Set], peer: Peer) -> list[int] | None:
         """Store the sets of a small frame, each as a commit of its own. No value in such a frame can be too large.
@@ -111,8 +115,7 @@ class WriteHandlers:
 
     def _delete_in_steps(self, request: messages.Delete, peer: Peer) -> Steps[tuple[int, int]]:
         yield from self._check_keys(request.keys)
-        yield from self._database.prepare(dict.fromkeys(request.keys))
-        return self._delete(request, peer)
+        return (yield from self._database.delete_in_steps(request.keys, lambda: self._delete(request, peer)))
 
     def _delete(self, request: messages.Delete, peer: Peer) -> tuple[int, int]:
         return self._once(
@@ -145,9 +148,11 @@ class WriteHandlers:
         for some in slices(request.keys):
             self._ttl_us(request, some)
             yield
-        if not self._is_repeated(request.how, peer):
-            yield from self._database.prepare_touch(request.keys, ttl_us)
-        return self._touch(request, peer, ttl_us)
+        if self._is_repeated(request.how, peer):
+            return self._touch(request, peer, ttl_us)
+        return (
+            yield from self._database.touch_in_steps(request.keys, ttl_us, lambda: self._touch(request, peer, ttl_us))
+        )
 
     def _ttl_us(self, request: messages.Touch, keys: Sequence[str]) -> int | None:
         """Return the time to live that ``request`` gives. Raises RequestError if one of ``keys`` may not have it."""

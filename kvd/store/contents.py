@@ -11,11 +11,13 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 from kvd.store import batch
 from kvd.store.authors import EVICTED, Author
+from kvd.store.draft import Draft
 from kvd.store.heads import Head
 from kvd.store.index import PENDING_KEYS, OrderedIndex
 from kvd.store.keyspace import Keyspace
 from kvd.store.lifetimes import Lifetimes
 from kvd.store.retention import Retention
+from kvd.store.steps import Steps
 from kvd.store.window import GROUP_BYTES, PLACE_BYTES, SUPERSEDED_BYTES, Group, Window, WindowLimits
 
 
@@ -63,6 +65,8 @@ class Contents:
         self.forgotten_keys = 0
         # Each takes note of the heads of all commits, for as long as it is here (``following.py``).
         self.followers: list[deque[tuple[Head, ...]]] = []
+        # What was prepared for a commit of very many keys.
+        self.draft: Draft | None = None
         # The hot path's way in: the heads of most keys, tombstones included. A key that is absent here may still exist.
         self.first: Mapping[str, Head] = self._keyspace.first
         self.find: Callable[[str], Head | None] = self._keyspace.find
@@ -106,6 +110,8 @@ class Contents:
         if len(writes) == 1:
             ((key, value),) = writes.items()
             return self._commit_one(key, value, author)
+        if self.draft is not None and (drafted := self.draft.take(writes)) is not None:
+            return self._commit_draft(self.draft, drafted, writes, stored, author)
         in_first, version = list(map(self.first.get, writes)), self.version + 1
         written = batch.write_all(self._keyspace, writes, in_first, version)
         if written is None:
@@ -114,6 +120,34 @@ class Contents:
         if new:
             self._add_to_index(new)
         self._account(heads, len(new), superseded, size, stored, 1, author)
+        return version
+
+    def _commit_draft(
+        self, draft: Draft, heads: list[Head], writes: Mapping[str, bytes | None], stored: list[int], author: Author
+    ) -> int:
+        """Apply ``writes`` as one version with heads that were prepared: a fast path for very many keys."""
+        version, find = self.version + 1, self._keyspace.find
+        new, again, superseded = list[Head](), set[str](), list[int]()
+        for head, value in zip(heads, writes.values(), strict=True):
+            head.version = version
+            head.value = value
+            old = head.previous
+            if old is None:
+                new.append(head)
+            elif (old_value := old.value) is not None:
+                superseded.append(len(old_value))
+            elif find(head.key) is not old:  # the tombstone was forgotten meanwhile
+                head.previous = None
+                again.add(head.key)
+                new.append(head)
+        keyspace_parts = self._keyspace.parts()
+        for number, part in draft.parts(heads):
+            kept = {key: head for key, head in part.items() if key not in again} if again else part
+            keyspace_parts[number].update(kept)
+        if new:
+            self._keyspace.put_all(new)
+            self._add_to_index([head.key for head in new])
+        self._account(tuple(heads), len(new), len(superseded), sum(superseded), stored, 1, author)
         return version
 
     def _commit_key_by_key(
@@ -211,7 +245,17 @@ class Contents:
         self._flush_if_full()
 
     def _flush_if_full(self) -> None:
-        """Flush an index if it has too many notes. The commit that noted the last key pays for all of them."""
+        """Flush notes of an index if it has too many. The commit that noted the last key pays for all of them.
+
+        After a commit of very many keys others pay, too, or ``flush_in_steps`` is called.
+        """
         for index in (self._living, self._deleted):
             if index.pending >= PENDING_KEYS:
-                index.flush()
+                index.flush(2 * PENDING_KEYS)
+
+    def flush_in_steps(self) -> Steps[None]:
+        """Flush the indexes until they have few notes."""
+        for index in (self._living, self._deleted):
+            while index.pending >= PENDING_KEYS:
+                index.flush(PENDING_KEYS)
+                yield
