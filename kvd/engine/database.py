@@ -162,7 +162,7 @@ class Database:
 
     def touch(self, keys: list[str], ttl_us: int | None, author: Author) -> list[bool]:
         """Let keys expire ``ttl_us`` from now, or never, in one commit; return whether each exists."""
-        heads = self.store.find_all(keys)
+        heads = self.store.heads_of(keys)
         values = {key: None if head is None else head.value for key, head in zip(keys, heads, strict=True)}
         deadline = None if ttl_us is None else self.timer() + ttl_us
         return self._run(

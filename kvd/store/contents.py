@@ -77,6 +77,12 @@ class Contents:
         head = self.find(key)
         return head is not None and head.value is not None
 
+    def heads_of(self, keys: Collection[str]) -> list[Head | None]:
+        """Return the current heads of ``keys``; from the draft, if there is one of them, because that is quicker."""
+        if self.draft is not None and (drafted := self.draft.take(keys)) is not None:
+            return [head.previous for head in drafted]
+        return self._keyspace.find_all(keys)
+
     def evict(self, heads: Sequence[Head]) -> int:
         """Delete the keys of ``heads`` in one commit; return its version.
 
@@ -126,28 +132,14 @@ class Contents:
         self, draft: Draft, heads: list[Head], writes: Mapping[str, bytes | None], stored: list[int], author: Author
     ) -> int:
         """Apply ``writes`` as one version with heads that were prepared: a fast path for very many keys."""
-        version, find = self.version + 1, self._keyspace.find
-        new, again, superseded = list[Head](), set[str](), list[int]()
+        version = self.version + 1
         for head, value in zip(heads, writes.values(), strict=True):
             head.version = version
             head.value = value
-            old = head.previous
-            if old is None:
-                new.append(head)
-            elif (old_value := old.value) is not None:
-                superseded.append(len(old_value))
-            elif find(head.key) is not old:  # the tombstone was forgotten meanwhile
-                head.previous = None
-                again.add(head.key)
-                new.append(head)
-        keyspace_parts = self._keyspace.parts()
-        for number, part in draft.parts(heads):
-            kept = {key: head for key, head in part.items() if key not in again} if again else part
-            keyspace_parts[number].update(kept)
+        new, superseded, size = draft.publish(self._keyspace, heads)
         if new:
-            self._keyspace.put_all(new)
-            self._add_to_index([head.key for head in new])
-        self._account(tuple(heads), len(new), len(superseded), sum(superseded), stored, 1, author)
+            self._add_to_index(new)
+        self._account(tuple(heads), len(new), superseded, size, stored, 1, author)
         return version
 
     def _commit_key_by_key(

@@ -10,21 +10,25 @@ too, so the last one is short.
 
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from kvd.store.heads import Head
 from kvd.store.steps import STEP_KEYS, Steps, chunks
 
-if TYPE_CHECKING:
-    from kvd.store.contents import Contents
-
 Found = TypeVar("Found")
+
+
+class Followed(Protocol):
+    """A store that notes its commits for those who follow them."""
+
+    followers: list[deque[tuple[Head, ...]]]
+    find_all: Callable[[Sequence[str]], list[Head | None]]
 
 
 class Commits:
     """The commits of ``store`` since this context began, as far as they were not looked at."""
 
-    def __init__(self, store: "Contents") -> None:
+    def __init__(self, store: Followed) -> None:
         self._store = store
         self._noted: deque[tuple[Head, ...]] = deque()
 
@@ -51,7 +55,7 @@ class Following(Generic[Found]):
 
     def __init__(
         self,
-        store: "Contents",
+        store: Followed,
         take: Callable[[], Iterator[Head]],
         pick: Callable[[Sequence[Head | None]], Collection[Found]],
     ) -> None:

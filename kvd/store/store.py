@@ -228,7 +228,7 @@ class Store(LoadableContents):
         entries = {key: value for key, value in writes.items() if value is not None}
         deleted = [key for key, value in writes.items() if value is None]
         if deleted:
-            heads = zip(deleted, self.find_all(deleted), strict=True)
+            heads = zip(deleted, self.heads_of(deleted), strict=True)
             deleted = [key for key, head in heads if head is not None and head.value is not None]
         self.counters.set_operations += len(entries)
         self.counters.delete_operations += len(deleted)
@@ -251,7 +251,7 @@ class Store(LoadableContents):
 
     def touch(self, keys: list[str], deadline: int | None, author: Author = NO_AUTHOR) -> list[bool]:
         """Give ``keys`` another deadline in one commit that keeps their values; return whether each key exists."""
-        heads = zip(keys, self.find_all(keys), strict=True)
+        heads = zip(keys, self.heads_of(keys), strict=True)
         entries = {key: value for key, head in heads if head is not None and (value := head.value) is not None}
         self.counters.set_operations += len(entries)
         self.lifetimes.set_deadline(entries, deadline)
@@ -282,7 +282,7 @@ class Store(LoadableContents):
         tombstones: dict[str, None] = {}
         missing: dict[str, None] = {}
         named = list(keys)
-        for key, head in zip(named, self.find_all(named), strict=True):
+        for key, head in zip(named, self.heads_of(named), strict=True):
             (missing if head is None or head.value is None else tombstones)[key] = None
         if missing and not missing_ok:
             raise KeysNotFound(list(missing))
@@ -351,5 +351,5 @@ def _row(head: Head | None, deadline: int | None) -> tuple[bytes | None, int, in
 
 
 def _living(store: Store, keys: list[str]) -> set[str]:
-    heads = zip(keys, store.find_all(keys), strict=True)
+    heads = zip(keys, store.heads_of(keys), strict=True)
     return {key for key, head in heads if head is not None and head.value is not None}
