@@ -23,8 +23,8 @@ QUICK_ARGS = -q --ignore=tests/engine/test_bounded_history.py
 # For `make faults` and `make soak`: how many times the usual figures, and for how long.
 SCALE = 10
 MINUTES = 30
-FAULT_TESTS = $(wildcard tests/store tests/engine tests/requests tests/server tests/limits tests/client tests/live tests/histories tests/isolation \
-	tests/journal tests/near tests/service tests/system)
+FAULT_TESTS = $(wildcard tests/store tests/engine tests/requests tests/server tests/client tests/live tests/histories tests/isolation \
+	tests/fuzz tests/limits tests/journal tests/near tests/service tests/system)
 # For `make bench`: see bench/README.md.
 BENCHARGS =
 

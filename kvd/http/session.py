@@ -179,6 +179,10 @@ class HttpSession(asyncio.Protocol):
             self._reader.refuse(problem_of(error))
             self._continue()
 
+    def revoke(self, error: dict[str, object]) -> None:
+        """As close_with_error: a request runs in one step, so none is in work."""
+        self.close_with_error(error)
+
     def abort(self) -> None:
         """Close at once, but tell the reason to a peer that was too slow in sending a request."""
         is_waiting = self._reader.is_reading and not self._outbox.is_closed and not self._outbox.pending

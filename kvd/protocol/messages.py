@@ -145,10 +145,14 @@ class History(Request, tag="history"):
 
 
 class Log(Request, tag="log"):
-    """Return ``[[version, time, author, [key…]]…]``, oldest first, from a version on, or (nil) the newest ones."""
+    """Return ``[[version, time, author, [key…]]…]``, oldest first, from a version on, or (nil) the newest ones.
+
+    ``before``: of the newest ones only those below this version.
+    """
 
     from_version: int | None
     limit: int
+    before: int | None = None
 
 
 class VersionAt(Request, tag="version_at"):

@@ -352,7 +352,8 @@ class Executor:
         if database.expire_due_bounded():
             return
         if sees_all(request):
-            while not database.expire_step():
+            since = database.timer()
+            while not database.expire_due_at(since):
                 yield
             return
         keys = iter(named_keys(request))
@@ -367,9 +368,7 @@ class Executor:
             size = yield from bytes_in_steps(request, reply)
             max_bytes = self.limits.max_reply_bytes
             return (reply if size <= max_bytes else too_large(size, max_bytes)), position
-        while not self.can_run((request,)):
-            self.expire_more()
-            yield
+        yield from self.expire_for((request,))
         (reply,), _, position = self.run_slice((request,), peer, self.limits.max_reply_bytes)
         return reply, position
 
@@ -405,18 +404,23 @@ class Executor:
         head = self._store.find(key)
         return (None, 0) if head is None or head.value is None else (head.value, head.version)
 
-    def can_run(self, requests: Sequence[AnyRequest]) -> bool:
-        """Expire the due keys that ``requests`` could see. Return False if those are all keys and that takes long."""
+    def can_run(self, requests: Sequence[AnyRequest], since: int | None = None) -> bool:
+        """Expire the due keys that ``requests`` could see. Return False if those are all keys and that takes long.
+
+        ``since``: when requests came that such an answer has kept waiting; what was due then has to expire for them.
+        """
         if self._database.expire_due_bounded():
             return True
         if not MAY_SEE_ALL.isdisjoint(map(type, requests)) and any(map(sees_all, requests)):
-            return False
+            return since is not None and self._database.expire_due_at(since)
         self._database.expire_named(chain.from_iterable(map(named_keys, requests)))
         return True
 
-    def expire_more(self) -> None:
-        """Expire some more of the due keys, for requests that ``can_run`` holds back."""
-        self._database.expire_step()
+    def expire_for(self, requests: Sequence[AnyRequest]) -> Steps[None]:
+        """Expire what ``requests`` could see and was due when they came."""
+        since = self._database.timer()
+        while not self.can_run(requests, since):
+            yield
 
     def add_sliced(self, requests: Sequence[AnyRequest], seconds: float) -> None:
         """Count a frame that ran in steps for this long; a costly request alone in its frame counts by its kind."""

@@ -111,9 +111,8 @@ class SlicedRuns:
             reply, position = yield from executor.run_in_steps(requests[0], peer)
             yield from replies.add_in_steps(requests[0], reply)
         else:
-            while peer.is_authenticated and not executor.can_run(requests):
-                executor.expire_more()
-                yield
+            if peer.is_authenticated:
+                yield from executor.expire_for(requests)
             cheap, replies.budget_bytes, position = executor.run_slice(requests, peer, replies.budget_bytes)
             replies.add(cheap)
         replies.position = replies.position.add(position)

@@ -11,13 +11,15 @@ A generator yields at least every PIECE_US or so of its work; what lies between 
 """
 
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from time import perf_counter_ns
 from typing import TypeVar
 
+from kvd.store.steps import Steps, run_to_end
+
+__all__ = ["Steps", "Turns", "run_to_end"]
+
 Result = TypeVar("Result")
-# Work in steps: it yields where it may be interrupted, and returns its result.
-Steps = Generator[None, None, Result]
 
 # One connection works for about this long before others have their turn.
 SLICE_NS = 1_000_000
@@ -102,13 +104,3 @@ class Turns:
             self.is_over = self._is_due = False
             if waiting:
                 self._wake()
-
-
-def run_to_end(work: Steps[Result]) -> Result:
-    """Run ``work`` in one step, where no other client waits. Return its result."""
-    while True:
-        try:
-            next(work)
-        except StopIteration as end:
-            result: Result = end.value
-            return result

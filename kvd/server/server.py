@@ -163,7 +163,7 @@ class Server:
         for session in self.connections:
             if not self.authentication.token_is_valid(session.peer):
                 text = "the token of this connection is no longer valid"
-                session.close_with_error(error_reply("unauthenticated", text))
+                session.revoke(error_reply("unauthenticated", text))
 
     def set_tls_context(self, tls: ssl.SSLContext) -> None:
         """Replace the certificates, for future connections."""

@@ -62,6 +62,7 @@ class Session(asyncio.BufferedProtocol):
         "_buffer",
         "_busy_poll",
         "_executor",
+        "_farewell",
         "_feed_writer",
         "_needed",
         "_outbox",
@@ -91,6 +92,7 @@ class Session(asyncio.BufferedProtocol):
         self._turns = server.turns
         self._sliced_run: Steps[Result] | None = None  # in the state SLICING
         self._feed_writer: FeedWriter | None = None  # in the state FEED
+        self._farewell: dict[str, object] | None = None  # the last frame, after the reply to the frame that is SLICING
         self.is_draining = False
         self.active = False  # whether input has arrived since the server's last sweep
 
@@ -185,6 +187,17 @@ class Session(asyncio.BufferedProtocol):
         if not self._outbox.has_final:
             self._begin_closing()
             self._outbox.send_final(frame(encode_replies(error)))
+
+    def revoke(self, error: dict[str, object]) -> None:
+        """Close with ``error``: the client is no longer authenticated. The rest of a frame in work does not run.
+
+        That frame is answered first, because some of its requests may have run.
+        """
+        self.peer.is_authenticated = False
+        if self._state is _SLICING:
+            self._farewell = error
+        else:
+            self.close_with_error(error)
 
     def abort(self) -> None:
         """Close at once."""
@@ -403,6 +416,9 @@ class Session(asyncio.BufferedProtocol):
     def _finish_sliced(self, pieces: list[bytes], position: LogPosition) -> None:
         """Send the reply to a frame that ran in steps, and go on with what follows it."""
         self._outbox.send_pieces(pieces, position)
+        if self._farewell is not None:
+            self.close_with_error(self._farewell)
+            return
         if not self.peer.is_authenticated:
             self._refuse_stranger()
             return
