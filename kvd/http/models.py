@@ -25,10 +25,11 @@ Value = Annotated[str | Base64, msgspec.Meta(description="text, or any bytes as 
 
 
 class GetBody(msgspec.Struct, forbid_unknown_fields=True):
-    """Keys to read, all at one version."""
+    """Keys to read, all at one version. ``store``: only if ``at`` is a version of this store."""
 
     keys: Keys
     at: Version | None = None
+    store: str | None = None
 
 
 class SetBody(msgspec.Struct, forbid_unknown_fields=True):
