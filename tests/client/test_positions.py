@@ -276,6 +276,24 @@ def test_a_resync_that_is_cut_is_asked_for_again(open_client: Connect, scripted:
     assert [change.version.store for change in changes] == [STORE, OTHER, OTHER]  # type: ignore[attr-defined]
 
 
+# ---------------------------------------------------------------------- the log
+
+
+def test_the_log_has_as_many_commits_as_asked_for(either: kv.Client) -> None:
+    """More than fit into one page, while others commit."""
+    for _ in range(10):
+        with either.pipeline() as pipeline:
+            for number in range(1_000):
+                pipeline.set(f"a-key-with-a-long-name/{number}", b"")
+    newest = either.version()
+    commits = iter(either.log(limit=9_990))
+    found = [next(commits)]
+    either.set("later", b"")
+    found += commits
+    assert [commit.version for commit in found] == list(range(newest - 9_989, newest + 1))
+    assert list(either.log(limit=0)) == []
+
+
 # ---------------------------------------------------------------------- where the daemon is
 
 
