@@ -57,9 +57,12 @@ class ClientSettings:
         if not 0 <= busy_poll_us <= MAX_BUSY_POLL_US:
             raise ValueError(f"busy_poll_us is 0 to {MAX_BUSY_POLL_US}, not {busy_poll_us}")
         if codec is None:
-            from kv.wire.codecs import full
+            from kv.loading import importing
 
-            codec = full()
+            with importing:
+                from kv.wire.codecs import full
+
+                codec = full()
         fix = object.__setattr__  # past the refusal below
         fix(self, "address", address)
         fix(self, "timeout", timeout)

@@ -32,30 +32,41 @@ class Output:
 
     def flush(self) -> None:
         """Write out everything. Raises OutputFailed; then what was pending is lost."""
-        pending = memoryview(b"".join(self._parts))
+        pending = b"".join(self._parts)
         self._parts.clear()
         self._size_bytes = 0
-        while pending:
+        if pending:
             try:
-                pending = pending[os.write(self._descriptor, pending) :]
-            except BlockingIOError:
-                _wait_writable(self._descriptor)
+                write_all(self._descriptor, pending)
             except OSError as error:
                 raise OutputFailed(error) from None
 
 
-def _wait_writable(descriptor: int) -> None:
-    # Needed where another program has made the shared terminal or pipe non-blocking.
+def write_all(descriptor: int, data: bytes) -> None:
+    """Write all of ``data``, and wait where the descriptor takes no more at the moment. Raises OSError."""
+    pending = memoryview(data)
+    while pending:
+        try:
+            pending = pending[os.write(descriptor, pending) :]
+        except BlockingIOError:
+            wait_until_ready(descriptor, is_writing=True)
+
+
+def wait_until_ready(descriptor: int, *, is_writing: bool) -> None:
+    """Wait until the descriptor can be read or written, or has an error.
+
+    Needed where another program has made the shared terminal or pipe non-blocking.
+    """
     import select
 
     poll = select.poll()
-    poll.register(descriptor, select.POLLOUT)
+    poll.register(descriptor, select.POLLOUT if is_writing else select.POLLIN)
     poll.poll()
 
 
 def warn(text: str) -> None:
     """Print one line on stderr. An error is ignored, because there is no place left to report it."""
     try:
-        os.write(2, f"kv: {show(text)}\n".encode("utf-8", "replace"))
+        write_all(2, f"kv: {show(text)}\n".encode("utf-8", "replace"))
     except OSError:
         pass

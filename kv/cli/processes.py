@@ -8,6 +8,7 @@ import os
 import signal
 
 from kv.cli.failures import CommandFailed
+from kv.cli.output import write_all
 from kvd.protocol import exits
 
 TYPE_CHECKING = False
@@ -58,9 +59,7 @@ def exit_code_of(process: int) -> int:
 def memory_file(data: bytes) -> int:
     """Return a descriptor from which ``data`` can be read: a file in memory, so that no process has to write it."""
     descriptor = os.memfd_create("value", os.MFD_CLOEXEC)
-    view = memoryview(data)
-    while view:
-        view = view[os.write(descriptor, view) :]
+    write_all(descriptor, data)
     os.lseek(descriptor, 0, os.SEEK_SET)
     return descriptor
 

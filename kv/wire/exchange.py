@@ -201,6 +201,9 @@ class Exchange:
             return
         self._may_have_run = True
         store_id = self.protocol.store_id if self.protocol is not None else None
+        if self._since is None and self.protocol is not None:
+            # Sent along with hello, so it ran after hello. Without since, a forgotten id would be taken for a new one.
+            self._since = self.protocol.greeted_at
         if store_id is None:
             self._fail(CommitUnknown(f"{text} before it had said which store it has; the write may have been made"))
         elif any((operation.options or {}).get("ephemeral") for operation in self.operations):

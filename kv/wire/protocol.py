@@ -141,6 +141,7 @@ class ClientProtocol(FrameReader):
         "_codec",
         "attach_reply",
         "events",
+        "greeted_at",
         "hello_sent",
         "limits",
         "near_table",
@@ -160,6 +161,7 @@ class ClientProtocol(FrameReader):
         self.store_view = store_view
         self.hello_sent = False
         self.store_id: str | None = None  # known as soon as the daemon has answered hello
+        self.greeted_at: int | None = None  # the store's version then: before any request on this connection ran
         self.limits: dict[str, int] = {}
         self._asked_to_attach = False
         self.attach_reply: object = None
@@ -262,7 +264,8 @@ class ClientProtocol(FrameReader):
             return
         try:
             fields: list[Any] = list(reply)  # type: ignore[call-overload]  # raises for what has no elements
-            self.store_view.observe_store(str(fields[2]), int(fields[3]))
+            self.greeted_at = int(fields[3])
+            self.store_view.observe_store(str(fields[2]), self.greeted_at)
             self.limits = dict(fields[4])
         except (ValueError, TypeError, IndexError) as error:
             raise ProtocolError("the daemon's answer to hello has an unexpected form", "bad_reply") from error

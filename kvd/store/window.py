@@ -25,6 +25,7 @@ state that no longer exists. So they cannot be read:
 """
 
 from bisect import bisect_left, bisect_right
+from collections import OrderedDict
 from collections.abc import Iterator
 
 import msgspec
@@ -115,7 +116,9 @@ class Window:
         self._kept_bytes = 0  # the bytes after the last drop
         self.oldest_readable = 0
         self.oldest_time = 0  # when that version was committed
-        self._pins: dict[int, int] = {}  # version → number of pins; versions are pinned in ascending order only
+        # Version → number of pins; versions are pinned in ascending order only. Not a dict: its iterator passes over
+        # the places of all pins that were removed before the oldest one that is left.
+        self._pins: OrderedDict[int, int] = OrderedDict()
         self._lost: list[tuple[int, int]] = []  # the first and the last version of each lost stretch, oldest first
 
     @property
@@ -257,16 +260,20 @@ class Window:
         self._drop(dropped)
         return dropped
 
-    def trim(self, size: int, visible: int, *, even_pinned: bool) -> list[Group]:
-        """Remove the oldest commits, up to version ``visible``, until ``size`` bytes are freed; return their groups."""
+    def trim(self, size: int, visible: int, budget_keys: int, *, even_pinned: bool) -> list[Group]:
+        """Remove the oldest commits, up to version ``visible``, until ``size`` bytes are freed; return their groups.
+
+        About ``budget_keys`` keys of them are removed at most.
+        """
         last = visible if even_pinned else min(visible, self.oldest_pinned)
         dropped: list[Group] = []
         for place in range(self._begin, len(self._queue)):
             oldest: Group = self._queue[place]  # type: ignore[assignment]
-            if size <= 0 or oldest.heads[-1].version > last:
+            if size <= 0 or budget_keys <= 0 or oldest.heads[-1].version > last:
                 break
             dropped.append(oldest)
             size -= oldest.size
+            budget_keys -= len(oldest.heads)
         self._drop(dropped)
         return dropped
 

@@ -26,8 +26,9 @@ class FakeTransport:
         server.connections.add(self.session)
 
     def receive(self, data: bytes) -> None:
-        """Some bytes arrive from the client."""
-        self._arrived.append(data)
+        """Some bytes arrive from the client, in pieces as large as the session's buffer."""
+        size = len(session_module._read_view)
+        self._arrived.extend(data[at : at + size] for at in range(0, len(data), size))
         self._deliver()
 
     def _deliver(self) -> None:
@@ -67,3 +68,9 @@ class FakeTransport:
     def resume_reading(self) -> None:
         self._is_paused = False
         self._loop.call_soon(self._deliver)
+
+    def can_write_eof(self) -> bool:
+        return True
+
+    def write_eof(self) -> None:
+        self.is_closed = True

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from tests.server.conftest import Start
 
 KEYS = [f"{number}" for number in range(8_000)]
-# Each passes over all the deleted keys and returns no item. Together they take about a second.
-LONG = [["scan", "1", None, 1, None, True]] * 300
+# Each looks for keys at a version that has none, and passes over all the deleted ones: about a second together.
+LONG = [["scan", "1", None, 1, 2, True]] * 300
 RULE = 'access = [{everyone = true, rights = ["read", "write", "watch"]}]'
 
 
@@ -26,6 +26,7 @@ def ruled(start: "Start") -> "WatchedDaemon":
     daemon = start(f"{RULE}\n", tcp=True)
     daemon.canary.ask(["set", dict.fromkeys(KEYS, b"")])
     daemon.canary.ask(["delete", KEYS])
+    assert daemon.canary.ask(["set", {"later": b""}]) == [3], "so version 2 is the past, which has the deleted keys"
     return daemon
 
 
@@ -59,6 +60,8 @@ def test_a_frame_stops_when_its_token_is_revoked(ruled: "WatchedDaemon", client:
     begin(ruled, client, *LONG, ["set", {"0": b"late"}])
     (pathlib.Path(ruled.path).parent / "token").write_text("another " + "x" * 16)
     assert isinstance(ruled.canary.ask(["reload"])[0], list)
+    replies = client.receive()
+    assert replies[-1]["error"] == "unauthenticated", "the rest of the frame did not run"
     assert client.receive()["error"] == "unauthenticated"
     eventually(lambda: ruled.connections() == 0)
     assert ruled.canary.ask(["get", "0"]) == [b"begun"]

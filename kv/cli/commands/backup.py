@@ -4,8 +4,9 @@ import os
 
 from kv.cli.context import Context
 from kv.cli.failures import CommandFailed, OutputFailed, UsageError
-from kv.cli.files import AtomicFile, write_all
+from kv.cli.files import AtomicFile
 from kv.cli.numbers import plural
+from kv.cli.output import write_all
 from kv.cli.parser import CommonOptions, Parser
 from kvd.protocol import exits
 

@@ -60,7 +60,8 @@ def run(context: Context, options: Options) -> int:
 
 
 def _into_file(context: Context, prefix: str, path: str) -> int:
-    from kv.cli.files import AtomicFile, write_all
+    from kv.cli.files import AtomicFile
+    from kv.cli.output import write_all
 
     with AtomicFile(path) as descriptor:
         return _export(context, prefix, lambda text: write_all(descriptor, text.encode()))

@@ -68,10 +68,8 @@ def run(context: Context, options: Options) -> int:
 
 
 def _write(path: str, data: bytes) -> None:
-    import os
+    from kv.cli.files import AtomicFile
+    from kv.cli.output import write_all
 
-    from kv.cli.files import AtomicFile, write_all
-
-    with AtomicFile(path) as descriptor:
-        os.fchmod(descriptor, _MODE)
+    with AtomicFile(path, _MODE) as descriptor:
         write_all(descriptor, data)

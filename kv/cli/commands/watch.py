@@ -33,7 +33,8 @@ is skipped when the daemon has another one.
 
 A COMMAND is run for each change, one after the other, with KVD_KEY, KVD_VERSION, KVD_POSITION and KVD_EVENT (set,
 deleted, or resync, which has no key) in its environment, the value on its standard input, and in KVD_VALUE if it is
-text of up to 64 KiB. If it cannot be run, watching ends, or does not begin; how it ends does not matter. Ctrl-C ends with exit code 130.
+text of up to 64 KiB. If it cannot be run, watching ends, or does not begin; how it ends does not matter. Ctrl-C ends
+with exit code 130.
 """
 _MAX_IN_ENVIRONMENT_BYTES = 64 * 1024
 _CHECK_INTERVAL_S = 1.0  # between checks whether the output still has a reader
