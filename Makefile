@@ -24,7 +24,7 @@ QUICK_ARGS = -q --ignore=tests/engine/test_bounded_history.py
 SCALE = 10
 MINUTES = 30
 FAULT_TESTS = $(wildcard tests/store tests/engine tests/requests tests/server tests/client tests/live tests/histories tests/isolation \
-	tests/journal tests/near tests/service tests/system)
+	tests/fuzz tests/limits tests/journal tests/near tests/service tests/system)
 # For `make bench`: see bench/README.md.
 BENCHARGS =
 

@@ -27,6 +27,7 @@ from bench.tail import many_connections, tail_latency
 from bench.throughput import get1, get64, get_many, set1, set64, set100
 from bench.tls import tls
 from bench.used import used
+from bench.worst import worst
 
 Benchmark = Callable[[Context], Iterator[Row]]
 
@@ -66,5 +67,6 @@ BENCHMARKS: dict[str, Benchmark] = {
     "stalls": stalls,
     "expiry": expiry,
     "checkpoint": checkpoint,
+    "worst": worst,
     "used": used,
 }

@@ -3,6 +3,9 @@
 Names are imported at their first use, so that the command line starts without those that it does not need.
 """
 
+import os
+from _thread import RLock
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from kv import aio as aio
@@ -37,6 +40,7 @@ if TYPE_CHECKING:
     from kv.near_cache.entries import NearCacheLimits
     from kv.results import Author, Change, Commit, ConflictEntry, HotKeys, Item, SlowFrame, Version, Versioned
     from kv.settings import ClientSettings
+    from kvd.protocol import Position
 
 __all__ = [
     "AsyncClient",
@@ -64,6 +68,7 @@ __all__ = [
     "NearClient",
     "NotANumber",
     "NotFound",
+    "Position",
     "ProtocolError",
     "Refused",
     "SlowFrame",
@@ -91,6 +96,7 @@ _HOMES = {
     "NearClient": "kv.near_cache.blocking",
     **dict.fromkeys(("NearCache", "NearCacheStats"), "kv.near_cache.cache"),
     "NearCacheLimits": "kv.near_cache.entries",
+    "Position": "kvd.protocol",
     "Snapshot": "kv.api.snapshots",
     "TlsFiles": "kv.blocking.tls",
     "Transaction": "kv.api.transactions",
@@ -100,18 +106,35 @@ _HOMES = {
 }
 
 
+# Held while parts of the client are imported. A fork waits for it: its child could never import what another thread was
+# importing at the fork, because the lock on that module would stay held.
+importing = RLock()
+
+
+def _release() -> None:
+    try:
+        importing.release()
+    except RuntimeError:
+        pass  # forked by C code that calls only some of the hooks
+
+
+os.register_at_fork(before=importing.acquire, after_in_parent=_release, after_in_child=_release)
+
+
 def __getattr__(name: str) -> object:
     if name not in __all__ and name != "aio":
         raise AttributeError(f"module 'kv' has no attribute {name!r}")
     from importlib import import_module
 
-    if name == "aio":
-        return import_module("kv.aio")
-    home = import_module(_HOMES.get(name, "kv.errors"))
-    value = home.connect if name == "connect_async" else getattr(home, name)
+    with importing:
+        import_module("kv.loading")
+        if name == "aio":
+            return import_module("kv.aio")
+        home = import_module(_HOMES.get(name, "kv.errors"))
+        value = home.connect if name == "connect_async" else getattr(home, name)
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__, "aio"])
+    return sorted([*__all__, "aio"])

@@ -82,6 +82,10 @@ class Unavailable(KvdError):
         self.tried = list(tried)
 
 
+class Stopping(Unavailable):
+    """A daemon that is stopping answered the greeting with its goodbye: its successor may answer the next one."""
+
+
 class ConnectionLost(KvdError):
     """The connection broke, or there was no answer in time, after a request had been sent.
 

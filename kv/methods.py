@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from kv.api.result import Result
     from kv.results import Commit, HotKeys, Item, SlowFrame, Version, Versioned
     from kv.wire.operations import Operation, Range
+    from kvd.protocol import Position
 
     P = ParamSpec("P")
     T = TypeVar("T")
@@ -147,7 +148,9 @@ class Calls:
     """Calls of one request and one reply.
 
     Keys are strings of 1 byte to 4 KiB of UTF-8, values are bytes. Durations are seconds or timedelta. A commit returns
-    its version; versions rise. Writes take ``ttl`` (the keys expire after this time), ``keep_ttl`` (keys that exist
+    its version; versions rise. Each version comes as a Position: a number that knows its store. Handed back to a daemon
+    with another store it is SnapshotGone, or has a watch begin with a resync. A bare number means the store that the
+    daemon has now. Writes take ``ttl`` (the keys expire after this time), ``keep_ttl`` (keys that exist
     keep the deadline that they have), ``ephemeral`` (the keys are deleted when this client's connection ends) and
     ``sync`` (whether to wait until the commit is on the disk; None: as the daemon is configured).
     """
@@ -180,7 +183,7 @@ class Calls:
         keep_ttl: bool = False,
         ephemeral: bool = False,
         sync: bool | None = None,
-    ) -> Operation[int]:
+    ) -> Operation[Position]:
         """Store ``value`` under ``key``; return the version of the commit."""
         return operations.set_many({key: binary(value)}, write_options(ttl, keep_ttl, ephemeral, sync))
 
@@ -193,7 +196,7 @@ class Calls:
         keep_ttl: bool = False,
         ephemeral: bool = False,
         sync: bool | None = None,
-    ) -> Operation[int]:
+    ) -> Operation[Position]:
         """Store all ``entries``, or none of them, in one commit; return its version."""
         checked = {key: binary(value) for key, value in entries.items()}
         return operations.set_many(checked, write_options(ttl, keep_ttl, ephemeral, sync))
@@ -228,7 +231,7 @@ class Calls:
         keep_ttl: bool = False,
         ephemeral: bool = False,
         sync: bool | None = None,
-    ) -> Operation[int]:
+    ) -> Operation[Position]:
         """Store ``value`` (None: delete) if ``key`` still has the ``version`` that fetch returned (0: is absent).
 
         Returns the version of the commit. Raises Conflict.
@@ -248,7 +251,7 @@ class Calls:
         keep_ttl: bool = False,
         ephemeral: bool = False,
         sync: bool | None = None,
-    ) -> Operation[int]:
+    ) -> Operation[Position]:
         """Make ``writes`` (None deletes) in one commit, if nothing that was read has changed; return its version.
 
         ``reads``: each key with the version that was read, 0 for absent. ``ranges``: pairs of start and end (None: no
@@ -267,12 +270,12 @@ class Calls:
         return operations.ttl(list(keys))
 
     @call
-    def version(self) -> Operation[int]:
+    def version(self) -> Operation[Position]:
         """The current version: that of the last commit."""
         return operations.version()
 
     @call
-    def version_at(self, time_us: int) -> Operation[int]:
+    def version_at(self, time_us: int) -> Operation[Position]:
         """The version that was current at a time, in µs since the epoch. Raises SnapshotGone."""
         return operations.version_at(time_us)
 
@@ -405,7 +408,7 @@ class Api(Calls):
         return largest_keys(limit)
 
     @procedure
-    def rollback(self, *keys: str, to: int) -> Procedure[int]:
+    def rollback(self, *keys: str, to: int) -> Procedure[Position]:
         """Restore ``keys`` to what they were at version ``to``, in a commit of its own; return its version.
 
         Keys keep the deadline that they have. Raises Conflict if one changes at the same time, SnapshotGone.
@@ -422,7 +425,7 @@ class Api(Calls):
         return writes_of(plan_rollback(list(keys), to))
 
     @procedure
-    def revert(self, version: int) -> Procedure[int]:
+    def revert(self, version: int) -> Procedure[Position]:
         """Undo the commit that made ``version``, in a commit of its own; return the new version.
 
         Raises Conflict if a key that it wrote has changed since, SnapshotGone if it has left the history.

@@ -25,9 +25,12 @@ class ClientSettings:
     ``address`` is None for the default addresses, ``timeout`` is in seconds for each call (None: no limit),
     ``token_file`` and ``tls`` identify the client over TCP, ``codec`` encodes values, ``busy_poll_us`` is how long the
     blocking client looks for a reply before it sleeps. Raises ValueError for a malformed address, timeout or time.
+
+    The default addresses are a rule for the first connection. Where the client first finds a daemon, it stays: so no
+    connection, watch or mirror of it ever goes over to another daemon with other data.
     """
 
-    __slots__ = ("address", "busy_poll_us", "codec", "timeout", "tls", "token_file")
+    __slots__ = ("_found", "address", "busy_poll_us", "codec", "timeout", "tls", "token_file")
 
     address: str | None
     timeout: float | None
@@ -35,6 +38,7 @@ class ClientSettings:
     codec: Codec
     tls: TlsFiles | None
     busy_poll_us: int
+    _found: list[str]
 
     def __init__(
         self,
@@ -53,9 +57,12 @@ class ClientSettings:
         if not 0 <= busy_poll_us <= MAX_BUSY_POLL_US:
             raise ValueError(f"busy_poll_us is 0 to {MAX_BUSY_POLL_US}, not {busy_poll_us}")
         if codec is None:
-            from kv.wire.codecs import full
+            from kv.loading import importing
 
-            codec = full()
+            with importing:
+                from kv.wire.codecs import full
+
+                codec = full()
         fix = object.__setattr__  # past the refusal below
         fix(self, "address", address)
         fix(self, "timeout", timeout)
@@ -63,6 +70,7 @@ class ClientSettings:
         fix(self, "codec", codec)
         fix(self, "tls", tls)
         fix(self, "busy_poll_us", busy_poll_us)
+        fix(self, "_found", [])  # the address at which the client first found a daemon
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
         raise AttributeError(f"a client's settings cannot be changed: connect with another {name}")
@@ -72,6 +80,17 @@ class ClientSettings:
 
     def __repr__(self) -> str:
         return f"ClientSettings({self.address!r}, timeout={self.timeout!r}, token_file={self.token_file!r})"
+
+    @property
+    def home(self) -> str | None:
+        """The only address to connect to; None before a daemon has been found at one of the default addresses."""
+        return self._found[0] if self._found else self.address
+
+    def settle(self, address: str) -> bool:
+        """Note that a daemon was found at ``address``; whether the client belongs there."""
+        if not self._found:
+            self._found.append(address)  # another thread may have been quicker: the first of the list counts
+        return self._found[0] == address
 
     def token_for(self, address: str) -> str | None:
         """Return the token to show at ``address``; None where none is needed, or there is none. Raises KvdError."""

@@ -55,7 +55,10 @@ def connect(
 ) -> AsyncClient:
     """Return a client of the daemon at ``address``; as kv.connect. Nothing is opened before the first call."""
     if near_cache:
-        from kv.near_cache.aio import AsyncNearClient
+        from kv.loading import importing
+
+        with importing:
+            from kv.near_cache.aio import AsyncNearClient
 
         limits = None if near_cache is True else near_cache
         return AsyncNearClient(address, timeout=timeout, token_file=token_file, codec=codec, limits=limits)

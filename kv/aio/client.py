@@ -10,6 +10,7 @@ from kv.aio.connection import AsyncConnection, Call, SingleCall
 from kv.aio.scopes import AsyncLock, AsyncPipeline, AsyncSnapshot, AsyncTransaction
 from kv.api.procedures import CallUser, NextChange, Pause, YieldItems
 from kv.api.transactions import run
+from kv.loading import load_all
 from kv.methods import Api, Asynchronous
 from kv.settings import DEFAULT_TIMEOUT_S, ClientSettings
 from kv.wire.exchange import Exchange
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from kv.wire.protocol import ClientProtocol
 
 T = TypeVar("T")
+# What asyncio and this package import inside functions.
+_LATER = ("concurrent.futures.thread", "kv.aio.mirror", "kv.aio.watch")
 
 
 class AsyncClient(Api, Asynchronous):
@@ -95,7 +98,7 @@ class AsyncClient(Api, Asynchronous):
         """As Client.mirror, with ``async with``."""
         from kv.aio.mirror import AsyncMirror
 
-        return AsyncMirror(self.settings, self.log, prefix)
+        return AsyncMirror(self.settings, self.log, self.version, prefix)
 
     def lock(
         self,
@@ -220,6 +223,7 @@ class AsyncClient(Api, Asynchronous):
         """Return the running loop's connection, open or not."""
         connection = self._connection
         if connection is None or connection.loop is not asyncio.get_running_loop():
+            load_all(self.settings.address, *_LATER)
             connection = self._connection = AsyncConnection(self.settings, self.near_cache)
         return connection
 

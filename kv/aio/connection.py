@@ -15,8 +15,8 @@ import socket
 from typing import TYPE_CHECKING, Any
 
 from kv.aio.stream import AsyncStream, tls_options
-from kv.blocking.stream import Deadline, open_stream
-from kv.errors import KvdError, Unavailable
+from kv.blocking.stream import STOPPING_PAUSE_S, Deadline, open_home
+from kv.errors import KvdError, Stopping, Unavailable
 from kv.wire.exchange import Exchange
 from kv.wire.protocol import ClientProtocol, StoreView, dispatch
 
@@ -248,8 +248,15 @@ class AsyncConnection:
 
     async def _open(self) -> None:
         """Connect, and send the queued calls, or end them with the reason why there is no connection."""
+        deadline = Deadline(self._settings.timeout)
         try:
-            self._stream = await self._connect()
+            while self._stream is None:
+                try:
+                    self._stream = await self._connect()
+                except Stopping:  # the daemon's successor may answer
+                    if deadline.is_over:
+                        raise
+                    await asyncio.sleep(STOPPING_PAUSE_S)
         except KvdError as error:
             waiting, self._queue = self._queue, []
             for call in waiting:
@@ -296,6 +303,8 @@ class AsyncConnection:
         if protocol.refusal is not None or stream.failure is not None:
             stream.transport.abort()
             raise protocol.refusal or stream.failure or AssertionError
+        if protocol.shutting_down:
+            raise Stopping(f"{address} is stopping", [address])
         if protocol.store_id is None or stream.transport.is_closing():
             raise Unavailable(f"{address} closed the connection", [address])
         if self._near_cache is not None:
@@ -305,7 +314,7 @@ class AsyncConnection:
     def _open_blocking(self, protocol: ClientProtocol) -> Stream:
         """Connect, and attach the near cache, if the client has one. Raises Unavailable and the like."""
         deadline = Deadline(self._settings.timeout)
-        stream = open_stream(self._settings.address, deadline, shake_hands=False)
+        stream = open_home(self._settings, deadline, shake_hands=False)
         if self._near_cache is not None:
             from kv.near_cache.attach import attach
 

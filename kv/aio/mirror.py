@@ -9,9 +9,10 @@ from kv.aio.watch import AsyncWatch
 from kv.api.mirrors import LOG_RETRY_S, MirrorState, deadline_after, remaining_s
 from kv.api.watches import NO_SUCH_VERSION
 from kv.errors import SnapshotGone
+from kvd.protocol import Position, position
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
     from types import TracebackType
 
     from kv.results import Commit
@@ -21,9 +22,16 @@ if TYPE_CHECKING:
 class AsyncMirror(MirrorState):
     """As Mirror, within ``async with``: kept current by a task. Reads are not awaited."""
 
-    def __init__(self, settings: ClientSettings, log: Callable[[int], AsyncIterator[Commit]], prefix: str = "") -> None:
+    def __init__(
+        self,
+        settings: ClientSettings,
+        log: Callable[[int | None], AsyncIterator[Commit]],
+        version: Callable[[], Awaitable[Position]],
+        prefix: str = "",
+    ) -> None:
         super().__init__(prefix)
         self._log = log
+        self._version = version
         self._timeout = settings.timeout
         self._watch = AsyncWatch(settings, prefix, NO_SUCH_VERSION, self._apply)
         self._changed = asyncio.Event()  # set at the next change, and then replaced by a new one
@@ -43,21 +51,31 @@ class AsyncMirror(MirrorState):
 
     async def wait_for(self, version: int, timeout: float | None = None) -> None:
         """As Mirror.wait_for."""
-        deadline = deadline_after(timeout)
+        deadline, watch = deadline_after(timeout), self._watch
         self._check()
-        while (since := self._position(self._watch)) < version:
+        target = version if isinstance(version, Position) else position(version, (await self._version()).store)
+        while not self._has(watch, target):
+            since = watch.version
+            if not self._shows_store_of(watch, target):
+                if (await self._version()).store != target.store:
+                    raise self._other_store(target)
+                if not await self._wait(lambda: self._shows_store_of(watch, target), remaining_s(deadline)):
+                    raise self._too_late(version)
+                continue
             try:
                 commits = [commit async for commit in self._log(since)]
             except SnapshotGone:  # far out of date: more changes must come first, or a resync
                 remaining = remaining_s(deadline, LOG_RETRY_S)
-                await self._wait(lambda since=since: self._position(self._watch) > since, remaining)  # type: ignore[misc]
+                await self._wait(lambda since=since: watch.version is not since, remaining)  # type: ignore[misc]
                 if remaining_s(deadline, 1.0) == 0:
                     raise self._too_late(version) from None
                 continue
-            last = self._last_concerning(commits, version)
-            if not await self._wait(lambda last=last: self._position(self._watch) >= last, remaining_s(deadline)):  # type: ignore[misc]
+            last = self._last_concerning(commits, target)
+            has_last = lambda last=last: not self._shows_store_of(watch, target) or watch.version >= last  # noqa: E731
+            if not await self._wait(has_last, remaining_s(deadline)):
                 raise self._too_late(version)
-            return
+            if self._shows_store_of(watch, target):
+                return
 
     async def _wait(self, condition: Callable[[], bool], timeout: float | None) -> bool:
         try:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Self
 
 from kv.aio.stream import tls_options
 from kv.api.watches import FIRST_PAUSE_S, MAX_PAUSE_S, WatchState
-from kv.blocking.stream import Deadline, open_stream
-from kv.errors import ConnectionLost, KvdError, Unavailable
+from kv.blocking.stream import STOPPING_PAUSE_S, Deadline, open_home
+from kv.errors import ConnectionLost, KvdError, Stopping, Unavailable
 from kv.methods import Asynchronous
 from kv.wire.protocol import ClientProtocol, StoreView
 
@@ -28,6 +28,7 @@ class AsyncWatch(WatchState, Asynchronous):
     _reader: asyncio.StreamReader | None = None
     _writer: asyncio.StreamWriter | None = None
     _protocol: ClientProtocol | None = None
+    _has_begun = False
     _reopen_deadline: Deadline | None = None  # until when the daemon may come back, over all waits
 
     async def wait(self, timeout: float | None = None) -> Change | None:  # as the blocking one
@@ -66,7 +67,7 @@ class AsyncWatch(WatchState, Asynchronous):
         self._check_process()
         if self._reader is None:
             try:
-                await self._open()
+                await self._begin()
             except BaseException:
                 self.abandon()
                 raise
@@ -81,7 +82,7 @@ class AsyncWatch(WatchState, Asynchronous):
 
     async def _receive(self) -> None:
         if self._reader is None or self._protocol is None:
-            await (self._open() if self._reopen_deadline is None else self._reopen())
+            await (self._reopen() if self._has_begun else self._begin())
             return
         try:
             data = await self._reader.read(_READ_BYTES)
@@ -89,8 +90,18 @@ class AsyncWatch(WatchState, Asynchronous):
                 raise EOFError
             self._feed.receive(self._protocol, data)
         except (OSError, EOFError, Unavailable):
-            if not self._closed:
-                await self._reopen()
+            self._reader = None  # what came before the end is handed out first; then the next call reopens
+
+    async def _begin(self) -> None:
+        """Connect for the first time, once no daemon that is stopping answers. Raises KvdError."""
+        deadline = Deadline(self._settings.timeout)
+        while not self._has_begun:
+            try:
+                await self._open()
+            except Stopping:
+                if deadline.is_over:
+                    raise
+                await asyncio.sleep(STOPPING_PAUSE_S)
 
     async def _reopen(self) -> None:
         """Connect again, for as long as the client's timeout."""
@@ -115,7 +126,7 @@ class AsyncWatch(WatchState, Asynchronous):
         loop = asyncio.get_running_loop()
         if self._writer is not None:
             self._writer.transport.abort()
-        open_blocking = partial(open_stream, settings.address, Deadline(settings.timeout), shake_hands=False)
+        open_blocking = partial(open_home, settings, Deadline(settings.timeout), shake_hands=False)
         stream = await loop.run_in_executor(None, open_blocking)
         address = stream.address
         descriptor, is_unix = stream.detach()
@@ -130,14 +141,15 @@ class AsyncWatch(WatchState, Asynchronous):
         protocol = self._protocol = ClientProtocol(settings.codec, StoreView())
         try:
             async with asyncio.timeout(settings.timeout):
-                await self._begin(reader, self._writer, protocol, settings.token_for(address))
+                await self._request(reader, self._writer, protocol, settings.token_for(address))
         except TimeoutError:
             raise Unavailable(f"no answer from {address} in time", [address]) from None
         except (OSError, EOFError) as error:
             raise ConnectionLost(f"{address} closed the connection: {error}", writing=False) from error
         self._reader = reader
+        self._has_begun = True
 
-    async def _begin(
+    async def _request(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, protocol: ClientProtocol, token: str | None
     ) -> None:
         opening = self._feed.opening(protocol, token)

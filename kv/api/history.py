@@ -10,11 +10,13 @@ from kv.api.procedures import YieldItems, ask, send
 from kv.errors import Conflict, SnapshotGone
 from kv.wire import operations
 from kv.wire.exchange import Exchange
+from kvd.protocol import store_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from kv.api.procedures import Pages, Procedure
     from kv.results import Commit, Version
+    from kvd.protocol import Position
 
 _PAGE_VERSIONS = 1_000
 
@@ -27,10 +29,10 @@ class Plan:
         self.reads = reads
         self.store_id = store_id
 
-    def carry_out(self) -> Procedure[int]:
+    def carry_out(self) -> Procedure[Position]:
         """Make the commit; return its version."""
         options = operations.write_options(keep_ttl=True)
-        version: int = yield from ask(operations.commit(self.writes, self.reads, (), None, options), self.store_id)
+        version: Position = yield from ask(operations.commit(self.writes, self.reads, (), None, options), self.store_id)
         return version
 
 
@@ -63,12 +65,13 @@ def log(since: int | None, limit: int | None) -> Pages[Commit]:
     if since is None and limit is not None:
         yield from _newest(limit)
         return
+    store_id = store_of(since)
     newest: int | None = None
     following = 0 if since is None else since + 1
     while limit is None or limit > 0:
         page = _PAGE_VERSIONS if limit is None else min(limit, _PAGE_VERSIONS)
         # It ends at the commit that is the newest at the beginning; concurrent writers would keep it going for ever.
-        exchange: Exchange = yield Exchange((operations.log(following, page), operations.version()))
+        exchange: Exchange = yield Exchange((operations.log(following, page, store_id), operations.version()))
         try:
             commits: list[Commit] = exchange.result(0)
         except SnapshotGone as gone:
@@ -88,11 +91,19 @@ def log(since: int | None, limit: int | None) -> Pages[Commit]:
 
 
 def _newest(limit: int) -> Pages[Commit]:
-    """The newest commits, in one page: the daemon's limit of a page is also the limit here."""
-    if limit <= 0:
-        return
-    exchange: Exchange = yield Exchange((operations.log(None, min(limit, operations.MAX_PAGE_SIZE)),))
-    yield YieldItems(exchange.result())
+    """The newest ``limit`` commits, oldest first: page by page from the newest back, and then turned around."""
+    pages: list[list[Commit]] = []
+    before: int | None = None
+    while limit > 0:
+        exchange: Exchange = yield Exchange((operations.newest_commits(before, min(limit, operations.MAX_PAGE_SIZE)),))
+        commits: list[Commit] = exchange.result()
+        if not commits:
+            break
+        pages.append(commits)
+        before = commits[0].version
+        limit -= len(commits)
+    for commits in reversed(pages):
+        yield YieldItems(commits)
 
 
 # ---------------------------------------------------------------------- going back
@@ -107,7 +118,7 @@ def plan_rollback(keys: list[str], to: int) -> Procedure[Plan]:
     return Plan(writes, reads, _store_of(exchange))
 
 
-def rollback(keys: list[str], to: int) -> Procedure[int]:
+def rollback(keys: list[str], to: int) -> Procedure[Position]:
     """Restore ``keys`` to what they were at version ``to``; return the version of the commit."""
     plan = yield from plan_rollback(keys, to)
     version = yield from plan.carry_out()
@@ -116,7 +127,7 @@ def rollback(keys: list[str], to: int) -> Procedure[int]:
 
 def plan_revert(version: int) -> Procedure[Plan]:
     """Plan to undo the commit that made ``version``, if nothing that it wrote has changed since."""
-    exchange = yield from send(operations.log(version, 1))
+    exchange = yield from send(operations.log(int(version), 1, store_of(version)))
     commits: list[Commit] = exchange.result()
     if not commits or commits[0].version != version:
         raise SnapshotGone(f"there is no commit with version {version}; see the log", "snapshot_gone")
@@ -135,7 +146,7 @@ def plan_revert(version: int) -> Procedure[Plan]:
     return Plan({key: before[key].value for key in keys}, reads, store_id)
 
 
-def revert(version: int) -> Procedure[int]:
+def revert(version: int) -> Procedure[Position]:
     """Undo the commit that made ``version``; return the version of the new commit."""
     plan = yield from plan_revert(version)
     new_version = yield from plan.carry_out()

@@ -5,6 +5,8 @@
 
 A watch cannot say that it has *nothing* more to send. So to wait for a certain version, a mirror asks the daemon's log
 for the last commit up to it that concerns the prefix, and waits for that one alone.
+
+A version counts in its own store. A mirror that still shows an earlier store waits for the resynchronisation first.
 """
 
 from __future__ import annotations
@@ -14,7 +16,8 @@ import threading
 import time
 from collections.abc import Mapping
 
-from kv.errors import ForkedClient, TimedOut
+from kv.errors import ForkedClient, SnapshotGone, TimedOut
+from kvd.protocol import Position, store_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -66,9 +69,17 @@ class MirrorState(Mapping[str, bytes]):
         concerning = (commit for commit in commits if any(key.startswith(self.prefix) for key in commit.keys))
         return max((commit.version for commit in concerning if commit.version <= version), default=0)
 
-    def _position(self, watch: WatchState) -> int:
-        """Return the version up to which the watch has sent everything; -1 before the first resync."""
-        return watch.version or 0 if self._is_complete else -1
+    def _has(self, watch: WatchState, target: Position) -> bool:
+        """Whether the watch has sent everything up to ``target``."""
+        return self._shows_store_of(watch, target) and (watch.version or 0) >= target
+
+    def _shows_store_of(self, watch: WatchState, target: Position) -> bool:
+        """Whether the mirror shows the store that ``target`` belongs to, at whatever version."""
+        return self._is_complete and store_of(watch.version) == target.store
+
+    @staticmethod
+    def _other_store(target: Position) -> SnapshotGone:
+        return SnapshotGone(f"version {target} belongs to a store that the daemon has no more", "snapshot_gone")
 
     def _too_late(self, version: int) -> TimedOut:
         return TimedOut(f"the mirror of {self.prefix!r} has not come to version {version} in time", writing=False)

@@ -1,9 +1,14 @@
 """Watches: a feed of commits, which resumes where it broke off. The half without I/O.
 
-A feed has one position, ``version``: every change up to it has been handed out. Changes that have come and are not
-handed out yet are in a queue. The watch reads from its connection when the queue is empty. So a feed that broke is
-requested again from ``version`` on. The daemon resynchronises where it cannot resume, as does a daemon with another
-store, whose versions mean something else.
+Changes that have been received and not handed out yet are in a queue, so a feed has two positions:
+
+        ──────┬──────────────────────────┬────────▶ commits
+              version                    received
+              handed out up to here      received up to here: a feed that broke is requested again from here on
+
+Both name their store. ``received`` moves only with what is complete: a change, or the end of a resynchronisation. The
+watch requests a resynchronisation where its position is not one of the daemon's store, and the daemon sends one where
+its history does not reach back that far. A bare number may be any store's, so a watch from one begins with that, too.
 """
 
 from __future__ import annotations
@@ -11,10 +16,11 @@ from __future__ import annotations
 from collections import deque
 
 from kv.api.scopes import ProcessBound
-from kv.errors import ProtocolError, Unavailable
+from kv.errors import ProtocolError, Stopping
 from kv.results import Change, author
 from kv.wire import operations
 from kv.wire.exchange import Exchange
+from kvd.protocol import Position, store_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,9 +41,9 @@ class Feed:
 
     def __init__(self, prefix: str, since: int | None) -> None:
         self._prefix = prefix
-        self.version = since
-        self._store_id: str | None = None
-        self._queue: deque[tuple[int, Change | None]] = deque()
+        self.version = self._received = since
+        self._position: type[Position] = Position  # makes positions in the store of the current connection
+        self._queue: deque[tuple[Position, Change | None]] = deque()
         self._snapshot: dict[str, bytes | None] | None = None  # what the current resynchronisation has brought so far
         self._snapshot_version = 0
         # Called with each change before ``version`` includes it.
@@ -59,7 +65,7 @@ class Feed:
         exchange.result()
 
     def receive(self, protocol: ClientProtocol, data: bytes) -> None:
-        """Take received bytes. Raises KvdError: ProtocolError, or Unavailable after a goodbye."""
+        """Take received bytes. Raises KvdError: ProtocolError, or Stopping after a goodbye."""
         events: list[Any] = []
         protocol.events = events
         protocol.receive_and_dispatch(data)
@@ -67,15 +73,17 @@ class Feed:
         if protocol.refusal is not None:
             raise protocol.refusal
         if protocol.shutting_down:
-            raise Unavailable("the daemon is stopping")
+            raise Stopping("the daemon is stopping")
 
     def _request(self, protocol: ClientProtocol) -> Exchange:
         self._snapshot = None
-        is_same_store = self._store_id in (None, protocol.store_id)
-        self._store_id = protocol.store_id
-        if self.version is None:
-            self.version = protocol.store_view.version
-        return Exchange((operations.watch(self._prefix, self.version if is_same_store else NO_SUCH_VERSION),))
+        view = protocol.store_view
+        self._position = view.position
+        if self._received is None:
+            assert view.version is not None  # hello has been answered
+            self.version = self._received = view.position(view.version)
+        is_known = store_of(self._received) == protocol.store_id
+        return Exchange((operations.watch(self._prefix, self._received if is_known else NO_SUCH_VERSION),))
 
     def take(self, events: list[Any]) -> None:
         """Take events in their order. Raises ProtocolError."""
@@ -88,17 +96,28 @@ class Feed:
     def _take(self, kind: str, *fields: Any) -> None:  # noqa: ANN401
         if kind == "change":
             version, time, author_fields, writes = fields
-            self._queue.append((version, Change(version, time, author(author_fields), writes)))
+            position = self._position(version)
+            self._put(position, Change(position, time, author(author_fields), writes))
         elif kind == "reset":
             self._snapshot, self._snapshot_version = {}, fields[0]
         elif kind == "item" and self._snapshot is not None:
             self._snapshot[fields[0]] = fields[1]
         elif kind == "live" and self._snapshot is not None:
-            change = Change(self._snapshot_version, None, None, self._snapshot, resync=True)
+            position = self._position(self._snapshot_version)
+            change = Change(position, None, None, self._snapshot, resync=True)
             self._snapshot = None
-            self._queue.append((self._snapshot_version, change))
+            self._put(position, change)
         elif kind == "live":
-            self._queue.append((fields[0], None))
+            self._put(self._position(fields[0]), None)
+
+    def _put(self, position: Position, change: Change | None) -> None:
+        self._queue.append((position, change))
+        self._received = position
+
+    @property
+    def has_changes(self) -> bool:
+        """Whether ``hand_out`` may return a change."""
+        return bool(self._queue)
 
     def hand_out(self) -> Change | None:
         """Return the next change, if one has come."""
@@ -132,5 +151,8 @@ class WatchState(ProcessBound):
 
     @property
     def version(self) -> int | None:
-        """Where to resume later: every change up to it has been handed out. None before the start, without since."""
+        """Where to resume later: every change up to it has been handed out. None before the start, without since.
+
+        A Position once the watch has begun: it names its store, so that a watch since it never skips a change.
+        """
         return self._feed.version

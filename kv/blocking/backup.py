@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 
 from kv.api.watches import Feed
-from kv.blocking.stream import Deadline, open_stream
+from kv.blocking.stream import Deadline, open_home
 from kv.blocking.watch import begin_feed
 from kv.errors import ConnectionLost, KvdError, Refused
 from kv.wire import operations
@@ -65,7 +65,7 @@ class BackupStream:
         self._feed = BackupFeed()
         self._is_complete = False
         self._failure: KvdError | None = None
-        self._stream = open_stream(settings.address, Deadline(settings.timeout), settings.tls)
+        self._stream = open_home(settings, Deadline(settings.timeout))
         self._protocol = ClientProtocol(settings.codec, StoreView())
         try:
             token = settings.token_for(self._stream.address)

@@ -57,6 +57,7 @@ class Client(Api, Blocking):
         self.settings = ClientSettings(
             address, timeout=timeout, token_file=token_file, codec=codec, busy_poll_us=busy_poll_us, tls=tls
         )
+        self._is_program = codec is None  # rather than the short-lived command
         # By process id: a forked child finds none of its own, whatever a thread of its parent was doing.
         self._connections: dict[int, Connection] = {}
 
@@ -125,7 +126,7 @@ class Client(Api, Blocking):
         """
         from kv.blocking.mirror import Mirror
 
-        return Mirror(self.settings, self.log, prefix)
+        return Mirror(self.settings, self.log, self.version, prefix)
 
     def lock(
         self,
@@ -240,6 +241,10 @@ class Client(Api, Blocking):
         pid = os.getpid()
         connection = self._connections.get(pid)
         if connection is None:
+            if self._is_program:
+                from kv.loading import load_all
+
+                load_all(self.settings.address)
             connection = self._connections.setdefault(pid, Connection(self.settings, self.near_cache))
             for other in [other for other in self._connections if other != pid]:
                 self._connections.pop(other, None)  # the parent's; its descriptor was closed at the fork

@@ -61,7 +61,10 @@ def connect(
     before the first call. Raises ValueError for a malformed address, timeout or time to poll.
     """
     if near_cache:
-        from kv.near_cache.blocking import NearClient
+        from kv.loading import importing
+
+        with importing:
+            from kv.near_cache.blocking import NearClient
 
         limits = None if near_cache is True else near_cache
         return NearClient(

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from _thread import allocate_lock
 
-from kv.blocking.stream import Deadline, open_stream
-from kv.errors import KvdError, ProtocolError, Unavailable
+from kv.blocking.stream import STOPPING_PAUSE_S, Deadline, open_home
+from kv.errors import KvdError, ProtocolError, Stopping, Unavailable
 from kv.wire.exchange import Exchange
 from kv.wire.protocol import ClientProtocol, StoreView
 from kvd.protocol.address import is_network
@@ -133,6 +133,10 @@ class Connection:
                     exchange.store_changed()
                     return
             data = self._protocol.encode([exchange])
+        except Stopping as error:
+            if not deadline.pause(STOPPING_PAUSE_S):
+                exchange.refused(error)
+            return  # else deliver tries again: the daemon's successor may answer
         except KvdError as error:
             exchange.refused(error)
             return
@@ -168,7 +172,7 @@ class Connection:
         if self._stream is not None:
             return self._stream, False
         settings = self._settings
-        stream = open_stream(settings.address, deadline, settings.tls)
+        stream = open_home(settings, deadline)
         stream.busy_poll_us = settings.busy_poll_us
         self._protocol = ClientProtocol(settings.codec, self._store_view)
         self._silent = self._torn = False
@@ -202,7 +206,7 @@ class Connection:
             raise
         if protocol.refusal is not None or protocol.shutting_down:
             self._drop()
-            raise protocol.refusal or Unavailable(f"{stream.address} is stopping", [stream.address])
+            raise protocol.refusal or Stopping(f"{stream.address} is stopping", [stream.address])
 
     def _send(self, stream: Stream, data: bytes, frame: list[Exchange] | tuple[()], deadline: Deadline) -> bool:
         """Send a frame, after hello if it is the first; whether all of it was sent before the peer hung up."""

@@ -9,6 +9,7 @@ from kv.api.mirrors import LOG_RETRY_S, MirrorState, deadline_after, remaining_s
 from kv.api.watches import NO_SUCH_VERSION
 from kv.blocking.watch import Watch
 from kv.errors import SnapshotGone
+from kvd.protocol import Position, position
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,13 +24,20 @@ if TYPE_CHECKING:
 class Mirror(MirrorState):
     """A mirror for programs that block. A thread keeps it current, until it is closed or its ``with`` block ends.
 
-    ``log``: the client's method, which returns the commits after a version. Raises KvdError if the daemon cannot be
+    ``log`` and ``version``: the client's methods. Raises KvdError if the daemon cannot be
     asked. Later any read raises Unavailable, once there has been no daemon for as long as the client's timeout.
     """
 
-    def __init__(self, settings: ClientSettings, log: Callable[[int], Iterable[Commit]], prefix: str = "") -> None:
+    def __init__(
+        self,
+        settings: ClientSettings,
+        log: Callable[[int | None], Iterable[Commit]],
+        version: Callable[[], Position],
+        prefix: str = "",
+    ) -> None:
         super().__init__(prefix)
         self._log = log
+        self._version = version
         self._changed = threading.Condition()
         self._watch = Watch(settings, prefix, NO_SUCH_VERSION, self._apply)
         self._thread = threading.Thread(target=self._follow, name="kv mirror", daemon=True)
@@ -56,21 +64,32 @@ class Mirror(MirrorState):
     def wait_for(self, version: int, timeout: float | None = None) -> None:
         """Wait until the mirror has all commits up to ``version`` that concern the prefix.
 
-        Raises TimedOut if it has not within ``timeout`` seconds (None: wait for ever), and KvdError.
+        A bare number is a version of the store that the daemon has now. Raises TimedOut if the mirror has not all
+        within ``timeout`` seconds (None: wait for ever), SnapshotGone for a version of another store, and KvdError.
         """
-        deadline = deadline_after(timeout)
+        deadline, watch = deadline_after(timeout), self._watch
         self._check()
-        while (since := self._position(self._watch)) < version:
+        target = version if isinstance(version, Position) else position(version, self._version().store)
+        while not self._has(watch, target):
+            since = watch.version
+            if not self._shows_store_of(watch, target):
+                if self._version().store != target.store:
+                    raise self._other_store(target)
+                if not self._wait(lambda: self._shows_store_of(watch, target), remaining_s(deadline)):
+                    raise self._too_late(version)
+                continue
             try:
-                last = self._last_concerning(self._log(since), version)
+                last = self._last_concerning(self._log(since), target)
             except SnapshotGone:  # far out of date: more changes must come first, or a resync
-                self._wait(lambda since=since: self._position(self._watch) > since, remaining_s(deadline, LOG_RETRY_S))  # type: ignore[misc]
+                self._wait(lambda since=since: watch.version is not since, remaining_s(deadline, LOG_RETRY_S))  # type: ignore[misc]
                 if remaining_s(deadline, 1.0) == 0:
                     raise self._too_late(version) from None
                 continue
-            if not self._wait(lambda last=last: self._position(self._watch) >= last, remaining_s(deadline)):  # type: ignore[misc]
+            has_last = lambda last=last: not self._shows_store_of(watch, target) or watch.version >= last  # noqa: E731
+            if not self._wait(has_last, remaining_s(deadline)):
                 raise self._too_late(version)
-            return
+            if self._shows_store_of(watch, target):
+                return
 
     def _wait(self, condition: Callable[[], bool], timeout: float | None) -> bool:
         """Whether the condition holds within ``timeout`` seconds. Raises the error that has ended the mirror."""

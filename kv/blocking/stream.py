@@ -26,12 +26,15 @@ if TYPE_CHECKING:
     from typing import Any
 
     from kv.blocking.tls import TlsFiles
+    from kv.settings import ClientSettings
 
 # The allocator would map and unmap memory of twice this size for each read.
 _READ_SIZES = (64 * 1024,)
 _MAX_POLL_MS = 2**31 - 1
 _ONE_DESCRIPTOR = (socket.CMSG_LEN(4),)
 _QUEUE_FULL_PAUSE_S = 0.002
+# Between greetings, while the daemon that answers is stopping.
+STOPPING_PAUSE_S = 0.02
 # recv itself waits for at most this long, which saves a poll each time. A longer wait polls after that.
 _RECV_WAIT_S = 0.05
 _RECV_TIMEOUT = struct.pack("@ll", 0, int(_RECV_WAIT_S * 1_000_000))
@@ -63,6 +66,13 @@ class Deadline:
     def is_over(self) -> bool:
         """Whether there is no time left."""
         return self._at is not None and self._at <= time.monotonic()
+
+    def pause(self, seconds: float) -> bool:
+        """Sleep for ``seconds``, or until there is no time left; whether there is any left."""
+        if self.is_over:
+            return False
+        time.sleep(seconds if self._at is None else max(0.0, min(seconds, self._at - time.monotonic())))
+        return not self.is_over
 
 
 class Stream:
@@ -275,6 +285,15 @@ def open_stream(
         text = f"permission denied: {', '.join(denied)}; the socket's owner and mode decide who may use the daemon"
         raise Forbidden(text, "forbidden")
     raise Unavailable(f"no daemon at {', '.join(problems)}{_how_to_start(address)}", addresses)
+
+
+def open_home(settings: "ClientSettings", deadline: Deadline, *, shake_hands: bool = True) -> Stream:
+    """Connect a client to its daemon: to the address at which the client first found one. Raises as open_stream."""
+    while True:
+        stream = open_stream(settings.home, deadline, settings.tls, shake_hands=shake_hands)
+        if settings.settle(stream.address):
+            return stream
+        stream.close()
 
 
 def _how_to_start(address: str | None) -> str:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from kv.api.watches import FIRST_PAUSE_S, MAX_PAUSE_S, WatchState
-from kv.blocking.stream import Deadline, open_stream
-from kv.errors import ConnectionLost, KvdError, Unavailable
+from kv.blocking.stream import STOPPING_PAUSE_S, Deadline, open_home
+from kv.errors import ConnectionLost, KvdError, Stopping, Unavailable
 from kv.methods import Blocking
 from kv.wire.protocol import ClientProtocol, StoreView
 
@@ -39,7 +39,7 @@ class Watch(WatchState, Blocking):
         self._torn = False
         self._reopen_deadline: Deadline | None = None  # until when the daemon may come back, over all waits
         try:
-            self._open(Deadline(settings.timeout))
+            self._begin(Deadline(settings.timeout))
         except BaseException:
             self.close()
             raise
@@ -92,7 +92,8 @@ class Watch(WatchState, Blocking):
         except TimeoutError:
             raise
         except (OSError, EOFError, Unavailable):
-            if not self._closed:
+            # What came before the end is handed out first; the next call finds the connection torn.
+            if not self._closed and not self._feed.has_changes:
                 self._reopen(deadline)
 
     def _receive(self, deadline: Deadline) -> None:
@@ -124,13 +125,24 @@ class Watch(WatchState, Blocking):
             sleep(pause_s if remaining is None else min(pause_s, remaining))
             pause_s = min(2 * pause_s, MAX_PAUSE_S)
 
+    def _begin(self, deadline: Deadline) -> None:
+        """Connect for the first time, once no daemon that is stopping answers. Raises KvdError."""
+        while True:
+            try:
+                self._open(deadline)
+            except Stopping:
+                if not deadline.pause(STOPPING_PAUSE_S):
+                    raise
+            else:
+                return
+
     def _open(self, deadline: Deadline) -> None:
         """Connect, and request the feed. Raises KvdError."""
         if self._stream is not None:
             self._stream.close()
         self._torn = True  # until the feed has begun: else a later wait would read from a connection without a feed
         settings = self._settings
-        stream = self._stream = open_stream(settings.address, deadline, settings.tls)
+        stream = self._stream = open_home(settings, deadline)
         protocol = self._protocol = ClientProtocol(settings.codec, StoreView())
         begin_feed(self._feed, stream, protocol, settings.token_for(stream.address), deadline)
         self._torn = False

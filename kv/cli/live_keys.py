@@ -6,7 +6,7 @@ to receive. A healthy daemon needs a few milliseconds; the second is for a busy 
 
 from kv.blocking.stream import Deadline, open_stream
 from kv.wire.codecs import light
-from kv.wire.operations import hello, log, scan
+from kv.wire.operations import hello, newest_commits, scan
 from kvd.protocol import frame
 from kvd.protocol.address import parse_tcp
 from kvd.protocol.ranges import prefix_end
@@ -32,7 +32,7 @@ def live_keys(prefix: str, address: str | None, token_file: str | None) -> list[
 
 def live_commits(count: int, address: str | None, token_file: str | None) -> "list[Commit]":
     """The newest ``count`` commits, the newest first; none if the daemon is dead, slow or refuses."""
-    return (_ask(log(None, count), address, token_file) or [])[::-1]
+    return (_ask(newest_commits(None, count), address, token_file) or [])[::-1]
 
 
 def _ask(operation: "Operation[T]", address: str | None, token_file: str | None) -> "T | None":

@@ -67,11 +67,12 @@ class CommonOptions:
 class Parser(argparse.ArgumentParser):
     """The options of one command. With ``describe`` argparse knows the operands, too, for help and completion."""
 
-    def __init__(self, prog: str, *, usage: str | None = None, describe: bool = False) -> None:
+    def __init__(self, prog: str, *, usage: str | None = None, describe: bool = False, color: bool = False) -> None:
         super().__init__(
             prog, usage=usage, add_help=False, allow_abbrev=False, formatter_class=Formatter,
             argument_default=argparse.SUPPRESS,
         )  # fmt: skip
+        self.color = color  # argparse has it from Python 3.14 on, and passes it to the parsers of a parser's commands
         self.describe = describe
         self.takes_operands = False
         # Whether the words after "--" are a command to run, and whether -5 may be an operand.

@@ -11,7 +11,7 @@ import mmap
 import os
 from time import monotonic_ns
 
-from kv.errors import KvdError, ProtocolError, Unavailable
+from kv.errors import KvdError, ProtocolError, Stopping, Unavailable
 from kv.near_cache.table import Table
 from kvd.protocol.address import is_network
 from kvd.protocol.near_cache import (
@@ -96,7 +96,7 @@ def _raise_refusal(stream: Stream, protocol: ClientProtocol) -> None:
     if protocol.refusal is not None:
         raise protocol.refusal
     if protocol.shutting_down:
-        raise Unavailable(f"{stream.address} is stopping", [stream.address])
+        raise Stopping(f"{stream.address} is stopping", [stream.address])
 
 
 def _reason_against(reply: object, stream: Stream, began_us: int) -> str | None:

@@ -16,7 +16,7 @@ The blocking and the asyncio client drive the same object; no I/O here.
 from __future__ import annotations
 
 from kv.errors import CommitUnknown, ConnectionLost, KvdError, ProtocolError, SnapshotGone, TimedOut, from_reply
-from kv.wire.operations import PING
+from kv.wire.operations import PING, only_store
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,7 +34,8 @@ class Exchange:
     """Operations that travel together in one frame, and their results.
 
     ``results`` has a value or a KvdError for each operation; ``failure`` is set if none of them was answered.
-    ``store_id``: the operations mean something to this store only. ``waiter``: what the client waits with.
+    ``store_id``: the operations mean something to this store only; without it, that of the versions which they name.
+    ``waiter``: what the client waits with.
     """
 
     __slots__ = (
@@ -62,6 +63,11 @@ class Exchange:
         self.results: list[Any] = [None] * len(operations)
         self.failure: KvdError | None = None
         self.done = False
+        if store_id is None:
+            for operation in operations:
+                if operation.store_id is not None:
+                    store_id = only_store({operation.store_id for operation in operations})
+                    break
         self.store_id = store_id
         self.waiter = waiter
         self.protocol: ClientProtocol | None = None  # of the connection on which it was sent last
@@ -137,10 +143,13 @@ class Exchange:
         self.done = not again
 
     def _read(self, operation: Operation[Any], reply: object) -> object:
-        if operation.options is not None and type(reply) is int and self.protocol is not None:
-            self.protocol.store_view.observe_version(reply)
         try:
-            return operation.read(reply)
+            if not operation.has_positions or self.protocol is None:
+                return operation.read(reply)
+            view = self.protocol.store_view
+            if operation.options is not None and type(reply) is int:
+                view.observe_version(reply)
+            return operation.read(reply, view.position)
         except KvdError as error:
             return error
         except (ValueError, TypeError, IndexError) as error:
@@ -192,6 +201,9 @@ class Exchange:
             return
         self._may_have_run = True
         store_id = self.protocol.store_id if self.protocol is not None else None
+        if self._since is None and self.protocol is not None:
+            # Sent along with hello, so it ran after hello. Without since, a forgotten id would be taken for a new one.
+            self._since = self.protocol.greeted_at
         if store_id is None:
             self._fail(CommitUnknown(f"{text} before it had said which store it has; the write may have been made"))
         elif any((operation.options or {}).get("ephemeral") for operation in self.operations):
@@ -203,7 +215,7 @@ class Exchange:
 
     def store_changed(self) -> None:
         """End because the daemon that answers now has another store than the one meant."""
-        text = "the daemon has been restarted, and what it held before is gone"
+        text = "the daemon has another store now: it was restarted, or restored, and what it held before is gone"
         if self._may_have_run:
             self._fail(CommitUnknown(f"{text}; whether the write had been made before is not known"))
         else:

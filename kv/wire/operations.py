@@ -6,6 +6,7 @@ Both clients share the operations; they differ only in how a frame travels.
 from __future__ import annotations
 
 from kv.errors import ProtocolError
+from kvd.protocol import Position, store_of
 
 TYPE_CHECKING = False  # importing typing to ask it would cost the short-lived command 7 ms
 if TYPE_CHECKING:
@@ -40,21 +41,27 @@ class Operation(Generic[T]):
 
     ``options`` is the last element of a write's request; it can carry an id. None for what carries no id.
     ``bound_to``: it releases what belongs to this connection's protocol, and does nothing on another connection.
+    ``store_id``: the request names a version of this store, and means nothing to another one. ``has_positions``:
+    ``read`` also takes the type of the positions in the connection's store, which makes them of versions.
     """
 
-    __slots__ = ("bound_to", "options", "read", "request", "writing")
+    __slots__ = ("bound_to", "has_positions", "options", "read", "request", "store_id", "writing")
 
     def __init__(
         self,
         request: tuple[object, ...],
-        read: Callable[[object], T],
+        read: Callable[..., T],
         *,
         options: dict[str, object] | None = None,
         writing: bool = False,
         bound_to: object = None,
+        store_id: str | None = None,
+        has_positions: bool = False,
     ) -> None:
         self.request = request
         self.read = read
+        self.store_id = store_id
+        self.has_positions = has_positions
         self.options = options
         self.writing = writing or options is not None
         self.bound_to = bound_to
@@ -122,6 +129,15 @@ def _integer(reply: object) -> int:
     raise _unexpected(reply)
 
 
+def _position(reply: object, position: type[Position] = Position) -> Position:
+    return position(_integer(reply))
+
+
+def _bare(version: int | None) -> int | None:
+    """Return a version as the wire takes it: the encoder takes no subclass of int."""
+    return None if version is None else int(version)
+
+
 def _text(reply: object) -> str:
     if isinstance(reply, str):
         return reply
@@ -148,23 +164,25 @@ def _seconds_left(reply: object) -> list[float | None]:
     return [None if ms is None else float("inf") if ms < 0 else ms / 1000 for ms in left]
 
 
-def _versions(reply: object) -> list[Version]:
+def _versions(reply: object, position: type[Position] = Position) -> list[Version]:
     from kv.results import Version, author
 
     versions = []
     for entry in _list(reply):
         version, value, time, who = _list(entry)
-        versions.append(Version(_integer(version), _value(value), _time(time), author(who)))
+        versions.append(Version(_position(version, position), _value(value), _time(time), author(who)))
     return versions
 
 
-def _commits(reply: object) -> list[Commit]:
+def _commits(reply: object, position: type[Position] = Position) -> list[Commit]:
     from kv.results import Commit, author
 
     commits = []
     for entry in _list(reply):
         version, time, who, keys = _list(entry)
-        commits.append(Commit(_integer(version), _time(time), author(who), [str(key) for key in _list(keys)]))
+        commits.append(
+            Commit(_position(version, position), _time(time), author(who), [str(key) for key in _list(keys)])
+        )
     return commits
 
 
@@ -177,9 +195,13 @@ def hello(client_name: str, token: str | None) -> Operation[list[object]]:
     return Operation(request, _list)
 
 
-def version() -> Operation[int]:
+def version() -> Operation[Position]:
     """The current version."""
-    return Operation(("hello", PROTOCOL, "kv"), lambda reply: _integer(_list(reply)[3]))
+
+    def read(reply: object, position: type[Position] = Position) -> Position:
+        return _position(_list(reply)[3], position)
+
+    return Operation(("hello", PROTOCOL, "kv"), read, has_positions=True)
 
 
 PING = ("ping",)
@@ -284,24 +306,26 @@ def get(key: str) -> Operation[bytes | None]:
 
 def get_many(keys: list[str], at: int | None) -> Operation[dict[str, bytes | None]]:
     """The values of ``keys``, all of one instant."""
-    request = ("get_many", keys) if at is None else ("get_many", keys, at)
-    return Operation(request, lambda reply: dict(zip(keys, map(_value, _list(reply)), strict=True)))
+    request = ("get_many", keys) if at is None else ("get_many", keys, int(at))
+    read = lambda reply: dict(zip(keys, map(_value, _list(reply)), strict=True))  # noqa: E731
+    return Operation(request, read, store_id=store_of(at))
 
 
 def fetch(keys: list[str], at: int | None) -> Operation[dict[str, Versioned]]:
     """Values with their versions, all of one instant."""
     from kv.results import Versioned
 
-    def read(reply: object) -> dict[str, Versioned]:
+    def read(reply: object, position: type[Position] = Position) -> dict[str, Versioned]:
         entries = zip(keys, map(_list, _list(reply)), strict=True)
-        return {key: Versioned(_value(entry[0]), _integer(entry[1])) for key, entry in entries}
+        return {key: Versioned(_value(entry[0]), _position(entry[1], position)) for key, entry in entries}
 
-    return Operation(("fetch", keys) if at is None else ("fetch", keys, at), read)
+    request = ("fetch", keys) if at is None else ("fetch", keys, int(at))
+    return Operation(request, read, store_id=store_of(at), has_positions=True)
 
 
-def set_many(entries: dict[str, bytes], options: dict[str, object]) -> Operation[int]:
+def set_many(entries: dict[str, bytes], options: dict[str, object]) -> Operation[Position]:
     """Store all entries in one commit."""
-    return Operation(("set", entries), _integer, options=options)
+    return Operation(("set", entries), _position, options=options, has_positions=True)
 
 
 def delete(keys: list[str], missing_ok: bool, options: dict[str, object]) -> Operation[int]:
@@ -320,10 +344,21 @@ def commit(
     ranges: Iterable[Range],
     snapshot: int | None,
     options: dict[str, object],
-) -> Operation[int]:
-    """Write (None deletes) if nothing that was read has changed."""
+) -> Operation[Position]:
+    """Write (None deletes) if nothing that was read has changed. Raises ValueError for versions of several stores."""
     checked = {key: None if value is None else binary(value) for key, value in writes.items()}
-    return Operation(("commit", checked, dict(reads or {}), list(ranges), snapshot), _integer, options=options)
+    reads = reads or {}
+    store_id = only_store({store_of(snapshot), *map(store_of, reads.values())})
+    request = ("commit", checked, {key: int(version) for key, version in reads.items()}, list(ranges), _bare(snapshot))
+    return Operation(request, _position, options=options, store_id=store_id, has_positions=True)
+
+
+def only_store(stores: set[str | None]) -> str | None:
+    """Return the one store to which the versions of a request belong. Raises ValueError if there are several."""
+    stores.discard(None)
+    if len(stores) > 1:
+        raise ValueError("these versions belong to several stores: the daemon has begun another one in between")
+    return stores.pop() if stores else None
 
 
 def touch(keys: list[str], ttl: float | timedelta | None) -> Operation[list[bool]]:
@@ -341,34 +376,41 @@ def scan(
     start: str, end: str | None, limit: int, at: int | None, keys_only: bool
 ) -> Operation[tuple[list[Item], str | None]]:
     """One page of keys in order, and where the next page begins."""
-    return Operation(("scan", start, end, limit, at, keys_only), _page)
+    return Operation(("scan", start, end, limit, _bare(at), keys_only), _page, store_id=store_of(at))
 
 
-def begin() -> Operation[int]:
+def begin() -> Operation[Position]:
     """Begin a snapshot: keep the current version readable."""
-    return Operation(("begin",), _integer)
+    return Operation(("begin",), _position, has_positions=True)
 
 
 def end(snapshot: int, protocol: object) -> Operation[bool]:
     """End a snapshot on the connection where it began, which is that of ``protocol``."""
-    return Operation(("end", snapshot), bool, bound_to=protocol)
+    return Operation(("end", int(snapshot)), bool, bound_to=protocol)
 
 
 def history(key: str, limit: int, before: int | None) -> Operation[list[Version]]:
     """One page of a key's versions, newest first."""
-    return Operation(("history", key, limit, before), _versions)
+    request = ("history", key, limit, _bare(before))
+    return Operation(request, _versions, store_id=store_of(before), has_positions=True)
 
 
-def log(first: int | None, limit: int) -> Operation[list[Commit]]:
-    """One page of commits, oldest first."""
-    return Operation(("log", first, limit), _commits)
+def log(first: int | None, limit: int, store_id: str | None = None) -> Operation[list[Commit]]:
+    """One page of commits, oldest first, from version ``first`` of the store ``store_id`` (None: of any) on."""
+    return Operation(("log", _bare(first), limit), _commits, store_id=store_id, has_positions=True)
 
 
-def version_at(time_us: int) -> Operation[int]:
+def newest_commits(before: int | None, limit: int) -> Operation[list[Commit]]:
+    """One page of the newest commits below version ``before``, oldest first."""
+    request = ("log", None, limit) if before is None else ("log", None, limit, int(before))
+    return Operation(request, _commits, store_id=store_of(before), has_positions=True)
+
+
+def version_at(time_us: int) -> Operation[Position]:
     """The version that was current at a time."""
-    return Operation(("version_at", time_us), _integer)
+    return Operation(("version_at", time_us), _position, has_positions=True)
 
 
 def watch(prefix: str, since: int | None) -> Operation[bool]:
-    """Turn the connection into a feed."""
-    return Operation(("watch", prefix, since), bool)
+    """Turn the connection into a feed. The caller has compared the stores."""
+    return Operation(("watch", prefix, _bare(since)), bool)

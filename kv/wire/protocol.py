@@ -15,7 +15,7 @@ from collections import deque
 
 from kv.errors import KvdError, ProtocolError, Refused, from_reply
 from kv.wire import operations
-from kvd.protocol import HEADER_BYTES, frame
+from kvd.protocol import HEADER_BYTES, Position, frame, position_type
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -45,11 +45,12 @@ _HELLO: Frame = ()
 class StoreView:
     """What one process knows of the daemon's store, and the ids that the process gives to its writes."""
 
-    __slots__ = ("_last_id", "_prefix", "store_id", "version")
+    __slots__ = ("_last_id", "_prefix", "position", "store_id", "version")
 
     def __init__(self) -> None:
         self.store_id: str | None = None
         self.version: int | None = None  # the highest known version of that store
+        self.position: type[Position] = Position  # makes a position in that store of a version
         # An id is 16 bytes that no other process chooses: a random prefix and a number.
         self._prefix = os.urandom(_PREFIX_BYTES)
         self._last_id = 0
@@ -63,6 +64,7 @@ class StoreView:
         """Note which store the daemon has, and its version."""
         if store_id != self.store_id:
             self.store_id, self.version = store_id, version
+            self.position = position_type(store_id)
         else:
             self.observe_version(version)
 
@@ -139,6 +141,7 @@ class ClientProtocol(FrameReader):
         "_codec",
         "attach_reply",
         "events",
+        "greeted_at",
         "hello_sent",
         "limits",
         "near_table",
@@ -158,6 +161,7 @@ class ClientProtocol(FrameReader):
         self.store_view = store_view
         self.hello_sent = False
         self.store_id: str | None = None  # known as soon as the daemon has answered hello
+        self.greeted_at: int | None = None  # the store's version then: before any request on this connection ran
         self.limits: dict[str, int] = {}
         self._asked_to_attach = False
         self.attach_reply: object = None
@@ -260,7 +264,8 @@ class ClientProtocol(FrameReader):
             return
         try:
             fields: list[Any] = list(reply)  # type: ignore[call-overload]  # raises for what has no elements
-            self.store_view.observe_store(str(fields[2]), int(fields[3]))
+            self.greeted_at = int(fields[3])
+            self.store_view.observe_store(str(fields[2]), self.greeted_at)
             self.limits = dict(fields[4])
         except (ValueError, TypeError, IndexError) as error:
             raise ProtocolError("the daemon's answer to hello has an unexpected form", "bad_reply") from error

@@ -109,5 +109,5 @@ class CommitPipeline:
         if self._journal.add(before) and self._wakeups.wakers:
             self._wakeups.wake()
         if releases and memory.is_under_pressure:
-            memory.release_history()
+            memory.release_history(len(writes))
         return result

@@ -90,6 +90,7 @@ class Database:
             self._evict,
             lambda: self.visible,
             lambda: buffer_bytes() + self.generations.table_bytes + self.journal.outstanding_bytes,
+            scheduler,
         )
         self.upkeep = HistoryUpkeep(store, contents.clock, self.scheduler)
         self.expirer = Expirer(store.lifetimes, self.timer, self.scheduler, self._expire)
@@ -267,6 +268,10 @@ class Database:
     def expire_step(self) -> bool:
         """Expire some of the keys that are due. Return whether these were all."""
         return self.expirer.expire_step()
+
+    def expire_due_at(self, time: int) -> bool:
+        """Expire some of the keys that were due at ``time``. Return whether these were all."""
+        return self.expirer.expire_due_at(time)
 
     def expire_named(self, keys: Iterable[str]) -> None:
         """Expire those of ``keys`` that are due."""

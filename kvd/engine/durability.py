@@ -9,7 +9,7 @@ What a reply shows, and so what it waits for, is decided by ``kvd/requests/needs
 and which connections wait for it. While everything is durable, none of this costs more than a comparison.
 
 A version that is shown before it is on the disk must not be given again after a power cut. So versions are shown early
-only up to a *ceiling* that is on the disk, and a start after a crash goes on above the ceiling.
+only below a *ceiling* that is on the disk, and a start after a crash goes on at the ceiling, which no client has seen.
 """
 
 import asyncio
@@ -140,7 +140,8 @@ class LogDurability:
         self._on_failure = on_failure
         self.always = sync == "always"
         self.sync_times = sync_times or Histogram(SYNC_BOUNDS)
-        self.shown = log.synced
+        # What the run began with is on the disk, also where a crash took the versions between the last commit and it.
+        self.shown = self._recovered = store.version
         self._waiting: dict[Waiter, None] = {}  # in the order they came
         self._listeners: list[Callable[[], None]] = []
         self._is_raising = False
@@ -171,7 +172,7 @@ class LogDurability:
         if version > ceiling - CEILING_STEP // 2 and not self._is_raising:
             self._is_raising = True
             self._loop.create_task(self._raise_ceiling(version + CEILING_STEP))
-        return ceiling
+        return ceiling - 1
 
     async def begin_early(self) -> None:
         """Raise the first ceiling, for a daemon that shows versions early."""
@@ -209,7 +210,7 @@ class LogDurability:
         self._listeners.append(listener)
 
     def _on_progress(self) -> None:
-        self.shown = self.writer.synced if self.always else self.writer.written
+        self.shown = max(self._recovered, self.writer.synced if self.always else self.writer.written)
         waiting, self._waiting = self._waiting, {}
         for waiter in waiting:
             waiter.on_durable()

@@ -2,7 +2,9 @@
 
         nothing due                                  the common case, which costs one comparison
         little due      expire_due_bounded ─▶ one commit of up to EXPIRED_KEYS keys, before the requests run
-        much due        the timer goes on, commit by commit; requests expire the keys they name (expire_named)
+        much due        the timer goes on, commit by commit; requests expire the keys they name (expire_named), and
+                        those that show all keys wait for what was due when they came (expire_due_at): for no more, or
+                        a client that goes on writing keys of a short life would keep them waiting
 
 Deadlines go by a clock that runs evenly and that a suspended machine does not stop (CLOCK_BOOTTIME). The scheduler's
 clock may stop then, so a timer is never set far ahead.
@@ -78,6 +80,27 @@ class Expirer:
         self._next_look = None
         self.note_deadline()
         return True
+
+    def expire_due_at(self, time: int) -> bool:
+        """Expire up to EXPIRED_KEYS of the keys that were due at ``time``. Return whether these were all."""
+        self._expire(self._lifetimes.take_due(time, EXPIRED_KEYS))
+        look = self._lifetimes.next_wake_at
+        return look is None or look > time
+
+    def backlog(self) -> Callable[[], bool]:
+        """Return what expires, in as many calls as are needed, all that is due at its first call; True at the end."""
+        since: int | None = None
+
+        def expire() -> bool:
+            nonlocal since
+            if since is None:
+                since = self._timer()
+            is_done = self.expire_due_at(since)
+            if is_done:
+                since = None
+            return is_done
+
+        return expire
 
     def expire_named(self, keys: Iterable[str]) -> None:
         """Expire those of ``keys`` that are due."""

@@ -52,7 +52,7 @@ class Feed:
     """One watch's view of the commits that concern ``prefix``.
 
     It has no event of a commit that is not ``visible`` yet. ``expire_step`` expires some of the keys that are due, and
-    returns whether these were all.
+    returns whether these were all that were due when it was first called.
     """
 
     def __init__(
@@ -190,7 +190,7 @@ class Feeds:
         if self._watches[user] >= limit:
             raise EngineError("busy", f"there are {limit} watches of this user already; end some first")
         database = self._database
-        feed = Feed(database.store, prefix, from_version, lambda: database.visible, database.expire_step)
+        feed = Feed(database.store, prefix, from_version, lambda: database.visible, database.expirer.backlog())
         self.add(owner, feed)
         self._users[owner] = user
         self._watches[user] += 1

@@ -7,22 +7,28 @@ finds room in this order. If there is no room, the write is refused before any o
         2. keys that may be evicted              as SIEVE says (``store/sieve.py``), in a commit of their own
         3. history that snapshots need           they end: snapshot_gone
 
+Room for a large write, and what a lowered limit leaves over, is made in steps of one commit of evictions each
+(``kvd/store/steps.py``): other clients come between them.
+
 So an evicted value is gone at once, and a read of it at an older version fails with ``snapshot_gone``. Commits that may
 not be shown yet stay in any case. With a commit log, evictions are among these until the disk has them: their room is
 given away before that, up to a limit, because otherwise one write would evict everything in vain.
 Deletions and reads need no room.
 """
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 
-from kvd.engine.quotas import Quota, Quotas, Write, largest_of_each, size_of
+from kvd.engine.counting import Counting
+from kvd.engine.quotas import Quota, Quotas, Write, growth_of, largest_of_each, size_of
+from kvd.engine.scheduler import Background, NullScheduler, Scheduler
 from kvd.engine.writes import Writes
 from kvd.store.errors import OutOfMemory
 from kvd.store.heads import Head
 from kvd.store.idempotency import IdempotencyCache
 from kvd.store.keyspace import KEY_BYTES
 from kvd.store.prefixes import PrefixRules
+from kvd.store.steps import Steps, run_to_end
 from kvd.store.store import Store
 from kvd.store.window import GROUP_BYTES, PLACE_BYTES, SUPERSEDED_BYTES, Group
 
@@ -31,6 +37,12 @@ _MAX_SPARE_BYTES = 256 * 1024
 _SPARE_PART = 1_024
 # One commit of evictions takes no more keys than this.
 EVICTED_KEYS = 256
+# Room for this number of bytes can be made by one commit of evictions, or two.
+QUICK_BYTES = EVICTED_KEYS * KEY_BYTES
+# One step drops about this number of keys of history.
+TRIMMED_KEYS = 2_048
+# The keys of a smaller store are counted for new rules at once.
+COUNTED_KEYS = 4_096
 # This part of the limit may be taken beyond it while evictions may not be shown yet.
 _UNSHOWN_PART = 4
 # What a key costs that expires or is ephemeral, and a remembered write.
@@ -52,8 +64,10 @@ class MemoryManager:
         evict: Callable[[list[Head]], None],
         visible: Callable[[], int],
         buffer_bytes: Callable[[], int],
+        scheduler: Scheduler | None = None,
     ) -> None:
         self._store = store
+        self._background = Background(scheduler or NullScheduler())
         self._lifetimes = store.lifetimes
         self._outcomes = outcomes
         self._evict = evict
@@ -65,6 +79,10 @@ class MemoryManager:
         # Evictions that may not be shown yet: the version, and the bytes that go with the history after that.
         self._unshown: deque[tuple[int, int]] = deque()
         self.unshown_bytes = 0
+        # For how many large writes room is being made, by evictions below one prefix, or anywhere (None).
+        self._claims: Counter[Quota | None] = Counter()
+        self.is_shrinking = False  # whether more is there than is allowed since limits were lowered
+        self.on_commit: Callable[[list[Group]], None] = _ignore_commits
         self._apply(Quotas(store))
 
     # ------------------------------------------------------------------ what is allowed
@@ -76,11 +94,54 @@ class MemoryManager:
         # Connections may hold a tenth of it, and a write may take more in memory than on the wire.
         self._pressure_threshold = max_bytes * 9 // 10 - 4 * max_write_bytes if max_bytes else 2**64
 
-    def set_rules(self, rules: PrefixRules) -> None:
-        """Let these rules hold, also for what is there already."""
-        self._store.retention.set_rules(rules)
-        self._quotas.set_rules(rules)
-        self._apply(self._quotas)
+    def set_rules(self, rules: PrefixRules, *, at_once: bool = False) -> None:
+        """Let these rules hold, also for what is there already; in a large store once all keys are counted for them.
+
+        Until then the rules before them hold. Later rules replace those that do not hold yet.
+        """
+        self._background.run(self._set_rules(rules), at_once=at_once or len(self._store) <= COUNTED_KEYS)
+
+    def _set_rules(self, rules: PrefixRules) -> Steps[None]:
+        counting = Counting(self._store, Quotas(self._store, rules))
+        try:
+            if counting.quotas.all:
+                self.tracks_commits = True
+                self.on_commit = self._count_for_both(counting)
+                yield from counting.run()
+            self._store.retention.set_rules(rules)
+            self._quotas = counting.quotas
+        finally:
+            self._apply(self._quotas)
+        yield from self._shrink()
+
+    def _count_for_both(self, counting: Counting) -> Callable[[list[Group]], None]:
+        quotas = self._quotas
+
+        def count(groups: list[Group]) -> None:
+            if quotas.all:
+                quotas.on_commit(groups)
+            counting.on_commit(groups)
+
+        return count
+
+    def shrink(self) -> None:
+        """Begin to evict, step by step, what lowered limits leave over."""
+        self._background.run(self._shrink())
+
+    def _shrink(self) -> Steps[None]:
+        self.is_shrinking = True
+        try:
+            for quota in self._limited:
+                while any(excess := quota.excess_now()) and self._evict_for_quota(quota, *excess):
+                    yield
+            while self.max_keys and (excess_keys := self._store.counters.keys - self.max_keys) > 0:
+                if not self._evict_some(self._quotas.all.values(), excess_keys, 0):
+                    break
+                yield
+            if self.max_bytes:
+                yield from self._free_bytes(0)
+        finally:
+            self.is_shrinking = False
 
     def _apply(self, quotas: Quotas) -> None:
         """Keep what the hot path asks for in attributes: the rules, the marks, and whether commits are tracked."""
@@ -128,67 +189,131 @@ class MemoryManager:
         if used + 2 * _DEADLINE_BYTES * store.counters.keys >= self._pressure_threshold:
             # A key has one deadline and one owner at most, so mostly they need not be counted.
             used += _DEADLINE_BYTES * len(self._lifetimes)
-        return used >= self._pressure_threshold or bool(self._limited or self.max_keys)
+        return used >= self._pressure_threshold or bool(self._limited or self.max_keys or self._claims)
 
     # ------------------------------------------------------------------ before a write
+
+    def is_quick(self, keys: int, size: int) -> bool:
+        """Whether ``reserve`` is short for a write of this many keys, and bytes of them and their values."""
+        return not self.is_under_pressure or (keys <= EVICTED_KEYS and size <= QUICK_BYTES and not self.is_shrinking)
+
+    def make_room(self, writes: Writes, *, with_expiry: bool = False) -> Steps[None]:
+        """Make room for a large write in steps, so that ``reserve`` is short if it follows at once.
+
+        Meanwhile each other write evicts as much as it adds, so that it takes none of this room. Raises OutOfMemory.
+        """
+        claimed: set[Quota | None] = set()
+
+        def claim(quota: Quota | None) -> None:
+            if quota not in claimed:
+                claimed.add(quota)
+                self._claims[quota] += 1
+
+        try:
+            yield from self._make_room(writes, claim, with_expiry=with_expiry)
+        finally:
+            self._claims = +(self._claims - Counter(claimed))
 
     def reserve(self, writes: Writes, *, with_expiry: bool = False) -> None:
         """Make room for ``writes``. Raises OutOfMemory.
 
         ``with_expiry``: each of the keys may get a deadline, or an owner.
         """
+        run_to_end(self._make_room(writes, _ignore, with_expiry=with_expiry))
+        if self._claims:
+            self._evict_as_much(writes)
+
+    def _make_room(self, writes: Writes, claim: Callable[[Quota | None], None], *, with_expiry: bool) -> Steps[None]:
         if self._limited or self.max_keys:
             largest = largest_of_each(writes)
+
+            def evict(quota: Quota, keys: int, size: int) -> list[Head]:
+                claim(quota)
+                return self._evict_for_quota(quota, keys, size)
+
             if self._limited:
-                self._quotas.reserve(largest, self._evict_for_quota)
+                yield from self._quotas.make_room(largest, evict)
             if self.max_keys:
-                self._reserve_keys(largest)
+                yield from self._free_keys(largest, claim)
         if self.max_bytes:
-            stored = _without_deletions(writes)
-            if len(stored):
-                each = PLACE_BYTES + SUPERSEDED_BYTES + KEY_BYTES + (_DEADLINE_BYTES if with_expiry else 0)
-                size = GROUP_BYTES + each * len(stored)
-                self._reserve_bytes(size + sum(map(len, stored)) + sum(map(len, filter(None, stored.values()))))
+            size = _bytes_of(writes, with_expiry=with_expiry)
+            if size:
+                yield from self._make_room_for(size, claim)
+
+    def _evict_as_much(self, writes: Writes) -> None:
+        """Evict as much as ``writes`` add where room is being made for large writes."""
+        for rule, keys in self.rules.by_rule(list(writes)):
+            quota = None if rule is None else self._quotas.all.get(rule.prefix)
+            if quota in self._claims and quota is not None:
+                self._evict_for_quota(quota, len(keys), 0)
+        if None in self._claims:
+            size = _bytes_of(writes, with_expiry=True)
+            self._evict_some(self._quotas.all.values(), len(writes), size, forget=bool(self.max_bytes))
+            if self.max_bytes:
+                self._store.trim_history(size, self._visible(), TRIMMED_KEYS, even_pinned=True)
 
     def reserve_deadlines(self, keys: Sequence[str]) -> None:
         """Make room for each of ``keys`` to get a deadline. Raises OutOfMemory."""
+        run_to_end(self.make_room_for_deadlines(keys))
+
+    def make_room_for_deadlines(self, keys: Sequence[str]) -> Steps[None]:
+        """Make room in steps, so that ``reserve_deadlines`` is short if it follows at once. Raises OutOfMemory."""
         if self.max_bytes:
             new = self._lifetimes.deadlines_of(keys).count(None)
-            self._reserve_bytes(GROUP_BYTES + (PLACE_BYTES + SUPERSEDED_BYTES) * len(keys) + _DEADLINE_BYTES * new)
+            size = GROUP_BYTES + (PLACE_BYTES + SUPERSEDED_BYTES) * len(keys) + _DEADLINE_BYTES * new
+            yield from self._make_room_for(size, _ignore)
 
-    def _evict_for_quota(self, quota: Quota, keys: int, size: int) -> bool:
+    def _evict_for_quota(self, quota: Quota, keys: int, size: int) -> list[Head]:
         rule = quota.rule
         return self._evict_some([quota], *_with_spare(keys, size, rule.max_keys, rule.max_bytes))
 
-    def _reserve_keys(self, writes: list[Write]) -> None:
+    def _free_keys(self, writes: list[Write], claim: Callable[[Quota | None], None]) -> Steps[None]:
         counters = self._store.counters
         if counters.keys + len(writes) <= self.max_keys:
             return
-        while (more := self._quotas.growth(writes)[0]) > 0 and (excess := counters.keys + more - self.max_keys) > 0:
+        values = dict(writes)
+        more, _ = yield from growth_of(self._store, writes)
+        while more > 0 and (excess := counters.keys + more - self.max_keys) > 0:
             count = sum(value is not None for _, value in writes)
             if count > self.max_keys:
                 raise OutOfMemory(f"there may be {self.max_keys} keys, and these alone are {count}")
-            if not self._evict_some(self._quotas.all.values(), *_with_spare(excess, 0, self.max_keys, 0)):
+            claim(None)
+            victims = self._evict_some(self._quotas.all.values(), *_with_spare(excess, 0, self.max_keys, 0))
+            if not victims:
                 raise OutOfMemory(f"there are {counters.keys} keys, and there may be {self.max_keys}")
+            more += sum(head.key in values for head in victims)
+            yield
 
-    def _reserve_bytes(self, size: int) -> None:
+    def _make_room_for(self, size: int, claim: Callable[[Quota | None], None]) -> Steps[None]:
         if size > self.max_bytes:
             raise OutOfMemory(f"this would take {size} bytes of memory, and all may take {self.max_bytes}")
-        if (excess := self._excess(size)) > 0:
-            _, wanted = _with_spare(0, excess, 0, self.max_bytes)
-            self._store.trim_history(wanted, self._visible(), even_pinned=False)
-        while (excess := self._excess(size)) > 0:
-            _, wanted = _with_spare(0, excess, 0, self.max_bytes)
-            evicted = self._evict_some(self._quotas.all.values(), 0, wanted, forget=True)
-            self._store.trim_history(self._excess(size), self._visible(), even_pinned=True)
-            if not evicted:
-                break
+        if self._excess(size) > 0:
+            claim(None)
+            yield from self._free_bytes(size)
         used = self.used_bytes()
         if self._excess(size) > 0:
             raise OutOfMemory(f"{used} bytes of memory are taken of {self.max_bytes}, and this needs {size}")
         if self._unshown and used + size > self.max_bytes + self.max_bytes // _UNSHOWN_PART:
             text = f"{used} bytes of memory are taken of {self.max_bytes} until the disk has what was evicted"
             raise OutOfMemory(f"{text}, and this needs {size}")
+
+    def _free_bytes(self, size: int) -> Steps[None]:
+        """Drop history, and evict keys, until ``size`` more bytes fit or nothing is left that may go."""
+        visible = self._visible
+        while (excess := self._excess(size)) > 0:
+            _, wanted = _with_spare(0, excess, 0, self.max_bytes)
+            if self._store.trim_history(wanted, visible(), TRIMMED_KEYS, even_pinned=False):
+                if (excess := self._excess(size)) <= 0:
+                    return
+                _, wanted = _with_spare(0, excess, 0, self.max_bytes)
+                if self._store.trim_history(wanted, visible(), TRIMMED_KEYS, even_pinned=False):
+                    yield  # there is much of it
+                    continue
+            victims = self._evict_some(self._quotas.all.values(), 0, wanted, forget=True)
+            trimmed = self._store.trim_history(self._excess(size), visible(), TRIMMED_KEYS, even_pinned=True)
+            if not victims and not trimmed:
+                return
+            yield
 
     def _excess(self, size: int) -> int:
         """How many bytes too many there are with ``size`` more, without those that go once they may be shown."""
@@ -199,13 +324,16 @@ class MemoryManager:
 
     # ------------------------------------------------------------------ what goes
 
-    def release_history(self) -> None:
-        """Drop history that is too much, after a change that reserves no room, or once more of it may be shown."""
-        if self.max_bytes and (excess := self.used_bytes() - self.max_bytes) > 0:
-            self._store.trim_history(excess, self._visible(), even_pinned=False)
+    def release_history(self, changed: int = 0) -> None:
+        """Drop history that is too much, after a change that reserves no room, or once more of it may be shown.
 
-    def _evict_some(self, quotas: Iterable[Quota], keys: int, size: int, *, forget: bool = False) -> bool:
-        """Evict at least this many keys and bytes, or as many as one commit takes. Return whether there were any.
+        ``changed``: how many keys changed. What is left of the excess is dropped with the next change.
+        """
+        if self.max_bytes and (excess := self.used_bytes() - self.max_bytes) > 0:
+            self._store.trim_history(excess, self._visible(), TRIMMED_KEYS + changed, even_pinned=False)
+
+    def _evict_some(self, quotas: Iterable[Quota], keys: int, size: int, *, forget: bool = False) -> list[Head]:
+        """Evict at least this many keys and bytes, or as many as one commit takes. Return what was evicted.
 
         ``forget``: their values are not kept in the history, because memory is short.
         """
@@ -218,14 +346,15 @@ class MemoryManager:
             if len(victims) >= EVICTED_KEYS:
                 break
             size -= sum(size_of(head.key, head.value or b"") for head in more)
-        if victims:
+        evicted = list(victims)
+        if evicted:
             before = self._store.version
-            self._evict(list(victims))
+            self._evict(evicted)
             for group in self._store.window.newest_since(before):
                 if forget:
                     self._store.retention.forget_evicted(group)
                 self._note_unshown(group)
-        return bool(victims)
+        return evicted
 
     def _note_unshown(self, group: Group) -> None:
         """Count what is left of the keys that ``group`` evicted: it goes with the history once it may be shown."""
@@ -233,6 +362,24 @@ class MemoryManager:
             freed = group.size + sum(KEY_BYTES + len(head.key) for head in group.heads)
             self._unshown.append((self._store.version, freed))
             self.unshown_bytes += freed
+
+
+def _ignore_commits(_: list[Group]) -> None:
+    """Count nothing."""
+
+
+def _ignore(_: Quota | None) -> None:
+    """Claim nothing: the write follows in the same step."""
+
+
+def _bytes_of(writes: Writes, *, with_expiry: bool) -> int:
+    """What ``writes`` may take in memory, with what they supersede; 0 if they only delete."""
+    stored = _without_deletions(writes)
+    if not len(stored):
+        return 0
+    each = PLACE_BYTES + SUPERSEDED_BYTES + KEY_BYTES + (_DEADLINE_BYTES if with_expiry else 0)
+    values = sum(map(len, filter(None, stored.values())))
+    return GROUP_BYTES + each * len(stored) + sum(map(len, stored)) + values
 
 
 def _without_deletions(writes: Writes) -> Writes:

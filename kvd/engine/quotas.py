@@ -4,7 +4,7 @@ Each rule with a limit counts its keys and their bytes. Each rule that evicts ha
 takes those to go (``store/sieve.py``). Both follow the commits.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from kvd.engine.writes import Writes
 from kvd.store.authors import EVICTED
@@ -14,6 +14,7 @@ from kvd.store.keyspace import KEY_BYTES
 from kvd.store.prefixes import NO_RULES, PrefixRule, PrefixRules
 from kvd.store.sieve import KEY_BYTES as QUEUE_BYTES
 from kvd.store.sieve import Marks, Sieve
+from kvd.store.steps import Steps, slices
 from kvd.store.store import Store
 from kvd.store.window import Group
 
@@ -54,6 +55,13 @@ class Quota:
         bytes_over = self.bytes + size - rule.max_bytes if rule.max_bytes and size > 0 else 0
         return max(keys_over, 0), max(bytes_over, 0)
 
+    def excess_now(self) -> tuple[int, int]:
+        """How many keys and bytes there are over the limits."""
+        rule = self.rule
+        keys_over = self.keys - rule.max_keys if rule.max_keys else 0
+        bytes_over = self.bytes - rule.max_bytes if rule.max_bytes else 0
+        return max(keys_over, 0), max(bytes_over, 0)
+
     def check_alone(self, writes: list[Write]) -> None:
         """Raise OutOfMemory if ``writes`` are more than the rule allows, whatever is evicted for them."""
         rule = self.rule
@@ -79,16 +87,8 @@ class Quotas:
     ``marks``: what was read or written lately, for the hot path to note; None while no key may be evicted.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, rules: PrefixRules = NO_RULES) -> None:
         self._store = store
-        self.rules: PrefixRules = NO_RULES
-        self.all: dict[str, Quota] = {}
-        self.limited: list[Quota] = []
-        self.sieves: list[Sieve] = []
-        self.marks: Marks | None = None
-
-    def set_rules(self, rules: PrefixRules) -> None:
-        """Let these rules hold, also for the keys that are there already."""
         self.rules = rules
         self.marks = marks = Marks() if any(rule.evict for rule in rules.rules) else None
         self.all = {
@@ -98,14 +98,12 @@ class Quotas:
         }
         self.sieves = [quota.sieve for quota in self.all.values() if quota.sieve is not None]
         self.limited = [quota for quota in self.all.values() if quota.is_limited]
-        if self.all:
-            for part in self._store.parts():
-                self._take_in(part.values())
 
     def _new_sieve(self, marks: Marks) -> Sieve:
         return Sieve(self._store.find_all, lambda: self._store.forgotten_keys, marks)
 
-    def _take_in(self, heads: Iterable[Head]) -> None:
+    def take_in(self, heads: Iterable[Head]) -> None:
+        """Count and queue keys that are there already."""
         for head in heads:
             quota = self.quota_of(head.key)
             if quota is not None:
@@ -125,36 +123,32 @@ class Quotas:
 
     # ------------------------------------------------------------------ before a write
 
-    def reserve(self, writes: list[Write], evict: Callable[[Quota, int, int], bool]) -> None:
+    def make_room(self, writes: list[Write], evict: Callable[[Quota, int, int], list[Head]]) -> Steps[None]:
         """Make room below each prefix for ``writes``, each key once. Raises OutOfMemory.
 
         ``evict`` is given a quota, and by how many keys and bytes that is over its limits. It evicts some keys, and
-        returns whether there were any.
+        returns them.
         """
         of_quota: dict[Quota, list[Write]] = {}
-        for write in writes:
-            quota = self.quota_of(write[0])
-            if quota is not None and quota.is_limited:
-                of_quota.setdefault(quota, []).append(write)
+        for chunk in slices(writes):
+            for write in chunk:
+                quota = self.quota_of(write[0])
+                if quota is not None and quota.is_limited:
+                    of_quota.setdefault(quota, []).append(write)
+            yield
         for quota, own_writes in of_quota.items():
-            # Computed again each time: an evicted key may be one that is about to be written.
-            while any(excess := quota.excess(*self.growth(own_writes))):
+            keys, size = yield from growth_of(self._store, own_writes)
+            values = dict(own_writes)
+            while any(excess := quota.excess(keys, size)):
                 quota.check_alone(own_writes)
-                if not evict(quota, *excess):
+                victims = evict(quota, *excess)
+                if not victims:
                     raise quota.full()
-
-    def growth(self, writes: Iterable[Write]) -> tuple[int, int]:
-        """How many keys, and bytes of them, there will be more."""
-        keys = size = 0
-        for key, value in writes:
-            head = self._store.find(key)
-            if head is not None and head.value is not None:
-                keys -= 1
-                size -= size_of(key, head.value)
-            if value is not None:
-                keys += 1
-                size += size_of(key, value)
-        return keys, size
+                # An evicted key that is about to be written made no room.
+                for head in victims:
+                    if head.key in values and head.value is not None:
+                        keys, size = keys + 1, size + size_of(head.key, head.value)
+                yield
 
     # ------------------------------------------------------------------ after a commit
 
@@ -199,6 +193,21 @@ class Quotas:
         """Whether the key left the queue with this tombstone; a key that was deleted still stands in it."""
         group = self._store.window.group_of(head.version)
         return group is None or group.author == EVICTED
+
+
+def growth_of(store: Store, writes: Sequence[Write]) -> Steps[tuple[int, int]]:
+    """Return how many keys, and bytes of them, there will be more."""
+    keys = size = 0
+    for chunk in slices(writes):
+        for (key, value), head in zip(chunk, store.find_all([key for key, _ in chunk]), strict=True):
+            if head is not None and head.value is not None:
+                keys -= 1
+                size -= size_of(key, head.value)
+            if value is not None:
+                keys += 1
+                size += size_of(key, value)
+        yield
+    return keys, size
 
 
 def size_of(key: str, value: bytes) -> int:

@@ -121,10 +121,10 @@ class Replay:
             self._replayed_keys = 0
 
     def end_of_replay(self, version: int) -> None:
-        """End the recovery. The next commit gets a version after ``version``; deadlines go by ``timer`` from now on."""
+        """End the recovery. Go on at ``version``, which no client has seen; deadlines go by ``timer`` from now on."""
         if self.store.version < self._loaded[0]:
             self.store.begin_history(*self._loaded)
-        self.store.version = max(self.store.version, version)
+        self.store.go_on_at(version)
         now, wall = self.timer(), self.clock()
         for key, (deadline, ttl) in self._expiries.deadlines.items():
             left = deadline - wall if ttl is None else min(deadline - wall, ttl)

@@ -5,6 +5,7 @@ released snapshot is readable for as long as the history happens to reach back t
 ``snapshot_gone``.
 """
 
+from collections import OrderedDict
 from collections.abc import Hashable
 
 from kvd.engine.clocks import Clock
@@ -15,6 +16,8 @@ from kvd.store.store import Store
 # Idle snapshots are looked for this often at least, because a reload may lower the limit.
 MAX_LOOK_S = 2.0
 IDLE_US = 60_000_000
+# One look releases at most this many idle snapshots; the next look follows at once.
+RELEASED = 1_024
 
 
 class SnapshotPin:
@@ -41,6 +44,7 @@ class Snapshots:
         self._is_armed = False
         self._held: dict[Hashable, dict[int, SnapshotPin]] = {}
         self._count: dict[Hashable, int] = {}  # of each owner; one version held twice counts as two
+        self._by_use: OrderedDict[tuple[Hashable, int], SnapshotPin] = OrderedDict()  # the one idle for longest first
 
     def __len__(self) -> int:
         return sum(self._count.values())
@@ -57,9 +61,9 @@ class Snapshots:
         pins = self._held.setdefault(owner, {})
         if version in pins:
             pins[version].count += 1
-            pins[version].used_us = self._timer()
+            self.used(owner, version)
         else:
-            pins[version] = SnapshotPin(self._timer())
+            pins[version] = self._by_use[owner, version] = SnapshotPin(self._timer())
         return version
 
     def end(self, owner: Hashable, version: int) -> bool:
@@ -70,7 +74,7 @@ class Snapshots:
             return False
         pin.count -= 1
         if pin.count == 0:
-            del pins[version]
+            del pins[version], self._by_use[owner, version]
         self._unpin(owner, version, 1)
         return True
 
@@ -79,6 +83,7 @@ class Snapshots:
         pin = self._held.get(owner, {}).get(version)
         if pin is not None:
             pin.used_us = self._timer()
+            self._by_use.move_to_end((owner, version))
 
     def release(self, owner: Hashable) -> None:
         """Give back all that ``owner`` holds."""
@@ -86,24 +91,31 @@ class Snapshots:
             self._release(owner, version)
 
     def release_idle(self, idle_us: int) -> bool:
-        """Release the snapshots not read at for ``idle_us``. Return whether any are still held."""
-        latest = self._timer() - idle_us
-        idle = [(owner, v) for owner, pins in self._held.items() for v, pin in pins.items() if pin.used_us <= latest]
-        for owner, version in idle:
-            self._release(owner, version)
+        """Release the snapshots not read at for ``idle_us``, up to RELEASED. Return whether any are still held."""
+        for _ in range(RELEASED):
+            if not self._has_idle(idle_us):
+                break
+            self._release(*next(iter(self._by_use)))
         return bool(self._held)
 
-    def _arm(self) -> None:
+    def _has_idle(self, idle_us: int) -> bool:
+        pin = next(iter(self._by_use.values()), None)
+        return pin is not None and pin.used_us <= self._timer() - idle_us
+
+    def _arm(self, delay_s: float | None = None) -> None:
         self._is_armed = True
-        self._scheduler.call_later(min(self.idle_us / 1_000_000 / 4, MAX_LOOK_S), self._look)
+        if delay_s is None:
+            delay_s = min(self.idle_us / 1_000_000 / 4, MAX_LOOK_S)
+        self._scheduler.call_later(delay_s, self._look)
 
     def _look(self) -> None:
         """Release what is idle; while nothing is held, no timer runs."""
         self._is_armed = False
         if self.release_idle(self.idle_us):
-            self._arm()
+            self._arm(0 if self._has_idle(self.idle_us) else None)
 
     def _release(self, owner: Hashable, version: int) -> None:
+        del self._by_use[owner, version]
         self._unpin(owner, version, self._held[owner].pop(version).count)
 
     def _unpin(self, owner: Hashable, version: int, count: int) -> None:

@@ -2,22 +2,25 @@
 
 import logging
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from kvd.http import v1, v2
 from kvd.http.admission import HttpAuth, unauthenticated
 from kvd.http.openapi import document_route
 from kvd.http.problems import Problem
-from kvd.http.request_context import RequestContext, RetryLater
+from kvd.http.request_context import RequestContext
 from kvd.http.requests import Request
 from kvd.http.responses import Dates, Response, error_response
 from kvd.requests.needs import NO_WAIT, LogPosition
 from kvd.requests.peer import Peer
+from kvd.requests.turns import Steps
 from kvd.server.feed_writer import EventSource
 from kvd.server.server import Server
 
 logger = logging.getLogger(__name__)
 
-Route = Callable[[RequestContext], Response | EventSource]
+Answer = Response | EventSource
+Route = Callable[[RequestContext], Response | Steps[Any]]
 
 ROUTES: dict[bytes, Route] = {
     b"/v1": v1.bulk_route,
@@ -56,19 +59,20 @@ class Listener:
         is_value = request.method == "PUT" and request.path not in (b"/v1", b"/v1/")
         return self.executor.limits.max_value_bytes if is_value else self._max_json_bytes
 
-    def answer(self, request: Request, peer: Peer) -> tuple[Response | EventSource, LogPosition]:
-        """Run a request. Return its answer, and what the answer waits for. Raises RetryLater."""
+    def answer(self, request: Request, peer: Peer) -> Steps[tuple[Answer, LogPosition]]:
+        """Run a request in steps. Return its answer, and what the answer waits for."""
         if request.refusal is not None:
             return error_response(request, request.refusal), NO_WAIT
         if not self.server.authentication.token_is_valid(peer):  # because of a reload after its head had arrived
             return error_response(request, unauthenticated("this token is no longer valid")), NO_WAIT
         context = RequestContext(self.executor, request, peer)
         try:
-            return _route(request)(context), context.position
+            answer = _route(request)(context)
+            if not isinstance(answer, Response):
+                answer = yield from answer
+            return answer, context.position
         except Problem as problem:
             return error_response(request, problem), context.position
-        except RetryLater:
-            raise
         except Exception:
             logger.exception("internal error in %s of %s", request.method, peer.name)
             return error_response(request, Problem(500, "internal", "a fault in the server")), context.position

@@ -24,6 +24,11 @@ class Base64(msgspec.Struct, forbid_unknown_fields=True):
 Value = Annotated[str | Base64, msgspec.Meta(description="text, or any bytes as base64")]
 
 
+# A larger collection is refused before it is built.
+Values = Annotated[dict[str, Value], msgspec.Meta(max_length=MAX_KEYS)]
+Versions = Annotated[dict[str, Version], msgspec.Meta(max_length=MAX_KEYS)]
+
+
 class GetBody(msgspec.Struct, forbid_unknown_fields=True):
     """Keys to read, all at one version."""
 
@@ -34,7 +39,7 @@ class GetBody(msgspec.Struct, forbid_unknown_fields=True):
 class SetBody(msgspec.Struct, forbid_unknown_fields=True):
     """What to store, all in one commit."""
 
-    entries: dict[str, Value]
+    entries: Values
     ttl: Ttl | None = None
 
 
@@ -51,8 +56,8 @@ class TransactionBody(msgspec.Struct, forbid_unknown_fields=True):
     ``store``: only if the versions belong to this store. A daemon without a data directory begins a new one each time.
     """
 
-    compare: dict[str, Version] = {}
-    set: dict[str, Value] = {}
+    compare: Versions = {}
+    set: Values = {}
     delete: Keys = []
     ttl: Ttl | None = None
     store: str | None = None

@@ -8,14 +8,11 @@ from kvd.protocol.messages import AnyRequest
 from kvd.requests.executor import Executor
 from kvd.requests.needs import NO_WAIT
 from kvd.requests.peer import Peer
-
-
-class RetryLater(Exception):
-    """Too many keys must expire first for one turn of the loop; nothing was done, so run the request again later."""
+from kvd.requests.turns import Steps
 
 
 class RequestContext:
-    """A request that the executor runs in one step of the loop. ``position``: what its answer waits for."""
+    """A request that the executor runs in steps. ``position``: what its answer waits for."""
 
     __slots__ = ("executor", "peer", "position", "request")
 
@@ -25,19 +22,16 @@ class RequestContext:
         self.peer = peer
         self.position = NO_WAIT
 
-    def ask(self, request: AnyRequest) -> Any:  # noqa: ANN401 - the reply to any request
-        """Return the reply to one request of the protocol. Raises Problem for an error, and RetryLater."""
-        reply = self.try_ask(request)
+    def ask(self, request: AnyRequest) -> Steps[Any]:
+        """Return the reply to one request of the protocol. Raises Problem for an error."""
+        reply = yield from self.try_ask(request)
         if type(reply) is dict:
             raise problem_of(reply)
         return reply
 
-    def try_ask(self, request: AnyRequest) -> Any:  # noqa: ANN401
+    def try_ask(self, request: AnyRequest) -> Steps[Any]:
         """As ``ask``, but return an error as its map."""
-        result = self.executor.ask(request, self.peer)
-        if result is None:
-            raise RetryLater
-        reply, position = result
+        reply, position = yield from self.executor.ask(request, self.peer)
         if position is not NO_WAIT:
             self.position = self.position.add(position)
         return reply

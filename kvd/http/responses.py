@@ -3,6 +3,8 @@
 import time
 from http import HTTPStatus
 
+import msgspec
+
 from kvd.http.problems import Problem
 from kvd.http.requests import Request
 
@@ -11,6 +13,9 @@ ERROR_TEXT = b"text/plain; charset=utf-8"
 JSON = b"application/json"
 PROBLEM = b"application/problem+json"
 BYTES = b"application/octet-stream"
+
+# What the decoder raises for a body that is not the JSON that it should be, or is nested too deeply.
+JSON_ERRORS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 _LINES = {status.value: b"HTTP/1.1 %d %s\r\n" % (status.value, status.phrase.encode()) for status in HTTPStatus}
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")

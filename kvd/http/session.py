@@ -14,13 +14,13 @@ import enum
 from typing import cast
 
 from kvd.http.events import HEARTBEAT, HEARTBEAT_S, LAST_CHUNK, chunk, encoded
-from kvd.http.listener import Listener
+from kvd.http.listener import Answer, Listener
 from kvd.http.parser import Reader, short_key
 from kvd.http.problems import Problem, problem_of
-from kvd.http.request_context import RetryLater
 from kvd.http.requests import Request
 from kvd.http.responses import VALUE_HEAD, Response, error_response, head, stream_head
 from kvd.requests.peer import Peer
+from kvd.requests.turns import Steps
 from kvd.server.feed_writer import Event, EventSource, FeedWriter
 from kvd.server.outbox import HIGH_WATER_BYTES, NO_WAIT, LogPosition, Outbox
 
@@ -50,9 +50,11 @@ class HttpSession(asyncio.Protocol):
         "_listener",
         "_outbox",
         "_reader",
+        "_running",
         "_server",
         "_short_tail",
         "_state",
+        "_turns",
         "active",
         "is_draining",
         "peer",
@@ -68,6 +70,8 @@ class HttpSession(asyncio.Protocol):
         self._reader = Reader(listener.max_body_bytes, self._admit)
         self._outbox = Outbox(self, listener.server.durability)
         self._state = State.READING
+        self._turns = listener.server.turns
+        self._running: Steps[tuple[Answer, LogPosition]] | None = None  # the request at the head of the waiting ones
         # What a GET must end with to take the fast path; None while that path is not available.
         self._short_tail: bytes | None = None
         self._has_deadline = self._continue_is_due = False
@@ -102,7 +106,8 @@ class HttpSession(asyncio.Protocol):
         elif not self._reader.is_dropping:
             self._short_tail = None
             self._reader.feed(data)
-            self._continue()
+            if self._running is None:
+                self._continue()
 
     def pause_writing(self) -> None:
         self._outbox.is_stalled = True
@@ -174,6 +179,10 @@ class HttpSession(asyncio.Protocol):
             self._reader.refuse(problem_of(error))
             self._continue()
 
+    def revoke(self, error: dict[str, object]) -> None:
+        """As close_with_error: a request runs in one step, so none is in work."""
+        self.close_with_error(error)
+
     def abort(self) -> None:
         """Close at once, but tell the reason to a peer that was too slow in sending a request."""
         is_waiting = self._reader.is_reading and not self._outbox.is_closed and not self._outbox.pending
@@ -201,6 +210,7 @@ class HttpSession(asyncio.Protocol):
         self._state = State.CLOSING
         self._short_tail = None
         self._feed_writer = None
+        self._running = None
         self._reader.waiting.clear()
         self._reader.drop()
 
@@ -240,7 +250,7 @@ class HttpSession(asyncio.Protocol):
     def _continue_soon(self) -> None:
         if not self._continue_is_due:
             self._continue_is_due = True
-            self._server.loop.call_soon(self._continue_now)
+            self._turns.add(self._continue_now)
 
     def _continue_now(self) -> None:
         self._continue_is_due = False
@@ -253,7 +263,7 @@ class HttpSession(asyncio.Protocol):
             return
         count = 0
         while self._reader.waiting and not self.is_busy:
-            if count == REQUESTS_PER_TURN:
+            if count == REQUESTS_PER_TURN or ((count or self._running is None) and self._turns.is_over):
                 self._continue_soon()
                 break
             count += 1
@@ -261,14 +271,17 @@ class HttpSession(asyncio.Protocol):
             if request.peer is not None and request.peer is not self.peer:
                 self._become(request.peer)
             self._flush_sets()
-            try:
-                answer, position = self._listener.answer(request, self.peer)
-            except RetryLater:
-                self._listener.executor.expire_more()
+            if self._running is None:
+                self._running = self._listener.answer(request, self.peer)
+            is_finished, result = self._turns.advance(self._running)
+            if self._state is State.CLOSING:
+                return
+            if not is_finished or result is None:
                 self._continue_soon()
                 break
+            self._running = None
             self._reader.waiting.popleft()
-            self._respond(request, answer, position)
+            self._respond(request, *result)
         self._update_state()
 
     def _become(self, peer: Peer) -> None:
@@ -327,7 +340,7 @@ class HttpSession(asyncio.Protocol):
         self._server.disarm(self)
         self.transport.resume_reading()  # to notice when the peer closes
         self._state = State.FEED
-        self._feed_writer = FeedWriter(feed, self._server.feeds, self, self._server.loop)
+        self._feed_writer = FeedWriter(feed, self._server.feeds, self, self._server.turns)
         self._heartbeat = self._server.loop.call_later(HEARTBEAT_S, self._beat)
 
     def send_events(self, events: list[Event]) -> None:

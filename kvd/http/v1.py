@@ -5,19 +5,20 @@ no redirect. A query is refused: the original's client does not encode ``?``, an
 """
 
 import datetime
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
 from kvd import __version__
-from kvd.http.problems import Problem, not_allowed
+from kvd.http.problems import Problem, not_allowed, problem_of
 from kvd.http.request_context import RequestContext
 from kvd.http.requests import decoded
-from kvd.http.responses import JSON, TEXT, Response
+from kvd.http.responses import JSON, JSON_ERRORS, TEXT, Response
 from kvd.protocol import messages
 from kvd.requests import permissions
 from kvd.requests.errors import RequestError
-from kvd.telemetry import exposition
+from kvd.requests.turns import Steps
+from kvd.telemetry.exposition import CONTENT_TYPE
 
 _METRICS = {
     "KeysStored": "keys_stored",
@@ -26,11 +27,15 @@ _METRICS = {
     "SetOps": "set_operations",
     "DelOps": "delete_operations",
 }
-_decode_keys = msgspec.json.Decoder(list[str] | None).decode
-_decode_records = msgspec.json.Decoder(list[dict[str, Any] | None] | None).decode
+# How many items of a body are looked at in one step.
+STEP_ITEMS = 256
+# A larger collection is refused before it is built.
+_Many = msgspec.Meta(max_length=messages.MAX_KEYS)
+_decode_keys = msgspec.json.Decoder(Annotated[list[str], _Many] | None).decode
+_decode_records = msgspec.json.Decoder(Annotated[list[dict[str, Any] | None], _Many] | None).decode
 
 
-def key_route(context: RequestContext) -> Response:
+def key_route(context: RequestContext) -> Steps[Response]:
     """``/v1/{key}``."""
     request = context.request
     if request.query is not None:
@@ -38,52 +43,54 @@ def key_route(context: RequestContext) -> Response:
     key = decoded(request.path[len(b"/v1/") :], "the key")
     match request.verb:
         case "GET":
-            value = context.ask(messages.Get(key))
+            value = yield from context.ask(messages.Get(key))
             if value is None:
                 raise _not_found()
             return Response(200, value, TEXT)
         case "PUT":
-            context.ask(messages.Set({key: request.body}))
+            yield from context.ask(messages.Set({key: request.body}))
             return Response(201)
         case "DELETE":
-            return Response(200, _deleted(context, key), TEXT)
+            return Response(200, (yield from _deleted(context, key)), TEXT)
     raise not_allowed("GET", "HEAD", "PUT", "DELETE")
 
 
-def _deleted(context: RequestContext, key: str) -> bytes:
+def _deleted(context: RequestContext, key: str) -> Steps[bytes]:
     """Delete a key and return its old value, atomically and without counting a read."""
     try:
         permissions.check(messages.Get(key), context.peer)
     except RequestError as error:
         raise Problem(403, error.code, error.message) from None
     value, _ = context.executor.peek(key)
-    context.ask(messages.Delete([key]))
+    yield from context.ask(messages.Delete([key]))
     return b"" if value is None else value
 
 
-def bulk_route(context: RequestContext) -> Response:
+def bulk_route(context: RequestContext) -> Steps[Response]:
     """``/v1/``: all or nothing."""
     if context.request.query is not None:
         raise Problem(400, "bad_request", "this route takes no query")
     match context.request.verb:
         case "GET":
-            return _get_all(context)
+            return (yield from _get_all(context))
         case "PUT":
-            return _put_all(context)
+            return (yield from _put_all(context))
         case "DELETE":
             if keys := _keys(context):
-                context.ask(messages.Delete(list(dict.fromkeys(keys))))
+                yield from context.ask(messages.Delete(list(dict.fromkeys(keys))))
             return Response(200)
     raise not_allowed("GET", "HEAD", "PUT", "DELETE")
 
 
-def _get_all(context: RequestContext) -> Response:
+def _get_all(context: RequestContext) -> Steps[Response]:
     keys = _keys(context)
-    values = context.ask(messages.GetMany(keys)) if keys else []
+    values = (yield from context.ask(messages.GetMany(keys))) if keys else []
     if None in values:
         raise _not_found()
     records = []
-    for key, value in zip(keys, values, strict=True):
+    for number, (key, value) in enumerate(zip(keys, values, strict=True)):
+        if not number % STEP_ITEMS:
+            yield
         try:
             records.append({"Key": key, "Value": value.decode()})
         except UnicodeDecodeError:
@@ -92,21 +99,23 @@ def _get_all(context: RequestContext) -> Response:
     return Response(200, msgspec.json.encode(records), JSON)
 
 
-def _put_all(context: RequestContext) -> Response:
+def _put_all(context: RequestContext) -> Steps[Response]:
     try:
         records = _decode_records(_body(context))
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except JSON_ERRORS:
         raise _not_json() from None
     if not records:
         raise Problem(400, "bad_request", "No records provided")
     entries: dict[str, bytes] = {}
-    for record in records:
+    for number, record in enumerate(records):
+        if not number % STEP_ITEMS:
+            yield
         fields = {name.lower(): value for name, value in (record or {}).items()}
         key, value = (_text(fields.get(name)) for name in ("key", "value"))
         entries[key] = value.encode()
     if "" in entries:
         raise _empty_key()
-    context.ask(messages.Set(entries))
+    yield from context.ask(messages.Set(entries))
     return Response(201)
 
 
@@ -121,7 +130,7 @@ def _text(value: object) -> str:
 def _keys(context: RequestContext) -> list[str]:
     try:
         keys = _decode_keys(_body(context)) or []
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except JSON_ERRORS:
         raise _not_json() from None
     if "" in keys:
         raise _empty_key()
@@ -134,34 +143,36 @@ def _body(context: RequestContext) -> bytes:
     return context.request.body
 
 
-def status_route(context: RequestContext) -> Response:
+def status_route(context: RequestContext) -> Steps[Response]:
     """``/status``."""
     if context.request.verb != "GET":
         raise not_allowed("GET", "HEAD")
-    context.ask(messages.Ping())
+    yield from context.ask(messages.Ping())
     now = datetime.datetime.now().astimezone().isoformat(timespec="microseconds")
     body = {"status": "ok", "message": "Server initialized", "ts": now, "version": __version__}
     return Response(200, msgspec.json.encode(body), JSON)
 
 
-def metrics_route(context: RequestContext) -> Response:
+def metrics_route(context: RequestContext) -> Steps[Response]:
     """``/metrics`` as JSON, or for Prometheus if the Accept header asks for that."""
     if context.request.verb != "GET":
         raise not_allowed("GET", "HEAD")
     if _wants_prometheus(context.request.headers.get(b"accept", b"")):
-        return prometheus_route(context)
-    figures = dict(context.ask(messages.Metrics()))
+        return (yield from prometheus_route(context))
+    figures = dict((yield from context.ask(messages.Metrics())))
     return Response(200, msgspec.json.encode({name: figures[ours] for name, ours in _METRICS.items()}), JSON)
 
 
-def prometheus_route(context: RequestContext) -> Response:
+def prometheus_route(context: RequestContext) -> Steps[Response]:
     """``/metrics/prometheus``: the exposition format."""
     if context.request.verb != "GET":
         raise not_allowed("GET", "HEAD")
-    if exposition.load() is None:
-        context.ask(messages.Metrics())  # raises for a peer that may not ask
+    text = yield from context.try_ask(messages.Exposition())
+    if type(text) is dict and text["error"] == "bad_request":
         raise Problem(501, "not_implemented", "this daemon has no metrics for Prometheus: install kvd[prometheus]")
-    return Response(200, context.ask(messages.Exposition()).encode(), exposition.CONTENT_TYPE.encode())
+    if type(text) is dict:
+        raise problem_of(text)
+    return Response(200, text.encode(), CONTENT_TYPE.encode())
 
 
 def _wants_prometheus(accept: bytes) -> bool:

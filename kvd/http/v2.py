@@ -23,13 +23,16 @@ from kvd.http.models import (
 from kvd.http.problems import Problem, not_allowed
 from kvd.http.request_context import RequestContext
 from kvd.http.requests import decoded
-from kvd.http.responses import BYTES, JSON, Response
+from kvd.http.responses import BYTES, JSON, JSON_ERRORS, Response
 from kvd.protocol import messages
 from kvd.protocol.messages import WriteOptions
 from kvd.protocol.ranges import prefix_end
+from kvd.requests.turns import Steps
 from kvd.server.feed_writer import EventSource
 
 PAGE_KEYS = 1_000
+# How many items of a body are converted in one step.
+STEP_ITEMS = 256
 KEY_PREFIX = b"/v2/keys/"
 _MAX_VERSION = 2**63 - 1
 Body = TypeVar("Body")
@@ -38,24 +41,24 @@ Body = TypeVar("Body")
 # ---------------------------------------------------------------------- one key
 
 
-def key_route(context: RequestContext) -> Response:
+def key_route(context: RequestContext) -> Steps[Response]:
     """``/v2/keys/{key}``."""
     key = decoded(context.request.path[len(KEY_PREFIX) :], "the key")
     if not key:
         raise Problem(400, "bad_request", "a key has at least one byte")
     match context.request.verb:
         case "GET":
-            return _get(context, key)
+            return (yield from _get(context, key))
         case "PUT":
-            return _put(context, key)
+            return (yield from _put(context, key))
         case "DELETE":
-            return _delete(context, key)
+            return (yield from _delete(context, key))
     raise not_allowed("GET", "HEAD", "PUT", "DELETE")
 
 
-def _get(context: RequestContext, key: str) -> Response:
+def _get(context: RequestContext, key: str) -> Steps[Response]:
     at = _number(context.request.parameters("at"), "at")
-    ((value, version, *_),) = context.ask(messages.Fetch([key], at))
+    ((value, version, *_),) = yield from context.ask(messages.Fetch([key], at))
     store_id = context.executor.store_id
     tag = conditions.tag(version, store_id)
     if not conditions.holds_if_match(context.request, version, store_id):
@@ -67,31 +70,33 @@ def _get(context: RequestContext, key: str) -> Response:
     return Response(200, value, BYTES, tag)
 
 
-def _put(context: RequestContext, key: str) -> Response:
+def _put(context: RequestContext, key: str) -> Steps[Response]:
     request = context.request
     options = _options(_number(request.parameters("ttl"), "ttl", minimum=1))
-    before = _reads_for(context, key)
+    before = yield from _reads_for(context, key)
     existed = before != 0
     if conditions.is_conditional(request):
-        version = _commit_if(context, messages.Commit({key: request.body}, {key: before}, how=options))
+        version = yield from _commit_if(context, messages.Commit({key: request.body}, {key: before}, how=options))
     else:
-        version = context.ask(messages.Set({key: request.body}, options))
+        version = yield from context.ask(messages.Set({key: request.body}, options))
     return Response(204 if existed else 201, headers=conditions.tag(version, context.executor.store_id))
 
 
-def _delete(context: RequestContext, key: str) -> Response:
+def _delete(context: RequestContext, key: str) -> Steps[Response]:
     context.request.parameters()
     if not conditions.is_conditional(context.request):
-        context.ask(messages.Delete([key]))
+        yield from context.ask(messages.Delete([key]))
         return Response(204)
-    before = _reads_for(context, key)
-    _commit_if(context, messages.Commit({key: None}, {key: before}))  # raises if the peer has no right to that
+    before = yield from _reads_for(context, key)
+    yield from _commit_if(
+        context, messages.Commit({key: None}, {key: before})
+    )  # raises if the peer has no right to that
     if not before:
         raise Problem(404, "not_found", "no such key")
     return Response(204)
 
 
-def _reads_for(context: RequestContext, key: str) -> int:
+def _reads_for(context: RequestContext, key: str) -> Steps[int]:
     """Return the current version of a key (0: absent) if the request's conditions hold for it, else raise Problem.
 
     A client without the right to read learns nothing from that: the commit that follows declares a read of the key, and
@@ -103,16 +108,15 @@ def _reads_for(context: RequestContext, key: str) -> int:
     store_id = context.executor.store_id
     holds = conditions.holds_if_match(context.request, version, store_id)
     if not holds or not conditions.holds_if_none_match(context.request, version, store_id):
-        context.ask(
-            messages.Fetch([key])
-        )  # raises if the peer may not read; and the answer must wait until what it shows is durable
+        # This raises if the peer may not read; and the answer must wait until what it shows is durable.
+        yield from context.ask(messages.Fetch([key]))
         raise _failed(f"the key is at version {version}" if version else "there is no such key")
     return version
 
 
-def _commit_if(context: RequestContext, commit: messages.Commit) -> int:
+def _commit_if(context: RequestContext, commit: messages.Commit) -> Steps[int]:
     try:
-        version: int = context.ask(commit)
+        version: int = yield from context.ask(commit)
     except Problem as problem:
         if problem.code == "conflict":
             raise _failed(problem.detail) from None
@@ -127,7 +131,7 @@ def _failed(detail: str) -> Problem:
 # ---------------------------------------------------------------------- many keys
 
 
-def keys_route(context: RequestContext) -> Response:
+def keys_route(context: RequestContext) -> Steps[Response]:
     """``/v2/keys``: a page of keys in order."""
     if context.request.verb != "GET":
         raise not_allowed("GET", "HEAD")
@@ -140,7 +144,7 @@ def keys_route(context: RequestContext) -> Response:
     with_values = query.get("values") == "true"
     at = _number(query, "at")
     limit = min(PAGE_KEYS, context.executor.limits.max_keys_per_request) if limit is None else limit
-    page = context.ask(messages.Scan(start, prefix_end(prefix), limit, at=at, keys_only=not with_values))
+    page = yield from context.ask(messages.Scan(start, prefix_end(prefix), limit, at=at, keys_only=not with_values))
     executor = context.executor
     items = [
         PageItem(each.key, each.version, to_json(each.value) if with_values else msgspec.UNSET) for each in page.items
@@ -148,38 +152,39 @@ def keys_route(context: RequestContext) -> Response:
     return _json(Page(executor.store_id, executor.version if at is None else at, items, page.next))
 
 
-def get_route(context: RequestContext) -> Response:
+def get_route(context: RequestContext) -> Steps[Response]:
     """``POST /v2/get``."""
     body = _body(context, GetBody)
-    entries = context.ask(messages.Fetch(body.keys, body.at)) if body.keys else []
+    entries = (yield from context.ask(messages.Fetch(body.keys, body.at))) if body.keys else []
     executor = context.executor
-    items = [
-        Item(key, version, None if value is None else to_json(value))
-        for key, (value, version, *_) in zip(body.keys, entries, strict=True)
-    ]
+    items = []
+    for number, (key, (value, version, *_)) in enumerate(zip(body.keys, entries, strict=True)):
+        items.append(Item(key, version, None if value is None else to_json(value)))
+        if not number % STEP_ITEMS:
+            yield
     return _json(Items(executor.store_id, executor.version if body.at is None else body.at, items))
 
 
-def set_route(context: RequestContext) -> Response:
+def set_route(context: RequestContext) -> Steps[Response]:
     """``POST /v2/set``."""
     body = _body(context, SetBody)
     if not body.entries:
         raise Problem(400, "bad_request", "entries must not be empty")
-    entries = {key: to_bytes(value) for key, value in body.entries.items()}
-    return _committed(context, context.ask(messages.Set(entries, _options(body.ttl))))
+    entries = yield from _as_bytes(body.entries)
+    return _committed(context, (yield from context.ask(messages.Set(entries, _options(body.ttl)))))
 
 
-def delete_route(context: RequestContext) -> Response:
+def delete_route(context: RequestContext) -> Steps[Response]:
     """``POST /v2/delete``."""
     body = _body(context, DeleteBody)
     if not body.keys:
         raise Problem(400, "bad_request", "keys must not be empty")
     keys = list(dict.fromkeys(body.keys))
-    version, count = context.ask(messages.Delete(keys, body.missing_ok))
+    version, count = yield from context.ask(messages.Delete(keys, body.missing_ok))
     return _json(Deleted(context.executor.store_id, version, count))
 
 
-def transaction_route(context: RequestContext) -> Response:
+def transaction_route(context: RequestContext) -> Steps[Response]:
     """``POST /v2/transaction``."""
     body = _body(context, TransactionBody)
     if both := body.set.keys() & set(body.delete):
@@ -187,15 +192,16 @@ def transaction_route(context: RequestContext) -> Response:
     store_id = context.executor.store_id
     if body.store is not None and body.store != store_id:
         raise Problem(409, "conflict", "the versions are of another store; nothing was changed", conflicts=[])
-    writes: dict[str, bytes | None] = {key: to_bytes(value) for key, value in body.set.items()}
+    writes: dict[str, bytes | None] = {}
+    writes |= yield from _as_bytes(body.set)
     writes |= dict.fromkeys(body.delete)
-    return _committed(context, context.ask(messages.Commit(writes, body.compare, how=_options(body.ttl))))
+    return _committed(context, (yield from context.ask(messages.Commit(writes, body.compare, how=_options(body.ttl)))))
 
 
 # ---------------------------------------------------------------------- the feed
 
 
-def watch_route(context: RequestContext) -> EventSource:
+def watch_route(context: RequestContext) -> Steps[EventSource]:
     """``/v2/watch``: server-sent events, until the client or the server closes."""
     if context.request.method != "GET":
         raise not_allowed("GET")
@@ -203,7 +209,7 @@ def watch_route(context: RequestContext) -> EventSource:
     last = context.request.headers.get(b"last-event-id")
     if last:  # a browser reconnects, and says which event it received last
         query["from"] = last.decode("latin-1")
-    context.ask(messages.Watch(query.get("prefix", ""), _number(query, "from")))
+    yield from context.ask(messages.Watch(query.get("prefix", ""), _number(query, "from")))
     feed = context.peer.feed
     assert feed is not None
     return feed
@@ -222,8 +228,18 @@ def _body(context: RequestContext, kind: type[Body]) -> Body:
         raise Problem(415, "unsupported_media_type", "the body must be application/json", accepted)
     try:
         return msgspec.json.decode(context.request.body, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except JSON_ERRORS as error:
         raise Problem(400, "bad_request", str(error)) from None
+
+
+def _as_bytes(values: dict[str, Any]) -> Steps[dict[str, bytes]]:
+    """Return the values of a body as bytes."""
+    result = {}
+    for number, (key, value) in enumerate(values.items()):
+        result[key] = to_bytes(value)
+        if not number % STEP_ITEMS:
+            yield
+    return result
 
 
 def _options(ttl: int | None) -> WriteOptions | None:

@@ -17,6 +17,7 @@ Keys = Annotated[list[str], msgspec.Meta(max_length=MAX_KEYS)]
 Entries = Annotated[dict[str, bytes], msgspec.Meta(max_length=MAX_KEYS)]
 Writes = Annotated[dict[str, bytes | None], msgspec.Meta(max_length=MAX_KEYS)]
 Reads = Annotated[dict[str, int], msgspec.Meta(max_length=MAX_KEYS)]
+Ttls = Annotated[dict[str, int], msgspec.Meta(max_length=MAX_KEYS)]
 Ranges = Annotated[list[tuple[str, str | None]], msgspec.Meta(max_length=MAX_KEYS)]
 Id = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
 # As a version to read at: the snapshot that this connection began last.
@@ -39,7 +40,7 @@ class WriteOptions(msgspec.Struct, forbid_unknown_fields=True, eq=False, gc=Fals
     id: Id | None = None
     since: int | None = None
     sync: bool | None = None
-    ttls: dict[str, int] | None = None
+    ttls: Ttls | None = None
 
 
 class Hello(Request, tag="hello"):
@@ -144,10 +145,14 @@ class History(Request, tag="history"):
 
 
 class Log(Request, tag="log"):
-    """Return ``[[version, time, author, [key…]]…]``, oldest first, from a version on, or (nil) the newest ones."""
+    """Return ``[[version, time, author, [key…]]…]``, oldest first, from a version on, or (nil) the newest ones.
+
+    ``before``: of the newest ones only those below this version.
+    """
 
     from_version: int | None
     limit: int
+    before: int | None = None
 
 
 class VersionAt(Request, tag="version_at"):

@@ -14,8 +14,9 @@ rules, what is not allowed is denied. The daemon's own user and root may always 
 """
 
 import os
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Iterable
+from itertools import accumulate
 from typing import ClassVar
 
 import msgspec
@@ -103,6 +104,11 @@ class Grant:
         self._lengths = sorted({len(prefix) for prefix in by_prefix}, reverse=True)
         self._ordered = sorted(by_prefix)
         self._shorter = {prefix: self._longest_of(prefix[:-1]) if prefix else None for prefix in by_prefix}
+        # For each right: how many of the first prefixes in order lack it.
+        self._lacking = {
+            right: [0, *accumulate(not by_prefix[prefix] & right for prefix in self._ordered)]
+            for right in RIGHTS.values()
+        }
         self._known: dict[int, set[str]] = {right: set() for right in RIGHTS.values()}
 
     def has(self, right: int) -> bool:
@@ -159,17 +165,23 @@ class Grant:
         return prefix if prefix == self.deciding_prefix(last) else None
 
     def may_range(self, right: int, start: str, end: str | None) -> bool:
-        """Whether every possible key from ``start`` on and before ``end`` (None: to the end) is allowed."""
+        """Whether every possible key from ``start`` on and before ``end`` (None: to the end) is allowed.
+
+        The prefixes that decide about keys of the range: those that lie in it, and those that ``start`` begins with, up
+        to the longest that all keys of the range begin with.
+        """
         if end is not None and end <= start:
             return True
-        around = self._around(start, end)
-        if not (self._by_prefix.get(around, 0) if around is not None else 0) & right:
+        around = self.deciding_prefix(start)
+        while around is not None and not _holds(around, end):
+            if not self._by_prefix[around] & right:
+                return False
+            around = self._shorter[around]
+        if around is None or not self._by_prefix[around] & right:
             return False
-        return all(
-            bits & right
-            for prefix, bits in self._by_prefix.items()
-            if prefix.startswith(around or "") and _meet(prefix, start, end)
-        )
+        first = bisect_left(self._ordered, start)
+        last = len(self._ordered) if end is None else bisect_left(self._ordered, end)
+        return self._lacking[right][first] == self._lacking[right][last]
 
     def may_prefix(self, right: int, prefix: str) -> bool:
         """Whether every possible key below ``prefix`` is allowed."""
@@ -178,11 +190,6 @@ class Grant:
     def _longest_of(self, key: str) -> str | None:
         """The longest prefix of ``key``, found by trying each length."""
         return next((key[:length] for length in self._lengths if key[:length] in self._by_prefix), None)
-
-    def _around(self, start: str, end: str | None) -> str | None:
-        """The longest prefix that all keys of the range begin with."""
-        prefixes = (start[:length] for length in self._lengths)
-        return next((prefix for prefix in prefixes if prefix in self._by_prefix and _holds(prefix, end)), None)
 
 
 Grant.EVERYTHING = Grant({"": _KEY_RIGHTS | ADMINISTER})
@@ -195,12 +202,6 @@ def _holds(prefix: str, end: str | None) -> bool:
         return True
     end_of_prefix = prefix_end(prefix)
     return end_of_prefix is None or (end is not None and end <= end_of_prefix)
-
-
-def _meet(prefix: str, start: str, end: str | None) -> bool:
-    """Whether a key of the range may begin with ``prefix``: in "a" to "b" that holds for "ab", but not for "c"."""
-    end_of_prefix = prefix_end(prefix)
-    return (end_of_prefix is None or end_of_prefix > start) and (end is None or prefix < end)
 
 
 class Access:

@@ -11,7 +11,7 @@ from kvd.requests.errors import RequestError
 from kvd.requests.limits import LimitChecker
 from kvd.requests.peer import Peer
 from kvd.store.largest import largest
-from kvd.telemetry import exposition
+from kvd.telemetry.exposition import Exposition, load_renderer
 from kvd.telemetry.figures import Figures
 from kvd.telemetry.slow_log import SlowFrame
 from kvd.telemetry.telemetry import Telemetry
@@ -57,6 +57,7 @@ class AdminHandlers:
         self._limits = limits
         self._authentication = authentication
         self._backend = backend
+        self._exposition = Exposition(self.figures, load_renderer())
 
     def ping(self, _: messages.Ping, __: Peer) -> bool:
         """Return True: the server is alive."""
@@ -70,12 +71,12 @@ class AdminHandlers:
 
     def exposition(self, _: messages.Exposition, __: Peer) -> str:
         """Return everything that is measured as text in Prometheus' format."""
-        render = exposition.load()
-        if render is None:
-            text = "the daemon's installation has no prometheus-client; install kvd[prometheus] and restart it"
-            raise RequestError("bad_request", text)
+        text = self._exposition.text()
+        if text is None:
+            reason = "the daemon's installation has no prometheus-client; install kvd[prometheus] and restart it"
+            raise RequestError("bad_request", reason)
         self._telemetry.loop_lag.measure()
-        return render(self.figures()).decode()
+        return text
 
     def status(self, _: messages.Status, __: Peer) -> list[tuple[str, str | int]]:
         """Return what the daemon says about itself."""

@@ -11,6 +11,7 @@ from kvd.store.errors import (
     SnapshotGone,
     StoreError,
     VersionAhead,
+    VersionLost,
 )
 
 _MESSAGE_CHARACTERS = 300
@@ -49,6 +50,9 @@ def error_for(error: StoreError) -> RequestError:
         case KeysNotFound():
             shown = ", ".join(map(repr, error.keys[:5])) + (", …" if len(error.keys) > 5 else "")
             return RequestError("not_found", f"no such key: {shown}; nothing was deleted", keys=error.keys)
+        case VersionLost():
+            text = f"version {error.version} was lost in a crash; the next that can be read is {error.next_version}"
+            return RequestError("snapshot_gone", text, oldest_readable=error.oldest_readable)
         case SnapshotGone():
             what = "that time" if error.version is None else f"version {error.version}"
             of_key = "" if error.key is None else f" of {error.key!r}"

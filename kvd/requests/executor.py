@@ -1,20 +1,24 @@
 """Runs a frame: its requests in; out come the bytes of its reply, and the log position that they wait for.
 
         requests ──▶ expire what they could see ──▶ check rights ──▶ run each by its row ──▶ (bytes, position)
-                          │ much is due, or two requests are costly
-                          └──▶ None: nothing has run; the frame must run in slices (``sliced.py``)
+                          │ much is due, or the requests may take long
+                          └──▶ None: nothing has run; the frame must run in steps (``sliced.py``)
 
 Requests run in order. Neighbouring gets, or sets, go to the store in one call, which saves most of Python's overhead.
 The return value holds the whole result of a frame; nothing is left on this object.
+
+What a frame may cost is judged before anything is computed from it: by its row in the table, by the number of keys, and
+by the size of the values that it reads. What it did cost counts in this turn of the loop (``turns.py``).
 """
 
 import logging
 import time
 from collections import Counter
 from collections.abc import Sequence
-from itertools import chain, groupby
+from itertools import chain, groupby, islice
 from time import perf_counter_ns
-from typing import Any
+from types import GeneratorType
+from typing import Any, TypeVar
 
 from kvd.engine.durability import NO_WAIT, LogPosition
 from kvd.engine.engine import Engine
@@ -30,18 +34,22 @@ from kvd.requests.limits import LimitChecker
 from kvd.requests.needs import Needs
 from kvd.requests.peer import Peer
 from kvd.requests.reads import ReadHandlers
+from kvd.requests.reply_pieces import bytes_in_steps, too_large
 from kvd.requests.reply_size import may_exceed, reply_bytes
 from kvd.requests.streams import StreamHandlers
 from kvd.requests.table import (
+    CHEAP_US,
+    GIVING_VALUES,
     MAY_SEE_ALL,
-    MAYBE_COSTLY,
+    TABLE,
     bind_handlers,
-    is_costly,
+    cost_us,
     named_keys,
     quoted_keys,
     sampled_keys,
     sees_all,
 )
+from kvd.requests.turns import Steps, Turns
 from kvd.requests.writes import WriteHandlers
 from kvd.store.errors import StoreError
 from kvd.telemetry.hot_keys import SAMPLE_EVERY
@@ -53,6 +61,21 @@ logger = logging.getLogger(__name__)
 
 Reply = Any
 ErrorReply = dict[str, object]
+Result = TypeVar("Result")
+
+# No more requests run in one step.
+PIECE_REQUESTS = 256
+# A set of so many keys is cheap, whatever its options.
+SMALL_SET = 128
+# A frame of this size with nothing but gets and sets is cheap, whatever it holds; larger ones are looked at.
+SMALL_FRAME_BYTES = 8 * 1024
+# So many bytes of values may be sent in one step.
+PIECE_VALUE_BYTES = 512 * 1024
+# So many versions of a key are passed over in a microsecond.
+_VERSIONS_A_US = 32
+_EXPIRED_IN_ONE_STEP = 256
+_READS_OF_PAST = {messages.GetMany, messages.Fetch}
+_GETS_AND_SETS = {messages.Get, messages.Set}
 
 
 class Executor:
@@ -65,6 +88,7 @@ class Executor:
         limits: LimitChecker,
         authentication: Authentication,
         backend: AdminBackend,
+        turns: Turns,
     ) -> None:
         self._engine = engine
         self._database = engine.database
@@ -74,6 +98,7 @@ class Executor:
         self._slow_log = telemetry.slow_log
         self._hot_keys = telemetry.hot_keys
         self._limits = limits
+        self._turns = turns
         self._needs = Needs(engine.database, engine.durability)
         self._may_wait = engine.durability.may_wait
         self._reads = ReadHandlers(engine.database, limits, engine.snapshots, telemetry.metrics)
@@ -83,6 +108,7 @@ class Executor:
         self._handlers = bind_handlers(self._reads, self._writes, streams, authentication, self._admin)
         self.set_limits(limits.limits)
         self._frames_until_timed = SAMPLED
+        self._lone_until_timed = SAMPLED
         self._gets_until_sampled = SAMPLE_EVERY
 
     # ------------------------------------------------------------------ a frame
@@ -90,27 +116,33 @@ class Executor:
     def run(self, requests: Sequence[AnyRequest], peer: Peer, frame_bytes: int) -> tuple[bytes, LogPosition] | None:
         """Run a frame's requests. Return the reply frame, and what it waits for.
 
-        Return None, with nothing done, if that may take too long for one turn of the loop: the frame must then run in
-        slices. ``frame_bytes`` is the size of the frame: no key or value in it can be larger.
+        Return None, with nothing done, if that may take too long for one step of the loop: the frame must then run in
+        steps. ``frame_bytes`` is the size of the frame: no key or value in it can be larger.
         """
         self._frames_until_timed = frames = self._frames_until_timed - 1
         timed_ns = 0 if frames else self._begin_timing()
-        if not self._database.expire_due_bounded() and peer.is_authenticated and not self.can_run(requests):
+        is_expired = self._database.expire_due_bounded()
+        is_lone_get = len(requests) == 1 and type(requests[0]) is messages.Get
+        if not is_lone_get and self._may_take_long(requests, peer, frame_bytes):
             return None
-        replies: list[Reply] | ErrorReply | None
+        if not is_expired and peer.is_authenticated and not self.can_run(requests):
+            return None
+        replies: list[Reply] | ErrorReply
         began_ns = 0  # 0: this frame is not measured for the slow log
         if peer.is_restricted and not permissions.permits_all(requests, peer.grant):
             began_ns = perf_counter_ns()
             replies = self._run_restricted(requests, peer)
         elif (
-            type(request := requests[0]) is messages.Get
-            and len(requests) == 1
+            is_lone_get
             and peer.is_authenticated
             and (largest_bytes := self._store.largest_value_bytes) <= self._limits.limits.max_reply_bytes
         ):
             # The most common frame by far skips the table.
             if largest_bytes >= LARGE_VALUE_BYTES:
+                if largest_bytes > PIECE_VALUE_BYTES < self._value_bytes(requests[0]):
+                    return None
                 began_ns = perf_counter_ns()
+            request: Any = requests[0]
             replies = [self._reads.get(request, peer)]
             self._gets_until_sampled -= 1
             if not self._gets_until_sampled:
@@ -118,25 +150,75 @@ class Executor:
         else:
             began_ns = perf_counter_ns()
             replies = self._run(requests, peer, frame_bytes)
-            if not began_ns % SAMPLE_EVERY and replies is not None:
+            if not began_ns % SAMPLE_EVERY:
                 self._hot_keys.sample_frame(requests, sampled_keys)
-        if replies is None:
-            return None
         position = self._needs.position_for(_allowed(requests, replies, peer)) if self._may_wait else NO_WAIT
         if timed_ns:
             self._add_timed(requests, timed_ns)
         encoded = encode_replies(replies)
-        if began_ns and (held_ns := perf_counter_ns() - began_ns) >= self._slow_log.threshold_ns:
-            self._add_slow(requests, peer, held_ns)
+        if began_ns:
+            self._add_held(requests, peer, perf_counter_ns() - began_ns)
         return len(encoded).to_bytes(HEADER_BYTES, "big") + encoded, position
 
-    def _run(self, requests: Sequence[AnyRequest], peer: Peer, frame_bytes: int) -> list[Reply] | ErrorReply | None:
+    def _may_take_long(self, requests: Sequence[AnyRequest], peer: Peer, frame_bytes: int) -> bool:
+        """Whether a frame has to run in steps. Of most frames only the kinds and the number of requests are looked at.
+
+        The first frame of a peer that must authenticate runs in steps, too: only after hello its other requests may see
+        anything, so they are expired for and judged then.
+        """
+        count = len(requests)
+        if count == 1 and type(request := requests[0]) is messages.Set:
+            return len(request.entries) > SMALL_SET
+        if count > PIECE_REQUESTS and peer.is_authenticated:
+            return count <= self._limits.limits.max_requests_per_frame
+        kinds = set(map(type, requests))
+        if not peer.is_authenticated:
+            return count > 1 and messages.Hello in kinds
+        if frame_bytes > SMALL_FRAME_BYTES or not kinds <= _GETS_AND_SETS:
+            cost = sum(map(cost_us, requests))
+            if cost > CHEAP_US and not kinds.isdisjoint(_READS_OF_PAST):
+                cost = sum(self._cost_us(request, peer) for request in requests)
+            if cost > CHEAP_US:
+                return True
+        else:
+            cost = count
+        if kinds.isdisjoint(GIVING_VALUES):
+            return False
+        largest_bytes = self._store.largest_value_bytes
+        if not kinds <= GIVING_VALUES:
+            largest_bytes = max(largest_bytes, frame_bytes)
+        if cost * largest_bytes <= PIECE_VALUE_BYTES:
+            return False
+        return sum(map(self._value_bytes, requests)) > PIECE_VALUE_BYTES or not kinds <= GIVING_VALUES
+
+    def _value_bytes(self, request: AnyRequest) -> int:
+        """How large the values are together that a cheap request reads."""
+        if type(request) not in GIVING_VALUES:
+            return 0
+        heads = map(self._store.find, named_keys(request))
+        return sum(len(head.value) for head in heads if head is not None and head.value is not None)
+
+    def cost_us(self, request: AnyRequest, peer: Peer) -> int:
+        """How many microseconds a request may take, with the values that it reads as they are now."""
+        cost = self._cost_us(request, peer)
+        if cost <= CHEAP_US and cost * self._store.largest_value_bytes > PIECE_VALUE_BYTES:
+            cost += self._value_bytes(request) * CHEAP_US // PIECE_VALUE_BYTES
+        return cost
+
+    def _cost_us(self, request: AnyRequest, peer: Peer) -> int:
+        """The cost by the table; of a read of the past, by how many versions a key may have since then."""
+        if type(request) not in _READS_OF_PAST or request.at is None:  # type: ignore[union-attr]
+            return cost_us(request)
+        newest, at = self._store.version, request.at  # type: ignore[union-attr]
+        if at == messages.BEGUN:
+            at = newest if peer.last_snapshot is None else peer.last_snapshot
+        return (2 + len(request.keys)) * (1 + max(0, newest - at) // _VERSIONS_A_US)  # type: ignore[union-attr]
+
+    def _run(self, requests: Sequence[AnyRequest], peer: Peer, frame_bytes: int) -> list[Reply] | ErrorReply:
         limits, largest_bytes = self._limits.limits, self._store.largest_value_bytes
         if len(requests) > limits.max_requests_per_frame:
             return self.too_many(len(requests))
         kinds = set(map(type, requests))
-        if len(requests) > 1 and not kinds.isdisjoint(MAYBE_COSTLY) and peer.is_authenticated and _are_costly(requests):
-            return None
         budget_bytes, largest_bytes = limits.max_reply_bytes, max(largest_bytes, frame_bytes)
         if not peer.is_authenticated or may_exceed(budget_bytes, kinds, len(requests), frame_bytes, largest_bytes):
             return self._run_within(requests, peer, budget_bytes)[0]
@@ -158,12 +240,10 @@ class Executor:
                 return versions
         return [self._run_one(request, peer) for request in requests]
 
-    def _run_restricted(self, requests: Sequence[AnyRequest], peer: Peer) -> list[Reply] | ErrorReply | None:
+    def _run_restricted(self, requests: Sequence[AnyRequest], peer: Peer) -> list[Reply] | ErrorReply:
         """Run the requests that the peer may have run, and deny each of the others."""
         if len(requests) > self.limits.max_requests_per_frame:
             return self.too_many(len(requests))
-        if peer.is_authenticated and _are_costly(requests):
-            return None
         return self._run_within(requests, peer, self.limits.max_reply_bytes)[0]
 
     def _run_within(self, requests: Sequence[AnyRequest], peer: Peer, budget_bytes: int) -> tuple[list[Reply], int]:
@@ -172,31 +252,35 @@ class Executor:
             reply = self._run_one(request, peer)
             size = reply_bytes(request, reply)
             if size > budget_bytes:
-                text = f"the reply of {size} bytes does not fit into a frame of {self.limits.max_reply_bytes}"
-                reply = error_reply("reply_too_large", text)
+                reply = too_large(size, self.limits.max_reply_bytes)
             else:
                 budget_bytes -= size
             replies.append(reply)
         return replies, budget_bytes
 
     def _run_one(self, request: AnyRequest, peer: Peer) -> Reply:
-        """Run one request; an error becomes its reply."""
+        """Run one cheap request; an error becomes its reply."""
         try:
-            if not peer.is_authenticated and type(request) is not messages.Hello:
-                raise RequestError("unauthenticated", "say hello with a token first")
+            _check_is_greeted(request, peer)
             permissions.check(request, peer)
             return self._handlers[type(request)](request, peer)
-        except RequestError as error:
-            reply = error.reply()
-        except EngineError as error:
-            reply = error_reply(error.code, error.message)
-        except StoreError as error:
-            reply = error_for(error).reply()
-        except NoSpace as error:
-            reply = error_reply("no_space", str(error))
-        except Exception:
-            logger.exception("internal error in %s of %s", type(request).__name__, peer.name)
-            reply = internal_error()
+        except Exception as error:
+            return self._refusal(error, request, peer)
+
+    def _refusal(self, error: Exception, request: AnyRequest, peer: Peer) -> ErrorReply:
+        """Return the reply in place of an error, and count it."""
+        match error:
+            case RequestError():
+                reply = error.reply()
+            case EngineError():
+                reply = error_reply(error.code, error.message)
+            case StoreError():
+                reply = error_for(error).reply()
+            case NoSpace():
+                reply = error_reply("no_space", str(error))
+            case _:
+                logger.error("internal error in %s of %s", type(request).__name__, peer.name, exc_info=error)
+                reply = internal_error()
         self._metrics.errors[str(reply["error"])] += 1
         return reply
 
@@ -217,9 +301,7 @@ class Executor:
             return None
         if not began_ns % SAMPLE_EVERY:
             self._hot_keys.sample_frame(requests, sampled_keys)
-        held_ns = perf_counter_ns() - began_ns
-        if held_ns >= self._slow_log.threshold_ns:
-            self._add_slow(requests, peer, held_ns)
+        self._add_held(requests, peer, perf_counter_ns() - began_ns)
         if timed_ns:
             self._add_timed(requests, timed_ns)
         return versions, self._needs.position_for(requests) if self._may_wait else NO_WAIT
@@ -240,12 +322,68 @@ class Executor:
         position = self._needs.position_for(requests) if self._may_wait else NO_WAIT
         return replies, budget_bytes, position
 
-    def ask(self, request: AnyRequest, peer: Peer) -> tuple[Reply, LogPosition] | None:
-        """Run one request. Return the reply, and what it waits for; None, with nothing done, if much has to expire."""
-        if not self.can_run((request,)):
-            return None
+    def run_in_steps(self, request: AnyRequest, peer: Peer) -> Steps[tuple[Reply, LogPosition]]:
+        """Run a costly request. Return the reply, which may be of any size, and what it waits for."""
+        reply = yield from self._reply_in_steps(request, peer)
+        if not perf_counter_ns() % SAMPLE_EVERY:
+            self._hot_keys.sample_frame((request,), sampled_keys)
+        if not self._may_wait or not _allowed((request,), [reply], peer):
+            return reply, NO_WAIT
+        return reply, (yield from self._needs.position_in_steps(request))
+
+    def _reply_in_steps(self, request: AnyRequest, peer: Peer) -> Steps[Reply]:
+        """Run a costly request; an error becomes its reply. Counts are checked first, then rights."""
+        try:
+            _check_is_greeted(request, peer)
+            if (row := TABLE.get(type(request))) is not None:
+                self._limits.counts(row.counts(request))
+            yield from permissions.check_in_steps(request, peer)
+            yield from self._expire_in_steps(request)
+            reply = self._handlers[type(request)](request, peer)
+            if type(reply) is GeneratorType:
+                reply = yield from reply
+            return reply
+        except Exception as error:
+            return self._refusal(error, request, peer)
+
+    def _expire_in_steps(self, request: AnyRequest) -> Steps[None]:
+        """As ``can_run`` for one costly request, and wait if all keys have to expire that are due."""
+        database = self._database
+        if database.expire_due_bounded():
+            return
+        if sees_all(request):
+            since = database.timer()
+            while not database.expire_due_at(since):
+                yield
+            return
+        keys = iter(named_keys(request))
+        while some := list(islice(keys, _EXPIRED_IN_ONE_STEP)):
+            database.expire_named(some)
+            yield
+
+    def ask(self, request: AnyRequest, peer: Peer) -> Steps[tuple[Reply, LogPosition]]:
+        """Run one request. Return the reply, and what it waits for."""
+        if self.cost_us(request, peer) > CHEAP_US:
+            reply, position = yield from self.run_in_steps(request, peer)
+            size = yield from bytes_in_steps(request, reply)
+            max_bytes = self.limits.max_reply_bytes
+            return (reply if size <= max_bytes else too_large(size, max_bytes)), position
+        yield from self.expire_for((request,))
         (reply,), _, position = self.run_slice((request,), peer, self.limits.max_reply_bytes)
         return reply, position
+
+    def measured(self, work: Steps[Result], requests: Sequence[AnyRequest], peer: Peer) -> Steps[Result]:
+        """Do ``work``, which runs ``requests``. A step that held the loop for long is added to the slow log."""
+        while True:
+            began_ns = perf_counter_ns()
+            try:
+                next(work)
+            except StopIteration as end:
+                self._note_slow(requests, peer, perf_counter_ns() - began_ns)
+                result: Result = end.value
+                return result
+            self._note_slow(requests, peer, perf_counter_ns() - began_ns)
+            yield
 
     def get(self, key: str, peer: Peer) -> tuple[Reply, LogPosition]:
         """Run one get, on the fast path if possible. Return the reply and what it waits for."""
@@ -266,27 +404,33 @@ class Executor:
         head = self._store.find(key)
         return (None, 0) if head is None or head.value is None else (head.value, head.version)
 
-    def can_run(self, requests: Sequence[AnyRequest]) -> bool:
-        """Expire the due keys that ``requests`` could see. Return False if those are all keys and that takes long."""
+    def can_run(self, requests: Sequence[AnyRequest], since: int | None = None) -> bool:
+        """Expire the due keys that ``requests`` could see. Return False if those are all keys and that takes long.
+
+        ``since``: when requests came that such an answer has kept waiting; what was due then has to expire for them.
+        """
         if self._database.expire_due_bounded():
             return True
         if not MAY_SEE_ALL.isdisjoint(map(type, requests)) and any(map(sees_all, requests)):
-            return False
+            return since is not None and self._database.expire_due_at(since)
         self._database.expire_named(chain.from_iterable(map(named_keys, requests)))
         return True
 
-    def expire_more(self) -> None:
-        """Expire some more of the due keys, for requests that ``can_run`` holds back."""
-        self._database.expire_step()
+    def expire_for(self, requests: Sequence[AnyRequest]) -> Steps[None]:
+        """Expire what ``requests`` could see and was due when they came."""
+        since = self._database.timer()
+        while not self.can_run(requests, since):
+            yield
 
-    def note_slice(self, requests: Sequence[AnyRequest], peer: Peer, held_us: int) -> None:
-        """Add a slice to the slow log if it held the loop for long."""
-        if held_us * 1_000 >= self._slow_log.threshold_ns:
-            self._add_slow(requests, peer, held_us * 1_000)
-
-    def add_sliced(self, seconds: float) -> None:
-        """Count a frame that ran in slices for this long."""
-        self._metrics.sliced.observe(seconds)
+    def add_sliced(self, requests: Sequence[AnyRequest], seconds: float) -> None:
+        """Count a frame that ran in steps for this long; a costly request alone in its frame counts by its kind."""
+        if len(requests) != 1:
+            self._metrics.sliced.observe(seconds)
+            return
+        self._lone_until_timed -= 1
+        if not self._lone_until_timed:
+            self._lone_until_timed = SAMPLED
+            self._metrics.add_frame(_name(type(requests[0])), seconds)
 
     # ------------------------------------------------------------------ the rest
 
@@ -340,15 +484,28 @@ class Executor:
         is_mixed = len(requests) > 1 and len(set(map(type, requests))) > 1
         self._metrics.add_frame(MIXED if is_mixed else _name(type(requests[0])), seconds)
 
+    def _add_held(self, requests: Sequence[AnyRequest], peer: Peer, held_ns: int) -> None:
+        """Count the time of a frame that ran at once in this turn of the loop, and note it if it was long."""
+        turns = self._turns
+        turns.spent_ns += held_ns
+        if turns.spent_ns >= turns.turn_ns:
+            turns.note()
+        if held_ns >= self._slow_log.threshold_ns:
+            self._add_slow(requests, peer, held_ns)
+
+    def _note_slow(self, requests: Sequence[AnyRequest], peer: Peer, held_ns: int) -> None:
+        if held_ns >= self._slow_log.threshold_ns:
+            self._add_slow(requests, peer, held_ns)
+
     def _add_slow(self, requests: Sequence[AnyRequest], peer: Peer, held_ns: int) -> None:
         kinds = [(_name(kind), count) for kind, count in Counter(map(type, requests)).most_common()]
         keys = chain.from_iterable(map(quoted_keys, requests))
         self._slow_log.add(kinds, keys, peer.author, held_us=held_ns // 1_000, ended_us=time.time_ns() // 1_000)
 
 
-def _are_costly(requests: Sequence[AnyRequest]) -> bool:
-    """Whether two or more of ``requests`` are costly: then they do not run in one turn of the loop."""
-    return sum(map(is_costly, requests)) > 1
+def _check_is_greeted(request: AnyRequest, peer: Peer) -> None:
+    if not peer.is_authenticated and type(request) is not messages.Hello:
+        raise RequestError("unauthenticated", "say hello with a token first")
 
 
 def _name(kind: type) -> str:

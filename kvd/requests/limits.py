@@ -40,6 +40,11 @@ class LimitChecker:
         for key in keys:
             self.key(key)
 
+    def counts(self, counts: Iterable[int]) -> None:
+        """Check how many keys, or ranges, of each sort one request names: before anything is computed from them."""
+        for count in counts:
+            self.count(count)
+
     def count(self, count: int) -> None:
         """Check how many keys one request names."""
         if count > self.limits.max_keys_per_request:

@@ -1,22 +1,28 @@
 """Who may run which request, judged by its row in the table."""
 
 import logging
-from collections.abc import Sequence
-from itertools import chain
+from collections.abc import Iterable, Sequence
+from itertools import chain, islice
 from operator import attrgetter
+from typing import TypeVar
 
 from kvd.protocol import messages
 from kvd.protocol.messages import AnyRequest
 from kvd.requests.access import ADMINISTER, READ, WRITE, Grant
 from kvd.requests.errors import RequestError
 from kvd.requests.peer import Peer
-from kvd.requests.table import TABLE, no_keys, no_ranges
+from kvd.requests.table import TABLE, Row, no_keys, no_ranges
+from kvd.requests.turns import Steps
 
 logger = logging.getLogger(__name__)
+
+Item = TypeVar("Item")
 
 _GETS, _SETS = {messages.Get}, {messages.Set}
 _key = attrgetter("key")
 _entries = attrgetter("entries")
+# How many keys, or ranges, are checked in one step.
+_STEP = 256
 
 
 def permits_all(requests: Sequence[AnyRequest], grant: Grant) -> bool:
@@ -54,13 +60,45 @@ def permits(request: AnyRequest, grant: Grant) -> bool:
 
 def check(request: AnyRequest, peer: Peer) -> None:
     """Raise RequestError unless ``peer`` may make ``request``. A denial does not reveal which keys exist."""
+    _check_right(request, peer)
+    if peer.is_restricted and not permits(request, peer.grant):
+        raise _forbidden(request)
+
+
+def check_in_steps(request: AnyRequest, peer: Peer) -> Steps[None]:
+    """As ``check``, for a request of many keys or ranges."""
+    row = _check_right(request, peer)
+    if not peer.is_restricted:
+        return
+    grant = peer.grant
+    for right, keys in ((WRITE, row.writes(request)), (READ, row.reads(request))):
+        for some in _batched(keys):
+            if not grant.may(right, some):
+                raise _forbidden(request)
+            yield
+    for ranges in _batched(row.ranges(request)):
+        if not all(grant.may_range(*each) for each in ranges):
+            raise _forbidden(request)
+        yield
+
+
+def _batched(items: Iterable[Item]) -> Iterable[list[Item]]:
+    iterator = iter(items)
+    while some := list(islice(iterator, _STEP)):
+        yield some
+
+
+def _check_right(request: AnyRequest, peer: Peer) -> Row:
     row = TABLE.get(type(request))
     if row is None:
         raise RequestError("forbidden", f"{type(request).__name__.lower()} is not a request that this server runs")
     if row.right and not peer.grant.has(row.right):
         raise _lacks_right(row.right, row.asks_for, peer)
-    if peer.is_restricted and not permits(request, peer.grant):
-        raise RequestError("forbidden", f"no right to what {type(request).__name__.lower()} asks for; it did not run")
+    return row
+
+
+def _forbidden(request: AnyRequest) -> RequestError:
+    return RequestError("forbidden", f"no right to what {type(request).__name__.lower()} asks for; it did not run")
 
 
 def _lacks_right(right: int, asks_for: str, peer: Peer) -> RequestError:

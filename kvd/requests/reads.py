@@ -180,7 +180,9 @@ class ReadHandlers:
         """Return commits, oldest first."""
         self._limits.page(request.limit, "a log")
         if request.from_version is None:
-            return newest_commits(self._store, request.limit, PAGE_BYTES)
+            return newest_commits(self._store, request.limit, PAGE_BYTES, request.before)
+        if request.before is not None:
+            raise RequestError("bad_request", "a log has either a first version or a version before which it ends")
         return commits_from(self._store, request.from_version, request.limit, PAGE_BYTES)
 
     def version_at(self, request: messages.VersionAt, _: Peer) -> int:

@@ -52,11 +52,12 @@ def reply_bytes(request: AnyRequest, reply: Any) -> int:  # noqa: ANN401 - a rep
     if type(request) is messages.GetMany and type(reply) is list:
         return sum(len(value or b"") + VALUE_HEAD_BYTES for value in reply) + ARRAY_BYTES
     if type(request) is messages.Fetch and type(reply) is list:
-        return sum(map(_fetched_bytes, reply)) + ARRAY_BYTES
+        return sum(map(fetched_bytes, reply)) + ARRAY_BYTES
     return len(encode_replies(reply))  # small, or a page
 
 
-def _fetched_bytes(item: tuple[bytes | None, int, int | None, int | None, int | None]) -> int:
+def fetched_bytes(item: tuple[bytes | None, int, int | None, int | None, int | None]) -> int:
+    """How many bytes an item of the reply to fetch takes, at most."""
     value, slot = item[0], item[2]
     size = ABSENT_BYTES if value is None else len(value) + FETCHED_BYTES
     return size if slot is None else size + SLOT_BYTES

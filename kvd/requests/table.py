@@ -3,7 +3,7 @@
         which handler runs it              run
         which rights it needs              reads, writes, ranges, right
         which keys it names                reads, writes
-        whether it may be slow             costly, sees_all
+        what it may cost                   cost, counts, sees_all
         what its reply waits for           shows
         how large its reply can become     reply, may_conflict
         what telemetry samples             hot_reads, writes; quotes
@@ -11,11 +11,14 @@
 A kind without a row does not run. By default a kind is costly and its reply has an unpredictable size. So a new kind is
 slow until its row states its cost, and it never bypasses a limit.
 
+Three classes of cost: the same whatever the request says (``fixed``); a time for each key (``each_key``, and those that
+count entries); and anything (``unbounded``, the default). A costly request runs alone and in steps (``sliced.py``).
+
 To add a request: a struct in ``kvd/protocol/messages.py``, its handler, its row here, its line in docs/protocol.md.
 """
 
 import enum
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable
 from typing import Any, NamedTuple
 
 from kvd.protocol import messages as m
@@ -29,8 +32,9 @@ from kvd.requests.streams import StreamHandlers
 from kvd.requests.writes import WriteHandlers
 
 Keys = Callable[[Any], Collection[str]]
-Ranges = Callable[[Any], Sequence[tuple[int, str, str | None]]]
+Ranges = Callable[[Any], Iterable[tuple[int, str, str | None]]]
 Predicate = Callable[[Any], bool]
+Cost = Callable[[Any], int]
 Handler = Callable[[Any, Peer], Any]
 
 
@@ -56,9 +60,33 @@ def no_keys(_: Any) -> Collection[str]:  # noqa: ANN401 - any request
     return ()
 
 
-def no_ranges(_: Any) -> Sequence[tuple[int, str, str | None]]:  # noqa: ANN401
+def no_ranges(_: Any) -> Iterable[tuple[int, str, str | None]]:  # noqa: ANN401
     """No range."""
     return ()
+
+
+def no_counts(_: Any) -> Collection[int]:  # noqa: ANN401
+    """Nothing that is counted."""
+    return ()
+
+
+# A request that may take longer than this, in microseconds, is costly.
+CHEAP_US = 500
+
+
+def unbounded(_: Any) -> int:  # noqa: ANN401
+    """The cost of a request that may take any time."""
+    return 1 << 20
+
+
+def fixed(cost_us: int) -> Cost:
+    """The cost of a request that always takes about the same time."""
+    return lambda _: cost_us
+
+
+def each_key(cost_us: int) -> Cost:
+    """The cost of a request that takes this long for each of its ``keys``."""
+    return lambda request: 2 + cost_us * len(request.keys)
 
 
 def always(_: Any) -> bool:  # noqa: ANN401
@@ -76,10 +104,10 @@ class Row(NamedTuple):
 
     ``reads`` and ``writes``: the single keys that it reads, and the keys that it may change; each key needs that right.
     ``ranges``: the ranges that it touches, as (right needed, first key, first key after the range or None). ``right``:
-    a right that the client must have (see ``Grant.has``); a refusal names ``asks_for``. ``costly``: it may take a
-    millisecond or more, so two of them do not run in one turn of the loop. ``sees_all``: it may show keys that it does
-    not name. ``hot_reads``: the keys that count as read for ``kv top-keys``. ``quotes``: the keys that the slow log
-    prints; by default the keys that it names.
+    a right that the client must have (see ``Grant.has``); a refusal names ``asks_for``. ``cost``: how many microseconds
+    it may take, roughly. ``counts``: how many keys, or ranges, it names; they are limited before anything else is
+    computed from them. ``sees_all``: it may show keys that it does not name. ``hot_reads``: the keys that count as read
+    for ``kv top-keys``. ``quotes``: the keys that the slow log prints; by default the keys that it names.
     """
 
     run: Callable[[Any, Any, Peer], Any]
@@ -88,7 +116,8 @@ class Row(NamedTuple):
     ranges: Ranges = no_ranges
     right: int = 0
     asks_for: str = ""
-    costly: Predicate = always
+    cost: Cost = unbounded
+    counts: Callable[[Any], Collection[int]] = no_counts
     sees_all: Predicate = never
     shows: Shows = Shows.VERSION
     reply: ReplySize = ReplySize.FREE
@@ -124,27 +153,61 @@ def _commit_reads(request: m.Commit) -> Collection[str]:
     return request.reads or ()
 
 
-def _commit_ranges(request: m.Commit) -> Sequence[tuple[int, str, str | None]]:
-    return [(READ, start, end) for start, end in request.ranges or ()]
+def _commit_ranges(request: m.Commit) -> Iterable[tuple[int, str, str | None]]:
+    return ((READ, start, end) for start, end in request.ranges or ())
 
 
 def _has_ranges(request: m.Commit) -> bool:
     return bool(request.ranges)
 
 
-def _of_the_past(request: m.GetMany | m.Fetch) -> bool:
-    return request.at is not None  # a key may have many versions
+def _count_keys(request: Any) -> Collection[int]:  # noqa: ANN401
+    return (len(request.keys),)
 
 
-def _scanned(request: m.Scan) -> Sequence[tuple[int, str, str | None]]:
+def _count_entries(request: m.Set) -> Collection[int]:
+    return len(request.entries), _count_ttls(request.how)
+
+
+def _count_commit(request: m.Commit) -> Collection[int]:
+    return len(request.writes), len(request.reads or ()), len(request.ranges or ()), _count_ttls(request.how)
+
+
+def _count_ttls(how: m.WriteOptions | None) -> int:
+    return 0 if how is None or how.ttls is None else len(how.ttls)
+
+
+def _cost_of_reads(request: m.GetMany) -> int:
+    return unbounded(request) if request.at is not None else 2 + len(request.keys)  # a key may have many versions
+
+
+def _cost_of_fetch(request: m.Fetch) -> int:
+    return 2 * _cost_of_reads(request)  # type: ignore[arg-type]
+
+
+def _cost_of_set(request: m.Set) -> int:
+    return 2 + 2 * len(request.entries) + _count_ttls(request.how)
+
+
+def _cost_of_increment(request: m.Increment) -> int:
+    return 5 + _count_ttls(request.how)
+
+
+def _cost_of_commit(request: m.Commit) -> int:
+    if request.ranges:
+        return unbounded(request)
+    return 5 + 4 * len(request.writes) + 2 * len(request.reads or ()) + _count_ttls(request.how)
+
+
+def _scanned(request: m.Scan) -> Iterable[tuple[int, str, str | None]]:
     return ((READ, request.start, request.end),)
 
 
-def _all_keys(_: m.Log) -> Sequence[tuple[int, str, str | None]]:
+def _all_keys(_: m.Log) -> Iterable[tuple[int, str, str | None]]:
     return ((READ, "", None),)
 
 
-def _watched(request: m.Watch) -> Sequence[tuple[int, str, str | None]]:
+def _watched(request: m.Watch) -> Iterable[tuple[int, str, str | None]]:
     return ((WATCH, request.prefix, prefix_end(request.prefix)),)
 
 
@@ -159,67 +222,80 @@ def _prefix(request: m.Watch) -> Collection[str]:
 _FIXED, _VALUES, _PAGE = ReplySize.FIXED, ReplySize.VALUES, ReplySize.PAGE
 
 TABLE: dict[type[m.Request], Row] = {
-    m.Hello: Row(Authentication.hello, costly=never),
-    m.Attach: Row(StreamHandlers.attach, right=CACHE, costly=never, shows=Shows.NOTHING, reply=_VALUES),
-    m.Ping: Row(AdminHandlers.ping, costly=never, shows=Shows.NOTHING, reply=_FIXED),
-    m.Get: Row(ReadHandlers.get, reads=_key, costly=never, shows=Shows.KEYS, reply=_VALUES, hot_reads=_key),
+    m.Hello: Row(Authentication.hello, cost=fixed(5)),
+    m.Attach: Row(StreamHandlers.attach, right=CACHE, cost=fixed(20), shows=Shows.NOTHING, reply=_VALUES),
+    m.Ping: Row(AdminHandlers.ping, cost=fixed(1), shows=Shows.NOTHING, reply=_FIXED),
+    m.Get: Row(ReadHandlers.get, reads=_key, cost=fixed(1), shows=Shows.KEYS, reply=_VALUES, hot_reads=_key),
     m.GetMany: Row(
-        ReadHandlers.get_many, reads=_keys, costly=_of_the_past, shows=Shows.KEYS, reply=_VALUES, hot_reads=_keys
+        ReadHandlers.get_many,
+        reads=_keys,
+        cost=_cost_of_reads,
+        counts=_count_keys,
+        shows=Shows.KEYS,
+        reply=_VALUES,
+        hot_reads=_keys,
     ),
     m.Fetch: Row(
-        ReadHandlers.fetch, reads=_keys, costly=_of_the_past, shows=Shows.KEYS, reply=_VALUES, hot_reads=_keys
+        ReadHandlers.fetch,
+        reads=_keys,
+        cost=_cost_of_fetch,
+        counts=_count_keys,
+        shows=Shows.KEYS,
+        reply=_VALUES,
+        hot_reads=_keys,
     ),
-    m.Set: Row(WriteHandlers.set, writes=_entries, costly=never, reply=_FIXED),
-    m.Delete: Row(WriteHandlers.delete, writes=_keys, costly=never, reply=_FIXED),
-    m.Increment: Row(WriteHandlers.increment, reads=_key, writes=_key, costly=never, reply=_VALUES),
+    m.Set: Row(WriteHandlers.set, writes=_entries, cost=_cost_of_set, counts=_count_entries, reply=_FIXED),
+    m.Delete: Row(WriteHandlers.delete, writes=_keys, cost=each_key(4), counts=_count_keys, reply=_FIXED),
+    m.Increment: Row(WriteHandlers.increment, reads=_key, writes=_key, cost=_cost_of_increment, reply=_VALUES),
     m.Commit: Row(
         WriteHandlers.commit,
         reads=_commit_reads,
         writes=_commit_writes,
         ranges=_commit_ranges,
-        costly=_has_ranges,
+        cost=_cost_of_commit,
+        counts=_count_commit,
         sees_all=_has_ranges,
         reply=_VALUES,
         may_conflict=True,
     ),
-    m.Begin: Row(ReadHandlers.begin, costly=never, sees_all=always, reply=_VALUES),
-    m.End: Row(ReadHandlers.end, costly=never, reply=_VALUES),
-    m.Scan: Row(ReadHandlers.scan, ranges=_scanned, costly=always, sees_all=always, reply=_PAGE, quotes=_start),
-    m.Touch: Row(WriteHandlers.touch, writes=_keys, costly=never, reply=_FIXED),
-    m.Ttl: Row(ReadHandlers.ttl, reads=_keys, costly=never, reply=_FIXED),
-    m.History: Row(ReadHandlers.history, reads=_key, costly=always, reply=_PAGE),
-    m.Log: Row(ReadHandlers.log, ranges=_all_keys, costly=always),
-    m.VersionAt: Row(ReadHandlers.version_at, costly=never, reply=_VALUES),
-    m.Watch: Row(StreamHandlers.watch, ranges=_watched, costly=never, reply=_VALUES, quotes=_prefix),
-    m.Metrics: Row(AdminHandlers.metrics, costly=never),
-    m.Exposition: Row(AdminHandlers.exposition, costly=never),
-    m.Status: Row(AdminHandlers.status, costly=never),
-    m.Reload: Row(AdminHandlers.reload, right=ADMINISTER, asks_for="reload", costly=never),
-    m.Access: Row(AdminHandlers.explain_access, right=ADMINISTER, asks_for="access", costly=never, reply=_VALUES),
-    m.SlowLog: Row(AdminHandlers.list_slow_frames, right=ADMINISTER, asks_for="slowlog", costly=never),
+    m.Begin: Row(ReadHandlers.begin, cost=fixed(5), sees_all=always, reply=_VALUES),
+    m.End: Row(ReadHandlers.end, cost=fixed(5), reply=_VALUES),
+    m.Scan: Row(ReadHandlers.scan, ranges=_scanned, sees_all=always, reply=_PAGE, quotes=_start),
+    m.Touch: Row(WriteHandlers.touch, writes=_keys, cost=each_key(8), counts=_count_keys, reply=_FIXED),
+    m.Ttl: Row(ReadHandlers.ttl, reads=_keys, cost=each_key(4), counts=_count_keys, reply=_FIXED),
+    m.History: Row(ReadHandlers.history, reads=_key, reply=_PAGE),
+    m.Log: Row(ReadHandlers.log, ranges=_all_keys),
+    m.VersionAt: Row(ReadHandlers.version_at, reply=_VALUES),
+    m.Watch: Row(StreamHandlers.watch, ranges=_watched, reply=_VALUES, quotes=_prefix),
+    m.Metrics: Row(AdminHandlers.metrics),
+    m.Exposition: Row(AdminHandlers.exposition),
+    m.Status: Row(AdminHandlers.status),
+    m.Reload: Row(AdminHandlers.reload, right=ADMINISTER, asks_for="reload"),
+    m.Access: Row(AdminHandlers.explain_access, right=ADMINISTER, asks_for="access", reply=_VALUES),
+    m.SlowLog: Row(AdminHandlers.list_slow_frames, right=ADMINISTER, asks_for="slowlog"),
     m.Largest: Row(
-        AdminHandlers.list_largest_keys,
-        right=ADMINISTER,
-        asks_for="the largest keys",
-        costly=always,
-        sees_all=always,
-        quotes=_start,
+        AdminHandlers.list_largest_keys, right=ADMINISTER, asks_for="the largest keys", sees_all=always, quotes=_start
     ),
-    m.Hottest: Row(AdminHandlers.list_hottest_keys, right=ADMINISTER, asks_for="the hottest keys", costly=never),
-    m.Checkpoint: Row(AdminHandlers.checkpoint, right=ADMINISTER, asks_for="checkpoint", costly=never, reply=_VALUES),
-    m.Backup: Row(StreamHandlers.backup, right=ADMINISTER, asks_for="backup", costly=never, reply=_VALUES),
-    m.Shutdown: Row(AdminHandlers.shutdown, right=ADMINISTER, asks_for="shutdown", costly=never, reply=_VALUES),
+    m.Hottest: Row(AdminHandlers.list_hottest_keys, right=ADMINISTER, asks_for="the hottest keys"),
+    m.Checkpoint: Row(AdminHandlers.checkpoint, right=ADMINISTER, asks_for="checkpoint", reply=_VALUES),
+    m.Backup: Row(StreamHandlers.backup, right=ADMINISTER, asks_for="backup", reply=_VALUES),
+    m.Shutdown: Row(AdminHandlers.shutdown, right=ADMINISTER, asks_for="shutdown", reply=_VALUES),
 }
 
-# The hot paths ask sets, not rows.
-MAYBE_COSTLY = frozenset(kind for kind, row in TABLE.items() if row.costly is not never)
+# The hot paths ask a set, not rows.
 MAY_SEE_ALL = frozenset(kind for kind, row in TABLE.items() if row.sees_all is not never)
+# The replies to these hold the values of keys that they name.
+GIVING_VALUES = frozenset((m.Get, m.GetMany, m.Fetch))
+
+
+def cost_us(request: m.AnyRequest) -> int:
+    """How many microseconds a request may take, roughly."""
+    return TABLE[type(request)].cost(request)
 
 
 def is_costly(request: m.AnyRequest) -> bool:
-    """Whether a request may take a millisecond or more."""
-    kind = type(request)
-    return kind in MAYBE_COSTLY and TABLE[kind].costly(request)
+    """Whether a request may take so long that it runs alone, and in slices."""
+    return TABLE[type(request)].cost(request) > CHEAP_US
 
 
 def sees_all(request: m.AnyRequest) -> bool:

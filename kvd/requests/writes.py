@@ -16,6 +16,8 @@ from kvd.store.lifetimes import KEEP_TTL, NO_EXPIRY, Expiry
 
 Reply = TypeVar("Reply")
 _INCREMENT_BOUND = 2**63
+# Sets with more keys do not run together in one step.
+MAX_KEYS_TOGETHER = 2_048
 
 
 class WriteHandlers:
@@ -58,7 +60,8 @@ class WriteHandlers:
     def _set_in_columns(self, requests: Sequence[messages.Set], peer: Peer) -> list[int] | None:
         batch = [request.entries for request in requests]
         limits = self._limits.limits
-        if max(map(len, batch)) > limits.max_keys_per_request:
+        most_keys = max(map(len, batch))
+        if most_keys > limits.max_keys_per_request or most_keys * len(batch) > MAX_KEYS_TOGETHER:
             return None
         longest_key = max(map(len, chain.from_iterable(batch)), default=0)
         if longest_key * 4 > limits.max_key_bytes or any("" in entries for entries in batch):

@@ -37,6 +37,9 @@ class Connection(Protocol):
     def close_with_error(self, error: dict[str, object]) -> None:
         """Close after the replies that wait for the disk; this error is the last message to the peer."""
 
+    def revoke(self, error: dict[str, object]) -> None:
+        """As close_with_error, for a client that is no longer authenticated; requests that ran are answered first."""
+
     def abort(self) -> None:
         """Close at once."""
 

@@ -10,12 +10,12 @@ that wait for the disk. The feed itself yields only durable events, and decides 
 ``Server.set_tokens``).
 """
 
-import asyncio
 import logging
 from typing import Protocol
 
 from kvd.engine.feeds import Event, EventSource, Feeds
 from kvd.requests.errors import error_reply, internal_error
+from kvd.requests.turns import Turns
 from kvd.server.connection import Connection
 
 __all__ = ["Event", "EventSink", "EventSource", "FeedWriter"]
@@ -39,12 +39,12 @@ class EventSink(Connection, Protocol):
 class FeedWriter:
     """Writes the events of one feed to one connection."""
 
-    __slots__ = ("_connection", "_feed", "_is_due", "_loop")
+    __slots__ = ("_connection", "_feed", "_is_due", "_turns")
 
-    def __init__(self, feed: EventSource, feeds: Feeds, connection: EventSink, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, feed: EventSource, feeds: Feeds, connection: EventSink, turns: Turns) -> None:
         self._feed = feed
         self._connection = connection
-        self._loop = loop
+        self._turns = turns
         self._is_due = False
         feeds.subscribe(feed, self.wake)
         self.wake()
@@ -53,7 +53,7 @@ class FeedWriter:
         """Look for events in a later turn of the loop, so that commits do not wait for it."""
         if not self._is_due:
             self._is_due = True
-            self._loop.call_soon(self._write)
+            self._turns.add(self._write)
 
     def _write(self) -> None:
         self._is_due = False

@@ -75,6 +75,14 @@ class Outbox:
         if self.pending_bytes > HIGH_WATER_BYTES:
             self._owner.transport.pause_reading()
 
+    def send_pieces(self, pieces: list[bytes], position: LogPosition) -> None:
+        """As ``send``, for a reply in pieces; large ones are not copied."""
+        if sum(map(len, pieces)) <= HIGH_WATER_BYTES or self._owner.peer.descriptor is not None:
+            self.send(b"".join(pieces), position)
+            return
+        for piece in pieces:
+            self.send(piece, position)
+
     def send_final(self, data: bytes, position: LogPosition = NO_WAIT) -> None:
         """Send ``data`` after all pending replies, then close. Further calls do nothing."""
         if self.has_final:

@@ -21,6 +21,7 @@ from kvd.requests.executor import Executor
 from kvd.requests.peer import Peer
 from kvd.requests.sliced import HeldBytes, SlicedRuns
 from kvd.requests.streams import may_go_on
+from kvd.requests.turns import Turns
 from kvd.server.busy_poll import BusyPoll
 from kvd.server.connection import Connection, Connections
 from kvd.server.peers import tcp_peer, unix_peer
@@ -49,9 +50,11 @@ class Server:
         connections: Connections,
         sliced_bytes: HeldBytes,
         loop: asyncio.AbstractEventLoop,
+        turns: Turns,
         busy_poll_us: int = 0,
     ) -> None:
         self.executor = executor
+        self.turns = turns
         self.durability = engine.durability
         self.feeds = engine.feeds
         self.authentication = authentication
@@ -160,7 +163,7 @@ class Server:
         for session in self.connections:
             if not self.authentication.token_is_valid(session.peer):
                 text = "the token of this connection is no longer valid"
-                session.close_with_error(error_reply("unauthenticated", text))
+                session.revoke(error_reply("unauthenticated", text))
 
     def set_tls_context(self, tls: ssl.SSLContext) -> None:
         """Replace the certificates, for future connections."""

@@ -8,13 +8,13 @@ the input (an incomplete frame, or input beyond this connection's share of the t
            └── the final reply was sent, or waits for the disk ──▶ CLOSING: input is discarded
 
 While it is SLICING, or its outbox is full, a session does not read. So a peer's memory is bounded by its unprocessed
-input and its replies.
+input and its replies. What it does later, it does as a step of ``Turns``, which bounds a turn of the loop for all
+sessions together; and when a turn is over, new input that is not small waits for the next one.
 """
 
 import asyncio
 import enum
 import logging
-from collections.abc import Iterator
 from typing import cast
 
 from kvd.protocol import HEADER_BYTES, frame
@@ -23,6 +23,7 @@ from kvd.requests.errors import error_reply, internal_error
 from kvd.requests.peer import Peer
 from kvd.requests.sliced import SLICE_BYTES, Result
 from kvd.requests.streams import may_go_on
+from kvd.requests.turns import LIGHT_BYTES, Steps
 from kvd.server.feed_writer import Event, EventSource, FeedWriter
 from kvd.server.framing import FrameTooLarge, Replies, frame_end, length_at
 from kvd.server.outbox import HIGH_WATER_BYTES, NO_WAIT, LogPosition, Outbox
@@ -61,6 +62,7 @@ class Session(asyncio.BufferedProtocol):
         "_buffer",
         "_busy_poll",
         "_executor",
+        "_farewell",
         "_feed_writer",
         "_needed",
         "_outbox",
@@ -68,6 +70,7 @@ class Session(asyncio.BufferedProtocol):
         "_set_batch",
         "_sliced_run",
         "_state",
+        "_turns",
         "active",
         "is_draining",
         "peer",
@@ -86,8 +89,10 @@ class Session(asyncio.BufferedProtocol):
         self._state = State.READING
         self._buffer = bytearray()  # input that is not processed yet
         self._needed = HEADER_BYTES  # how many bytes _buffer must have before the next frame can be complete
-        self._sliced_run: Iterator[Result | None] = iter(())
+        self._turns = server.turns
+        self._sliced_run: Steps[Result] | None = None  # in the state SLICING
         self._feed_writer: FeedWriter | None = None  # in the state FEED
+        self._farewell: dict[str, object] | None = None  # the last frame, after the reply to the frame that is SLICING
         self.is_draining = False
         self.active = False  # whether input has arrived since the server's last sweep
 
@@ -112,6 +117,8 @@ class Session(asyncio.BufferedProtocol):
             self._busy_poll.note_input()
         if self._state is not _READING:
             self._take_unexpected(nbytes)
+        elif self._turns.is_over and (nbytes > LIGHT_BYTES or self._buffer):
+            self._take_later(nbytes)
         elif (
             not self._buffer
             and nbytes == HEADER_BYTES + length_at(_read_view)[0] <= SLICE_BYTES
@@ -141,7 +148,7 @@ class Session(asyncio.BufferedProtocol):
         self._outbox.is_stalled = False
         self._server.disarm(self)
         if not self._outbox.is_closed:
-            self._server.loop.call_soon(self._continue)
+            self._turns.add(self._continue)
 
     # ------------------------------------------------------------------ called by the server and the outbox
 
@@ -181,6 +188,17 @@ class Session(asyncio.BufferedProtocol):
             self._begin_closing()
             self._outbox.send_final(frame(encode_replies(error)))
 
+    def revoke(self, error: dict[str, object]) -> None:
+        """Close with ``error``: the client is no longer authenticated. The rest of a frame in work does not run.
+
+        That frame is answered first, because some of its requests may have run.
+        """
+        self.peer.is_authenticated = False
+        if self._state is _SLICING:
+            self._farewell = error
+        else:
+            self.close_with_error(error)
+
     def abort(self) -> None:
         """Close at once."""
         self._begin_closing()
@@ -190,7 +208,7 @@ class Session(asyncio.BufferedProtocol):
     def on_sent(self, *, was_full: bool) -> None:
         """Read on if reading was paused because of the disk."""
         if was_full or self.is_draining:
-            self._server.loop.call_soon(self._continue)
+            self._turns.add(self._continue)
 
     def on_closed(self) -> None:
         """Give the peer some time to read the last frame."""
@@ -199,7 +217,7 @@ class Session(asyncio.BufferedProtocol):
 
     def _begin_closing(self) -> None:
         self._state = _CLOSING
-        self._sliced_run = iter(())  # the rest of a sliced frame does not run
+        self._sliced_run = None  # the rest of a sliced frame does not run
         self._feed_writer = None
         self._buffer = bytearray()
 
@@ -207,6 +225,9 @@ class Session(asyncio.BufferedProtocol):
 
     def run_frame(self, requests: list[Set], frame_bytes: int) -> None:
         """Run the sets of a small frame, and reply."""
+        if self._turns.is_over:
+            self._run_sliced(self._server.sliced_runs.run_requests(requests, self.peer))
+            return
         try:
             result = self._run(requests, frame_bytes)
         except Exception:
@@ -248,7 +269,7 @@ class Session(asyncio.BufferedProtocol):
             return
         peer.is_first_frame = False
         if result is None:
-            self._run_sliced(self._server.sliced_runs.run_requests(requests, peer))
+            self._run_sliced(self._server.sliced_runs.run_requests(requests, peer), at_once=not self._turns.is_over)
             return
         if self._state is _CLOSING:  # because of a fault in the queued sets
             return
@@ -263,14 +284,14 @@ class Session(asyncio.BufferedProtocol):
     def _take(self, data: memoryview, size: int) -> int:
         """Answer complete frames of ``data``, as many as this turn allows. Return how many bytes were used."""
         at = 0
-        replies = Replies(self._outbox)
+        replies, turns = Replies(self._outbox), self._turns
         try:
             for _ in range(FRAMES_PER_TURN):
                 end = frame_end(data, at, size, self._max_frame_bytes())
                 if end > size:
                     break
                 payload, at = data[at + HEADER_BYTES : end], end
-                if not self._take_frame(payload, replies):
+                if not self._take_frame(payload, replies) or turns.is_over:
                     break
         except FrameTooLarge as error:
             replies.flush()
@@ -283,8 +304,8 @@ class Session(asyncio.BufferedProtocol):
         replies.flush()
         if self.peer.feed is not None and self._state is _READING:
             self._begin_feed(self.peer.feed)
-        if at and not self.peer.is_authenticated:
-            self.close_with_error(error_reply("unauthenticated", "the first frame must say hello with a valid token"))
+        if at and self._state is _READING and not self.peer.is_authenticated:
+            self._refuse_stranger()
         return at
 
     def _take_frame(self, payload: memoryview, replies: Replies) -> bool:
@@ -316,6 +337,15 @@ class Session(asyncio.BufferedProtocol):
         if replies.are_large:
             replies.flush()
         return peer.feed is None and not self.is_busy
+
+    def _refuse_stranger(self) -> None:
+        self.close_with_error(error_reply("unauthenticated", "the first frame must say hello with a valid token"))
+
+    def _take_later(self, nbytes: int) -> None:
+        """Keep input for a later turn of the loop."""
+        self._buffer += _read_view[:nbytes]
+        self.transport.pause_reading()
+        self._turns.add(self._continue)
 
     def _max_frame_bytes(self) -> int:
         return self._executor.limits.max_frame_bytes if self.peer.is_authenticated else HELLO_BYTES
@@ -352,35 +382,52 @@ class Session(asyncio.BufferedProtocol):
         self._run_sliced(self._server.sliced_runs.run_payload(payload, self.peer))
         return True
 
-    def _run_sliced(self, run: Iterator[Result | None]) -> None:
+    def _run_sliced(self, run: Steps[Result], *, at_once: bool = False) -> None:
+        """Run a frame in steps; ``at_once``: its first slice in this step of the loop."""
         self._state = _SLICING
         self._sliced_run = run
         self.transport.pause_reading()
-        self._server.loop.call_soon(self._run_slice)
+        if at_once:
+            self._run_slice()
+        else:
+            self._turns.add(self._run_slice)
 
     def _run_slice(self) -> None:
         """Run one slice of the current frame, then let other connections have their turn."""
-        if self._state is not _SLICING:
+        run = self._sliced_run
+        if self._state is not _SLICING or run is None:
             return
         if self._set_batch.is_pending:
             self._set_batch.flush()
         try:
-            result = next(self._sliced_run)
+            is_finished, result = self._turns.advance(run)
         except Exception:
             self.fail_internal()
             return
         if self._state is not _SLICING:  # the frame itself caused the close
             return
-        if result is None:
-            self._server.loop.call_soon(self._run_slice)
+        if not is_finished or result is None:
+            self._turns.add(self._run_slice)
             return
         self._state = _READING
-        self._sliced_run = iter(())
-        pieces, position = result
-        self._outbox.send(b"".join(pieces), position)
+        self._sliced_run = None
+        self._finish_sliced(*result)
+
+    def _finish_sliced(self, pieces: list[bytes], position: LogPosition) -> None:
+        """Send the reply to a frame that ran in steps, and go on with what follows it."""
+        self._outbox.send_pieces(pieces, position)
+        if self._farewell is not None:
+            self.close_with_error(self._farewell)
+            return
+        if not self.peer.is_authenticated:
+            self._refuse_stranger()
+            return
         if self.peer.feed is not None:
             self._begin_feed(self.peer.feed)
-        self._continue()
+        if self._buffer:
+            self._turns.add(self._continue)
+        else:
+            self._update_state()
 
     # ------------------------------------------------------------------ what comes next
 
@@ -409,7 +456,7 @@ class Session(asyncio.BufferedProtocol):
             self._needed = HEADER_BYTES + min(length, self._executor.limits.max_frame_bytes)
         if len(self._buffer) >= self._needed:
             self.transport.pause_reading()
-            self._server.loop.call_soon(self._continue)
+            self._turns.add(self._continue)
         elif self.is_draining and self._outbox.pending:
             self.transport.pause_reading()
         elif self.is_draining:
@@ -442,7 +489,7 @@ class Session(asyncio.BufferedProtocol):
             self.close_with_error(error_reply("forbidden", "the rules have changed: no right to this feed"))
             return
         self._state = _FEED
-        self._feed_writer = FeedWriter(feed, self._server.feeds, self, self._server.loop)
+        self._feed_writer = FeedWriter(feed, self._server.feeds, self, self._turns)
 
     def _continue_feed(self, writer: FeedWriter) -> None:
         if self._buffer:

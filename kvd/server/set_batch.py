@@ -26,6 +26,8 @@ from kvd.requests.peer import Peer
 
 # No more requests are queued than one turn of the loop may take.
 MAX_REQUESTS = 1024
+# A set of more keys runs by itself.
+MAX_ENTRIES = 128
 
 
 class Sender(Protocol):
@@ -64,7 +66,12 @@ class SetBatcher:
     def accepts(requests: list[AnyRequest]) -> TypeGuard[list[Set]]:
         """Whether a frame may be queued: sets only, as durable as all others, and few."""
         if len(requests) == 1:
-            return type(request := requests[0]) is Set and (request.how is None or request.how.sync is None)
+            request = requests[0]
+            return (
+                type(request) is Set
+                and len(request.entries) <= MAX_ENTRIES
+                and (request.how is None or request.how.sync is None)
+            )
         if len(requests) > MAX_REQUESTS or set(map(type, requests)) != {Set}:
             return False
         options = [request.how for request in requests]  # type: ignore[union-attr]

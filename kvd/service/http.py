@@ -12,7 +12,6 @@ from kvd.service.config.checks import is_path
 from kvd.service.config.sections import Config
 from kvd.service.errors import ConfigError
 from kvd.service.unix_socket import bind_unix_socket, remove_socket, socket_inode
-from kvd.telemetry import exposition
 
 if TYPE_CHECKING:
     from kvd.server.server import Server
@@ -55,8 +54,6 @@ class HttpSockets:
 
     def bind(self, bind_tcp: Callable[[str], socket.socket]) -> None:
         """Listen at every configured address. Raises StartError."""
-        if self.passed or self._config.http.listen:
-            exposition.load()  # takes long, and now no client waits
         for address in self._config.http.listen:
             if is_path(address):
                 self.sockets.append((f"http+unix://{address}", self._bind_unix(address)))

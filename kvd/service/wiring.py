@@ -26,6 +26,7 @@ from kvd.requests.authentication import Authentication
 from kvd.requests.executor import Executor
 from kvd.requests.limits import LimitChecker
 from kvd.requests.sliced import HeldBytes
+from kvd.requests.turns import Turns
 from kvd.server.connection import Connections
 from kvd.server.server import Server
 from kvd.service.checkpoints import Checkpoints, DiskCheckpoints, NoCheckpoints
@@ -101,7 +102,7 @@ def build(
         buffer_bytes=lambda: connections.buffer_bytes() + sliced_bytes.total,
         on_growth=freeze_garbage_collector,
     )
-    limit_memory(database, config)
+    limit_memory(database, config, at_once=True)
     engine = Engine(
         database,
         durability,
@@ -116,7 +117,8 @@ def build(
     )
     limits = LimitChecker(config.limits)
     authentication = Authentication(database, limits, Access(config.access), tokens)
-    executor = Executor(engine, telemetry, limits, authentication, backend)
+    turns = Turns(loop.call_soon)
+    executor = Executor(engine, telemetry, limits, authentication, backend, turns)
     server = Server(
         executor,
         engine,
@@ -125,6 +127,7 @@ def build(
         connections,
         sliced_bytes,
         loop,
+        turns,
         config.listen.busy_poll_us,
     )
     checkpoints: Checkpoints = NoCheckpoints()
@@ -133,12 +136,17 @@ def build(
     return Parts(database, engine.near_caches, checkpoints, slow_log, executor, server)
 
 
-def limit_memory(database: Database, config: Config) -> None:
-    """Apply the limits of memory, and the rules of prefixes, that a configuration sets."""
+def limit_memory(database: Database, config: Config, *, at_once: bool = False) -> None:
+    """Apply the limits of memory, and the rules of prefixes, that a configuration sets.
+
+    They may take many steps of the loop; ``at_once``: before any client is served.
+    """
     memory = database.memory
     memory.configure(memory_limit(config.memory), config.memory.max_keys, config.limits.max_frame_bytes)
     if memory.rules.rules != config.prefix:
-        memory.set_rules(PrefixRules(config.prefix))
+        memory.set_rules(PrefixRules(config.prefix), at_once=at_once)
+    else:
+        memory.shrink()
 
 
 def window_limits(history: History) -> WindowLimits:

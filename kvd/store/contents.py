@@ -86,6 +86,14 @@ class Contents:
         """Return all current heads, tombstones included, in dicts that are small enough to be listed in one step."""
         return self._keyspace.parts()
 
+    def part_of(self, key: str) -> int:
+        """Return which of ``parts`` holds ``key``, which must be there."""
+        return self._keyspace.part_of(key)
+
+    def __len__(self) -> int:
+        """The number of keys, tombstones included."""
+        return len(self._keyspace)
+
     # ------------------------------------------------------------------ the paths of a commit
 
     def _commit(self, writes: Mapping[str, bytes | None], author: Author, stored: list[int]) -> int:

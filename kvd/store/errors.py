@@ -30,6 +30,14 @@ class SnapshotGone(StoreError):
         self.key = key
 
 
+class VersionLost(SnapshotGone):
+    """A crash took the requested version; ``next_version`` is the first after it that can be read."""
+
+    def __init__(self, version: int, oldest_readable: int, next_version: int) -> None:
+        super().__init__(version, oldest_readable)
+        self.next_version = next_version
+
+
 class VersionAhead(StoreError):
     """The requested version has not been given to any commit yet."""
 

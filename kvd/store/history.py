@@ -64,9 +64,15 @@ def commits_from(store: "Store", version: int, limit: int, max_bytes: int) -> li
     return _page(commits, limit, max_bytes)
 
 
-def newest_commits(store: "Store", limit: int, max_bytes: int) -> list[Commit]:
-    """Return the newest commits, the oldest of them first."""
-    commits = ((group, *commit) for group in store.window.newest() for commit in reversed(list(group.each())))
+def newest_commits(store: "Store", limit: int, max_bytes: int, before: int | None = None) -> list[Commit]:
+    """Return the newest commits below version ``before`` (None: of all), the oldest of them first."""
+    below = before if before is not None else store.version + 1
+    commits = (
+        (group, version, heads)
+        for group in store.window.newest(below)
+        for version, heads in reversed(list(group.each()))
+        if version < below
+    )
     return _page(commits, limit, max_bytes)[::-1]
 
 

@@ -34,7 +34,8 @@ class LoadableContents(Contents):
         The caller must drop history now and then.
         """
         self.time = max(self.time, time)
-        self.version = version - 1
+        self.go_on_at(version - 1)
+        self.version = version - 1  # the first commits may be older than the checkpoint's end
         if len(writes) == 1:
             self._commit_one(*writes[0], author)
         elif commits == 1:
@@ -69,6 +70,12 @@ class LoadableContents(Contents):
         else:
             self._keyspace.dict_for(key)[key] = Head(key, value, version, None)
             self.largest_value_bytes = max(self.largest_value_bytes, len(value))
+
+    def go_on_at(self, version: int) -> None:
+        """Go on at ``version``, if that is newer: what a crash took between it and the last commit is lost."""
+        if version > self.version:
+            self.window.note_lost(self.version + 1, version - 1)
+            self.version = version
 
     def begin_history(self, version: int, time: int) -> None:
         """Begin the history at ``version``: no older version can be read."""

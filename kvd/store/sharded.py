@@ -79,6 +79,10 @@ class ShardedDict(Generic[Value]):
         """Return all the dicts, for work that goes part by part."""
         return [self.first, *self.shards]
 
+    def part_of(self, key: str) -> int:
+        """The number, in ``parts``, of the dict that holds ``key`` or would take it."""
+        return 0 if self.dict_for(key) is self.first else 1 + (hash(key) & MASK)
+
     def __len__(self) -> int:
         return len(self.first) + sum(map(len, self.shards))
 

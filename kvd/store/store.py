@@ -155,10 +155,9 @@ class Store(LoadableContents):
 
     def check_readable(self, version: int) -> None:
         """Raise SnapshotGone or VersionAhead unless ``version`` can be read."""
-        if version < self.window.oldest_readable:
-            raise SnapshotGone(version, self.window.oldest_readable)
         if version > self.version:
             raise VersionAhead(version, self.version)
+        self.window.check_kept(version)
 
     # ------------------------------------------------------------------ snapshots
 
@@ -284,12 +283,12 @@ class Store(LoadableContents):
         dropped = self.window.drop(self.time, budget_keys)
         return forgotten + self._cut(dropped) if dropped else forgotten
 
-    def trim_history(self, size: int, visible: int, *, even_pinned: bool) -> None:
-        """Drop history until ``size`` bytes are freed, but no commits after version ``visible``.
+    def trim_history(self, size: int, visible: int, budget_keys: int, *, even_pinned: bool) -> int:
+        """Drop history until ``size`` bytes are freed, about ``budget_keys`` keys of it; return how many groups.
 
-        Pinned versions stay, unless ``even_pinned``.
+        No commits after version ``visible`` are dropped. Pinned versions stay, unless ``even_pinned``.
         """
-        self._cut(self.window.trim(size, visible, even_pinned=even_pinned))
+        return self._cut(self.window.trim(size, visible, budget_keys, even_pinned=even_pinned))
 
     def _cut(self, dropped: list[Group]) -> int:
         for group in dropped:

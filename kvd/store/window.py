@@ -15,15 +15,23 @@ The window is bounded by bytes, age and number of commits. A pinned version keep
 Commits are dropped in small steps, of as many keys as were written or a few more. But if the window is over its byte
 limit, a step drops at least as many bytes as were added, because one large value may take the place of a hundred
 thousand small ones.
+
+Versions have no gaps but one: what a crash took. A start after a crash goes on at a version that no client has seen,
+and the versions between the last commit on the disk and that one are *lost*. A client may have seen one of them, with a
+state that no longer exists. So they cannot be read:
+
+        commits      5      6                  12          7 to 10 are lost, 11 is the state of 6 under a new number
+                     └──────┴─ on the disk ────┴─ the first commit after the crash; versions went on at 11
 """
 
 from bisect import bisect_left, bisect_right
+from collections import OrderedDict
 from collections.abc import Iterator
 
 import msgspec
 
 from kvd.store.authors import Author
-from kvd.store.errors import SnapshotGone
+from kvd.store.errors import SnapshotGone, VersionLost
 from kvd.store.heads import Head
 
 # What the window itself keeps alive, in bytes of CPython objects by sys.getsizeof: a group with its tuple and numbers,
@@ -88,6 +96,7 @@ class Window:
         "_begin",
         "_compacted",
         "_kept_bytes",
+        "_lost",
         "_pins",
         "_queue",
         "bytes",
@@ -107,7 +116,10 @@ class Window:
         self._kept_bytes = 0  # the bytes after the last drop
         self.oldest_readable = 0
         self.oldest_time = 0  # when that version was committed
-        self._pins: dict[int, int] = {}  # version → number of pins; versions are pinned in ascending order only
+        # Version → number of pins; versions are pinned in ascending order only. Not a dict: its iterator passes over
+        # the places of all pins that were removed before the oldest one that is left.
+        self._pins: OrderedDict[int, int] = OrderedDict()
+        self._lost: list[tuple[int, int]] = []  # the first and the last version of each lost stretch, oldest first
 
     @property
     def groups(self) -> list[Group]:
@@ -125,6 +137,21 @@ class Window:
         self.commits += group.commits
         self.bytes += group.size
 
+    # ------------------------------------------------------------------ lost versions
+
+    def note_lost(self, first: int, last: int) -> None:
+        """Note that a crash took the versions from ``first`` to ``last``, which may be none at all."""
+        if first <= last:
+            self._lost.append((first, last))
+
+    def check_kept(self, version: int) -> None:
+        """Raise SnapshotGone if ``version`` has left the window, VersionLost if a crash took it."""
+        if version < self.oldest_readable:
+            raise SnapshotGone(version, self.oldest_readable)
+        for first, last in self._lost:
+            if first <= version <= last:
+                raise VersionLost(version, self.oldest_readable, last + 1)
+
     # ------------------------------------------------------------------ finding
 
     def group_of(self, version: int) -> Group | None:
@@ -139,8 +166,7 @@ class Window:
 
         The window must not change meanwhile. Raises SnapshotGone unless ``version`` can be read.
         """
-        if version < self.oldest_readable:
-            raise SnapshotGone(version, self.oldest_readable)
+        self.check_kept(version)
         for place in range(self._find(version + 1), len(self._queue)):
             yield self._queue[place]  # type: ignore[misc]
 
@@ -158,9 +184,15 @@ class Window:
         place = max(number - self._compacted, self._begin)
         return (place + self._compacted, self._queue[place]) if place < len(self._queue) else None  # type: ignore[return-value]
 
-    def newest(self) -> Iterator[Group]:
-        """Yield the groups, newest first. The window must not change meanwhile."""
-        for place in range(len(self._queue) - 1, self._begin - 1, -1):
+    def newest(self, below: int | None = None) -> Iterator[Group]:
+        """Yield the groups, newest first. The window must not change meanwhile.
+
+        With ``below``: only those that have a commit before this version, of which the first may have later ones too.
+        """
+        end = len(self._queue)
+        if below is not None:
+            end = min(end, self._find(below) + 1)  # the group that holds ``below`` may begin before it
+        for place in range(end - 1, self._begin - 1, -1):
             yield self._queue[place]  # type: ignore[misc]
 
     def version_at(self, time: int) -> int:
@@ -228,16 +260,20 @@ class Window:
         self._drop(dropped)
         return dropped
 
-    def trim(self, size: int, visible: int, *, even_pinned: bool) -> list[Group]:
-        """Remove the oldest commits, up to version ``visible``, until ``size`` bytes are freed; return their groups."""
+    def trim(self, size: int, visible: int, budget_keys: int, *, even_pinned: bool) -> list[Group]:
+        """Remove the oldest commits, up to version ``visible``, until ``size`` bytes are freed; return their groups.
+
+        About ``budget_keys`` keys of them are removed at most.
+        """
         last = visible if even_pinned else min(visible, self.oldest_pinned)
         dropped: list[Group] = []
         for place in range(self._begin, len(self._queue)):
             oldest: Group = self._queue[place]  # type: ignore[assignment]
-            if size <= 0 or oldest.heads[-1].version > last:
+            if size <= 0 or budget_keys <= 0 or oldest.heads[-1].version > last:
                 break
             dropped.append(oldest)
             size -= oldest.size
+            budget_keys -= len(oldest.heads)
         self._drop(dropped)
         return dropped
 

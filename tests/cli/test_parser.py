@@ -1,9 +1,11 @@
 """The grammar of the command line, without a daemon."""
 
+import argparse
 from typing import Any
 
 import pytest
 
+from kv.cli.complete import top_parser
 from kv.cli.failures import UsageError
 from kv.cli.parser import build_parser, parse, split_command
 from kv.cli.registry import COMMANDS, Command, find, find_or_suggest
@@ -91,3 +93,14 @@ def test_the_nearest_command_is_suggested(typed: str, meant: str) -> None:
 def test_no_two_commands_share_a_name() -> None:
     names = [name for entry in COMMANDS for name in (entry.name, *entry.aliases)]
     assert len(names) == len(set(names))
+
+
+def test_completion_takes_what_argparse_passes_from_python_3_14_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There, a parser hands its ``color`` to the parsers of its commands."""
+    add = argparse._SubParsersAction.add_parser
+
+    def add_with_color(action: Any, name: str, **options: Any) -> Any:  # noqa: ANN401 (as argparse has it)
+        return add(action, name, color=True, **options)
+
+    monkeypatch.setattr(argparse._SubParsersAction, "add_parser", add_with_color)
+    assert top_parser(["get"]).parse_args(["get", "a"]).operands == ["a"]

@@ -91,7 +91,8 @@ def test_an_invalid_call_fails_alone(run: Callable[..., Any], shared_daemon: "Da
                 db.set("fine", b"1"), db.get(wrong), db.get("\udc80"), db.increment("fine"), db.get("x" * 5_000),
                 db.get("fine"), return_exceptions=True,
             )  # fmt: skip
-            assert [type(result) for result in results] == [int, kv.Refused, UnicodeEncodeError, int, kv.Refused, bytes]
+            kinds = [kv.Position, kv.Refused, UnicodeEncodeError, int, kv.Refused, bytes]
+            assert [isinstance(*each) for each in zip(results, kinds, strict=True)] == [True] * 6, results
             assert results[3] == 2, "a call that was sent again ran once"
             assert await db.delete("fine") == 1
 
@@ -141,7 +142,7 @@ def test_a_hundred_thousand_cancellations_shift_no_reply(shared_daemon: "Daemon"
             assert await db.get_many([key, "no"]) == {key: key.encode(), "no": None}
         elif kind == 1:
             version = await db.set(key, key.encode())
-            assert type(version) is int
+            assert isinstance(version, kv.Position)
         else:
             assert await db.get(key) == key.encode()
         answered += 1

@@ -264,6 +264,27 @@ def test_a_write_is_unknown_if_the_store_was_never_known(scripted: "Scripted", c
     assert server.connections == 1
 
 
+def test_a_first_write_is_sent_again_since_the_version_that_its_hello_told(
+    scripted: "Scripted", connect: Connect, codec: Codec
+) -> None:
+    """Without a version, a daemon that has forgotten the id would make the write twice."""
+    seen: list[Any] = []
+
+    def one_then_hang_up(line: "Line") -> None:
+        seen.append(line.request())
+
+    def later(line: "Line") -> None:
+        seen.append(line.request(version=90))
+        line.reply({"error": "outcome_unknown", "message": "not remembered", "version": 90})
+        line.request()
+
+    db = connect(scripted(one_then_hang_up, later).address, timeout=LONG_S, codec=codec)
+    with pytest.raises(kv.CommitUnknown, match="not remembered"):
+        db.set("a", b"1")
+    assert [write[0][2]["since"] for write in seen] == [None, 5]
+    assert seen[0][0][2]["id"] == seen[1][0][2]["id"]
+
+
 def test_a_write_of_ephemeral_keys_is_unknown_when_its_connection_breaks(
     scripted: "Scripted", connect: Connect
 ) -> None:

@@ -12,6 +12,7 @@ from kv.results import Author, Commit, HotKeys, Item, SlowFrame, Version, Versio
 from kv.wire import operations
 from kv.wire.codecs import full, light
 from kv.wire.operations import Operation
+from kvd.protocol import position_type
 from kvd.protocol.messages import decode_batch
 from kvd.protocol.ranges import prefix_end
 from tests.harness.scale import SCALE
@@ -21,7 +22,10 @@ many = settings(max_examples=max(50, int(300 * SCALE)), deadline=None)
 keys = st.text(max_size=40) | st.sampled_from(["", "a" * 31, "a" * 32, "é" * 128, "🎂" * 70, "a" * 70_000])
 values = st.binary(max_size=40) | st.sampled_from([b"x" * 255, b"x" * 256, b"x" * 70_000])
 versions = (
-    st.none() | st.integers(0, 2**64 - 1) | st.sampled_from([0, 127, 128, 255, 256, 2**16, 2**32, 2**63, 2**64 - 1])
+    st.none()
+    | st.integers(0, 2**64 - 1)
+    | st.sampled_from([0, 127, 128, 255, 256, 2**16, 2**32, 2**63, 2**64 - 1])
+    | st.integers(0, 2**63 - 1).map(position_type("5f0c9e3a7b21d468"))
 )
 some_keys = st.lists(keys, max_size=5) | st.just(["k"] * 70_000)
 every_operation: st.SearchStrategy[Any] = st.one_of(
@@ -42,7 +46,9 @@ every_operation: st.SearchStrategy[Any] = st.one_of(
     st.builds(operations.touch, some_keys, st.none() | st.floats(0, 1e9)), st.builds(operations.ttl, some_keys),
     st.builds(operations.end, st.integers(0, 2**63), st.none()),
     st.builds(operations.history, keys, st.integers(0, 2**33), versions),
-    st.builds(operations.log, versions, st.integers(0, 2**33)), st.builds(operations.version_at, st.integers(0, 2**60)),
+    st.builds(operations.log, versions, st.integers(0, 2**33)),
+    st.builds(operations.newest_commits, versions, st.integers(0, 2**33)),
+    st.builds(operations.version_at, st.integers(0, 2**60)),
     st.builds(operations.watch, keys, versions),
     st.builds(operations.delete, some_keys, st.booleans()),
     st.builds(operations.scan, keys, st.none() | keys, st.integers(-1, 2**33), versions, st.booleans()),

@@ -28,17 +28,17 @@ def blocking(db: kv.Client) -> None:
     assert_type(db.get("a"), bytes | None)
     assert_type(db.get_many(["a"], at=3), dict[str, bytes | None])
     assert_type(db.fetch(["a"]), dict[str, kv.Versioned])
-    assert_type(db.set("a", b"", ttl=1.5, keep_ttl=True), int)
+    assert_type(db.set("a", b"", ttl=1.5, keep_ttl=True), kv.Position)
     assert_type(db.delete("a", "b", missing_ok=True), int)
     assert_type(db.increment("a", 2), int)
-    assert_type(db.compare_and_set("a", None, 3), int)
+    assert_type(db.compare_and_set("a", None, 3), kv.Position)
     assert_type(db.touch("a", ttl=None), list[bool])
     assert_type(db.get_and_touch("a", ttl=None), dict[str, bytes | None])
     assert_type(db.ttl("a"), list[float | None])
     assert_type(db.scan("a", limit=3), Iterator[kv.Item])
     assert_type(db.history("a"), Iterator[kv.Version])
     assert_type(db.log(limit=3), Iterator[kv.Commit])
-    assert_type(db.rollback("a", to=3), int)
+    assert_type(db.rollback("a", to=3), kv.Position)
     assert_type(db.plan_revert(3), dict[str, bytes | None])
     with db.transaction() as txn:
         assert_type(txn, Transaction)
@@ -50,7 +50,7 @@ def blocking(db: kv.Client) -> None:
         assert_type(snapshot.get("a"), bytes | None)
     with db.pipeline() as pipeline:
         assert_type(pipeline.get("a"), Result[bytes | None])
-        assert_type(pipeline.set("a", b"").result(), int)
+        assert_type(pipeline.set("a", b"").result(), kv.Position)
     with db.lock("a") as token:
         assert_type(token, int)
     for change in db.watch("a"):
@@ -70,7 +70,7 @@ async def asynchronous(db: AsyncClient) -> None:
     assert_type(db.scan("a"), AsyncIterator[kv.Item])
     async for item in db.scan("a"):
         assert_type(item, kv.Item)
-    assert_type(await db.rollback("a", to=3), int)
+    assert_type(await db.rollback("a", to=3), kv.Position)
     async with db.transaction() as txn:
         assert_type(txn, AsyncTransaction)
         assert_type(await txn.get("a"), bytes | None)

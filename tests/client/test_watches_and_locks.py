@@ -13,6 +13,7 @@ import pytest
 
 import kv
 from kv.api.procedures import NextChange, run_effects
+from kvd.protocol import position
 from tests.harness.waiting import DEADLINE_S, eventually
 
 if TYPE_CHECKING:
@@ -128,7 +129,7 @@ def test_a_resynchronisation_is_one_change_with_all_keys(
         line.request()
 
     db = open_client(scripted(script).address)
-    with db.watch("w", since=3) as watch:
+    with db.watch("w", since=position(3, "store")) as watch:
         assert watch.wait(DEADLINE_S) == kv.Change(9, None, None, {"w1": b"1", "w2": b"2"}, resync=True)
         assert watch.version == 9
         assert watch.wait(DEADLINE_S) == kv.Change(10, 99, kv.Author(0, 1, "x"), {"w1": None})

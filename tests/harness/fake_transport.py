@@ -67,3 +67,9 @@ class FakeTransport:
     def resume_reading(self) -> None:
         self._is_paused = False
         self._loop.call_soon(self._deliver)
+
+    def can_write_eof(self) -> bool:
+        return True
+
+    def write_eof(self) -> None:
+        self.is_closed = True

@@ -40,6 +40,7 @@ from kvd.requests.executor import Executor
 from kvd.requests.limits import LimitChecker
 from kvd.requests.peer import Peer
 from kvd.requests.sliced import HeldBytes, Result
+from kvd.requests.turns import Steps, Turns, run_to_end
 from kvd.server.connection import Connections
 from kvd.server.server import Server
 from kvd.server.session import GOODBYE, Session
@@ -55,6 +56,7 @@ from tests.harness.fake_backend import FakeBackend
 from tests.harness.fake_transport import FakeTransport
 
 Clock = Callable[[], int]
+NO_END_NS = 1 << 62
 
 
 def refuse_leases() -> None:
@@ -93,11 +95,14 @@ def build(
     tokens: Mapping[str, str | None] | None = None,
     backend: AdminBackend | None = None,
     loop: asyncio.AbstractEventLoop | None = None,
+    clock_ns: Clock | None = None,
+    turn_ns: int = NO_END_NS,
 ) -> "InMemoryServer":
     """Build a server: with a database of its own unless it is passed, in memory only unless ``log`` is passed.
 
     ``durability``: of a database that is passed and has a log. ``loop`` is for tests with sessions, sockets or a log;
-    without it a `ManualScheduler` stands in its place.
+    without it a `ManualScheduler` stands in its place. ``clock_ns`` measures slices, and ``turn_ns`` is the time of a
+    turn of the loop: without them everything takes no time, and so nothing depends on how fast the machine is.
     """
     scheduler: Any = loop or ManualScheduler()
     connections, sliced_bytes = Connections(scheduler.time), HeldBytes()
@@ -127,8 +132,9 @@ def build(
     limit_checker = LimitChecker(limits or Limits())
     authentication = Authentication(database, limit_checker, Access(), tokens or {})
     backend = backend or FakeBackend()
-    executor = Executor(engine, telemetry, limit_checker, authentication, backend)
-    server = Server(executor, engine, authentication, telemetry.metrics, connections, sliced_bytes, scheduler)
+    turns = Turns(scheduler.call_soon, clock_ns or ManualClock(), turn_ns)
+    executor = Executor(engine, telemetry, limit_checker, authentication, backend, turns)
+    server = Server(executor, engine, authentication, telemetry.metrics, connections, sliced_bytes, scheduler, turns)
     return InMemoryServer(engine, telemetry, limit_checker, authentication, executor, server, sliced_bytes, backend)
 
 
@@ -144,6 +150,11 @@ def deadlines_us(database: Database) -> list[int]:
     """In how many microseconds each deadline was that the database set a timer for."""
     calls = database.scheduler.calls_of(database.expirer)  # type: ignore[attr-defined] # a ManualScheduler
     return [round((call.delay_s - TIMER_GRAIN_S) * 1_000_000) for call in calls]
+
+
+def in_steps(work: Steps[Result]) -> Iterator[Result | None]:
+    """None after each step of ``work``, at last its result."""
+    yield (yield from work)
 
 
 def _fail(error: BaseException) -> None:
@@ -300,13 +311,14 @@ class InMemoryClient:
             return msgspec.msgpack.decode(encode_replies(error_reply("bad_request", str(error))))
         result = self.server.executor.run(requests, self.peer, len(payload))
         if result is None:  # as the session does
-            return checked(joined(self.server.server.sliced_runs.run_requests(requests, self.peer)), len(requests))
+            work = self.server.server.sliced_runs.run_requests(requests, self.peer)
+            return checked(joined(in_steps(work)), len(requests))
         reply = msgspec.msgpack.decode(result[0][4:])
         return reply if isinstance(reply, dict) else checked(reply, len(requests))
 
     def slices(self, payload: bytes) -> Iterator[Result | None]:
         """Run a frame as large frames run: None after each slice, at last the pieces of the reply and what it needs."""
-        return self.server.server.sliced_runs.run_payload(memoryview(payload), self.peer)
+        return in_steps(self.server.server.sliced_runs.run_payload(memoryview(payload), self.peer))
 
     def sliced(self, payload: bytes) -> Any:  # noqa: ANN401 - whatever the server replies
         """The reply to a frame that runs as large frames run, as the client decodes it."""
@@ -339,9 +351,11 @@ class InMemoryClient:
         return None if result is None else msgspec.msgpack.decode(result[0][4:])
 
     def run_with_position(self, requests: Sequence[AnyRequest], frame_bytes: int) -> tuple[Any, LogPosition]:
-        """The replies to decoded requests that run at once, and what they wait for."""
+        """The replies to decoded requests, and what they wait for."""
         result = self.server.executor.run(requests, self.peer, frame_bytes)
-        assert result is not None
+        if result is None:
+            pieces, position = run_to_end(self.server.server.sliced_runs.run_requests(requests, self.peer))
+            result = b"".join(pieces), position
         return msgspec.msgpack.decode(result[0][4:]), result[1]
 
     def run_slice(self, requests: Sequence[AnyRequest], budget_bytes: int) -> tuple[list[Any], LogPosition]:

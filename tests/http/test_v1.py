@@ -248,6 +248,14 @@ def test_metrics_are_in_prometheus_format_on_request(daemon: HttpDaemon) -> None
         assert "KeysStored" in daemon.ask("GET", "/metrics", Accept=accept).json()
 
 
+@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE"])
+@pytest.mark.parametrize("opening", [b"[", b'{"a":'])
+def test_json_that_is_nested_too_deeply_is_not_json(daemon: HttpDaemon, method: str, opening: bytes) -> None:
+    for body in (opening * 50_000, b"[" + opening * 50_000, b'[{"Key":' + opening * 50_000):
+        answer = daemon.ask(method, "/v1/", body)
+        assert (answer.status, answer.body) == (400, b"Invalid JSON format\n")
+
+
 def test_problems_have_a_status_that_exists() -> None:
     with pytest.raises(Problem) as raised:
         raise Problem(413, "too_large", "why", limit=3)

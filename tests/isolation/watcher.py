@@ -12,6 +12,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -47,9 +48,10 @@ class Stream:
         self._data = b""
 
     def send(self, *requests: object) -> None:
-        """Send one frame."""
+        """Send one frame. If the connection has broken, ``frames`` ends at once."""
         payload = encode(requests)
-        self._socket.sendall(len(payload).to_bytes(4, "big") + payload)
+        with suppress(BrokenPipeError, ConnectionResetError):
+            self._socket.sendall(len(payload).to_bytes(4, "big") + payload)
 
     def frames(self) -> Iterator[Any]:
         """Yield the frames, and None when none arrives for a while. Stop at the end of the stream or a final error."""

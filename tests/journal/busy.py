@@ -11,6 +11,7 @@ from kvd.engine.database import Database
 from kvd.journal.checkpoint import CheckpointFile, remove_superseded, slices
 from kvd.journal.disk import Disk
 from kvd.journal.records import Header, Heads
+from kvd.store.errors import VersionLost
 from kvd.store.history import commits_from
 from kvd.store.lifetimes import NO_EXPIRY
 from kvd.store.prefixes import PrefixRule, PrefixRules
@@ -354,7 +355,15 @@ def _other_history(database: Database, version: int, model: Model) -> str | None
         return "the history"
     for at in {oldest, (oldest + version) // 2, max(oldest, version - 1)}:
         known = max((each for each in model.at if each <= at), default=0)
-        values = database.store.get_many(KEYS, at=at)
+        was_lost = at != oldest and model.at.keys().isdisjoint((at, at + 1))  # in a crash; the last one has a state
+        try:
+            values = database.store.get_many(KEYS, at=at)
+        except VersionLost:
+            if was_lost:
+                continue
+            raise
+        if was_lost:
+            return f"version {at}, which a crash took, can be read"
         if values != [model.at[known][key].value if key in model.at[known] else None for key in KEYS]:
             return f"the values as of version {at}"
     return None

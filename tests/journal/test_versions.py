@@ -2,9 +2,12 @@
 
 import pytest
 
+from kvd.engine.feeds import Feed
 from kvd.journal import commit_log
 from kvd.journal.records import HEADER_BYTES
-from kvd.store.errors import OutcomeUnknown
+from kvd.store.errors import OutcomeUnknown, SnapshotGone, VersionLost
+from kvd.store.history import commits_from
+from kvd.store.isolation import validate
 from kvd.store.lifetimes import Expiry
 from kvd.store.window import WindowLimits
 from tests.journal.disks import MemoryDisk
@@ -150,3 +153,74 @@ def test_keys_of_a_connection_that_a_crash_ended_are_deleted_once() -> None:
     assert second.database.store.version == 2
     second.write()
     assert restarted(second.disk).database.store.version == 2
+
+
+# ---------------------------------------------------------------------- versions that a crash took
+
+
+def after_lost_commits() -> tuple[MemoryDisk, Running]:
+    """Start after a power cut: clients saw versions 2 to 4, which were not on the disk. The ceiling was 10."""
+    disk = MemoryDisk()
+    first = Running(disk)
+    first.log.raise_ceiling(10)
+    first.set({"a": b"1"})
+    first.write()
+    for number in range(3):
+        first.set({"a": b"lost %d" % number})
+    return disk, Running(disk)
+
+
+def later_runs() -> list[Running]:
+    """The run after the power cut, before and after its first commit, and the runs after that one."""
+    disk, second = after_lost_commits()
+    other_disk, written = after_lost_commits()
+    written.set({"b": b"2"})
+    written.write()
+    crashed = restarted(other_disk)
+    written.log.close()
+    return [second, restarted(disk), written, crashed, restarted(other_disk)]
+
+
+@pytest.mark.parametrize("run", range(5))
+def test_a_version_that_a_crash_took_cannot_be_read(run: int) -> None:
+    store = later_runs()[run].database.store
+    for lost in range(2, 10):
+        for read in (
+            lambda lost=lost: store.get_many(["a"], lost),
+            lambda lost=lost: store.fetch(["a"], lost),
+            lambda lost=lost: store.scan("", None, 9, at=lost),
+            lambda lost=lost: commits_from(store, lost + 1, 9, 1000),
+            lambda lost=lost: validate(store, {}, [("", None)], lost),
+            lambda lost=lost: next(iter(store.window.since(lost)), None),
+        ):
+            with pytest.raises(VersionLost) as error:
+                read()
+            assert (error.value.version, error.value.next_version) == (lost, 10)
+
+
+@pytest.mark.parametrize("run", range(5))
+def test_the_versions_around_those_that_a_crash_took_can_be_read(run: int) -> None:
+    store = later_runs()[run].database.store
+    assert store.get_many(["a"], 1) == store.get_many(["a"], 10) == [b"1"]
+    assert store.get_many(["a"], 0) == [None]
+    assert [commit.version for commit in commits_from(store, 1, 9, 1000)] in ([1], [1, 11])
+    assert store.get_many(["a", "b"], store.version) in ([b"1", None], [b"1", b"2"])
+
+
+@pytest.mark.parametrize("run", range(5))
+def test_a_watch_from_a_version_that_a_crash_took_is_resynchronised(run: int) -> None:
+    store = later_runs()[run].database.store
+    assert Feed(store, "", 5).next_events()[:2] == [("reset", store.version), ("item", "a", b"1", 1)]
+    assert Feed(store, "a", 1).next_events() == [("live", store.version)]
+    assert Feed(store, "a", 10).next_events() == [("live", store.version)]
+
+
+def test_a_checkpoint_begins_a_history_without_versions_that_a_crash_took() -> None:
+    disk, second = after_lost_commits()
+    second.set({"b": b"2"})
+    second.checkpoint()
+    second.write()
+    store = restarted(disk).database.store
+    assert store.get_many(["a", "b"], 11) == [b"1", b"2"]
+    with pytest.raises(SnapshotGone):
+        store.get_many(["a"], 5)

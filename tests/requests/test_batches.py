@@ -102,8 +102,8 @@ def test_a_batch_in_slices_is_answered_like_a_small_one(connect: Connect, monkey
     @many
     @given(st.lists(batches, min_size=1, max_size=3), st.integers(8, 80), st.integers(1, 5))
     def run(frames: list[list[tuple[Any, ...]]], slice_bytes: int, slice_requests: int) -> None:
-        monkeypatch.setattr(sliced, "SLICE_BYTES", slice_bytes)
-        monkeypatch.setattr(sliced, "SLICE_REQUESTS", slice_requests)
+        monkeypatch.setattr(sliced, "PART_BYTES", slice_bytes)
+        monkeypatch.setattr(sliced, "PIECE_REQUESTS", slice_requests)
         small, large = connect(LIMITS), connect(LIMITS)
         for batch in frames:
             payload = msgspec.msgpack.encode(batch)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
+from kvd.protocol import messages
 from kvd.protocol.limits import Limits
 
 if TYPE_CHECKING:
@@ -185,3 +186,13 @@ def test_a_value_set_and_read_in_one_small_frame_stays_within_the_limit(client: 
     assert len(requests) < 64 * 1024
     replies = client.frame(requests)
     assert len(msgspec.msgpack.encode(replies)) < Limits().max_reply_bytes + 2**20
+
+
+@pytest.mark.parametrize(
+    "request_", [["set", {"a": b""}], ["increment", "a", 1], ["commit", {"a": b""}, None, None, None]]
+)
+def test_more_ttls_than_a_request_may_have_keys_refuse_the_frame(client: "InMemoryClient", request_: list[Any]) -> None:
+    ttls = {f"{number}": 1 for number in range(messages.MAX_KEYS + 1)}
+    payload = msgspec.msgpack.encode([[*request_, {"ttls": ttls}]])
+    assert client.sliced(payload)["error"] == client.frame(payload)["error"] == "bad_request"
+    assert client.metric("version") == 0

@@ -140,3 +140,31 @@ def test_a_resynchronised_watcher_receives_no_due_key() -> None:
         events += feed.next_events()
         assert keys_left(client) >= before - EXPIRED_KEYS
     assert [event[1] for event in events if event[0] == "item"] == ["stays"]
+
+
+@pytest.mark.parametrize(
+    "request_", [messages.Begin(), messages.Scan("", None, 10), messages.Commit({}, None, [("k", "l")], 1)]
+)
+def test_a_request_that_sees_all_keys_waits_only_for_those_that_were_due_when_it_came(request_: AnyRequest) -> None:
+    client, _ = with_many_due()
+    writer = client.another()
+    for steps, _ in enumerate(client.server.executor.expire_for([request_])):
+        writer.ask("set", {f"w{steps}.{number}": b"x" for number in range(4 * EXPIRED_KEYS)}, {"ttl": 1})
+        client.timer.now += 1_000
+        assert steps <= MANY // EXPIRED_KEYS + 1, "another client keeps it waiting"
+    left = [item[0] for item in client.ask("scan", "k", "l", 1_000)[0]]
+    assert left == []
+
+
+def test_a_watch_is_resynchronised_although_other_keys_become_due_all_the_time() -> None:
+    client, _ = with_many_due()
+    writer = client.another()
+    assert client.ask("watch", "k", 10**9) is True
+    feed = client.peer.feed
+    assert feed is not None
+    steps = 0
+    while not any(event[0] == "reset" for event in feed.next_events()):
+        writer.ask("set", {f"w{steps}.{number}": b"x" for number in range(4 * EXPIRED_KEYS)}, {"ttl": 1})
+        client.timer.now += 1_000
+        steps += 1
+        assert steps <= MANY // EXPIRED_KEYS + 1, "another client keeps it waiting"

@@ -338,6 +338,8 @@ def test_several_reads_of_old_versions_run_in_slices(connect: Connect, kind: str
         payload = msgspec.msgpack.encode(requests)
         return client.run(decode_batch(payload), len(payload))
 
+    assert run([kind, ["a"], version], [kind, ["a"], version]) is not None, "nothing was committed since"
+    client.batch(*[["set", {"b": b""}]] * 20_000)
     assert run([kind, ["a"], version], [kind, ["a"], version]) is None
     assert run([kind, ["a"]], [kind, ["a"]]) is not None
     assert run(["begin"], [kind, ["a"], -1]) is not None

@@ -7,7 +7,8 @@ import msgspec
 import pytest
 
 from kvd.protocol.messages import MAX_REQUESTS
-from kvd.requests.sliced import SLICE_BYTES, SLICE_REQUESTS
+from kvd.requests.executor import PIECE_REQUESTS
+from kvd.requests.sliced import PART_BYTES
 
 if TYPE_CHECKING:
     from tests.harness.in_memory import InMemoryClient
@@ -27,7 +28,7 @@ def test_the_reply_comes_last_and_once(client: "InMemoryClient") -> None:
 
 
 def test_no_request_runs_before_all_are_decoded(client: "InMemoryClient") -> None:
-    payload = encode([["set", {f"{number}": b"x" * 100}] for number in range(3 * SLICE_REQUESTS)])
+    payload = encode([["set", {f"{number}": b"x" * 100}] for number in range(3 * PIECE_REQUESTS)])
     slices = client.slices(payload)
     versions = []
     for step in slices:
@@ -36,8 +37,8 @@ def test_no_request_runs_before_all_are_decoded(client: "InMemoryClient") -> Non
             break
     checked = versions.count(0)
     assert checked > 3, "copied, then decoded in slices"
-    assert versions[checked:] == [*sorted(set(versions[checked:])), 3 * SLICE_REQUESTS], "then run in slices"
-    assert client.metric("keys_stored") == 3 * SLICE_REQUESTS
+    assert versions[checked:] == [*sorted(set(versions[checked:])), 3 * PIECE_REQUESTS], "then run in slices"
+    assert client.metric("keys_stored") == 3 * PIECE_REQUESTS
 
 
 def test_no_slice_is_larger_than_a_slice(client: "InMemoryClient", monkeypatch: pytest.MonkeyPatch) -> None:
@@ -49,14 +50,14 @@ def test_no_slice_is_larger_than_a_slice(client: "InMemoryClient", monkeypatch: 
         return run(requests, peer, budget_bytes)
 
     monkeypatch.setattr(client.server.executor, "run_slice", record_size)
-    steps(client, encode([["ping"]] * (2 * SLICE_REQUESTS + 1)))
-    assert [count for count, _ in sizes] == [SLICE_REQUESTS, SLICE_REQUESTS, 1]
+    steps(client, encode([["ping"]] * (2 * PIECE_REQUESTS + 1)))
+    assert [count for count, _ in sizes] == [PIECE_REQUESTS, PIECE_REQUESTS, 1]
     sizes.clear()
     value = b"x" * 1000
     steps(client, encode([["set", {"a": value}]] * 200))
     assert sum(count for count, _ in sizes) == 200
-    assert all(size < SLICE_BYTES + 2 * len(value) for _, size in sizes)
-    assert len(sizes) == 4
+    assert all(size < PART_BYTES + 2 * len(value) for _, size in sizes)
+    assert len(sizes) == 12
 
 
 BAD = {
@@ -71,7 +72,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("bad", BAD)
-@pytest.mark.parametrize("place", [0, 1, 700, SLICE_REQUESTS, 2_499, 2_500])
+@pytest.mark.parametrize("place", [0, 1, 700, PIECE_REQUESTS, 2_499, 2_500])
 def test_with_a_bad_request_anywhere_no_request_runs(client: "InMemoryClient", bad: str, place: int) -> None:
     good = encode(["set", {"a": b"x"}])
     parts = [good] * 2_500
@@ -112,8 +113,9 @@ def test_the_memory_of_a_sliced_frame_is_counted_while_it_runs(client: "InMemory
     client.ask("set", {"a": bytes(10_000)})
     payload = encode([["get", "a"]] * 5_000)
     sizes = []
-    for _ in client.slices(payload):
-        sizes.append(client.server.sliced_bytes)
+    for step in client.slices(payload):
+        if step is None:
+            sizes.append(client.server.sliced_bytes)
     assert sizes == sorted(sizes)
     assert sizes[1] == len(payload)
     assert sizes[-1] > len(payload) + 5_000 * 10_000

@@ -59,6 +59,8 @@ def test_a_frame_stops_when_its_token_is_revoked(ruled: "WatchedDaemon", client:
     begin(ruled, client, *LONG, ["set", {"0": b"late"}])
     (pathlib.Path(ruled.path).parent / "token").write_text("another " + "x" * 16)
     assert isinstance(ruled.canary.ask(["reload"])[0], list)
+    replies = client.receive()
+    assert replies[-1]["error"] == "unauthenticated", "the rest of the frame did not run"
     assert client.receive()["error"] == "unauthenticated"
     eventually(lambda: ruled.connections() == 0)
     assert ruled.canary.ask(["get", "0"]) == [b"begun"]

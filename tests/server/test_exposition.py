@@ -1,5 +1,6 @@
 """The Prometheus metrics of a real daemon, read by Prometheus' own parser: exact counts, histograms that add up."""
 
+import itertools
 import json
 import pathlib
 import re
@@ -8,11 +9,14 @@ import time
 from collections.abc import Callable
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from kvd.telemetry.exposition import MAX_AGE_S, Exposition
 from kvd.telemetry.metrics import SAMPLED
+from tests.harness.clocks import ManualClock
 from tests.harness.in_memory import connect
 from tests.harness.processes import ROOT
 from tests.harness.waiting import eventually
@@ -25,12 +29,17 @@ DASHBOARD = json.loads((ROOT / "deploy/grafana/kvd.json").read_text())
 Labels = tuple[tuple[str, str], ...]
 Samples = dict[tuple[str, Labels], float]
 CONFLICTS = "kvd_errors_total", (("code", "conflict"),)
+# When the text of each daemon was last asked for.
+SEEN_AT: "WeakKeyDictionary[WatchedDaemon, float]" = WeakKeyDictionary()
 # Metrics that rise by themselves.
 BY_TIME = ("kvd_history_oldest_age_seconds", "kvd_loop_lag_seconds")
 
 
 def families(daemon: "WatchedDaemon") -> list[Any]:
+    """The families as they are now: a text is given out for a second, so not before that is over."""
+    eventually(lambda: time.monotonic() - SEEN_AT.get(daemon, 0.0) > MAX_AGE_S)
     (text,) = daemon.ask(["exposition"])
+    SEEN_AT[daemon] = time.monotonic()
     return list(text_string_to_metric_families(text))
 
 
@@ -203,12 +212,18 @@ def test_loop_lag_is_measured_while_a_client_asks_for_metrics(start: "Start") ->
     eventually(lambda: value(daemon, "kvd_loop_lag_seconds_sum") - before > 0.1)
 
 
-def test_a_daemon_loads_the_library_only_when_a_client_asks(start: "Start") -> None:
-    daemon = start()
-    daemon.ask(["metrics"], ["set", {"a": b""}], ["get", "a"])
-    assert not has_in_memory(daemon, b"prometheus_client.exposition")
-    daemon.ask(["exposition"])
-    assert has_in_memory(daemon, b"prometheus_client.exposition")
+def test_a_daemon_loads_the_library_before_any_client_asks(start: "Start") -> None:
+    assert has_in_memory(start(), b"prometheus_client.exposition"), "later all clients would wait for it"
+
+
+def test_the_text_is_rendered_once_a_second() -> None:
+    """Rendering takes half a millisecond, and any client may ask."""
+    now, numbers = ManualClock(), itertools.count()
+    texts = Exposition(lambda: next(numbers), lambda number: b"%d" % number, now)  # type: ignore[arg-type, return-value]
+    shown = []
+    for now.now in (0.0, 0.5, 0.99, 1.0, 1.5, 60.0):
+        shown.append(texts.text())
+    assert shown == ["0", "0", "0", "1", "1", "2"]
 
 
 def has_in_memory(daemon: "WatchedDaemon", name: bytes) -> bool:
@@ -283,19 +298,25 @@ def test_the_dashboard_shows_all_metrics_and_no_others(start: "Start", tmp_path:
 
 
 def test_without_the_library_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked_for = 0
+
     class Missing:
         """An import finder for which the library is not installed."""
 
         def find_spec(self, name: str, *_: object) -> None:
+            nonlocal looked_for
             if name == "prometheus_client":
+                looked_for += 1
                 raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
-    client = connect()
     for name in [name for name in sys.modules if name.startswith("prometheus_client")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.delitem(sys.modules, "kvd.telemetry.prometheus", raising=False)
     monkeypatch.delattr("kvd.telemetry.prometheus", raising=False)
     monkeypatch.setattr(sys, "meta_path", [Missing(), *sys.meta_path])
+    client = connect()
     reply = client.ask("exposition")
     assert reply["error"] == "bad_request"
     assert "install kvd[prometheus]" in reply["message"]
+    client.batch(*[["exposition"]] * 100)
+    assert looked_for == 1, "any client may ask, and each search takes a third of a millisecond"

@@ -20,7 +20,7 @@ def slow(*requests: messages.AnyRequest) -> SlowFrame:
     """The slow log's entry for a frame of these requests, when every frame counts as slow."""
     client = connect()
     client.server.slow_log.configure(0, 1)
-    client.run(requests, 0)
+    client.run_with_position(requests, 0)
     (entry,) = client.server.slow_log.newest(1)
     return entry
 

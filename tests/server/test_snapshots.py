@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvd.engine.errors import EngineError
-from kvd.engine.snapshots import Snapshots
+from kvd.engine.snapshots import RELEASED, Snapshots
 from kvd.requests.peer import Peer
 from kvd.store.errors import SnapshotGone
 from kvd.store.store import Store
@@ -212,3 +212,17 @@ def test_a_connection_holds_the_snapshots_that_are_neither_ended_nor_idle(sequen
     pinned.write()
     pinned.write()
     assert pinned.store.window.oldest_readable == pinned.store.version, "no version is pinned any more"
+
+
+def test_one_look_releases_a_bounded_number_of_idle_snapshots_and_the_next_look_follows_at_once(pinned: Pinned) -> None:
+    one = peer()
+    for _ in range(RELEASED + 5):
+        pinned.write()
+        pinned.snapshots.begin(one, 2 * RELEASED)
+    pinned.clock.now = IDLE_US
+    pinned.scheduler.calls.pop().run()
+    assert len(pinned.snapshots) == 5
+    assert pinned.scheduler.calls[-1].delay_s == 0
+    pinned.scheduler.calls.pop().run()
+    assert len(pinned.snapshots) == 0
+    assert not pinned.scheduler.calls, "while nothing is held, no timer runs"

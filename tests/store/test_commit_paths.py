@@ -63,7 +63,7 @@ def make_store(first_keys: int, before: list[tuple[str, Writes]]) -> Store:
     for number, (act, entries) in enumerate(before):
         store.advance(1_000 + number)
         if act == "drop":
-            store.trim_history(200 * len(entries), store.version, even_pinned=True)
+            store.trim_history(200 * len(entries), store.version, 10**6, even_pinned=True)
         else:
             reference(store, "commit", entries)
             if act == "expire at":
@@ -174,7 +174,7 @@ def compare(first_keys: int, before: list[tuple[str, Writes]], todo: list[tuple[
         assert seen(one) == seen(other)
     # Finally drop the whole history: what is left must be equal, too.
     for store in (one, other):
-        store.trim_history(10**9, store.version, even_pinned=True)
+        store.trim_history(10**9, store.version, 10**6, even_pinned=True)
     assert seen(one) == seen(other)
 
 
