@@ -72,6 +72,17 @@ def test_a_prefix_that_no_key_has_ends_with_1(kv: "Kv") -> None:
     kv.ok("del", "--prefix", "p/", "--yes", "--ignore-missing")
 
 
+def test_a_prefix_of_one_key_is_asked_about_as_one(kv: "Kv") -> None:
+    kv.ok("set", "p/1=")
+    terminal = pexpect.spawn(
+        kv.command[0], [*kv.command[1:], "del", "--prefix", "p/"], env=kv.environment(), timeout=30
+    )
+    terminal.expect_exact("Delete the 1 key that begins with p/? [y/N] ")
+    terminal.sendline("n")
+    terminal.expect(pexpect.EOF)
+    terminal.close()
+
+
 @pytest.mark.parametrize(("answer", "left"), [("y", "q\n"), ("n", "p/1\np/2\nq\n"), ("", "p/1\np/2\nq\n")])
 def test_a_prefix_on_a_terminal_shows_the_count_and_asks(kv: "Kv", answer: str, left: str) -> None:
     kv.ok("set", "p/1=", "p/2=", "q=")

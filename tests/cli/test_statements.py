@@ -31,7 +31,7 @@ def test_get_and_del_take_several_keys() -> None:
 @pytest.mark.parametrize(
     ("script", "key", "value"),
     [("set 'a b' \"it's\"", "a b", b"it's"), ("set a ''", "a", b""), (r"set a\ b \"", "a b", b'"'),
-     ("set a#b #c", "a#b", b"#c"),
+     ("set a#b #c", "a#b", b"#c"), ("set cfg '{\"debug\": true}'", "cfg", b'{"debug": true}'),
      ("set a 'two\nlines'", "a", b"two\nlines"), ('set a "x\\"\n\\\\"', "a", b'x"\n\\'), ("  set\ta   b \r", "a", b"b"),
      ("set a=b =", "a=b", b"=")],
 )  # fmt: skip

@@ -123,5 +123,8 @@ def _confirmed(prefix: str, count: int) -> bool:
     """Ask whether to delete. Raises UsageError if there is no terminal."""
     if not (os.isatty(0) and os.isatty(2)):
         raise UsageError(f"{count} keys begin with {prefix!r}; add --yes to delete them without a question")
-    write_all(2, f"Delete the {count} keys that begin with {show(prefix)}? [y/N] ".encode())
+    write_all(
+        2,
+        f"Delete the {plural(count, 'key')} that begin{'s' if count == 1 else ''} with {show(prefix)}? [y/N] ".encode(),
+    )
     return read_some(0, 1024).strip().lower() in (b"y", b"yes")

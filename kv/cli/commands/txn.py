@@ -21,6 +21,7 @@ kv txn < move.txt                   where move.txt is
                                       incr stock/here -1
                                       incr stock/there
                                       set order/7 "sent off"
+                                      set cfg '{"debug": true}'
                                       get stock/here
 kv txn -n < move.txt                would it work, and what would it write?
 """
