@@ -92,7 +92,9 @@ class Shell:
 @pytest.fixture(scope="module")
 def filled(shared_kv: "Kv") -> "Kv":
     """A daemon with all these keys."""
-    lines = [json.dumps({"key": key, "value": "v"}) for key in [*KEYS, *PATTERNS, *UNTYPEABLE, *MANY, "-dash", "w/x", "w/y"]]
+    lines = [
+        json.dumps({"key": key, "value": "v"}) for key in [*KEYS, *PATTERNS, *UNTYPEABLE, *MANY, "-dash", "w/x", "w/y"]
+    ]
     shared_kv.ok("set", "-", stdin="\n".join(lines).encode())
     return shared_kv
 
