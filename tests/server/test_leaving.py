@@ -6,6 +6,7 @@ import msgspec
 import pytest
 
 from kvd.requests.peer import Peer
+from tests.harness.clocks import SliceClock
 from tests.harness.fake_transport import FakeTransport
 from tests.harness.in_memory import InMemoryServer, build
 from tests.harness.raw_peer import packed
@@ -29,7 +30,7 @@ def counted(server: InMemoryServer) -> int:
 @pytest.mark.parametrize("pipelined", [False, True])
 def test_a_frame_in_work_is_answered_when_its_token_is_taken_away(pipelined: bool) -> None:
     async def main() -> None:
-        server = build(loop=asyncio.get_running_loop(), tokens={"t": None})
+        server = build(loop=asyncio.get_running_loop(), tokens={"t": None}, clock_ns=SliceClock(), turn_ns=0)
         client = holder_of("t", server)
         client.receive(FRAME)
         if pipelined:
