@@ -57,7 +57,7 @@ def run(context: Context, options: Options) -> int:
     if options.json:
         context.print_json(decision)
     else:
-        rights = ", ".join(decision["rights"]) or "nothing"
+        rights = ", ".join(map(show, decision["rights"])) or "nothing"
         context.print(f"{show(checked_text(options.user, 'a name'))} may with {show(key)}: {rights}")
         context.print(f"because: {show(decision['reason'])}")
         for rule in decision["rules"]:
