@@ -160,7 +160,12 @@ class Executor:
             self._add_timed(requests, timed_ns)
         encoded = encode_replies(replies)
         if began_ns:
-            self._add_held(requests, peer, perf_counter_ns() - began_ns)
+            held_ns, turns = perf_counter_ns() - began_ns, self._turns
+            turns.spent_ns += held_ns
+            if turns.spent_ns >= turns.turn_ns:
+                turns.note()
+            if held_ns >= self._slow_log.threshold_ns:
+                self._add_slow(requests, peer, held_ns)
         return len(encoded).to_bytes(HEADER_BYTES, "big") + encoded, position
 
     def _may_take_long(
