@@ -14,9 +14,10 @@ by the size of the values that it reads. What it did cost counts in this turn of
 import logging
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from itertools import chain, groupby, islice
+from operator import attrgetter
 from time import perf_counter_ns
 from types import GeneratorType
 from typing import Any, TypeVar
@@ -24,6 +25,7 @@ from typing import Any, TypeVar
 from kvd.engine.durability import NO_WAIT, LogPosition
 from kvd.engine.engine import Engine
 from kvd.engine.errors import EngineError, NoSpace
+from kvd.engine.memory import QUICK_BYTES
 from kvd.protocol import HEADER_BYTES, messages
 from kvd.protocol.limits import Limits
 from kvd.protocol.messages import AnyRequest, encode_replies
@@ -49,8 +51,9 @@ from kvd.requests.table import (
     quoted_keys,
     sampled_keys,
     sees_all,
+    unbounded,
 )
-from kvd.requests.turns import Steps, Turns
+from kvd.requests.turns import Steps, Turns, run_to_end
 from kvd.requests.writes import WriteHandlers
 from kvd.store.errors import StoreError
 from kvd.telemetry.hot_keys import SAMPLE_EVERY
@@ -78,6 +81,11 @@ _EXPIRED_IN_ONE_STEP = 256
 _READS_OF_PAST = {messages.GetMany, messages.Fetch}
 _GETS: AbstractSet[type] = {messages.Get}
 _GETS_AND_SETS = {messages.Get, messages.Set}
+# What requests write.
+_ENTRIES: dict[type, Callable[[Any], Mapping[str, bytes | None]]] = {
+    messages.Set: attrgetter("entries"),
+    messages.Commit: attrgetter("writes"),
+}
 
 
 class Executor:
@@ -95,6 +103,7 @@ class Executor:
         self._engine = engine
         self._database = engine.database
         self._store = engine.database.store
+        self._memory = engine.database.memory
         self._telemetry = telemetry
         self._metrics = telemetry.metrics
         self._slow_log = telemetry.slow_log
@@ -178,7 +187,9 @@ class Executor:
         """
         count = len(requests)
         if count == 1 and type(request := requests[0]) is messages.Set:
-            return len(request.entries) > SMALL_SET
+            return len(request.entries) > SMALL_SET or (
+                (frame_bytes > QUICK_BYTES or self._memory.is_shrinking) and self._writes.needs_room(request.entries)
+            )
         if count == 1 and type(request) is messages.GetMany and request.at is None:
             key_count = len(request.keys)
             if key_count <= CHEAP_US and key_count * self._store.largest_value_bytes <= PIECE_VALUE_BYTES:
@@ -187,6 +198,10 @@ class Executor:
             return count <= self._limits.limits.max_requests_per_frame
         if not peer.is_authenticated:
             return count > 1 and messages.Hello in kinds
+        if (frame_bytes > QUICK_BYTES or self._memory.is_shrinking) and not kinds.isdisjoint(_ENTRIES):
+            own = [_ENTRIES[type(request)](request) for request in requests if type(request) in _ENTRIES]
+            if any(map(self._writes.needs_room, own)):
+                return True
         if kinds == _GETS:
             cost = count
         elif frame_bytes > SMALL_FRAME_BYTES or not kinds <= _GETS_AND_SETS:
@@ -216,6 +231,12 @@ class Executor:
     def cost_us(self, request: AnyRequest, peer: Peer) -> int:
         """How many microseconds a request may take, with the values that it reads as they are now."""
         cost = self._cost_us(request, peer)
+        if (
+            cost <= CHEAP_US
+            and (kind := type(request)) in _ENTRIES
+            and self._writes.needs_room(_ENTRIES[kind](request))
+        ):
+            return unbounded(request)
         if cost <= CHEAP_US and cost * self._store.largest_value_bytes > PIECE_VALUE_BYTES:
             cost += self._value_bytes(request) * CHEAP_US // PIECE_VALUE_BYTES
         return cost
@@ -280,7 +301,8 @@ class Executor:
             if not peer.is_authenticated:
                 _check_is_greeting(request)
             permissions.check(request, peer)
-            return self._handlers[type(request)](request, peer)
+            reply = self._handlers[type(request)](request, peer)
+            return run_to_end(reply) if type(reply) is GeneratorType else reply
         except Exception as error:
             return self._refusal(error, request, peer)
 

@@ -26,8 +26,9 @@ class FakeTransport:
         server.connections.add(self.session)
 
     def receive(self, data: bytes) -> None:
-        """Some bytes arrive from the client."""
-        self._arrived.append(data)
+        """Some bytes arrive from the client, in pieces as large as the session's buffer."""
+        size = len(session_module._read_view)
+        self._arrived.extend(data[at : at + size] for at in range(0, len(data), size))
         self._deliver()
 
     def _deliver(self) -> None:

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from tests.server.conftest import Start
 
 KEYS = [f"{number}" for number in range(8_000)]
-# Each passes over all the deleted keys and returns no item. Together they take about a second.
-LONG = [["scan", "1", None, 1, None, True]] * 300
+# Each looks for keys at a version that has none, and passes over all the deleted ones: about a second together.
+LONG = [["scan", "1", None, 1, 2, True]] * 300
 RULE = 'access = [{everyone = true, rights = ["read", "write", "watch"]}]'
 
 
@@ -26,6 +26,7 @@ def ruled(start: "Start") -> "WatchedDaemon":
     daemon = start(f"{RULE}\n", tcp=True)
     daemon.canary.ask(["set", dict.fromkeys(KEYS, b"")])
     daemon.canary.ask(["delete", KEYS])
+    assert daemon.canary.ask(["set", {"later": b""}]) == [3], "so version 2 is the past, which has the deleted keys"
     return daemon
 
 
