@@ -1,8 +1,11 @@
 """The context of a command: where it prints, and how it reaches the daemon."""
 
+import os
+
 from kv.cli.failures import UsageError
 from kv.cli.output import Output, warn
 from kv.cli.parser import DEFAULT_TIMEOUT_S, CommonOptions
+from kvd.protocol.address import normalize
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,8 +32,8 @@ class Context:
 
         timeout_s = self.options.timeout_s(default_timeout_s, flag=not waits)
         try:
-            if self.options.socket == "":
-                raise ValueError("an address cannot be empty")
+            if self.options.socket is None and (configured := os.environ.get("KVD_SOCKET")):
+                normalize(configured)
             return Client(self.options.socket, timeout=timeout_s, token_file=self.options.token_file, codec=light())
         except ValueError as error:
             raise UsageError(f"{error}; write a socket's path, tcp://HOST:PORT or tls://HOST:PORT") from None
@@ -86,8 +89,6 @@ def checked_keys(operands: list[str], command: str) -> list[str]:
 
 def checked_key(argument: str) -> str:
     """Return an argument of the command line as a key. Raises UsageError."""
-    import os
-
     if not argument:
         raise UsageError("a key cannot be empty")
     try:

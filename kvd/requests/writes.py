@@ -103,7 +103,7 @@ class WriteHandlers:
             return self._database.set_each(batch, peer.author)
         if not all(map(_only_identified, options)):
             return None
-        ids: list[tuple[bytes, int | None]] = [(each.id, each.since) for each in options]  # type: ignore[union-attr, misc]
+        ids: list[tuple[bytes, int | None]] = [(peer.unique_id(each.id), each.since) for each in options]  # type: ignore[union-attr, arg-type]
         return self._database.set_each_once(peer.uid, ids, batch, peer.author)
 
     def delete(self, request: messages.Delete, peer: Peer) -> tuple[int, int] | Steps[tuple[int, int]]:
@@ -221,7 +221,7 @@ class WriteHandlers:
     def _once(self, how: WriteOptions | None, peer: Peer, write: Callable[[], Reply]) -> Reply:
         if how is None or how.id is None:
             return write()
-        return self._database.run_once(peer.uid, how.id, how.since, write)
+        return self._database.run_once(peer.uid, peer.unique_id(how.id), how.since, write)
 
     def _expiry(self, how: WriteOptions | None, peer: Peer, keys: Collection[str], *, keeps: bool = False) -> Expiry:
         """The expiry of ``keys``, from the request's options and the rules for the keys' prefixes."""

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.harness.waiting import DEADLINE_S
+from tests.harness.daemon import Daemon
+from tests.harness.waiting import DEADLINE_S, eventually
 
 if TYPE_CHECKING:
     from tests.harness.kv_command import Kv
@@ -137,6 +138,63 @@ def test_the_exit_code_of_the_command_does_not_matter(kv: "Kv") -> None:
 def test_a_command_that_cannot_run_ends_the_watch(shared_kv: "Kv", command: str, status: int) -> None:
     shared_kv.ok("set", "a=1")
     assert command in shared_kv.fails(status, "watch", "--since", "0", "--", command)
+
+
+@pytest.mark.parametrize(
+    ("command", "status"),
+    [("/no/such/command", 127), ("no-such-command-anywhere", 127), ("/etc", 126), ("/etc/passwd", 126)],
+)
+def test_a_command_that_cannot_run_is_told_before_anything_else(alone: "Kv", command: str, status: int) -> None:
+    """Without a change, and without a daemon."""
+    assert command in alone.fails(status, "watch", "nothing/", "--", command)
+
+
+def test_a_watch_waits_for_its_daemon(alone: "Kv", tmp_path: pathlib.Path) -> None:
+    process = alone.start("watch", "--count", "1", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stderr is not None
+    assert b"waiting for a daemon" in process.stderr.readline()
+    with Daemon(tmp_path) as daemon:
+        os.symlink(daemon.path, alone.socket)
+        eventually(lambda: "\nkvd_feeds 1.0\n" in daemon.client().exposition())
+        alone.ok("set", "a=1")
+        assert process.communicate(timeout=DEADLINE_S) == (b"1 set a: 1\n", b"")
+        assert process.returncode == 0
+        daemon.terminate()
+
+
+def test_without_a_timeout_a_watch_waits_for_its_daemon_for_ever(
+    serving: "Callable[..., tuple[Kv, subprocess.Popen[bytes]]]",
+) -> None:
+    kv, daemon = serving()
+    process = watching(kv)
+    kv.ok("set", "a=1")
+    line_of(process)
+    daemon.send_signal(signal.SIGTERM)
+    daemon.wait(DEADLINE_S)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(6)  # longer than a client waits by default
+    serving()
+    assert line_of(process).endswith(" resync\n")
+    process.kill()
+    process.communicate()
+
+
+def test_a_position_names_the_store(serving: "Callable[..., tuple[Kv, subprocess.Popen[bytes]]]") -> None:
+    """With another store a watch begins with a resync; a bare number means the store that there is now."""
+    kv, daemon = serving()
+    kv.ok("set", "a=1")
+    position = json.loads(kv.ok("watch", "--since", "0", "--count", "1", "--json"))["position"]
+    script = 'echo "$KVD_POSITION"'
+    assert kv.ok("watch", "--since", "0", "--count", "1", "--", "sh", "-c", script) == f"{position}\n"
+    kv.ok("set", "a=2")
+    assert kv.ok("watch", "--since", position, "--count", "1") == "2 set a: 2\n"
+    daemon.send_signal(signal.SIGTERM)
+    daemon.wait(DEADLINE_S)
+    serving()
+    for value in "xyz":
+        kv.ok("set", f"a={value}")
+    assert kv.ok("watch", "--since", position, "--count", "1") == "3 resync\n3 set a: z\n"
+    assert kv.ok("watch", "--since", "1", "--count", "1") == "2 set a: y\n"
 
 
 def test_ctrl_c_ends_with_130_quietly(kv: "Kv") -> None:
