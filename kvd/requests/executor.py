@@ -14,8 +14,10 @@ by the size of the values that it reads. What it did cost counts in this turn of
 import logging
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from itertools import chain, groupby, islice
+from operator import attrgetter
 from time import perf_counter_ns
 from types import GeneratorType
 from typing import Any, TypeVar
@@ -23,6 +25,7 @@ from typing import Any, TypeVar
 from kvd.engine.durability import NO_WAIT, LogPosition
 from kvd.engine.engine import Engine
 from kvd.engine.errors import EngineError, NoSpace
+from kvd.engine.memory import QUICK_BYTES
 from kvd.protocol import HEADER_BYTES, messages
 from kvd.protocol.limits import Limits
 from kvd.protocol.messages import AnyRequest, encode_replies
@@ -48,8 +51,9 @@ from kvd.requests.table import (
     quoted_keys,
     sampled_keys,
     sees_all,
+    unbounded,
 )
-from kvd.requests.turns import Steps, Turns
+from kvd.requests.turns import Steps, Turns, run_to_end
 from kvd.requests.writes import WriteHandlers
 from kvd.store.errors import StoreError
 from kvd.telemetry.hot_keys import SAMPLE_EVERY
@@ -75,7 +79,13 @@ PIECE_VALUE_BYTES = 512 * 1024
 _VERSIONS_A_US = 32
 _EXPIRED_IN_ONE_STEP = 256
 _READS_OF_PAST = {messages.GetMany, messages.Fetch}
+_GETS: AbstractSet[type] = {messages.Get}
 _GETS_AND_SETS = {messages.Get, messages.Set}
+# What requests write.
+_ENTRIES: dict[type, Callable[[Any], Mapping[str, bytes | None]]] = {
+    messages.Set: attrgetter("entries"),
+    messages.Commit: attrgetter("writes"),
+}
 
 
 class Executor:
@@ -93,6 +103,7 @@ class Executor:
         self._engine = engine
         self._database = engine.database
         self._store = engine.database.store
+        self._memory = engine.database.memory
         self._telemetry = telemetry
         self._metrics = telemetry.metrics
         self._slow_log = telemetry.slow_log
@@ -123,7 +134,8 @@ class Executor:
         timed_ns = 0 if frames else self._begin_timing()
         is_expired = self._database.expire_due_bounded()
         is_lone_get = len(requests) == 1 and type(requests[0]) is messages.Get
-        if not is_lone_get and self._may_take_long(requests, peer, frame_bytes):
+        kinds = _GETS if is_lone_get else set(map(type, requests))
+        if not is_lone_get and self._may_take_long(requests, kinds, peer, frame_bytes):
             return None
         if not is_expired and peer.is_authenticated and not self.can_run(requests):
             return None
@@ -149,7 +161,7 @@ class Executor:
                 self._gets_until_sampled = self._hot_keys.sample_get(request.key)
         else:
             began_ns = perf_counter_ns()
-            replies = self._run(requests, peer, frame_bytes)
+            replies = self._run(requests, kinds, peer, frame_bytes)
             if not began_ns % SAMPLE_EVERY:
                 self._hot_keys.sample_frame(requests, sampled_keys)
         position = self._needs.position_for(_allowed(requests, replies, peer)) if self._may_wait else NO_WAIT
@@ -160,7 +172,9 @@ class Executor:
             self._add_held(requests, peer, perf_counter_ns() - began_ns)
         return len(encoded).to_bytes(HEADER_BYTES, "big") + encoded, position
 
-    def _may_take_long(self, requests: Sequence[AnyRequest], peer: Peer, frame_bytes: int) -> bool:
+    def _may_take_long(
+        self, requests: Sequence[AnyRequest], kinds: AbstractSet[type], peer: Peer, frame_bytes: int
+    ) -> bool:
         """Whether a frame has to run in steps. Of most frames only the kinds and the number of requests are looked at.
 
         The first frame of a peer that must authenticate runs in steps, too: only after hello its other requests may see
@@ -168,13 +182,24 @@ class Executor:
         """
         count = len(requests)
         if count == 1 and type(request := requests[0]) is messages.Set:
-            return len(request.entries) > SMALL_SET
+            return len(request.entries) > SMALL_SET or (
+                (frame_bytes > QUICK_BYTES or self._memory.is_shrinking) and self._writes.needs_room(request.entries)
+            )
+        if count == 1 and type(request) is messages.GetMany and request.at is None:
+            key_count = len(request.keys)
+            if key_count <= CHEAP_US and key_count * self._store.largest_value_bytes <= PIECE_VALUE_BYTES:
+                return False
         if count > PIECE_REQUESTS and peer.is_authenticated:
             return count <= self._limits.limits.max_requests_per_frame
-        kinds = set(map(type, requests))
         if not peer.is_authenticated:
             return count > 1 and messages.Hello in kinds
-        if frame_bytes > SMALL_FRAME_BYTES or not kinds <= _GETS_AND_SETS:
+        if (frame_bytes > QUICK_BYTES or self._memory.is_shrinking) and not kinds.isdisjoint(_ENTRIES):
+            own = [_ENTRIES[type(request)](request) for request in requests if type(request) in _ENTRIES]
+            if any(map(self._writes.needs_room, own)):
+                return True
+        if kinds == _GETS:
+            cost = count
+        elif frame_bytes > SMALL_FRAME_BYTES or not kinds <= _GETS_AND_SETS:
             cost = sum(map(cost_us, requests))
             if cost > CHEAP_US and not kinds.isdisjoint(_READS_OF_PAST):
                 cost = sum(self._cost_us(request, peer) for request in requests)
@@ -201,6 +226,12 @@ class Executor:
     def cost_us(self, request: AnyRequest, peer: Peer) -> int:
         """How many microseconds a request may take, with the values that it reads as they are now."""
         cost = self._cost_us(request, peer)
+        if (
+            cost <= CHEAP_US
+            and (kind := type(request)) in _ENTRIES
+            and self._writes.needs_room(_ENTRIES[kind](request))
+        ):
+            return unbounded(request)
         if cost <= CHEAP_US and cost * self._store.largest_value_bytes > PIECE_VALUE_BYTES:
             cost += self._value_bytes(request) * CHEAP_US // PIECE_VALUE_BYTES
         return cost
@@ -214,11 +245,12 @@ class Executor:
             at = newest if peer.last_snapshot is None else peer.last_snapshot
         return (2 + len(request.keys)) * (1 + max(0, newest - at) // _VERSIONS_A_US)  # type: ignore[union-attr]
 
-    def _run(self, requests: Sequence[AnyRequest], peer: Peer, frame_bytes: int) -> list[Reply] | ErrorReply:
+    def _run(
+        self, requests: Sequence[AnyRequest], kinds: AbstractSet[type], peer: Peer, frame_bytes: int
+    ) -> list[Reply] | ErrorReply:
         limits, largest_bytes = self._limits.limits, self._store.largest_value_bytes
         if len(requests) > limits.max_requests_per_frame:
             return self.too_many(len(requests))
-        kinds = set(map(type, requests))
         budget_bytes, largest_bytes = limits.max_reply_bytes, max(largest_bytes, frame_bytes)
         if not peer.is_authenticated or may_exceed(budget_bytes, kinds, len(requests), frame_bytes, largest_bytes):
             return self._run_within(requests, peer, budget_bytes)[0]
@@ -261,9 +293,11 @@ class Executor:
     def _run_one(self, request: AnyRequest, peer: Peer) -> Reply:
         """Run one cheap request; an error becomes its reply."""
         try:
-            _check_is_greeted(request, peer)
+            if not peer.is_authenticated:
+                _check_is_greeting(request)
             permissions.check(request, peer)
-            return self._handlers[type(request)](request, peer)
+            reply = self._handlers[type(request)](request, peer)
+            return run_to_end(reply) if type(reply) is GeneratorType else reply
         except Exception as error:
             return self._refusal(error, request, peer)
 
@@ -334,7 +368,8 @@ class Executor:
     def _reply_in_steps(self, request: AnyRequest, peer: Peer) -> Steps[Reply]:
         """Run a costly request; an error becomes its reply. Counts are checked first, then rights."""
         try:
-            _check_is_greeted(request, peer)
+            if not peer.is_authenticated:
+                _check_is_greeting(request)
             if (row := TABLE.get(type(request))) is not None:
                 self._limits.counts(row.counts(request))
             yield from permissions.check_in_steps(request, peer)
@@ -503,8 +538,8 @@ class Executor:
         self._slow_log.add(kinds, keys, peer.author, held_us=held_ns // 1_000, ended_us=time.time_ns() // 1_000)
 
 
-def _check_is_greeted(request: AnyRequest, peer: Peer) -> None:
-    if not peer.is_authenticated and type(request) is not messages.Hello:
+def _check_is_greeting(request: AnyRequest) -> None:
+    if type(request) is not messages.Hello:
         raise RequestError("unauthenticated", "say hello with a token first")
 
 

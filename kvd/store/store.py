@@ -18,16 +18,17 @@ makes sure that they never go back.
 
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from heapq import merge
-from itertools import chain
+from itertools import chain, islice
 
 import msgspec
 
 from kvd.store.authors import EVICTED, EXPIRED, NO_AUTHOR, Author
 from kvd.store.errors import KeysNotFound, NotANumber, SnapshotGone, VersionAhead
-from kvd.store.heads import FORGOTTEN, Head
+from kvd.store.heads import FORGOTTEN, Head, head_at
 from kvd.store.lifetimes import KEEP_TTL, NO_EXPIRY, Expiry
 from kvd.store.loading import LoadableContents
 from kvd.store.numbers import is_number, parse_number
+from kvd.store.steps import STEP_KEYS, Steps
 from kvd.store.window import Group, WindowLimits
 
 # One page of a scan visits at most this number of keys, including tombstones and keys of other versions. So it takes at
@@ -145,6 +146,33 @@ class Store(LoadableContents):
                 max_bytes -= len(key) + (0 if keys_only else len(head.value))
         return Page(items, None)
 
+    def scan_at(
+        self, start: str, end: str | None, limit: int, *, at: int, keys_only: bool, max_bytes: int
+    ) -> Steps[Page]:
+        """Return a page as ``scan`` does, in steps, because a key may have very many versions newer than ``at``."""
+        items: list[Item] = []
+        visits, following = 0, start
+        while True:
+            self.check_readable(at)
+            keys = list(islice(self.keys_between(following, end), STEP_KEYS))
+            for key in keys:
+                if len(items) >= limit or visits >= SCAN_VISITS or max_bytes <= 0:
+                    self.check_readable(at)
+                    return Page(items, key)
+                visits += 1
+                newest = self.find(key)
+                head = yield from head_at(newest, at)
+                if newest is not None and head is not None and head.value is not None:
+                    if head.value is FORGOTTEN and not keys_only:
+                        raise SnapshotGone(at, newest.known_since(), key)
+                    items.append(Item(key, None if keys_only else head.value, head.version))
+                    max_bytes -= len(key) + (0 if keys_only else len(head.value))
+            if len(keys) < STEP_KEYS:
+                self.check_readable(at)
+                return Page(items, None)
+            following = keys[-1] + "\0"
+            yield
+
     def keys_between(self, start: str, end: str | None) -> Iterator[str]:
         """Yield all keys from ``start`` on, before ``end``, tombstones included. Nothing may be written meanwhile."""
         return merge(self._living.range(start, end), self._deleted.range(start, end))
@@ -198,7 +226,10 @@ class Store(LoadableContents):
     def write(self, writes: Mapping[str, bytes | None], author: Author = NO_AUTHOR, expiry: Expiry = NO_EXPIRY) -> int:
         """Store values and delete keys (None; missing keys are ignored) in one commit; return its version."""
         entries = {key: value for key, value in writes.items() if value is not None}
-        deleted = [key for key, value in writes.items() if value is None and self.exists(key)]
+        deleted = [key for key, value in writes.items() if value is None]
+        if deleted:
+            heads = zip(deleted, self.heads_of(deleted), strict=True)
+            deleted = [key for key, head in heads if head is not None and head.value is not None]
         self.counters.set_operations += len(entries)
         self.counters.delete_operations += len(deleted)
         self._record_expiry(entries, expiry)
@@ -220,21 +251,19 @@ class Store(LoadableContents):
 
     def touch(self, keys: list[str], deadline: int | None, author: Author = NO_AUTHOR) -> list[bool]:
         """Give ``keys`` another deadline in one commit that keeps their values; return whether each key exists."""
-        exists = {key: self.exists(key) for key in keys}
-        entries = {key: self.find(key).value for key in exists if exists[key]}  # type: ignore[union-attr]
+        heads = zip(keys, self.heads_of(keys), strict=True)
+        entries = {key: value for key, head in heads if head is not None and (value := head.value) is not None}
         self.counters.set_operations += len(entries)
         self.lifetimes.set_deadline(entries, deadline)
-        self._commit(entries, author, list(map(len, entries.values())))  # type: ignore[arg-type]
-        return [exists[key] for key in keys]
+        self._commit(entries, author, list(map(len, entries.values())))
+        return [key in entries for key in keys]
 
     def _record_expiry(self, entries: Mapping[str, bytes], expiry: Expiry) -> None:
         """Record when ``entries``, which are about to be written, expire."""
         if expiry is NO_EXPIRY:
             self.lifetimes.clear(entries.keys())
         else:
-            self.lifetimes.record_write(
-                entries, expiry, {key for key in entries if self.exists(key)} if expiry.keep else ()
-            )
+            self.lifetimes.record_write(entries, expiry, _living(self, list(entries)) if expiry.keep else ())
 
     def set_each(self, batch: list[dict[str, bytes]], author: Author = NO_AUTHOR) -> list[int]:
         """Store each mapping of ``batch`` in a commit of its own, in order; return their versions."""
@@ -252,8 +281,8 @@ class Store(LoadableContents):
         """
         tombstones: dict[str, None] = {}
         missing: dict[str, None] = {}
-        for key in keys:
-            head = self.find(key)
+        named = list(keys)
+        for key, head in zip(named, self.heads_of(named), strict=True):
             (missing if head is None or head.value is None else tombstones)[key] = None
         if missing and not missing_ok:
             raise KeysNotFound(list(missing))
@@ -263,7 +292,7 @@ class Store(LoadableContents):
 
     def expire(self, due: list[str]) -> int:
         """Delete ``due``, the keys whose deadline has passed, in one commit; return its version."""
-        heads = zip(due, map(self.find, due), strict=True)
+        heads = zip(due, self.find_all(due), strict=True)
         tombstones = dict.fromkeys(key for key, head in heads if head is not None and head.value is not None)
         self.counters.expired_keys += len(tombstones)
         return self._commit(tombstones, EXPIRED, [])
@@ -319,3 +348,8 @@ class Store(LoadableContents):
 
 def _row(head: Head | None, deadline: int | None) -> tuple[bytes | None, int, int | None]:
     return (None, 0, None) if head is None or head.value is None else (head.value, head.version, deadline)
+
+
+def _living(store: Store, keys: list[str]) -> set[str]:
+    heads = zip(keys, store.heads_of(keys), strict=True)
+    return {key for key, head in heads if head is not None and head.value is not None}

@@ -3,7 +3,7 @@
 import os
 
 from kv.cli.commands.history import event_text
-from kv.cli.context import Context, checked_key, history_point
+from kv.cli.context import Context, checked_prefix, history_point
 from kv.cli.failures import OutputFailed, UsageError
 from kv.cli.parser import CommonOptions, Parser, set_completer
 from kv.cli.patience import Patience
@@ -69,7 +69,7 @@ def run(context: Context, options: Options) -> int:
         raise UsageError(f"one prefix at a time: {options.operands[1]!r} is too many; write a command after '--'")
     if options.command and options.json:
         raise UsageError("--json is for what is printed; a command gets the change in its environment")
-    prefix = "".join(checked_key(operand) for operand in options.operands if operand)
+    prefix = checked_prefix(*options.operands)
     point = history_point(options.since, "--since")
     handler = ChangeHandler(context, options)
     if options.command:
