@@ -8,7 +8,7 @@ The store takes the heads from the draft in the step of the commit (``Contents._
 that step, such as of evictions, ignores it.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Set
 from itertools import chain
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
@@ -93,14 +93,16 @@ class Draft:
 
     def publish(self, keyspace: "Keyspace", heads: list[Head]) -> tuple[list[str], int, int]:
         """Make ``heads``, which were taken, current. Return new keys, and how many values go, and bytes."""
-        if len(heads) < len(self._heads):
-            self._leave_out(heads)
-        for key in self._tombstones:
+        is_all = len(heads) == len(self._heads)
+        chosen = self._heads.keys() if is_all else {head.key for head in heads}
+        for key in self._tombstones.keys() & chosen if self._tombstones else ():
             head = self._heads[key]
             if keyspace.find(key) is not head.previous:  # the tombstone was forgotten meanwhile
                 head.previous = None
                 del self._place[key][key]
                 self._put(head, self._absent.setdefault(hash(key) & MASK, {}))
+        if not is_all:
+            self._leave_only(chosen)
         parts = keyspace.parts()
         for number, part in self._by_part.items():
             parts[number].update(part)
@@ -108,11 +110,14 @@ class Draft:
         keyspace.add_by_shard(self._absent, len(new))
         return new, self._values, self._value_bytes
 
-    def _leave_out(self, heads: list[Head]) -> None:
-        """Forget all heads but ``heads``."""
-        chosen = {head.key for head in heads}
-        for key in self._heads.keys() - chosen:
-            self._forget(key)
+    def _leave_only(self, chosen: Set[str]) -> None:
+        """Leave out all heads but those of the keys ``chosen``."""
+        for parts in (self._by_part, self._absent):
+            for number, part in parts.items():
+                if not part.keys() <= chosen:
+                    parts[number] = {key: part[key] for key in part.keys() & chosen}
+        sizes = [size for key, size in self._size.items() if key in chosen]
+        self._values, self._value_bytes = len(sizes), sum(sizes)
 
     def _follow(self, head: Head) -> None:
         if head.key in self._heads:

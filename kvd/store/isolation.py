@@ -47,7 +47,7 @@ from typing import TYPE_CHECKING
 
 from kvd.store.errors import Change, Conflict, SnapshotGone
 from kvd.store.following import Commits, Following
-from kvd.store.heads import LINKS, Head
+from kvd.store.heads import Head
 from kvd.store.steps import STEP_KEYS, Steps, slices
 
 if TYPE_CHECKING:
@@ -58,6 +58,8 @@ Range = tuple[str, str | None]
 # A conflict names at most this many keys, and at most this many characters of them.
 MAX_CHANGES = 100
 MAX_CHARACTERS = 4_096
+# To find what was read of changed keys, at most this many links to older versions are followed.
+MAX_LINKS = 32_768
 # Validation visits the commits since the snapshot if they wrote fewer keys than this; otherwise the keys of the ranges.
 COMMITTED_KEYS = 4_096
 
@@ -70,7 +72,7 @@ def validate(store: "Store", reads: Mapping[str, int], ranges: list[Range], snap
         # Including keys that were read by themselves at their current version: it is newer than the range's snapshot.
         changed |= dict.fromkeys(head.key for head in _changed_in(store, ranges, snapshot))
     if changed:
-        raise Conflict([_change(store, key, reads, snapshot) for key in _bounded(list(changed))])
+        raise _conflict(store, list(changed), reads, snapshot)
 
 
 class Validation:
@@ -116,7 +118,7 @@ class Validation:
             store.check_readable(self._snapshot)
             changed |= self._changed
         if changed:
-            raise Conflict([_change(store, key, reads, self._snapshot) for key in _bounded(list(changed))])
+            raise _conflict(store, list(changed), reads, self._snapshot)
 
     def _take(self) -> Iterator[Head]:
         for head in self._commits.take():
@@ -242,25 +244,30 @@ def _bounded(keys: list[str]) -> Iterator[str]:
             return
 
 
-def _change(store: "Store", key: str, reads: Mapping[str, int], snapshot: int) -> Change:
+def _conflict(store: "Store", changed: list[str], reads: Mapping[str, int], snapshot: int) -> Conflict:
+    links = iter(range(MAX_LINKS))
+    return Conflict([_change(store, key, reads, snapshot, links) for key in _bounded(changed)])
+
+
+def _change(store: "Store", key: str, reads: Mapping[str, int], snapshot: int, links: Iterator[int]) -> Change:
     head = store.find(key)
     group = None if head is None else store.window.group_of(head.version)
     found = version_of(head)
     expected = reads.get(key, found)
     if expected == found:  # the key as it was read is unchanged, but it changed within a range
-        expected = _seen(store, head, snapshot)
+        expected = _seen(store, head, snapshot, links)
     when, who = (None, None) if group is None else (group.time, group.author)
     return Change(key, expected, found, when, who)
 
 
-def _seen(store: "Store", head: Head | None, snapshot: int) -> int:
-    """The version that a reader at ``snapshot`` saw; the snapshot itself if very many versions came after it."""
+def _seen(store: "Store", head: Head | None, snapshot: int, links: Iterator[int]) -> int:
+    """The version that a reader at ``snapshot`` saw; the snapshot itself if there are no ``links`` left to find it."""
     try:
         store.check_readable(snapshot)
     except SnapshotGone:
         return 0
-    for _ in range(LINKS // MAX_CHANGES):
-        if head is None or head.version <= snapshot:
-            return version_of(head)
+    while head is not None and head.version > snapshot:
+        if next(links, None) is None:
+            return snapshot
         head = head.previous
-    return snapshot
+    return version_of(head)

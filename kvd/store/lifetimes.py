@@ -25,7 +25,7 @@ from itertools import islice
 import msgspec
 
 from kvd.store.schedule import NEVER, Entry, Schedule
-from kvd.store.sharded import ShardedDict
+from kvd.store.sharded import MASK, ShardedDict
 
 # Half of the keyspace's, so that the two dicts do not grow to their last size, which takes 4 ms, at the same key.
 FIRST_KEYS = 65_536
@@ -116,11 +116,9 @@ class Lifetimes:
     def clear(self, keys: Collection[str]) -> None:
         """Clear the deadlines and owners of ``keys``. Usually there are none, and that case is fast."""
         if self.count:
-            found = self._entries.present(keys)
-            if found:
-                for key in found:
-                    self._end(self._entries.dict_for(key), key)
-                self._schedule.compact(self.count, len(found))
+            ended = self._end_all(keys)
+            if ended:
+                self._schedule.compact(self.count, ended)
         if self.owners:
             self._disown(keys)
 
@@ -180,17 +178,17 @@ class Lifetimes:
 
     def _assign_all(self, keys: Collection[str], deadline: int) -> None:
         """As ``_assign_deadline`` for each key, column by column."""
-        new: list[Entry] = []
+        new, stale = list[Entry](), list[Entry]()
         dict_for = self._entries.dict_for
         for key, before in zip(keys, self._entries.find_all(keys), strict=True):
             if before is not None and before.wake_at <= deadline:
                 before.deadline = deadline
                 continue
-            if before is None:
-                self.count += 1
-            else:
-                self._schedule.cancel(before)
+            if before is not None:
+                stale.append(before)
             new.append(Entry(deadline, key, deadline))
+        self.count += len(new) - len(stale)
+        self._schedule.cancel_all(stale)
         entries = self._entries
         if not entries.is_sharded and len(entries.first) + len(new) <= entries.first_keys:
             entries.first.update([(entry.key, entry) for entry in new])
@@ -199,9 +197,14 @@ class Lifetimes:
                 dict_for(entry.key)[entry.key] = entry
         self._schedule.add_all(new)
 
-    def _end_all(self, keys: Collection[str]) -> None:
-        for key in self._entries.present(keys) if self.count else ():
-            self._end(self._entries.dict_for(key), key)
+    def _end_all(self, keys: Collection[str]) -> int:
+        """Clear the deadlines of ``keys``, column by column; return how many there were."""
+        found = self._entries.present(keys) if self.count else ()
+        first, shards = self._entries.first, self._entries.shards
+        gone = [first.pop(key) if key in first else shards[hash(key) & MASK].pop(key) for key in found]
+        self._schedule.cancel_all(gone)
+        self.count -= len(gone)
+        return len(gone)
 
     def _end(self, place: dict[str, Entry], key: str) -> None:
         self._schedule.cancel(place.pop(key))

@@ -81,6 +81,12 @@ class Schedule:
         entry.deadline = _GONE
         self.stale += 1
 
+    def cancel_all(self, entries: list[Entry]) -> None:
+        """As ``cancel``, for each of ``entries``."""
+        for entry in entries:
+            entry.deadline = _GONE
+        self.stale += len(entries)
+
     def take_due(self, now: int, max_entries: int) -> list[str]:
         """Return the keys whose deadline has passed, of the first ``max_entries``. Call ``compact`` afterwards.
 

@@ -16,7 +16,8 @@ window (``window.py``) decides how far back one can read, ``isolation.py`` wheth
 makes sure that they never go back.
 """
 
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections import deque
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from heapq import merge
 from itertools import chain, islice
 
@@ -29,7 +30,7 @@ from kvd.store.heads import FORGOTTEN, Head, head_at
 from kvd.store.lifetimes import KEEP_TTL, NO_EXPIRY, Expiry
 from kvd.store.loading import LoadableContents
 from kvd.store.numbers import parse_number
-from kvd.store.steps import STEP_KEYS, Steps
+from kvd.store.steps import STEP_KEYS, Steps, slices
 from kvd.store.window import Group, WindowLimits
 
 # One page of a scan visits at most this number of keys, including tombstones and keys of other versions. So it takes at
@@ -37,6 +38,8 @@ from kvd.store.window import Group, WindowLimits
 SCAN_VISITS = 8_192
 # Each batch of commits drops this number of keys more than it adds, so that the window shrinks to a lowered limit.
 DROP_BUDGET_KEYS = 8
+# Of a commit that is dropped, this number of keys is cut off in one step.
+CUT_KEYS = 2_048
 
 
 class Item(msgspec.Struct, array_like=True, gc=False, frozen=True):
@@ -60,6 +63,8 @@ class Store(LoadableContents):
     def __init__(self, limits: WindowLimits | None = None) -> None:
         super().__init__(limits)
         self._written_before = 0  # keys written or deleted before the last call of advance
+        # Commits of very many keys that were dropped, and what of them is not cut off yet.
+        self._uncut: deque[tuple[Group, Iterator[Sequence[Head]]]] = deque()
 
     # ------------------------------------------------------------------ reading
 
@@ -212,6 +217,8 @@ class Store(LoadableContents):
         written = self.counters.set_operations + self.counters.delete_operations
         budget_keys = written - self._written_before + DROP_BUDGET_KEYS
         self._written_before = written
+        if self._uncut:
+            self._cut_some()
         if self.retention.is_active:
             self.drop_history(budget_keys)
         elif dropped := self.window.drop(self.time, budget_keys):  # as drop_history does, with one call less
@@ -311,7 +318,7 @@ class Store(LoadableContents):
         """
         forgotten = self.retention.forget(self.time, budget_keys) if self.retention.is_active else 0
         dropped = self.window.drop(self.time, budget_keys)
-        return forgotten + self._cut(dropped) if dropped else forgotten
+        return forgotten + self._cut(dropped) + len(self._uncut)
 
     def trim_history(self, size: int, visible: int, budget_keys: int, *, even_pinned: bool) -> int:
         """Drop history until ``size`` bytes are freed, about ``budget_keys`` keys of it; return how many groups.
@@ -322,11 +329,26 @@ class Store(LoadableContents):
 
     def _cut(self, dropped: list[Group]) -> int:
         for group in dropped:
-            for head in group.heads:
-                head.previous = None
-            if group.has_tombstones:
-                self._forget_deleted(group)
+            if len(group.heads) <= CUT_KEYS:
+                self._cut_off(group, group.heads)
+            else:
+                self._uncut.append((group, slices(group.heads, CUT_KEYS)))
         return len(dropped)
+
+    def _cut_some(self) -> None:
+        """Go on with the first large commit that was dropped. No version that can be read needs its links."""
+        group, parts = self._uncut[0]
+        heads = next(parts, None)
+        if heads is None:
+            self._uncut.popleft()
+        else:
+            self._cut_off(group, heads)
+
+    def _cut_off(self, group: Group, heads: Sequence[Head]) -> None:
+        for head in heads:
+            head.previous = None
+        if group.has_tombstones:
+            self._forget_deleted(group, heads)
 
     @property
     def key_bytes(self) -> int:
@@ -338,9 +360,9 @@ class Store(LoadableContents):
         """The memory of keys, values and history."""
         return self._keyspace.bytes + self.counters.value_bytes + self.window.bytes
 
-    def _forget_deleted(self, group: Group) -> None:
-        """Remove the keys of the group's tombstones that were not set again: no readable version has their values."""
-        removed = self._keyspace.remove_all([head for head in group.heads if head.value is None])
+    def _forget_deleted(self, group: Group, heads: Sequence[Head]) -> None:
+        """Remove the keys that ``heads`` deleted and that were not set again: no readable version has their values."""
+        removed = self._keyspace.remove_all([head for head in heads if head.value is None])
         if group.author != EVICTED:
             self.forgotten_keys += len(removed)
         self._deleted.discard_all(removed)

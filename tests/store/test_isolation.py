@@ -331,3 +331,11 @@ def test_ranges_that_overlap_and_touch_are_one(committed: int) -> None:
     with pytest.raises(Conflict) as refused:
         validate(store, {}, [*within, ("k00100", None)], snapshot)
     assert {change.key for change in refused.value.changes} >= {"k00089", "k00150"}
+
+
+@either_way
+def test_a_conflict_tells_the_version_of_the_snapshot_of_a_key_that_has_changed_many_times_since() -> None:
+    store = filled("a", "b")
+    for number in range(1_000):
+        store.set({"a": b"%d" % number})
+    assert [(each.key, each.expected) for each in conflicts(store, ranges=[("a", "b")], snapshot=2)] == [("a", 1)]

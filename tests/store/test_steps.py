@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from kvd.store.heads import Head
 from kvd.store.history import versions, versions_in_steps
 from kvd.store.isolation import MAX_CHANGES, Range, Validation, validate
 from kvd.store.steps import Steps
-from kvd.store.store import Store
+from kvd.store.store import CUT_KEYS, Store
 from kvd.store.window import WindowLimits
 
 NAMES = [f"{letter}{number:02}" for letter in "abc" for number in range(30)]  # fewer than a conflict names
@@ -238,3 +239,18 @@ def test_the_store_notes_no_commits_for_those_that_have_gone() -> None:
         assert [head.key for head in commits.take()] == ["a"]
     store.set({"b": b"1"})
     assert list(commits.take()) == []
+
+
+def test_of_a_large_commit_that_leaves_the_history_a_bounded_number_of_keys_is_cut_off_in_one_step() -> None:
+    store, keys = Store(WindowLimits(max_commits=0)), [f"k{number:05}" for number in range(3 * CUT_KEYS)]
+    store.set(dict.fromkeys(keys, b"old"))
+    store.delete(keys)
+    left = [len(store)]
+    for _ in range(10):
+        store.advance(1)
+        store.set({"other": b"x"})
+        left.append(len(store) - 1)
+        assert store.get_many(keys[:3]) == [None] * 3
+    assert max(before - after for before, after in pairwise(left)) == CUT_KEYS
+    assert left[-1] == 0
+    assert list(store.keys_between("", None)) == ["other"]
