@@ -271,7 +271,7 @@ def test_a_malformed_address_is_a_value_error_at_once(address: str) -> None:
     ("address", "reason"),
     [
         ("/nonexistent/kvd.sock", "no such socket"), ("/dev/null", "no process listens there"),
-        ("", "Invalid argument"), ("x" * 108, "107 bytes"), ("tcp://127.0.0.1:1", "no process listens there"),
+        ("x" * 108, "107 bytes"), ("tcp://127.0.0.1:1", "no process listens there"),
         ("tcp://a..b:1", "not a host's name"), (f"tcp://{'x' * 64}:1", "not a host's name"),
     ],
     ids=lambda text: text[:20],
