@@ -189,11 +189,23 @@ def _pairs(reply: object) -> dict[str, str | int]:
     return dict(_list(reply))  # type: ignore[arg-type]  # raises for anything else, which the caller expects
 
 
-def _page(reply: object) -> tuple[list[Item], str | None]:
+def _page(reply: object, start: str) -> tuple[list[Item], str | None]:
     from kv.results import Item
 
     items, following = _list(reply)
-    return [Item(*item) for item in _list(items)], following  # type: ignore[misc, return-value]
+    return [Item(*item) for item in _list(items)], _following(following, start)  # type: ignore[misc]
+
+
+def _following(reply: object, start: str) -> str | None:
+    """Read where the page after the one from ``start`` begins. Raises ProtocolError unless that leads to an end."""
+    following = None if reply is None else _text(reply)
+    _check_progress(following is None or following > start)
+    return following
+
+
+def _check_progress(progresses: bool) -> None:
+    if not progresses:
+        raise ProtocolError("the daemon's pages do not go on: it returns one again", "bad_reply")
 
 
 def _seconds_left(reply: object) -> list[float | None]:
@@ -304,7 +316,7 @@ def largest(start: str, limit: int) -> Operation[tuple[dict[str, int], str | Non
 
     def read(reply: object) -> tuple[dict[str, int], str | None]:
         sizes, following = _list(reply)
-        return _numbers(sizes), None if following is None else str(following)
+        return _numbers(sizes), _following(following, start)
 
     return Operation(("largest", start, limit), read)
 
@@ -434,7 +446,9 @@ def scan(
     start: str, end: str | None, limit: int, at: int | None, keys_only: bool
 ) -> Operation[tuple[list[Item], str | None]]:
     """One page of keys in order, and where the next page begins."""
-    return Operation(("scan", start, end, limit, _bare(at), keys_only), _page, store_id=store_of(at))
+    return Operation(
+        ("scan", start, end, limit, _bare(at), keys_only), lambda reply: _page(reply, start), store_id=store_of(at)
+    )
 
 
 def begin() -> Operation[Position]:
@@ -449,19 +463,37 @@ def end(snapshot: int, protocol: object) -> Operation[bool]:
 
 def history(key: str, limit: int, before: int | None) -> Operation[list[Version]]:
     """One page of a key's versions, newest first."""
+
+    def read(reply: object, position: type[Position] = Position) -> list[Version]:
+        versions = _versions(reply, position)
+        _check_progress(before is None or not versions or versions[-1].version < before)
+        return versions
+
     request = ("history", text(key), limit, _bare(before))
-    return Operation(request, _versions, store_id=store_of(before), has_positions=True)
+    return Operation(request, read, store_id=store_of(before), has_positions=True)
 
 
 def log(first: int | None, limit: int, store_id: str | None = None) -> Operation[list[Commit]]:
     """One page of commits, oldest first, from version ``first`` of the store ``store_id`` (None: of any) on."""
-    return Operation(("log", _bare(first), limit), _commits, store_id=store_id, has_positions=True)
+
+    def read(reply: object, position: type[Position] = Position) -> list[Commit]:
+        commits = _commits(reply, position)
+        _check_progress(first is None or not commits or commits[-1].version >= first)
+        return commits
+
+    return Operation(("log", _bare(first), limit), read, store_id=store_id, has_positions=True)
 
 
 def newest_commits(before: int | None, limit: int) -> Operation[list[Commit]]:
     """One page of the newest commits below version ``before``, oldest first."""
+
+    def read(reply: object, position: type[Position] = Position) -> list[Commit]:
+        commits = _commits(reply, position)
+        _check_progress(before is None or not commits or commits[0].version < before)
+        return commits
+
     request = ("log", None, limit) if before is None else ("log", None, limit, int(before))
-    return Operation(request, _commits, store_id=store_of(before), has_positions=True)
+    return Operation(request, read, store_id=store_of(before), has_positions=True)
 
 
 def version_at(time_us: int) -> Operation[Position]:

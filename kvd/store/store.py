@@ -23,12 +23,13 @@ from itertools import chain, islice
 
 import msgspec
 
+from kvd.protocol.numbers import is_number
 from kvd.store.authors import EVICTED, EXPIRED, NO_AUTHOR, Author
 from kvd.store.errors import KeysNotFound, NotANumber, SnapshotGone, VersionAhead
 from kvd.store.heads import FORGOTTEN, Head, head_at
 from kvd.store.lifetimes import KEEP_TTL, NO_EXPIRY, Expiry
 from kvd.store.loading import LoadableContents
-from kvd.store.numbers import is_number, parse_number
+from kvd.store.numbers import parse_number
 from kvd.store.steps import STEP_KEYS, Steps, slices
 from kvd.store.window import Group, WindowLimits
 

@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import signal
+import socket
 import subprocess
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.harness.daemon import Daemon
+from tests.harness.processes import kill
 from tests.harness.waiting import DEADLINE_S, eventually
 
 if TYPE_CHECKING:
@@ -215,6 +217,49 @@ def test_a_closed_pipe_ends_the_watch_quietly_without_a_change(kv: "Kv") -> None
     assert process.wait(DEADLINE_S) == 141
     assert process.stderr is not None
     assert process.stderr.read() == b""
+
+
+@pytest.mark.parametrize("command", [[], ["--", "cat"]], ids=["prints", "runs a command"])
+@pytest.mark.parametrize("kind", ["socket", "pipe"])
+def test_the_watch_ends_when_the_reader_of_its_output_has_gone(kv: "Kv", kind: str, command: list[str]) -> None:
+    """A socket is the output below socat, and below sshd where there is no terminal."""
+    kv.ok("set", "a=the end")
+    ours, theirs = (end.detach() for end in socket.socketpair()) if kind == "socket" else os.pipe()
+    process = kv.start("watch", "--since", "0", *command, stdout=theirs)
+    os.close(theirs)
+    try:
+        output = b""
+        while not output.rstrip().endswith(b"the end"):  # a socket that is closed with unread data is an error, too
+            output += os.read(ours, 100)
+        os.close(ours)
+        assert process.wait(DEADLINE_S) == 141
+    finally:
+        kill(process)
+
+
+def test_the_watch_goes_on_for_a_reader_that_sends_nothing_more(kv: "Kv") -> None:
+    """As sshd does when the standard input of ``ssh -n`` has ended: the same socket is the output."""
+    kv.ok("set", "a=1")
+    ours, theirs = socket.socketpair()
+    ours.settimeout(DEADLINE_S)
+    with ours, theirs:
+        ours.shutdown(socket.SHUT_WR)
+        process = kv.start("watch", "--since", "0", "--count", "2", stdout=theirs)
+        try:
+            assert ours.recv(1)
+            # While no change comes, the command looks for its reader: it has done so when it sleeps a second time.
+            switches = voluntary_switches(process)
+            eventually(lambda: voluntary_switches(process) > switches + 1, "for a look at the reader")
+            kv.ok("set", "a=2")
+            assert process.wait(DEADLINE_S) == 0
+        finally:
+            kill(process)
+
+
+def voluntary_switches(process: "subprocess.Popen[bytes]") -> int:
+    """How often the process went to sleep; -1 if it has ended."""
+    lines = pathlib.Path(f"/proc/{process.pid}/status").read_text().splitlines()
+    return next((int(line.split()[1]) for line in lines if line.startswith("voluntary_ctxt_switches")), -1)
 
 
 def test_a_restart_of_the_daemon_loses_nothing(

@@ -365,7 +365,7 @@ def test_a_client_cannot_pose_as_the_server_in_its_commits(client: "InMemoryClie
     one = client.another(uid=None)
     one.peer.authenticate_as(Identity(**{shown: name}))
     one.ask("set", {"a": b""})
-    assert client.ask("history", "a", 1)[0][3] == [None, None, f"another ({name})"]
+    assert client.ask("history", "a", 1)[0][3] == [None, None, f"{shown} {name}"]
 
 
 def test_over_tcp_each_authenticated_identity_is_a_user(connect: Connect) -> None:

@@ -6,6 +6,7 @@ from kv.cli.context import Context, checked_key, checked_keys
 from kv.cli.escape import show
 from kv.cli.failures import UsageError
 from kv.cli.numbers import plural
+from kv.cli.output import read_some, write_all
 from kv.cli.parser import Parser, set_completer
 from kv.cli.writing import SyncOption, add_sync
 from kvd.protocol import exits
@@ -122,5 +123,5 @@ def _confirmed(prefix: str, count: int) -> bool:
     """Ask whether to delete. Raises UsageError if there is no terminal."""
     if not (os.isatty(0) and os.isatty(2)):
         raise UsageError(f"{count} keys begin with {prefix!r}; add --yes to delete them without a question")
-    os.write(2, f"Delete the {count} keys that begin with {show(prefix)}? [y/N] ".encode())
-    return os.read(0, 1024).strip().lower() in (b"y", b"yes")
+    write_all(2, f"Delete the {count} keys that begin with {show(prefix)}? [y/N] ".encode())
+    return read_some(0, 1024).strip().lower() in (b"y", b"yes")

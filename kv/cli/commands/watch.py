@@ -3,7 +3,7 @@
 import os
 
 from kv.cli.commands.history import event_text
-from kv.cli.context import Context, checked_key, history_point
+from kv.cli.context import Context, checked_prefix, history_point
 from kv.cli.failures import OutputFailed, UsageError
 from kv.cli.parser import CommonOptions, Parser, set_completer
 from kv.cli.patience import Patience
@@ -33,8 +33,8 @@ is skipped when the daemon has another one.
 
 A COMMAND is run for each change, one after the other, with KVD_KEY, KVD_VERSION, KVD_POSITION and KVD_EVENT (set,
 deleted, or resync, which has no key) in its environment, the value on its standard input, and in KVD_VALUE if it is
-text of up to 64 KiB. If it cannot be run, watching ends, or does not begin; how it ends does not matter. Ctrl-C ends
-with exit code 130.
+text of up to 64 KiB. If it cannot be run, watching ends, or does not begin; how it ends does not matter. Watching
+ends, too, when the reader of standard output has gone. Ctrl-C ends with exit code 130.
 """
 _MAX_IN_ENVIRONMENT_BYTES = 64 * 1024
 _CHECK_INTERVAL_S = 1.0  # between checks whether the output still has a reader
@@ -69,7 +69,7 @@ def run(context: Context, options: Options) -> int:
         raise UsageError(f"one prefix at a time: {options.operands[1]!r} is too many; write a command after '--'")
     if options.command and options.json:
         raise UsageError("--json is for what is printed; a command gets the change in its environment")
-    prefix = "".join(checked_key(operand) for operand in options.operands if operand)
+    prefix = checked_prefix(*options.operands)
     point = history_point(options.since, "--since")
     handler = ChangeHandler(context, options)
     if options.command:
@@ -84,18 +84,21 @@ def run(context: Context, options: Options) -> int:
                 change = watch.wait(_CHECK_INTERVAL_S)
                 if change is not None:
                     handler.handle(change)
-                elif not options.command:
+                else:
                     _check_reader()
     return exits.OK
 
 
 def _check_reader() -> None:
-    """Raise OutputFailed if the output has no reader any more. Without a change, no write would notice that."""
+    """Raise OutputFailed if the output has no reader any more. Without a change, no write would notice that.
+
+    A pipe has an error then, a socket is hung up. A peer that only sends no more (POLLRDHUP) may still read.
+    """
     import select
 
     poll = select.poll()
     poll.register(1, 0)
-    if any(events & (select.POLLERR | select.POLLNVAL) for _, events in poll.poll(0)):
+    if any(events & (select.POLLERR | select.POLLHUP | select.POLLNVAL) for _, events in poll.poll(0)):
         raise OutputFailed(BrokenPipeError("the output has no reader"))
 
 
