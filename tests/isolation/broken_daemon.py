@@ -18,6 +18,7 @@ from kvd.engine.snapshots import Snapshots
 from kvd.requests.needs import Needs
 from kvd.store import isolation
 from kvd.store.errors import Conflict
+from kvd.store.heads import Head
 from kvd.store.idempotency import IdempotencyCache
 from kvd.store.isolation import Validation
 from kvd.store.store import Store
@@ -69,22 +70,21 @@ def overlooks_ranges() -> None:
     )
 
 
-@bug
-def overlooks_deletions_in_ranges() -> None:
-    def make(changed_in: Function) -> Function:
-        return lambda *args: (head for head in changed_in(*args) if head.value is not None)
-
-    replace(isolation, "_changed_in", make)
-    replace(Validation, "_note", lambda note: lambda self, head: None if head.value is None else note(self, head))
+def overlook_in_ranges(sees: Callable[[Head], bool]) -> None:
+    """Let the validation of ranges, at once and in steps, see only those of the changed heads."""
+    replace(isolation, "_changed_in", lambda changed_in: lambda *args: filter(sees, changed_in(*args)))
+    replace(Validation, "_note", lambda note: lambda self, head: note(self, head) if sees(head) else None)
     replace(Validation, "_through_keys", lambda _: lambda self: repeat(None))
 
 
 @bug
-def overlooks_new_keys_in_ranges() -> None:
-    def make(changed_in: Function) -> Function:
-        return lambda *args: (head for head in changed_in(*args) if head.previous and head.previous.value is not None)
+def overlooks_deletions_in_ranges() -> None:
+    overlook_in_ranges(lambda head: head.value is not None)
 
-    replace(isolation, "_changed_in", make)
+
+@bug
+def overlooks_new_keys_in_ranges() -> None:
+    overlook_in_ranges(lambda head: head.previous is not None and head.previous.value is not None)
 
 
 @bug
