@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 DEFAULT_TIMEOUT_S = 5.0
 MAX_TIMEOUT_S = 1_000_000_000  # the system's calls take about nine times that
 MAX_BUSY_POLL_US = 1_000_000
+_MAX_TOKEN_FILE_BYTES = 4096
 
 
 class ClientSettings:
@@ -97,20 +98,50 @@ class ClientSettings:
 
         A token is a password: it never goes to another host in clear.
         """
-        token = read_token(self.token_file) if is_network(address) else None
+        token = read_token(self.token_file, self.timeout) if is_network(address) else None
         if token is not None and address.startswith("tcp://") and not is_loopback(address):
             raise KvdError(f"the token would go to {address} in clear: write tls:// instead of tcp://", "token_file")
         return token
 
 
-def read_token(path: str | None) -> str | None:
-    """Return the token in the file at ``path``, else ``$KVD_TOKEN_FILE``; None without either. Raises KvdError."""
+def read_token(path: str | None, timeout_s: float | None) -> str | None:
+    """Return the token in the file at ``path``, else ``$KVD_TOKEN_FILE``; None without either. Raises KvdError.
+
+    The file may be a pipe, as of a shell's ``<(command)``, which is waited for at most ``timeout_s``.
+    """
     path = path or os.environ.get("KVD_TOKEN_FILE")
     if not path:
         return None
     try:
-        with open(path, encoding="utf-8") as file:
-            return file.read(4096).strip()
+        content = _read_in_time(path, timeout_s)
+        return content.decode("utf-8-sig").strip()  # without a byte order mark
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise KvdError(f"cannot read the token file {path}: {reason}", "token_file") from error
+
+
+def _read_in_time(path: str, timeout_s: float | None) -> bytes:
+    """Return the first bytes of a file. Raises OSError, also if they do not come in time."""
+    import select
+    import time
+
+    deadline = None if timeout_s is None else time.monotonic() + timeout_s
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    content = b""
+    try:
+        poll = select.poll()
+        poll.register(descriptor, select.POLLIN)
+        while len(content) < _MAX_TOKEN_FILE_BYTES:
+            left_ms = None if deadline is None else max(0.0, deadline - time.monotonic()) * 1000
+            if not poll.poll(left_ms):
+                raise TimeoutError(None, "nothing has written to it in time")
+            try:
+                part = os.read(descriptor, _MAX_TOKEN_FILE_BYTES - len(content))
+            except BlockingIOError:
+                continue
+            if not part:
+                break
+            content += part
+    finally:
+        os.close(descriptor)
+    return content

@@ -131,6 +131,10 @@ class CommitLog:
         """The number of the segment that is being written."""
         return self._segment.number
 
+    def is_in_place(self) -> bool:
+        """Return whether the segment that is written is still in the directory. Only while the worker does nothing."""
+        return self._disk.is_named(self._segment.descriptor, names.log(self._segment.number))
+
     # ------------------------------------------------------------------ in the loop
 
     def reserve(self, size: int) -> None:

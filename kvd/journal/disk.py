@@ -38,6 +38,14 @@ class Disk:
         """Return the size of a file in bytes."""
         return os.stat(name, dir_fd=self._descriptor, follow_symlinks=False).st_size
 
+    def is_named(self, descriptor: int, name: str) -> bool:
+        """Return whether ``name`` still names the open file."""
+        try:
+            named = os.stat(os.path.join(self.directory, name), follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return os.path.samestat(os.fstat(descriptor), named)
+
     def read(self, name: str, max_bytes: int | None = None) -> bytes:
         """Return a file, or the first ``max_bytes`` of it."""
         with self._opened(name, os.O_RDONLY) as descriptor:

@@ -2,13 +2,14 @@
 
 0000000007.log          segment 7 of the commit log
 0000000007.checkpoint   everything before segment 7, and perhaps some of it
-*.tmp                   unfinished, useless, and removed at the next start
+NNNNNNNNNN.*.tmp        one of these, unfinished, useless, and removed at the next start
 lock                    held by the daemon that uses the directory
 unfinished-copy         a restore or salvage was interrupted: the other files are incomplete
 """
 
 _DIGITS = 10
 LOCK = "lock"
+LOST_AND_FOUND = "lost+found"  # in the root of each ext4 volume
 UNFINISHED_COPY = "unfinished-copy"
 _LOG, _CHECKPOINT, _UNFINISHED = ".log", ".checkpoint", ".tmp"
 
@@ -29,8 +30,15 @@ def unfinished(name: str) -> str:
 
 
 def is_unfinished(name: str) -> bool:
-    """Whether this is the name of an unfinished file."""
-    return name.endswith(_UNFINISHED)
+    """Whether this is the name of an unfinished segment or checkpoint; no other file is ever removed."""
+    finished = [name.removesuffix(_UNFINISHED)]
+    return name.endswith(_UNFINISHED) and bool(_numbers(finished, _LOG) or _numbers(finished, _CHECKPOINT))
+
+
+def is_ours(name: str) -> bool:
+    """Whether a file of this name shows that the directory is a data directory."""
+    finished = [name.removesuffix(_UNFINISHED)]
+    return name == UNFINISHED_COPY or bool(_numbers(finished, _LOG) or _numbers(finished, _CHECKPOINT))
 
 
 def log_numbers(names: list[str]) -> list[int]:

@@ -16,6 +16,7 @@ rules, what is not allowed is denied. The daemon's own user and root may always 
 import os
 from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Iterable
+from functools import cache
 from itertools import accumulate
 from typing import ClassVar
 
@@ -259,6 +260,16 @@ class Access:
         )
 
 
+@cache
+def has_all_ids() -> bool:
+    """Whether every uid has a name in this user namespace, so that 65534 is a user and not "any unknown one"."""
+    try:
+        with open("/proc/self/uid_map", encoding="ascii") as file:
+            return file.read().split() == ["0", "0", str(2**32 - 1)]
+    except OSError:
+        return False
+
+
 def is_trusted(uid: int | None) -> bool:
     """Whether this is root or the daemon's own user."""
-    return uid is not None and uid in (0, os.geteuid()) and uid != OVERFLOW_ID
+    return uid is not None and uid in (0, os.geteuid()) and (uid != OVERFLOW_ID or has_all_ids())

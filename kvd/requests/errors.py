@@ -31,9 +31,15 @@ class RequestError(Exception):
         return error_reply(self.code, self.message, **self.fields)
 
 
+def shown(text: str) -> str:
+    """Return ``text`` as it can be sent: a path in it may be any bytes."""
+    return text if text.isascii() else text.encode(errors="backslashreplace").decode()
+
+
 def error_reply(code: str, message: str, **fields: object) -> dict[str, object]:
     """Return an error map. The message is cut, because a peer must not determine its length."""
     assert code in CODES, code
+    message = shown(message)
     if len(message) > _MESSAGE_CHARACTERS:
         message = message[:_MESSAGE_CHARACTERS] + "…"
     return {"error": code, "message": message, **fields}

@@ -5,9 +5,11 @@ least; or when an administrator asks for one. One is written at a time, in slice
 """
 
 import asyncio
+import errno
 import logging
 import secrets
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
@@ -21,6 +23,9 @@ from kvd.requests.errors import RequestError
 from kvd.service.storage import Storage
 
 logger = logging.getLogger(__name__)
+
+# How often a busy log looks whether its file is still in the directory.
+_LOOK_S = 1.0
 
 
 class Checkpoints(Protocol):
@@ -69,7 +74,12 @@ class DiskCheckpoints:
     """Writes checkpoints of ``database`` beside the log of ``storage``."""
 
     def __init__(
-        self, storage: Storage, database: Database, durability: LogDurability, loop: asyncio.AbstractEventLoop
+        self,
+        storage: Storage,
+        database: Database,
+        durability: LogDurability,
+        loop: asyncio.AbstractEventLoop,
+        on_failure: Callable[[BaseException], None],
     ) -> None:
         self.policy = storage.config.sync
         self._config = storage.config
@@ -86,7 +96,10 @@ class DiskCheckpoints:
         self._one_more = False
         self._is_stopping = False
         self._failures = 0
+        self._on_failure = on_failure
+        self._look_at = loop.time()
         durability.subscribe(self._begin_if_due)
+        durability.subscribe(self._look_after_file)
 
     async def start(self) -> None:
         """Raise the first ceiling if versions are shown early, and delete the keys of connections that have ended."""
@@ -99,6 +112,16 @@ class DiskCheckpoints:
         grown = self._log.bytes - self._logged_at
         if self._task is None and grown >= max(self._config.checkpoint_bytes, self._checkpoint_bytes):
             self.begin()
+
+    def _look_after_file(self) -> None:
+        """Fail if the file that is written is not in the directory any more: the next start would not find it."""
+        now = self._loop.time()
+        if now < self._look_at or self._durability.writer.is_busy:
+            return
+        self._look_at = now + _LOOK_S
+        if not self._log.is_in_place():
+            text = "its file was removed or replaced in the data directory"
+            self._on_failure(OSError(errno.ESTALE, text))
 
     def begin(self) -> None:
         """Write a checkpoint of all that is there now, after the one that is being written, if there is one."""

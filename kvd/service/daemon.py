@@ -18,7 +18,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 from kvd.protocol import exits
 from kvd.service.errors import StartError
@@ -89,12 +89,25 @@ class ReadyPipe:
             raise ParentGone from None
 
 
+class Lock(Protocol):
+    """A lock that passes to the daemon."""
+
+    def descriptors(self) -> list[int]:
+        """The descriptors that hold it."""
+
+    def close(self) -> None:
+        """Forget it in this process."""
+
+    def release(self) -> None:
+        """Give it up."""
+
+
 def daemonize(
     run: Callable[[ReadyPipe], int],
     *,
     lock: LockFile,
     preserve: list[int],
-    further_locks: Sequence[LockFile] = (),
+    further_locks: Sequence[Lock] = (),
     confirm: Callable[[], None],
 ) -> int:
     """Run ``run`` in a detached process; return the exit code of this one.
@@ -105,8 +118,8 @@ def daemonize(
     no other process.
     """
     reading, writing = os.pipe()
-    context = _context(lock, [writing, *preserve, *(each.fileno() for each in further_locks)])
-    locks = [*further_locks, lock]
+    context = _context(lock, [writing, *preserve, *(number for each in further_locks for number in each.descriptors())])
+    locks: list[Lock] = [*further_locks, lock]
     sys.stdout.flush()
     sys.stderr.flush()
     # Signals are caught before there is a daemon that would miss them.
@@ -152,7 +165,7 @@ def _context(lock: LockFile, preserve: list[int]) -> Any:  # noqa: ANN401 - the 
 def _be_daemon(
     run: Callable[[ReadyPipe], int],
     pipe: ReadyPipe,
-    locks: list[LockFile],
+    locks: list[Lock],
     context: Any,  # noqa: ANN401 - the library has no types
 ) -> NoReturn:
     """Detach, run, and exit without the exit handlers of the process that forked. Runs in the child."""

@@ -21,7 +21,12 @@ class ConfigError(StartError):
         super().__init__(exits.CONFIGURATION, text)
 
 
+def one_line(text: str) -> str:
+    """Return ``text`` with everything escaped that would change a terminal or forge a line."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
 def print_error(text: str, exit_code: int) -> int:
     """Print an error on stderr, as one line of ``kv``; return the exit code."""
-    print(f"kv: error: {text}", file=sys.stderr, flush=True)
+    print(f"kv: error: {one_line(text)}", file=sys.stderr, flush=True)
     return exit_code

@@ -19,6 +19,7 @@ from types import TracebackType
 
 from kvd.protocol import exits
 from kvd.service.errors import StartError
+from kvd.service.trusted_files import is_ours
 
 
 class AlreadyRunning(StartError):
@@ -26,7 +27,9 @@ class AlreadyRunning(StartError):
 
     def __init__(self, path: str, pid: int | None) -> None:
         holder = f"pid {pid}" if pid is not None else "starting right now"
-        super().__init__(exits.ALREADY_RUNNING, f"already running: {holder} (lock {path}); stop it with: kv shutdown")
+        super().__init__(
+            exits.ALREADY_RUNNING, f"already running: {holder} (lock {path}); stop it with: kv shutdown{kill}"
+        )
         self.path = path
         self.pid = pid
 
@@ -72,6 +75,10 @@ class LockFile:
             os.close(descriptor)
             text = f"the lock file {self.path} is not a regular file, or it has hard links; remove it"
             raise StartError(exits.IO_ERROR, text)
+        if not is_ours(found.st_uid):
+            os.close(descriptor)
+            text = f"the lock file {self.path} belongs to uid {found.st_uid}; remove it, or choose another path"
+            raise StartError(exits.IO_ERROR, text)
         return descriptor
 
     def write_pid(self) -> None:
@@ -88,6 +95,10 @@ class LockFile:
         if self._descriptor is None:
             raise ValueError("the lock is not held")
         return self._descriptor
+
+    def descriptors(self) -> list[int]:
+        """The descriptor that holds the lock, as a list."""
+        return [self.fileno()]
 
     def release(self) -> None:
         """Unlink the file if it is still ours, and release the lock."""

@@ -24,8 +24,9 @@ from kvd.journal.disk import Disk, check_owner
 from kvd.journal.errors import Damaged, JournalError
 from kvd.journal.recovery import Progress
 from kvd.protocol import exits
+from kvd.service.directory_lock import DirectoryLock, foreign_content, is_harmless, reading
 from kvd.service.errors import StartError
-from kvd.service.locks import LockFile, exclude_daemon
+from kvd.service.trusted_files import make_directories
 
 # Opens a backup by the name that a person gave. The command line does that: its "-" is standard input.
 OpenBackup = Callable[[str], BinaryIO]
@@ -158,7 +159,7 @@ def _reading(directory: str) -> Iterator[Disk]:
     try:
         if not _is_data_directory(disk.names()):
             raise StartError(exits.FAILURE, f"{directory} is not a data directory: it holds no file of kvd")
-        with exclude_daemon(os.path.join(directory, names.LOCK)):
+        with reading(directory):
             yield disk
     finally:
         disk.close()
@@ -181,7 +182,9 @@ def _writing(directory: str) -> Iterator[Disk]:
         problem = check_owner(directory)
         if problem:
             raise StartError(exits.CONFIGURATION, f"{directory}: {problem}")
-        lock = LockFile(os.path.join(directory, names.LOCK))
+        if foreign_content(directory) is not None:
+            _check_empty(directory)
+        lock = DirectoryLock(directory)
         lock.acquire()
         disk = Disk(directory)
     try:
@@ -195,7 +198,7 @@ def _writing(directory: str) -> Iterator[Disk]:
 
 
 def _make(directory: str) -> None:
-    os.makedirs(directory, 0o700)
+    make_directories(directory)
     parent = Disk(os.path.dirname(os.path.abspath(directory)))
     parent.sync_directory()
     parent.close()
@@ -204,7 +207,7 @@ def _make(directory: str) -> None:
 def _check_empty(directory: str) -> None:
     present = os.listdir(directory)
     ours = {names.LOCK, names.UNFINISHED_COPY, *leftovers(present)}
-    others = sorted(set(present) - ours)
+    others = sorted(name for name in set(present) - ours if not is_harmless(directory, name))
     if others:
         raise StartError(exits.USAGE, f"{directory} is not empty: it has {others[0]}; name an empty directory")
 

@@ -15,21 +15,24 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 
 from kvd import __version__
 from kvd.engine.replay import Replay
 from kvd.requests.access import Access
-from kvd.requests.errors import RequestError
+from kvd.requests.errors import RequestError, shown
 from kvd.server.session import GOODBYE, Session
 from kvd.service import logs, systemd
 from kvd.service.config.changes import changes
 from kvd.service.config.sections import Config
-from kvd.service.errors import ConfigError
+from kvd.service.errors import ConfigError, StartError
 from kvd.service.http import HttpSockets
 from kvd.service.resources import freeze_garbage_collector, raise_descriptor_limit, resident_bytes
 from kvd.service.restart_fence import RestartFence
+from kvd.service.signals import EarlySignals
 from kvd.service.storage import Storage
-from kvd.service.tls import server_context
+from kvd.service.tls import fingerprint, log_warnings, server_context
+from kvd.service.unix_socket import OwnSocket
 from kvd.service.upkeep import feed_watchdog
 from kvd.service.wiring import build, limit_memory, window_limits
 
@@ -53,7 +56,12 @@ class Daemon:
         fence: RestartFence,
         storage: Storage | None = None,
         http: HttpSockets | None = None,
+        signals: EarlySignals | None = None,
+        own: OwnSocket | None = None,
     ) -> None:
+        self._signals = signals or EarlySignals()
+        self._own = own
+        self._certificates = fingerprint(config.listen)
         self.config = config
         self._http = http
         self._tls = tls
@@ -85,9 +93,11 @@ class Daemon:
     async def run(self, ready: Callable[[], None]) -> None:
         """Serve until a signal or a request stops the daemon. ``ready`` is called once connections are accepted."""
         loop = self._loop
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in self._signals.stopping:
             loop.add_signal_handler(number, self._stop_for, number)
         loop.add_signal_handler(signal.SIGHUP, self._reload_for_signal)
+        for came in self._signals.take():  # before the loop could act on it
+            loop.call_soon(self._reload_for_signal if came == signal.SIGHUP else partial(self._stop_for, came))
         if os.getpid() == 1:
             # The first process of a container: orphans become its children, and it has none of its own to wait for.
             signal.signal(signal.SIGCHLD, signal.SIG_IGN)
@@ -105,6 +115,7 @@ class Daemon:
         ready()
         systemd.notify("READY=1", self._status_line())
         logger.info("started: kvd %s, pid %d, %s", __version__, os.getpid(), ", ".join(self._addresses()))
+        log_warnings(self.config)
 
         await self._stop.wait()
         systemd.notify("STOPPING=1", "STATUS=draining")
@@ -157,7 +168,7 @@ class Daemon:
             ("server", f"kvd {__version__}"),
             ("pid", os.getpid()),
             ("uptime_s", int(time.monotonic() - self._started)),
-            ("listening", " ".join(self._addresses())),
+            ("listening", shown(" ".join(self._addresses()))),
             ("activated", int(self._activated)),
             ("durability", self._checkpoints.policy),
             ("store_id", self._database.store_id),
@@ -213,14 +224,32 @@ class Daemon:
             self._server.set_access_rules(Access(new.access))
         if tls is not None:
             self._server.set_tls_context(tls)
+            certificates, self._certificates = self._certificates, fingerprint(new.listen)
+            if certificates != self._certificates:
+                reloadable.append("listen.tls_certificate: other certificates, for new connections")
         if authentication.tokens != tokens:
             self._server.set_tokens(tokens)
             reloadable.append("listen.token_file: other tokens")
         self._database.store.window.limits = window_limits(new.history)
         raise_descriptor_limit(new.limits)
         self._database.upkeep.arm()
+        if self._own is not None and not self._own.is_in_place():
+            reloadable.append(self._make_socket_again(self._own))
+        log_warnings(new)
         logger.info("reloaded: %s", "; ".join(reloadable) or "nothing has changed")
         return reloadable
+
+    def _make_socket_again(self, own: OwnSocket) -> str:
+        """Listen at the socket's path again after it was removed; return what was done, in words."""
+        try:
+            listening = own.bind_again()
+        except StartError as error:
+            logger.error("the socket is gone, and cannot be made again: %s", error)
+            return f"listen.socket: it is gone, and cannot be made again: {error}"
+        self._sockets = [(own.path, listening), *(each for each in self._sockets if each[0] != own.path)]
+        listen = self._server.listen(listening, self._make_session, own=True, goodbye=GOODBYE)
+        self._remaking = self._loop.create_task(listen)
+        return f"listen.socket: it was gone, and was made again at {own.path}"
 
     def _reload_for_signal(self) -> None:
         if self._stop.is_set():

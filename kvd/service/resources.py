@@ -4,6 +4,7 @@ import gc
 import logging
 import os
 import resource
+import sys
 
 from kvd.protocol.limits import Limits
 from kvd.service.config.sections import Memory
@@ -22,18 +23,32 @@ def freeze_garbage_collector() -> None:
 
 
 def memory_limit(memory: Memory) -> int:
-    """How many bytes may be in memory: as configured, or half of what the machine or the process's cgroup has."""
+    """How many bytes may be in memory: as configured, or half of what the machine and the cgroups allow."""
     if memory.max_bytes:
         return memory.max_bytes
     available = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return min(available, *cgroup_limits()) // 2
+
+
+def cgroup_limits(root: str = "/sys/fs/cgroup", own: str = "/proc/self/cgroup") -> list[int]:
+    """The limits of the process's cgroup (version 2) and of those above it: memory.max and memory.high."""
     try:
-        with open("/proc/self/cgroup", encoding="ascii") as file:
-            place = next(line for line in file if line.startswith("0::"))[3:].strip()
-        with open(f"/sys/fs/cgroup{place}/memory.max", encoding="ascii") as file:
-            available = min(available, int(file.read()))
-    except (OSError, ValueError, StopIteration):
-        pass  # the process is in no cgroup (version 2), or it says "max"
-    return available // 2
+        with open(own, encoding="utf-8", errors="surrogateescape") as file:
+            place = next(line for line in file if line.startswith("0::"))[3:].strip("/\n")
+    except (OSError, StopIteration):
+        return [sys.maxsize]
+    parts = place.split("/") if place else []
+    places = ["/".join((root, *parts[:count])) for count in range(len(parts) + 1)]
+    return [sys.maxsize, *(_number_in(f"{each}/memory.{kind}") for each in places for kind in ("max", "high"))]
+
+
+def _number_in(path: str) -> int:
+    """The number in a file of a cgroup; the greatest one if there is none ("max", or no file as in the root)."""
+    try:
+        with open(path, encoding="ascii") as file:
+            return int(file.read())
+    except (OSError, ValueError):
+        return sys.maxsize
 
 
 def raise_descriptor_limit(limits: Limits) -> None:

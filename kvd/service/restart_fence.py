@@ -16,10 +16,13 @@ a second, once.
 """
 
 import asyncio
+import errno
 import os
+import stat
 import time
 
 from kvd.protocol.near_cache import CLOCK_TICK_MS, LEASE_MS
+from kvd.service.trusted_files import is_ours
 
 SUFFIX = ".dirty"
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"
@@ -32,7 +35,7 @@ class RestartFence:
     def __init__(self, socket_path: str) -> None:
         self._path = socket_path + SUFFIX
         self._locked_at = time.monotonic()
-        self._boot = _read(_BOOT_ID)
+        self._boot = _boot_id()
 
     @property
     def left_s(self) -> float:
@@ -51,9 +54,12 @@ class RestartFence:
 
     def write(self) -> None:
         """Write the file. Call this before the first lease is granted. Raises OSError."""
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+        flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
         descriptor = os.open(self._path, flags, 0o600)
         try:
+            if not _is_our_file(descriptor):
+                raise FileExistsError(errno.EEXIST, "a file of another user is in its place", self._path)
+            os.ftruncate(descriptor, 0)
             os.write(descriptor, self._boot or b"unknown")
         finally:
             os.close(descriptor)
@@ -67,11 +73,27 @@ class RestartFence:
 
 
 def _read(path: str) -> bytes | None:
-    """The content of a short file; None if there is no file, empty if it cannot be read."""
+    """The content of our file; None if there is none, empty if it cannot be read.
+
+    In a directory such as /tmp any user may have made something of this name. That is passed over: a daemon of ours
+    would not have got the name, and so has granted no lease.
+    """
     try:
-        with open(path, "rb") as file:
-            return file.read(2 * _BOOT_ID_BYTES).strip()
-    except FileNotFoundError:
-        return None
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        return None if error.errno in (errno.ENOENT, errno.ELOOP, errno.ENXIO) else b""
+    with open(descriptor, "rb") as file:
+        return file.read(2 * _BOOT_ID_BYTES).strip() if _is_our_file(descriptor) else None
+
+
+def _is_our_file(descriptor: int) -> bool:
+    found = os.fstat(descriptor)
+    return stat.S_ISREG(found.st_mode) and found.st_nlink == 1 and is_ours(found.st_uid)
+
+
+def _boot_id() -> bytes:
+    try:
+        with open(_BOOT_ID, "rb") as file:
+            return file.read().strip()
     except OSError:
         return b""

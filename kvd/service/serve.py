@@ -24,11 +24,14 @@ from kvd.service.locks import LockFile
 from kvd.service.process import Daemon
 from kvd.service.progress import NullProgress, ProgressBar
 from kvd.service.restart_fence import RestartFence
+from kvd.service.signals import EarlySignals, Stopped
 from kvd.service.storage import DataDirectory, Storage
 from kvd.service.tcp_socket import bind_tcp_socket, check_exposure
 from kvd.service.tls import server_context
-from kvd.service.unix_socket import bind_unix_socket, make_directory, remove_socket, socket_inode
+from kvd.service.unix_socket import OwnSocket, make_directory
 from kvd.service.wiring import window_limits
+
+logger = logging.getLogger(__name__)
 
 LOCK_SUFFIX = ".lock"
 
@@ -40,9 +43,15 @@ def serve(
 
     ``bar`` makes the progress bar of a recovery.
     """
+    signals = EarlySignals()
+    if not daemon:  # else the process that waits for the daemon has handlers of its own
+        signals.catch()
     ensure_standard_fds()
     try:
-        return _Start(ConfigSources(flags, config_file), bar=bar).run(daemon=daemon)
+        return _Start(ConfigSources(flags, config_file), signals, bar=bar).run(daemon=daemon)
+    except Stopped as stopped:
+        logger.info("stopping: %s, before it served", stopped.name)
+        return 0
     except StartError as error:
         return print_error(error.text, error.exit_code)
 
@@ -63,8 +72,9 @@ def check_config(flags: Mapping[str, object], config_file: str | None) -> int:
 class _Start:
     """The foreground's part of a start: what it reads, opens and locks before there is a daemon."""
 
-    def __init__(self, sources: ConfigSources, *, bar: Callable[[], ProgressBar]) -> None:
+    def __init__(self, sources: ConfigSources, signals: EarlySignals, *, bar: Callable[[], ProgressBar]) -> None:
         self.sources = sources
+        self.signals = signals
         self.bar = bar
         self.config = sources.read()
         self.tokens = read_tokens(self.config)
@@ -86,11 +96,11 @@ class _Start:
         try:
             # In the foreground, so that starting a second daemon on the directory fails at once.
             if self.data is not None:
-                self.data.lock()
+                self.data.lock.acquire()
             return self._run_detached(process, lock) if daemon else process.run(_say_started)
         finally:
             if self.data is not None:
-                self.data.lock_file.release()
+                self.data.lock.release()
             lock.release()
 
     def _run_detached(self, process: "_DaemonProcess", lock: LockFile) -> int:
@@ -99,7 +109,7 @@ class _Start:
             lambda pipe: process.run(pipe.send_ready),
             lock=lock,
             preserve=[*logs.descriptors(process.handler), *(listening.fileno() for listening in passed)],
-            further_locks=[] if self.data is None else [self.data.lock_file],
+            further_locks=[] if self.data is None else [self.data.lock],
             confirm=lambda: ping(self.socket_path),
         )
 
@@ -112,29 +122,35 @@ class _DaemonProcess:
         self._listen = start.config.listen
         self.handler = handler
         self._fence = fence
+        self._own: OwnSocket | None = None
 
     def run(self, ready: Callable[[], None]) -> int:
         """Open the sockets, run the loop to its end, and remove the daemon's own sockets; return the exit code."""
         import uvloop
 
         start = self._start
+        start.signals.catch()
         logs.start(self.handler, start.config)
-        storage = None if start.data is None else start.data.open(start.bar)
-        own = [] if start.activated else [self._bind_unix()]
-        inode = socket_inode(start.socket_path)
         try:
-            sockets = [*start.activated, *own, *self._bind_tcp()]
+            start.signals.check()
+            storage = None if start.data is None else start.data.open(start.bar, start.signals.check)
+        except Stopped as stopped:
+            logger.info("stopping: %s, before it served", stopped.name)
+            return 0
+        self._own = None if start.activated else self._bind_unix()
+        try:
+            sockets = [*start.activated, *([] if self._own is None else [self._own.listening]), *self._bind_tcp()]
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                 addressed = [(self._address(each), each) for each in sockets]
                 failure = runner.run(self._serve(addressed, ready, storage))
         finally:
             start.http.close()
-            if own and inode is not None:
-                remove_socket(start.socket_path, inode)
+            if self._own is not None:
+                self._own.remove()
         return exits.IO_ERROR if failure else 0
 
-    def _bind_unix(self) -> socket.socket:
-        return bind_unix_socket(self._start.socket_path, int(self._listen.socket_mode, 8), self._listen.socket_group)
+    def _bind_unix(self) -> OwnSocket:
+        return OwnSocket(self._start.socket_path, int(self._listen.socket_mode, 8), self._listen.socket_group)
 
     def _bind_tcp(self) -> list[socket.socket]:
         """Bind the TCP sockets and those for HTTP; return the former. Raises StartError."""
@@ -171,6 +187,8 @@ class _DaemonProcess:
             fence=self._fence,
             storage=storage,
             http=start.http,
+            signals=start.signals,
+            own=self._own,
         )
         await daemon.run(ready)
         return daemon.failure
@@ -193,6 +211,8 @@ def _directory_mode(config: Config) -> int:
 
 
 def _say_started() -> None:
+    if systemd.is_journal(1):
+        return  # no person reads it, and the log says so
     # Not print: at exit Python writes once more what print could not write, and the exit code becomes 120.
     try:
         os.write(1, b"Kvd started. Press ctrl-c to stop.\n")

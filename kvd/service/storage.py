@@ -6,7 +6,6 @@ Storage         what the running daemon writes to (``wiring.py``, ``checkpoints.
 
 import errno
 import logging
-import os
 import secrets
 import time
 from collections.abc import Callable
@@ -14,17 +13,16 @@ from collections.abc import Callable
 import msgspec
 
 from kvd.engine.replay import Replay
-from kvd.journal import names
 from kvd.journal.commit_log import CommitLog
-from kvd.journal.disk import Disk, check_owner
+from kvd.journal.disk import Disk
 from kvd.journal.errors import Damaged, JournalError
 from kvd.journal.records import Header
 from kvd.journal.recovery import Recovered, prepare_tail, recover
 from kvd.protocol import exits
 from kvd.service import systemd
 from kvd.service.config.sections import Data
+from kvd.service.directory_lock import DirectoryLock
 from kvd.service.errors import StartError
-from kvd.service.locks import LockFile
 from kvd.service.progress import NullProgress, ProgressBar
 from kvd.telemetry.metrics import SYNC_BOUNDS, Histogram
 
@@ -62,25 +60,15 @@ class DataDirectory:
         self._config = config
         self._contents = contents
         self._directory = config.dir
-        self.lock_file = LockFile(os.path.join(config.dir, names.LOCK))
+        self.lock = DirectoryLock(config.dir)
 
-    def lock(self) -> None:
-        """Take the directory, which is made if it is missing. Raises StartError."""
-        try:
-            os.makedirs(self._directory, 0o700, exist_ok=True)
-            problem = check_owner(self._directory)
-        except OSError as error:
-            raise StartError(exits.IO_ERROR, f"data directory {self._directory}: {error.strerror}") from None
-        if problem:
-            raise StartError(exits.CONFIGURATION, f"data directory {self._directory}: {problem}")
-        self.lock_file.acquire()
-
-    def open(self, bar: Callable[[], ProgressBar] = NullProgress) -> Storage:
-        """Recover what is there, and open the commit log. Raises StartError."""
-        self.lock_file.write_pid()
+    def open(self, bar: Callable[[], ProgressBar] = NullProgress, check: Callable[[], None] = lambda: None) -> Storage:
+        """Recover what is there, and open the commit log. Raises StartError, and what ``check`` raises meanwhile."""
+        self.lock.write_pid()
         try:
             disk = Disk(self._directory)
-            recovered = self._recover(disk, bar)
+            recovered = self._recover(disk, bar, check)
+            check()
             prepare_tail(disk, recovered)
             return self._open_log(disk, recovered)
         except JournalError as error:
@@ -90,7 +78,7 @@ class DataDirectory:
             full = " (the disk is full)" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
             raise StartError(exits.IO_ERROR, f"data directory {self._directory}: {error.strerror}{full}") from None
 
-    def _recover(self, disk: Disk, bar: Callable[[], ProgressBar]) -> Recovered:
+    def _recover(self, disk: Disk, bar: Callable[[], ProgressBar], check: Callable[[], None]) -> Recovered:
         begin = time.monotonic()
         reported = begin
 
@@ -98,6 +86,7 @@ class DataDirectory:
 
             def progress(done: int, size: int) -> None:
                 nonlocal reported
+                check()
                 shown.update(done, size)
                 now = time.monotonic()
                 if now - reported > _REPORT_S:

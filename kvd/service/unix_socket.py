@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from kvd.protocol import exits
 from kvd.protocol.address import MAX_UNIX_PATH_BYTES
 from kvd.service.errors import StartError
+from kvd.service.trusted_files import make_directories, unsafe_directory
 
 BACKLOG = 4096
 TEMPORARY_SUFFIX = ".new"
@@ -22,10 +23,10 @@ _NO_GROUP = 2**32 - 1  # for chown(2) this leaves the group as it is
 def bind_unix_socket(path: str, mode: int, group: str) -> socket.socket:
     """Return a socket that listens at ``path``. It replaces a socket there that no process serves any more.
 
-    The socket is bound under a temporary name, gets its mode and group, and starts to listen. Only then is it renamed
-    to ``path``. Call this in the process that will serve the socket, because clients see the pid of the process that
-    called listen(). Hold the lock of ``path``: then no other process uses the temporary name, and what a killed process
-    left there can be removed.
+    The socket is bound under a temporary name, with its mode, gets its group, and starts to listen. Only then is it
+    renamed to ``path``. Call this in the process that will serve the socket, because clients see the pid of the process
+    that called listen(). Hold the lock of ``path``: then no other process uses the temporary name, and what a killed
+    process left there can be removed.
 
     Raises StartError if a process listens there, something else is there, the path is too long, or the system refuses.
     """
@@ -34,16 +35,16 @@ def bind_unix_socket(path: str, mode: int, group: str) -> socket.socket:
     if length > MAX_UNIX_PATH_BYTES:
         text = f"the socket's path is too long: {path} with its temporary suffix has {length} bytes"
         raise StartError(exits.CONFIGURATION, f"{text}, of {MAX_UNIX_PATH_BYTES} allowed")
+    _refuse_unsafe_directory(path)
     refuse_occupied(path)
     gid = _group_id(group)
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         _remove_socket_at(temporary)
-        with _umask(0o177):
+        with _umask(0o777 & ~mode):  # no chmod: by a name, another file might get the mode
             listening.bind(temporary)
         if gid is not None:
             _give_to_group(temporary, gid, path, group)
-        os.chmod(temporary, mode)
         listening.listen(BACKLOG)
         listening.setblocking(False)
         os.rename(temporary, path)
@@ -54,6 +55,41 @@ def bind_unix_socket(path: str, mode: int, group: str) -> socket.socket:
             raise
         raise StartError(exits.IO_ERROR, f"cannot listen at {path}: {temporary}: {error.strerror}") from None
     return listening
+
+
+class OwnSocket:
+    """The socket that the daemon itself makes at ``path``, removes at its end, and makes again if it is gone."""
+
+    def __init__(self, path: str, mode: int, group: str) -> None:
+        self.path = path
+        self._mode, self._group = mode, group
+        self.listening = bind_unix_socket(path, mode, group)
+        self._inode = socket_inode(path)
+
+    def is_in_place(self) -> bool:
+        """Return whether clients that use the path come here."""
+        return self._inode is not None and socket_inode(self.path) == self._inode
+
+    def bind_again(self) -> socket.socket:
+        """Make the socket anew; the old one stays open for what is in its queue. Raises StartError."""
+        listening = bind_unix_socket(self.path, self._mode, self._group)
+        self._inode = socket_inode(self.path)
+        return listening
+
+    def remove(self) -> None:
+        """Unlink the path if it is still ours."""
+        if self._inode is not None:
+            remove_socket(self.path, self._inode)
+
+
+def _refuse_unsafe_directory(path: str) -> None:
+    """Raise StartError if other users can exchange the files beside ``path``."""
+    try:
+        problem = unsafe_directory(os.path.dirname(os.path.abspath(path)))
+    except OSError:
+        return  # bind() fails and says why
+    if problem is not None:
+        raise StartError(exits.CONFIGURATION, f"cannot listen at {path}: {problem}; or choose another path")
 
 
 def refuse_occupied(path: str) -> None:
@@ -81,8 +117,7 @@ def make_directory(path: str, mode: int = 0o700) -> None:
     """Make the directory of the file ``path``, and the directories above it, if they are missing. Raises StartError."""
     directory = os.path.dirname(path)
     try:
-        with _umask(0o777 & ~mode):  # makedirs() applies its mode to the last directory only
-            os.makedirs(directory, mode=mode, exist_ok=True)
+        make_directories(directory, mode)
     except OSError as error:
         raise StartError(exits.IO_ERROR, f"cannot make the directory {directory}: {error.strerror}") from None
 
@@ -115,11 +150,18 @@ def _group_id(group: str) -> int | None:
 
 
 def _give_to_group(temporary: str, gid: int, path: str, group: str) -> None:
+    # The directory is checked, and still: not by its name, and nothing but a socket of our own.
+    descriptor = os.open(temporary, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        os.chown(temporary, -1, gid)
+        found = os.fstat(descriptor)
+        if not stat.S_ISSOCK(found.st_mode) or found.st_uid != os.geteuid():
+            raise PermissionError(errno.EPERM, "it was exchanged")
+        os.chown(f"/proc/self/fd/{descriptor}", -1, gid)
     except OSError as error:
         text = f"cannot give {path} to the group {group}: {error.strerror}; the daemon must be a member, or root"
         raise StartError(exits.CONFIGURATION, text) from None
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager

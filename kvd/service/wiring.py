@@ -132,7 +132,7 @@ def build(
     )
     checkpoints: Checkpoints = NoCheckpoints()
     if storage is not None:
-        checkpoints = DiskCheckpoints(storage, database, log_durability, loop)
+        checkpoints = DiskCheckpoints(storage, database, log_durability, loop, on_failure)
     return Parts(database, engine.near_caches, checkpoints, slow_log, executor, server)
 
 

@@ -164,7 +164,7 @@ def _connected(plan: "Plan", codec: "Codec") -> "Stream":
     """Return a connection after the hello. Raises KvdError."""
     deadline = Deadline(plan.timeout_s)
     stream = open_stream(plan.address, deadline)
-    token = read_token(plan.token_file) if is_network(stream.address) else None
+    token = read_token(plan.token_file, plan.timeout_s) if is_network(stream.address) else None
     try:
         stream.send(frame(codec.encode([hello("kv bench", token).request])), deadline)
         payload = stream.receive_frame(deadline)

@@ -59,7 +59,7 @@ def _tcp_is_authenticated(settings: Settings) -> Problem | None:
     if not settings.value("listen.tcp") or _authenticates(settings):
         return None
     text = "TCP needs listen.token_file, a file with the token that clients must show, or listen.tls_client_ca"
-    return Problem("listen.tcp", text)
+    return Problem("listen.tcp", text + _and_encryption(settings.addresses("listen.tcp"), settings))
 
 
 def _tcp_is_encrypted(settings: Settings) -> Problem | None:
@@ -80,6 +80,7 @@ def _http_is_authenticated(settings: Settings) -> Problem | None:
     if settings.value("http.open") or not _http_on_tcp(settings) or _authenticates(settings):
         return None
     text = "HTTP on TCP needs listen.token_file, a file with the token that clients must show"
+    text += _and_encryption(_http_on_tcp(settings), settings)
     return Problem("http.listen", f"{text}; or, on loopback, --http-open, which lets any local user in")
 
 
@@ -87,6 +88,12 @@ def _http_is_encrypted(settings: Settings) -> Problem | None:
     if settings.value("http.open"):
         return None
     return _encryption_problem("http.listen", _http_on_tcp(settings), settings)
+
+
+def _and_encryption(addresses: Iterable[str], settings: Settings) -> str:
+    """What these addresses need besides, so that one error says all of it."""
+    needs_tls = _beyond_loopback(addresses) and not _has_certificate(settings)
+    return ", and beyond loopback TLS: set listen.tls_certificate too" if needs_tls else ""
 
 
 def _encryption_problem(key: str, addresses: Iterable[str], settings: Settings) -> Problem | None:

@@ -1,13 +1,14 @@
 """The configuration file: where it is looked for, whether it can be trusted, and what it holds."""
 
+import codecs
 import os
-import stat
 import tomllib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import msgspec
 
+from kvd.service import trusted_files
 from kvd.service.config.options import OPTIONS
 from kvd.service.config.sections import SECTIONS, TABLES
 from kvd.service.config.settings import Setting, absolute, setting
@@ -76,9 +77,18 @@ def find_file(environ: Mapping[str, str], named: str | None, directory: str) -> 
         except (FileNotFoundError, NotADirectoryError):
             continue
         except OSError as error:
+            if isinstance(error, PermissionError) and path != SYSTEM_FILE and _is_home_of_another(environ):
+                continue  # HOME was inherited from another user, as by setpriv
             # Not the defaults instead: the administrator wants this file to be used.
             raise ConfigError(f"cannot read {path}: {error.strerror}; --config FILE names another") from None
     return NO_FILE
+
+
+def _is_home_of_another(environ: Mapping[str, str]) -> bool:
+    try:
+        return os.stat(environ.get("HOME") or "/").st_uid != os.getuid()
+    except OSError:
+        return True
 
 
 def standard_places(environ: Mapping[str, str], uid: int) -> list[str]:
@@ -103,16 +113,13 @@ def _load(path: str) -> ConfigFile:
     return ConfigFile(path, _parse(path, _read(path)))
 
 
-def _open_without_waiting(path: str, flags: int) -> int:
-    # A FIFO must be rejected, not waited for.
-    return os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY)
-
-
 def _read(path: str) -> str:
     """Read a configuration file that only its owner can have written. Raises ConfigError and OSError."""
-    with open(path, "rb", opener=_open_without_waiting) as file:
-        _check_trust(path, os.fstat(file.fileno()).st_mode)
-        content = file.read(MAX_FILE_BYTES + 1)
+    try:
+        content = trusted_files.read(path, MAX_FILE_BYTES + 1).removeprefix(codecs.BOM_UTF8)
+    except trusted_files.Untrusted as error:
+        hint = "; a configuration must be one" if "regular" in str(error) else ""
+        raise ConfigError(f"{path}: {error}{hint}") from None
     if len(content) > MAX_FILE_BYTES:
         raise ConfigError(f"{path}: more than {MAX_FILE_BYTES} bytes; this is no configuration")
     try:
@@ -120,14 +127,6 @@ def _read(path: str) -> str:
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise ConfigError(f"{path}: line {line}: not UTF-8") from None
-
-
-def _check_trust(path: str, mode: int) -> None:
-    if not stat.S_ISREG(mode):
-        raise ConfigError(f"{path}: not a regular file; a configuration must be one")
-    if mode & (stat.S_IWGRP | stat.S_IWOTH):
-        shown = f"{stat.S_IMODE(mode):04o}"
-        raise ConfigError(f"{path}: users other than its owner can write it (mode {shown}); run: chmod go-w {path}")
 
 
 def _parse(path: str, text: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ the mistake is, so that it can be mended there, and what is allowed.
 """
 
 import os
+import re
 from collections.abc import Mapping
 
 import msgspec
@@ -24,7 +25,13 @@ from kvd.service.config.wording import suggestion
 from kvd.service.errors import ConfigError
 
 # Variables that kv reads elsewhere: neither options of the daemon nor mistakes.
-OTHER_VARIABLES = ("KVD_CONFIG", "KVD_DEBUG", "KVD_TIMEOUT", "KVD_CA_FILE", "KVD_CERTIFICATE_FILE", "KVD_KEY_FILE")
+OTHER_VARIABLES = (
+    "KVD_CONFIG", "KVD_DEBUG", "KVD_TIMEOUT", "KVD_CA_FILE", "KVD_CERTIFICATE_FILE", "KVD_KEY_FILE",
+    # What kv lock and kv watch tell the commands that they run.
+    "KVD_LOCK_TOKEN", "KVD_KEY", "KVD_VALUE", "KVD_VERSION", "KVD_EVENT",
+)  # fmt: skip
+# What Kubernetes and Docker's links set for services that are called kvd or kvd-something.
+_SERVICE_LINK = re.compile(r"KVD_(\w+_)?(SERVICE_(HOST|PORT)(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)")
 
 
 class ConfigSources:
@@ -102,6 +109,8 @@ def _from_environment(environ: Mapping[str, str], flags: Mapping[str, object], d
         if not name.startswith("KVD_") or name in OTHER_VARIABLES:
             continue
         if name not in options:
+            if _SERVICE_LINK.fullmatch(name):
+                continue
             hint = suggestion(name, [*options, *OTHER_VARIABLES])
             raise ConfigError(f"{name}: no such variable{hint or '; unset it'}")
         key = options[name].key

@@ -3,6 +3,7 @@
 It holds one token alone, or lines of a name and a token; the name is what access rules know a client by.
 """
 
+from kvd.service import trusted_files
 from kvd.service.config.sections import Config
 from kvd.service.errors import ConfigError
 
@@ -17,8 +18,9 @@ def read_tokens(config: Config) -> dict[str, str | None]:
     if not path:
         return {}
     try:
-        with open(path, encoding="utf-8") as file:
-            content = file.read(MAX_FILE_CHARACTERS + 1)
+        content = trusted_files.read(path, 4 * MAX_FILE_CHARACTERS + 4).decode("utf-8-sig")  # without a byte order mark
+    except trusted_files.Untrusted as error:
+        raise ConfigError(f"listen.token_file: {path}: {error}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"listen.token_file: cannot read {path}: {error}") from None
     if len(content) > MAX_FILE_CHARACTERS:
