@@ -92,7 +92,8 @@ class Database:
             self.outcomes,
             self._evict,
             lambda: self.visible,
-            lambda: buffer_bytes() + self.generations.table_bytes + self.journal.outstanding_bytes,
+            buffer_bytes,
+            lambda: self.generations.table_bytes + self.journal.outstanding_bytes,
             scheduler,
         )
         self.upkeep = HistoryUpkeep(store, contents.clock, self.scheduler)

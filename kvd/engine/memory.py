@@ -1,6 +1,6 @@
 """How much may be in memory, and what goes when it is full.
 
-Counted are keys, values, history and what the connections hold, in bytes of CPython objects. A write that would not fit
+Counted are keys, values, history and what waits for the disk, in bytes of CPython objects. A write that would not fit
 finds room in this order. If there is no room, the write is refused before any of it is made:
 
         1. history that no snapshot needs        oldest first
@@ -53,7 +53,9 @@ _OUTCOME_BYTES = 250
 class MemoryManager:
     """Makes room for what is written. ``evict`` deletes the keys of heads in a commit of its own.
 
-    ``visible`` gives the newest version that may be shown, ``buffer_bytes`` what the connections hold. While
+    ``visible`` gives the newest version that may be shown, ``engine_bytes`` what waits for the disk and the
+    table of near caches. ``buffer_bytes``, what the connections hold, is only told: it has a budget of its own, and no
+    data goes and no write is refused for it. While
     ``unshown_bytes`` of evictions may not be shown yet, ``release_history`` is to be called when more may be shown.
     """
 
@@ -64,6 +66,7 @@ class MemoryManager:
         evict: Callable[[list[Head]], None],
         visible: Callable[[], int],
         buffer_bytes: Callable[[], int],
+        engine_bytes: Callable[[], int],
         scheduler: Scheduler | None = None,
     ) -> None:
         self._store = store
@@ -72,7 +75,8 @@ class MemoryManager:
         self._outcomes = outcomes
         self._evict = evict
         self._visible = visible
-        self.buffer_bytes = buffer_bytes
+        self._connection_bytes = buffer_bytes
+        self._engine_bytes = engine_bytes
         self.max_bytes = 0
         self.max_keys = 0
         self._pressure_threshold = 2**64  # below this any write fits
@@ -156,7 +160,10 @@ class MemoryManager:
 
     def used_bytes(self) -> int:
         """What is in memory."""
-        return self._store_bytes() + self.buffer_bytes()
+        return self._data_bytes() + self._connection_bytes()
+
+    def _data_bytes(self) -> int:
+        return self._store_bytes() + self._engine_bytes()
 
     def _store_bytes(self) -> int:
         return (
@@ -173,7 +180,7 @@ class MemoryManager:
             "keys": store.key_bytes,
             "values": store.counters.value_bytes,
             "history": store.window.bytes,
-            "buffers": self.buffer_bytes(),
+            "buffers": self._connection_bytes() + self._engine_bytes(),
             "other": self._store_bytes() - store.memory_bytes,
         }
 
@@ -290,7 +297,7 @@ class MemoryManager:
         if self._excess(size) > 0:
             claim(None)
             yield from self._free_bytes(size)
-        used = self.used_bytes()
+        used = self._data_bytes()
         if self._excess(size) > 0:
             raise OutOfMemory(f"{used} bytes of memory are taken of {self.max_bytes}, and this needs {size}")
         if self._unshown and used + size > self.max_bytes + self.max_bytes // _UNSHOWN_PART:
@@ -320,7 +327,7 @@ class MemoryManager:
         shown = max(self._visible(), self._store.window.oldest_readable)
         while self._unshown and self._unshown[0][0] <= shown:
             self.unshown_bytes -= self._unshown.popleft()[1]
-        return self.used_bytes() - self.unshown_bytes + size - self.max_bytes
+        return self._data_bytes() - self.unshown_bytes + size - self.max_bytes
 
     # ------------------------------------------------------------------ what goes
 
@@ -329,7 +336,7 @@ class MemoryManager:
 
         ``changed``: how many keys changed. What is left of the excess is dropped with the next change.
         """
-        if self.max_bytes and (excess := self.used_bytes() - self.max_bytes) > 0:
+        if self.max_bytes and (excess := self._data_bytes() - self.max_bytes) > 0:
             self._store.trim_history(excess, self._visible(), TRIMMED_KEYS + changed, even_pinned=False)
 
     def _evict_some(self, quotas: Iterable[Quota], keys: int, size: int, *, forget: bool = False) -> list[Head]:

@@ -36,7 +36,12 @@ class HttpAuth:
         if _name(host) not in self._hosts:
             raise Problem(421, "misdirected", "the Host header does not name this daemon; see hosts in [http]")
         origin = request.headers.get(b"origin")
-        if origin is not None and origin.partition(b"://")[2].lower() != host.lower():
+        is_foreign = origin is not None and origin.lower() not in (
+            b"http://" + host.lower(),
+            b"https://" + host.lower(),
+        )
+        # A browser says so of requests that carry no Origin, such as those for an image.
+        if is_foreign or request.headers.get(b"sec-fetch-site", b"none") not in (b"none", b"same-origin"):
             raise Problem(403, "forbidden", "requests from a page of another origin are refused")
 
     def peer_of(self, request: Request, connected: Peer) -> Peer:
@@ -62,8 +67,12 @@ def unauthenticated(detail: str) -> Problem:
 
 
 def _name(host: bytes) -> bytes:
-    """Return a Host without its port."""
+    """Return a Host without its port; b"" if what follows the name is no port."""
     host = host.lower()
     if host.startswith(b"["):
-        return host.partition(b"]")[0] + b"]"
-    return host.partition(b":")[0].rstrip(b".")
+        name, bracket, rest = host.partition(b"]")
+        name += bracket
+    else:
+        name, colon, rest = host.partition(b":")
+        name, rest = name.rstrip(b"."), colon + rest
+    return name if not rest or (rest.startswith(b":") and (rest[1:] or b"0").isdigit()) else b""

@@ -22,6 +22,8 @@ from kvd.http.requests import Request
 
 MAX_HEAD_BYTES = 32 * 1024
 MAX_HEADERS = 100
+# About the memory of a request that waits, without its body.
+REQUEST_BYTES = 1024
 _SHORT = b"GET /v1/"
 _SHORT_BYTES = len(_SHORT)
 _TARGET_END = b" HTTP/1.1\r\n"
@@ -51,12 +53,12 @@ class Reader:
     __slots__ = (
         "_admit",
         "_body",
-        "_body_bytes",
         "_head_bytes",
         "_headers",
         "_max_body_bytes",
         "_parser",
         "_target",
+        "_unparsed_bytes",
         "is_dropping",
         "is_reading",
         "request",
@@ -73,9 +75,9 @@ class Reader:
         self._target = b""
         self._headers: dict[bytes, bytes] = {}
         self._head_bytes = 0
+        self._unparsed_bytes = 0
         self.request: Request | None = None
-        self._body: list[bytes] = []
-        self._body_bytes = 0
+        self._body = bytearray()
         self.is_dropping = False  # all further input is discarded
         self.waiting: deque[Request] = deque()
         self.tail: bytes | None = None
@@ -85,7 +87,8 @@ class Reader:
     @property
     def buffer_bytes(self) -> int:
         """The bytes that it buffers for its peer."""
-        return self._body_bytes + sum(len(request.body) for request in self.waiting)
+        waiting_bytes = sum(len(request.body) + REQUEST_BYTES for request in self.waiting)
+        return len(self._body) + self._head_bytes + waiting_bytes
 
     @property
     def promised_bytes(self) -> int:
@@ -105,8 +108,9 @@ class Reader:
                 status = 405 if isinstance(error, httptools.HttpParserInvalidMethodError) else 400
                 self.refuse(Problem(status, "bad_request", f"this is not an HTTP request: {error}"))
         if self.is_reading and self.request is None and not self.is_dropping:
-            self._head_bytes += len(data)
-            if self._head_bytes > 2 * MAX_HEAD_BYTES:
+            # llhttp keeps a header that has not ended: what it was given bounds it.
+            self._unparsed_bytes += len(data)
+            if self._unparsed_bytes > 2 * MAX_HEAD_BYTES:
                 self._refuse_head()
         self.tail = self._tail_of(data) if may_be_plain else None
 
@@ -123,7 +127,7 @@ class Reader:
     def drop(self) -> None:
         """Discard all further input."""
         self.is_dropping = True
-        self._body, self._body_bytes = [], 0
+        self._body = bytearray()
 
     # ------------------------------------------------------------------ called by the parser
 
@@ -131,11 +135,14 @@ class Reader:
         self.is_reading = True
         self._target = b""
         self._headers = {}
-        self._head_bytes = 0
+        self._head_bytes = self._unparsed_bytes = 0
         self.request = None
 
     def on_url(self, url: bytes) -> None:
         self._target += url
+        self._head_bytes += len(url)
+        if self._head_bytes > MAX_HEAD_BYTES and not self.is_dropping:
+            self._refuse_head()
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self.is_dropping or self.request is not None:  # trailers after the last chunk are ignored
@@ -164,26 +171,27 @@ class Reader:
             self._admit(request)
         except Problem as problem:
             # Refused before its body arrives, so that the peer does not send it.
-            self.refuse(problem, closes=self._has_body())
+            # A peer without a valid token gets one guess for each connection.
+            self.refuse(problem, closes=self._has_body() or problem.status == 401)
             return
         request.closes = not parser.should_keep_alive() or parser.should_upgrade()
 
     def on_body(self, body: bytes) -> None:
         if self.is_dropping or self.request is None or self.request.refusal is not None:
             return
-        self._body_bytes += len(body)
-        if self._body_bytes > (max_bytes := self._max_body_bytes(self.request)):
+        if len(self._body) + len(body) > (max_bytes := self._max_body_bytes(self.request)):
             self.refuse(_too_long(max_bytes))
         else:
-            self._body.append(body)
+            self._body += body
 
     def on_message_complete(self) -> None:
         self.is_reading = False
         if self.is_dropping or self.request is None:
             return
         request = self.request
-        request.body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
-        self._body, self._body_bytes = [], 0
+        request.body = bytes(self._body)
+        self._body = bytearray()
+        self._head_bytes = 0
         self.waiting.append(request)
         if request.closes:
             self.is_dropping = True

@@ -67,13 +67,14 @@ def _origin_form(target: bytes, headers: dict[bytes, bytes]) -> bytes:
 def decoded(text: bytes, what: str) -> str:
     """Decode percent-encoded text. Raises Problem if it is not UTF-8, or a % lacks its two hexadecimal digits."""
     pieces = text.split(b"%")
-    result = pieces[0]
+    result = bytearray(pieces[0])
     for piece in pieces[1:]:
         if len(piece) < 2 or piece[0] not in _HEX or piece[1] not in _HEX:
             raise Problem(
                 400, "bad_request", f"{what} has a % without two hexadecimal digits after it; encode a % as %25"
             )
-        result += bytes((int(piece[:2], 16),)) + piece[2:]
+        result.append(int(piece[:2], 16))
+        result += piece[2:]
     try:
         return result.decode()
     except UnicodeDecodeError:

@@ -20,8 +20,8 @@ JSON_ERRORS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _LINES = {status.value: b"HTTP/1.1 %d %s\r\n" % (status.value, status.phrase.encode()) for status in HTTPStatus}
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
-# Because a browser must not take a value for a page.
-_ALWAYS = b"X-Content-Type-Options: nosniff\r\n"
+# Because a browser must not take a value for a page, nor show it in a page of another origin.
+_ALWAYS = b"X-Content-Type-Options: nosniff\r\nCross-Origin-Resource-Policy: same-origin\r\n"
 
 
 class Response:
@@ -34,6 +34,23 @@ class Response:
         self.body = body
         self.content_type = content_type
         self.headers = headers
+
+
+class BoundedJson:
+    """The items of a JSON answer of at most ``max_bytes``: JSON may take six times the bytes of a value."""
+
+    __slots__ = ("_left_bytes", "_max_bytes")
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = self._left_bytes = max_bytes
+
+    def encoded(self, item: object) -> msgspec.Raw:
+        """Return an item as it stands in the answer. Raises Problem if the items so far do not fit."""
+        text = msgspec.json.encode(item)
+        self._left_bytes -= len(text) + 1
+        if self._left_bytes < 0:
+            raise Problem(413, "reply_too_large", f"the answer does not fit into {self._max_bytes} bytes as JSON")
+        return msgspec.Raw(text)
 
 
 class Dates:

@@ -108,16 +108,25 @@ class HttpSession(asyncio.Protocol):
             self._reader.feed(data)
             if self._running is None:
                 self._continue()
+            if self._reader.is_reading and not self._reader.is_dropping:
+                # The transport would read on at once, but other connections go first.
+                self.transport.pause_reading()
+                self._server.loop.call_soon(self._read_on)
+            budget = self._server.budget
+            if self._reader.buffer_bytes or budget.holds(self):
+                budget.report(self)
 
     def pause_writing(self) -> None:
         self._outbox.is_stalled = True
         self._short_tail = None
         self.transport.pause_reading()
         self._server.arm_write_deadline(self)
+        self._server.budget.report_soon(self)
 
     def resume_writing(self) -> None:
         self._outbox.is_stalled = False
         self._server.disarm(self)
+        self._server.budget.report_soon(self)
         if not self._outbox.is_closed:
             self._continue_soon()
 
@@ -201,6 +210,10 @@ class HttpSession(asyncio.Protocol):
         """Go on after the log has caught up."""
         self._continue_soon()
 
+    def on_full(self) -> None:
+        """Charge what waits for the disk."""
+        self._server.budget.report_soon(self)
+
     def on_closed(self) -> None:
         """Give the peer some time to read the last answer."""
         self._begin_closing()
@@ -214,13 +227,17 @@ class HttpSession(asyncio.Protocol):
         self._reader.waiting.clear()
         self._reader.drop()
 
+    def _read_on(self) -> None:
+        if self._running is None and not self._outbox.is_closed:
+            self._update_state()
+
     # ------------------------------------------------------------------ called by its reader
 
     def _admit(self, request: Request) -> None:
         """Identify the sender of a request whose head has arrived. Raises Problem."""
         request.peer = self._listener.check(request, self._connected, is_local=self._is_local)
         if self._has_deadline and not self._connected.is_authenticated:
-            self._server.disarm(self)  # the peer has authenticated in time
+            self._server.welcome(self)
             self._has_deadline = False
         if b"expect" in request.headers and not self._reader.waiting and not self._outbox.pending:
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")

@@ -13,7 +13,7 @@ from kvd import __version__
 from kvd.http.problems import Problem, not_allowed, problem_of
 from kvd.http.request_context import RequestContext
 from kvd.http.requests import decoded
-from kvd.http.responses import JSON, JSON_ERRORS, TEXT, Response
+from kvd.http.responses import JSON, JSON_ERRORS, TEXT, BoundedJson, Response
 from kvd.protocol import messages
 from kvd.requests import permissions
 from kvd.requests.errors import RequestError
@@ -87,12 +87,13 @@ def _get_all(context: RequestContext) -> Steps[Response]:
     values = (yield from context.ask(messages.GetMany(keys))) if keys else []
     if None in values:
         raise _not_found()
+    answer = BoundedJson(context.executor.limits.max_reply_bytes)
     records = []
     for number, (key, value) in enumerate(zip(keys, values, strict=True)):
         if not number % STEP_ITEMS:
             yield
         try:
-            records.append({"Key": key, "Value": value.decode()})
+            records.append(answer.encoded({"Key": key, "Value": value.decode()}))
         except UnicodeDecodeError:
             text = f"the value of {key!r} is not text, and JSON has only text; GET /v1/KEY or POST /v2/get returns it"
             raise Problem(422, "not_text", text) from None

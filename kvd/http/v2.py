@@ -23,7 +23,7 @@ from kvd.http.models import (
 from kvd.http.problems import Problem, not_allowed
 from kvd.http.request_context import RequestContext
 from kvd.http.requests import decoded
-from kvd.http.responses import BYTES, JSON, JSON_ERRORS, Response
+from kvd.http.responses import BYTES, JSON, JSON_ERRORS, BoundedJson, Response
 from kvd.protocol import MAX_VERSION, messages, split_version
 from kvd.protocol.messages import WriteOptions
 from kvd.protocol.ranges import prefix_end
@@ -145,8 +145,10 @@ def keys_route(context: RequestContext) -> Steps[Response]:
     limit = min(PAGE_KEYS, context.executor.limits.max_keys_per_request) if limit is None else limit
     page = yield from context.ask(messages.Scan(start, prefix_end(prefix), limit, at=at, keys_only=not with_values))
     executor = context.executor
-    items = [
-        PageItem(each.key, each.version, to_json(each.value) if with_values else msgspec.UNSET) for each in page.items
+    answer = BoundedJson(executor.limits.max_reply_bytes)
+    items: list[Any] = [
+        answer.encoded(PageItem(each.key, each.version, to_json(each.value) if with_values else msgspec.UNSET))
+        for each in page.items
     ]
     return _json(Page(executor.store_id, executor.version if at is None else at, items, page.next))
 
@@ -157,9 +159,10 @@ def get_route(context: RequestContext) -> Steps[Response]:
     at = _at(context, body.at, body.store)
     entries = (yield from context.ask(messages.Fetch(body.keys, at))) if body.keys else []
     executor = context.executor
-    items = []
+    answer = BoundedJson(executor.limits.max_reply_bytes)
+    items: list[Any] = []
     for number, (key, (value, version, *_)) in enumerate(zip(body.keys, entries, strict=True)):
-        items.append(Item(key, version, None if value is None else to_json(value)))
+        items.append(answer.encoded(Item(key, version, None if value is None else to_json(value))))
         if not number % STEP_ITEMS:
             yield
     return _json(Items(executor.store_id, executor.version if at is None else at, items))

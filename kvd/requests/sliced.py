@@ -54,15 +54,15 @@ class SlicedRuns:
 
     def __init__(self, executor: Executor, held: HeldBytes) -> None:
         self._executor = executor
-        self._held = held
+        self.held = held
 
     def run_payload(self, payload: memoryview, peer: Peer) -> Steps[Result]:
         """Run a large frame that is still encoded. The caller must not change ``payload`` meanwhile."""
-        self._held.total += len(payload)
+        self.held.total += len(payload)
         try:
             return (yield from self._run_payload(payload, peer))
         finally:  # also if the client has gone and the rest never runs
-            self._held.total -= len(payload)
+            self.held.total -= len(payload)
 
     def run_requests(self, requests: Sequence[AnyRequest], peer: Peer) -> Steps[Result]:
         """Run a small frame that takes long, or whose first request has to authenticate its peer."""
@@ -96,7 +96,7 @@ class SlicedRuns:
 
     def _run_parts(self, parts: Iterable[Sequence[AnyRequest]], head: bytes, peer: Peer) -> Steps[Result]:
         executor = self._executor
-        replies = ReplyPieces(self._held, head, executor.limits.max_reply_bytes)
+        replies = ReplyPieces(self.held, head, executor.limits.max_reply_bytes)
         try:
             for part in parts:
                 for requests in self._pieces(part, peer):

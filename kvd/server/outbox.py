@@ -31,6 +31,9 @@ class Owner(Protocol):
     def on_sent(self, *, was_full: bool) -> None:
         """Called when nothing is pending any more. ``was_full``: reading had paused, because too much was pending."""
 
+    def on_full(self) -> None:
+        """Called when much is pending, in the middle of ``send``."""
+
     def on_closed(self) -> None:
         """Called once the final reply is on its way and nothing more can be sent."""
 
@@ -74,6 +77,7 @@ class Outbox:
             self._durability.wait(self, position)
         if self.pending_bytes > HIGH_WATER_BYTES:
             self._owner.transport.pause_reading()
+            self._owner.on_full()
 
     def send_pieces(self, pieces: list[bytes], position: LogPosition) -> None:
         """As ``send``, for a reply in pieces; large ones are not copied."""
@@ -122,6 +126,7 @@ class Outbox:
         """Drop everything: the connection has ended."""
         self.has_final = self.is_closed = True
         self.pending.clear()
+        self.pending_bytes = 0
         self._close_descriptor()
 
     def close(self) -> None:

@@ -1,6 +1,7 @@
 """Identifies the peer of a connection, from what the kernel and TLS report."""
 
 import errno
+import select
 import socket
 import struct
 from collections.abc import Iterator
@@ -38,6 +39,13 @@ def send_with_descriptor(descriptor: int, data: bytes, passed: int) -> int:
     """Send ``data``, and the descriptor ``passed`` with its first byte; return how many bytes went. Raises OSError."""
     with _borrowed(descriptor) as connection:
         return socket.send_fds(connection, [data], [passed])
+
+
+def has_hung_up(descriptor: int) -> bool:
+    """Whether the peer of a connection has closed its socket or broken the connection; not if it half-closed it."""
+    poll = select.poll()
+    poll.register(descriptor, 0)  # these two events are always told
+    return any(events & (select.POLLHUP | select.POLLERR) for _, events in poll.poll(0))
 
 
 @contextmanager

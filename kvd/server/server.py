@@ -7,7 +7,6 @@ import asyncio
 import logging
 import socket
 import ssl
-from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -22,9 +21,12 @@ from kvd.requests.peer import Peer
 from kvd.requests.sliced import HeldBytes, SlicedRuns
 from kvd.requests.streams import may_go_on
 from kvd.requests.turns import Turns
+from kvd.server.budget import BufferBudget
 from kvd.server.busy_poll import BusyPoll
 from kvd.server.connection import Connection, Connections
+from kvd.server.outbox import HIGH_WATER_BYTES
 from kvd.server.peers import tcp_peer, unix_peer
+from kvd.server.places import Places
 from kvd.server.set_batch import SetBatcher
 from kvd.server.tls_listener import TlsListener
 from kvd.telemetry.metrics import ServerMetrics
@@ -36,6 +38,8 @@ SWEEP_S = 1.0
 # How long input is read and discarded after the last frame, because unread input would reset the connection.
 LINGER_S = 1.0
 _FRAME_BYTES_PER_SECOND = 64 * 1024
+# A peer that reads its replies more slowly does not read them.
+_READ_BYTES_PER_SECOND = 4 * 1024
 
 
 class Server:
@@ -63,16 +67,17 @@ class Server:
         self.set_batch = SetBatcher(executor, engine.durability, loop)
         self.sliced_runs = SlicedRuns(executor, sliced_bytes)
         self.connections = connections
+        self.budget = BufferBudget(lambda: engine.database.memory.max_bytes, lambda: self.limits, loop)
+        self.places = Places(lambda: self.limits)
         self._near_caches = engine.near_caches
         self._metrics = metrics
         self._listeners: list[asyncio.Server] = []
         self._tls: list[TlsListener] = []
         self._backlogs: list[tuple[socket.socket, bytes]] = []  # each with the message for connections in it
-        self._of_uid: Counter[int] = Counter()
         self._tcp: dict[Connection, float] = {}  # when the sweep last saw input of each
         # Deadlines in loop time; and for connections that wait for their peer to read, how many bytes it has not read.
         self._deadlines: dict[Connection, float] = {}
-        self._unread_bytes: dict[Connection, int] = {}
+        self._unread_bytes: dict[Connection, tuple[int, float]] = {}  # and when
         self._sweep: asyncio.TimerHandle | None = None
         self._stopping = False
         self._empty = asyncio.Event()
@@ -108,9 +113,19 @@ class Server:
         create: Any = self.loop.create_unix_server if listening.family == socket.AF_UNIX else self.loop.create_server
         self._listeners.append(await create(make_session, sock=listening, backlog=BACKLOG))
 
+    @property
+    def max_handshakes(self) -> int:
+        """How many TLS handshakes may be unfinished at the same time."""
+        return self.places.max_strangers
+
+    @property
+    def max_stranger_connections(self) -> int:
+        """How many connections there may be with one more that is not of root or the daemon's own user."""
+        return self.places.max_for(is_trusted=False)
+
     def count_connections(self) -> int:
         """How many connections there are, including unfinished TLS handshakes."""
-        return len(self.connections) + sum(map(len, self._tls))
+        return len(self.connections) + sum(map(len, self._tls)) - self.places.rejected
 
     # ------------------------------------------------------------------ called by sessions
 
@@ -128,22 +143,23 @@ class Server:
         peer, limits = session.peer, self.limits
         peer.is_authenticated = peer.is_authenticated or is_open
         peer.apply_access(self.authentication.access)
-        if peer.uid is not None:
-            self._of_uid[peer.uid] += 1  # also for a connection that is rejected, because forget() subtracts it again
+        self.places.add(session, is_open=is_open)  # also a connection that is rejected, because forget() removes it
         if self._stopping:
             session.close_with_error(error_reply("shutting_down", "the server is stopping"))
             return
         is_counted = session.transport.get_extra_info("ssl_object") is not None  # TlsListener has checked the limit
-        if not is_counted and self.count_connections() > limits.max_connections:
-            self._reject(session, f"{limits.max_connections} connections are open, which is the limit")
+        reason = self.places.refusal(session, 0 if is_counted else self.count_connections())
+        if reason:
+            self._reject(session, reason)
         elif peer.uid is None and peer.is_authenticated:
             self._tcp[session] = self.loop.time()
             self._arm_sweep()
         elif peer.uid is None:
             self._tcp[session] = self.loop.time()
             self._arm(session, limits.hello_timeout_ms / 1000)
-        elif self._of_uid[peer.uid] > limits.max_connections_per_uid and not peer.administrator:
-            self._reject(session, f"uid {peer.uid} has {limits.max_connections_per_uid} connections open")
+        self.places.make_room_for_strangers()
+        if self._may_hold_unreported:
+            self._arm_sweep()
 
     def set_access_rules(self, access: Access) -> None:
         """Replace the access rules, for open connections too; disconnect those that lose the right to their feed."""
@@ -176,11 +192,8 @@ class Server:
         self.connections.discard(session)
         self._tcp.pop(session, None)
         self.disarm(session)
-        uid = session.peer.uid
-        if uid is not None:
-            self._of_uid[uid] -= 1
-            if self._of_uid[uid] <= 0:
-                del self._of_uid[uid]
+        self.budget.release(session)
+        self.places.remove(session)
         if not len(self.connections):
             self._empty.set()
 
@@ -191,13 +204,18 @@ class Server:
 
     def arm_write_deadline(self, session: Connection) -> None:
         """Set a deadline for the peer to read some of its replies."""
-        self._unread_bytes[session] = session.transport.get_write_buffer_size()
+        self._note_unread(session)
         self._arm(session, self.limits.stalled_peer_timeout_ms / 1000)
 
     def arm_linger(self, session: Connection) -> None:
         """Set a deadline for the peer to read its last frame, and on TCP to close."""
-        self._unread_bytes[session] = session.transport.get_write_buffer_size()
+        self._note_unread(session)
         self._arm(session, LINGER_S)
+
+    def welcome(self, session: Connection) -> None:
+        """Let a session stay: its peer has authenticated in time."""
+        self.disarm(session)
+        self.places.note_authenticated(session)
 
     def disarm(self, session: Connection) -> None:
         """Remove the deadline of a session."""
@@ -217,7 +235,10 @@ class Server:
     def _reject(self, session: Connection, reason: str) -> None:
         logger.warning("refused %s: %s", session.peer.name, reason)
         self._metrics.rejected += 1
-        session.close_with_error(error_reply("busy", f"{reason}; try again later"))
+        if self.places.reject(session):
+            session.close_with_error(error_reply("busy", f"{reason}; try again later"))
+        else:
+            session.abort()
 
     # ------------------------------------------------------------------ deadlines
 
@@ -241,17 +262,29 @@ class Server:
                 self._tcp[session] = now
             elif now - last_active > self.limits.tcp_idle_timeout_ms / 1000:
                 self._expire(session, "idle for too long")
-        waiting = self._deadlines or self._tcp
+        if self._may_hold_unreported:
+            self.budget.report_all(self.connections)
+        waiting = self._deadlines or self._tcp or self._may_hold_unreported
         self._sweep = self.loop.call_later(SWEEP_S, self._sweep_deadlines) if waiting else None
 
     def _has_progressed(self, session: Connection, now: float) -> bool:
-        """Whether a peer has read some of its replies since the last sweep; then its deadline moves."""
-        before = self._unread_bytes.get(session)
-        if before is None:
+        """Whether a peer has read enough of its replies since this deadline was set; then it gets another."""
+        if session not in self._unread_bytes:
             return False
-        unread = self._unread_bytes[session] = session.transport.get_write_buffer_size()
+        before_bytes, since = self._unread_bytes[session]
+        unread_bytes = self._note_unread(session)
         self._deadlines[session] = now + self.limits.stalled_peer_timeout_ms / 1000
-        return 0 < unread < before
+        return 0 < unread_bytes <= before_bytes - max((now - since) * _READ_BYTES_PER_SECOND, 1)
+
+    def _note_unread(self, session: Connection) -> int:
+        unread_bytes = session.transport.get_write_buffer_size()
+        self._unread_bytes[session] = unread_bytes, self.loop.time()
+        return unread_bytes
+
+    @property
+    def _may_hold_unreported(self) -> bool:
+        """Whether there are so many connections that the replies which they do not report could matter."""
+        return len(self.connections) * HIGH_WATER_BYTES > self.budget.max_bytes // 2
 
     def _expire(self, session: Connection, reason: str) -> None:
         self.disarm(session)

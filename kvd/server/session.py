@@ -27,6 +27,7 @@ from kvd.requests.turns import LIGHT_BYTES, Steps
 from kvd.server.feed_writer import Event, EventSource, FeedWriter
 from kvd.server.framing import FrameTooLarge, Replies, frame_end, length_at
 from kvd.server.outbox import HIGH_WATER_BYTES, NO_WAIT, LogPosition, Outbox
+from kvd.server.peers import has_hung_up
 from kvd.server.server import Server
 
 logger = logging.getLogger(__name__)
@@ -68,6 +69,7 @@ class Session(asyncio.BufferedProtocol):
         "_outbox",
         "_server",
         "_set_batch",
+        "_sliced_bytes",
         "_sliced_run",
         "_state",
         "_turns",
@@ -91,6 +93,7 @@ class Session(asyncio.BufferedProtocol):
         self._needed = HEADER_BYTES  # how many bytes _buffer must have before the next frame can be complete
         self._turns = server.turns
         self._sliced_run: Steps[Result] | None = None  # in the state SLICING
+        self._sliced_bytes = 0  # what the frame in work holds
         self._feed_writer: FeedWriter | None = None  # in the state FEED
         self._farewell: dict[str, object] | None = None  # the last frame, after the reply to the frame that is SLICING
         self.is_draining = False
@@ -125,6 +128,7 @@ class Session(asyncio.BufferedProtocol):
             and self.peer.is_authenticated
         ):
             self._take_single(nbytes)
+            return
         elif self._buffer:
             self._buffer += _read_view[:nbytes]
             if len(self._buffer) >= self._needed:
@@ -138,15 +142,19 @@ class Session(asyncio.BufferedProtocol):
             # The transport would read on at once, but other connections go first. (With a frame left it is paused.)
             self.transport.pause_reading()
             self._server.loop.call_soon(self._read_on)
+        if self._buffer:
+            self._server.budget.report(self)
 
     def pause_writing(self) -> None:
         self._outbox.is_stalled = True
         self.transport.pause_reading()
         self._server.arm_write_deadline(self)
+        self._server.budget.report_soon(self)
 
     def resume_writing(self) -> None:
         self._outbox.is_stalled = False
         self._server.disarm(self)
+        self._server.budget.report_soon(self)
         if not self._outbox.is_closed:
             self._turns.add(self._continue)
 
@@ -160,7 +168,8 @@ class Session(asyncio.BufferedProtocol):
     @property
     def buffer_bytes(self) -> int:
         """The bytes that it buffers for its peer."""
-        return len(self._buffer) + self._outbox.pending_bytes + self.transport.get_write_buffer_size()
+        input_bytes = len(self._buffer) + self._sliced_bytes
+        return input_bytes + self._outbox.pending_bytes + self.transport.get_write_buffer_size()
 
     @property
     def is_feed(self) -> bool:
@@ -210,6 +219,10 @@ class Session(asyncio.BufferedProtocol):
         if was_full or self.is_draining:
             self._turns.add(self._continue)
 
+    def on_full(self) -> None:
+        """Charge what waits for the disk."""
+        self._server.budget.report_soon(self)
+
     def on_closed(self) -> None:
         """Give the peer some time to read the last frame."""
         self._begin_closing()
@@ -218,6 +231,7 @@ class Session(asyncio.BufferedProtocol):
     def _begin_closing(self) -> None:
         self._state = _CLOSING
         self._sliced_run = None  # the rest of a sliced frame does not run
+        self._sliced_bytes = 0
         self._feed_writer = None
         self._buffer = bytearray()
 
@@ -333,7 +347,7 @@ class Session(asyncio.BufferedProtocol):
         if not was_authenticated:
             if not peer.is_authenticated:
                 return False  # frames after a failed hello are ignored
-            self._server.disarm(self)
+            self._server.welcome(self)
         if replies.are_large:
             replies.flush()
         return peer.feed is None and not self.is_busy
@@ -400,18 +414,35 @@ class Session(asyncio.BufferedProtocol):
         if self._set_batch.is_pending:
             self._set_batch.flush()
         try:
+            held, before_bytes = self._server.sliced_runs.held, self._server.sliced_runs.held.total
             is_finished, result = self._turns.advance(run)
         except Exception:
             self.fail_internal()
             return
+        self._sliced_bytes += held.total - before_bytes
         if self._state is not _SLICING:  # the frame itself caused the close
             return
         if not is_finished or result is None:
+            if self._peer_has_gone():
+                self.abort()
+                return
             self._turns.add(self._run_slice)
+            self._server.budget.report(self)
             return
         self._state = _READING
         self._sliced_run = None
+        self._sliced_bytes = 0
         self._finish_sliced(*result)
+        if self._server.budget.holds(self):
+            self._server.budget.report(self)
+
+    def _peer_has_gone(self) -> bool:
+        """Whether the peer has closed its socket, which a connection that is not read from does not notice.
+
+        A peer that has only half-closed the connection waits for its reply. On TCP that looks the same.
+        """
+        connection = self.transport.get_extra_info("socket")
+        return connection is not None and has_hung_up(connection.fileno())
 
     def _finish_sliced(self, pieces: list[bytes], position: LogPosition) -> None:
         """Send the reply to a frame that ran in steps, and go on with what follows it."""
@@ -422,6 +453,7 @@ class Session(asyncio.BufferedProtocol):
         if not self.peer.is_authenticated:
             self._refuse_stranger()
             return
+        self._server.places.note_authenticated(self)
         if self.peer.feed is not None:
             self._begin_feed(self.peer.feed)
         if self._buffer:
@@ -469,6 +501,8 @@ class Session(asyncio.BufferedProtocol):
         else:
             self._server.disarm(self)
             self.transport.resume_reading()
+            if self._server.budget.holds(self):
+                self._server.budget.report_soon(self)
 
     def _read_on(self) -> None:
         if not self.is_busy and len(self._buffer) < self._needed:

@@ -17,7 +17,8 @@ from kvd.protocol.limits import Limits
 logger = logging.getLogger(__name__)
 
 # The maximum number of connections that one turn of the loop accepts.
-_ACCEPTS_PER_TURN = 64
+# Each begins a handshake, which costs about a millisecond; with a certificate of RSA 4096 several.
+_ACCEPTS_PER_TURN = 4
 # How long accepting pauses after the process has run out of descriptors.
 _PAUSE_S = 1.0
 # Failures are logged at most once per this time, because any peer can cause them.
@@ -32,6 +33,14 @@ class Host(Protocol):
     @property
     def limits(self) -> Limits:
         """The limits in force."""
+
+    @property
+    def max_handshakes(self) -> int:
+        """How many handshakes may be unfinished."""
+
+    @property
+    def max_stranger_connections(self) -> int:
+        """How many connections there may be with one more of a stranger."""
 
     def count_connections(self) -> int:
         """How many connections there are, including unfinished handshakes."""
@@ -55,7 +64,7 @@ class TlsListener:
         self._loop = server.loop
         self._listening = listening
         self.context = context
-        self._under_way: set[asyncio.Task[None]] = set()
+        self._under_way: dict[asyncio.Task[None], None] = {}  # the oldest first
         self._logged_at = -_LOG_S
         self._not_logged = 0
         self._closed = False
@@ -90,14 +99,20 @@ class TlsListener:
                 self._loop.call_later(_PAUSE_S, self._listen)
                 return
             where = f"tcp {address[0]}:{address[1]}"
-            limit = self._server.limits.max_connections
-            if self._server.count_connections() >= limit:
+            if self._server.count_connections() >= self._server.max_stranger_connections:
                 connection.close()  # before TLS the peer would not understand any message
-                self._note(where, f"{limit} connections are open, which is the limit")
+                self._note(where, f"{self._server.limits.max_connections} connections are open, which is the limit")
                 continue
             task = self._loop.create_task(self._shake_hands(connection, where))
-            self._under_way.add(task)
-            task.add_done_callback(self._under_way.discard)
+            self._under_way[task] = None
+            task.add_done_callback(self._forget)
+            if len(self._under_way) > self._server.max_handshakes:
+                oldest = next(iter(self._under_way))
+                del self._under_way[oldest]
+                oldest.cancel()
+
+    def _forget(self, task: asyncio.Task[None]) -> None:
+        self._under_way.pop(task, None)
 
     async def _shake_hands(self, connection: socket.socket, where: str) -> None:
         """Hand the connection to a session, or close it."""
@@ -110,6 +125,9 @@ class TlsListener:
                 ssl=self.context,
                 ssl_handshake_timeout=self._server.limits.hello_timeout_ms / 1000,
             )
+        except asyncio.CancelledError:  # it was the oldest of too many, or the server stops
+            connection.close()
+            raise
         except (OSError, EOFError) as error:  # both SSLError and the error of a timeout are OSErrors
             connection.close()
             self._note(where, f"no TLS: {error}")

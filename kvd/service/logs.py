@@ -14,6 +14,7 @@ import sys
 from kvd.protocol import exits
 from kvd.service.config.sections import Config
 from kvd.service.errors import StartError, one_line
+from kvd.service.log_rates import RateFilter
 from kvd.service.systemd import is_journal
 from kvd.service.trusted_files import open_log
 from kvd.service.unix_socket import make_directory
@@ -220,6 +221,7 @@ def start(handler: logging.Handler, config: Config) -> None:
     root = logging.getLogger()
     for other in list(root.handlers):
         root.removeHandler(other)
+    handler.addFilter(RateFilter())
     root.addHandler(handler)
     apply_level(config)
 

@@ -62,6 +62,9 @@ class FakeTransport:
     def get_write_buffer_size(self) -> int:
         return 0
 
+    def get_extra_info(self, name: str) -> None:
+        """There is no socket."""
+
     def pause_reading(self) -> None:
         self._is_paused = True
 

@@ -5,6 +5,7 @@ import pathlib
 import socket
 import ssl
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
@@ -215,3 +216,44 @@ def test_a_stop_ends_unfinished_handshakes(tls_remote: Remote) -> None:
     with tls_remote.raw() as silent:
         assert tls_remote.daemon.terminate() == 0
         assert is_closed(silent)
+
+
+# ---------------------------------------------------------------------- places
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["tcp", "tls"])
+def test_strangers_that_fill_the_places_lock_nobody_out(
+    start: "Callable[..., Daemon]", credentials: pathlib.Path, *, tls: bool
+) -> None:
+    """Their share is a quarter, and the oldest of them goes for the newest."""
+    more = "limits.max_connections = 40\nlimits.hello_timeout_ms = 600000\n"
+    remote = Remote(start, credentials, tls=tls, more=more)
+    with contextlib.ExitStack() as silent:
+        for _ in range(200):
+            silent.enter_context(contextlib.closing(remote.raw()))
+        own = [remote.daemon.connect() for _ in range(20)]
+        assert [peer.ask(["ping"]) for peer in own] == [[True]] * 20
+        assert remote.greeted().ask(["ping"]) == [True], "so is a client with a token"
+        assert remote.daemon.status()["connections"] <= 20 + 1 + 10 + 1
+    assert "Traceback" not in remote.daemon.log()
+
+
+def test_the_last_places_are_for_root_and_the_daemons_user(
+    start: "Callable[..., Daemon]", credentials: pathlib.Path
+) -> None:
+    remote = Remote(start, credentials, tls=False, more="limits.max_connections = 16\n")
+    named = [remote.greeted() for _ in range(14)]
+    assert named[0].ask(["ping"]) == [True]
+    refused = remote.connect()
+    assert refused.receive()["error"] == "busy"
+    assert [remote.daemon.connect().ask(["ping"]) for _ in range(2)] == [[True]] * 2
+
+
+def test_wrong_tokens_fill_no_log(start: "Callable[..., Daemon]", credentials: pathlib.Path) -> None:
+    remote = Remote(start, credentials, tls=False)
+    began = time.monotonic()
+    for _ in range(300):
+        with remote.connect() as peer:
+            assert peer.ask(["hello", 1, "test", "wrong"])[0]["error"] == "unauthenticated"
+    seconds = int(time.monotonic() - began) + 2
+    assert remote.daemon.log().count("wrong or missing token") <= 10 * seconds
