@@ -27,9 +27,7 @@ class AlreadyRunning(StartError):
 
     def __init__(self, path: str, pid: int | None) -> None:
         holder = f"pid {pid}" if pid is not None else "starting right now"
-        super().__init__(
-            exits.ALREADY_RUNNING, f"already running: {holder} (lock {path}); stop it with: kv shutdown{kill}"
-        )
+        super().__init__(exits.ALREADY_RUNNING, f"already running: {holder} (lock {path}); stop it with: kv shutdown")
         self.path = path
         self.pid = pid
 
