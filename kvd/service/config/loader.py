@@ -7,7 +7,6 @@ the mistake is, so that it can be mended there, and what is allowed.
 """
 
 import os
-import re
 from collections.abc import Mapping
 
 import msgspec
@@ -30,8 +29,6 @@ OTHER_VARIABLES = (
     # What kv lock and kv watch tell the commands that they run.
     "KVD_LOCK_TOKEN", "KVD_KEY", "KVD_VALUE", "KVD_VERSION", "KVD_EVENT",
 )  # fmt: skip
-# What Kubernetes and Docker's links set for services that are called kvd or kvd-something.
-_SERVICE_LINK = re.compile(r"KVD_(\w+_)?(SERVICE_(HOST|PORT)(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)")
 
 
 class ConfigSources:
@@ -109,7 +106,7 @@ def _from_environment(environ: Mapping[str, str], flags: Mapping[str, object], d
         if not name.startswith("KVD_") or name in OTHER_VARIABLES:
             continue
         if name not in options:
-            if _SERVICE_LINK.fullmatch(name):
+            if _is_service_link(name):
                 continue
             hint = suggestion(name, [*options, *OTHER_VARIABLES])
             raise ConfigError(f"{name}: no such variable{hint or '; unset it'}")
@@ -118,6 +115,11 @@ def _from_environment(environ: Mapping[str, str], flags: Mapping[str, object], d
         if text and key not in flags:
             settings[key] = _setting(key, text, name, directory)
     return settings
+
+
+def _is_service_link(name: str) -> bool:
+    """Whether Kubernetes, or Docker's links, set this variable for a service called kvd or kvd-something."""
+    return name.endswith("_PORT") or "_SERVICE_HOST" in name or "_SERVICE_PORT" in name or "_PORT_" in name
 
 
 def _setting(key: str, raw: object, origin: str, directory: str) -> Setting:
