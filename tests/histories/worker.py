@@ -14,7 +14,8 @@ import msgspec
 import kv
 
 MAX_APPENDS = 64  # then a new list begins, because checking takes time proportional to the length of the lists
-encode, decode = msgspec.msgpack.encode, msgspec.msgpack.decode
+# Versions are ``kv.Position``, of which msgspec does not know that they are numbers.
+encode, decode = msgspec.msgpack.Encoder(enc_hook=int).encode, msgspec.msgpack.decode
 
 
 class Worker:
