@@ -4,6 +4,7 @@
 0000000007.checkpoint   everything before segment 7, and perhaps some of it
 *.tmp                   unfinished, useless, and removed at the next start
 lock                    held by the daemon that uses the directory
+lock.dirty              near caches may still trust a daemon that was killed (``kvd/service/restart_fence.py``)
 unfinished-copy         a restore or salvage was interrupted: the other files are incomplete
 """
 

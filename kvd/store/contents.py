@@ -113,6 +113,13 @@ class Contents:
         self._account(heads, len(new), superseded, size, stored, 1, author)
         return version
 
+    def _commit_kept(self, keys: Collection[str], author: Author) -> None:
+        """Give ``keys``, all of which exist, their values again, as one version that shares them with the last one."""
+        entries = {key: head.value for key in keys if (head := self.find(key)) is not None}
+        if entries:
+            self._commit(entries, author, [len(value) for value in entries.values() if value is not None])
+            self.window.share_newest()
+
     def _commit_key_by_key(
         self, writes: Mapping[str, bytes | None], in_first: list[Head | None], stored: list[int], author: Author
     ) -> int:

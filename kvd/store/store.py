@@ -13,7 +13,7 @@ a tombstone (value None), which stays until no readable version is older than it
 How a commit changes the store is the matter of ``contents.py``; recovery fills it through ``loading.py``. The history
 window (``window.py``) decides how far back one can read, ``isolation.py`` whether a transaction may commit, and
 ``lifetimes.py`` how long keys live. Nothing here reads a clock: the caller gives the times of commits, and the store
-makes sure that they never go back.
+makes sure that they go back only where it says that its clock was set.
 """
 
 from collections.abc import Hashable, Iterable, Iterator, Mapping
@@ -173,7 +173,9 @@ class Store(LoadableContents):
     # ------------------------------------------------------------------ writing
 
     def advance(self, now: int) -> None:
-        """Set the time of the next commits; it never goes back. Call this once before each batch of commits.
+        """Set the time of the next commits. Call this once before each batch of commits.
+
+        It goes back only by ``note_step``: a clock that is a little slow, or is read twice, sets it to what it was.
 
         It also drops as much of the history over the limits as the commits since the last call added. Doing that once
         a batch instead of once a commit halves the cost of a small commit.
@@ -221,10 +223,10 @@ class Store(LoadableContents):
     def touch(self, keys: list[str], deadline: int | None, author: Author = NO_AUTHOR) -> list[bool]:
         """Give ``keys`` another deadline in one commit that keeps their values; return whether each key exists."""
         exists = {key: self.exists(key) for key in keys}
-        entries = {key: self.find(key).value for key in exists if exists[key]}  # type: ignore[union-attr]
-        self.counters.set_operations += len(entries)
-        self.lifetimes.set_deadline(entries, deadline)
-        self._commit(entries, author, list(map(len, entries.values())))  # type: ignore[arg-type]
+        touched = [key for key in exists if exists[key]]
+        self.counters.set_operations += len(touched)
+        self.lifetimes.set_deadline(touched, deadline)
+        self._commit_kept(touched, author)
         return [exists[key] for key in keys]
 
     def _record_expiry(self, entries: Mapping[str, bytes], expiry: Expiry) -> None:
