@@ -17,6 +17,8 @@ logger = logging.getLogger(__name__)
 
 # Less is not noticed: it is the leap second, and what two looks at two clocks may differ by.
 STEP_US = 1_000_000
+# After this time without a commit, both clocks are read.
+_SOON_US = 250_000
 # Both clocks are read again if reading them took longer than this.
 _READ_US = 100_000
 _MAX_READS = 100
@@ -35,17 +37,23 @@ class CommitClock:
     def advance(self) -> None:
         """Set the time of the next commits, once before each batch of them."""
         now = self._clock()
-        if self.offset is None or not -STEP_US <= now - self._timer() - self.offset <= STEP_US:
-            now = self._look_closer()
+        # Soon after the last commit only one clock is read. If the clock was set back by as long as no client wrote,
+        # that is noticed later: by the next look, and before any question by time.
+        if not 0 <= now - self._store.time < _SOON_US or self.offset is None:
+            self._look(now)
         self._store.advance(now)
 
     def look(self) -> None:
         """Note in the store whether the clock was set, before a question by time."""
-        if self.offset is not None and abs(self._clock() - self._timer() - self.offset) > STEP_US:
+        if self.offset is not None:
+            self._look(self._clock())
+
+    def _look(self, now: int) -> None:
+        if self.offset is None or abs(now - self._timer() - self.offset) > STEP_US:
             self._look_closer()
 
-    def _look_closer(self) -> int:
-        """Return the time, after a step was noted if there was one: not only a long time between two looks."""
+    def _look_closer(self) -> None:
+        """Note a step if there was one, and not only a long time between two looks."""
         for _ in range(_MAX_READS):
             before, now, after = self._timer(), self._clock(), self._timer()
             if after - before <= _READ_US:
@@ -56,7 +64,6 @@ class CommitClock:
         elif abs(offset - self.offset) > STEP_US:
             by, self.offset = offset - self.offset, offset
             self._note(now, by)
-        return now
 
     def _note(self, now: int, by: int) -> None:
         store = self._store

@@ -42,8 +42,8 @@ from kvd.journal.records import (
     decode_header,
 )
 
-# The most that the note of the next segment takes, which is the only record after a segment's commits.
-MAX_NOTE_BYTES = 32
+# The most that the last mark and the note of the next segment take, at the end of a segment.
+MAX_NOTE_BYTES = 64
 
 
 class TornTail(msgspec.Struct, frozen=True):
@@ -123,8 +123,13 @@ class SegmentReader:
         self.torn = TornTail(self.path, self.end, len(tail.rstrip(b"\0")), self.version)
 
     def _is_torn_note(self, tail: bytes) -> bool:
-        """Whether this may be the note of the next segment; that the commits are complete, the next segment says."""
-        return len(tail.rstrip(b"\0")) <= MAX_NOTE_BYTES and not any(self._sound_records(tail))
+        """Whether this may be the last mark and the note of the next segment, which are not needed any more.
+
+        That the commits before them are complete, the next segment says.
+        """
+        if len(tail.rstrip(b"\0")) > MAX_NOTE_BYTES:
+            return False
+        return not any(isinstance(record, Commits) for record in self._sound_records(tail))
 
     def _tail(self) -> bytes:
         """Return what follows the last complete record, without most of the zeros up to the end of the segment."""

@@ -144,13 +144,16 @@ def test_each_flipped_byte_of_the_newest_segment_is_damage_or_a_torn_tail_by_the
 
 
 def begin_of_note(subject: Subject, name: str) -> int:
-    """Return where the note of the next segment begins; a checkpoint has none."""
+    """Return where the marks and the note of the next segment begin, after the last commit; a checkpoint has none."""
     numbers = names.log_numbers([name])
-    return places(MemoryDisk(subject.files), numbers[0])[-1].begin if numbers else len(subject.files[name])
+    if not numbers:
+        return len(subject.files[name])
+    found = places(MemoryDisk(subject.files), numbers[0])
+    return max((place.end for place in found if place.after > place.before), default=HEADER_BYTES)
 
 
 def test_each_flipped_byte_of_any_other_file_is_refused(subject: Subject) -> None:
-    """But of the note of the next segment, which is not needed while that one is there."""
+    """But of the marks at the end and the note of the next segment, which are not needed while that one is there."""
     flips = 0
     for name, data in needed(subject):
         note = begin_of_note(subject, name)
