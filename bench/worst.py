@@ -117,8 +117,10 @@ def _longest_step_of_route(context: Context, route: WorstRoute, keys: int) -> St
     with TimedServer(context) as timed, timed.server.connect() as connection:
         _send_all(connection, route.load(keys, _BIG_BYTES))
         timed.reset()
-        _ask_http(timed.http, f"{head}Connection: close\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
-        return Step(*timed.longest(), len(body))
+        answer_bytes = _ask_http(
+            timed.http, f"{head}Connection: close\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+        )
+        return Step(*timed.longest(), max(len(body), answer_bytes))
 
 
 def _send_all(connection: Connection, frames: Iterator[list[Request]]) -> None:
@@ -126,8 +128,8 @@ def _send_all(connection: Connection, frames: Iterator[list[Request]]) -> None:
         connection.call(exchange(*requests))
 
 
-def _ask_http(path: Path, request: bytes) -> None:
-    """Send a request and read the whole answer; of a stream of events only its beginning."""
+def _ask_http(path: Path, request: bytes) -> int:
+    """Send a request and read the whole answer; of a stream of events only its beginning. Returns its bytes."""
     with socket.socket(socket.AF_UNIX) as connected:
         connected.settimeout(30)
         connected.connect(str(path))
@@ -135,8 +137,10 @@ def _ask_http(path: Path, request: bytes) -> None:
         first = connected.recv(1 << 20)
         if not first.startswith(b"HTTP/1.1 "):
             raise BenchError(f"no answer over HTTP: {first[:100]!r}")
-        while b"event-stream" not in first and connected.recv(1 << 20):
-            pass
+        size = len(first)
+        while b"event-stream" not in first and (more := connected.recv(1 << 20)):
+            size += len(more)
+        return size
 
 
 def _pinged(context: Context, keys: int) -> Iterator[Row]:

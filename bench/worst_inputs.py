@@ -18,7 +18,7 @@ _LOAD_KEYS = 1_000
 class Worst:
     """An input: `load` yields the frames that come before it, `frame` returns its requests.
 
-    `steps`: how many steps it has at least, for `n` keys. A write is one commit, and so has few: its last step is one.
+    `steps`: how many steps it has at least, for `n` keys. The last step of a write is its whole commit.
     """
 
     kind: str
@@ -117,17 +117,19 @@ WORST: list[Worst] = [
     Worst("get_many", "a key of many versions, 64 times", lambda n, big: [["get_many", ["hot"], -1]] * 64, hot_key),
     Worst("fetch", "many keys", lambda n, big: [["fetch", keys(n)]], many_keys, per(256)),
     Worst("fetch", "many keys at a snapshot", lambda n, big: [["fetch", keys(n), -1]], old_keys, per(256)),
-    Worst("set", "many keys that are there", lambda n, big: [["set", dict.fromkeys(keys(n), b"y" * 64)]], many_keys),
-    Worst("set", "many new keys", lambda n, big: [["set", dict.fromkeys(keys(n), b"y" * 64)]]),
+    Worst("set", "many keys that are there", lambda n, big: [["set", dict.fromkeys(keys(n), b"y" * 64)]], many_keys,
+          per(512)),
+    Worst("set", "many new keys", lambda n, big: [["set", dict.fromkeys(keys(n), b"y" * 64)]], steps=per(512)),
     Worst("set", "many keys, each with a ttl",
-          lambda n, big: [["set", dict.fromkeys(keys(n), b""), {"ttls": dict.fromkeys(keys(n), 3_600_000)}]]),
+          lambda n, big: [["set", dict.fromkeys(keys(n), b""), {"ttls": dict.fromkeys(keys(n), 3_600_000)}]],
+          steps=per(512)),
     Worst("set", "sets in a frame", lambda n, big: [["set", {name: b"x"}] for name in keys(n)], steps=per(256)),
     Worst("set", "a large value", lambda n, big: [["set", {"big": b"x" * big}]]),
-    Worst("delete", "many keys", lambda n, big: [["delete", keys(n), True]], many_keys),
+    Worst("delete", "many keys", lambda n, big: [["delete", keys(n), True]], many_keys, per(512)),
     Worst("increment", "increments in a frame",
           lambda n, big: [["increment", f"c{number % 1000}", 1] for number in range(n)], steps=per(256)),
-    Worst("commit", "many keys read and written", _commit_of_all, many_keys),
-    Worst("commit", "many ranges", _ranges, old_keys),
+    Worst("commit", "many keys read and written", _commit_of_all, many_keys, per(512)),
+    Worst("commit", "many ranges", _ranges, old_keys, per(512)),
     Worst("commit", "a range of all keys", lambda n, big: [["commit", {"a": b"1"}, None, [["w", "x"]], 1]], old_keys),
     Worst("begin", "snapshots begun and ended in a frame", lambda n, big: [["begin"], ["end", 0]] * (n // 2),
           steps=per(256)),
@@ -136,8 +138,8 @@ WORST: list[Worst] = [
           many_keys, lambda n: n // 100),
     Worst("scan", "a page of ever so many keys", lambda n, big: [["scan", "", None, n, None, True]], many_keys),
     Worst("scan", "a key of many versions", lambda n, big: [["scan", "h", None, 10, -1]] * 8, hot_key, lambda n: 8),
-    Worst("touch", "many keys", lambda n, big: [["touch", keys(n), 3_600_000]], many_keys),
-    Worst("ttl", "many keys", lambda n, big: [["ttl", keys(n)]], many_keys),
+    Worst("touch", "many keys", lambda n, big: [["touch", keys(n), 3_600_000]], many_keys, per(512)),
+    Worst("ttl", "many keys", lambda n, big: [["ttl", keys(n)]], many_keys, per(512)),
     Worst("history", "a key of many versions", lambda n, big: [["history", "hot", 1_000]] * 8, hot_key, lambda n: 8),
     Worst("history", "before an old version", lambda n, big: [["history", "hot", 10, 3]] * 8, hot_key, lambda n: 8),
     Worst("log", "the newest commits", lambda n, big: [["log", None, 1_000]] * 8, hot_key, lambda n: 8),

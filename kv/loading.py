@@ -10,6 +10,7 @@ import sys
 # What a client imports inside its functions. A test compares it with the sources.
 _LATER = (
     "encodings.idna",  # Python itself imports it to look up a host's name
+    "grp",
     "hashlib",
     "kv.api.cached",
     "kv.api.history",

@@ -166,12 +166,12 @@ class Calls:
 
         Raises SnapshotGone if ``at`` has left the history.
         """
-        return operations.get_many(list(keys), at)
+        return operations.get_many(keys, at)
 
     @call
     def fetch(self, keys: Iterable[str], *, at: int | None = None) -> Operation[dict[str, Versioned]]:
         """As get_many, with the version of each value; version 0 and value None for absent keys."""
-        return operations.fetch(list(keys), at)
+        return operations.fetch(keys, at)
 
     @call
     def set(
@@ -207,7 +207,7 @@ class Calls:
 
         Raises NotFound, with nothing deleted, if one does not exist, unless ``missing_ok``.
         """
-        return operations.delete(list(keys), missing_ok, write_options(sync=sync))
+        return operations.delete(keys, missing_ok, write_options(sync=sync))
 
     @call
     def increment(
@@ -262,12 +262,12 @@ class Calls:
     @call
     def touch(self, *keys: str, ttl: Ttl) -> Operation[list[bool]]:
         """Have ``keys`` live for ``ttl`` from now on (None: without end), in one commit; return whether each exists."""
-        return operations.touch(list(keys), ttl)
+        return operations.touch(keys, ttl)
 
     @call
     def ttl(self, *keys: str) -> Operation[list[float | None]]:
         """How many seconds each of ``keys`` still lives: math.inf without an end, None if absent."""
-        return operations.ttl(list(keys))
+        return operations.ttl(keys)
 
     @call
     def version(self) -> Operation[Position]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from kv.errors import KvdError
-from kvd.protocol.address import is_network, parse_tcp
+from kvd.protocol.address import is_loopback, is_network, normalize
 
 TYPE_CHECKING = False  # importing typing to ask it would cost the short-lived command 7 ms
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class ClientSettings:
         busy_poll_us: int = 0,
     ) -> None:
         if address is not None:
-            parse_tcp(address)
+            address = normalize(address)
         if timeout is not None and not 0 < timeout <= MAX_TIMEOUT_S:
             raise ValueError(f"a timeout is None or seconds above 0, at most {MAX_TIMEOUT_S}, not {timeout}")
         if not 0 <= busy_poll_us <= MAX_BUSY_POLL_US:
@@ -93,8 +93,14 @@ class ClientSettings:
         return self._found[0] == address
 
     def token_for(self, address: str) -> str | None:
-        """Return the token to show at ``address``; None where none is needed, or there is none. Raises KvdError."""
-        return read_token(self.token_file) if is_network(address) else None
+        """Return the token to show at ``address``; None where none is needed, or there is none. Raises KvdError.
+
+        A token is a password: it never goes to another host in clear.
+        """
+        token = read_token(self.token_file) if is_network(address) else None
+        if token is not None and address.startswith("tcp://") and not is_loopback(address):
+            raise KvdError(f"the token would go to {address} in clear: write tls:// instead of tcp://", "token_file")
+        return token
 
 
 def read_token(path: str | None) -> str | None:

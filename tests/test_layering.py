@@ -11,8 +11,9 @@ SOURCES = sorted(path for package in ("kvd", "kv") for path in (ROOT / package).
 
 # A package, and which other packages of ours it may import. A package that is not listed may import none.
 MAY_IMPORT = {
+    "kvd.protocol.numbers": [],  # what counts as a number, for the store too
     "kvd.protocol": [],
-    "kvd.store": [],
+    "kvd.store": ["kvd.protocol.numbers"],
     "kvd.telemetry": [],
     "kvd.journal": ["kvd.store"],
     "kvd.engine": ["kvd.protocol", "kvd.store", "kvd.journal", "kvd.telemetry"],
@@ -23,7 +24,7 @@ MAY_IMPORT = {
         "kvd.protocol", "kvd.store", "kvd.journal", "kvd.engine", "kvd.requests", "kvd.server", "kvd.telemetry",
         "kvd.http",
     ],
-    "kv": ["kvd.protocol"],
+    "kv": ["kvd.protocol", "kvd.protocol.numbers"],
 }  # fmt: skip
 # Short-lived clients import these of the protocol, and no more: the rest needs msgspec.
 LIGHT = {
@@ -33,6 +34,7 @@ LIGHT = {
     "kvd.protocol.exits",
     "kvd.protocol.keepalive",
     "kvd.protocol.near_cache",
+    "kvd.protocol.numbers",
     "kvd.protocol.ranges",
 }
 # The commands that run the daemon's own code; inside functions only.

@@ -14,6 +14,7 @@ from kv.loading import load_all
 from kv.methods import Api, Asynchronous
 from kv.settings import DEFAULT_TIMEOUT_S, ClientSettings
 from kv.wire.exchange import Exchange
+from kv.wire.operations import text, watch
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -92,13 +93,14 @@ class AsyncClient(Api, Asynchronous):
         """As Client.watch, with ``async for``; it begins with ``async with``, or else with the first step."""
         from kv.aio.watch import AsyncWatch
 
+        watch(prefix, since)  # raises for what cannot be asked
         return AsyncWatch(self.settings, prefix, since)
 
     def mirror(self, prefix: str = "") -> AsyncMirror:
         """As Client.mirror, with ``async with``."""
         from kv.aio.mirror import AsyncMirror
 
-        return AsyncMirror(self.settings, self.log, self.version, prefix)
+        return AsyncMirror(self.settings, self.log, self.version, text(prefix, "a prefix"))
 
     def lock(
         self,

@@ -14,7 +14,7 @@ import asyncio
 import socket
 from typing import TYPE_CHECKING, Any
 
-from kv.aio.stream import AsyncStream, tls_options
+from kv.aio.stream import AsyncStream, greet, tls_options
 from kv.blocking.stream import STOPPING_PAUSE_S, Deadline, open_home
 from kv.errors import KvdError, Stopping, Unavailable
 from kv.wire.exchange import Exchange
@@ -278,6 +278,8 @@ class AsyncConnection:
         descriptor, is_unix = blocking_stream.detach()
         connected = socket.socket(fileno=descriptor)
         connected.setblocking(False)
+        if not protocol.hello_sent and not address.startswith("tls://"):
+            await greet(connected, address, protocol, settings)
         stream = AsyncStream(self, protocol, address)
         create: Any = self.loop.create_unix_connection if is_unix else self.loop.create_connection
         try:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
-from kv.errors import ProtocolError
+from kv.errors import ProtocolError, Stopping, Unavailable
 from kvd.protocol.address import is_network, parse_tcp
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from typing import Protocol
 
     from kv.blocking.tls import TlsFiles
+    from kv.settings import ClientSettings
     from kv.wire.protocol import ClientProtocol, Frame
 
     class Owner(Protocol):
@@ -25,6 +27,9 @@ if TYPE_CHECKING:
         def resume(self) -> None: ...
 
 
+_HELLO_BYTES = 4096
+
+
 def tls_options(address: str, tls: TlsFiles | None) -> dict[str, Any]:
     """Return the options with which asyncio makes the TLS handshake. Raises KvdError."""
     if not address.startswith("tls://"):
@@ -33,6 +38,43 @@ def tls_options(address: str, tls: TlsFiles | None) -> dict[str, Any]:
 
     host, _ = parse_tcp(address) or ("", 0)
     return {"ssl": context(tls), "server_hostname": host}
+
+
+async def greet(connected: socket.socket, address: str, protocol: ClientProtocol, settings: ClientSettings) -> None:
+    """Say hello on a new socket without TLS, and take the answer. Closes the socket if it raises. Raises KvdError.
+
+    Not by a transport, which would close the socket at the first write that fails: a daemon that is stopping says
+    goodbye and closes at once, and its goodbye can still be read.
+    """
+    try:
+        async with asyncio.timeout(settings.timeout):
+            await _say_hello(connected, protocol, settings.token_for(address))
+        if protocol.refusal is not None:
+            raise protocol.refusal
+        if protocol.shutting_down:
+            raise Stopping(f"{address} is stopping", [address])
+    except TimeoutError:
+        connected.close()
+        raise Unavailable(f"no answer from {address} in time", [address]) from None
+    except (OSError, EOFError) as error:
+        connected.close()
+        raise Unavailable(f"{address} closed the connection", [address]) from error
+    except BaseException:
+        connected.close()
+        raise
+
+
+async def _say_hello(connected: socket.socket, protocol: ClientProtocol, token: str | None) -> None:
+    loop = asyncio.get_running_loop()
+    try:
+        await loop.sock_sendall(connected, protocol.hello(token))
+    except ConnectionError:
+        pass  # what the daemon said before it closed comes now
+    while protocol.store_id is None and protocol.refusal is None and not protocol.shutting_down:
+        data = await loop.sock_recv(connected, _HELLO_BYTES)
+        if not data:
+            raise EOFError
+        protocol.receive(data, [])
 
 
 class AsyncStream(asyncio.Protocol):

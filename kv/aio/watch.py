@@ -7,7 +7,7 @@ import socket
 from functools import partial
 from typing import TYPE_CHECKING, Self
 
-from kv.aio.stream import tls_options
+from kv.aio.stream import greet, tls_options
 from kv.api.watches import FIRST_PAUSE_S, MAX_PAUSE_S, WatchState
 from kv.blocking.stream import STOPPING_PAUSE_S, Deadline, open_home
 from kv.errors import ConnectionLost, KvdError, Stopping, Unavailable
@@ -132,13 +132,16 @@ class AsyncWatch(WatchState, Asynchronous):
         descriptor, is_unix = stream.detach()
         connect = asyncio.open_unix_connection if is_unix else asyncio.open_connection
         connected = socket.socket(fileno=descriptor)
+        connected.setblocking(False)
+        protocol = self._protocol = ClientProtocol(settings.codec, StoreView())
+        if not address.startswith("tls://"):
+            await greet(connected, address, protocol, settings)
         try:
             async with asyncio.timeout(settings.timeout):
                 options = tls_options(address, settings.tls)
                 reader, self._writer = await connect(sock=connected, **options)
         except OSError as error:  # of TLS, or a TimeoutError
             raise Unavailable(f"no daemon at {address} ({error.strerror or error})", [address]) from None
-        protocol = self._protocol = ClientProtocol(settings.codec, StoreView())
         try:
             async with asyncio.timeout(settings.timeout):
                 await self._request(reader, self._writer, protocol, settings.token_for(address))

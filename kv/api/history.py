@@ -47,6 +47,7 @@ def writes_of(planning: Procedure[Plan]) -> Procedure[dict[str, bytes | None]]:
 
 def history(key: str, limit: int | None) -> Pages[Version]:
     """The versions of a key, newest first."""
+    limit = operations.number_or_none(limit, "a limit")
     before: int | None = None
     while limit is None or limit > 0:
         page = _PAGE_VERSIONS if limit is None else min(limit, _PAGE_VERSIONS)
@@ -62,6 +63,7 @@ def history(key: str, limit: int | None) -> Pages[Version]:
 
 def log(since: int | None, limit: int | None) -> Pages[Commit]:
     """The commits after ``since``, oldest first; or the newest ``limit`` of them."""
+    limit = operations.number_or_none(limit, "a limit")
     if since is None and limit is not None:
         yield from _newest(limit)
         return

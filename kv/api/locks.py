@@ -27,7 +27,7 @@ from kv.errors import CommitUnknown, ConnectionLost, LockLost, TimedOut
 from kv.methods import Blocking, procedure
 from kv.wire import operations
 from kv.wire.exchange import Exchange
-from kv.wire.operations import milliseconds
+from kv.wire.operations import milliseconds, text
 from kvd.protocol.ranges import prefix_end
 
 TYPE_CHECKING = False
@@ -68,6 +68,7 @@ class LockCalls(ClientScope):
         prefix: str = "lock/",
     ) -> None:
         super().__init__(client)
+        name, prefix = text(name, "a lock's name"), text(prefix, "a prefix")
         if not name or "/" in name:
             raise ValueError(f"a lock's name has no '/' and is not empty, unlike {name!r}")
         self.name = name

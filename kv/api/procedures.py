@@ -127,6 +127,7 @@ def get_and_touch(keys: list[str], ttl: float | timedelta | None) -> Procedure[d
 
 def largest_keys(limit: int) -> Procedure[dict[str, int]]:
     """The keys with the largest values, and their bytes: the largest of each page, and the largest of these."""
+    limit = operations.number(limit, "a limit")
     sizes: dict[str, int] = {}
     following: str | None = ""
     while following is not None:
@@ -141,6 +142,8 @@ def largest_keys(limit: int) -> Procedure[dict[str, int]]:
 
 def bounds(prefix: str, start: str | None, end: str | None) -> tuple[str, str | None]:
     """Return where a scan begins (included), and where it ends (excluded; None: at the last key)."""
+    prefix, start = operations.text(prefix, "a prefix"), None if start is None else operations.text(start, "start")
+    end = None if end is None else operations.text(end, "end")
     ends = [bound for bound in (prefix_end(prefix), end) if bound is not None]
     return max(prefix, start or ""), min(ends, default=None)
 
@@ -156,6 +159,7 @@ def scan(
     store_id: str | None = None,
 ) -> Pages[Item]:
     """The keys of a prefix or a range, page by page."""
+    limit = operations.number_or_none(limit, "a limit")
     following: str | None
     following, stop = bounds(prefix, start, end)
     while following is not None and (limit is None or limit > 0):

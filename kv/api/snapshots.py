@@ -48,13 +48,13 @@ class SnapshotCalls(ClientScope):
     @procedure
     def get_many(self, keys: Iterable[str]) -> Procedure[dict[str, bytes | None]]:
         """The values of ``keys``, None for absent ones."""
-        values = yield from self._read(operations.get_many(list(keys), self.version))
+        values = yield from self._read(operations.get_many(keys, self.version))
         return values
 
     @procedure
     def fetch(self, keys: Iterable[str]) -> Procedure[dict[str, Versioned]]:
         """As get_many, with the version of each value."""
-        values = yield from self._read(operations.fetch(list(keys), self.version))
+        values = yield from self._read(operations.fetch(keys, self.version))
         return values
 
     @pages

@@ -20,7 +20,7 @@ from kv.api.snapshots import end_snapshot
 from kv.methods import Blocking, pages, procedure
 from kv.wire import operations
 from kv.wire.exchange import Exchange
-from kv.wire.operations import BEGUN, binary, milliseconds, write_options
+from kv.wire.operations import BEGUN, binary, milliseconds, number_or_none, text, texts, write_options
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -73,14 +73,14 @@ class TransactionCalls(ClientScope):
     @procedure
     def get(self, key: str, default: bytes | None = None) -> Procedure[bytes | None]:
         """The value of ``key`` as this transaction sees it, ``default`` if it has none."""
-        values = yield from self._values([key])
+        values = yield from self._values([text(key)])
         value = values[key]
         return default if value is None else value
 
     @procedure
     def get_many(self, keys: Iterable[str]) -> Procedure[dict[str, bytes | None]]:
         """The values of ``keys`` as this transaction sees them, None for absent ones."""
-        values = yield from self._values(list(keys))
+        values = yield from self._values(texts(keys))
         return values
 
     @pages
@@ -97,6 +97,7 @@ class TransactionCalls(ClientScope):
 
         The whole scanned range counts as read, also where it has no key. Writes during the iteration may be missed.
         """
+        limit = number_or_none(limit, "a limit")
         following: str | None
         following, stop = bounds(prefix, start, end)
         while following is not None and (limit is None or limit > 0):
@@ -156,6 +157,7 @@ class TransactionCalls(ClientScope):
     def set(self, key: str, value: bytes, *, ttl: float | timedelta | None = None) -> None:
         """Store ``value`` under ``key`` when the transaction commits; ``ttl`` is for this key alone."""
         self._check_open()
+        key = text(key)
         self._writes[key] = binary(value)
         self._ttls.pop(key, None)
         if ttl is not None:
@@ -164,7 +166,7 @@ class TransactionCalls(ClientScope):
     def delete(self, *keys: str) -> None:
         """Delete those of ``keys`` that exist when the transaction commits."""
         self._check_open()
-        self._writes.update(dict.fromkeys(keys))
+        self._writes.update(dict.fromkeys(texts(keys)))
         for key in keys:
             self._ttls.pop(key, None)
 

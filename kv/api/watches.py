@@ -54,14 +54,19 @@ class Feed:
 
         Raises KvdError.
         """
-        yield protocol.hello(token)
+        if not protocol.hello_sent:
+            yield protocol.hello(token)
         while protocol.store_id is None:
             self.receive(protocol, (yield b""))
         exchange = self._request(protocol)
         protocol.pending.append([exchange])
         yield protocol.encode([exchange])
         while not exchange.done:
-            self.receive(protocol, (yield b""))
+            try:
+                self.receive(protocol, (yield b""))
+            except Stopping:
+                if not exchange.done:
+                    raise  # else the feed has begun, and its first events came with the goodbye
         exchange.result()
 
     def receive(self, protocol: ClientProtocol, data: bytes) -> None:

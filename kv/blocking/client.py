@@ -9,6 +9,7 @@ from kv.blocking.stream import Deadline
 from kv.methods import Api, Blocking
 from kv.settings import DEFAULT_TIMEOUT_S, ClientSettings
 from kv.wire.exchange import Exchange
+from kv.wire.operations import text, watch
 
 TYPE_CHECKING = False  # importing typing to ask it would cost the short-lived command 7 ms
 if TYPE_CHECKING:
@@ -116,6 +117,7 @@ class Client(Api, Blocking):
         """
         from kv.blocking.watch import Watch
 
+        watch(prefix, since)  # raises for what cannot be asked
         return Watch(self.settings, prefix, since)
 
     def mirror(self, prefix: str = "") -> Mirror:
@@ -126,7 +128,7 @@ class Client(Api, Blocking):
         """
         from kv.blocking.mirror import Mirror
 
-        return Mirror(self.settings, self.log, self.version, prefix)
+        return Mirror(self.settings, self.log, self.version, text(prefix, "a prefix"))
 
     def lock(
         self,

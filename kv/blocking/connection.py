@@ -7,7 +7,7 @@ the connection only if a frame may have been sent in part, or received data may 
 
 from __future__ import annotations
 
-from _thread import allocate_lock
+from _thread import allocate_lock, get_ident
 
 from kv.blocking.stream import STOPPING_PAUSE_S, Deadline, open_home
 from kv.errors import KvdError, ProtocolError, Stopping, Unavailable
@@ -34,6 +34,7 @@ class Connection:
         self._settings = settings
         self._near_cache = near_cache
         self._lock = allocate_lock()
+        self._owner = 0  # the thread that is in a call
         self._store_view = StoreView()
         self._stream: Stream | None = None
         self._protocol = ClientProtocol(settings.codec, self._store_view)
@@ -43,19 +44,26 @@ class Connection:
     # ------------------------------------------------------------------ for the client
 
     def deliver(self, exchange: Exchange, deadline: Deadline) -> None:
-        """Carry out ``exchange``; its failures are its own. Raises only ValueError, for what cannot be encoded."""
+        """Carry out ``exchange``; its failures are its own. Raises ValueError for what cannot be encoded.
+
+        Raises RuntimeError inside another call of the same thread: in a signal handler or a ``__del__``.
+        """
+        thread = self._check_owner()
         acquired = False
         try:
             # A signal between the return of a plain acquire() and the next step would leave the lock held for ever.
             # Here the for statement calls acquire through map, and Python looks for no signals in between. (A context
             # manager of ours would have the same gap, and cost 2 to 3 % of the instructions of a get.)
             for acquired in map(self._lock.acquire, (True,), (_lock_timeout(deadline),)):
-                if not acquired:
+                if acquired:
+                    self._owner = thread
+                else:
                     exchange.timed_out(self._settings.address or "the daemon", deadline.seconds, sent=False)
                 while not exchange.done:
                     self._try(exchange, deadline)
         finally:
             if acquired:
+                self._owner = 0
                 self._lock.release()
 
     def ask_quickly(
@@ -67,12 +75,14 @@ class Connection:
         first reply is no error. Otherwise returns None: the caller delivers the requests again, which finds out what is
         wrong, and a late reply to this frame is dropped. Raises ValueError for what cannot be encoded.
         """
+        thread = get_ident()
         acquired = False
         replies: list[Any] | None = None
         try:
             for acquired in map(self._lock.acquire, (False,)):  # as in deliver
                 if not acquired:
                     return None
+                self._owner = thread
             stream, protocol = self._stream, self._protocol
             if stream is None or self._torn or protocol.pending or not stream.recv_waits:
                 return None
@@ -94,11 +104,13 @@ class Connection:
             self._drop()
         finally:
             if acquired:
+                self._owner = 0
                 self._lock.release()
         return None if replies is None else (replies, protocol)
 
     def stream(self, deadline: Deadline) -> Stream:
         """Return the stream, opened if it is not open. Raises Unavailable and the like."""
+        self._check_owner()
         with self._lock:
             return self._open(deadline)[0]
 
@@ -110,6 +122,7 @@ class Connection:
 
     def take_stream(self) -> Stream | None:
         """Return the stream, if one is open. It belongs to the caller then, and the next call opens another."""
+        self._check_owner()
         with self._lock:
             stream, self._stream = self._stream, None
             self._detach_near_cache()
@@ -120,6 +133,16 @@ class Connection:
         stream = self.take_stream()
         if stream is not None:
             stream.close()
+
+    def _check_owner(self) -> int:
+        """Return this thread's id. Raises RuntimeError if the thread is in a call, for which it would wait for ever."""
+        thread = get_ident()
+        if self._owner == thread:
+            raise RuntimeError(
+                "the client is already in a call of this thread: a signal handler or __del__ that may interrupt it "
+                "must use a client of its own"
+            )
+        return thread
 
     # ------------------------------------------------------------------ a try
 

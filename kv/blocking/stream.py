@@ -10,8 +10,13 @@ import struct
 import sys
 import time
 from _weakref import ref
-from select import POLLIN, POLLOUT, poll
 
+try:
+    from select import POLLIN, POLLOUT, poll
+except ImportError:
+    raise ImportError(
+        "kv needs select.poll, which eventlet.monkey_patch() takes away: write eventlet.monkey_patch(select=False)"
+    ) from None
 try:
     import _socket as socket
 except ImportError:  # another Python implementation
@@ -19,7 +24,7 @@ except ImportError:  # another Python implementation
 
 from kv.errors import Forbidden, Unavailable
 from kv.wire.protocol import FrameReader
-from kvd.protocol.address import MAX_UNIX_PATH_BYTES, candidate_sockets, is_network, parse_tcp
+from kvd.protocol.address import MAX_UNIX_PATH_BYTES, candidate_sockets, is_network, normalize, parse_tcp
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -280,9 +285,9 @@ def open_stream(
         except PermissionError:
             denied.append(candidate)
         except OSError as error:
-            problems.append(f"{candidate} ({_reason(error)})")
+            problems.append(f"{candidate} ({_reason(error, candidate)})")
     if denied:
-        text = f"permission denied: {', '.join(denied)}; the socket's owner and mode decide who may use the daemon"
+        text = f"permission denied: {', '.join(denied)}; {_who_may_open(denied[0])}"
         raise Forbidden(text, "forbidden")
     raise Unavailable(f"no daemon at {', '.join(problems)}{_how_to_start(address)}", addresses)
 
@@ -294,6 +299,21 @@ def open_home(settings: "ClientSettings", deadline: Deadline, *, shake_hands: bo
         if settings.settle(stream.address):
             return stream
         stream.close()
+
+
+def _who_may_open(path: str) -> str:
+    """Say how one gets to use a daemon whose socket one may not open."""
+    text = "the socket's owner and mode decide who may use the daemon"
+    try:
+        found = os.stat(path)
+        if not found.st_mode & 0o020:
+            return text
+        from grp import getgrgid
+
+        group = getgrgid(found.st_gid).gr_name
+    except (OSError, KeyError):
+        return text
+    return f"{text}: ask an administrator to add you to the group {group}, and log in again"
 
 
 def _how_to_start(address: str | None) -> str:
@@ -316,7 +336,7 @@ def _shake_hands(connected: "socket.socket", address: str, deadline: Deadline, t
 
 def _default_addresses() -> list[str]:
     configured = os.environ.get("KVD_SOCKET")
-    return [configured] if configured else candidate_sockets()
+    return [normalize(configured)] if configured else candidate_sockets()
 
 
 def _connect(address: str, deadline: Deadline) -> "socket.socket":
@@ -363,9 +383,11 @@ def _connected(connecting: "socket.socket", peer: object, deadline: Deadline) ->
     return connecting
 
 
-def _reason(error: OSError) -> str:
+def _reason(error: OSError, address: str) -> str:
     if isinstance(error, TimeoutError):
         return "no answer in time"
+    if not is_network(address) and os.path.isdir(address):
+        return "a directory: name the socket in it"
     return {
         errno.ENOENT: "no such socket",
         errno.ECONNREFUSED: "no process listens there",

@@ -42,6 +42,7 @@ def context(files: TlsFiles | None) -> ssl.SSLContext:
     try:
         tls = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=files.ca)
         tls.minimum_version = ssl.TLSVersion.TLSv1_3
+        tls.hostname_checks_common_name = False  # a name counts only where the CA has put host names: in the SAN
         if files.certificate is not None:
             tls.load_cert_chain(files.certificate, files.key)
     except (OSError, ValueError) as error:  # SSLError is an OSError

@@ -2,6 +2,7 @@
 
 from kv.cli.escape import show
 from kv.cli.times import show_time, time_json
+from kvd.protocol import Position
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,8 +26,9 @@ def author_json(author: "Author | None") -> "dict[str, object] | None":
 
 
 def commit_json(version: int, time_us: int | None, author: "Author | None") -> dict[str, object]:
-    """Return version, time and author for programs."""
-    return {"version": version, "time": time_json(time_us), "author": author_json(author)}
+    """Return version, position (the version with its store), time and author for programs."""
+    position = {"position": version.text} if isinstance(version, Position) else {}
+    return {"version": version, **position, "time": time_json(time_us), "author": author_json(author)}
 
 
 def conflict_text(error: "Conflict") -> str:

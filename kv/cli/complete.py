@@ -125,9 +125,10 @@ class Finder(CompletionFinder):
         start = 0 if last_wordbreak_pos is None else last_wordbreak_pos + 1
         if start and completions and completions[0][start - 1] == "@":
             start -= 1
-        quoted = [_escaped(word[start:], "\\();<>|&!`$*?[]{}^ \t\n\"'") for word in completions]
-        # A leading "#" would begin a comment, a leading "~" be a home directory.
-        quoted = ["\\" + word if word[:1] in ("#", "~") else word for word in quoted]
+        # A "~" is a home directory at the beginning of a word, and after each "=" and ":" of one.
+        quoted = [_escaped(word[start:], "\\();<>|&!`$*?[]{}^~ \t\n\"'") for word in completions]
+        # A leading "#" would begin a comment.
+        quoted = ["\\" + word if word.startswith("#") else word for word in quoted]
         if self.append_space and len(quoted) == 1 and not quoted[0].endswith(("=", "/", ":")):
             quoted[0] += " "
         return quoted

@@ -96,7 +96,7 @@ def _versions(prefix: str, options: LineOptions) -> dict[str, str]:
 
     commits = live_commits(_COMMITS_OFFERED, options.socket, options.token_file)
     versions = {
-        str(commit.version): f"{show_time(commit.time)[-8:]}  {keys_text(commit.keys, 2)}" for commit in commits
+        str(commit.version): f"{show_time(commit.time)[11:19]}  {keys_text(commit.keys, 2)}" for commit in commits
     }
     return {version: text for version, text in versions.items() if version.startswith(prefix)}
 

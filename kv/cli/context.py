@@ -1,8 +1,11 @@
 """The context of a command: where it prints, and how it reaches the daemon."""
 
+import os
+
 from kv.cli.failures import UsageError
 from kv.cli.output import Output, warn
 from kv.cli.parser import DEFAULT_TIMEOUT_S, CommonOptions
+from kvd.protocol.address import normalize
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,8 +32,8 @@ class Context:
 
         timeout_s = self.options.timeout_s(default_timeout_s, flag=not waits)
         try:
-            if self.options.socket == "":
-                raise ValueError("an address cannot be empty")
+            if self.options.socket is None and (configured := os.environ.get("KVD_SOCKET")):
+                normalize(configured)
             return Client(self.options.socket, timeout=timeout_s, token_file=self.options.token_file, codec=light())
         except ValueError as error:
             raise UsageError(f"{error}; write a socket's path, tcp://HOST:PORT or tls://HOST:PORT") from None
@@ -67,6 +70,10 @@ class Context:
         for key in keys:
             self.warn(f"error: no such key: {key}")
 
+    def warn_nul(self, key: str) -> None:
+        """Name a key that is not printed, because another program would take the NUL byte in it for its end."""
+        self.warn(f"error: the key {key} has a NUL byte in it and is not printed; use --json")
+
 
 def history_point(text: str | None, option: str) -> "HistoryPoint | None":
     """Return the point in the history that ``text``, the value of ``option``, names. Raises UsageError."""
@@ -84,13 +91,25 @@ def checked_keys(operands: list[str], command: str) -> list[str]:
     return [checked_key(operand) for operand in operands]
 
 
+def checked_prefix(*arguments: str) -> str:
+    """Return the argument of the command line that is a prefix of keys, or "" without one. Raises UsageError."""
+    if len(arguments) > 1:
+        raise UsageError(f"one prefix at a time: {arguments[1]!r} is too many")
+    return checked_key(arguments[0]) if arguments and arguments[0] else ""
+
+
 def checked_key(argument: str) -> str:
     """Return an argument of the command line as a key. Raises UsageError."""
-    import os
-
     if not argument:
         raise UsageError("a key cannot be empty")
+    return checked_text(argument, "a key")
+
+
+def checked_text(argument: str, what: str) -> str:
+    """Return an argument of the command line as text, which is UTF-8 whatever the locale. Raises UsageError."""
+    import os
+
     try:
         return os.fsencode(argument).decode()
     except UnicodeDecodeError:
-        raise UsageError(f"a key must be UTF-8, which this is not: {argument}") from None
+        raise UsageError(f"{what} must be UTF-8, which this is not: {argument}") from None

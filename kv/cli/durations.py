@@ -7,7 +7,7 @@ from kv.cli.failures import UsageError
 _UNITS_S = {"w": 604_800.0, "d": 86_400.0, "h": 3_600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 UNITS = tuple(_UNITS_S)
 # The longest time to live that the daemon takes.
-_MAX_S = 3_155_760_000.0
+MAX_S = 3_155_760_000.0
 _PART = r"(\d+(?:\.\d+)?)(ms|[wdhms])"
 
 
@@ -16,7 +16,7 @@ def duration_s(text: str, name: str) -> float:
     seconds = maybe_duration_s(text)
     if seconds is None:
         raise UsageError(f"{name} is a duration such as 10m, 1h30m, 500ms, 2d, or a number of seconds, not {text!r}")
-    if not 0.001 <= seconds <= _MAX_S:
+    if not 0.001 <= seconds <= MAX_S:
         raise UsageError(f"{name} is at least 1ms and at most a hundred years, unlike {text!r}")
     return seconds
 

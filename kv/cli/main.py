@@ -103,35 +103,39 @@ def _report(error: Exception, output: Output) -> int:
         import traceback
 
         traceback.print_exception(error)
+    status, text = _explained(error)
+    if text and not (output.quiet and status != exits.USAGE):
+        warn(f"error: {text}")
+    return status
+
+
+def _explained(error: Exception) -> tuple[int, str]:
+    """Return the exit code of an error, and what to tell about it."""
     if isinstance(error, OutputFailed):
         return _output_failed(error)
     if isinstance(error, CommandFailed):
-        warn(f"error: {error.message}")
-        return error.status
+        return error.status, error.message
     return _daemon_failed(error)
 
 
-def _output_failed(error: OutputFailed) -> int:
+def _output_failed(error: OutputFailed) -> tuple[int, str]:
     if isinstance(error.cause, BrokenPipeError):
-        return exits.PIPE_CLOSED
-    warn(f"error: cannot write the output: {error.cause.strerror}")
-    return exits.IO_ERROR
+        return exits.PIPE_CLOSED, ""
+    return exits.IO_ERROR, f"cannot write the output: {error.cause.strerror}"
 
 
-def _daemon_failed(error: Exception) -> int:
+def _daemon_failed(error: Exception) -> tuple[int, str]:
     from kv.errors import Conflict, KvdError
 
     if not isinstance(error, KvdError):
-        warn(f"error: a fault in kv: {type(error).__name__}: {error}; please report it (KVD_DEBUG=1 shows more)")
-        return exits.INTERNAL
+        text = f"a fault in kv: {type(error).__name__}: {error}; please report it (KVD_DEBUG=1 shows more)"
+        return exits.INTERNAL, text
     if isinstance(error, Conflict):
         from kv.cli.authors import conflict_text
 
-        warn(f"error: {conflict_text(error)}")
-        return exits.CONFLICT
+        return exits.CONFLICT, conflict_text(error)
     unsure = ""
     if error.maybe_committed:
         is_said = "may have been made" in error.message
         unsure = ("" if is_said else "; the change may have been made") + "; read the keys before you try again"
-    warn(f"error: {error.message}{unsure}")
-    return exits.exit_code_for(error.code)
+    return exits.exit_code_for(error.code), f"{error.message}{unsure}"

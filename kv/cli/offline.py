@@ -2,13 +2,14 @@
 
 from kv.cli.context import Context
 from kv.cli.failures import CommandFailed
+from kv.cli.input import open_input
 from kv.cli.numbers import plural
 from kvd.protocol import exits
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any, TypeVar
+    from typing import Any, BinaryIO, TypeVar
 
     from kvd.service.offline import DataSummary
 
@@ -28,6 +29,11 @@ def offline(context: Context, label: str, work: "Callable[[Any, Progress], Resul
             return work(module, bar.update)
         except StartError as error:
             raise CommandFailed(error.text, error.exit_code) from None
+
+
+def open_backup(path: str) -> "BinaryIO":
+    """Open a backup; "-" is standard input. Raises CommandFailed, and its reads too."""
+    return open_input(path, exits.IO_ERROR)
 
 
 def print_result(context: Context, verb: str, result: "DataSummary", *, json: bool) -> None:

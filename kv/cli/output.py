@@ -1,4 +1,8 @@
-"""Standard output and standard error as bytes: buffered, UTF-8 whatever the locale, with errors of their own."""
+"""Standard output and standard error as bytes: buffered, UTF-8 whatever the locale, with errors of their own.
+
+Programs share these descriptors, and one of them may have made the terminal or pipe non-blocking. So all reads and
+writes of descriptors that are not ours alone go through ``read_some`` and ``write_all``, which wait.
+"""
 
 import os
 
@@ -52,11 +56,17 @@ def write_all(descriptor: int, data: bytes) -> None:
             wait_until_ready(descriptor, is_writing=True)
 
 
-def wait_until_ready(descriptor: int, *, is_writing: bool) -> None:
-    """Wait until the descriptor can be read or written, or has an error.
+def read_some(descriptor: int, size_bytes: int) -> bytes:
+    """Read up to ``size_bytes``, and wait until there are some; nothing is the end. Raises OSError."""
+    while True:
+        try:
+            return os.read(descriptor, size_bytes)
+        except BlockingIOError:
+            wait_until_ready(descriptor, is_writing=False)
 
-    Needed where another program has made the shared terminal or pipe non-blocking.
-    """
+
+def wait_until_ready(descriptor: int, *, is_writing: bool) -> None:
+    """Wait until the descriptor can be read or written, or has an error."""
     import select
 
     poll = select.poll()

@@ -15,9 +15,6 @@ import os
 from kv.cli.context import checked_key
 from kv.cli.failures import UsageError
 
-# The largest frame that a daemon can be configured to take. Without a limit, /dev/zero would fill the memory.
-MAX_INPUT_BYTES = 256 * 1024 * 1024
-
 
 def collect(operands: list[str], keys: list[str], values: list[str], *, raw_values: bool = False) -> dict[str, bytes]:
     """Return all pairs, operands first. Raises UsageError if any pair is wrong."""
@@ -55,12 +52,12 @@ def _value(key: str, text: str, stdin: "_StandardInput") -> bytes:
 
 
 def _file(path: str) -> bytes:
+    from kv.cli.input import read_file
+
     try:
-        with open(path, "rb", buffering=0) as file:
-            return _read_all(file.fileno(), path)
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise UsageError(f"cannot read {path!r}: {reason}; for a value that begins with @ write k==@...") from None
+        return read_file(path if path != "-" else "./-")
+    except UsageError as error:
+        raise UsageError(f"{error.message}; for a value that begins with @ write k==@...") from None
 
 
 class _StandardInput:
@@ -73,27 +70,9 @@ class _StandardInput:
         if self._used_by:
             raise UsageError(f"standard input can be read once: {self._used_by} and {purpose} both want it")
         self._used_by = purpose
+        from kv.cli.input import read_stdin
+
         return read_stdin()
-
-
-def read_stdin() -> bytes:
-    """Read standard input to its end. Raises UsageError."""
-    try:
-        return _read_all(0, "standard input")
-    except OSError as error:
-        raise UsageError(f"cannot read standard input: {error.strerror}") from None
-
-
-def _read_all(descriptor: int, name: str) -> bytes:
-    """Read to the end. Raises UsageError if that is more than any daemon takes, and OSError."""
-    parts: list[bytes] = []
-    size = 0
-    while part := os.read(descriptor, 1 << 20):
-        parts.append(part)
-        size += len(part)
-        if size > MAX_INPUT_BYTES:
-            raise UsageError(f"{name} is larger than {MAX_INPUT_BYTES >> 20} MiB, more than any daemon takes")
-    return b"".join(parts)
 
 
 def json_lines(data: bytes) -> dict[str, bytes]:

@@ -3,6 +3,7 @@
 The command inherits none of kv's descriptors (PEP 446), so it cannot keep kv's connection to the daemon open.
 """
 
+import errno
 import os
 import signal
 
@@ -37,6 +38,16 @@ def start(words: list[str], environment: "Mapping[str, str | bytes]", stdin: int
         raise CommandFailed(f"cannot run {words[0]}: {error}", exits.NOT_EXECUTABLE) from None
     except OSError as error:
         raise CommandFailed(f"cannot run {words[0]}: {error.strerror}", exits.NOT_EXECUTABLE) from None
+
+
+def check_command(word: str) -> None:
+    """Raise CommandFailed as ``start`` would if there is no such command, or it cannot be run."""
+    paths = [word] if "/" in word else [os.path.join(folder, word) for folder in os.get_exec_path()]
+    found = [path for path in paths if os.path.exists(path)]
+    if not found:
+        raise CommandFailed(f"no such command: {word}", exits.NO_SUCH_COMMAND)
+    if not any(os.path.isfile(path) and os.access(path, os.X_OK) for path in found):
+        raise CommandFailed(f"cannot run {word}: {os.strerror(errno.EACCES)}", exits.NOT_EXECUTABLE)
 
 
 def exit_code_of(process: int) -> int:

@@ -13,22 +13,24 @@ from kv.cli.times import maybe_time_us, time_json
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
+    from typing import BinaryIO
 
-# No line is longer: the largest possible value in base64, and a key.
+# No line is longer: the largest value that a daemon can be configured to take, in base64, and a key.
 MAX_LINE_BYTES = 512 * 1024 * 1024
 _US_A_SECOND = 1_000_000
 
 
 class Record:
-    """One key and its value. ``expires`` is in µs since the epoch; None: never."""
+    """One key and its value, and the number of its line. ``expires`` is in µs since the epoch; None: never."""
 
-    __slots__ = ("expires", "key", "value")
+    __slots__ = ("expires", "key", "line", "value")
 
-    def __init__(self, key: str, value: bytes, expires: int | None) -> None:
+    def __init__(self, key: str, value: bytes, expires: int | None, line: int = 0) -> None:
         self.key = key
         self.value = value
         self.expires = expires
+        self.line = line
 
     @property
     def size(self) -> int:
@@ -45,13 +47,17 @@ def line_of(record: Record) -> str:
     return dump(fields)
 
 
-def records(lines: "Iterable[bytes]", name: str) -> "Iterator[Record]":
-    """Return the lines as records, without empty lines. Raises UsageError with the number of the line."""
+def records(stream: "BinaryIO", name: str) -> "Iterator[Record]":
+    """Return the lines of ``stream`` as records, without empty lines. Raises UsageError with the number of the line."""
     seen: set[str] = set()
-    for number, line in enumerate(lines, 1):
+    number = 0
+    while line := stream.readline(MAX_LINE_BYTES + 1):
+        number += 1
+        if len(line) > MAX_LINE_BYTES:
+            raise UsageError(f"line {number} of {name} is longer than {MAX_LINE_BYTES} bytes, as no line of keys is")
         if line.strip():
             try:
-                record = _record(line)
+                record = _record(line, number)
                 if record.key in seen:
                     raise ValueError(f"the key {dump(record.key)} is in an earlier line, too")
             except ValueError as error:
@@ -60,7 +66,7 @@ def records(lines: "Iterable[bytes]", name: str) -> "Iterator[Record]":
             yield record
 
 
-def _record(line: bytes) -> Record:
+def _record(line: bytes, number: int) -> Record:
     """Raises ValueError."""
     try:
         fields = json.loads(line)
@@ -72,4 +78,4 @@ def _record(line: bytes) -> Record:
         expires = maybe_time_us(text) if isinstance(text, str) and text.endswith("Z") else None
         if expires is None:
             raise ValueError('"expires" is not a time of the form "2026-11-23T10:00:00Z"')
-    return Record(*pair_of(fields), expires)
+    return Record(*pair_of(fields), expires, number)

@@ -1,12 +1,33 @@
 """The completion scripts of the shells: ``kv completion`` prints them, and completions/ holds them.
 
-bash and fish get argcomplete's own scripts. zsh gets a function of ours, because argcomplete's passes the whole line
-and then completes nothing after ``a && ``, ``a | `` or ``X=1 ``. Ours passes only the words of this command. zsh
-removes their quotes, and the function quotes them again in a way that argcomplete always reads. zsh quotes the answers
-itself.
+fish gets argcomplete's own script. bash gets a function of ours, because argcomplete's takes the answers by an
+unquoted ``$(...)``: bash expands a key such as ``a*`` to the names of files there, and a file's name can end the quotes
+of the line and be a command. Ours takes them by ``mapfile``, which expands nothing.
+
+zsh gets a function of ours, because argcomplete's passes the whole line and then completes nothing after ``a && ``,
+``a | `` or ``X=1 ``. Ours passes only the words of this command. zsh removes their quotes, and the function quotes them
+again in a way that argcomplete always reads. zsh quotes the answers itself.
 """
 
 SHELLS = ("bash", "zsh", "fish")
+
+_BASH = r"""# Completion of kv for bash 4.4 and later.
+_kv() {
+    local suppress=0
+    compopt +o nospace 2>/dev/null && suppress=1
+    mapfile -d $'\v' -t COMPREPLY < <(
+        COMP_LINE=$COMP_LINE COMP_POINT=$COMP_POINT COMP_TYPE=$COMP_TYPE \
+        _ARGCOMPLETE_COMP_WORDBREAKS=$COMP_WORDBREAKS _ARGCOMPLETE=1 _ARGCOMPLETE_SHELL=bash \
+        _ARGCOMPLETE_IFS=$'\v' _ARGCOMPLETE_SUPPRESS_SPACE=$suppress \
+        "$1" 8>&1 1>/dev/null 2>&1 </dev/null
+    )
+    # A word that goes on (key=, a directory/, a namespace:) gets no blank after it.
+    if ((suppress)) && [[ ${COMPREPLY-} == *[=/:] ]]; then
+        compopt -o nospace
+    fi
+}
+complete -o nospace -F _kv kv
+"""
 
 _ZSH = r"""#compdef kv
 _kv() {
@@ -53,12 +74,13 @@ else
 fi
 """
 
+_OURS = {"bash": _BASH, "zsh": _ZSH}
+
 
 def script(shell: str) -> str:
     """Return the script for one of SHELLS."""
-    if shell == "zsh":
-        return _ZSH
+    if shell in _OURS:
+        return _OURS[shell]
     from argcomplete.shell_integration import shellcode
 
-    # Without argcomplete's default "-o default": with it bash offers file names as keys when nothing matches.
-    return str(shellcode(["kv"], shell=shell, complete_arguments=["-o", "nospace"]))
+    return str(shellcode(["kv"], shell=shell))

@@ -3,7 +3,7 @@
 2026-11-23T10:00:00     a date and a local time; seconds and fractions may be missing, a blank may replace the T
 2026-11-23T10:00:00Z    the same with a zone: Z, +01:00
 2026-11-23              local midnight
-10:00, 10:00:30         the last time the local clock showed it
+10:00, 10:00:30         the last time the local clock showed it, up to now
 @1795428000             seconds since the epoch, also with a fraction
 5m, 1h30m, 5m ago       this long ago
 """
@@ -22,7 +22,7 @@ def maybe_time_us(text: str, now_us: int | None = None) -> int | None:
     now_us = time.time_ns() // 1000 if now_us is None else now_us
     ago_s = with_units_s(text.removesuffix(" ago"))
     if ago_s is not None:
-        return max(0, now_us - round(ago_s * 1e6))
+        return now_us - round(min(ago_s * 1e6, now_us))  # it may be infinite
     if text.startswith("@"):
         return _epoch_us(text[1:])
     try:
@@ -49,12 +49,42 @@ def _calendar_us(text: str, now_us: int) -> int | None:
     if clock and clock[1] == ":":
         clock = "0" + clock
     if date:
-        return _to_us(datetime.fromisoformat(f"{date}T{clock or '00:00'}{zone or ''}"))
+        local = datetime.fromisoformat(f"{date}T{clock or '00:00'}{zone or ''}")
+        return _to_us(local) if zone else _latest_us(local, now_us)
     if zone:
         return None  # of which day?
+    return _last_time_us(clock, now_us)
+
+
+def _latest_us(local: datetime, now_us: int) -> int:
+    """Return the latest moment up to now at which the local clock shows ``local``, if there is one.
+
+    A time in the gap of spring, which no clock has shown, is taken as if the clock had not been moved.
+    """
+    moments = _moments_us(local) or [_to_us(local)]
+    return max((moment_us for moment_us in moments if moment_us <= now_us), default=min(moments))
+
+
+def _last_time_us(clock: str, now_us: int) -> int | None:
+    """Return when the local clock last showed ``clock``, up to now."""
     today = datetime.fromtimestamp(now_us / 1e6)  # noqa: DTZ006 (a local time, without a zone)
-    moment = datetime.fromisoformat(f"{today:%Y-%m-%d}T{clock}")
-    return _to_us(moment if _to_us(moment) <= now_us else moment - timedelta(days=1))
+    for days in range(3):  # an hour that was left out in spring may be that of yesterday
+        moments = _moments_us(datetime.fromisoformat(f"{today - timedelta(days=days):%Y-%m-%d}T{clock}"))
+        past = [moment_us for moment_us in moments if moment_us <= now_us]
+        if past:
+            return max(past)
+    return None
+
+
+def _moments_us(local: datetime) -> list[int]:
+    """Return when the local clock shows ``local``: twice in autumn's repeated hour, never in spring's gap."""
+    moments_us = {_to_us(local.replace(fold=fold)) for fold in (0, 1)}
+    shown = local.replace(microsecond=0)
+    return [
+        moment_us
+        for moment_us in moments_us
+        if datetime.fromtimestamp(moment_us // 1_000_000) == shown  # noqa: DTZ006 (a local time, without a zone)
+    ]
 
 
 def _to_us(moment: datetime) -> int:
@@ -62,10 +92,13 @@ def _to_us(moment: datetime) -> int:
 
 
 def show_time(time_us: int | None) -> str:
-    """Return a moment for people: local date and time, to the second."""
+    """Return a moment for people: local date and time, to the second; with the zone where an hour comes twice."""
     if time_us is None:
         return "time unknown"
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(time_us // 1_000_000))
+    local = time.localtime(time_us // 1_000_000)
+    comes_twice = len(_moments_us(datetime(*local[:6]))) > 1  # noqa: DTZ001 (a local time, without a zone)
+    zone = time.strftime("%z", local) if comes_twice else ""
+    return time.strftime("%Y-%m-%d %H:%M:%S", local) + zone
 
 
 def time_json(time_us: int | None) -> str | None:

@@ -10,6 +10,7 @@ from kv.aio.connection import SingleCall
 from kv.near_cache.entries import fetch_entries
 from kv.near_cache.reads import NearReads, near_cache_for
 from kv.settings import DEFAULT_TIMEOUT_S
+from kv.wire.operations import text
 from kvd.protocol.near_cache import LEASE
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ class AsyncNearClient(NearReads, AsyncClient):
         table = near_cache.table
         try:
             value, word, generation, deadline = table.younger[key]
-        except KeyError:
+        except (KeyError, TypeError):
             return self._get(key)
         words = table.words
         if (
@@ -90,6 +91,7 @@ class AsyncNearClient(NearReads, AsyncClient):
         return self._get(key)
 
     def _get(self, key: str) -> Awaitable[bytes | None]:
+        key = text(key)
         entry = self.near_cache.answer(key)
         if entry is not None:
             return _Answered(entry[0])

@@ -11,6 +11,7 @@ from kv.near_cache.entries import checked_entries, fetch_entries
 from kv.near_cache.reads import NearReads, near_cache_for
 from kv.settings import DEFAULT_TIMEOUT_S
 from kv.wire.exchange import Exchange
+from kv.wire.operations import text
 from kvd.protocol.near_cache import LEASE
 
 TYPE_CHECKING = False
@@ -54,7 +55,7 @@ class NearClient(NearReads, Client):
         table = near_cache.table
         try:
             value, word, generation, deadline = table.younger[key]
-        except KeyError:
+        except (KeyError, TypeError):
             return self._get(key)
         words = table.words
         if (
@@ -67,6 +68,7 @@ class NearClient(NearReads, Client):
         return self._get(key)
 
     def _get(self, key: str) -> bytes | None:
+        key = text(key)
         near_cache = self.near_cache
         entry = near_cache.answer(key)
         if entry is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kv.errors import ProtocolError
 from kv.results import Record
-from kv.wire.operations import Operation
+from kv.wire.operations import Operation, texts
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ def entry_bytes(key: str, entry: Entry) -> int:
 
 def fetch_entries(keys: list[str]) -> Operation[list[list[Any]]]:
     """What a near cache needs of each key: value, version, slot, generation, deadline (µs)."""
+    keys = texts(keys)
     return Operation(("fetch", keys), lambda reply: checked_entries(keys, reply))
 
 

@@ -37,5 +37,7 @@ class NearReads:
             Raises SnapshotGone if ``at`` has left the history.
             """
             if at is not None:
-                return self._call(operations.get_many(list(keys), at))
+                return self._call(operations.get_many(keys, at))
+            if isinstance(keys, str | bytes | bytearray | memoryview):
+                operations.texts(keys)  # raises
             return self._run_steps(self.near_cache.get_many(keys))

@@ -34,6 +34,7 @@ PROTOCOL = 1
 # As a version to read at: the snapshot of the last begin on this connection.
 BEGUN = -1
 MAX_PAGE_SIZE = 65_536
+_STRING = {str}
 
 
 class Operation(Generic[T]):
@@ -82,17 +83,53 @@ def write_options(
     if ephemeral:
         options["ephemeral"] = True
     if sync is not None:
-        options["sync"] = sync
+        options["sync"] = bool(sync)
     return options
 
 
 def milliseconds(duration: float | timedelta) -> int:
     """Return a duration in whole milliseconds, rounded up. Raises TypeError, ValueError, OverflowError."""
-    try:
-        seconds = duration if isinstance(duration, int | float) else duration.total_seconds()
-    except AttributeError:
-        raise TypeError(f"a duration is seconds or a timedelta, not {type(duration).__name__}") from None
+    if hasattr(duration, "total_seconds"):
+        seconds: float = duration.total_seconds()
+    elif isinstance(duration, bool) or not (hasattr(duration, "__index__") or hasattr(duration, "__float__")):
+        raise TypeError(f"a duration is seconds or a timedelta, not {type(duration).__name__}")
+    else:
+        seconds = duration.__index__() if hasattr(duration, "__index__") else float(duration)
+    if seconds - seconds:  # infinite, or not a number
+        raise ValueError(f"a duration is a finite number of seconds, not {duration}; None means without end")
     return -int(-seconds * 1000 // 1)
+
+
+def text(thing: str, what: str = "a key") -> str:
+    """Return a key, or other text, as the wire takes it. Raises TypeError for what is not a string."""
+    if type(thing) is str:
+        return thing
+    if isinstance(thing, str):
+        return str.__str__(thing)  # a subclass may print itself as anything
+    hint = "; decode bytes first, as in key.decode()" if isinstance(thing, bytes | bytearray | memoryview) else ""
+    raise TypeError(f"{what} is a string, not {type(thing).__name__}{hint}")
+
+
+def texts(keys: Iterable[str]) -> list[str]:
+    """Return several keys as the wire takes them. Raises TypeError for anything else, and for a single string."""
+    if isinstance(keys, str | bytes | bytearray | memoryview):
+        raise TypeError(f"several keys are wanted, as in [{keys!r}], not one {type(keys).__name__}")
+    found = list(keys)
+    return found if set(map(type, found)) <= _STRING else [text(key) for key in found]
+
+
+def number(thing: int, what: str) -> int:
+    """Return an integer as the wire takes it. Raises TypeError for what is none."""
+    if type(thing) is int:
+        return thing
+    if isinstance(thing, bool) or not hasattr(thing, "__index__"):
+        raise TypeError(f"{what} is an integer, not {type(thing).__name__}")
+    return int(thing.__index__())
+
+
+def number_or_none(thing: int | None, what: str) -> int | None:
+    """As number, where None is allowed."""
+    return None if thing is None else number(thing, what)
 
 
 def binary(value: bytes) -> bytes:
@@ -135,7 +172,7 @@ def _position(reply: object, position: type[Position] = Position) -> Position:
 
 def _bare(version: int | None) -> int | None:
     """Return a version as the wire takes it: the encoder takes no subclass of int."""
-    return None if version is None else int(version)
+    return number_or_none(version, "a version")
 
 
 def _text(reply: object) -> str:
@@ -152,11 +189,23 @@ def _pairs(reply: object) -> dict[str, str | int]:
     return dict(_list(reply))  # type: ignore[arg-type]  # raises for anything else, which the caller expects
 
 
-def _page(reply: object) -> tuple[list[Item], str | None]:
+def _page(reply: object, start: str) -> tuple[list[Item], str | None]:
     from kv.results import Item
 
     items, following = _list(reply)
-    return [Item(*item) for item in _list(items)], following  # type: ignore[misc, return-value]
+    return [Item(*item) for item in _list(items)], _following(following, start)  # type: ignore[misc]
+
+
+def _following(reply: object, start: str) -> str | None:
+    """Read where the page after the one from ``start`` begins. Raises ProtocolError unless that leads to an end."""
+    following = None if reply is None else _text(reply)
+    _check_progress(following is None or following > start)
+    return following
+
+
+def _check_progress(progresses: bool) -> None:
+    if not progresses:
+        raise ProtocolError("the daemon's pages do not go on: it returns one again", "bad_reply")
 
 
 def _seconds_left(reply: object) -> list[float | None]:
@@ -237,7 +286,7 @@ def access(
     key: str, uid: int | None, gids: list[int], certificate: str | None, token: str | None
 ) -> Operation[dict[str, Any]]:
     """What a user may do with a key: rights, reason and rules, in words."""
-    return Operation(("access", key, uid, gids, certificate, token), _access)
+    return Operation(("access", text(key), number_or_none(uid, "a uid"), gids, certificate, token), _access)
 
 
 def _access(reply: object) -> dict[str, Any]:
@@ -247,7 +296,11 @@ def _access(reply: object) -> dict[str, Any]:
 
 def slow_log(limit: int, reset: bool) -> Operation[list[SlowFrame]]:
     """The last frames that took the daemon long, the newest first."""
-    return Operation(("slowlog", limit, reset), lambda reply: [_slow(entry) for entry in _list(reply)], writing=reset)
+    return Operation(
+        ("slowlog", number(limit, "a limit"), bool(reset)),
+        lambda reply: [_slow(entry) for entry in _list(reply)],
+        writing=reset,
+    )
 
 
 def _slow(entry: object) -> SlowFrame:
@@ -263,7 +316,7 @@ def largest(start: str, limit: int) -> Operation[tuple[dict[str, int], str | Non
 
     def read(reply: object) -> tuple[dict[str, int], str | None]:
         sizes, following = _list(reply)
-        return _numbers(sizes), None if following is None else str(following)
+        return _numbers(sizes), _following(following, start)
 
     return Operation(("largest", start, limit), read)
 
@@ -277,7 +330,7 @@ def hottest(by: str, limit: int) -> Operation[HotKeys]:
         covered_ms, keys = _list(reply)
         return HotKeys(_integer(covered_ms) / 1000, _numbers(keys))
 
-    return Operation(("hottest", by, limit), read)
+    return Operation(("hottest", text(by, "by"), number(limit, "a limit")), read)
 
 
 def _numbers(pairs: object) -> dict[str, int]:
@@ -301,41 +354,50 @@ def shutdown() -> Operation[int]:
 
 def get(key: str) -> Operation[bytes | None]:
     """The value of ``key``."""
-    return Operation(("get", key), _value)
+    return Operation(("get", key if type(key) is str else text(key)), _value)
 
 
-def get_many(keys: list[str], at: int | None) -> Operation[dict[str, bytes | None]]:
+def get_many(keys: Iterable[str], at: int | None) -> Operation[dict[str, bytes | None]]:
     """The values of ``keys``, all of one instant."""
-    request = ("get_many", keys) if at is None else ("get_many", keys, int(at))
+    keys = texts(keys)
+    request = ("get_many", keys) if at is None else ("get_many", keys, number(at, "a version"))
     read = lambda reply: dict(zip(keys, map(_value, _list(reply)), strict=True))  # noqa: E731
     return Operation(request, read, store_id=store_of(at))
 
 
-def fetch(keys: list[str], at: int | None) -> Operation[dict[str, Versioned]]:
+def fetch(keys: Iterable[str], at: int | None) -> Operation[dict[str, Versioned]]:
     """Values with their versions, all of one instant."""
     from kv.results import Versioned
+
+    keys = texts(keys)
 
     def read(reply: object, position: type[Position] = Position) -> dict[str, Versioned]:
         entries = zip(keys, map(_list, _list(reply)), strict=True)
         return {key: Versioned(_value(entry[0]), _position(entry[1], position)) for key, entry in entries}
 
-    request = ("fetch", keys) if at is None else ("fetch", keys, int(at))
+    request = ("fetch", keys) if at is None else ("fetch", keys, number(at, "a version"))
     return Operation(request, read, store_id=store_of(at), has_positions=True)
 
 
 def set_many(entries: dict[str, bytes], options: dict[str, object]) -> Operation[Position]:
     """Store all entries in one commit."""
+    if not set(map(type, entries)) <= _STRING:
+        entries = {text(key): value for key, value in entries.items()}
     return Operation(("set", entries), _position, options=options, has_positions=True)
 
 
-def delete(keys: list[str], missing_ok: bool, options: dict[str, object]) -> Operation[int]:
+def delete(keys: Iterable[str], missing_ok: bool, options: dict[str, object]) -> Operation[int]:
     """Delete all keys in one commit, or none; reads as their count."""
-    return Operation(("delete", keys, missing_ok), lambda reply: _integer(_list(reply)[1]), options=options)
+    return Operation(
+        ("delete", texts(keys), bool(missing_ok)), lambda reply: _integer(_list(reply)[1]), options=options
+    )
 
 
 def increment(key: str, by: int, options: dict[str, object]) -> Operation[int]:
     """Add to a number; reads as the new number."""
-    return Operation(("increment", key, by), lambda reply: _integer(_list(reply)[0]), options=options)
+    return Operation(
+        ("increment", text(key), number(by, "by")), lambda reply: _integer(_list(reply)[0]), options=options
+    )
 
 
 def commit(
@@ -346,11 +408,17 @@ def commit(
     options: dict[str, object],
 ) -> Operation[Position]:
     """Write (None deletes) if nothing that was read has changed. Raises ValueError for versions of several stores."""
-    checked = {key: None if value is None else binary(value) for key, value in writes.items()}
+    checked = {text(key): None if value is None else binary(value) for key, value in writes.items()}
     reads = reads or {}
     store_id = only_store({store_of(snapshot), *map(store_of, reads.values())})
-    request = ("commit", checked, {key: int(version) for key, version in reads.items()}, list(ranges), _bare(snapshot))
+    versions = {text(key): number(version, "a version") for key, version in reads.items()}
+    request = ("commit", checked, versions, list(map(_range, ranges)), _bare(snapshot))
     return Operation(request, _position, options=options, store_id=store_id, has_positions=True)
+
+
+def _range(bounds: Range) -> tuple[str, str | None]:
+    start, end = bounds
+    return text(start, "a range's start"), None if end is None else text(end, "a range's end")
 
 
 def only_store(stores: set[str | None]) -> str | None:
@@ -361,22 +429,26 @@ def only_store(stores: set[str | None]) -> str | None:
     return stores.pop() if stores else None
 
 
-def touch(keys: list[str], ttl: float | timedelta | None) -> Operation[list[bool]]:
+def touch(keys: Iterable[str], ttl: float | timedelta | None) -> Operation[list[bool]]:
     """Have keys live for ``ttl`` from now on; reads as whether each exists."""
     ttl_ms = None if ttl is None else milliseconds(ttl)
-    return Operation(("touch", keys, ttl_ms), lambda reply: [bool(exists) for exists in _list(reply)], options={})
+    return Operation(
+        ("touch", texts(keys), ttl_ms), lambda reply: [bool(exists) for exists in _list(reply)], options={}
+    )
 
 
-def ttl(keys: list[str]) -> Operation[list[float | None]]:
+def ttl(keys: Iterable[str]) -> Operation[list[float | None]]:
     """How many seconds keys still live."""
-    return Operation(("ttl", keys), _seconds_left)
+    return Operation(("ttl", texts(keys)), _seconds_left)
 
 
 def scan(
     start: str, end: str | None, limit: int, at: int | None, keys_only: bool
 ) -> Operation[tuple[list[Item], str | None]]:
     """One page of keys in order, and where the next page begins."""
-    return Operation(("scan", start, end, limit, _bare(at), keys_only), _page, store_id=store_of(at))
+    return Operation(
+        ("scan", start, end, limit, _bare(at), keys_only), lambda reply: _page(reply, start), store_id=store_of(at)
+    )
 
 
 def begin() -> Operation[Position]:
@@ -391,26 +463,44 @@ def end(snapshot: int, protocol: object) -> Operation[bool]:
 
 def history(key: str, limit: int, before: int | None) -> Operation[list[Version]]:
     """One page of a key's versions, newest first."""
-    request = ("history", key, limit, _bare(before))
-    return Operation(request, _versions, store_id=store_of(before), has_positions=True)
+
+    def read(reply: object, position: type[Position] = Position) -> list[Version]:
+        versions = _versions(reply, position)
+        _check_progress(before is None or not versions or versions[-1].version < before)
+        return versions
+
+    request = ("history", text(key), limit, _bare(before))
+    return Operation(request, read, store_id=store_of(before), has_positions=True)
 
 
 def log(first: int | None, limit: int, store_id: str | None = None) -> Operation[list[Commit]]:
     """One page of commits, oldest first, from version ``first`` of the store ``store_id`` (None: of any) on."""
-    return Operation(("log", _bare(first), limit), _commits, store_id=store_id, has_positions=True)
+
+    def read(reply: object, position: type[Position] = Position) -> list[Commit]:
+        commits = _commits(reply, position)
+        _check_progress(first is None or not commits or commits[-1].version >= first)
+        return commits
+
+    return Operation(("log", _bare(first), limit), read, store_id=store_id, has_positions=True)
 
 
 def newest_commits(before: int | None, limit: int) -> Operation[list[Commit]]:
     """One page of the newest commits below version ``before``, oldest first."""
+
+    def read(reply: object, position: type[Position] = Position) -> list[Commit]:
+        commits = _commits(reply, position)
+        _check_progress(before is None or not commits or commits[0].version < before)
+        return commits
+
     request = ("log", None, limit) if before is None else ("log", None, limit, int(before))
-    return Operation(request, _commits, store_id=store_of(before), has_positions=True)
+    return Operation(request, read, store_id=store_of(before), has_positions=True)
 
 
 def version_at(time_us: int) -> Operation[Position]:
     """The version that was current at a time."""
-    return Operation(("version_at", time_us), _position, has_positions=True)
+    return Operation(("version_at", number(time_us, "a time")), _position, has_positions=True)
 
 
 def watch(prefix: str, since: int | None) -> Operation[bool]:
     """Turn the connection into a feed. The caller has compared the stores."""
-    return Operation(("watch", prefix, _bare(since)), bool)
+    return Operation(("watch", text(prefix, "a prefix"), _bare(since)), bool)

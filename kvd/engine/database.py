@@ -12,10 +12,11 @@ was computed before the bump and arrives after it brings an old generation, and 
 """
 
 import os
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from functools import partial
 from typing import TypeVar
 
+from kvd.engine.burial import Burial
 from kvd.engine.clocks import Clock, boot_clock_us, wall_clock_us
 from kvd.engine.commit import CommitPipeline
 from kvd.engine.expiry import Expirer
@@ -27,13 +28,15 @@ from kvd.engine.replay import Replay
 from kvd.engine.scheduler import NullScheduler, Scheduler
 from kvd.engine.upkeep import HistoryUpkeep
 from kvd.engine.wakeups import Wakeups
-from kvd.engine.writes import Batch
+from kvd.engine.writes import Batch, Writes
 from kvd.journal.records import Group, Heads
 from kvd.store.authors import EVICTED, EXPIRED, RESTARTED, Author
+from kvd.store.draft import Draft
 from kvd.store.errors import OutcomeUnknown
 from kvd.store.heads import Head
-from kvd.store.isolation import Range, validate
+from kvd.store.isolation import Range, Validation, validate
 from kvd.store.lifetimes import KEEP_TTL, NO_EXPIRY, Expiry
+from kvd.store.steps import Steps
 from kvd.store.window import Group as CommittedGroup
 from kvd.store.window import WindowLimits
 
@@ -96,6 +99,7 @@ class Database:
         self.upkeep = HistoryUpkeep(store, contents.clock, contents.commit_clock, self.scheduler)
         self.expirer = Expirer(store.lifetimes, self.timer, self.scheduler, self._expire)
         self._records = RecordMaker(store.lifetimes, contents.clock, self.timer)
+        self._burial = Burial(store.lifetimes, scheduler, self._bury)
         self._orphans = contents.orphans
         self._run = CommitPipeline(
             store,
@@ -183,14 +187,72 @@ class Database:
         check = partial(validate, self.store, reads, ranges, snapshot)
         return self._run(writes, author, expiry, self.store.write, validate=check, releases=True)
 
+    def set_in_steps(
+        self, entries: Mapping[str, bytes], author: Author, expiry: Expiry, once: Callable[[Callable[[], int]], int]
+    ) -> Steps[int]:
+        """As ``set``, of very many keys, or where room has to be made; ``once`` runs the commit, which is one step."""
+        with Draft(self.store, entries) as draft:
+            yield from draft.prepare()
+            yield from self._make_room(entries, expiry)
+            version = draft.commit(lambda: once(lambda: self.set(entries, author, expiry)))
+        yield from self.store.flush_in_steps()
+        return version
+
+    def delete_in_steps(self, keys: Collection[str], delete: Callable[[], Answer]) -> Steps[Answer]:
+        """Call ``delete``, which is to delete ``keys`` in one step, when this is prepared."""
+        with Draft(self.store, dict.fromkeys(keys)) as draft:
+            yield from draft.prepare()
+            answer = draft.commit(delete)
+        yield from self.store.flush_in_steps()
+        return answer
+
+    def touch_in_steps(self, keys: list[str], ttl_us: int | None, touch: Callable[[], Answer]) -> Steps[Answer]:
+        """Call ``touch``, which is to touch ``keys`` in one step, when this is prepared. Raises OutOfMemory."""
+        with Draft(self.store, dict.fromkeys(keys)) as draft:
+            yield from draft.prepare()
+            if ttl_us is not None and self.memory.is_under_pressure:
+                yield from self.memory.make_room_for_deadlines(keys)
+            return draft.commit(touch)
+
+    def _make_room(self, writes: Writes, expiry: Expiry) -> Steps[None]:
+        if self.memory.is_under_pressure:
+            yield from self.memory.make_room(writes, with_expiry=expiry is not NO_EXPIRY and expiry is not KEEP_TTL)
+
+    def commit_in_steps(
+        self,
+        writes: Mapping[str, bytes | None],
+        reads: Mapping[str, int],
+        ranges: list[Range],
+        snapshot: int,
+        author: Author,
+        expiry: Expiry,
+        once: Callable[[Callable[[], int]], int],
+    ) -> Steps[int]:
+        """As ``commit``: validate and make room in steps, and commit in the last one, which ``once`` runs."""
+        with Validation(self.store, reads, ranges, snapshot) as validation, Draft(self.store, writes) as draft:
+            yield from validation.run()
+            yield from draft.prepare()
+            yield from self._make_room(writes, expiry)
+            check = validation.check
+
+            def commit() -> int:
+                return self._run(writes, author, expiry, self.store.write, validate=check, releases=True)
+
+            version = draft.commit(lambda: once(commit))
+        yield from self.store.flush_in_steps()
+        return version
+
     # ------------------------------------------------------------------ deletions that must happen
 
     def delete_owned(self, owner: Hashable, author: Author) -> None:
-        """Delete the ephemeral keys of ``owner``, whose connection has ended."""
-        lifetimes = self.store.lifetimes
-        if lifetimes.count_owned(owner):
-            self.expirer.expire_named(lifetimes.owned(owner))
-            self._force(lifetimes.owned(owner), author, lambda: self.store.delete_owned(owner, author))
+        """Delete the ephemeral keys of ``owner``, whose connection has ended; if they are many, turn by turn."""
+        self._burial.bury(owner, author)
+
+    def _bury(self, keys: list[str], author: Author) -> None:
+        self.expirer.expire_named(keys)
+        keys = list(filter(self.store.lifetimes.is_owned, keys))
+        if keys:
+            self._force(keys, author, lambda: self.store.delete(keys, author, missing_ok=True))
 
     def delete_orphaned_ephemerals(self) -> None:
         """Delete the ephemeral keys of connections that were open when the daemon ended."""
@@ -230,6 +292,10 @@ class Database:
         if self.store.version > before:
             self._remember(scope, id_, self.store.version, answer)
         return answer
+
+    def is_known(self, scope: Hashable, id_: bytes, since: int | None) -> bool:
+        """Whether a write with this id has committed. Raises OutcomeUnknown."""
+        return self.outcomes.lookup(scope, id_, since, self.store.version) is not None
 
     def set_each_once(
         self, scope: Hashable, ids: list[tuple[bytes, int | None]], batch: list[dict[str, bytes]], author: Author

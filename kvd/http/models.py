@@ -30,10 +30,11 @@ Versions = Annotated[dict[str, Version], msgspec.Meta(max_length=MAX_KEYS)]
 
 
 class GetBody(msgspec.Struct, forbid_unknown_fields=True):
-    """Keys to read, all at one version."""
+    """Keys to read, all at one version. ``store``: only if ``at`` is a version of this store."""
 
     keys: Keys
     at: Version | None = None
+    store: str | None = None
 
 
 class SetBody(msgspec.Struct, forbid_unknown_fields=True):

@@ -39,7 +39,11 @@ _KEY = {
     "description": "percent-encoded; / may be encoded, too",
     "schema": {"type": "string", "minLength": 1},
 }
-_VERSION = {"type": "integer", "minimum": 0, "maximum": 2**63 - 1}
+_POSITION = {
+    "type": "string",
+    "pattern": r"^[0-9]{1,19}(\.[0-9a-f]{16})?$",
+    "description": "a version, or a version and its store, as the id of an event has them: 12.5f0c9e3a7b21d468",
+}
 _BYTES = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
 _ETAG = {"ETag": {"description": "the key's version", "schema": {"type": "string"}}}
 
@@ -80,7 +84,7 @@ def _get() -> Json:
     answers = {"200": {"description": "the value", "content": _BYTES, "headers": _ETAG}}
     answers["304"] = {"description": "unchanged"}
     conditions = [_header("If-None-Match"), _header("If-Match")]
-    return _operation("Read a key", answers, {**_MISSING, **_GONE, **_FAILED}, [_query("at", _VERSION), *conditions])
+    return _operation("Read a key", answers, {**_MISSING, **_GONE, **_FAILED}, [_query("at", _POSITION), *conditions])
 
 
 def _put() -> Json:
@@ -101,7 +105,7 @@ def _delete() -> Json:
 
 def _page() -> Json:
     parameters = [_query(name, {"type": "string"}) for name in ("prefix", "start", "after")]
-    parameters += [_query("limit", {"type": "integer", "minimum": 1, "maximum": 65_536}), _query("at", _VERSION)]
+    parameters += [_query("limit", {"type": "integer", "minimum": 1, "maximum": 65_536}), _query("at", _POSITION)]
     parameters.append(_query("values", {"type": "boolean"}))
     return _operation("List keys in order", {"200": _json("Page")}, _GONE, parameters)
 
@@ -113,7 +117,7 @@ def _post(summary: str, body: str, answer: str, errors: dict[str, str]) -> Json:
 
 def _watch() -> Json:
     answers = {"200": {"description": "events: change, reset, item, live", "content": {"text/event-stream": {}}}}
-    parameters = [_query("prefix", {"type": "string"}), _query("from", _VERSION)]
+    parameters = [_query("prefix", {"type": "string"}), _query("from", _POSITION)]
     return _operation("Watch commits", answers, {}, parameters)
 
 

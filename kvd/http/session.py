@@ -345,7 +345,8 @@ class HttpSession(asyncio.Protocol):
 
     def send_events(self, events: list[Event]) -> None:
         """Send events of the feed."""
-        self._send_piece(b"".join(map(encoded, events)))
+        store_id = self._listener.executor.store_id
+        self._send_piece(b"".join([encoded(event, store_id) for event in events]))
 
     def _beat(self) -> None:
         if self._feed_writer is not None:

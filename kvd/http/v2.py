@@ -24,7 +24,7 @@ from kvd.http.problems import Problem, not_allowed
 from kvd.http.request_context import RequestContext
 from kvd.http.requests import decoded
 from kvd.http.responses import BYTES, JSON, JSON_ERRORS, Response
-from kvd.protocol import messages
+from kvd.protocol import MAX_VERSION, messages, split_version
 from kvd.protocol.messages import WriteOptions
 from kvd.protocol.ranges import prefix_end
 from kvd.requests.turns import Steps
@@ -34,7 +34,6 @@ PAGE_KEYS = 1_000
 # How many items of a body are converted in one step.
 STEP_ITEMS = 256
 KEY_PREFIX = b"/v2/keys/"
-_MAX_VERSION = 2**63 - 1
 Body = TypeVar("Body")
 
 
@@ -57,7 +56,7 @@ def key_route(context: RequestContext) -> Steps[Response]:
 
 
 def _get(context: RequestContext, key: str) -> Steps[Response]:
-    at = _number(context.request.parameters("at"), "at")
+    at = _at(context, *_version(context.request.parameters("at"), "at"))
     ((value, version, *_),) = yield from context.ask(messages.Fetch([key], at))
     store_id = context.executor.store_id
     tag = conditions.tag(version, store_id)
@@ -142,7 +141,7 @@ def keys_route(context: RequestContext) -> Steps[Response]:
     if query.get("values", "false") not in ("true", "false"):
         raise Problem(400, "bad_request", "values must be true or false")
     with_values = query.get("values") == "true"
-    at = _number(query, "at")
+    at = _at(context, *_version(query, "at"))
     limit = min(PAGE_KEYS, context.executor.limits.max_keys_per_request) if limit is None else limit
     page = yield from context.ask(messages.Scan(start, prefix_end(prefix), limit, at=at, keys_only=not with_values))
     executor = context.executor
@@ -155,14 +154,15 @@ def keys_route(context: RequestContext) -> Steps[Response]:
 def get_route(context: RequestContext) -> Steps[Response]:
     """``POST /v2/get``."""
     body = _body(context, GetBody)
-    entries = (yield from context.ask(messages.Fetch(body.keys, body.at))) if body.keys else []
+    at = _at(context, body.at, body.store)
+    entries = (yield from context.ask(messages.Fetch(body.keys, at))) if body.keys else []
     executor = context.executor
     items = []
     for number, (key, (value, version, *_)) in enumerate(zip(body.keys, entries, strict=True)):
         items.append(Item(key, version, None if value is None else to_json(value)))
         if not number % STEP_ITEMS:
             yield
-    return _json(Items(executor.store_id, executor.version if body.at is None else body.at, items))
+    return _json(Items(executor.store_id, executor.version if at is None else at, items))
 
 
 def set_route(context: RequestContext) -> Steps[Response]:
@@ -209,7 +209,10 @@ def watch_route(context: RequestContext) -> Steps[EventSource]:
     last = context.request.headers.get(b"last-event-id")
     if last:  # a browser reconnects, and says which event it received last
         query["from"] = last.decode("latin-1")
-    yield from context.ask(messages.Watch(query.get("prefix", ""), _number(query, "from")))
+    begin, store_id = _version(query, "from")
+    if begin is not None and store_id != context.executor.store_id:
+        begin = MAX_VERSION  # of another store, or a bare number: the feed begins with a reset
+    yield from context.ask(messages.Watch(query.get("prefix", ""), begin))
     feed = context.peer.feed
     assert feed is not None
     return feed
@@ -250,9 +253,27 @@ def _number(query: dict[str, str], name: str, minimum: int = 0) -> int | None:
     text = query.get(name)
     if text is None:
         return None
-    if not (text.isascii() and text.isdigit() and len(text) < 20 and minimum <= int(text) <= _MAX_VERSION):
+    if not (text.isascii() and text.isdigit() and len(text) < 20 and minimum <= int(text) <= MAX_VERSION):
         raise Problem(400, "bad_request", f"{name} must be a whole number of at least {minimum}")
     return int(text)
+
+
+def _version(query: dict[str, str], name: str) -> tuple[int | None, str | None]:
+    """Return the version that a parameter names, and its store (None: a bare number). Raises Problem."""
+    if name not in query:
+        return None, None
+    parts = split_version(query[name])
+    if parts is None:
+        text = f"{name} must be a version, or a version and its store, as in 12.5f0c9e3a7b21d468"
+        raise Problem(400, "bad_request", text)
+    return parts
+
+
+def _at(context: RequestContext, version: int | None, store_id: str | None) -> int | None:
+    """Return the version to read at, which must be one of this store unless it is a bare number. Raises Problem."""
+    if version is not None and store_id not in (None, context.executor.store_id):
+        raise Problem(410, "snapshot_gone", "the version is of another store than the one that is there now")
+    return version
 
 
 def _committed(context: RequestContext, version: int) -> Response:

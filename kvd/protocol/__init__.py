@@ -63,12 +63,20 @@ def store_of(version: int | None) -> str | None:
     return version.store if isinstance(version, Position) else None
 
 
-def parse_version(text: str) -> int | None:
-    """Return a version (``1234``) or a position (``1234.5f0c9e3a7b21d468``); None if ``text`` is neither."""
+def split_version(text: str) -> tuple[int, str | None] | None:
+    """Return the version and the store (None: a bare number) that ``text`` names; None if it names none."""
     digits, dot, store = text.partition(".")
     if not (digits.isascii() and digits.isdigit() and len(digits) <= _MAX_DIGITS) or int(digits) > MAX_VERSION:
         return None
     if not dot:
-        return int(digits)
+        return int(digits), None
     is_store = len(store) == _STORE_ID_CHARACTERS and not set(store) - set("0123456789abcdef")
-    return position(int(digits), store) if is_store else None
+    return (int(digits), store) if is_store else None
+
+
+def parse_version(text: str) -> int | None:
+    """Return a version (``1234``) or a position (``1234.5f0c9e3a7b21d468``); None if ``text`` is neither."""
+    parts = split_version(text)
+    if parts is None or parts[1] is None:
+        return None if parts is None else parts[0]
+    return position(parts[0], parts[1])

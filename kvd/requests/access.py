@@ -44,6 +44,15 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
     certificate: str | None = None
     token: str | None = None
 
+    @property
+    def text(self) -> str:
+        """Who it is, for people."""
+        if self.uid is not None:
+            return f"uid {self.uid}"
+        if self.certificate:
+            return f"certificate {self.certificate}"
+        return f"token {self.token}" if self.token else "a client without a name"
+
 
 class AccessRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One ``[[access]]``: ``rights`` by name for a ``uid``, ``gid``, ``certificate``, ``token`` or ``everyone``."""

@@ -15,6 +15,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from itertools import chain, groupby, islice
 from time import perf_counter_ns
 from types import GeneratorType
@@ -29,6 +30,7 @@ from kvd.protocol.messages import AnyRequest, encode_replies
 from kvd.requests import permissions
 from kvd.requests.admin import AdminBackend, AdminHandlers
 from kvd.requests.authentication import Authentication
+from kvd.requests.costs import PIECE_VALUE_BYTES, Costs
 from kvd.requests.errors import RequestError, error_for, error_reply, internal_error
 from kvd.requests.limits import LimitChecker
 from kvd.requests.needs import Needs
@@ -39,17 +41,15 @@ from kvd.requests.reply_size import may_exceed, reply_bytes
 from kvd.requests.streams import StreamHandlers
 from kvd.requests.table import (
     CHEAP_US,
-    GIVING_VALUES,
     MAY_SEE_ALL,
     TABLE,
     bind_handlers,
-    cost_us,
     named_keys,
     quoted_keys,
     sampled_keys,
     sees_all,
 )
-from kvd.requests.turns import Steps, Turns
+from kvd.requests.turns import Steps, Turns, run_to_end
 from kvd.requests.writes import WriteHandlers
 from kvd.store.errors import StoreError
 from kvd.telemetry.hot_keys import SAMPLE_EVERY
@@ -63,19 +63,8 @@ Reply = Any
 ErrorReply = dict[str, object]
 Result = TypeVar("Result")
 
-# No more requests run in one step.
-PIECE_REQUESTS = 256
-# A set of so many keys is cheap, whatever its options.
-SMALL_SET = 128
-# A frame of this size with nothing but gets and sets is cheap, whatever it holds; larger ones are looked at.
-SMALL_FRAME_BYTES = 8 * 1024
-# So many bytes of values may be sent in one step.
-PIECE_VALUE_BYTES = 512 * 1024
-# So many versions of a key are passed over in a microsecond.
-_VERSIONS_A_US = 32
 _EXPIRED_IN_ONE_STEP = 256
-_READS_OF_PAST = {messages.GetMany, messages.Fetch}
-_GETS_AND_SETS = {messages.Get, messages.Set}
+_GETS: AbstractSet[type] = {messages.Get}
 
 
 class Executor:
@@ -103,6 +92,7 @@ class Executor:
         self._may_wait = engine.durability.may_wait
         self._reads = ReadHandlers(engine.database, limits, engine.snapshots, telemetry.metrics)
         self._writes = WriteHandlers(engine.database, limits)
+        self._costs = Costs(engine.database, limits, self._writes.needs_room)
         self._admin = AdminHandlers(engine, telemetry, limits, authentication, backend)
         streams = StreamHandlers(engine, limits)
         self._handlers = bind_handlers(self._reads, self._writes, streams, authentication, self._admin)
@@ -123,7 +113,8 @@ class Executor:
         timed_ns = 0 if frames else self._begin_timing()
         is_expired = self._database.expire_due_bounded()
         is_lone_get = len(requests) == 1 and type(requests[0]) is messages.Get
-        if not is_lone_get and self._may_take_long(requests, peer, frame_bytes):
+        kinds = _GETS if is_lone_get else set(map(type, requests))
+        if not is_lone_get and self._costs.may_take_long(requests, kinds, peer, frame_bytes):
             return None
         if not is_expired and peer.is_authenticated and not self.can_run(requests):
             return None
@@ -139,7 +130,7 @@ class Executor:
         ):
             # The most common frame by far skips the table.
             if largest_bytes >= LARGE_VALUE_BYTES:
-                if largest_bytes > PIECE_VALUE_BYTES < self._value_bytes(requests[0]):
+                if largest_bytes > PIECE_VALUE_BYTES < self._costs.value_bytes(requests[0]):
                     return None
                 began_ns = perf_counter_ns()
             request: Any = requests[0]
@@ -149,7 +140,7 @@ class Executor:
                 self._gets_until_sampled = self._hot_keys.sample_get(request.key)
         else:
             began_ns = perf_counter_ns()
-            replies = self._run(requests, peer, frame_bytes)
+            replies = self._run(requests, kinds, peer, frame_bytes)
             if not began_ns % SAMPLE_EVERY:
                 self._hot_keys.sample_frame(requests, sampled_keys)
         position = self._needs.position_for(_allowed(requests, replies, peer)) if self._may_wait else NO_WAIT
@@ -157,68 +148,20 @@ class Executor:
             self._add_timed(requests, timed_ns)
         encoded = encode_replies(replies)
         if began_ns:
-            self._add_held(requests, peer, perf_counter_ns() - began_ns)
+            held_ns, turns = perf_counter_ns() - began_ns, self._turns
+            turns.spent_ns += held_ns
+            if turns.spent_ns >= turns.turn_ns:
+                turns.note()
+            if held_ns >= self._slow_log.threshold_ns:
+                self._add_slow(requests, peer, held_ns)
         return len(encoded).to_bytes(HEADER_BYTES, "big") + encoded, position
 
-    def _may_take_long(self, requests: Sequence[AnyRequest], peer: Peer, frame_bytes: int) -> bool:
-        """Whether a frame has to run in steps. Of most frames only the kinds and the number of requests are looked at.
-
-        The first frame of a peer that must authenticate runs in steps, too: only after hello its other requests may see
-        anything, so they are expired for and judged then.
-        """
-        count = len(requests)
-        if count == 1 and type(request := requests[0]) is messages.Set:
-            return len(request.entries) > SMALL_SET
-        if count > PIECE_REQUESTS and peer.is_authenticated:
-            return count <= self._limits.limits.max_requests_per_frame
-        kinds = set(map(type, requests))
-        if not peer.is_authenticated:
-            return count > 1 and messages.Hello in kinds
-        if frame_bytes > SMALL_FRAME_BYTES or not kinds <= _GETS_AND_SETS:
-            cost = sum(map(cost_us, requests))
-            if cost > CHEAP_US and not kinds.isdisjoint(_READS_OF_PAST):
-                cost = sum(self._cost_us(request, peer) for request in requests)
-            if cost > CHEAP_US:
-                return True
-        else:
-            cost = count
-        if kinds.isdisjoint(GIVING_VALUES):
-            return False
-        largest_bytes = self._store.largest_value_bytes
-        if not kinds <= GIVING_VALUES:
-            largest_bytes = max(largest_bytes, frame_bytes)
-        if cost * largest_bytes <= PIECE_VALUE_BYTES:
-            return False
-        return sum(map(self._value_bytes, requests)) > PIECE_VALUE_BYTES or not kinds <= GIVING_VALUES
-
-    def _value_bytes(self, request: AnyRequest) -> int:
-        """How large the values are together that a cheap request reads."""
-        if type(request) not in GIVING_VALUES:
-            return 0
-        heads = map(self._store.find, named_keys(request))
-        return sum(len(head.value) for head in heads if head is not None and head.value is not None)
-
-    def cost_us(self, request: AnyRequest, peer: Peer) -> int:
-        """How many microseconds a request may take, with the values that it reads as they are now."""
-        cost = self._cost_us(request, peer)
-        if cost <= CHEAP_US and cost * self._store.largest_value_bytes > PIECE_VALUE_BYTES:
-            cost += self._value_bytes(request) * CHEAP_US // PIECE_VALUE_BYTES
-        return cost
-
-    def _cost_us(self, request: AnyRequest, peer: Peer) -> int:
-        """The cost by the table; of a read of the past, by how many versions a key may have since then."""
-        if type(request) not in _READS_OF_PAST or request.at is None:  # type: ignore[union-attr]
-            return cost_us(request)
-        newest, at = self._store.version, request.at  # type: ignore[union-attr]
-        if at == messages.BEGUN:
-            at = newest if peer.last_snapshot is None else peer.last_snapshot
-        return (2 + len(request.keys)) * (1 + max(0, newest - at) // _VERSIONS_A_US)  # type: ignore[union-attr]
-
-    def _run(self, requests: Sequence[AnyRequest], peer: Peer, frame_bytes: int) -> list[Reply] | ErrorReply:
+    def _run(
+        self, requests: Sequence[AnyRequest], kinds: AbstractSet[type], peer: Peer, frame_bytes: int
+    ) -> list[Reply] | ErrorReply:
         limits, largest_bytes = self._limits.limits, self._store.largest_value_bytes
         if len(requests) > limits.max_requests_per_frame:
             return self.too_many(len(requests))
-        kinds = set(map(type, requests))
         budget_bytes, largest_bytes = limits.max_reply_bytes, max(largest_bytes, frame_bytes)
         if not peer.is_authenticated or may_exceed(budget_bytes, kinds, len(requests), frame_bytes, largest_bytes):
             return self._run_within(requests, peer, budget_bytes)[0]
@@ -261,9 +204,11 @@ class Executor:
     def _run_one(self, request: AnyRequest, peer: Peer) -> Reply:
         """Run one cheap request; an error becomes its reply."""
         try:
-            _check_is_greeted(request, peer)
+            if not peer.is_authenticated:
+                _check_is_greeting(request)
             permissions.check(request, peer)
-            return self._handlers[type(request)](request, peer)
+            reply = self._handlers[type(request)](request, peer)
+            return run_to_end(reply) if type(reply) is GeneratorType else reply
         except Exception as error:
             return self._refusal(error, request, peer)
 
@@ -334,7 +279,8 @@ class Executor:
     def _reply_in_steps(self, request: AnyRequest, peer: Peer) -> Steps[Reply]:
         """Run a costly request; an error becomes its reply. Counts are checked first, then rights."""
         try:
-            _check_is_greeted(request, peer)
+            if not peer.is_authenticated:
+                _check_is_greeting(request)
             if (row := TABLE.get(type(request))) is not None:
                 self._limits.counts(row.counts(request))
             yield from permissions.check_in_steps(request, peer)
@@ -363,7 +309,7 @@ class Executor:
 
     def ask(self, request: AnyRequest, peer: Peer) -> Steps[tuple[Reply, LogPosition]]:
         """Run one request. Return the reply, and what it waits for."""
-        if self.cost_us(request, peer) > CHEAP_US:
+        if self._costs.of(request, peer) > CHEAP_US:
             reply, position = yield from self.run_in_steps(request, peer)
             size = yield from bytes_in_steps(request, reply)
             max_bytes = self.limits.max_reply_bytes
@@ -434,6 +380,10 @@ class Executor:
 
     # ------------------------------------------------------------------ the rest
 
+    def cost_us(self, request: AnyRequest, peer: Peer) -> int:
+        """How many microseconds a request may take, with the values that it reads as they are now."""
+        return self._costs.of(request, peer)
+
     @property
     def limits(self) -> Limits:
         """The limits in force."""
@@ -503,8 +453,8 @@ class Executor:
         self._slow_log.add(kinds, keys, peer.author, held_us=held_ns // 1_000, ended_us=time.time_ns() // 1_000)
 
 
-def _check_is_greeted(request: AnyRequest, peer: Peer) -> None:
-    if not peer.is_authenticated and type(request) is not messages.Hello:
+def _check_is_greeting(request: AnyRequest) -> None:
+    if type(request) is not messages.Hello:
         raise RequestError("unauthenticated", "say hello with a token first")
 
 

@@ -26,7 +26,8 @@ class LimitChecker:
             raise RequestError("bad_request", "a key has at least one byte")
         # A code point is at most four bytes of UTF-8.
         if len(key) * 4 > self.limits.max_key_bytes and len(key.encode()) > self.limits.max_key_bytes:
-            raise RequestError("too_large", f"a key has at most {self.limits.max_key_bytes} bytes")
+            text = f"a key has at most {self.limits.max_key_bytes} bytes"
+            raise RequestError("too_large", text, limit="max_key_bytes")
 
     def prefix(self, prefix: str) -> None:
         """Check a prefix of keys, which may be empty."""
@@ -47,7 +48,8 @@ class LimitChecker:
     def count(self, count: int) -> None:
         """Check how many keys one request names."""
         if count > self.limits.max_keys_per_request:
-            raise RequestError("too_large", f"a request names at most {self.limits.max_keys_per_request} keys")
+            text = f"a request names at most {self.limits.max_keys_per_request} keys"
+            raise RequestError("too_large", text, limit="max_keys_per_request")
 
     def entries(self, entries: Mapping[str, bytes | None]) -> None:
         """Check what a request writes."""
@@ -59,7 +61,8 @@ class LimitChecker:
                 self.key(key)
         # filter() skips deletions. It also skips empty values, which are below every limit.
         if max(map(len, filter(None, entries.values())), default=0) > self.limits.max_value_bytes:
-            raise RequestError("too_large", f"a value has at most {self.limits.max_value_bytes} bytes")
+            text = f"a value has at most {self.limits.max_value_bytes} bytes"
+            raise RequestError("too_large", text, limit="max_value_bytes")
 
     def page(self, limit: int, what: str) -> None:
         """Check the limit that a request sets for its own reply."""

@@ -1,8 +1,10 @@
 """The sender of requests: one client, its identity, its rights, and what it holds. Nothing here knows a socket."""
 
+from hashlib import blake2b
+
 from kvd.engine.feeds import EventSource
 from kvd.requests.access import ADMINISTER, Access, Grant, Identity, is_trusted
-from kvd.store.authors import OWN_NAMES, Author
+from kvd.store.authors import Author
 
 
 class Peer:
@@ -58,11 +60,21 @@ class Peer:
         """Take the identity that a client on TCP has proven; its commits carry that name from now on."""
         self.identity = identity
         self.is_authenticated = True
-        name = identity.certificate or identity.token
-        if name:
-            self.name = f"{self.name} ({name})"
-            # A token or a certificate may have any name, but a client must not pass for the server itself as an author.
-            self.author = Author(None, None, self.name if name in OWN_NAMES else name)
+        if identity.certificate or identity.token:
+            self.name = f"{self.name} ({identity.text})"
+            # With its kind, because a token may have the name of a certificate, of a process or of the server itself.
+            self.author = Author(None, None, identity.text)
+
+    def unique_id(self, id_: bytes) -> bytes:
+        """Return the id of a write, made unlike those of other clients, which may choose the same.
+
+        On a Unix socket the uid keeps them apart; on TCP the name that the client has shown goes into the id.
+        """
+        if self.uid is not None:
+            return id_
+        identity = self.identity
+        shown = identity.text if identity.certificate or identity.token else self.token or ""
+        return blake2b(id_, key=blake2b(shown.encode()).digest(), digest_size=16).digest()
 
     @property
     def is_trusted(self) -> bool:

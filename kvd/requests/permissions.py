@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from kvd.protocol import messages
 from kvd.protocol.messages import AnyRequest
-from kvd.requests.access import ADMINISTER, READ, WRITE, Grant
+from kvd.requests.access import ADMINISTER, READ, RIGHTS, WRITE, Grant
 from kvd.requests.errors import RequestError
 from kvd.requests.peer import Peer
 from kvd.requests.table import TABLE, Row, no_keys, no_ranges
@@ -23,6 +23,8 @@ _key = attrgetter("key")
 _entries = attrgetter("entries")
 # How many keys, or ranges, are checked in one step.
 _STEP = 256
+# How much of a key a denial shows.
+_SHOWN_CHARACTERS = 100
 
 
 def permits_all(requests: Sequence[AnyRequest], grant: Grant) -> bool:
@@ -62,7 +64,11 @@ def check(request: AnyRequest, peer: Peer) -> None:
     """Raise RequestError unless ``peer`` may make ``request``. A denial does not reveal which keys exist."""
     _check_right(request, peer)
     if peer.is_restricted and not permits(request, peer.grant):
-        raise _forbidden(request)
+        row, grant = TABLE[type(request)], peer.grant
+        for right, keys in ((WRITE, row.writes(request)), (READ, row.reads(request))):
+            if not grant.may(right, keys):
+                raise _denied_key(right, keys, peer)
+        raise _denied_range(row.ranges(request), peer)
 
 
 def check_in_steps(request: AnyRequest, peer: Peer) -> Steps[None]:
@@ -74,11 +80,11 @@ def check_in_steps(request: AnyRequest, peer: Peer) -> Steps[None]:
     for right, keys in ((WRITE, row.writes(request)), (READ, row.reads(request))):
         for some in _batched(keys):
             if not grant.may(right, some):
-                raise _forbidden(request)
+                raise _denied_key(right, some, peer)
             yield
     for ranges in _batched(row.ranges(request)):
         if not all(grant.may_range(*each) for each in ranges):
-            raise _forbidden(request)
+            raise _denied_range(ranges, peer)
         yield
 
 
@@ -97,13 +103,30 @@ def _check_right(request: AnyRequest, peer: Peer) -> Row:
     return row
 
 
-def _forbidden(request: AnyRequest) -> RequestError:
-    return RequestError("forbidden", f"no right to what {type(request).__name__.lower()} asks for; it did not run")
+def _denied_key(right: int, keys: Iterable[str], peer: Peer) -> RequestError:
+    """The denial of the first of ``keys`` to which the right is missing. It says what the rules say, and no more."""
+    key = next((key for key in islice(keys, _STEP) if not peer.grant.may(right, (key,))), None)
+    return _denied(right, "one of the keys" if key is None else _quoted(key), peer)
+
+
+def _denied_range(ranges: Iterable[tuple[int, str, str | None]], peer: Peer) -> RequestError:
+    right, start, end = next(each for each in ranges if not peer.grant.may_range(*each))
+    bounds = f"from {_quoted(start)} on" if end is None else f"from {_quoted(start)} to {_quoted(end)}"
+    return _denied(right, f"all keys {bounds}", peer)
+
+
+def _denied(right: int, what: str, peer: Peer) -> RequestError:
+    name = next(name for name, bit in RIGHTS.items() if bit == right)
+    return RequestError("forbidden", f"permission denied: {peer.identity.text} may not {name} {what}; it did not run")
+
+
+def _quoted(key: str) -> str:
+    return repr(key if len(key) <= _SHOWN_CHARACTERS else key[: _SHOWN_CHARACTERS - 1] + "…")
 
 
 def _lacks_right(right: int, asks_for: str, peer: Peer) -> RequestError:
     if right != ADMINISTER:
-        return RequestError("forbidden", "no right to a near cache")
+        return RequestError("forbidden", f"permission denied: {peer.identity.text} may not use a near cache")
     logger.warning("refused %s: may not ask for %s", peer.name, asks_for)
     text = f"{asks_for} needs the right to administer: root and the daemon's own user have it, others only by a rule"
     return RequestError("forbidden", text)

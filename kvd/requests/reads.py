@@ -11,7 +11,11 @@ from kvd.requests.access import CACHE
 from kvd.requests.errors import RequestError
 from kvd.requests.limits import PAGE_BYTES, LimitChecker
 from kvd.requests.peer import Peer
-from kvd.store.history import Commit, Version, commits_from, newest_commits, versions
+from kvd.store import reading
+from kvd.store.following import Commits
+from kvd.store.heads import LINKS
+from kvd.store.history import Commit, Version, commits_from, newest_commits, versions_in_steps
+from kvd.store.steps import STEP_KEYS, Steps, slices
 from kvd.store.store import Page
 from kvd.telemetry.metrics import ServerMetrics
 
@@ -74,18 +78,34 @@ class ReadHandlers:
                     values[number] = self._missed([request.key], 1)
         return values
 
-    def get_many(self, request: messages.GetMany, peer: Peer) -> Reply:
-        """Return the values or nils."""
+    def get_many(self, request: messages.GetMany, peer: Peer) -> Reply | Steps[Reply]:
+        """Return the values or nils; of many keys, or of the past, in steps."""
         self._limits.count(len(request.keys))
+        if self._needs_steps(request):
+            return self._get_many_in_steps(request, peer)
         values = self._store.get_many(request.keys, self._version(request.at, peer))
         if (marks := self._memory.marks) is not None:
             marks.set_found(request.keys, values)
         error = None if all(values) else self._missed(request.keys, values.count(None))
         return values if error is None else error
 
-    def fetch(self, request: messages.Fetch, peer: Peer) -> Reply:
-        """Return values with their versions, and what a near cache needs."""
+    def _needs_steps(self, request: messages.GetMany | messages.Fetch) -> bool:
+        return len(request.keys) > STEP_KEYS or (request.at is not None and self._store.version - request.at > LINKS)
+
+    def _get_many_in_steps(self, request: messages.GetMany, peer: Peer) -> Steps[Reply]:
+        keys = request.keys
+        values = yield from reading.values(self._store, keys, self._version(request.at, peer))
+        self._store.counters.get_operations += len(keys)
+        if (marks := self._memory.marks) is not None:
+            marks.set_found(keys, values)
+        error = None if all(values) else (yield from self._missed_in_steps(keys, values.count(None)))
+        return values if error is None else error
+
+    def fetch(self, request: messages.Fetch, peer: Peer) -> Reply | Steps[Reply]:
+        """Return values with their versions, and what a near cache needs; of many keys, or of the past, in steps."""
         self._limits.count(len(request.keys))
+        if self._needs_steps(request):
+            return self._fetch_in_steps(request, peer)
         table = self._generations.table
         if table is not None and request.at is None and not peer.is_restricted and self._memory.marks is None:
             entries = self._entries(request.keys, table)
@@ -98,19 +118,48 @@ class ReadHandlers:
         error = self._missed(request.keys, misses) if misses else None
         if error is not None:
             return error
-        if table is None or request.at is not None:
+        return self._fetched(request.keys, items, None if request.at is not None else table, peer)
+
+    def _fetched(
+        self, keys: Sequence[str], items: Sequence[reading.Row], table: GenerationTable | None, peer: Peer
+    ) -> list[Any]:
+        """Add to each item what a near cache needs; ``table`` is None if nothing may be cached."""
+        if table is None:
             return [(value, version, None, None, deadline) for value, version, deadline in items]
-        slots: list[tuple[int | None, int | None]] = list(table.slots_and_generations(request.keys))
+        slots: list[tuple[int | None, int | None]] = list(table.slots_and_generations(keys))
         if peer.is_restricted:
             rights = peer.grant.rights
-            slots = [
-                slot if rights(key) & CACHE else (None, None) for slot, key in zip(slots, request.keys, strict=True)
-            ]
+            slots = [slot if rights(key) & CACHE else (None, None) for slot, key in zip(slots, keys, strict=True)]
         if self._memory.marks is not None:
-            items = self._with_short_deadlines(request.keys, items)
+            items = self._with_short_deadlines(keys, items)
         return [
             (value, version, *slot, deadline) for (value, version, deadline), slot in zip(items, slots, strict=True)
         ]
+
+    def _fetch_in_steps(self, request: messages.Fetch, peer: Peer) -> Steps[Reply]:
+        keys, store = request.keys, self._store
+        items = yield from reading.rows(store, keys, self._version(request.at, peer))
+        table = None if request.at is not None else self._generations.table
+        store.counters.get_operations += len(keys)
+        if (marks := self._memory.marks) is not None:
+            marks.set_found(keys, [value for value, _, _ in items])
+        changed: set[str] = set()  # since the items were read: their generations belong to newer values
+        reply: list[Any] = []
+        with Commits(store) as commits:
+            for begin in range(0, len(keys), STEP_KEYS):
+                yield
+                changed.update(head.key for head in commits.take())
+                some = keys[begin : begin + STEP_KEYS]
+                fetched = self._fetched(some, items[begin : begin + STEP_KEYS], table, peer)
+                if changed:
+                    fetched = [
+                        (item[0], item[1], None, None, None) if key in changed else item
+                        for key, item in zip(some, fetched, strict=True)
+                    ]
+                reply += fetched
+        misses = sum(not version for _, version, _ in items)
+        error = (yield from self._missed_in_steps(keys, misses)) if misses else None
+        return reply if error is None else error
 
     def _entries(self, keys: list[str], table: GenerationTable) -> Reply | None:
         """Answer a fetch for a near cache on the fast path; return None if one of ``keys`` does not allow that."""
@@ -131,9 +180,7 @@ class ReadHandlers:
             for head, (slot, generation), deadline in zip(heads, slots, deadlines, strict=True)
         ]
 
-    def _with_short_deadlines(
-        self, keys: list[str], items: list[tuple[bytes | None, int, int | None]]
-    ) -> list[tuple[bytes | None, int, int | None]]:
+    def _with_short_deadlines(self, keys: Sequence[str], items: Sequence[reading.Row]) -> list[reading.Row]:
         """Cap the near-cache lifetimes of evictable keys.
 
         Reads from a near cache are invisible to eviction, so a hot key would look idle.
@@ -147,34 +194,55 @@ class ReadHandlers:
             for key, (value, version, deadline) in zip(keys, items, strict=True)
         ]
 
-    def ttl(self, request: messages.Ttl, _: Peer) -> list[int | None]:
-        """Return the remaining time to live of each key, in ms, rounded up."""
+    def ttl(self, request: messages.Ttl, _: Peer) -> list[int | None] | Steps[list[int | None]]:
+        """Return the remaining time to live of each key, in ms, rounded up; of many keys in steps."""
+        if len(request.keys) > STEP_KEYS:
+            return self._ttl_in_steps(request.keys)
         self._limits.keys(request.keys, len(request.keys))
         return [self._ttl_ms(key) if self._store.exists(key) else None for key in request.keys]
+
+    def _ttl_in_steps(self, keys: list[str]) -> Steps[list[int | None]]:
+        for some in slices(keys):
+            self._limits.keys(some, len(keys))
+            yield
+        rows = yield from reading.rows(self._store, keys, None)
+        now, reply = self._database.timer(), list[int | None]()
+        for some_rows in slices(rows):
+            reply += [
+                None if value is None else WITHOUT_END if deadline is None else -(-max(0, deadline - now) // 1000)
+                for value, _, deadline in some_rows
+            ]
+            yield
+        return reply
 
     def _ttl_ms(self, key: str) -> int:
         left_us = self._database.time_to_live_us(key)
         return WITHOUT_END if left_us is None else -(-left_us // 1000)
 
-    def scan(self, request: messages.Scan, peer: Peer) -> Page:
-        """Return a page of keys in order."""
+    def scan(self, request: messages.Scan, peer: Peer) -> Page | Steps[Page]:
+        """Return a page of keys in order; of the past in steps."""
         self._limits.page(request.limit, "a scan")
+        at = self._version(request.at, peer)
+        if at is not None and self._store.version - at > LINKS:
+            return self._store.scan_at(
+                request.start, request.end, request.limit, at=at, keys_only=request.keys_only, max_bytes=PAGE_BYTES
+            )
         return self._store.scan(
             request.start,
             request.end,
             request.limit,
-            at=self._version(request.at, peer),
+            at=at,
             keys_only=request.keys_only,
             max_bytes=PAGE_BYTES,
         )
 
     # ------------------------------------------------------------------ the past
 
-    def history(self, request: messages.History, _: Peer) -> list[Version]:
-        """Return the versions of a key, newest first."""
+    def history(self, request: messages.History, _: Peer) -> Steps[list[Version]]:
+        """Return the versions of a key, newest first, in steps."""
         self._limits.key(request.key)
         self._limits.page(request.limit, "a history")
-        return versions(self._store, request.key, request.limit, request.before, PAGE_BYTES)
+        return versions_in_steps(self._store, request.key, request.limit, request.before, PAGE_BYTES)
 
     def log(self, request: messages.Log, _: Peer) -> list[Commit]:
         """Return commits, oldest first."""
@@ -214,7 +282,19 @@ class ReadHandlers:
         self._snapshots.used(peer, at)
         return at
 
-    def _missed(self, keys: list[str], count: int) -> dict[str, object] | None:
+    def _missed_in_steps(self, keys: list[str], count: int) -> Steps[dict[str, object] | None]:
+        """As ``_missed``, in steps."""
+        self._metrics.get_misses += count
+        for some in slices(keys):
+            error = self._missed(some, 0)
+            if error is not None:
+                self._metrics.get_misses -= count
+                self._store.counters.get_operations -= len(keys) - len(some)
+                return error
+            yield
+        return None
+
+    def _missed(self, keys: Sequence[str], count: int) -> dict[str, object] | None:
         """Count ``count`` misses. Return an error reply if one of ``keys`` is invalid: only a missing one can be."""
         try:
             for key in keys:

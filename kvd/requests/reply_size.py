@@ -1,5 +1,6 @@
 """How large replies are on the wire, and how large they can become, without encoding what may be gigabytes."""
 
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 from kvd.protocol import messages
@@ -29,7 +30,7 @@ _FIXED, _PAGES, _FREE = map(_kinds_with, (ReplySize.FIXED, ReplySize.PAGE, Reply
 _MAY_CONFLICT = frozenset(kind for kind, row in TABLE.items() if row.may_conflict)
 
 
-def may_exceed(budget_bytes: int, kinds: set[type], count: int, frame_bytes: int, largest_bytes: int) -> bool:
+def may_exceed(budget_bytes: int, kinds: AbstractSet[type], count: int, frame_bytes: int, largest_bytes: int) -> bool:
     """Whether the replies to ``count`` requests of these kinds may exceed the budget, without a look at each request.
 
     Each value in them costs its request at least one byte of ``frame_bytes``, and none is larger than

@@ -19,8 +19,9 @@ import msgspec
 from kvd.engine.durability import NO_WAIT, LogPosition
 from kvd.protocol import HEADER_BYTES
 from kvd.protocol.messages import DECODE_ERRORS, AnyRequest, decode_request, encode_replies, split_batch
+from kvd.requests.costs import PIECE_REQUESTS
 from kvd.requests.errors import error_reply
-from kvd.requests.executor import PIECE_REQUESTS, Executor
+from kvd.requests.executor import Executor
 from kvd.requests.peer import Peer
 from kvd.requests.reply_pieces import ReplyPieces, array_head, wide_array_head
 from kvd.requests.table import CHEAP_US, GIVING_VALUES

@@ -189,10 +189,6 @@ def _cost_of_set(request: m.Set) -> int:
     return 2 + 2 * len(request.entries) + _count_ttls(request.how)
 
 
-def _cost_of_increment(request: m.Increment) -> int:
-    return 5 + _count_ttls(request.how)
-
-
 def _cost_of_commit(request: m.Commit) -> int:
     if request.ranges:
         return unbounded(request)
@@ -246,7 +242,7 @@ TABLE: dict[type[m.Request], Row] = {
     ),
     m.Set: Row(WriteHandlers.set, writes=_entries, cost=_cost_of_set, counts=_count_entries, reply=_FIXED),
     m.Delete: Row(WriteHandlers.delete, writes=_keys, cost=each_key(4), counts=_count_keys, reply=_FIXED),
-    m.Increment: Row(WriteHandlers.increment, reads=_key, writes=_key, cost=_cost_of_increment, reply=_VALUES),
+    m.Increment: Row(WriteHandlers.increment, reads=_key, writes=_key, cost=fixed(5), reply=_VALUES),
     m.Commit: Row(
         WriteHandlers.commit,
         reads=_commit_reads,

@@ -1,6 +1,6 @@
 """The requests that write. Each is one commit; a request with an id takes effect only once."""
 
-from collections.abc import Callable, Collection, Container, Sequence
+from collections.abc import Callable, Collection, Container, Mapping, Sequence
 from itertools import chain
 from typing import TypeVar
 
@@ -13,6 +13,7 @@ from kvd.requests.limits import LimitChecker
 from kvd.requests.peer import Peer
 from kvd.store.errors import OutOfMemory
 from kvd.store.lifetimes import KEEP_TTL, NO_EXPIRY, Expiry
+from kvd.store.steps import STEP_KEYS, Steps, slices
 
 Reply = TypeVar("Reply")
 _INCREMENT_BOUND = 2**63
@@ -28,14 +29,39 @@ class WriteHandlers:
         self._limits = limits
         self._memory = database.memory
 
-    def set(self, request: messages.Set, peer: Peer) -> int:
-        """Store values; return the version."""
+    def set(self, request: messages.Set, peer: Peer) -> int | Steps[int]:
+        """Store values; return the version. A large write is prepared in steps."""
         self._limits.entries(request.entries)
+        if self._needs_steps(request.entries):
+            return self._set_in_steps(request, peer)
         if request.how is None and not self._memory.rules.have_ttls:
             return self._database.set(request.entries, peer.author)
         self._check_ttls(request.how, request.entries)
         expiry = self._expiry(request.how, peer, request.entries)
         return self._once(request.how, peer, lambda: self._database.set(request.entries, peer.author, expiry))
+
+    def _needs_steps(self, entries: Mapping[str, bytes | None]) -> bool:
+        return len(entries) > STEP_KEYS or self.needs_room(entries)
+
+    def needs_room(self, entries: Mapping[str, bytes | None]) -> bool:
+        """Whether so much may have to go before ``entries`` can be written that it goes in steps."""
+        if not self._memory.is_under_pressure:
+            return False
+        size = sum(map(len, entries)) + sum(map(len, filter(None, entries.values())))
+        return not self._memory.is_quick(len(entries), size)
+
+    def _set_in_steps(self, request: messages.Set, peer: Peer) -> Steps[int]:
+        how, entries = request.how, request.entries
+        self._check_ttls(how, entries)
+        expiry = self._expiry(how, peer, entries)
+        yield
+        if self._is_repeated(how, peer):
+            return self._once(how, peer, int)
+        return (
+            yield from self._database.set_in_steps(
+                entries, peer.author, expiry, lambda write: self._once(how, peer, write)
+            )
+        )
 
     def set_each(self, requests: Sequence[messages.Set], peer: Peer) -> list[int] | None:
         """Store the sets of a small frame, each as a commit of its own. No value in such a frame can be too large.
@@ -66,17 +92,32 @@ class WriteHandlers:
         longest_key = max(map(len, chain.from_iterable(batch)), default=0)
         if longest_key * 4 > limits.max_key_bytes or any("" in entries for entries in batch):
             return None
+        if self._memory.is_under_pressure:
+            size = sum(map(len, chain.from_iterable(batch))) + sum(
+                map(len, chain.from_iterable(map(dict.values, batch)))
+            )
+            if not self._memory.is_quick(sum(map(len, batch)), size):
+                return None
         options = [request.how for request in requests]
         if not any(options):
             return self._database.set_each(batch, peer.author)
         if not all(map(_only_identified, options)):
             return None
-        ids: list[tuple[bytes, int | None]] = [(each.id, each.since) for each in options]  # type: ignore[union-attr, misc]
+        ids: list[tuple[bytes, int | None]] = [(peer.unique_id(each.id), each.since) for each in options]  # type: ignore[union-attr, arg-type]
         return self._database.set_each_once(peer.uid, ids, batch, peer.author)
 
-    def delete(self, request: messages.Delete, peer: Peer) -> tuple[int, int]:
-        """Delete keys; return the version and how many keys existed."""
+    def delete(self, request: messages.Delete, peer: Peer) -> tuple[int, int] | Steps[tuple[int, int]]:
+        """Delete keys; return the version and how many keys existed. Many keys are looked up in steps."""
+        if len(request.keys) > STEP_KEYS:
+            return self._delete_in_steps(request, peer)
         self._limits.keys(request.keys, len(request.keys))
+        return self._delete(request, peer)
+
+    def _delete_in_steps(self, request: messages.Delete, peer: Peer) -> Steps[tuple[int, int]]:
+        yield from self._check_keys(request.keys)
+        return (yield from self._database.delete_in_steps(request.keys, lambda: self._delete(request, peer)))
+
+    def _delete(self, request: messages.Delete, peer: Peer) -> tuple[int, int]:
         return self._once(
             request.how,
             peer,
@@ -94,19 +135,47 @@ class WriteHandlers:
         expiry = self._expiry(how, peer, (request.key,), keeps=keeps)
         return self._once(how, peer, lambda: self._database.increment(request.key, request.by, peer.author, expiry))
 
-    def touch(self, request: messages.Touch, peer: Peer) -> list[bool]:
-        """Replace the time to live of keys; return whether each exists."""
+    def touch(self, request: messages.Touch, peer: Peer) -> list[bool] | Steps[list[bool]]:
+        """Replace the time to live of keys; return whether each exists. Many keys are looked up in steps."""
+        if len(request.keys) > STEP_KEYS:
+            return self._touch_in_steps(request, peer)
         self._limits.keys(request.keys, len(request.keys))
+        return self._touch(request, peer, self._ttl_us(request, request.keys))
+
+    def _touch_in_steps(self, request: messages.Touch, peer: Peer) -> Steps[list[bool]]:
+        yield from self._check_keys(request.keys)
+        ttl_us = self._ttl_us(request, ())
+        for some in slices(request.keys):
+            self._ttl_us(request, some)
+            yield
+        if self._is_repeated(request.how, peer):
+            return self._touch(request, peer, ttl_us)
+        return (
+            yield from self._database.touch_in_steps(request.keys, ttl_us, lambda: self._touch(request, peer, ttl_us))
+        )
+
+    def _ttl_us(self, request: messages.Touch, keys: Sequence[str]) -> int | None:
+        """Return the time to live that ``request`` gives. Raises RequestError if one of ``keys`` may not have it."""
         if request.ttl is not None:
             self._limits.ttl(request.ttl)
         if self._memory.rules.have_ttls:
-            for key in request.keys:
+            for key in keys:
                 self._check_max_ttl(key, request.ttl)
-        ttl_us = None if request.ttl is None else request.ttl * 1000
+        return None if request.ttl is None else request.ttl * 1000
+
+    def _touch(self, request: messages.Touch, peer: Peer, ttl_us: int | None) -> list[bool]:
         return self._once(request.how, peer, lambda: self._database.touch(request.keys, ttl_us, peer.author))
 
-    def commit(self, request: messages.Commit, peer: Peer) -> int:
-        """End a transaction: validate what it read, and write. Return the version."""
+    def _check_keys(self, keys: list[str]) -> Steps[None]:
+        for some in slices(keys):
+            self._limits.keys(some, len(keys))
+            yield
+
+    def commit(self, request: messages.Commit, peer: Peer) -> int | Steps[int]:
+        """End a transaction: validate what it read, and write. Return the version.
+
+        A read set with ranges, or with many keys, is validated in steps.
+        """
         reads, ranges, snapshot = request.reads or {}, request.ranges or [], request.snapshot
         self._limits.entries(request.writes)
         self._limits.count(len(reads))
@@ -116,10 +185,32 @@ class WriteHandlers:
         expiry = self._expiry(request.how, peer, [key for key, value in request.writes.items() if value is not None])
         self._check_ttls(request.how, request.writes)
 
+        if ranges or len(reads) > STEP_KEYS or self._needs_steps(request.writes):
+            return self._commit_in_steps(request, peer, expiry)
+
         def write() -> int:
             return self._database.commit(request.writes, reads, ranges, snapshot or 0, peer.author, expiry)
 
         return self._once(request.how, peer, write)
+
+    def _commit_in_steps(self, request: messages.Commit, peer: Peer, expiry: Expiry) -> Steps[int]:
+        if self._is_repeated(request.how, peer):
+            return self._once(request.how, peer, int)
+        return (
+            yield from self._database.commit_in_steps(
+                request.writes,
+                request.reads or {},
+                request.ranges or [],
+                request.snapshot or 0,
+                peer.author,
+                expiry,
+                lambda write: self._once(request.how, peer, write),
+            )
+        )
+
+    def _is_repeated(self, how: WriteOptions | None, peer: Peer) -> bool:
+        """Whether the write has committed before, or is refused: then nothing has to be prepared for it."""
+        return how is not None and how.id is not None and self._database.is_known(peer.uid, how.id, how.since)
 
     def _check_ttls(self, how: WriteOptions | None, keys: Container[str]) -> None:
         """Reject a ``ttls`` entry for a key that the request does not write."""
@@ -130,7 +221,7 @@ class WriteHandlers:
     def _once(self, how: WriteOptions | None, peer: Peer, write: Callable[[], Reply]) -> Reply:
         if how is None or how.id is None:
             return write()
-        return self._database.run_once(peer.uid, how.id, how.since, write)
+        return self._database.run_once(peer.uid, peer.unique_id(how.id), how.since, write)
 
     def _expiry(self, how: WriteOptions | None, peer: Peer, keys: Collection[str], *, keeps: bool = False) -> Expiry:
         """The expiry of ``keys``, from the request's options and the rules for the keys' prefixes."""

@@ -7,9 +7,8 @@ be empty, and is locked as by a daemon.
 import errno
 import os
 import secrets
-import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import BinaryIO
 
@@ -28,7 +27,8 @@ from kvd.protocol import exits
 from kvd.service.errors import StartError
 from kvd.service.locks import LockFile, exclude_daemon
 
-STDIN = "-"
+# Opens a backup by the name that a person gave. The command line does that: its "-" is standard input.
+OpenBackup = Callable[[str], BinaryIO]
 
 
 class DataSummary(msgspec.Struct):
@@ -50,9 +50,9 @@ def check(directory: str, progress: Progress) -> CheckReport:
         return examine(disk, progress)
 
 
-def check_backup(source: str, progress: Progress) -> DataSummary:
+def check_backup(source: str, open_backup: OpenBackup, progress: Progress) -> DataSummary:
     """Read a backup to its end. Raises StartError."""
-    with _explain_errors(source), _backup(source) as stream:
+    with _explain_errors(source), open_backup(source) as stream:
         return _summary(_load(stream, source, progress))
 
 
@@ -70,7 +70,12 @@ def salvage(directory: str, new_directory: str, progress: Progress) -> DataSumma
 
 
 def restore(
-    source: str, new_directory: str, version: int | None, time_us: int | None, progress: Progress
+    source: str,
+    new_directory: str,
+    version: int | None,
+    time_us: int | None,
+    open_backup: OpenBackup,
+    progress: Progress,
 ) -> DataSummary:
     """Make a data directory from a backup, or from another directory as of a version or a time (µs since the epoch).
 
@@ -85,7 +90,7 @@ def restore(
     if point != Point():
         text = f"{source} is a backup, which has no history; only a data directory can be restored to a point in it"
         raise StartError(exits.USAGE, text)
-    with _explain_errors(source), _backup(source) as stream, _writing(new_directory) as target:
+    with _explain_errors(source), open_backup(source) as stream, _writing(new_directory) as target:
         contents = _load(stream, source, progress)
         with _explain_errors(new_directory):
             write_new(target, Database(contents=contents), secrets.token_bytes(8), _salt, lambda done, size: None)
@@ -232,15 +237,6 @@ def _check_empty(directory: str) -> None:
     others = sorted(set(present) - ours)
     if others:
         raise StartError(exits.USAGE, f"{directory} is not empty: it has {others[0]}; name an empty directory")
-
-
-@contextmanager
-def _backup(source: str) -> Iterator[BinaryIO]:
-    if source == STDIN:
-        yield sys.stdin.buffer
-        return
-    with open(source, "rb") as stream:
-        yield stream
 
 
 @contextmanager

@@ -18,5 +18,3 @@ NO_AUTHOR = Author(None, None, "")
 EXPIRED = Author(None, None, "expired")
 EVICTED = Author(None, None, "evicted")
 RESTARTED = Author(None, None, "restarted")
-# Names that are reserved for the daemon's own commits.
-OWN_NAMES = frozenset(author.name for author in (EXPIRED, EVICTED, RESTARTED))

@@ -6,15 +6,18 @@ reference path does: ``_commit_one`` for one key, and those of ``batch.py`` for 
 count in one place, ``_account``.
 """
 
+from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 from kvd.store import batch
 from kvd.store.authors import EVICTED, Author
+from kvd.store.draft import Draft
 from kvd.store.heads import Head
 from kvd.store.index import PENDING_KEYS, OrderedIndex
 from kvd.store.keyspace import Keyspace
 from kvd.store.lifetimes import Lifetimes
 from kvd.store.retention import Retention
+from kvd.store.steps import Steps
 from kvd.store.window import GROUP_BYTES, PLACE_BYTES, SUPERSEDED_BYTES, Group, Window, WindowLimits
 
 
@@ -60,6 +63,10 @@ class Contents:
         self.largest_value_bytes = 0
         # The number of keys that were removed after they were deleted or expired, evicted ones excepted. Only rises.
         self.forgotten_keys = 0
+        # Each takes note of the heads of all commits, for as long as it is here (``following.py``).
+        self.followers: list[deque[tuple[Head, ...]]] = []
+        # What was prepared for a commit of very many keys.
+        self.draft: Draft | None = None
         # The hot path's way in: the heads of most keys, tombstones included. A key that is absent here may still exist.
         self.first: Mapping[str, Head] = self._keyspace.first
         self.find: Callable[[str], Head | None] = self._keyspace.find
@@ -69,6 +76,12 @@ class Contents:
         """Whether ``key`` has a value now."""
         head = self.find(key)
         return head is not None and head.value is not None
+
+    def heads_of(self, keys: Collection[str]) -> list[Head | None]:
+        """Return the current heads of ``keys``; from the draft, if there is one of them, because that is quicker."""
+        if self.draft is not None and (drafted := self.draft.take(keys)) is not None:
+            return [head.previous for head in drafted]
+        return self._keyspace.find_all(keys)
 
     def evict(self, heads: Sequence[Head]) -> int:
         """Delete the keys of ``heads`` in one commit; return its version.
@@ -103,6 +116,8 @@ class Contents:
         if len(writes) == 1:
             ((key, value),) = writes.items()
             return self._commit_one(key, value, author)
+        if self.draft is not None and (drafted := self.draft.take(writes)) is not None:
+            return self._commit_draft(self.draft, drafted, writes, stored, author)
         in_first, version = list(map(self.first.get, writes)), self.version + 1
         written = batch.write_all(self._keyspace, writes, in_first, version)
         if written is None:
@@ -113,12 +128,25 @@ class Contents:
         self._account(heads, len(new), superseded, size, stored, 1, author)
         return version
 
-    def _commit_kept(self, keys: Collection[str], author: Author) -> None:
-        """Give ``keys``, all of which exist, their values again, as one version that shares them with the last one."""
-        entries = {key: head.value for key in keys if (head := self.find(key)) is not None}
+    def _commit_kept(self, entries: Mapping[str, bytes], author: Author) -> None:
+        """Give keys the values that they have again, as one version that shares them with the one before it."""
         if entries:
-            self._commit(entries, author, [len(value) for value in entries.values() if value is not None])
+            self._commit(entries, author, list(map(len, entries.values())))
             self.window.share_newest()
+
+    def _commit_draft(
+        self, draft: Draft, heads: list[Head], writes: Mapping[str, bytes | None], stored: list[int], author: Author
+    ) -> int:
+        """Apply ``writes`` as one version with heads that were prepared: a fast path for very many keys."""
+        version = self.version + 1
+        for head, value in zip(heads, writes.values(), strict=True):
+            head.version = version
+            head.value = value
+        new, superseded, size = draft.publish(self._keyspace, heads)
+        if new:
+            self._add_to_index(new)
+        self._account(tuple(heads), len(new), superseded, size, stored, 1, author)
+        return version
 
     def _commit_key_by_key(
         self, writes: Mapping[str, bytes | None], in_first: list[Head | None], stored: list[int], author: Author
@@ -192,6 +220,9 @@ class Contents:
         if values < len(heads) or new + superseded < len(heads):
             self._move_in_indexes(heads)
         size = GROUP_BYTES + PLACE_BYTES * len(heads) + SUPERSEDED_BYTES * superseded + superseded_bytes
+        if self.followers:
+            for noted in self.followers:
+                noted.append(heads)
         self.window.append(Group(self.time, author, heads, commits, size, values < len(heads)))
         self.version = heads[-1].version
 
@@ -212,7 +243,17 @@ class Contents:
         self._flush_if_full()
 
     def _flush_if_full(self) -> None:
-        """Flush an index if it has too many notes. The commit that noted the last key pays for all of them."""
+        """Flush notes of an index if it has too many. The commit that noted the last key pays for all of them.
+
+        After a commit of very many keys others pay, too, or ``flush_in_steps`` is called.
+        """
         for index in (self._living, self._deleted):
             if index.pending >= PENDING_KEYS:
-                index.flush()
+                index.flush(2 * PENDING_KEYS)
+
+    def flush_in_steps(self) -> Steps[None]:
+        """Flush the indexes until they have few notes."""
+        for index in (self._living, self._deleted):
+            while index.pending >= PENDING_KEYS:
+                index.flush(PENDING_KEYS)
+                yield

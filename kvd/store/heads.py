@@ -9,6 +9,11 @@ from typing import cast
 
 import msgspec
 
+from kvd.store.steps import Steps
+
+# One step follows about this many links from a version to the one before it; each may be a cache miss.
+LINKS = 4_096
+
 
 class _Forgotten:
     """Stands in for a value that is gone. It is not bytes, so code that takes it for a value fails at once."""
@@ -46,3 +51,15 @@ class Head(msgspec.Struct, gc=False, eq=False):
         while (previous := head.previous) is not None and previous.value is not FORGOTTEN:
             head = previous
         return head.version
+
+
+def head_at(head: Head | None, at: int) -> Steps[Head | None]:
+    """Return the newest head of a chain at or below ``at``, as ``Head.at`` does."""
+    links = 0
+    while head is not None and head.version > at:
+        head = head.previous
+        links += 1
+        if links == LINKS:
+            links = 0
+            yield
+    return head

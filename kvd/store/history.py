@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from kvd.store.authors import Author
-from kvd.store.heads import FORGOTTEN, Head
+from kvd.store.heads import FORGOTTEN, Head, head_at
+from kvd.store.steps import Steps, run_to_end
 
 if TYPE_CHECKING:
     from kvd.store.store import Store
@@ -41,14 +42,19 @@ class Commit(msgspec.Struct, array_like=True, frozen=True):
 
 
 def versions(store: "Store", key: str, limit: int, before: int | None, max_bytes: int) -> list[Version]:
+    """As ``versions_in_steps``, at once."""
+    return run_to_end(versions_in_steps(store, key, limit, before, max_bytes))
+
+
+def versions_in_steps(store: "Store", key: str, limit: int, before: int | None, max_bytes: int) -> Steps[list[Version]]:
     """Return the versions of ``key`` below ``before`` (None: all), newest first, up to about ``max_bytes`` of them.
 
     The list ends before the first version whose value is no longer known.
     """
-    found: list[Version] = []
     head = store.find(key)
     if before is not None and head is not None:
-        head = head.at(before - 1)
+        head = yield from head_at(head, before - 1)
+    found: list[Version] = []
     while head is not None and head.value is not FORGOTTEN and len(found) < limit and max_bytes > 0:
         group = store.window.group_of(head.version)
         when, who = (None, None) if group is None else (group.time, group.author)

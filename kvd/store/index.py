@@ -9,6 +9,7 @@ Python's order of ``str`` is by code point, which is also the order of the UTF-8
 
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Collection, Iterator
+from itertools import islice
 
 BLOCK_KEYS = 1024
 # Flushing this many notes takes about a millisecond. A writer flushes when there are more.
@@ -59,14 +60,12 @@ class OrderedIndex:
         """Note the removal of keys that are in the index. A key whose addition is only noted costs almost nothing."""
         self._discarded.update(dict.fromkeys(_without_noted(keys, self._added)))
 
-    def flush(self) -> None:
-        """Apply all notes."""
+    def flush(self, max_notes: int | None = None) -> None:
+        """Apply all notes, or the first ``max_notes`` of each kind."""
         if self._discarded:
-            self._remove(sorted(self._discarded))
-            self._discarded.clear()
+            self._remove(sorted(_taken(self._discarded, max_notes)))
         if self._added:
-            self._insert(sorted(self._added))
-            self._added.clear()
+            self._insert(sorted(_taken(self._added, max_notes)))
 
     def range(self, start: str, end: str | None) -> Iterator[str]:
         """Yield the keys from ``start`` on, before ``end`` (None: to the last), in order.
@@ -142,3 +141,14 @@ def _without_noted(keys: Collection[str], notes: dict[str, None]) -> Collection[
     for key in noted:
         del notes[key]
     return [key for key in keys if key not in noted]
+
+
+def _taken(notes: dict[str, None], max_notes: int | None) -> list[str]:
+    """Remove the first of ``notes``, at most ``max_notes``, and return them."""
+    taken = list(islice(notes, max_notes))
+    if len(taken) == len(notes):
+        notes.clear()
+    else:
+        for key in taken:
+            del notes[key]
+    return taken

@@ -56,6 +56,18 @@ class Keyspace(ShardedDict[Head]):
             for head in heads[remaining:]:
                 self.shards[hash(head.key) & MASK][head.key] = head
 
+    def add_by_shard(self, by_shard: Mapping[int, dict[str, Head]], count: int) -> None:
+        """Add ``count`` heads, whose keys are all absent, by the number of the shard that would take each."""
+        if len(self.first) + count <= self.first_keys and not self.is_sharded:
+            for heads in by_shard.values():
+                self.first.update(heads)
+        elif len(self.first) >= self.first_keys:
+            self.is_sharded = self.is_sharded or bool(count)
+            for number, heads in by_shard.items():
+                self.shards[number].update(heads)
+        else:
+            self.add_all([head for heads in by_shard.values() for head in heads.values()])
+
     def replace_all(self, heads: Iterable[Head]) -> None:
         """Make ``heads`` current, whose keys are all there."""
         first, shards = self.first, self.shards

@@ -20,14 +20,17 @@ Times here are in microseconds of a clock that runs evenly (CLOCK_BOOTTIME): set
 """
 
 from collections.abc import Collection, Hashable, Mapping
+from itertools import islice
 
 import msgspec
 
 from kvd.store.schedule import NEVER, Entry, Schedule
-from kvd.store.sharded import ShardedDict
+from kvd.store.sharded import MASK, ShardedDict
 
 # Half of the keyspace's, so that the two dicts do not grow to their last size, which takes 4 ms, at the same key.
 FIRST_KEYS = 65_536
+# For more keys, columns are quicker.
+_FEW_KEYS = 8
 
 
 class Expiry(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,6 +89,9 @@ class Lifetimes:
 
     def record_write(self, keys: Collection[str], expiry: Expiry, existing: Collection[str] = ()) -> None:
         """Record a write of ``keys``; ``existing`` are those that existed before (needed only if ``expiry.keep``)."""
+        if not (expiry.deadlines or expiry.keep or self.owners) and expiry.owner is None:
+            self.set_deadline(keys, expiry.deadline)
+            return
         for key in keys:
             kept = expiry.keep and key in existing
             if not kept:
@@ -96,20 +102,23 @@ class Lifetimes:
             self._schedule.compact(self.count, len(keys))
 
     def set_deadline(self, keys: Collection[str], deadline: int | None) -> None:
-        """Give ``keys`` another deadline (None: remove it); their owners stay."""
-        for key in keys:
-            self._assign_deadline(key, deadline)
+        """Give ``keys``, which are all different, another deadline (None: remove it); their owners stay."""
+        if len(keys) <= _FEW_KEYS:
+            for key in keys:
+                self._assign_deadline(key, deadline)
+        elif deadline is None:
+            self._end_all(keys)
+        else:
+            self._assign_all(keys, deadline)
         if self._schedule.stale:
             self._schedule.compact(self.count, len(keys))
 
     def clear(self, keys: Collection[str]) -> None:
         """Clear the deadlines and owners of ``keys``. Usually there are none, and that case is fast."""
         if self.count:
-            found = self._entries.present(keys)
-            if found:
-                for key in found:
-                    self._end(self._entries.dict_for(key), key)
-                self._schedule.compact(self.count, len(found))
+            ended = self._end_all(keys)
+            if ended:
+                self._schedule.compact(self.count, ended)
         if self.owners:
             self._disown(keys)
 
@@ -135,9 +144,9 @@ class Lifetimes:
         self.clear(due)
         return due
 
-    def owned(self, owner: Hashable) -> list[str]:
-        """Return the keys that are deleted with ``owner``."""
-        return list(self._of_owner.get(owner, ()))
+    def owned(self, owner: Hashable, max_keys: int | None = None) -> list[str]:
+        """Return the keys that are deleted with ``owner``, at most ``max_keys`` of them."""
+        return list(islice(self._of_owner.get(owner, ()), max_keys))
 
     def __bool__(self) -> bool:
         """Whether any key has a deadline or an owner."""
@@ -166,6 +175,36 @@ class Lifetimes:
                 self._schedule.cancel(before)
             entry = place[key] = Entry(deadline, key, deadline)
             self._schedule.add(entry)
+
+    def _assign_all(self, keys: Collection[str], deadline: int) -> None:
+        """As ``_assign_deadline`` for each key, column by column."""
+        new, stale = list[Entry](), list[Entry]()
+        dict_for = self._entries.dict_for
+        for key, before in zip(keys, self._entries.find_all(keys), strict=True):
+            if before is not None and before.wake_at <= deadline:
+                before.deadline = deadline
+                continue
+            if before is not None:
+                stale.append(before)
+            new.append(Entry(deadline, key, deadline))
+        self.count += len(new) - len(stale)
+        self._schedule.cancel_all(stale)
+        entries = self._entries
+        if not entries.is_sharded and len(entries.first) + len(new) <= entries.first_keys:
+            entries.first.update([(entry.key, entry) for entry in new])
+        else:
+            for entry in new:
+                dict_for(entry.key)[entry.key] = entry
+        self._schedule.add_all(new)
+
+    def _end_all(self, keys: Collection[str]) -> int:
+        """Clear the deadlines of ``keys``, column by column; return how many there were."""
+        found = self._entries.present(keys) if self.count else ()
+        first, shards = self._entries.first, self._entries.shards
+        gone = [first.pop(key) if key in first else shards[hash(key) & MASK].pop(key) for key in found]
+        self._schedule.cancel_all(gone)
+        self.count -= len(gone)
+        return len(gone)
 
     def _end(self, place: dict[str, Entry], key: str) -> None:
         self._schedule.cancel(place.pop(key))

@@ -51,9 +51,12 @@ class LoadableContents(Contents):
     def replay_kept(self, version: int, time: int, author: Author, keys: list[str]) -> None:
         """Repeat a commit of the log that gave ``keys`` the values that they had. Raises ValueError without one."""
         self._go_on_before(version, time)
-        if not all(map(self.exists, keys)):
+        entries = {
+            key: value for key in keys if (head := self.find(key)) is not None and (value := head.value) is not None
+        }
+        if len(entries) < len(keys):
             raise ValueError("it keeps the value of a key that does not exist")
-        self._commit_kept(keys, author)
+        self._commit_kept(entries, author)
 
     def _go_on_before(self, version: int, time: int) -> None:
         self.time = max(self.time, time)

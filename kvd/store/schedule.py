@@ -22,6 +22,8 @@ import msgspec
 RUN_ENTRIES = 4_096
 # Up to this number of runs it does not matter how full they are.
 _FEW_RUNS = 4
+# One step merges no more runs than this number of changed entries require; later changes merge the others.
+_MAX_COMPACTED = 2 * RUN_ENTRIES
 NEVER = 2**63
 _GONE = -1  # the deadline of a stale entry
 
@@ -64,10 +66,26 @@ class Schedule:
             self._runs.append(run)
             self._runs_wake_at = min(self._runs_wake_at, run[-1].wake_at)
 
+    def add_all(self, entries: list[Entry]) -> None:
+        """Schedule entries that all have the same ``wake_at``."""
+        full = len(entries) - len(entries) % RUN_ENTRIES
+        for begin in range(0, full, RUN_ENTRIES):
+            self._runs.append(entries[begin : begin + RUN_ENTRIES])
+        if full:
+            self._runs_wake_at = min(self._runs_wake_at, entries[0].wake_at)
+        for entry in entries[full:]:
+            self.add(entry)
+
     def cancel(self, entry: Entry) -> None:
         """Make a scheduled entry stale; it stays until its time comes. Call ``compact`` afterwards."""
         entry.deadline = _GONE
         self.stale += 1
+
+    def cancel_all(self, entries: list[Entry]) -> None:
+        """As ``cancel``, for each of ``entries``."""
+        for entry in entries:
+            entry.deadline = _GONE
+        self.stale += len(entries)
 
     def take_due(self, now: int, max_entries: int) -> list[str]:
         """Return the keys whose deadline has passed, of the first ``max_entries``. Call ``compact`` afterwards.
@@ -105,7 +123,7 @@ class Schedule:
 
         ``count`` is the number of entries that are not stale.
         """
-        for _ in range(0, changed, RUN_ENTRIES // 2):
+        for _ in range(0, min(changed, _MAX_COMPACTED), RUN_ENTRIES // 2):
             max_runs = _FEW_RUNS + 2 * (count + self.stale) // RUN_ENTRIES
             if self.stale <= RUN_ENTRIES + count and len(self._runs) <= max_runs:
                 return

@@ -16,18 +16,21 @@ window (``window.py``) decides how far back one can read, ``isolation.py`` wheth
 makes sure that they go back only where it says that its clock was set.
 """
 
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections import deque
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from heapq import merge
-from itertools import chain
+from itertools import chain, islice
 
 import msgspec
 
+from kvd.protocol.numbers import is_number
 from kvd.store.authors import EVICTED, EXPIRED, NO_AUTHOR, Author
 from kvd.store.errors import KeysNotFound, NotANumber, SnapshotGone, VersionAhead
-from kvd.store.heads import FORGOTTEN, Head
+from kvd.store.heads import FORGOTTEN, Head, head_at
 from kvd.store.lifetimes import KEEP_TTL, NO_EXPIRY, Expiry
 from kvd.store.loading import LoadableContents
-from kvd.store.numbers import is_number, parse_number
+from kvd.store.numbers import parse_number
+from kvd.store.steps import STEP_KEYS, Steps, slices
 from kvd.store.window import Group, WindowLimits
 
 # One page of a scan visits at most this number of keys, including tombstones and keys of other versions. So it takes at
@@ -35,6 +38,8 @@ from kvd.store.window import Group, WindowLimits
 SCAN_VISITS = 8_192
 # Each batch of commits drops this number of keys more than it adds, so that the window shrinks to a lowered limit.
 DROP_BUDGET_KEYS = 8
+# Of a commit that is dropped, this number of keys is cut off in one step.
+CUT_KEYS = 2_048
 
 
 class Item(msgspec.Struct, array_like=True, gc=False, frozen=True):
@@ -58,6 +63,8 @@ class Store(LoadableContents):
     def __init__(self, limits: WindowLimits | None = None) -> None:
         super().__init__(limits)
         self._written_before = 0  # keys written or deleted before the last call of advance
+        # Commits of very many keys that were dropped, and what of them is not cut off yet.
+        self._uncut: deque[tuple[Group, Iterator[Sequence[Head]]]] = deque()
 
     # ------------------------------------------------------------------ reading
 
@@ -145,6 +152,33 @@ class Store(LoadableContents):
                 max_bytes -= len(key) + (0 if keys_only else len(head.value))
         return Page(items, None)
 
+    def scan_at(
+        self, start: str, end: str | None, limit: int, *, at: int, keys_only: bool, max_bytes: int
+    ) -> Steps[Page]:
+        """Return a page as ``scan`` does, in steps, because a key may have very many versions newer than ``at``."""
+        items: list[Item] = []
+        visits, following = 0, start
+        while True:
+            self.check_readable(at)
+            keys = list(islice(self.keys_between(following, end), STEP_KEYS))
+            for key in keys:
+                if len(items) >= limit or visits >= SCAN_VISITS or max_bytes <= 0:
+                    self.check_readable(at)
+                    return Page(items, key)
+                visits += 1
+                newest = self.find(key)
+                head = yield from head_at(newest, at)
+                if newest is not None and head is not None and head.value is not None:
+                    if head.value is FORGOTTEN and not keys_only:
+                        raise SnapshotGone(at, newest.known_since(), key)
+                    items.append(Item(key, None if keys_only else head.value, head.version))
+                    max_bytes -= len(key) + (0 if keys_only else len(head.value))
+            if len(keys) < STEP_KEYS:
+                self.check_readable(at)
+                return Page(items, None)
+            following = keys[-1] + "\0"
+            yield
+
     def keys_between(self, start: str, end: str | None) -> Iterator[str]:
         """Yield all keys from ``start`` on, before ``end``, tombstones included. Nothing may be written meanwhile."""
         return merge(self._living.range(start, end), self._deleted.range(start, end))
@@ -185,6 +219,8 @@ class Store(LoadableContents):
         written = self.counters.set_operations + self.counters.delete_operations
         budget_keys = written - self._written_before + DROP_BUDGET_KEYS
         self._written_before = written
+        if self._uncut:
+            self._cut_some()
         if self.retention.is_active:
             self.drop_history(budget_keys)
         elif dropped := self.window.drop(self.time, budget_keys):  # as drop_history does, with one call less
@@ -200,7 +236,10 @@ class Store(LoadableContents):
     def write(self, writes: Mapping[str, bytes | None], author: Author = NO_AUTHOR, expiry: Expiry = NO_EXPIRY) -> int:
         """Store values and delete keys (None; missing keys are ignored) in one commit; return its version."""
         entries = {key: value for key, value in writes.items() if value is not None}
-        deleted = [key for key, value in writes.items() if value is None and self.exists(key)]
+        deleted = [key for key, value in writes.items() if value is None]
+        if deleted:
+            heads = zip(deleted, self.heads_of(deleted), strict=True)
+            deleted = [key for key, head in heads if head is not None and head.value is not None]
         self.counters.set_operations += len(entries)
         self.counters.delete_operations += len(deleted)
         self._record_expiry(entries, expiry)
@@ -222,21 +261,19 @@ class Store(LoadableContents):
 
     def touch(self, keys: list[str], deadline: int | None, author: Author = NO_AUTHOR) -> list[bool]:
         """Give ``keys`` another deadline in one commit that keeps their values; return whether each key exists."""
-        exists = {key: self.exists(key) for key in keys}
-        touched = [key for key in exists if exists[key]]
-        self.counters.set_operations += len(touched)
-        self.lifetimes.set_deadline(touched, deadline)
-        self._commit_kept(touched, author)
-        return [exists[key] for key in keys]
+        heads = zip(keys, self.heads_of(keys), strict=True)
+        entries = {key: value for key, head in heads if head is not None and (value := head.value) is not None}
+        self.counters.set_operations += len(entries)
+        self.lifetimes.set_deadline(entries, deadline)
+        self._commit_kept(entries, author)
+        return [key in entries for key in keys]
 
     def _record_expiry(self, entries: Mapping[str, bytes], expiry: Expiry) -> None:
         """Record when ``entries``, which are about to be written, expire."""
         if expiry is NO_EXPIRY:
             self.lifetimes.clear(entries.keys())
         else:
-            self.lifetimes.record_write(
-                entries, expiry, {key for key in entries if self.exists(key)} if expiry.keep else ()
-            )
+            self.lifetimes.record_write(entries, expiry, _living(self, list(entries)) if expiry.keep else ())
 
     def set_each(self, batch: list[dict[str, bytes]], author: Author = NO_AUTHOR) -> list[int]:
         """Store each mapping of ``batch`` in a commit of its own, in order; return their versions."""
@@ -254,8 +291,8 @@ class Store(LoadableContents):
         """
         tombstones: dict[str, None] = {}
         missing: dict[str, None] = {}
-        for key in keys:
-            head = self.find(key)
+        named = list(keys)
+        for key, head in zip(named, self.heads_of(named), strict=True):
             (missing if head is None or head.value is None else tombstones)[key] = None
         if missing and not missing_ok:
             raise KeysNotFound(list(missing))
@@ -265,7 +302,7 @@ class Store(LoadableContents):
 
     def expire(self, due: list[str]) -> int:
         """Delete ``due``, the keys whose deadline has passed, in one commit; return its version."""
-        heads = zip(due, map(self.find, due), strict=True)
+        heads = zip(due, self.find_all(due), strict=True)
         tombstones = dict.fromkeys(key for key, head in heads if head is not None and head.value is not None)
         self.counters.expired_keys += len(tombstones)
         return self._commit(tombstones, EXPIRED, [])
@@ -283,7 +320,7 @@ class Store(LoadableContents):
         """
         forgotten = self.retention.forget(self.time, budget_keys) if self.retention.is_active else 0
         dropped = self.window.drop(self.time, budget_keys)
-        return forgotten + self._cut(dropped) if dropped else forgotten
+        return forgotten + self._cut(dropped) + len(self._uncut)
 
     def trim_history(self, size: int, visible: int, budget_keys: int, *, even_pinned: bool) -> int:
         """Drop history until ``size`` bytes are freed, about ``budget_keys`` keys of it; return how many groups.
@@ -294,11 +331,26 @@ class Store(LoadableContents):
 
     def _cut(self, dropped: list[Group]) -> int:
         for group in dropped:
-            for head in group.heads:
-                head.previous = None
-            if group.has_tombstones:
-                self._forget_deleted(group)
+            if len(group.heads) <= CUT_KEYS:
+                self._cut_off(group, group.heads)
+            else:
+                self._uncut.append((group, slices(group.heads, CUT_KEYS)))
         return len(dropped)
+
+    def _cut_some(self) -> None:
+        """Go on with the first large commit that was dropped. No version that can be read needs its links."""
+        group, parts = self._uncut[0]
+        heads = next(parts, None)
+        if heads is None:
+            self._uncut.popleft()
+        else:
+            self._cut_off(group, heads)
+
+    def _cut_off(self, group: Group, heads: Sequence[Head]) -> None:
+        for head in heads:
+            head.previous = None
+        if group.has_tombstones:
+            self._forget_deleted(group, heads)
 
     @property
     def key_bytes(self) -> int:
@@ -310,9 +362,9 @@ class Store(LoadableContents):
         """The memory of keys, values and history."""
         return self._keyspace.bytes + self.counters.value_bytes + self.window.bytes
 
-    def _forget_deleted(self, group: Group) -> None:
-        """Remove the keys of the group's tombstones that were not set again: no readable version has their values."""
-        removed = self._keyspace.remove_all([head for head in group.heads if head.value is None])
+    def _forget_deleted(self, group: Group, heads: Sequence[Head]) -> None:
+        """Remove the keys that ``heads`` deleted and that were not set again: no readable version has their values."""
+        removed = self._keyspace.remove_all([head for head in heads if head.value is None])
         if group.author != EVICTED:
             self.forgotten_keys += len(removed)
         self._deleted.discard_all(removed)
@@ -321,3 +373,8 @@ class Store(LoadableContents):
 
 def _row(head: Head | None, deadline: int | None) -> tuple[bytes | None, int, int | None]:
     return (None, 0, None) if head is None or head.value is None else (head.value, head.version, deadline)
+
+
+def _living(store: Store, keys: list[str]) -> set[str]:
+    heads = zip(keys, store.heads_of(keys), strict=True)
+    return {key for key, head in heads if head is not None and head.value is not None}

@@ -241,6 +241,16 @@ class Window:
         place = max(number - self._compacted, self._begin)
         return (place + self._compacted, self._queue[place]) if place < len(self._queue) else None  # type: ignore[return-value]
 
+    @property
+    def next_number(self) -> int:
+        """The number that the next group will have."""
+        return len(self._queue) + self._compacted
+
+    def numbered(self, number: int) -> Group | None:
+        """Return the group with this number; None if it has left the window."""
+        place = number - self._compacted
+        return self._queue[place] if self._begin <= place < len(self._queue) else None
+
     def newest(self, below: int | None = None) -> Iterator[Group]:
         """Yield the groups, newest first. The window must not change meanwhile.
 

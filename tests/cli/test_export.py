@@ -207,7 +207,7 @@ def test_import_of_more_than_a_commit_holds_needs_batches(kv: Kv) -> None:
     kv.ok("set", "other=1")
     assert kv.ok("import", "--batches", "--replace", stdin=text) == "Imported: 70000 keys, 1 deleted, in 15 commits\n"
     assert len(everything(kv)) == 70_000
-    error = kv.fails(5, "import", "--replace", stdin=b"")
+    error = kv.fails(5, "import", "--replace", "--allow-empty", stdin=b"")
     assert "the keys to set and to delete do not fit into one commit" in error
     assert len(everything(kv)) == 70_000
 

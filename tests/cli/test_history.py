@@ -3,13 +3,14 @@
 import json
 import pathlib
 import re
+import signal
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.harness.waiting import eventually
+from tests.harness.waiting import DEADLINE_S, eventually
 
 if TYPE_CHECKING:
     import subprocess
@@ -219,6 +220,40 @@ def test_diff_of_more_keys_than_one_request_may_name(kv: "Kv") -> None:
     names = [f"key{number:05}" for number in range(2_500)]
     kv.ok("set", "-", stdin=b"\n".join(json.dumps({"key": name, "value": "v"}).encode() for name in names))
     assert kv.ok("diff", str(before)) == "".join(f"+ {name}: v\n" for name in names)
+
+
+def test_the_log_has_as_many_commits_as_asked_for(kv: "Kv") -> None:
+    """One of them names more keys than a page of the log."""
+    for number in range(3):
+        kv.ok("set", f"small={number}")
+    many = [json.dumps({"key": f"a-long-name-of-a-key/{number:08}", "value": ""}) for number in range(30_000)]
+    kv.ok("import", "-", stdin="\n".join(many).encode())
+    assert [line.split()[0] for line in kv.ok("log").splitlines()] == ["1", "2", "3", "4"]
+    assert [line.split()[0] for line in kv.ok("log", "--limit", "3").splitlines()] == ["2", "3", "4"]
+
+
+def test_a_position_of_another_store_is_an_error(
+    serving: "Callable[..., tuple[Kv, subprocess.Popen[bytes]]]", tmp_path: pathlib.Path
+) -> None:
+    kv, daemon = serving()
+    kv.ok("set", "a=1")
+    kv.ok("set", "a=2")
+    positions = [line["position"] for line in json_lines(kv.ok("log", "--json"))]
+    assert [line["position"] for line in json_lines(kv.ok("history", "--json", "a"))] == positions[::-1]
+    uses = [["log", "--since"], ["diff"], ["diff", "now"], ["get", "a", "--at"], ["ls", "--at"],
+            ["rollback", "a", "--to"], ["revert"]]  # fmt: skip
+    for use in uses[:5]:
+        kv.ok(*use, positions[0])
+    daemon.send_signal(signal.SIGTERM)
+    daemon.wait(DEADLINE_S)
+    serving()
+    for value in "xyz":
+        kv.ok("set", f"a={value}")
+    for use in uses:
+        assert "another store" in kv.fails(5, *use, positions[0])
+    assert kv.ok("get", "a") == "a: z\n"
+    assert kv.ok("get", "a", "--at", "1") == "a: x\n", "a bare number is of the store that there is now"
+    assert "without its store" in kv.fails(2, "restore", "--to", positions[0], "a", str(tmp_path / "b"))
 
 
 @pytest.mark.parametrize(

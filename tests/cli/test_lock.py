@@ -32,7 +32,7 @@ def holding(kv: "Kv", *arguments: str, script: str = "echo had; cat") -> "subpro
 def wait_for_contenders(kv: "Kv", count: int) -> None:
     """Return when ``count`` clients hold the lock or wait for it."""
     for _ in range(1_000):
-        if kv.ok("lock", "-n", "L").count("by pid") == count:
+        if kv("lock", "-n", "L").stdout.count(b"by pid") == count:
             return
     raise AssertionError("the contenders never arrived")
 
@@ -101,7 +101,9 @@ def test_another_lock_is_free(kv: "Kv") -> None:
 def test_a_dry_run_shows_the_holder(kv: "Kv") -> None:
     assert kv.ok("lock", "-n", "L") == "the lock L is free\n"
     first = holding(kv)
-    assert kv.ok("lock", "-n", "L", "--", "echo", "had").startswith(f"held by pid {first.pid}, since version ")
+    done = kv("lock", "-n", "L", "--", "echo", "had")
+    assert done.returncode == 5, "as --no-wait ends"
+    assert done.stdout.startswith(f"held by pid {first.pid}, since version ".encode())
     first.communicate(timeout=DEADLINE_S)
 
 

@@ -27,7 +27,7 @@ ODD = [
     "user:1", "with space", "dou  ble", "it's", 'say "hi"', "end'", 'end"', "dol$HOME", "back\\slash", "star*",
     "semi;colon", "pipe|d", "amp&x", "lt<gt>", "bang!x", "bang!", "paren(s)", "brace{s}", "br[a]", "q?x", "tick`x",
     "grin😁", "caf\u00e9", "\U0001f468\u200d\U0001f469", "nb\u00a0sp", "a=b=c", "at@host", "a@b:c=d", "ca^ret",
-    "per%cent", "co,mma", "til~de", "ha#sh", "plus+", "path/to/it",
+    "per%cent", "co,mma", "til~de", "ha#sh", "plus+", "path/to/it", "=~root/y", ":~root", "=~+:~x", "x/~root",
 ]  # fmt: skip
 NAMED = {f"{chr(ord('a') + number // 10)}{number % 10}": name for number, name in enumerate(ODD)}
 # What is typed for keys that begin with a special character.
@@ -37,6 +37,8 @@ LEADING = {
     "'$": "$dollar",
 }  # fmt: skip
 KEYS = [head + name for head, name in NAMED.items()] + sorted(set(LEADING.values()))
+# They match the files of an attacker, whose names end the quotes and are commands.
+PATTERNS = ["y0*", "y1?*", "y2[!a]*", "y3{x,y}", "y4$(touch PWN)", "y5`touch PWN`"]
 UNTYPEABLE = ["z1new\nline", "z2esc\x1b", "z3\u202e"]
 MANY = [f"many{number:04}" for number in range(600)]
 
@@ -57,6 +59,7 @@ class Shell:
     """One session of one shell."""
 
     def __init__(self, kind: str, folder: pathlib.Path, scripts: pathlib.Path, environment: dict[str, str]) -> None:
+        self.folder = folder
         stub = folder / "kv"
         stub.write_text(STUB.format(python=sys.executable))
         stub.chmod(0o755)
@@ -89,7 +92,9 @@ class Shell:
 @pytest.fixture(scope="module")
 def filled(shared_kv: "Kv") -> "Kv":
     """A daemon with all these keys."""
-    lines = [json.dumps({"key": key, "value": "v"}) for key in [*KEYS, *UNTYPEABLE, *MANY, "-dash", "w/x", "w/y"]]
+    lines = [
+        json.dumps({"key": key, "value": "v"}) for key in [*KEYS, *PATTERNS, *UNTYPEABLE, *MANY, "-dash", "w/x", "w/y"]
+    ]
     shared_kv.ok("set", "-", stdin="\n".join(lines).encode())
     return shared_kv
 
@@ -176,6 +181,16 @@ def test_set_completes_the_key_and_adds_the_equals_sign(shell: Shell, head: str)
 )
 def test_tab_completes_a_line(shell: Shell, typed: str, arguments: list[str]) -> None:
     assert shell.tab(typed) == arguments
+
+
+@pytest.mark.parametrize("key", PATTERNS)
+def test_tab_expands_and_executes_nothing_that_it_offers(shell: Shell, key: str) -> None:
+    head = key[:2]
+    for name in (f"{head}';touch PWN;#", f'{head}";touch PWN;#', f"{head}$(touch PWN)", f"{head}x"):
+        (shell.folder / name).write_text("")
+    for quote in ("", "'", '"'):
+        assert shell.tab(f"kv get {quote}{head}") == ["get", key]
+    assert not (shell.folder / "PWN").exists()
 
 
 @pytest.mark.parametrize("kind", SHELLS)

@@ -73,6 +73,62 @@ def test_a_moment_for_programs_is_read_as_the_same(moment_us: int) -> None:
     assert maybe_time_us(text) == moment_us
 
 
+# ---------------------------------------------------------------------- the days on which clocks are moved
+
+
+@pytest.fixture
+def central_europe(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In 2026 the clock goes from 02:00 to 03:00 on 29 March (01:00 UTC), and from 03:00 to 02:00 on 25 October."""
+    monkeypatch.setenv("TZ", "CET-1CEST,M3.5.0/2,M10.5.0/3")
+    time.tzset()
+
+
+def us(text: str) -> int:
+    """The moment that ``text``, which names its zone, is."""
+    moment = maybe_time_us(text)
+    assert moment is not None
+    return moment
+
+
+AUTUMN = "2026-10-25T0"
+
+
+@pytest.mark.usefixtures("central_europe")
+@pytest.mark.parametrize(
+    ("text", "now", "moment"),
+    [
+        # 02:30 came at 00:30 and at 01:30 UTC.
+        ("02:30", AUTUMN + "1:45:00Z", AUTUMN + "1:30:00Z"),
+        ("02:30", AUTUMN + "1:15:00Z", AUTUMN + "0:30:00Z"),
+        ("02:30", AUTUMN + "0:45:00Z", AUTUMN + "0:30:00Z"),
+        ("02:30", AUTUMN + "0:15:00Z", "2026-10-24T00:30:00Z"),
+        ("02:30", AUTUMN + "9:00:00Z", AUTUMN + "1:30:00Z"),
+        ("2026-10-25 02:30", AUTUMN + "1:15:00Z", AUTUMN + "0:30:00Z"),
+        ("2026-10-25T02:30", AUTUMN + "9:00:00Z", AUTUMN + "1:30:00Z"),
+        ("2026-10-25", AUTUMN + "9:00:00Z", "2026-10-24T22:00:00Z"),
+        # The clock did not show 02:30 on this day: it was last shown the day before.
+        ("02:30", "2026-03-29T10:00:00Z", "2026-03-28T01:30:00Z"),
+        ("03:30", "2026-03-29T10:00:00Z", "2026-03-29T01:30:00Z"),
+        ("02:30", "2026-03-30T00:15:00Z", "2026-03-28T01:30:00Z"),
+    ],
+)
+def test_a_time_of_the_clock_is_the_last_that_it_has_shown(text: str, now: str, moment: str) -> None:
+    assert maybe_time_us(text, us(now)) == us(moment)
+
+
+@pytest.mark.usefixtures("central_europe")
+@settings(deadline=None)
+@given(st.integers(us("2026-10-24T22:00:00Z") // 1_000_000, us("2026-10-25T06:00:00Z") // 1_000_000))
+def test_a_moment_for_people_is_read_as_the_same_also_in_the_hour_that_comes_twice(moment_s: int) -> None:
+    moment_us = moment_s * 1_000_000
+    assert maybe_time_us(show_time(moment_us), us("2026-12-01T00:00:00Z")) == moment_us
+
+
+@pytest.mark.parametrize("text", ["9" * 400 + "d", "9" * 400 + "w ago", "9" * 30 + "h"])
+def test_a_time_before_all_times_is_the_beginning(text: str) -> None:
+    assert maybe_time_us(text, NOON_US) == 0
+
+
 def test_moments_for_people_are_local() -> None:
     assert show_time(NOON_US) == "2026-11-23 15:00:00"
     assert show_time(None) == "time unknown"

@@ -1,7 +1,10 @@
 """kv wait, with the real daemon."""
 
+import os
+import pathlib
 import signal
 import subprocess
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,15 +13,17 @@ from kv.blocking.client import Client
 from kv.blocking.connect import connect
 from kv.blocking.watch import Watch
 from kv.cli.commands.wait import until
+from tests.harness.daemon import Daemon
 from tests.harness.waiting import DEADLINE_S
 
 if TYPE_CHECKING:
     from tests.harness.kv_command import Kv
 
 
-def waiting(kv: "Kv", *arguments: str) -> "subprocess.Popen[bytes]":
+def waiting(kv: "Kv", *arguments: str, **variables: str) -> "subprocess.Popen[bytes]":
     """``kv wait`` that has read what there is and watches, or has ended: the daemon then has a watch."""
-    process = kv.start("wait", *arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = kv.start("wait", *arguments, env=kv.environment(**variables), **pipes)
     with connect(kv.socket, timeout=DEADLINE_S) as client:
         while "\nkvd_feeds 1.0\n" not in client.exposition() and process.poll() is None:
             pass
@@ -126,6 +131,42 @@ def test_ctrl_c_ends_with_130_quietly(kv: "Kv") -> None:
 
 def test_no_daemon_ends_with_69(alone: "Kv") -> None:
     alone.fails(69, "wait", "a", "--timeout", "0.1")
+
+
+def test_it_waits_for_a_daemon(alone: "Kv", tmp_path: pathlib.Path) -> None:
+    process = alone.start("wait", "a", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stderr is not None
+    assert b"waiting for a daemon" in process.stderr.readline()
+    with Daemon(tmp_path) as daemon:
+        daemon.kv.ok("set", "a=1")
+        os.symlink(daemon.path, alone.socket)
+        assert process.communicate(timeout=DEADLINE_S) == (b"a: 1\n", b"")
+        daemon.terminate()
+
+
+def test_without_a_timeout_it_waits_for_a_daemon_that_is_away(
+    serving: "Callable[..., tuple[Kv, subprocess.Popen[bytes]]]",
+) -> None:
+    """For longer than a request may take."""
+    kv, daemon = serving()
+    process = waiting(kv, "a", KVD_TIMEOUT="0.1")
+    daemon.send_signal(signal.SIGTERM)
+    daemon.wait(DEADLINE_S)
+    assert process.stderr is not None
+    assert b"waiting for a daemon" in process.stderr.readline()
+    serving()
+    kv.ok("set", "a=1")
+    assert process.communicate(timeout=DEADLINE_S) == (b"a: 1\n", b"")
+
+
+def test_the_time_ends_while_the_daemon_is_away(
+    serving: "Callable[..., tuple[Kv, subprocess.Popen[bytes]]]",
+) -> None:
+    kv, daemon = serving()
+    process = waiting(kv, "a", "--timeout", "3")
+    daemon.send_signal(signal.SIGTERM)
+    assert b"did not hold within 3 s" in process.communicate(timeout=DEADLINE_S)[1]
+    assert process.returncode == 5
 
 
 @pytest.mark.parametrize(

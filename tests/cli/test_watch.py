@@ -4,13 +4,16 @@ import json
 import os
 import pathlib
 import signal
+import socket
 import subprocess
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.harness.waiting import DEADLINE_S
+from tests.harness.daemon import Daemon
+from tests.harness.processes import kill
+from tests.harness.waiting import DEADLINE_S, eventually
 
 if TYPE_CHECKING:
     from tests.harness.kv_command import Kv
@@ -139,6 +142,63 @@ def test_a_command_that_cannot_run_ends_the_watch(shared_kv: "Kv", command: str,
     assert command in shared_kv.fails(status, "watch", "--since", "0", "--", command)
 
 
+@pytest.mark.parametrize(
+    ("command", "status"),
+    [("/no/such/command", 127), ("no-such-command-anywhere", 127), ("/etc", 126), ("/etc/passwd", 126)],
+)
+def test_a_command_that_cannot_run_is_told_before_anything_else(alone: "Kv", command: str, status: int) -> None:
+    """Without a change, and without a daemon."""
+    assert command in alone.fails(status, "watch", "nothing/", "--", command)
+
+
+def test_a_watch_waits_for_its_daemon(alone: "Kv", tmp_path: pathlib.Path) -> None:
+    process = alone.start("watch", "--count", "1", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stderr is not None
+    assert b"waiting for a daemon" in process.stderr.readline()
+    with Daemon(tmp_path) as daemon:
+        os.symlink(daemon.path, alone.socket)
+        eventually(lambda: "\nkvd_feeds 1.0\n" in daemon.client().exposition())
+        alone.ok("set", "a=1")
+        assert process.communicate(timeout=DEADLINE_S) == (b"1 set a: 1\n", b"")
+        assert process.returncode == 0
+        daemon.terminate()
+
+
+def test_without_a_timeout_a_watch_waits_for_its_daemon_for_ever(
+    serving: "Callable[..., tuple[Kv, subprocess.Popen[bytes]]]",
+) -> None:
+    kv, daemon = serving()
+    process = watching(kv)
+    kv.ok("set", "a=1")
+    line_of(process)
+    daemon.send_signal(signal.SIGTERM)
+    daemon.wait(DEADLINE_S)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(6)  # longer than a client waits by default
+    serving()
+    assert line_of(process).endswith(" resync\n")
+    process.kill()
+    process.communicate()
+
+
+def test_a_position_names_the_store(serving: "Callable[..., tuple[Kv, subprocess.Popen[bytes]]]") -> None:
+    """With another store a watch begins with a resync; a bare number means the store that there is now."""
+    kv, daemon = serving()
+    kv.ok("set", "a=1")
+    position = json.loads(kv.ok("watch", "--since", "0", "--count", "1", "--json"))["position"]
+    script = 'echo "$KVD_POSITION"'
+    assert kv.ok("watch", "--since", "0", "--count", "1", "--", "sh", "-c", script) == f"{position}\n"
+    kv.ok("set", "a=2")
+    assert kv.ok("watch", "--since", position, "--count", "1") == "2 set a: 2\n"
+    daemon.send_signal(signal.SIGTERM)
+    daemon.wait(DEADLINE_S)
+    serving()
+    for value in "xyz":
+        kv.ok("set", f"a={value}")
+    assert kv.ok("watch", "--since", position, "--count", "1") == "3 resync\n3 set a: z\n"
+    assert kv.ok("watch", "--since", "1", "--count", "1") == "2 set a: y\n"
+
+
 def test_ctrl_c_ends_with_130_quietly(kv: "Kv") -> None:
     process = watching(kv)
     kv.ok("set", "a=1")
@@ -157,6 +217,49 @@ def test_a_closed_pipe_ends_the_watch_quietly_without_a_change(kv: "Kv") -> None
     assert process.wait(DEADLINE_S) == 141
     assert process.stderr is not None
     assert process.stderr.read() == b""
+
+
+@pytest.mark.parametrize("command", [[], ["--", "cat"]], ids=["prints", "runs a command"])
+@pytest.mark.parametrize("kind", ["socket", "pipe"])
+def test_the_watch_ends_when_the_reader_of_its_output_has_gone(kv: "Kv", kind: str, command: list[str]) -> None:
+    """A socket is the output below socat, and below sshd where there is no terminal."""
+    kv.ok("set", "a=the end")
+    ours, theirs = (end.detach() for end in socket.socketpair()) if kind == "socket" else os.pipe()
+    process = kv.start("watch", "--since", "0", *command, stdout=theirs)
+    os.close(theirs)
+    try:
+        output = b""
+        while not output.rstrip().endswith(b"the end"):  # a socket that is closed with unread data is an error, too
+            output += os.read(ours, 100)
+        os.close(ours)
+        assert process.wait(DEADLINE_S) == 141
+    finally:
+        kill(process)
+
+
+def test_the_watch_goes_on_for_a_reader_that_sends_nothing_more(kv: "Kv") -> None:
+    """As sshd does when the standard input of ``ssh -n`` has ended: the same socket is the output."""
+    kv.ok("set", "a=1")
+    ours, theirs = socket.socketpair()
+    ours.settimeout(DEADLINE_S)
+    with ours, theirs:
+        ours.shutdown(socket.SHUT_WR)
+        process = kv.start("watch", "--since", "0", "--count", "2", stdout=theirs)
+        try:
+            assert ours.recv(1)
+            # While no change comes, the command looks for its reader: it has done so when it sleeps a second time.
+            switches = voluntary_switches(process)
+            eventually(lambda: voluntary_switches(process) > switches + 1, "for a look at the reader")
+            kv.ok("set", "a=2")
+            assert process.wait(DEADLINE_S) == 0
+        finally:
+            kill(process)
+
+
+def voluntary_switches(process: "subprocess.Popen[bytes]") -> int:
+    """How often the process went to sleep; -1 if it has ended."""
+    lines = pathlib.Path(f"/proc/{process.pid}/status").read_text().splitlines()
+    return next((int(line.split()[1]) for line in lines if line.startswith("voluntary_ctxt_switches")), -1)
 
 
 def test_a_restart_of_the_daemon_loses_nothing(

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import kv
+from kv.aio.mirror import AsyncMirror
 from kv.api.result import Result
 from kv.methods import Asynchronous, Deferred
 from kv.wire.codecs import Codec, full, light
@@ -101,7 +102,9 @@ class Awaited:
     def _wrapped(self, thing: Any) -> Any:  # noqa: ANN401
         if hasattr(thing, "__anext__") and not hasattr(thing, "wait"):
             return self._items(thing)
-        return Awaited(self._loop, thing) if isinstance(thing, Asynchronous | Deferred | Result) else thing
+        return (
+            Awaited(self._loop, thing) if isinstance(thing, Asynchronous | Deferred | Result | AsyncMirror) else thing
+        )
 
     def _items(self, iterator: Any) -> Iterator[Any]:  # noqa: ANN401
         while (item := self._loop.run(lambda: anext(iterator, self))) is not self:

@@ -182,6 +182,53 @@ def test_an_interrupted_call_does_not_shift_later_replies(
     assert server.connections == 1, "ephemeral keys and locks depend on it"
 
 
+@pytest.mark.parametrize("near_cache", [False, True])
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda db: db.get("b"),
+        lambda db: db.set("b", b""),
+        lambda db: list(db.scan()),
+        lambda db: db.server_pid(),
+        lambda db: db.close(),
+    ],
+    ids=["get", "set", "scan", "server_pid", "close"],
+)
+def test_a_signal_handler_that_uses_the_client_it_interrupts_is_told_at_once(
+    scripted: "Scripted", near_cache: bool, call: Callable[[kv.Client], object]
+) -> None:
+    """It would wait for a call that waits for it."""
+    errors: list[BaseException] = []
+    handled = threading.Event()
+
+    def handler(*_: object) -> None:
+        try:
+            call(db)
+        except BaseException as error:
+            errors.append(error)
+        handled.set()
+
+    def interrupt_then_reply(line: "Line") -> None:
+        for (request,) in iter(line.request, None):
+            if request in (["get", "a"], ["fetch", ["a"]]):
+                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+                assert handled.wait(DEADLINE_S)
+            line.reply(b"1" if request[0] == "get" else [[b"1", 1, None, None, None]])
+
+    server = scripted(interrupt_then_reply)
+    before = signal.signal(signal.SIGUSR1, handler)
+    try:
+        with kv.connect(server.address, timeout=DEADLINE_S, near_cache=near_cache) as db:
+            assert db.get("other") == b"1"
+            assert db.get("a") == b"1", "the call itself goes on"
+            assert db.get("c") == b"1", "and so does the client"
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    (error,) = errors
+    assert isinstance(error, RuntimeError)
+    assert "already in a call of this thread" in str(error)
+
+
 def test_calls_interrupted_by_signals_at_any_moment_shift_no_reply_and_leave_no_lock(db: kv.Client) -> None:
     """Thousands of real signals, at random moments of a call."""
     generator = random.Random(7)  # noqa: S311  # a seed, so that the test can be repeated

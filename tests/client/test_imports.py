@@ -8,7 +8,7 @@ import sys
 import pytest
 
 import kv
-from tests.harness.processes import ROOT
+from tests.harness.processes import ROOT, run_python
 
 HEAVY = {
     "msgspec",
@@ -120,3 +120,8 @@ def test_imports_are_found_wherever_they_are(tmp_path: pathlib.Path) -> None:
     file.write_text("import a\nif TYPE_CHECKING:\n    from b import c\ndef f():\n    from d import e\n    import z\n")
     names = {"a": file, "b": file, "b.c": file, "d": file, "y": file}
     assert imported_modules(file, names) == {"a", "b.c", "d"}
+
+
+def test_without_poll_the_error_says_what_took_it_away() -> None:
+    code = "import select; del select.poll; import kv\ntry: kv.connect('/x')\nexcept ImportError as error: print(error)"
+    assert b"eventlet.monkey_patch(select=False)" in run_python(code).stdout

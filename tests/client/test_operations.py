@@ -50,7 +50,7 @@ every_operation: st.SearchStrategy[Any] = st.one_of(
     st.builds(operations.newest_commits, versions, st.integers(0, 2**33)),
     st.builds(operations.version_at, st.integers(0, 2**60)),
     st.builds(operations.watch, keys, versions),
-    st.builds(operations.delete, some_keys, st.booleans()),
+    st.builds(operations.delete, some_keys, st.booleans(), st.just({})),
     st.builds(operations.scan, keys, st.none() | keys, st.integers(-1, 2**33), versions, st.booleans()),
 )  # fmt: skip
 

@@ -1,10 +1,12 @@
 """What happens around a commit: validation, exactly-once, the end of ephemeral keys, and which watches are woken."""
 
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import pytest
 
 from kvd.engine import commit as commit_module
+from kvd.engine.burial import BURIED_KEYS
 from kvd.engine.database import Database
 from kvd.store.authors import EXPIRED, Author
 from kvd.store.errors import Conflict, KeysNotFound, NotANumber, OutcomeUnknown, SnapshotGone
@@ -309,3 +311,22 @@ def test_the_metrics_are_exact_and_begin_with_those_of_the_original_daemon(
     database.expire_all_due()
     assert dict(database.metrics())["keys_with_deadline"] == 0
     assert dict(database.metrics())["expired_keys"] == 1
+
+
+def test_very_many_ephemeral_keys_end_in_many_turns_and_a_few_at_once(database: Database, clocks: "Clocks") -> None:
+    for owner, count in (("many", 3 * BURIED_KEYS + 5), ("more", 2 * BURIED_KEYS), ("few", 5)):
+        keys = {f"{owner}{number}": b"x" for number in range(count)}
+        database.set(keys, ME, database.expiry(None, keep=False, owner=owner))
+    clocks.scheduler.calls.clear()
+    left = [database.store.counters.keys]
+    for owner in ("many", "more", "few"):
+        database.delete_owned(owner, ME)
+        left.append(database.store.counters.keys)
+    while calls := [call for call in clocks.scheduler.calls if call.delay_s == 0]:
+        assert len(calls) == 1
+        clocks.scheduler.calls.clear()
+        calls[0].run()
+        left.append(database.store.counters.keys)
+    at_once, later = [BURIED_KEYS, BURIED_KEYS, 5], [BURIED_KEYS] * 3 + [5]
+    assert [before - after for before, after in pairwise(left)] == at_once + later
+    assert not database.store.lifetimes

@@ -5,6 +5,8 @@ import itertools
 from collections.abc import Callable
 from typing import Any
 
+from kvd.requests.turns import SLICE_NS
+
 
 class ManualClock:
     """A clock that shows ``now``; a test sets it. Its unit is the one that the reader expects."""
@@ -28,6 +30,17 @@ class TickingClock:
 
     def __call__(self) -> int:
         return next(self._ticks)
+
+
+class SliceClock:
+    """A clock by which each step of work takes a whole slice of it, so that others have their turn after each."""
+
+    def __init__(self) -> None:
+        self._now = 0
+
+    def __call__(self) -> int:
+        self._now += SLICE_NS
+        return self._now
 
 
 class Handle:

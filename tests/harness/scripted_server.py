@@ -18,12 +18,13 @@ class Line:
         connected.settimeout(DEADLINE_S)
 
     def request(self, store_id: str = "store", version: int = 5) -> list[Any] | None:
-        """The next frame's requests; None at the end. A hello, in a frame of its own, is answered and not shown."""
+        """The next frame's requests; None at the end. A hello is answered and not shown."""
         while (head := self._exactly(4)) is not None:
             requests: list[Any] = msgspec.msgpack.decode(self._exactly(int.from_bytes(head, "big")) or b"")
             if requests[0][0] != "hello" or len(requests[0]) < 3:
                 return requests
-            self.reply([1, "0", store_id, version, {}])
+            no_table = [{"error": "busy", "message": "no table"}] if requests[1:] == [["attach"]] else []
+            self.reply([1, "0", store_id, version, {}], *no_table)
         return None
 
     def _exactly(self, size: int) -> bytes | None:

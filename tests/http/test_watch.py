@@ -59,7 +59,7 @@ class Reader:
 def test_a_watch_sends_every_change_below_its_prefix_once_in_order_and_resumes(daemon: HttpDaemon) -> None:
     begin = daemon.status()["version"]
     with daemon.connect() as client:
-        client.send(b"GET /v2/watch?prefix=w/&from=%d HTTP/1.1\r\nHost: localhost\r\n\r\n" % begin)
+        client.send(http_request("GET", f"/v2/watch?prefix=w/&from={begin}.{daemon.status()['store_id']}"))
         status, headers = client.head()
         assert (status, headers["content-type"]) == (200, "text/event-stream")
         reader = Reader(client)
@@ -81,6 +81,52 @@ def test_a_watch_sends_every_change_below_its_prefix_once_in_order_and_resumes(d
         reader = Reader(client)
         again = [event for event in (reader.next() for _ in range(3)) if event[0] == "change"]
         assert [data["changes"] for _, data, _ in again][:2] == [data["changes"] for _, data, _ in events[1:]]
+
+
+def first_events(daemon: HttpDaemon, count: int, target: str, **headers: str) -> list[tuple[str, str | None]]:
+    """Return the names and ids of a watch's first events."""
+    with daemon.connect_local() as client:
+        client.send(http_request("GET", target, **headers))
+        assert client.head()[0] == 200
+        reader = Reader(client)
+        return [(name, id_) for name, _, id_ in (reader.next() for _ in range(count))]
+
+
+def test_a_watch_that_resumes_in_another_store_begins_with_a_reset(start: Start) -> None:
+    daemon = start()
+    daemon.post("/v2/set", {"entries": {"s/a": "1"}})
+    [(_, last)] = first_events(daemon, 1, "/v2/watch")
+    daemon.daemon.terminate()
+    daemon.daemon.serve()
+    for number in range(3):
+        daemon.daemon.ask(["set", {"s/a": b"%d" % number}])
+    live = f"3.{daemon.status()['store_id']}"
+    reset = [("reset", None), ("item", None), ("live", live)]
+    header = {"Last-Event-ID": str(last)}
+    assert first_events(daemon, 3, "/v2/watch", **header) == reset
+    assert first_events(daemon, 3, f"/v2/watch?from={last}") == reset
+    assert first_events(daemon, 3, "/v2/watch?from=1") == reset, "a bare number may be any store's"
+    assert first_events(daemon, 3, "/v2/watch", **{"Last-Event-ID": "1"}) == reset, "as an earlier daemon gave it"
+    header = {"Last-Event-ID": live.replace("3.", "2.")}
+    assert first_events(daemon, 2, "/v2/watch", **header) == [("change", live), ("live", live)]
+
+
+def test_a_position_that_is_none_is_a_bad_request(daemon: HttpDaemon) -> None:
+    for wrong in ("-1", "x", "1.", "1.xyz", str(2**63)):
+        assert daemon.ask("GET", f"/v2/watch?from={wrong}").status == 400
+        assert daemon.ask("GET", f"/v2/keys?at={wrong}").status == 400
+
+
+def test_a_read_at_a_version_of_another_store_is_gone(daemon: HttpDaemon) -> None:
+    daemon.ask("PUT", "/v2/keys/at", b"1")
+    version, ours, other = daemon.status()["version"], daemon.status()["store_id"], "0123456789abcdef"
+    for store, status in ((ours, 200), (other, 410)):
+        at = f"{version}.{store}"
+        assert daemon.ask("GET", f"/v2/keys/at?at={at}").status == status
+        assert daemon.ask("GET", f"/v2/keys?at={at}").status == status
+        body = {"keys": ["at"], "at": version, "store": store}
+        assert daemon.post("/v2/get", body).status == status
+    assert daemon.ask("GET", f"/v2/keys/at?at={version}").status == 200, "a bare number is of the present store"
 
 
 def test_a_watch_from_a_pruned_version_is_resynchronised(start: Start) -> None:

@@ -6,6 +6,7 @@ each function here replaces a part of it in this process, before it starts.
 
 import sys
 from collections.abc import Callable
+from itertools import repeat
 from typing import Any
 
 import kvd.engine.database
@@ -18,6 +19,7 @@ from kvd.requests.needs import Needs
 from kvd.store import isolation
 from kvd.store.errors import Conflict
 from kvd.store.idempotency import IdempotencyCache
+from kvd.store.isolation import Validation
 from kvd.store.store import Store
 
 Function = Callable[..., Any]
@@ -41,6 +43,7 @@ def replace(owner: object, name: str, make: Callable[[Function], Function]) -> N
 @bug
 def validates_nothing() -> None:
     replace(kvd.engine.database, "validate", lambda _: lambda *args: None)
+    replace(Validation, "check", lambda _: lambda *args: None)
 
 
 @bug
@@ -51,6 +54,7 @@ def validates_only_what_is_written() -> None:
         )
 
     replace(Database, "commit", make)
+    replace(Database, "commit_in_steps", make)
 
 
 @bug
@@ -60,6 +64,9 @@ def overlooks_ranges() -> None:
         "validate",
         lambda validate: lambda store, reads, ranges, at: validate(store, reads, [], at),
     )
+    replace(
+        Validation, "__init__", lambda init: lambda self, store, reads, ranges, at: init(self, store, reads, [], at)
+    )
 
 
 @bug
@@ -68,6 +75,8 @@ def overlooks_deletions_in_ranges() -> None:
         return lambda *args: (head for head in changed_in(*args) if head.value is not None)
 
     replace(isolation, "_changed_in", make)
+    replace(Validation, "_note", lambda note: lambda self, head: None if head.value is None else note(self, head))
+    replace(Validation, "_through_keys", lambda _: lambda self: repeat(None))
 
 
 @bug

@@ -1,7 +1,10 @@
 """No version is given twice, even if its commit was lost; and a write with an id is not made twice."""
 
+import asyncio
+
 import pytest
 
+from kvd.engine.durability import CEILING_STEP, LogDurability
 from kvd.engine.feeds import Feed
 from kvd.journal import commit_log
 from kvd.journal.records import HEADER_BYTES
@@ -156,6 +159,17 @@ def test_keys_of_a_connection_that_a_crash_ended_are_deleted_once() -> None:
 
 
 # ---------------------------------------------------------------------- versions that a crash took
+
+
+def test_only_versions_below_the_ceiling_are_shown_before_they_are_on_the_disk() -> None:
+    """The ceiling itself is where a start after a crash goes on, so no client may have seen it."""
+    running = Running(MemoryDisk())
+    running.log.raise_ceiling(2 * CEILING_STEP)
+    loop = asyncio.new_event_loop()
+    durability = LogDurability(running.database.store, running.log, "never", 100, loop, pytest.fail)
+    assert durability.ceiling_for(1) == 2 * CEILING_STEP - 1
+    loop.run_until_complete(durability.close())
+    loop.close()
 
 
 def after_lost_commits() -> tuple[MemoryDisk, Running]:

@@ -19,7 +19,7 @@ from kvd.protocol.messages import AnyRequest
 from kvd.requests.access import AccessRule
 from kvd.requests.peer import Peer
 from kvd.requests.turns import SLICE_NS, Turns
-from tests.harness.clocks import ManualScheduler
+from tests.harness.clocks import ManualScheduler, SliceClock
 from tests.harness.in_memory import InMemoryServer, build
 
 N = 4_096
@@ -27,17 +27,6 @@ BIG_BYTES = 1_000_000
 KINDS = {kind.__struct_config__.tag for kind in get_args(AnyRequest)}
 LIMITS = Limits(max_snapshots_per_connection=100_000)
 encode = msgspec.msgpack.encode
-
-
-class SliceClock:
-    """A clock by which each step takes a whole slice."""
-
-    def __init__(self) -> None:
-        self._now = 0
-
-    def __call__(self) -> int:
-        self._now += SLICE_NS
-        return self._now
 
 
 def new_server(limits: Limits = LIMITS) -> InMemoryServer:

@@ -46,7 +46,8 @@ def test_keys_are_limited_by_their_bytes(connect: Connect, naming: str, width: i
             assert not [reply for reply in replies if isinstance(reply, dict)]
     client = connect(Limits(max_key_bytes=KEY_BYTES))
     first, *others = client.batch(*NAMING[naming](key_of(KEY_BYTES + 1, width)))
-    assert first == {"error": "too_large", "message": f"a key has at most {KEY_BYTES} bytes"}
+    text = f"a key has at most {KEY_BYTES} bytes"
+    assert first == {"error": "too_large", "message": text, "limit": "max_key_bytes"}
     assert not [reply for reply in others if isinstance(reply, dict)]
     assert client.metric("keys_stored") == (1 if "sets" in naming else 0)
 

@@ -238,6 +238,18 @@ def test_log_from_nil_answers_the_newest_commits(client: "InMemoryClient") -> No
     assert [version for version, *_ in whole] == list(range(1, 11))
 
 
+def test_log_from_nil_answers_the_newest_commits_before_a_version(client: "InMemoryClient") -> None:
+    for number in range(4):
+        client.ask("set", {"a": b"%d" % number})
+    client.batch(*[["set", {f"b{number}": b""}] for number in range(4)])  # one group
+    whole = client.ask("log", 0, 100)
+    for before in range(10):
+        for limit in range(1, 10):
+            expected = [commit for commit in whole if commit[0] < before][-limit:]
+            assert client.ask("log", None, limit, before) == expected
+    assert client.ask("log", 0, 9, 3)["error"] == "bad_request"
+
+
 def test_log_answers_the_commits_of_one_frame_one_by_one(client: "InMemoryClient") -> None:
     client.ask("set", dict.fromkeys("abc", b""))
     versions = client.batch(*[["set", {key: b""}] for key in "abc"])
@@ -353,7 +365,7 @@ def test_a_client_cannot_pose_as_the_server_in_its_commits(client: "InMemoryClie
     one = client.another(uid=None)
     one.peer.authenticate_as(Identity(**{shown: name}))
     one.ask("set", {"a": b""})
-    assert client.ask("history", "a", 1)[0][3] == [None, None, f"another ({name})"]
+    assert client.ask("history", "a", 1)[0][3] == [None, None, f"{shown} {name}"]
 
 
 def test_over_tcp_each_authenticated_identity_is_a_user(connect: Connect) -> None:

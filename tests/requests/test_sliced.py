@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from kvd.protocol.messages import MAX_REQUESTS
-from kvd.requests.executor import PIECE_REQUESTS
+from kvd.requests.costs import PIECE_REQUESTS
 from kvd.requests.sliced import PART_BYTES
 
 if TYPE_CHECKING:

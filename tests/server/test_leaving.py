@@ -1,19 +1,18 @@
 """A client whose token is taken away while a frame of its is in work: each request says whether it ran."""
 
 import asyncio
-import itertools
 
 import msgspec
 import pytest
 
 from kvd.requests.peer import Peer
+from tests.harness.clocks import SliceClock
 from tests.harness.fake_transport import FakeTransport
 from tests.harness.in_memory import InMemoryServer, build
 from tests.harness.raw_peer import packed
 from tests.harness.waiting import until
 
 COUNT = 5_000
-STEP_NS = 600_000  # between two readings of the clock, so a slice ends after few requests
 FRAME = packed(msgspec.msgpack.encode([["increment", "counter", 1]] * COUNT))
 
 
@@ -31,8 +30,7 @@ def counted(server: InMemoryServer) -> int:
 @pytest.mark.parametrize("pipelined", [False, True])
 def test_a_frame_in_work_is_answered_when_its_token_is_taken_away(pipelined: bool) -> None:
     async def main() -> None:
-        clock_ns = itertools.count(0, STEP_NS).__next__
-        server = build(loop=asyncio.get_running_loop(), tokens={"t": None}, clock_ns=clock_ns)
+        server = build(loop=asyncio.get_running_loop(), tokens={"t": None}, clock_ns=SliceClock(), turn_ns=0)
         client = holder_of("t", server)
         client.receive(FRAME)
         if pipelined:

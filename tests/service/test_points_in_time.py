@@ -3,6 +3,7 @@
 import json
 import pathlib
 import time
+from typing import BinaryIO
 
 import pytest
 
@@ -19,6 +20,10 @@ HOUR = 3600 * 10**6
 
 def nothing(done: int, size: int) -> None:
     """Show no progress."""
+
+
+def opened(path: str) -> BinaryIO:
+    return open(path, "rb")
 
 
 class Machine:
@@ -51,7 +56,7 @@ def target(tmp_path: pathlib.Path) -> str:
 def test_a_time_before_the_data_began_is_an_error_that_says_when_they_began(source: pathlib.Path, target: str) -> None:
     Machine(source).set("a")
     with pytest.raises(StartError) as error:
-        restore(str(source), target, None, WALL_US - 1, nothing)
+        restore(str(source), target, None, WALL_US - 1, opened, nothing)
     assert error.value.exit_code == exits.FAILURE
     shown = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(WALL_US // 10**6))
     assert f"begins with version 1 of {shown}" in error.value.text
@@ -61,7 +66,7 @@ def test_a_time_before_the_data_began_is_an_error_that_says_when_they_began(sour
 def test_the_version_before_the_first_is_an_error_too(source: pathlib.Path, target: str) -> None:
     Machine(source).set("a")
     with pytest.raises(StartError, match="begins with version 1"):
-        restore(str(source), target, 0, None, nothing)
+        restore(str(source), target, 0, None, opened, nothing)
 
 
 def test_a_restore_says_how_many_keys_there_are(source: pathlib.Path, target: str) -> None:
@@ -69,7 +74,7 @@ def test_a_restore_says_how_many_keys_there_are(source: pathlib.Path, target: st
     for key in ("a", "b", "c"):
         machine.set(key)
         machine.pass_(HOUR)
-    found = restore(str(source), target, None, WALL_US + HOUR, nothing)
+    found = restore(str(source), target, None, WALL_US + HOUR, opened, nothing)
     assert (found.version, found.time, found.keys) == (2, WALL_US + HOUR, 2)
     assert check(target, nothing).keys == 2
 
@@ -83,11 +88,11 @@ def test_a_time_before_the_clock_was_set_is_an_error(source: pathlib.Path, targe
     machine.pass_(HOUR)
     machine.set("c")
     with pytest.raises(StartError) as error:
-        restore(str(source), target, None, WALL_US + by - 1, nothing)
+        restore(str(source), target, None, WALL_US + by - 1, opened, nothing)
     assert error.value.exit_code == exits.FAILURE
     assert "the clock was set" in error.value.text
     assert "after version 1" in error.value.text
-    found = restore(str(source), target, None, WALL_US + by, nothing)
+    found = restore(str(source), target, None, WALL_US + by, opened, nothing)
     assert (found.version, found.time, found.keys) == (2, WALL_US + by, 2)
 
 
@@ -96,7 +101,7 @@ def test_a_version_before_the_clock_was_set_is_restored(source: pathlib.Path, ta
     machine.set("a")
     machine.wall -= HOUR
     machine.set("b")
-    assert restore(str(source), target, 1, None, nothing).keys == 1
+    assert restore(str(source), target, 1, None, opened, nothing).keys == 1
 
 
 def test_check_and_restore_say_the_same_of_a_backup_with_keys_of_connections(
@@ -112,7 +117,7 @@ def test_check_and_restore_say_the_same_of_a_backup_with_keys_of_connections(
             data += event[1] if event[0] == "data" else b""  # type: ignore[operator]
     file = tmp_path / "kvd.backup"
     file.write_bytes(data)
-    checked, made = check_backup(str(file), nothing), restore(str(file), target, None, None, nothing)
+    checked, made = check_backup(str(file), opened, nothing), restore(str(file), target, None, None, opened, nothing)
     assert json.dumps([checked.version, checked.time, checked.keys]) == json.dumps([2, WALL_US, 1])
     assert (made.version, made.time, made.keys) == (2, WALL_US, 1)
     report = check(target, nothing)
@@ -127,4 +132,4 @@ def test_a_directory_with_a_key_of_a_connection_is_counted_without_it(source: pa
     database.set({"held": b"1"}, ME, database.expiry(None, keep=False, owner="a connection"))
     machine.running.write()
     assert check(str(source), nothing).keys == 1
-    assert restore(str(source), target, None, None, nothing).keys == 1
+    assert restore(str(source), target, None, None, opened, nothing).keys == 1

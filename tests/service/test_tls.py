@@ -197,7 +197,7 @@ def test_a_client_certificate_authenticates_and_its_name_is_the_author(
         db.set("web/a", b"1")
         with pytest.raises(kv.Forbidden):
             db.set("other", b"1")
-        assert next(iter(db.history("web/a"))).author.name == "web"
+        assert next(iter(db.history("web/a"))).author.name == "certificate web"
 
 
 @pytest.mark.parametrize("name", [None, "stranger", "expired"])
@@ -309,7 +309,7 @@ def test_the_name_of_a_token_is_the_clients_name(tmp_path: pathlib.Path, certifi
             (tmp_path / name).write_text(token)
         with kv.connect(daemon.tls_address, token_file=str(tmp_path / "ci"), tls=certificates.of(None)) as db:
             db.set("ci/a", b"1")
-            assert next(iter(db.history("ci/a"))).author.name == "ci"
+            assert next(iter(db.history("ci/a"))).author.name == "token ci"
         web = kv.connect(daemon.tls_address, token_file=str(tmp_path / "web"), tls=certificates.of(None))
         with web as db, pytest.raises(kv.Forbidden):
             db.get("ci/a")

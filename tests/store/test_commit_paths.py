@@ -7,6 +7,7 @@ groups in the window may differ: a batch is one group, and the reference path ma
 
 from collections import Counter
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from functools import wraps
 from typing import Any
 
@@ -18,9 +19,11 @@ from kvd.store import batch as batch_module
 from kvd.store import keyspace as keyspace_module
 from kvd.store.authors import EVICTED, Author
 from kvd.store.contents import Counters
+from kvd.store.draft import Draft
 from kvd.store.heads import Head
 from kvd.store.history import versions
 from kvd.store.lifetimes import Expiry
+from kvd.store.steps import chunks
 from kvd.store.store import Store
 from kvd.store.window import GROUP_BYTES, Group
 
@@ -33,6 +36,7 @@ FAST_PATHS = [
     (batch_module, "_add_each"),
     (batch_module, "_link_each"),
     (Store, "_commit_one"),
+    (Store, "_commit_draft"),
 ]
 
 Writes = dict[str, bytes | None]
@@ -51,6 +55,13 @@ acts = st.one_of(
     st.tuples(st.just("replace each"), st.lists(values, min_size=2, max_size=4)),
     st.tuples(st.just("add each"), st.lists(values, min_size=2, max_size=4)),
     st.tuples(st.just("evict"), st.sets(keys).map(sorted)),
+    # One commit that is prepared in steps, and the writes between these; None drops history.
+    st.tuples(
+        st.just("draft"),
+        st.tuples(
+            st.dictionaries(keys, values | st.none(), min_size=3, max_size=8), st.lists(writes | st.none(), max_size=6)
+        ),
+    ),
 )
 examples = given(st.sampled_from([0, 3, 1_000, 1_000]), befores, st.lists(acts, min_size=1, max_size=3))
 
@@ -89,6 +100,8 @@ def copies(entries: Mapping[str, Any]) -> dict[str, Any]:
 
 def fast(store: Store, act: str, data: Any) -> object:  # noqa: ANN401
     """Write as the daemon does."""
+    if act == "draft":
+        return fast_draft(store, *data)
     if act == "commit":
         return store.write(copies(data), ME)
     if act == "set each":
@@ -97,8 +110,29 @@ def fast(store: Store, act: str, data: Any) -> object:  # noqa: ANN401
     return store.evict(heads) if heads else None
 
 
+def between(store: Store, entries: Writes | None) -> None:
+    if entries is None:
+        store.trim_history(10**9, store.version, 10**6, even_pinned=True)
+    else:
+        reference(store, "commit", entries)
+
+
+def fast_draft(store: Store, entries: Writes, others: list[Writes | None]) -> object:
+    with Draft(store, dict.fromkeys(copies(entries))) as draft:
+        for _ in draft.prepare():
+            if others:
+                between(store, others.pop(0))
+        for each in others:
+            between(store, each)
+        return draft.commit(lambda: store.write(copies(entries), ME))
+
+
 def reference(store: Store, act: str, data: Any) -> object:  # noqa: ANN401
     """Write the same by the reference path alone."""
+    if act == "draft":
+        for each in data[1]:
+            between(store, each)
+        return reference(store, "commit", data[0])
     if act == "commit":
         there = {key: value for key, value in data.items() if value is not None or store.exists(key)}
         # A write stores its values first, then it deletes.
@@ -169,7 +203,7 @@ def check_whole(store: Store) -> None:
 def compare(first_keys: int, before: list[tuple[str, Writes]], todo: list[tuple[str, Any]]) -> None:
     one, other = make_store(first_keys, before), make_store(first_keys, before)
     for act, data in (resolved(one, *each) for each in todo):
-        assert fast(one, act, data) == reference(other, act, data)
+        assert fast(one, act, deepcopy(data)) == reference(other, act, data)
         check_whole(one)
         assert seen(one) == seen(other)
     # Finally drop the whole history: what is left must be equal, too.
@@ -192,6 +226,7 @@ def counting(owner: object, name: str, taken: "Counter[str]") -> Callable[..., A
 
 def test_each_fast_path_equals_the_reference_path(monkeypatch: pytest.MonkeyPatch) -> None:
     taken = Counter[str]()
+    monkeypatch.setattr(chunks, "__defaults__", (2,))
     for owner, name in FAST_PATHS:
         monkeypatch.setattr(owner, name, counting(owner, name, taken))
     check = examples(compare)

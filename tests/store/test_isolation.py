@@ -4,12 +4,15 @@ Each claim about ranges holds for both ways of finding what changed: through the
 through the keys of the range.
 """
 
+from itertools import repeat
+
 import pytest
 
 from kvd.store import isolation
 from kvd.store.authors import Author
 from kvd.store.errors import Change, Conflict, SnapshotGone, VersionAhead
-from kvd.store.isolation import COMMITTED_KEYS, MAX_CHANGES, MAX_CHARACTERS, Range, validate
+from kvd.store.isolation import COMMITTED_KEYS, MAX_CHANGES, MAX_CHARACTERS, Range, Validation, validate
+from kvd.store.steps import run_to_end
 from kvd.store.store import Store
 from kvd.store.window import WindowLimits
 
@@ -19,10 +22,20 @@ EVERYTHING: Range = ("", None)
 NOTHING_NAMED = Change("a conflict that names no key", 0, 0, None, None)
 
 
-@pytest.fixture(params=["through the commits", "through the index"])
+def validate_in_steps(store: Store, reads: dict[str, int], ranges: list[Range], snapshot: int) -> None:
+    with Validation(store, reads, ranges, snapshot) as validation:
+        run_to_end(validation.run())
+        validation.check()
+
+
+@pytest.fixture(params=["through the commits", "through the index", "in steps", "in steps through the index"])
 def both_ways(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param == "through the index":
         monkeypatch.setattr(isolation, "COMMITTED_KEYS", 0)
+    if "in steps" in request.param:
+        monkeypatch.setattr(request.module, "validate", validate_in_steps)
+    if request.param == "in steps through the index":
+        monkeypatch.setattr(Validation, "_through_commits", lambda _: repeat(None))
 
 
 either_way = pytest.mark.usefixtures("both_ways")
@@ -318,3 +331,11 @@ def test_ranges_that_overlap_and_touch_are_one(committed: int) -> None:
     with pytest.raises(Conflict) as refused:
         validate(store, {}, [*within, ("k00100", None)], snapshot)
     assert {change.key for change in refused.value.changes} >= {"k00089", "k00150"}
+
+
+@either_way
+def test_a_conflict_tells_the_version_of_the_snapshot_of_a_key_that_has_changed_many_times_since() -> None:
+    store = filled("a", "b")
+    for number in range(1_000):
+        store.set({"a": b"%d" % number})
+    assert [(each.key, each.expected) for each in conflicts(store, ranges=[("a", "b")], snapshot=2)] == [("a", 1)]

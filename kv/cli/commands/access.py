@@ -3,7 +3,7 @@
 import grp
 import pwd
 
-from kv.cli.context import Context
+from kv.cli.context import Context, checked_key, checked_text
 from kv.cli.escape import show
 from kv.cli.failures import UsageError
 from kv.cli.parser import CommonOptions, Parser, set_completer
@@ -50,14 +50,15 @@ def run(context: Context, options: Options) -> int:
     if options.user is None or options.key is None:
         raise UsageError("who, and which key? kv access USER KEY")
     uid, gids, certificate, token = _identity(options.user)
+    key = checked_key(options.key)
     with context.connect() as client:
-        decision = client.access(options.key, uid=uid, gids=gids, certificate=certificate, token=token)
+        decision = client.access(key, uid=uid, gids=gids, certificate=certificate, token=token)
     may_read = "read" in decision["rights"]
     if options.json:
         context.print_json(decision)
     else:
-        rights = ", ".join(decision["rights"]) or "nothing"
-        context.print(f"{show(options.user)} may with {show(options.key)}: {rights}")
+        rights = ", ".join(map(show, decision["rights"])) or "nothing"
+        context.print(f"{show(checked_text(options.user, 'a name'))} may with {show(key)}: {rights}")
         context.print(f"because: {show(decision['reason'])}")
         for rule in decision["rules"]:
             context.print(f"  {show(rule)}")
@@ -66,7 +67,7 @@ def run(context: Context, options: Options) -> int:
 
 def _identity(user: str) -> tuple[int | None, list[int], str | None, str | None]:
     """Return the uid, gids, certificate and token that ``user`` stands for. Raises UsageError."""
-    kind, colon, name = user.partition(":")
+    kind, colon, name = checked_text(user, "a name").partition(":")
     if colon and kind == "token":
         return None, [], None, name
     if colon and kind == "certificate":

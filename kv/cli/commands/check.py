@@ -5,7 +5,7 @@ import os
 from kv.cli.context import Context
 from kv.cli.failures import UsageError
 from kv.cli.numbers import plural
-from kv.cli.offline import offline, print_result
+from kv.cli.offline import offline, open_backup, print_result
 from kv.cli.parser import CommonOptions, Parser
 from kvd.protocol import exits
 
@@ -57,7 +57,7 @@ def run(context: Context, options: Options) -> int:
 
 
 def _check_backup(context: Context, path: str, *, json: bool) -> int:
-    result = offline(context, "checking", lambda kvd, progress: kvd.check_backup(path, progress))
+    result = offline(context, "checking", lambda kvd, progress: kvd.check_backup(path, open_backup, progress))
     print_result(context, "Sound backup", result, json=json)
     return exits.OK
 

@@ -6,7 +6,7 @@ from kv.cli.context import Context, checked_key, checked_keys
 from kv.cli.escape import show
 from kv.cli.failures import UsageError
 from kv.cli.numbers import plural
-from kv.cli.output import warn
+from kv.cli.output import read_some, write_all
 from kv.cli.parser import Parser, set_completer
 from kv.cli.writing import SyncOption, add_sync
 from kvd.protocol import exits
@@ -93,13 +93,13 @@ def _delete_prefix(context: Context, options: Options, argument: str) -> int:
     with context.connect() as client:
         keys = [item.key for item in client.scan(prefix, keys_only=True)]
         if not keys:
-            return _no_key_begins_with(options, prefix)
+            return _no_key_begins_with(context, options, prefix)
         if options.dry_run:
             for key in keys:
                 context.print(f"would delete {show(key)}")
             return exits.OK
         if not (options.yes or _confirmed(prefix, len(keys))):
-            warn("nothing was deleted")
+            context.warn("nothing was deleted")
             return exits.NOT_FOUND
         _delete_steps(client, keys, options.sync)
     context.print("Keys deleted")
@@ -107,11 +107,10 @@ def _delete_prefix(context: Context, options: Options, argument: str) -> int:
     return exits.OK
 
 
-def _no_key_begins_with(options: Options, prefix: str) -> int:
+def _no_key_begins_with(context: Context, options: Options, prefix: str) -> int:
     if options.ignore_missing:
         return exits.OK
-    if not options.quiet:
-        warn(f"error: no key begins with: {prefix}")
+    context.warn(f"error: no key begins with: {prefix}")
     return exits.NOT_FOUND
 
 
@@ -124,5 +123,5 @@ def _confirmed(prefix: str, count: int) -> bool:
     """Ask whether to delete. Raises UsageError if there is no terminal."""
     if not (os.isatty(0) and os.isatty(2)):
         raise UsageError(f"{count} keys begin with {prefix!r}; add --yes to delete them without a question")
-    os.write(2, f"Delete the {count} keys that begin with {show(prefix)}? [y/N] ".encode())
-    return os.read(0, 1024).strip().lower() in (b"y", b"yes")
+    write_all(2, f"Delete the {count} keys that begin with {show(prefix)}? [y/N] ".encode())
+    return read_some(0, 1024).strip().lower() in (b"y", b"yes")

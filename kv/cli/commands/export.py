@@ -2,8 +2,7 @@
 
 import time
 
-from kv.cli.context import Context
-from kv.cli.failures import UsageError
+from kv.cli.context import Context, checked_prefix
 from kv.cli.numbers import plural
 from kv.cli.parser import CommonOptions, Parser, set_completer
 from kv.cli.records import Record, line_of
@@ -48,9 +47,7 @@ def arguments(parser: Parser) -> None:
 
 def run(context: Context, options: Options) -> int:
     """Print the keys, or write them to a file."""
-    if len(options.operands) > 1:
-        raise UsageError("kv export takes one prefix")
-    prefix = "".join(options.operands)
+    prefix = checked_prefix(*options.operands)
     if options.output is None:
         count = _export(context, prefix, lambda text: context.output.write(text.encode()))
     else:

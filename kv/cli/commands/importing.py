@@ -3,8 +3,10 @@
 import os
 import time
 
-from kv.cli.context import Context
+from kv.cli.context import Context, checked_prefix
+from kv.cli.durations import MAX_S
 from kv.cli.failures import CommandFailed, UsageError
+from kv.cli.input import STDIN, name_of, open_input
 from kv.cli.numbers import plural
 from kv.cli.parser import Parser, set_completer
 from kv.cli.records import Record, records
@@ -13,11 +15,12 @@ from kvd.protocol import exits
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterator
     from typing import BinaryIO
 
     from kv.api.transactions import Transaction
     from kv.blocking.client import Client
+    from kv.errors import Refused
     from kvd.service.progress import ProgressBar
 
 USAGE = "kv import [OPTION]... [FILE|-]"
@@ -32,11 +35,15 @@ DETAILS = """
 Each line is a JSON object as 'kv export' writes it. All lines are read and checked before anything is written; they are
 one commit, all or nothing. What does not fit into one commit is refused, unless --batches allows several: each is
 atomic, all of them together are not. Keys whose expiry has passed are left out. With --replace somebody else's change
-meanwhile is a conflict (exit code 3) if it goes on through several attempts; nothing was written then.
+meanwhile is a conflict (exit code 3) if it goes on through several attempts; nothing was written then. An input without
+a key to set, which may be what a failed command has left, is refused with --replace, unless --allow-empty is given.
 """
 _BATCH_KEYS = 5_000
 _BATCH_BYTES = 2 * 1024 * 1024
 _MAX_BYTES = 256 * 1024 * 1024
+# An export rounds an expiry to the second, so the longest life may seem longer when it is read back at once.
+_ROUNDING_US = 1_000_000
+_MAX_LIFETIME_US = int(MAX_S * 1_000_000)
 
 
 class Options(SyncOption):
@@ -44,6 +51,7 @@ class Options(SyncOption):
 
     merge: bool = False
     replace: bool = False
+    allow_empty: bool = False
     prefix: str = ""
     batches: bool = False
     dry_run: bool = False
@@ -55,6 +63,7 @@ def arguments(parser: Parser) -> None:
     way = parser.add_mutually_exclusive_group()
     way.add_argument("--merge", action="store_true", help="leave other keys as they are (default)")
     way.add_argument("--replace", action="store_true", help="delete all other keys")
+    parser.add_argument("--allow-empty", action="store_true", help="with --replace: the input may have no keys at all")
     set_completer(parser.add_argument("--prefix", metavar="PREFIX", help="only keys that begin with it"), "prefixes")
     parser.add_argument("--batches", action="store_true", help="in several commits, if it does not fit into one")
     parser.add_argument("-n", "--dry-run", action="store_true", help="read and check everything; write nothing")
@@ -62,24 +71,44 @@ def arguments(parser: Parser) -> None:
 
 
 class Import:
-    """One import: its options, and the counts of what it has done."""
+    """One import: where it reads, its options, and the counts of what it has done."""
 
-    def __init__(self, context: Context, options: Options) -> None:
+    def __init__(self, context: Context, options: Options, stream: "BinaryIO", name: str) -> None:
         self.context = context
-        self.prefix = options.prefix
+        self.stream = stream
+        self.name = name
+        self.prefix = checked_prefix(options.prefix)
         self.replaces = options.replace
         self.sync = options.sync
         self.keys = self.expired = self.deleted = self.commits = 0
+        self._allows_empty = options.allow_empty
 
-    def accepted(self, records: "Iterable[Record]") -> "Iterator[Record]":
-        """Yield the records to write, without those that have expired. Raises UsageError outside of the prefix."""
-        for record in records:
+    def records(self) -> "Iterator[Record]":
+        """Yield the records to write, without those that have expired. Raises UsageError."""
+        for record in records(self.stream, self.name):
+            left_us = 0 if record.expires is None else record.expires - time.time_ns() // 1000
             if not record.key.startswith(self.prefix):
-                raise UsageError(f"the key {record.key!r} does not begin with {self.prefix!r}")
-            if record.expires is not None and record.expires <= time.time_ns() // 1000:
+                raise UsageError(self.at_line(record, f"the key {record.key!r} does not begin with {self.prefix!r}"))
+            if left_us > _MAX_LIFETIME_US + _ROUNDING_US:
+                raise UsageError(self.at_line(record, "it would expire in more than a hundred years"))
+            if record.expires is not None and left_us <= 0:
                 self.expired += 1
             else:
                 yield record
+
+    def at_line(self, record: Record, text: str) -> str:
+        """Return ``text`` with the line of a record before it."""
+        return f"line {record.line} of {self.name}: {text}"
+
+    def check_not_empty(self, keys: int) -> None:
+        """Raise UsageError if there is nothing to set and all other keys would be deleted."""
+        if self.replaces and not keys and not self._allows_empty:
+            below = f" that begin with {self.prefix!r}" if self.prefix else ""
+            what = "only keys that have expired" if self.expired else "no keys"
+            raise UsageError(
+                f"{self.name} has {what}, so --replace would delete all keys{below}; nothing was deleted; "
+                "add --allow-empty if that is meant"
+            )
 
     def write(self, client: "Client", batch: list[Record]) -> None:
         """Set the keys of ``batch`` in one commit."""
@@ -122,7 +151,7 @@ class Import:
 def _set(txn: "Transaction", batch: list[Record]) -> None:
     now_us = time.time_ns() // 1000
     for record in batch:
-        ttl = None if record.expires is None else max(0.001, (record.expires - now_us) / 1e6)
+        ttl = None if record.expires is None else min(MAX_S, max(0.001, (record.expires - now_us) / 1e6))
         txn.set(record.key, record.value, ttl=ttl)
 
 
@@ -131,48 +160,44 @@ def run(context: Context, options: Options) -> int:
     operands = options.operands
     if len(operands) > 1:
         raise UsageError("kv import takes one file")
-    path = operands[0] if operands else "-"
-    work = Import(context, options)
-    with _opened(path) as stream:
+    if options.allow_empty and not options.replace:
+        raise UsageError("--allow-empty is for --replace")
+    path = operands[0] if operands else STDIN
+    with open_input(path) as stream:
+        work = Import(context, options, stream, name_of(path))
         if options.dry_run:
-            work.keys = sum(1 for _ in work.accepted(records(stream, _name(path))))
-            context.print(
-                f"would import {plural(work.keys, 'key')}" + (f", {work.expired} have expired" if work.expired else "")
-            )
+            _rehearse(work)
             return exits.OK
         if options.batches:
-            _in_batches(work, stream, path)
+            _in_batches(work)
         else:
-            _in_one(work, stream, path)
+            _in_one(work)
     work.print_summary()
     return exits.OK
 
 
-def _name(path: str) -> str:
-    return "standard input" if path == "-" else path
+def _rehearse(work: Import) -> None:
+    keys = sum(1 for _ in work.records())
+    work.check_not_empty(keys)
+    expired = f", {work.expired} have expired" if work.expired else ""
+    work.context.print(f"would import {plural(keys, 'key')}{expired}")
 
 
-def _opened(path: str) -> "BinaryIO":
-    try:
-        return open(0, "rb", closefd=False) if path == "-" else open(path, "rb")
-    except OSError as error:
-        raise UsageError(f"cannot read {_name(path)}: {error.strerror}") from None
-
-
-def _in_one(work: Import, stream: "BinaryIO", path: str) -> None:
+def _in_one(work: Import) -> None:
     batch: list[Record] = []
     size = 0
-    for record in work.accepted(records(stream, _name(path))):
+    for record in work.records():
         batch.append(record)
         size += record.size
         if size > _MAX_BYTES:
-            raise UsageError(f"{_name(path)} has more than any daemon takes in one commit; --batches makes several")
+            raise UsageError(f"{work.name} has more than any daemon takes in one commit; --batches makes several")
+    work.check_not_empty(len(batch))
     with work.context.connect() as client:
-        _suggest_batches(work, len(batch), lambda: (work.replace if work.replaces else work.write)(client, batch))
+        _explain_too_large(work, batch, lambda: (work.replace if work.replaces else work.write)(client, batch))
 
 
-def _suggest_batches(work: Import, keys: int, write: "Callable[[], None]") -> None:
-    """Call ``write``. If it is too much for one commit, raise CommandFailed, which suggests --batches."""
+def _explain_too_large(work: Import, batch: list[Record], write: "Callable[[], None]") -> None:
+    """Call ``write``. If ``batch`` is too much for one commit, raise CommandFailed, which says what to do."""
     from kv.errors import Refused
 
     try:
@@ -180,27 +205,43 @@ def _suggest_batches(work: Import, keys: int, write: "Callable[[], None]") -> No
     except Refused as error:
         if error.code != "too_large":
             raise
-        what = "the keys to set and to delete do" if work.replaces else f"{keys} keys do"
-        text = f"{what} not fit into one commit: {error.message}; nothing was written; --batches makes several"
+        culprit = _culprit(batch, error)
+        if culprit is not None:
+            text = f"{work.at_line(culprit, error.message)}; {_progress_text(work)}"
+            raise CommandFailed(text) from None
+        what = "the keys to set and to delete do" if work.replaces else f"{len(batch)} keys do"
+        text = f"{what} not fit into one commit: {error.message}; {_progress_text(work)}; --batches makes several"
         raise CommandFailed(text) from None
 
 
-def _in_batches(work: Import, stream: "BinaryIO", path: str) -> None:
-    if stream.seekable():  # check all lines before the first write
-        for _ in work.accepted(records(stream, _name(path))):
-            pass
+def _culprit(batch: list[Record], error: "Refused") -> Record | None:
+    """Return the record that is too large by itself, which no division into commits helps."""
+    limit = error.fields.get("limit")
+    if limit == "max_key_bytes":
+        return max(batch, key=lambda record: len(record.key.encode()))
+    if limit == "max_value_bytes":
+        return max(batch, key=lambda record: len(record.value))
+    return batch[0] if len(batch) == 1 else None
+
+
+def _in_batches(work: Import) -> None:
+    if work.stream.seekable():  # check all lines before the first write
+        start = work.stream.tell()
+        work.check_not_empty(sum(1 for _ in work.records()))
         work.expired = 0
-        stream.seek(0)
+        work.stream.seek(start)
     names: set[str] = set()
     with work.context.connect() as client, work.context.progress("B", "import") as bar:
         try:
-            _write_batches(work, client, stream, path, names, bar)
+            _write_batches(work, client, names, bar)
+            work.check_not_empty(work.keys)
             if work.replaces:
                 work.delete_others(client, names)
         except UsageError as error:
             raise UsageError(f"{error.message}; {_progress_text(work)}") from None
-        except Exception:
-            work.context.warn(_progress_text(work))
+        except Exception as error:
+            if not isinstance(error, CommandFailed):  # which says it itself
+                work.context.warn(_progress_text(work))
             raise
 
 
@@ -208,21 +249,23 @@ def _progress_text(work: Import) -> str:
     return f"{work.keys} keys were written, in {work.commits} commits" if work.commits else "nothing was written"
 
 
-def _write_batches(
-    work: Import, client: "Client", stream: "BinaryIO", path: str, names: set[str], bar: "ProgressBar"
-) -> None:
-    total = os.fstat(stream.fileno()).st_size
+def _write_batches(work: Import, client: "Client", names: set[str], bar: "ProgressBar") -> None:
+    total = os.fstat(work.stream.fileno()).st_size
     batch: list[Record] = []
     size = done_bytes = 0
-    for record in work.accepted(records(stream, _name(path))):
+    for record in work.records():
         batch.append(record)
         size += record.size
         if work.replaces:
             names.add(record.key)
         if len(batch) >= _BATCH_KEYS or size >= _BATCH_BYTES:
-            work.write(client, batch)
+            _write_batch(work, client, batch)
             done_bytes += size
             bar.update(done_bytes, max(total, done_bytes))
             batch, size = [], 0
     if batch:
-        work.write(client, batch)
+        _write_batch(work, client, batch)
+
+
+def _write_batch(work: Import, client: "Client", batch: list[Record]) -> None:
+    _explain_too_large(work, batch, lambda: work.write(client, batch))

@@ -6,6 +6,7 @@ from kv.cli.failures import CommandFailed, UsageError
 from kv.cli.parser import Parser
 from kv.cli.writing import WriteOptions, add_lifetime, add_sync
 from kvd.protocol import exits
+from kvd.protocol.numbers import decimal, is_number
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ A key that does not exist counts as 0. The value is kept as decimal text of 64 b
 number is refused. Unlike with 'kv set' the key keeps its end of life, unless --ttl is given without --keep-ttl.
 Increments never conflict.
 """
-_LOWEST, _HIGHEST = -(1 << 63), (1 << 63) - 1
 
 
 class Options(WriteOptions):
@@ -64,15 +64,15 @@ def run(context: Context, options: Options) -> int:
 
 def increment_of(text: str) -> int:
     """Return how much to add. Raises UsageError."""
-    digits = text[1:] if text[:1] in ("-", "+") else text
-    if not (digits.isascii() and digits.isdigit() and len(digits) < 20 and _LOWEST <= int(text) <= _HIGHEST):
+    number = decimal(text.encode("ascii", "replace"))
+    if number is None or not is_number(number):
         raise UsageError(f"what is added is a whole number of 64 bits, not {text!r}")
-    return int(text)
+    return number
 
 
 def _rehearsed(client: "Client", key: str, by: int) -> int:
     number = number_in(client.get(key))
-    if number is None or not _LOWEST <= number + by <= _HIGHEST:
+    if number is None or not is_number(number + by):
         raise CommandFailed(
             f"{key} is not a decimal number of 64 bits, or would not stay one; nothing would be changed"
         )
@@ -83,7 +83,5 @@ def number_in(value: bytes | None) -> int | None:
     """Return the number in ``value``; 0 without a value, None if the daemon would refuse to add to it."""
     if value is None:
         return 0
-    digits = value.removeprefix(b"-")
-    if not (digits.isdigit() and len(digits) < 20 and _LOWEST <= int(value) <= _HIGHEST):
-        return None
-    return int(value)
+    number = decimal(value)
+    return number if number is not None and is_number(number) else None

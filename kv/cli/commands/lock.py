@@ -10,7 +10,6 @@ import signal
 from kv.cli.context import Context, checked_key
 from kv.cli.escape import show
 from kv.cli.failures import UsageError
-from kv.cli.output import warn
 from kv.cli.parser import CommonOptions, Parser, set_completer
 from kv.cli.processes import environment, exit_code_of, start
 from kvd.protocol import exits
@@ -26,7 +25,7 @@ kv lock --timeout 10 backup -- ./backup.sh
                                     wait for ten seconds at most, then exit code 5
 kv lock --no-wait backup -- ./backup.sh
                                     only if nobody holds it
-kv lock -n backup -- ./backup.sh    would it be free?
+kv lock -n backup                   who has it? exit code 5 unless it is free
 """
 DETAILS = """
 The exit code is the command's, 128 + N if signal N ended it. Whoever has waited longest is next, at once also if kv
@@ -67,7 +66,12 @@ def arguments(parser: Parser) -> None:
     )  # fmt: skip
     parser.add_argument("--no-wait", action="store_true", help="do not wait if somebody else has it; exit code 5")
     parser.add_argument("--keep-running", action="store_true", help="let the command run on if the lock is lost")
-    parser.add_argument("-n", "--dry-run", action="store_true", help="show who has it and who waits; run nothing")
+    parser.add_argument(
+        "-n",
+        "--dry-run",
+        action="store_true",
+        help="show who has it and who waits, run nothing; exit code 5 unless it is free",
+    )
 
 
 def _ttl_s(text: str) -> float:
@@ -85,7 +89,7 @@ def run(context: Context, options: Options) -> int:
         raise UsageError("which command? write 'kv lock NAME -- COMMAND'")
     limit_s = 0.0 if options.no_wait else options.timeout or None
     with context.connect(waits=True) as client:
-        return _run_with(options, client.lock(name, ttl=options.ttl_s, timeout=limit_s))
+        return _run_with(context, options, client.lock(name, ttl=options.ttl_s, timeout=limit_s))
 
 
 def _name(operands: list[str]) -> str:
@@ -105,17 +109,17 @@ def _rehearse(context: Context, name: str) -> int:
     for place, item in enumerate(contenders):
         state = "waiting" if place else "held"
         context.print(f"{state} by {show(item.value or b'')}, since version {item.version}")
-    return exits.OK
+    return exits.SERVER_ERROR if contenders else exits.OK
 
 
-def _run_with(options: Options, lock: "Lock") -> int:
+def _run_with(context: Context, options: Options, lock: "Lock") -> int:
     from kv.errors import KvdError, LockLost, TimedOut
 
     token = lock.__enter__()
     failure: KvdError | None = None
     status, is_lost = exits.SERVER_ERROR, False
     try:
-        status, is_lost = _run_command(options, lock, token)
+        status, is_lost = _run_command(context, options, lock, token)
     finally:
         try:
             lock.__exit__(None, None, None)
@@ -123,28 +127,28 @@ def _run_with(options: Options, lock: "Lock") -> int:
             failure = error
     if is_lost or isinstance(failure, LockLost):
         if not is_lost:
-            warn(f"error: {failure}")
+            context.warn(f"error: {failure}")
         return exits.LOCK_LOST
     if isinstance(failure, TimedOut):  # the end of the connection releases it as soon as the daemon looks
-        warn(f"the lock is released late: {failure.message}")
+        context.warn(f"the lock is released late: {failure.message}")
     elif failure is not None:
-        warn(f"error: the lock was lost at the end: {failure.message}")
+        context.warn(f"error: the lock was lost at the end: {failure.message}")
         return exits.LOCK_LOST
     return status
 
 
-def _run_command(options: Options, lock: "Lock", token: int) -> tuple[int, bool]:
+def _run_command(context: Context, options: Options, lock: "Lock", token: int) -> tuple[int, bool]:
     """Run the command to its end; return its exit code, and whether the lock was lost meanwhile."""
     signal.pthread_sigmask(signal.SIG_BLOCK, _AWAITED)
     try:
         process = start(options.command, environment(options, KVD_LOCK_TOKEN=str(token)))
-        is_lost = _attend(lock, process, options.keep_running)
+        is_lost = _attend(context, lock, process, options.keep_running)
         return exit_code_of(process), is_lost
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _AWAITED)
 
 
-def _attend(lock: "Lock", process: int, keep_running: bool) -> bool:
+def _attend(context: Context, lock: "Lock", process: int, keep_running: bool) -> bool:
     """Pass signals on until the process has ended; return whether the lock was lost."""
     is_lost, checks = False, 0
     while not _ended(process):
@@ -155,7 +159,9 @@ def _attend(lock: "Lock", process: int, keep_running: bool) -> bool:
         checks += 1
         if not is_lost and not _is_held(lock, ask=checks % _CHECKS_PER_REQUEST == 0):
             is_lost = True
-            warn(f"error: the lock {lock.name!r} was lost{'' if keep_running else '; the command gets SIGTERM'}")
+            context.warn(
+                f"error: the lock {lock.name!r} was lost{'' if keep_running else '; the command gets SIGTERM'}"
+            )
             if not keep_running:
                 os.kill(process, signal.SIGTERM)
     return is_lost

@@ -1,8 +1,7 @@
 """``kv ls``: print keys in order, fetched a page at a time."""
 
-from kv.cli.context import Context, checked_key, history_point
+from kv.cli.context import Context, checked_prefix, history_point
 from kv.cli.escape import show
-from kv.cli.failures import UsageError
 from kv.cli.parser import CommonOptions, Parser, set_completer
 from kvd.protocol import exits
 
@@ -20,7 +19,8 @@ kv ls -0 tmp/ | xargs -0 kv del     for other programs
 """
 DETAILS = """
 Keys come in the order of their bytes. With --long, bytes of the value and version stand before the key. With --json
-each line is an object: {"key": ...}, with --long also "size" and "version". No key is no error. 'kv help times'
+each line is an object: {"key": ...}, with --long also "size" and "version". No key is no error. With -0, a
+key with a NUL byte in it is named on standard error instead, and the exit code is 1. 'kv help times'
 explains what --at takes.
 """
 
@@ -46,15 +46,18 @@ def arguments(parser: Parser) -> None:
 
 def run(context: Context, options: Options) -> int:
     """Print the keys."""
-    if len(options.operands) > 1:
-        raise UsageError(f"one prefix at a time: {options.operands[1]!r} is too many")
-    prefix = "".join(checked_key(operand) for operand in options.operands if operand)
+    prefix = checked_prefix(*options.operands)
     point = history_point(options.at, "--at")
     with context.connect() as client:
         at = None if point is None else point.version(client)
+        status = exits.OK
         for item in client.scan(prefix, at=at, keys_only=not options.long):
-            _print(context, options, item)
-    return exits.OK
+            if options.null and "\0" in item.key:
+                context.warn_nul(item.key)
+                status = exits.NOT_FOUND
+            else:
+                _print(context, options, item)
+    return status
 
 
 def _print(context: Context, options: Options, item: "Item") -> None:

@@ -1,6 +1,7 @@
 """``kv metrics``: print five counters, or all of them: as JSON, or as Prometheus reads them."""
 
 from kv.cli.context import Context
+from kv.cli.escape import show
 from kv.cli.failures import UsageError
 from kv.cli.parser import CommonOptions, Parser, set_completer
 from kvd.protocol import exits
@@ -58,7 +59,8 @@ def run(context: Context, options: Options) -> int:
     if textfile is not None:
         _write(textfile, text.encode())
     elif options.prometheus:
-        context.output.write(text.encode())
+        for line in text.splitlines():
+            context.print(show(line))
     elif options.json:
         context.print_json(metrics)
     else:

@@ -2,7 +2,7 @@
 
 from kv.cli.context import Context, history_point
 from kv.cli.failures import UsageError
-from kv.cli.offline import offline, print_result
+from kv.cli.offline import offline, open_backup, print_result
 from kv.cli.parser import CommonOptions, Parser, set_completer
 from kvd.protocol import exits
 
@@ -50,7 +50,9 @@ def run(context: Context, options: Options) -> int:
     point = history_point(options.to, "--to")
     version, time_us = (None, None) if point is None else point.version_or_time_us
     result = offline(
-        context, "restoring", lambda kvd, progress: kvd.restore(source, directory, version, time_us, progress)
+        context,
+        "restoring",
+        lambda kvd, progress: kvd.restore(source, directory, version, time_us, open_backup, progress),
     )
     print_result(context, "Restored", result, json=options.json)
     return exits.OK

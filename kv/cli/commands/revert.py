@@ -5,7 +5,7 @@ from kv.cli.context import Context
 from kv.cli.failures import UsageError
 from kv.cli.numbers import whole_number
 from kv.cli.parser import CommonOptions, Parser
-from kvd.protocol import exits
+from kvd.protocol import exits, parse_version
 
 USAGE = "kv revert [OPTION]... VERSION"
 EXAMPLES = """
@@ -35,7 +35,7 @@ def run(context: Context, options: Options) -> int:
     """Undo the commit, and print ``Commit reverted``."""
     if len(options.operands) != 1:
         raise UsageError("give the version of one commit, as 'kv log' shows it; write 'kv revert VERSION'")
-    version = whole_number("the version of a commit", 1)(options.operands[0])
+    version = parse_version(options.operands[0]) or whole_number("the version of a commit", 1)(options.operands[0])
     with context.connect() as client:
         writes = changes(client, client.plan_revert(version))
         if not writes:

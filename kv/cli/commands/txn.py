@@ -3,8 +3,8 @@
 from kv.cli.commands.rollback import print_plan
 from kv.cli.context import Context
 from kv.cli.escape import show
+from kv.cli.input import read_stdin
 from kv.cli.numbers import plural
-from kv.cli.pairs import read_stdin
 from kv.cli.parser import Parser
 from kv.cli.statements import parse
 from kv.cli.transactions import Outcome, carry_out

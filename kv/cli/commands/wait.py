@@ -7,11 +7,13 @@ from kv.cli.commands.get import ValueForms, add_forms, print_values
 from kv.cli.context import Context, checked_key
 from kv.cli.failures import CommandFailed, UsageError
 from kv.cli.parser import Parser, set_completer
+from kv.cli.patience import Patience
 from kvd.protocol import exits
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from kv.blocking.client import Client
+    from kv.results import Change
 
 USAGE = """\
 kv wait [OPTION]... KEY[=VALUE]
@@ -26,7 +28,8 @@ kv wait --key 'a=b' --value '-'     any key, any value
 """
 DETAILS = """
 If it is so already, it returns at once. Without --timeout it waits for ever; when the time is over the exit code is
-5. A change is not missed, however short the key was so. With --absent nothing is printed.
+5. It waits for a daemon in the same way; if there was none in all the time, the exit code is 69. A change is not
+missed, however short the key was so. With --absent nothing is printed.
 """
 
 
@@ -51,7 +54,7 @@ def run(context: Context, options: Options) -> int:
     key, wanted = _condition(options)
     limit_s = options.timeout or None
     with context.connect(waits=True) as client:
-        value = until(client, key, wanted, absent=options.absent, limit_s=limit_s)
+        value = until(client, key, wanted, absent=options.absent, limit_s=limit_s, context=context)
     if not options.absent and value is not None:
         print_values(context, options, {key: value}, [key])
     return exits.OK
@@ -69,24 +72,41 @@ def _condition(options: Options) -> tuple[str, bytes | None]:
     return checked_key(key), os.fsencode(value) if equals else None
 
 
-def until(client: "Client", key: str, wanted: bytes | None, *, absent: bool, limit_s: float | None) -> bytes | None:
-    """Wait until the condition holds; return the value of ``key`` then. Raises CommandFailed when the time is over."""
+def until(
+    client: "Client", key: str, wanted: bytes | None, *, absent: bool, limit_s: float | None,
+    context: "Context | None" = None,
+) -> bytes | None:  # fmt: skip
+    """Wait until the condition holds; return the value of ``key`` then. Raises CommandFailed when the time is over.
+
+    Without a daemon it waits for one, and raises Unavailable if there was none in all the time.
+    """
     end = None if limit_s is None else time.monotonic() + limit_s
-    with client.snapshot() as snapshot:
-        value = snapshot.get(key)
-        if _holds(value, wanted, absent):
-            return value
+    patience = Patience(context, limit_s)
+    value, version = patience.until_there(lambda: _read(client, key))
+    if _holds(value, wanted, absent):
+        return value
+
+    def next_change() -> "Change | None":
+        remaining_s = None if end is None else end - time.monotonic()
+        if remaining_s is not None and remaining_s <= 0:
+            return None
+        return watch.wait(remaining_s)
+
     # The watch begins at the version that was read, so no change in between is missed.
-    with client.watch(key, snapshot.version) as watch:
-        while True:
-            change = watch.wait(None if end is None else max(0.0, end - time.monotonic()))
-            if change is None:
-                raise CommandFailed(f"the condition for {key} did not hold within {limit_s:g} s", exits.SERVER_ERROR)
+    with patience.until_there(lambda: client.watch(key, version)) as watch:
+        patience = Patience(context, None)  # next_change knows when the time is over
+        while (change := patience.until_there(next_change)) is not None:
             if not change.resync and key not in change.writes:
                 continue  # a longer key with this prefix
             value = change.writes.get(key)
             if _holds(value, wanted, absent):
                 return value
+    raise CommandFailed(f"the condition for {key} did not hold within {limit_s:g} s", exits.SERVER_ERROR)
+
+
+def _read(client: "Client", key: str) -> tuple[bytes | None, int]:
+    with client.snapshot() as snapshot:
+        return snapshot.get(key), snapshot.version
 
 
 def _holds(value: bytes | None, wanted: bytes | None, absent: bool) -> bool:

@@ -3,10 +3,11 @@
 import os
 
 from kv.cli.commands.history import event_text
-from kv.cli.context import Context, checked_key, history_point
+from kv.cli.context import Context, checked_prefix, history_point
 from kv.cli.failures import OutputFailed, UsageError
 from kv.cli.parser import CommonOptions, Parser, set_completer
-from kvd.protocol import exits
+from kv.cli.patience import Patience
+from kvd.protocol import Position, exits
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,11 +25,16 @@ kv watch user/ -- sh -c 'echo "$KVD_KEY"; wc -c'
 DETAILS = """
 A line for each key that a commit has changed: version, 'set' or 'deleted', key and value. Nothing is lost, doubled or
 out of order, also when the daemon is restarted. Where the history does not reach back far enough, a line 'VERSION
-resync' tells that whatever was known before may be wrong, and every key that there is follows as 'set'.
+resync' tells that whatever was known before may be wrong, and every key that there is follows as 'set'. Without a
+daemon it waits for one: without --timeout for ever, with it for so long each time.
 
-A COMMAND is run for each change, one after the other, with KVD_KEY, KVD_VERSION and KVD_EVENT (set, deleted, or
-resync, which has no key) in its environment, the value on its standard input, and in KVD_VALUE if it is text of up to
-64 KiB. If it cannot be run, watching ends; how it ends does not matter. Ctrl-C ends with exit code 130.
+To go on later, keep the last "position" of --json, or KVD_POSITION, for --since: it names the store, so that nothing
+is skipped when the daemon has another one.
+
+A COMMAND is run for each change, one after the other, with KVD_KEY, KVD_VERSION, KVD_POSITION and KVD_EVENT (set,
+deleted, or resync, which has no key) in its environment, the value on its standard input, and in KVD_VALUE if it is
+text of up to 64 KiB. If it cannot be run, watching ends, or does not begin; how it ends does not matter. Watching
+ends, too, when the reader of standard output has gone. Ctrl-C ends with exit code 130.
 """
 _MAX_IN_ENVIRONMENT_BYTES = 64 * 1024
 _CHECK_INTERVAL_S = 1.0  # between checks whether the output still has a reader
@@ -63,28 +69,36 @@ def run(context: Context, options: Options) -> int:
         raise UsageError(f"one prefix at a time: {options.operands[1]!r} is too many; write a command after '--'")
     if options.command and options.json:
         raise UsageError("--json is for what is printed; a command gets the change in its environment")
-    prefix = "".join(checked_key(operand) for operand in options.operands if operand)
+    prefix = checked_prefix(*options.operands)
     point = history_point(options.since, "--since")
     handler = ChangeHandler(context, options)
-    with context.connect() as client:
-        since = None if point is None else point.version(client)
-        with client.watch(prefix, since) as watch:
+    if options.command:
+        from kv.cli.processes import check_command
+
+        check_command(options.command[0])
+    patience = Patience(context, options.timeout_s(0))
+    with context.connect(0) as client:
+        since = None if point is None else patience.until_there(lambda: point.version(client))
+        with patience.until_there(lambda: client.watch(prefix, since)) as watch:
             while not handler.is_done:
                 change = watch.wait(_CHECK_INTERVAL_S)
                 if change is not None:
                     handler.handle(change)
-                elif not options.command:
+                else:
                     _check_reader()
     return exits.OK
 
 
 def _check_reader() -> None:
-    """Raise OutputFailed if the output has no reader any more. Without a change, no write would notice that."""
+    """Raise OutputFailed if the output has no reader any more. Without a change, no write would notice that.
+
+    A pipe has an error then, a socket is hung up. A peer that only sends no more (POLLRDHUP) may still read.
+    """
     import select
 
     poll = select.poll()
     poll.register(1, 0)
-    if any(events & (select.POLLERR | select.POLLNVAL) for _, events in poll.poll(0)):
+    if any(events & (select.POLLERR | select.POLLHUP | select.POLLNVAL) for _, events in poll.poll(0)):
         raise OutputFailed(BrokenPipeError("the output has no reader"))
 
 
@@ -133,6 +147,7 @@ class ChangeHandler:
         variables = environment(
             self._options, KVD_KEY=_in_environment(None if key is None else key.encode()),
             KVD_VALUE=_in_environment(value), KVD_VERSION=str(change.version), KVD_EVENT=event,
+            KVD_POSITION=change.version.text if isinstance(change.version, Position) else None,
         )  # fmt: skip
         stdin = memory_file(value or b"")
         try:

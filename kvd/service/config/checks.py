@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from kvd.protocol.address import MAX_UNIX_PATH_BYTES, parse_host_port
+from kvd.protocol.address import MAX_UNIX_PATH_BYTES, is_network, normalize, parse_host_port
 from kvd.service.config.wording import suggestion
 
 LOG_TARGETS = ("auto", "stderr", "syslog")
@@ -52,7 +52,8 @@ def check_path(path: str) -> None:
 
 def check_socket_path(path: str) -> None:
     """Reject what cannot be the path of a Unix socket."""
-    if path.startswith("tcp://"):
+    path = normalize(path)
+    if is_network(path):
         raise ValueError(f"{path} is an address for clients; kv serve needs a path here, and --tcp HOST:PORT for TCP")
     check_path(path)
     length = len(os.fsencode(path))

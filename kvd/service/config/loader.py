@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from kvd.protocol.address import default_socket
+from kvd.protocol.address import default_socket, normalize
 from kvd.service.config.access_rules import access_rules
 from kvd.service.config.checks import is_path
 from kvd.service.config.combinations import check_combinations
@@ -123,12 +123,13 @@ def _absolute_listen(listen: Listen, settings: Settings) -> Listen:
     paths = {} if listen.socket else {"socket": os.path.abspath(default_socket())}
     for name in ("socket", "token_file", "tls_certificate", "tls_key", "tls_client_ca"):
         if path := getattr(listen, name):
+            path = normalize(path) if name == "socket" else path
             paths[name] = settings.absolute(f"listen.{name}", path)
     return msgspec.structs.replace(listen, **paths)
 
 
 def _absolute_http(http: Http, settings: Settings) -> Http:
-    addresses = [settings.absolute("http.listen", each) if is_path(each) else each for each in http.listen]
+    addresses = [settings.absolute("http.listen", normalize(each)) if is_path(each) else each for each in http.listen]
     return msgspec.structs.replace(http, listen=tuple(addresses))
 
 
