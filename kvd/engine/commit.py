@@ -18,7 +18,7 @@ the loop, so no client ever reads the new value with the old generation, or the 
 from collections.abc import Callable
 from typing import TypeVar
 
-from kvd.engine.clocks import Clock
+from kvd.engine.commit_clock import CommitClock
 from kvd.engine.expiry import Expirer
 from kvd.engine.generations import Generations
 from kvd.engine.journal import Journal
@@ -38,12 +38,12 @@ Result = TypeVar("Result")
 
 
 class CommitPipeline:
-    """Makes changes to ``store``. ``clock`` gives the times of commits in µs."""
+    """Makes changes to ``store``. ``clock`` gives it the times of commits."""
 
     def __init__(
         self,
         store: Store,
-        clock: Clock,
+        clock: CommitClock,
         *,
         memory: MemoryManager,
         journal: Journal,
@@ -54,7 +54,7 @@ class CommitPipeline:
         on_growth: Callable[[], None],
     ) -> None:
         self._store = store
-        self._clock = clock
+        self._advance = clock.advance
         self._memory = memory
         self._journal = journal
         self._expirer = expirer
@@ -94,7 +94,7 @@ class CommitPipeline:
         self._journal.reserve(writes, commits, is_forced)
         if (table := self._generations.table) is not None:
             table.bump(writes)
-        store.advance(self._clock())
+        self._advance()
         if not self._upkeep.is_armed:
             self._upkeep.arm()
         if store.counters.keys >= self._grown_at:

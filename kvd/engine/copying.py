@@ -12,7 +12,7 @@ from kvd.engine.database import Database
 from kvd.journal import names
 from kvd.journal.checkpoint import CheckpointFile, slices
 from kvd.journal.disk import Disk
-from kvd.journal.records import LOG_MAGIC, Codec, Commits, Group, Header, Heads, Mark, Record
+from kvd.journal.records import LOG_MAGIC, Clock, Codec, Commits, Group, Header, Heads, Mark, Record, Successor
 from kvd.journal.recovery import Progress, follow
 
 # Not 1: the first segment of all would mean that the log goes back to the beginning and needs no checkpoint.
@@ -21,14 +21,20 @@ Salt = Callable[[], int]  # a random number of 64 bits
 
 
 class Point(msgspec.Struct, frozen=True):
-    """The last commit to be copied: by its version, or by its time in µs since the epoch; without either, all are."""
+    """The last commit to be copied: by its version, or by its time in µs since the epoch; without either, all are.
+
+    The time is one of the clock as it was set after version ``clock_set``; earlier commits are all before it.
+    """
 
     version: int | None = None
     time: int | None = None
+    clock_set: int = 0
 
     def covers(self, version: int, time: int) -> bool:
         """Whether a commit of this version and time is at or before the point."""
-        return (self.version is None or version <= self.version) and (self.time is None or time <= self.time)
+        if self.version is not None and version > self.version:
+            return False
+        return self.time is None or version <= self.clock_set or time <= self.time
 
 
 class _Reached(Exception):
@@ -83,10 +89,16 @@ class SegmentFile:
         self._record(Commits(self._version, [group]))
         self._version = group.version + group.commits - 1
 
-    def finish(self, *, is_last: bool) -> None:
-        """Sync and close it. The last segment gets a mark that nothing follows."""
-        if is_last:
+    def note_clock(self, record: Clock) -> None:
+        """Write how the clock went."""
+        self._record(record)
+
+    def finish(self, successor: int | None) -> None:
+        """Sync and close it, with the number of the next segment; None: with a mark that nothing follows."""
+        if successor is None:
             self._record(Mark(self._version, self._version, True))
+        else:
+            self._record(Successor(self._version, successor))
         self._disk.sync(self._descriptor)
         self.close()
 
@@ -134,9 +146,13 @@ class _Copy:
         self.version, self.time = self._ended = version, time
 
     def begin_segment(self, header: Header, *, is_first: bool) -> None:
-        self._finish_segment(is_last=False)
+        self._finish_segment(header.number)
         self._segment = SegmentFile(self._disk, self._own(header))
         self._end_at(header.watermark)
+
+    def note_clock(self, record: Clock) -> None:
+        assert self._segment is not None
+        self._segment.note_clock(record)
 
     def _own(self, header: Header) -> Header:
         return msgspec.structs.replace(header, salt=self._salt(), store_id=self._store_id)
@@ -147,7 +163,8 @@ class _Copy:
             assert self._segment is not None
             self._segment.write(wanted)
             last = wanted.version + wanted.commits - 1
-            self.version, self.time = max(self.version, last), max(self.time, wanted.time)
+            if last > self.version:
+                self.version, self.time = last, wanted.time
             self._end_at(last)
         if wanted is not group:
             raise _Reached
@@ -162,14 +179,14 @@ class _Copy:
 
     def finish(self) -> None:
         """Give the checkpoint its name, after the log is on the disk."""
-        self._finish_segment(is_last=True)
+        self._finish_segment(None)
         if self._checkpoint is not None and self._ended is not None:
             self._checkpoint.finish(*self._ended)
 
-    def _finish_segment(self, *, is_last: bool) -> None:
+    def _finish_segment(self, successor: int | None) -> None:
         if self._segment is not None:
             segment, self._segment = self._segment, None
-            segment.finish(is_last=is_last)
+            segment.finish(successor)
 
 
 def _up_to(group: Group, point: Point) -> Group | None:
@@ -182,12 +199,15 @@ def _up_to(group: Group, point: Point) -> Group | None:
     assert point.version is not None
     wanted = 1 + point.version - group.version
     keys = group.keys[:wanted]
-    return Group(
-        group.version, group.time, group.author, wanted, keys, group.values[:wanted],
-        {key: deadline for key, deadline in (group.deadlines or {}).items() if key in keys} or None,
-        [key for key in group.ephemeral or () if key in keys] or None,
-        [each for each in group.ids or () if each[2] <= point.version] or None, group.wall,
-    )  # fmt: skip
+    return msgspec.structs.replace(
+        group,
+        commits=wanted,
+        keys=keys,
+        values=group.values[:wanted],
+        deadlines={key: deadline for key, deadline in (group.deadlines or {}).items() if key in keys} or None,
+        ephemeral=[key for key in group.ephemeral or () if key in keys] or None,
+        ids=[each for each in group.ids or () if each[2] <= point.version] or None,
+    )
 
 
 def copy(
@@ -213,7 +233,7 @@ def write_new(disk: Disk, database: Database, store_id: bytes, salt: Salt, progr
     unfinished = UnfinishedCopy(disk)
     version, time = database.store.version, database.store.time
     header = Header(salt(), _FIRST_NUMBER, version, version, store_id)
-    SegmentFile(disk, header).finish(is_last=True)
+    SegmentFile(disk, header).finish(None)
     checkpoint = CheckpointFile(disk, msgspec.structs.replace(header, salt=salt()))
     for record in slices(database):
         checkpoint.write(record)

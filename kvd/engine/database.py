@@ -96,14 +96,15 @@ class Database:
             lambda: self.generations.table_bytes + self.journal.outstanding_bytes,
             scheduler,
         )
-        self.upkeep = HistoryUpkeep(store, contents.clock, self.scheduler)
+        self._commit_clock = contents.commit_clock
+        self.upkeep = HistoryUpkeep(store, contents.clock, contents.commit_clock, self.scheduler)
         self.expirer = Expirer(store.lifetimes, self.timer, self.scheduler, self._expire)
         self._records = RecordMaker(store.lifetimes, contents.clock, self.timer)
         self._burial = Burial(store.lifetimes, scheduler, self._bury)
         self._orphans = contents.orphans
         self._run = CommitPipeline(
             store,
-            contents.clock,
+            contents.commit_clock,
             memory=self.memory,
             journal=self.journal,
             expirer=self.expirer,
@@ -163,11 +164,9 @@ class Database:
 
     def touch(self, keys: list[str], ttl_us: int | None, author: Author) -> list[bool]:
         """Let keys expire ``ttl_us`` from now, or never, in one commit; return whether each exists."""
-        heads = self.store.heads_of(keys)
-        values = {key: None if head is None else head.value for key, head in zip(keys, heads, strict=True)}
         deadline = None if ttl_us is None else self.timer() + ttl_us
         return self._run(
-            values,
+            dict.fromkeys(keys),  # the log repeats no value
             author,
             KEEP_TTL,
             lambda _, author, __: self.store.touch(keys, deadline, author),
@@ -377,6 +376,11 @@ class Database:
     def recorded_version(self) -> int:
         """The newest version that a later start will find; later ones are expiries for which the log had no space."""
         return self.journal.recorded(self.store.version)
+
+    def version_at(self, time: int) -> int:
+        """The version that was current at ``time``, in µs since the epoch. Raises SnapshotGone, ClockWasSet."""
+        self._commit_clock.look()
+        return self.store.window.version_at(time)
 
     def history_age_us(self) -> int:
         """How many microseconds ago the oldest commit of the history was made; 0 without any history."""

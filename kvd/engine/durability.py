@@ -2,7 +2,7 @@
 
         policy      a reply waits until its commits are       a reader waits for
         always      synced                                    the same
-        interval    written (a sync follows in time)          the same
+        interval    written, if no earlier sync is late       the same
         never       written (the system syncs when it likes)  the same
 
 What a reply shows, and so what it waits for, is decided by ``kvd/requests/needs.py``. Here stands how far the log is,

@@ -15,7 +15,7 @@ from kvd.engine.replay import Replay
 from kvd.journal import names
 from kvd.journal.disk import Disk
 from kvd.journal.errors import Damaged
-from kvd.journal.records import Group, Header
+from kvd.journal.records import Clock, Group, Header
 from kvd.journal.recovery import Progress, Recovered, bases, follow, recover
 from kvd.journal.segments import CheckpointReader, SegmentReader
 
@@ -23,7 +23,9 @@ from kvd.journal.segments import CheckpointReader, SegmentReader
 class Extent(msgspec.Struct):
     """How far a recovery from ``base`` gets: from version ``first``, which it has completely, to ``version``.
 
-    Times are µs since the epoch, 0 if no commit has one. ``damage`` is what ends it; None at the end of the log.
+    Times are µs since the epoch, 0 if no commit has one. ``began`` is the first commit after ``first``, as version and
+    time. ``clock_set``: the newest version after which the clock was set, and the time that it was set to. ``damage``
+    is what ends it; None at the end of the log.
     """
 
     base: int
@@ -31,6 +33,8 @@ class Extent(msgspec.Struct):
     first_time: int = 0
     version: int = 0
     time: int = 0
+    began: tuple[int, int] = (0, 0)
+    clock_set: tuple[int, int] = (0, 0)
     damage: Damaged | None = None
     usable: bool = False
 
@@ -67,8 +71,22 @@ class _ExtentProbe:
     def begin_segment(self, header: Header, *, is_first: bool) -> None:
         self._note(header.watermark, 0)
 
+    def note_clock(self, record: Clock) -> None:
+        for version, time, _ in record.steps:
+            self._note_step(version, time)
+
     def replay(self, group: Group) -> None:
+        extent = self._extent
+        if group.step is not None:
+            self._note_step(group.version - 1, group.time)
+        if not extent.began[0] and group.version > extent.first:
+            extent.began = group.version, group.time
         self._note(group.version + group.commits - 1, group.time)
+
+    def _note_step(self, version: int, time: int) -> None:
+        if version > self._extent.clock_set[0]:
+            self._extent.clock_set = version, time
+            self._extent.time = 0
 
     def _note(self, version: int, time: int) -> None:
         extent = self._extent
@@ -87,7 +105,8 @@ def measure_extent(disk: Disk, base: int) -> Extent:
         follow(disk, base, _ExtentProbe(extent))
     except Damaged as error:
         extent.damage = error
-    extent.time = max(extent.time, extent.first_time)
+    if extent.version <= extent.first:
+        extent.time = max(extent.time, extent.first_time)
     return extent
 
 
@@ -110,7 +129,7 @@ def examine(disk: Disk, progress: Progress = lambda done, size: None) -> CheckRe
         damages, newest_known = _survey(disk)
         damages = [error, *(each for each in damages if each.path != error.path)]
         return CheckReport(None, 0, 0, damages, newest_known, best_extent(usable_extents(disk)))
-    return CheckReport(recovered, contents.count_keys(), contents.store.time, [], recovered.version, None)
+    return CheckReport(recovered, contents.count_lasting_keys(), contents.store.time, [], recovered.version, None)
 
 
 def _survey(disk: Disk) -> tuple[list[Damaged], int]:
@@ -132,7 +151,7 @@ def _newest_in(disk: Disk, name: str, damages: list[Damaged]) -> int:
             pass
         return 0 if checkpoint.end is None else checkpoint.end.version
     for number in names.log_numbers([name]):
-        segment = SegmentReader(disk, number)
+        segment = SegmentReader(disk, number, is_last=number == max(names.log_numbers(disk.names())))
         try:
             for _ in segment:
                 pass

@@ -16,6 +16,7 @@ from kvd.engine.writes import Writes
 from kvd.journal.commit_log import GROUP_BYTES, ID_BYTES, KEY_BYTES, CommitLog
 from kvd.journal.errors import NoSpace
 from kvd.journal.records import Group
+from kvd.store.window import Group as CommittedGroup
 
 
 class Journal(Protocol):
@@ -92,6 +93,7 @@ class DurableJournal:
     def __init__(self, log: CommitLog, contents: Replay, progress: LogProgress) -> None:
         self._log = log
         self._window = contents.store.window
+        self._commit_clock = contents.commit_clock
         self._records = RecordMaker(contents.store.lifetimes, contents.clock, contents.timer)
         self._progress = progress
         self._wake = progress.wake
@@ -130,14 +132,21 @@ class DurableJournal:
         """Add the commits after ``version``, and have them written. They may be shown later."""
         groups = self._window.newest_since(version)
         if self._backlog or self._is_deferred:
-            self._add_backlog(list(map(self._records.commits, groups)))
+            self._add_backlog(list(map(self._record_of, groups)))
         else:
             size = self._reserved
             for group in groups:
-                self._log.add(self._records.commits(group), size)
+                self._log.add(self._record_of(group), size)
                 size = 0  # it was for all of them
             self._wake()
         return False
+
+    def _record_of(self, group: CommittedGroup) -> Group:
+        """Return the record of a group that has just been made, and of the clock if it was set before."""
+        record = self._records.commits(group, keeps=group.keeps)
+        if (steps := self._window.steps) and steps[-1].version == record.version - 1:
+            record.step = self._commit_clock.offset or 0, steps[-1].by
+        return record
 
     def _add_backlog(self, groups: list[Group]) -> None:
         self._backlog += groups

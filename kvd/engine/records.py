@@ -24,15 +24,20 @@ class RecordMaker:
         self._clock = clock
         self._timer = timer
 
-    def commits(self, group: CommittedGroup) -> Group:
-        """A group of the history window, with the expiries that its keys have now."""
+    def commits(self, group: CommittedGroup, *, keeps: bool = False) -> Group:
+        """A group of the history window, with the expiries that its keys have now.
+
+        ``keeps``: without the values, because it has kept those that its keys had.
+        """
         heads, author, lifetimes = group.heads, group.author, self._lifetimes
         keys = list(map(_key, heads))
         has_expiries = lifetimes.count or lifetimes.owners
         deadlines, ephemeral, wall = self.expiries_of(keys) if has_expiries else (None, None, None)
         who = (author.uid, author.pid, author.name)
-        values = list(map(_value, heads))
-        return Group(heads[0].version, group.time, who, group.commits, keys, values, deadlines, ephemeral, wall=wall)
+        values: list[bytes | None] = [] if keeps else list(map(_value, heads))
+        return Group(
+            heads[0].version, group.time, who, group.commits, keys, values, deadlines, ephemeral, None, wall, keeps
+        )
 
     def values(self, heads: list[Head]) -> Heads:
         """Current values, none of which is a tombstone."""

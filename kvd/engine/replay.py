@@ -9,11 +9,13 @@ Deadlines are kept aside until the end, because only a key's last write decides 
 from collections.abc import Iterable
 
 from kvd.engine.clocks import Clock, boot_clock_us, wall_clock_us
+from kvd.engine.commit_clock import CommitClock
+from kvd.journal.records import Clock as ClockRecord
 from kvd.journal.records import Group, Header
 from kvd.store.authors import Author
 from kvd.store.idempotency import IdempotencyCache
 from kvd.store.store import Store
-from kvd.store.window import WindowLimits
+from kvd.store.window import ClockStep, WindowLimits
 
 # History over its limits is dropped each time this many keys have been replayed.
 REPLAYED_KEYS = 1_024
@@ -49,16 +51,23 @@ class ReplayedExpiry:
 class Replay:
     """The contents of a database, as ``kvd.journal.recovery.Target``; empty until a recovery fills them.
 
-    ``clock`` gives the wall-clock time, ``timer`` the time that deadlines go by; both in µs.
+    ``clock`` gives the wall-clock time, ``timer`` the time that deadlines go by; both in µs. ``boot`` identifies the
+    boot of ``timer``.
     """
 
     def __init__(
-        self, limits: WindowLimits | None = None, clock: Clock = wall_clock_us, timer: Clock = boot_clock_us
+        self,
+        limits: WindowLimits | None = None,
+        clock: Clock = wall_clock_us,
+        timer: Clock = boot_clock_us,
+        boot: bytes = b"",
     ) -> None:
         self.store = Store(limits)
         self.outcomes = IdempotencyCache(REMEMBERED_WRITES)
         self.clock = clock
         self.timer = timer
+        self.commit_clock = CommitClock(self.store, clock, timer, boot)
+        self._clock_found: tuple[bytes, int | None] = b"", None  # boot and offset, as far as the log has been read
         # Ephemeral keys of connections that were open when the daemon ended.
         self.orphans: list[str] = []
         self._expiries = ReplayedExpiry()
@@ -69,6 +78,16 @@ class Replay:
     def count_keys(self) -> int:
         """How many keys have a value."""
         return self.store.counters.keys
+
+    def count_lasting_keys(self) -> int:
+        """How many keys have a value, after the recovery, without those of connections that have ended."""
+        return self.store.counters.keys - len(self.orphans)
+
+    def leave_out_orphans(self) -> None:
+        """Leave the keys of connections that have ended out of what was recovered, without a commit."""
+        self.store.lifetimes.clear(self.orphans)
+        self.store.catch_up(self.store.version + 1, [(key, None) for key in self.orphans], 0)
+        self.orphans = []
 
     def begin_load(self, header: Header) -> None:
         """Begin a checkpoint. Its header holds nothing that is needed."""
@@ -95,27 +114,47 @@ class Replay:
         if is_first:
             self.outcomes.forget_through(header.watermark)
 
+    def note_clock(self, record: ClockRecord) -> None:
+        """Note how the clock went when a segment was begun."""
+        self._clock_found = record.boot, record.offset
+        self.store.window.set_steps(ClockStep(*step) for step in record.steps)
+
     def replay(self, group: Group) -> None:
-        """Make a group of commits again."""
-        writes = list(zip(group.keys, group.values, strict=True))
+        """Make a group of commits again. Raises ValueError if it cannot have been made."""
+        if group.step is not None:
+            self._clock_found = self._clock_found[0], group.step[0]
         if group.version + group.commits - 1 <= self._loaded[0]:
-            self.store.catch_up(group.version, writes, 0 if group.commits == 1 else 1)
+            self._catch_up(group)
         else:
-            self._replay_commits(group, writes)
+            self._replay_commits(group)
         if self._expiries or group.deadlines or group.ephemeral:
             time = group.time if group.wall is None else group.wall
             self._expiries.record_write(group.keys, group.deadlines, group.ephemeral, time)
         for scope, id_, version, answer in group.ids or ():
             self.outcomes.remember(scope, id_, version, answer)
 
-    def _replay_commits(self, group: Group, writes: list[tuple[str, bytes | None]]) -> None:
+    def _catch_up(self, group: Group) -> None:
+        if group.keeps:
+            self.store.catch_up_kept(group.version, group.keys)
+        else:
+            writes = list(zip(group.keys, group.values, strict=True))
+            self.store.catch_up(group.version, writes, 0 if group.commits == 1 else 1)
+
+    def _replay_commits(self, group: Group) -> None:
         if self.store.version < self._loaded[0]:
             self.store.begin_history(*self._loaded)
         author = self._authors.get(group.author)
         if author is None:
             author = self._authors[group.author] = Author(*group.author)
-        self.store.replay(group.version, group.time, author, group.commits, writes)
-        self._replayed_keys += len(writes)
+        if group.step is not None:
+            self.store.go_on_at(group.version - 1)
+            self.store.note_step(group.time, group.step[1])
+        if group.keeps:
+            self.store.replay_kept(group.version, group.time, author, group.keys)
+        else:
+            writes = list(zip(group.keys, group.values, strict=True))
+            self.store.replay(group.version, group.time, author, group.commits, writes)
+        self._replayed_keys += len(group.keys)
         if self._replayed_keys >= REPLAYED_KEYS:
             self.store.drop_history(2 * self._replayed_keys)
             self._replayed_keys = 0
@@ -125,6 +164,7 @@ class Replay:
         if self.store.version < self._loaded[0]:
             self.store.begin_history(*self._loaded)
         self.store.go_on_at(version)
+        self.commit_clock.resume(*self._clock_found)
         now, wall = self.timer(), self.clock()
         for key, (deadline, ttl) in self._expiries.deadlines.items():
             left = deadline - wall if ttl is None else min(deadline - wall, ttl)

@@ -9,6 +9,7 @@ commit that is still to be visited, the next commit arms the timer anew.
 """
 
 from kvd.engine.clocks import Clock
+from kvd.engine.commit_clock import CommitClock
 from kvd.engine.scheduler import Handle, NullHandle, Scheduler
 from kvd.store.store import Store
 
@@ -22,9 +23,10 @@ PINNED_PAUSE_S = 1.0
 class HistoryUpkeep:
     """Drops old history of ``store``. ``is_armed``: a timer runs that is early enough for the next commit, too."""
 
-    def __init__(self, store: Store, clock: Clock, scheduler: Scheduler) -> None:
+    def __init__(self, store: Store, clock: Clock, commit_clock: CommitClock, scheduler: Scheduler) -> None:
         self._store = store
         self._clock = clock
+        self._commit_clock = commit_clock
         self._scheduler = scheduler
         self._timer: Handle = NullHandle()
         self.is_armed = False
@@ -48,7 +50,7 @@ class HistoryUpkeep:
 
     def drop_old(self, budget_keys: int) -> bool:
         """Drop about ``budget_keys`` keys of history that is over its limits. Return whether there may be more."""
-        self._store.advance(self._clock())
+        self._commit_clock.advance()
         return self._store.drop_history(budget_keys) > 0
 
     def due_us(self) -> int | None:
@@ -56,12 +58,13 @@ class HistoryUpkeep:
         window = self._store.window
         if window.oldest is None:
             return None
-        due_at, forgotten_at = window.oldest.time + window.limits.max_age_us, self._store.retention.due_at()
+        due_at = window.present_time(window.oldest) + window.limits.max_age_us
+        forgotten_at = self._store.retention.due_at()
         if forgotten_at is not None:
             due_at = min(due_at, forgotten_at)
         return max(0, due_at - self._clock())
 
     def age_us(self) -> int:
         """How many microseconds ago the oldest commit of the history was made; 0 without any history."""
-        oldest = self._store.window.oldest
-        return 0 if oldest is None else max(0, self._clock() - oldest.time)
+        window = self._store.window
+        return 0 if window.oldest is None else max(0, self._clock() - window.present_time(window.oldest))

@@ -14,9 +14,9 @@ slice stands after a commit that is newer than the slice.
 from collections.abc import Callable, Iterator
 from typing import BinaryIO, Protocol
 
+from kvd.journal.checking import read_record
 from kvd.journal.errors import Damaged
 from kvd.journal.records import (
-    DECODE_ERRORS,
     HEADER_BYTES,
     MAX_RECORD_BYTES,
     RECORD_BYTES,
@@ -26,7 +26,6 @@ from kvd.journal.records import (
     End,
     Header,
     Heads,
-    decode,
     decode_header,
 )
 from kvd.journal.recovery import Target
@@ -66,12 +65,7 @@ class BackupReader:
 
     def _record(self) -> AnyRecord:
         begin = self.at
-        try:
-            return decode(self._payload(begin))
-        except DECODE_ERRORS as error:
-            raise Damaged(
-                self.path, begin, f"the record's checksum is valid, but it cannot be decoded: {error}"
-            ) from None
+        return read_record(self._payload(begin), self.path, begin)
 
     def _payload(self, begin: int) -> memoryview:
         head = self._read(RECORD_BYTES)
@@ -105,17 +99,23 @@ def load_backup(reader: BackupReader, target: CountingTarget, progress: Callable
 
     Raises Damaged, NewerFormat, OSError; then the target must not be used.
     """
+    newest = 0
     target.end_of_load(_NEVER, 0)
     for piece in reader:
         if isinstance(piece, Heads):
+            newest = max(newest, max(piece.versions, default=0))
             target.load(piece.keys, piece.values, piece.versions, piece.deadlines, piece.ephemeral, piece.wall)
         else:
             for group in piece.groups:
+                newest = max(newest, group.version + group.commits - 1)
                 target.replay(group)
         progress(reader.at)
     assert reader.end is not None
     keys = target.count_keys()
     if keys != reader.end.keys:
         raise Damaged(reader.path, reader.at, f"it should have {reader.end.keys} keys, but has {keys}")
+    if newest > reader.end.version:
+        text = f"it ends at version {reader.end.version}, but has a commit of version {newest}"
+        raise Damaged(reader.path, reader.at, text)
     target.end_of_load(reader.end.version, reader.end.time)
     target.end_of_replay(reader.end.version)

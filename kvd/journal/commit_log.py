@@ -9,7 +9,12 @@ one sync. So one sync serves all commits that were made during the last one (gro
 
 Space is reserved before a commit is applied, so that a full disk refuses the commit and can never lose it. The next
 segment, the *spare*, is allocated in advance, under an unfinished name. A full segment is synced before the next one is
-written to, so only the last segment can have a torn tail.
+written to, so only the last segment can have a torn tail. Once the next one is on the disk, the full one ends with its
+number, so that a start notices if it is missing:
+
+        sync the old one ─▶ begin the new one, with its name ─▶ note its number in the old one ─▶ write to the new one
+
+On a full disk the log opens without any segment. Then every commit is refused until a spare can be allocated.
 
 After the first error of a write or a sync it is unknown what is on the disk: from then on every call raises.
 """
@@ -26,7 +31,18 @@ import msgspec
 from kvd.journal import names
 from kvd.journal.disk import Disk
 from kvd.journal.errors import NoSpace
-from kvd.journal.records import HEADER_BYTES, LOG_MAGIC, Codec, Commits, Group, Header, Mark, Record
+from kvd.journal.records import (
+    HEADER_BYTES,
+    LOG_MAGIC,
+    Clock,
+    Codec,
+    Commits,
+    Group,
+    Header,
+    Mark,
+    Record,
+    Successor,
+)
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 # The most that a group takes in addition to its keys and values, with a record of its own; and each key, and each id.
@@ -35,17 +51,21 @@ GROUP_BYTES = 320
 COMMITS_BYTES = 256 * 1024
 KEY_BYTES = 48
 ID_BYTES = 128
-# The most that a mark takes. Each segment keeps space for one at its end, for a clean stop.
+# The most that a mark takes, or the note of a successor. Each segment keeps space for one of them at its end.
 MARK_BYTES = 32
+# The most that the record of the clock takes.
+CLOCK_BYTES = 320
 # What a new segment holds in addition to commits: its header, the ceiling, the last mark.
 _BESIDE_BYTES = HEADER_BYTES + 2 * MARK_BYTES
+# No file: the log has no segment yet.
+_NO_FILE = -1
 
 Params = ParamSpec("Params")
 Result = TypeVar("Result")
 
 
 class Segment(msgspec.Struct, eq=False):
-    """The file that is being written; ``at`` is the offset of the next record."""
+    """The file that is being written; ``at`` is the offset of the next record. ``descriptor`` may be _NO_FILE."""
 
     number: int
     descriptor: int
@@ -57,6 +77,14 @@ class Segment(msgspec.Struct, eq=False):
     def free_bytes(self) -> int:
         """The number of bytes that still fit before the last mark."""
         return self.size - self.at - MARK_BYTES
+
+
+class Tail(msgspec.Struct, frozen=True):
+    """The newest segment of an earlier run: its number, its salt, and its end."""
+
+    number: int
+    salt: int
+    end: int
 
 
 class Batch(msgspec.Struct, eq=False):
@@ -93,7 +121,8 @@ class CommitLog:
     """One log, open for writing. ``salt`` returns a random number of 64 bits; ``on_sync`` gets the seconds a sync took.
 
     ``header`` gives the number of the first segment and two versions: the last one in the log so far, and the last one
-    that clients may have seen. Raises OSError.
+    that clients may have seen. ``tail`` is the segment before it, and ``clock`` returns what each segment keeps of the
+    clock, if these are wanted. Raises OSError.
     """
 
     def __init__(
@@ -103,6 +132,9 @@ class CommitLog:
         segment_bytes: int,
         salt: Callable[[], int],
         on_sync: Callable[[float], None] = _ignore,
+        *,
+        tail: Tail | None = None,
+        clock: Callable[[], Clock] | None = None,
     ) -> None:
         self._disk = disk
         self._store_id = header.store_id
@@ -122,18 +154,30 @@ class CommitLog:
         self.ceiling = 0
         self.error: OSError | None = None
         self._on_sync = on_sync
-        self._spare = self._new_spare(segment_bytes)
-        self._segment = self._begin()
+        self._clock = clock
+        self._beside_bytes = _BESIDE_BYTES + (0 if clock is None else CLOCK_BYTES)
+        self._segment = Segment(header.number - 1, _NO_FILE, Codec(0), 0, 0)
+        self._tail = tail
         self._make_spare_if_possible()
+        if self._spare is not None:
+            self._segment = self._begin()
+            self._note_successor_of_tail()
+            self._make_spare_if_possible()
 
     @property
     def number(self) -> int:
         """The number of the segment that is being written."""
         return self._segment.number
 
+    @property
+    def has_segment(self) -> bool:
+        """Whether there is a segment to write to; on a full disk there is none until the first commit finds space."""
+        return self._segment.descriptor != _NO_FILE
+
     def is_in_place(self) -> bool:
         """Return whether the segment that is written is still in the directory. Only while the worker does nothing."""
-        return self._disk.is_named(self._segment.descriptor, names.log(self._segment.number))
+        segment = self._segment
+        return not self.has_segment or self._disk.is_named(segment.descriptor, names.log(segment.number))
 
     # ------------------------------------------------------------------ in the loop
 
@@ -142,7 +186,7 @@ class CommitLog:
         wanted, segment = self._outstanding_bytes + size, self._segment
         if wanted > segment.size - segment.at - MARK_BYTES and wanted > self._spare_bytes():
             with self._lock:  # in the loop: more is waiting than a segment holds, or the disk may have space again
-                self._grow_spare(max(self._segment_bytes, wanted + _BESIDE_BYTES))
+                self._grow_spare(max(self._segment_bytes, wanted + self._beside_bytes))
 
     def add(self, group: Group, size: int) -> None:
         """Add a group, for which ``size`` bytes were reserved."""
@@ -219,7 +263,8 @@ class CommitLog:
     def sync(self) -> None:
         """Wait until everything that was written is on the disk. Raises OSError."""
         written = self.written
-        self._sync_file(self._segment.descriptor)
+        if self._segment.descriptor != _NO_FILE:
+            self._sync_file(self._segment.descriptor)
         self.synced = written
 
     def _sync_file(self, descriptor: int) -> None:
@@ -249,23 +294,53 @@ class CommitLog:
         """
         with self._lock:
             self._grow_spare(self._segment_bytes)
-        old = self._segment
-        self._disk.truncate(old.descriptor, old.at)
-        self._sync_file(old.descriptor)
-        self.synced = self.written
-        self._segment = self._begin()
-        self._disk.close_file(old.descriptor)
+        self.sync()
+        old, self._segment = self._segment, self._begin()
+        if old.descriptor == _NO_FILE:
+            self._note_successor_of_tail()
+        else:
+            self._note_successor(old)
         self._make_spare_if_possible()
         return self._segment.number
+
+    def _note_successor(self, old: Segment) -> None:
+        """End ``old`` with the number of the segment that is being written, and close it."""
+        note = old.codec.encode(Successor(self.synced, self._segment.number))
+        self._disk.write(old.descriptor, note, old.at)
+        old.at += len(note)
+        self._end(old)
+
+    def _end(self, old: Segment) -> None:
+        """Cut ``old`` to its records, sync and close it."""
+        self._disk.truncate(old.descriptor, old.at)
+        self._sync_file(old.descriptor)
+        self._disk.close_file(old.descriptor)
+
+    def _note_successor_of_tail(self) -> None:
+        """Note the first segment in the one before it, of an earlier run. On a full disk it may have no such note."""
+        tail, self._tail = self._tail, None
+        if tail is None:
+            return
+        descriptor = self._disk.reopen(names.log(tail.number))
+        old = Segment(tail.number, descriptor, Codec(tail.salt), tail.end, tail.end)
+        try:
+            self._disk.allocate(descriptor, old.at + MARK_BYTES)
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise
+            self._end(old)
+        else:
+            self._note_successor(old)
 
     @_final
     def close(self) -> None:
         """Sync everything, and end the log with a clean mark. Raises OSError."""
         self.sync()  # before the mark that says so can be read
-        self._append(self._segment.codec.encode(Mark(self.written, self.written, True)))
-        self._disk.truncate(self._segment.descriptor, self._segment.at)
-        self.sync()
-        self._disk.close_file(self._segment.descriptor)
+        if self._segment.descriptor != _NO_FILE:
+            self._append(self._segment.codec.encode(Mark(self.written, self.written, True)))
+            self._disk.truncate(self._segment.descriptor, self._segment.at)
+            self.sync()
+            self._disk.close_file(self._segment.descriptor)
         if self._spare is not None:
             self._disk.close_file(self._spare[0])
             self._disk.remove(names.unfinished(names.log(self._spare_number)))
@@ -281,11 +356,12 @@ class CommitLog:
         header = Header(self._salt(), number, max(self._seen_before, self.written), self.written, self._store_id)
         codec = Codec(header.salt)
         ceiling = codec.encode(Mark(self.synced, self.ceiling, False)) if self.ceiling else b""
-        self._disk.write(descriptor, header.encode(LOG_MAGIC) + ceiling, 0)
+        clock = codec.encode(self._clock()) if self._clock is not None else b""
+        self._disk.write(descriptor, header.encode(LOG_MAGIC) + ceiling + clock, 0)
         self._sync_file(descriptor)
         self._disk.rename(names.unfinished(names.log(number)), names.log(number))
         self._disk.sync_directory()
-        return Segment(number, descriptor, codec, HEADER_BYTES + len(ceiling), size)
+        return Segment(number, descriptor, codec, HEADER_BYTES + len(ceiling) + len(clock), size)
 
     def _make_spare_if_possible(self) -> None:
         """Make a spare, unless the disk is full: then a full segment refuses commits, and each of them tries again."""
@@ -320,7 +396,7 @@ class CommitLog:
 
     def _spare_bytes(self) -> int:
         spare = self._spare
-        return 0 if spare is None else spare[1] - _BESIDE_BYTES
+        return 0 if spare is None else spare[1] - self._beside_bytes
 
 
 def _in_records(batch: Batch) -> Iterator[list[Group]]:

@@ -86,6 +86,10 @@ class Disk:
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
         return os.open(name, flags, 0o600, dir_fd=self._descriptor)
 
+    def reopen(self, name: str) -> int:
+        """Open a file for writing; return a descriptor."""
+        return os.open(name, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=self._descriptor)
+
     def allocate(self, descriptor: int, size: int) -> None:
         """Allocate ``size`` bytes, which read as zeros until they are written."""
         os.posix_fallocate(descriptor, 0, size)

@@ -4,11 +4,13 @@
 0000000007.checkpoint   everything before segment 7, and perhaps some of it
 NNNNNNNNNN.*.tmp        one of these, unfinished, useless, and removed at the next start
 lock                    held by the daemon that uses the directory
+lock.dirty              near caches may still trust a daemon that was killed (``kvd/service/restart_fence.py``)
 unfinished-copy         a restore or salvage was interrupted: the other files are incomplete
 """
 
 _DIGITS = 10
 LOCK = "lock"
+FENCE = "lock.dirty"  # the restart fence of a daemon that was killed (``kvd/service/restart_fence.py``)
 LOST_AND_FOUND = "lost+found"  # in the root of each ext4 volume
 UNFINISHED_COPY = "unfinished-copy"
 _LOG, _CHECKPOINT, _UNFINISHED = ".log", ".checkpoint", ".tmp"

@@ -23,7 +23,7 @@ import msgspec
 
 from kvd.journal.errors import Damaged, NewerFormat
 
-FORMAT = 1
+FORMAT = 2
 LOG_MAGIC = b"KVDLOG\r\n"
 CHECKPOINT_MAGIC = b"KVDCKP\r\n"
 _HEADER = struct.Struct("<8sIQQQQ8s")
@@ -31,6 +31,8 @@ _CRC = struct.Struct("<I")
 HEADER_BYTES = _HEADER.size + _CRC.size
 _RECORD = struct.Struct("<II")
 RECORD_BYTES = _RECORD.size
+# No commit gets a later version.
+MAX_VERSION = 2**62
 # No record is longer: a commit's frame has at most 256 MiB, and its keys and values make up most of its record.
 MAX_RECORD_BYTES = 1 << 30
 
@@ -45,8 +47,9 @@ class Group(msgspec.Struct, array_like=True, gc=False, eq=False):
     ``commits`` is 1 (all keys under ``version``), or the number of keys, each under the next version. A value of None
     is a deletion. ``deadlines`` are wall-clock µs since the epoch. ``ephemeral`` keys are deleted when a connection
     closes, and so they do not survive the daemon. ``ids`` are ``[scope, id, version, answer]`` of the commits that
-    carried one. ``wall`` is the time of the wall clock at the commit, if there are deadlines; ``time``, which never
-    goes back, may be ahead of it after the clock was set back.
+    carried one. ``wall`` is the time of the wall clock at the commit, if there are deadlines; ``time`` may be ahead of
+    it by a second. ``keeps``: the keys keep the values that they have, and ``values`` is empty. ``step``: the clock
+    was set before this commit, as ``[offset, by]``: the offset as in a Clock, and how far the clock was set, in µs.
     """
 
     version: int
@@ -59,6 +62,8 @@ class Group(msgspec.Struct, array_like=True, gc=False, eq=False):
     ephemeral: list[str] | None = None
     ids: list[tuple[int | None, bytes, int, Any]] | None = None
     wall: int | None = None
+    keeps: bool = False
+    step: tuple[int, int] | None = None
 
 
 class Commits(Record, tag="c"):
@@ -74,6 +79,25 @@ class Mark(Record, tag="m"):
     watermark: int
     ceiling: int
     clean: bool
+
+
+class Successor(Record, tag="n"):
+    """The segment with this number has been begun after this one, and must be there."""
+
+    watermark: int
+    number: int
+
+
+class Clock(Record, tag="t"):
+    """How the wall clock went when the segment was begun, so that a later start notices that it was set meanwhile.
+
+    ``offset`` is the wall clock's time minus the time since the boot that ``boot`` identifies, in µs. ``steps`` are the
+    times at which the clock was set, as ``[version before, time after, by]``, oldest first.
+    """
+
+    boot: bytes
+    offset: int
+    steps: list[tuple[int, int, int]]
 
 
 class Heads(Record, tag="h"):
@@ -96,12 +120,12 @@ class End(Record, tag="e"):
 
 
 # The beginning of the payload of a record with a watermark: an array of three or four elements, and the tag.
-VOUCHING = re.compile(rb"\x93\xa1c|\x94\xa1m")
+VOUCHING = re.compile(rb"\x93\xa1[cn]|\x94\xa1m")
 
-AnyRecord = Commits | Mark | Heads | End
+AnyRecord = Commits | Mark | Successor | Clock | Heads | End
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder[AnyRecord](AnyRecord).decode
-DECODE_ERRORS = (msgspec.MsgspecError, UnicodeDecodeError)
+DECODE_ERRORS = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
 class Header(msgspec.Struct, frozen=True):
@@ -130,6 +154,8 @@ def decode_header(data: bytes, magic: bytes, path: str) -> Header:
         raise Damaged(path, 0, "the header's checksum is wrong")
     if format_ > FORMAT:
         raise NewerFormat(path, format_, FORMAT)
+    if not watermark <= version <= MAX_VERSION:
+        raise Damaged(path, 0, f"its header has the versions {watermark} and {version}")
     return Header(salt, number, version, watermark, store_id)
 
 

@@ -18,7 +18,7 @@ import msgspec
 from kvd.journal import names
 from kvd.journal.disk import Disk
 from kvd.journal.errors import Damaged, Unfinished
-from kvd.journal.records import Group, Header
+from kvd.journal.records import Clock, Group, Header
 from kvd.journal.segments import CheckpointReader, SegmentReader, TornTail
 
 Progress = Callable[[int, int], None]  # bytes done, bytes in all
@@ -53,8 +53,11 @@ class Target(Protocol):
     def begin_segment(self, header: Header, *, is_first: bool) -> None:
         """Begin a segment, from which the next groups come."""
 
+    def note_clock(self, record: Clock) -> None:
+        """Note how the clock went when the segment was begun."""
+
     def replay(self, group: Group) -> None:
-        """Apply the next commits."""
+        """Apply the next commits. Raises ValueError if they cannot have been made after what came before."""
 
     def end_of_replay(self, version: int) -> None:
         """End the recovery; no later commit may get a version at or before ``version``."""
@@ -63,11 +66,13 @@ class Target(Protocol):
 class Recovered(msgspec.Struct):
     """The result of a recovery.
 
-    ``number`` is that of the newest segment, 0 without any. Clients may have seen versions up to ``ceiling``.
+    ``number`` is that of the newest segment, 0 without any, and ``salt`` its salt. Clients may have seen versions up to
+    ``ceiling``.
     """
 
     store_id: bytes = b""
     number: int = 0
+    salt: int = 0
     version: int = 0
     ceiling: int = 0
     clean: bool = False
@@ -115,19 +120,29 @@ def follow(disk: Disk, base: int, target: Target, progress: Progress = lambda do
     if has_checkpoint:
         _load(CheckpointReader(disk, base), target, recovered, meter)
     for number in needed:
-        reader = SegmentReader(disk, number)
+        reader = SegmentReader(disk, number, is_last=number == needed[-1])
         _check_follows(reader, recovered)
         target.begin_segment(reader.header, is_first=number == base)
-        for group in reader:
-            target.replay(group)
-            recovered.version = group.version + group.commits - 1
-            recovered.commits += group.commits
-            if reader.end >= meter.due:
-                meter.report(reader.end)
-        _note(reader, recovered, is_last=number == needed[-1])
+        _read_segment(reader, target, recovered, meter)
+        _note(disk, reader, recovered, is_last=number == needed[-1])
         meter.end_file(reader.size)
     _check_reached(disk, recovered)
     return recovered
+
+
+def _read_segment(reader: SegmentReader, target: Target, recovered: Recovered, meter: "_Meter") -> None:
+    for record in reader:
+        if isinstance(record, Clock):
+            target.note_clock(record)
+            continue
+        try:
+            target.replay(record)
+        except ValueError as error:
+            raise Damaged(reader.path, reader.end, f"version {record.version} cannot be right: {error}") from None
+        recovered.version = record.version + record.commits - 1
+        recovered.commits += record.commits
+        if reader.end >= meter.due:
+            meter.report(reader.end)
 
 
 class _Meter:
@@ -212,10 +227,13 @@ def _check_follows(reader: SegmentReader, recovered: Recovered) -> None:
     recovered.version = max(recovered.version, header.watermark)
 
 
-def _note(reader: SegmentReader, recovered: Recovered, *, is_last: bool) -> None:
+def _note(disk: Disk, reader: SegmentReader, recovered: Recovered, *, is_last: bool) -> None:
     if reader.torn is not None and not is_last:
         raise Damaged(reader.torn.path, reader.torn.offset, "it is torn, but later segments exist")
-    recovered.number = reader.header.number
+    if is_last and reader.successor:
+        text = f"the file is missing, but {names.log(reader.header.number)} says that it was begun"
+        raise Damaged(disk.path(names.log(reader.successor)), 0, text)
+    recovered.number, recovered.salt = reader.header.number, reader.header.salt
     # Each segment repeats which versions clients may have seen when it was begun.
     recovered.ceiling = reader.ceiling
     recovered.clean, recovered.torn, recovered.tail_end = reader.clean, reader.torn, reader.end
@@ -235,6 +253,7 @@ def prepare_tail(disk: Disk, recovered: Recovered) -> None:
         return
     name = names.log(recovered.number)
     data = disk.read(name, recovered.tail_end)
+    _give_back_unused(disk, name, recovered.tail_end)
     descriptor = disk.create(names.unfinished(name))
     try:
         disk.write(descriptor, data, 0)
@@ -243,3 +262,12 @@ def prepare_tail(disk: Disk, recovered: Recovered) -> None:
         disk.close_file(descriptor)
     disk.rename(names.unfinished(name), name)
     disk.sync_directory()
+
+
+def _give_back_unused(disk: Disk, name: str, end: int) -> None:
+    """Cut a segment to its records, so that a full disk has space for its copy. Only a torn tail is beyond them."""
+    descriptor = disk.reopen(name)
+    try:
+        disk.truncate(descriptor, end)
+    finally:
+        disk.close_file(descriptor)

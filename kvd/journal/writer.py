@@ -24,6 +24,9 @@ from kvd.journal.commit_log import Batch, CommitLog
 
 # A mark vouches for the last commit after this time without another one.
 MARK_S = 1.0
+# With an interval, no acknowledgement is given while an earlier one has waited for its sync for longer than this number
+# of intervals. So a power cut takes no more than the acknowledgements of that time.
+MAX_INTERVALS = 2
 # How long a cycle waits for clients that were just answered: half of what the sync took, within these bounds.
 MIN_GATHER_S = 0.000_1
 MAX_GATHER_S = 0.002
@@ -80,6 +83,10 @@ class LogWriter:
         self._is_write_wanted = False  # a client waits, and need not wait for the sync
         self._sync_timer: asyncio.TimerHandle | None = None
         self._mark_timer: asyncio.TimerHandle | None = None
+        self._mark: asyncio.Task[None] | None = None
+        # With an interval: when the oldest write that is not synced was made, and when the sync under way began.
+        self._unsynced_since: float | None = None
+        self._sync_began = 0.0
 
     # ------------------------------------------------------------------ what starts a cycle
 
@@ -167,6 +174,7 @@ class LogWriter:
         """Give the thread its part of a cycle, at once: nothing may come between that has taken later commits."""
         self.is_busy = True
         self._is_syncing = is_sync
+        self._sync_began = self._loop.time()
         self._free.clear()
         future = self._loop.run_in_executor(self._thread, work)
         future.add_done_callback(partial(self._end_cycle, batch, self._loop.time()))
@@ -202,10 +210,28 @@ class LogWriter:
         self.wake()
 
     def _note_progress(self) -> None:
-        self.written, self.synced = self._log.written, self._log.synced
+        written, synced = self._log.written, self._log.synced
+        if self._interval_s is not None and self._is_sync_late(written, synced):
+            self.sync_wanted = max(self.sync_wanted, written)
+            self.wake()
+            written = max(self.written, synced)
+        self.written, self.synced = written, synced
         self._on_progress()
         if self._mark_timer is None or self._interval_s is not None:
             self._arm_timers()
+
+    def _is_sync_late(self, written: int, synced: int) -> bool:
+        """Whether acknowledgements have to wait, because earlier ones have waited too long for their sync."""
+        now = self._loop.time()
+        if written == synced:
+            self._unsynced_since = None
+            return False
+        if synced > self.synced:  # the rest was written after this sync began
+            self._unsynced_since = self._sync_began
+        elif self._unsynced_since is None:
+            self._unsynced_since = now
+        assert self._interval_s is not None
+        return self._unsynced_since is not None and now - self._unsynced_since > MAX_INTERVALS * self._interval_s
 
     def _fail(self, error: BaseException) -> None:
         self._is_failed = True
@@ -214,14 +240,14 @@ class LogWriter:
     # ------------------------------------------------------------------ timers
 
     def _arm_timers(self) -> None:
-        if self._interval_s is not None and self.written > self.synced and self._sync_timer is None:
+        if self._interval_s is not None and self._log.written > self.synced and self._sync_timer is None:
             self._sync_timer = self._loop.call_later(self._interval_s, self._sync_now)
         if self.synced > self._marked and self._mark_timer is None:
             self._mark_timer = self._loop.call_later(MARK_S, self._maybe_mark, self.written)
 
     def _sync_now(self) -> None:
         self._sync_timer = None
-        self.sync_wanted = max(self.sync_wanted, self.written)
+        self.sync_wanted = max(self.sync_wanted, self._log.written)
         self.wake()
 
     def _maybe_mark(self, written: int) -> None:
@@ -231,7 +257,13 @@ class LogWriter:
             self._arm_timers()
         elif not self._is_failed:
             self._marked = written
-            self._loop.create_task(self.run_alone(self._log.mark))
+            self._mark = self._loop.create_task(self._write_mark())
+
+    async def _write_mark(self) -> None:
+        try:
+            await self.run_alone(self._log.mark)
+        except OSError:
+            pass  # on_failure has been called with it
 
     # ------------------------------------------------------------------ between two cycles
 
@@ -261,6 +293,7 @@ class LogWriter:
     async def _run(self, work: Callable[[], Result]) -> Result:
         """Run ``work`` in the thread. The caller must not be cancelled, because the thread would go on."""
         self.is_busy = True
+        self._sync_began = self._loop.time()
         self._free.clear()
         try:
             return await self._loop.run_in_executor(self._thread, work)
@@ -290,6 +323,8 @@ class LogWriter:
         for timer in (self._sync_timer, self._mark_timer):
             if timer is not None:
                 timer.cancel()
+        if self._mark is not None:
+            await self._mark
         if not self._is_failed:
             await self.flush()
             await self.run_alone(self._log.close)

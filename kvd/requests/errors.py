@@ -3,6 +3,7 @@
 from kvd.protocol.errors import CODES
 from kvd.store.authors import Author
 from kvd.store.errors import (
+    ClockWasSet,
     Conflict,
     KeysNotFound,
     NotANumber,
@@ -58,6 +59,12 @@ def error_for(error: StoreError) -> RequestError:
             return RequestError("not_found", f"no such key: {shown}; nothing was deleted", keys=error.keys)
         case VersionLost():
             text = f"version {error.version} was lost in a crash; the next that can be read is {error.next_version}"
+            return RequestError("snapshot_gone", text, oldest_readable=error.oldest_readable)
+        case ClockWasSet():
+            text = (
+                f"the clock was set {abs(error.by) / 1e6:.0f} s {'back' if error.by < 0 else 'ahead'} after version "
+                f"{error.step_version}, so it is not known which version an earlier time means; name a version"
+            )
             return RequestError("snapshot_gone", text, oldest_readable=error.oldest_readable)
         case SnapshotGone():
             what = "that time" if error.version is None else f"version {error.version}"

@@ -255,7 +255,7 @@ class ReadHandlers:
 
     def version_at(self, request: messages.VersionAt, _: Peer) -> int:
         """Return the version that was current at a time."""
-        return self._store.window.version_at(request.time)
+        return self._database.version_at(request.time)
 
     # ------------------------------------------------------------------ snapshots
 

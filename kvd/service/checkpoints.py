@@ -110,7 +110,8 @@ class DiskCheckpoints:
     def _begin_if_due(self) -> None:
         """Begin a checkpoint if the log has grown enough since the last one."""
         grown = self._log.bytes - self._logged_at
-        if self._task is None and grown >= max(self._config.checkpoint_bytes, self._checkpoint_bytes):
+        is_due = grown >= max(self._config.checkpoint_bytes, self._checkpoint_bytes)
+        if is_due and self._task is None and not self._is_stopping:
             self.begin()
 
     def _look_after_file(self) -> None:
@@ -125,6 +126,8 @@ class DiskCheckpoints:
 
     def begin(self) -> None:
         """Write a checkpoint of all that is there now, after the one that is being written, if there is one."""
+        if self._is_stopping:
+            raise RequestError("shutting_down", "the server is stopping; the stop writes down everything itself")
         if self._task is None:
             self._task = self._loop.create_task(self._write())
         else:

@@ -29,6 +29,11 @@ class DirectoryLock:
         self._file = LockFile(os.path.join(directory, names.LOCK))
         self._descriptor: int | None = None
 
+    @property
+    def path(self) -> str:
+        """The path of the lock file."""
+        return self._file.path
+
     def acquire(self) -> None:
         """Take the directory, which is made if it is missing. Raises AlreadyRunning, StartError."""
         prepare(self._directory)
@@ -90,6 +95,8 @@ def is_harmless(directory: str, name: str) -> bool:
     path = os.path.join(directory, name)
     if name == names.LOST_AND_FOUND:
         return os.path.isdir(path) and not os.path.islink(path)
+    if name == names.FENCE:
+        return os.path.isfile(path) and not os.path.islink(path)
     return name == names.LOCK and _is_pid_file(path)
 
 

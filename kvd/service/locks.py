@@ -80,12 +80,14 @@ class LockFile:
         return descriptor
 
     def write_pid(self) -> None:
-        """Write this process's pid, which is only for people. Raises StartError."""
+        """Write this process's pid, which is only for people, if there is space. Raises StartError."""
         text = f"{os.getpid()}\n".encode()
         try:
             os.pwrite(self.fileno(), text, 0)
             os.ftruncate(self.fileno(), len(text))
         except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                return  # a full disk is no reason not to serve reads
             raise StartError(exits.IO_ERROR, f"cannot write {self.path}: {error.strerror}") from None
 
     def fileno(self) -> int:

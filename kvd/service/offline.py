@@ -22,7 +22,7 @@ from kvd.journal import names
 from kvd.journal.backup_file import BackupReader, load_backup
 from kvd.journal.disk import Disk, check_owner
 from kvd.journal.errors import Damaged, JournalError
-from kvd.journal.recovery import Progress
+from kvd.journal.recovery import Progress, recover
 from kvd.protocol import exits
 from kvd.service.directory_lock import DirectoryLock, foreign_content, is_harmless, reading
 from kvd.service.errors import StartError
@@ -54,8 +54,7 @@ def check(directory: str, progress: Progress) -> CheckReport:
 def check_backup(source: str, open_backup: OpenBackup, progress: Progress) -> DataSummary:
     """Read a backup to its end. Raises StartError."""
     with _explain_errors(source), open_backup(source) as stream:
-        database = _load(stream, source, progress)
-        return DataSummary(database.store.version, database.store.time, database.store.counters.keys)
+        return _summary(_load(stream, source, progress))
 
 
 def salvage(directory: str, new_directory: str, progress: Progress) -> DataSummary:
@@ -66,8 +65,9 @@ def salvage(directory: str, new_directory: str, progress: Progress) -> DataSumma
         if extent is None:
             raise StartError(exits.DAMAGED_DATA, f"nothing of {directory} can be saved")
         point = Point(extent.version) if report.damages else Point()
-        version, time_us = _copy(source, directory, new_directory, extent, point, progress)
-        return DataSummary(version, time_us, lost=max(0, report.newest_known - version))
+        summary = _copy(source, directory, new_directory, extent, point, progress)
+        summary.lost = max(0, report.newest_known - summary.version)
+        return summary
 
 
 def restore(
@@ -86,32 +86,41 @@ def restore(
     if os.path.isdir(source):
         with _explain_errors(source, source), _reading(source) as disk:
             extent = _extent_for(disk, source, point)
-            return DataSummary(*_copy(disk, source, new_directory, extent, point, progress))
+            point = msgspec.structs.replace(point, clock_set=extent.clock_set[0])
+            return _copy(disk, source, new_directory, extent, point, progress)
     if point != Point():
         text = f"{source} is a backup, which has no history; only a data directory can be restored to a point in it"
         raise StartError(exits.USAGE, text)
     with _explain_errors(source), open_backup(source) as stream, _writing(new_directory) as target:
-        database = _load(stream, source, progress)
+        contents = _load(stream, source, progress)
         with _explain_errors(new_directory):
-            write_new(target, database, secrets.token_bytes(8), _salt, lambda done, size: None)
-        return DataSummary(database.store.version, database.store.time, database.store.counters.keys)
+            write_new(target, Database(contents=contents), secrets.token_bytes(8), _salt, lambda done, size: None)
+        return _summary(contents)
 
 
 def _copy(
     disk: Disk, directory: str, new_directory: str, extent: Extent, point: Point, progress: Progress
-) -> tuple[int, int]:
+) -> DataSummary:
+    """Copy, and count what the copy holds by reading it as a start does."""
     with _writing(new_directory) as target, _explain_errors(f"{directory} to {new_directory}", directory):
-        return copy(disk, target, extent.base, point, secrets.token_bytes(8), _salt, progress)
+        version, time_us = copy(disk, target, extent.base, point, secrets.token_bytes(8), _salt, progress)
+        contents = Replay()
+        recover(target, contents)
+        return DataSummary(version, time_us, contents.count_lasting_keys())
 
 
 def _extent_for(disk: Disk, source: str, point: Point) -> Extent:
     """Return the extent from which ``point`` can be restored with the most history. Raises StartError, Damaged."""
     extents = usable_extents(disk)
+    clock_set = max((extent.clock_set for extent in extents), default=(0, 0))
+    _check_clock(source, point, clock_set)
+    point = msgspec.structs.replace(point, clock_set=clock_set[0])
     possible = [extent for extent in extents if extent.first == 0 or point.covers(extent.first, extent.first_time)]
     if not extents or not possible:
         _refuse(disk, source, extents)
     extent = best_extent(possible)
     assert extent is not None
+    _check_began(source, point, extent)
     is_within = point.version is not None and point.version <= extent.version
     is_within = is_within or (point.time is not None and point.time < extent.time)
     if not is_within and extent.damage is not None:
@@ -120,6 +129,24 @@ def _extent_for(disk: Disk, source: str, point: Point) -> Extent:
         text = f"{source} ends with version {extent.version}; there is no version {point.version} in it"
         raise StartError(exits.FAILURE, text)
     return extent
+
+
+def _check_clock(source: str, point: Point, clock_set: tuple[int, int]) -> None:
+    version, time_us = clock_set
+    if point.time is not None and point.time < time_us:
+        text = (
+            f"the clock was set to {_shown(time_us)} after version {version} of {source}, so it is not known which "
+            "version an earlier time means; name a version"
+        )
+        raise StartError(exits.FAILURE, text)
+
+
+def _check_began(source: str, point: Point, extent: Extent) -> None:
+    """Refuse a point before the first commit: nothing was there yet, and an empty store would be no answer."""
+    version, time_us = extent.began
+    if extent.first == 0 and version and not point.covers(version, time_us):
+        text = f"{source} begins with version {version} of {_shown(time_us)}; there is nothing before that"
+        raise StartError(exits.FAILURE, text)
 
 
 def _refuse(disk: Disk, source: str, extents: list[Extent]) -> None:
@@ -135,14 +162,17 @@ def _shown(time_us: int) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(time_us // 1_000_000))
 
 
-def _load(stream: BinaryIO, source: str, progress: Progress) -> Database:
-    """Return a database with the content of a backup, without ephemeral keys, whose connections have ended."""
+def _summary(contents: Replay) -> DataSummary:
+    return DataSummary(contents.store.version, contents.store.time, contents.count_lasting_keys())
+
+
+def _load(stream: BinaryIO, source: str, progress: Progress) -> Replay:
+    """Return the content of a backup, without ephemeral keys, whose connections have ended."""
     size = os.fstat(stream.fileno()).st_size
     contents = Replay()
     load_backup(BackupReader(stream, source), contents, lambda done: progress(done, max(size, done)))
-    database = Database(contents=contents)
-    database.delete_orphaned_ephemerals()
-    return database
+    contents.leave_out_orphans()
+    return contents
 
 
 def _salt() -> int:

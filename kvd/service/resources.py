@@ -22,6 +22,15 @@ def freeze_garbage_collector() -> None:
     gc.freeze()
 
 
+def boot_id() -> bytes:
+    """What identifies this boot of the machine; empty if /proc does not say."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id", "rb") as file:
+            return file.read(64).strip()
+    except OSError:
+        return b""
+
+
 def memory_limit(memory: Memory) -> int:
     """How many bytes may be in memory: as configured, or half of what the machine and the cgroups allow."""
     if memory.max_bytes:

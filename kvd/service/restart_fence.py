@@ -2,15 +2,15 @@
 
 Clients with a near cache answer reads themselves until their lease ends (``kvd/protocol/near_cache.py``). If their
 daemon is killed, they notice it only when the lease has ended. So a daemon that grants leases leaves a file beside the
-socket's lock, before it answers the first client, and removes the file in an orderly stop. A daemon that finds the file
-serves nothing until the longest lease has ended, counted from when it took the lock. It does not even serve reads,
-because they may show changes that the dead daemon's table does not announce: without a data directory all keys are
-gone, with one the ephemeral keys.
+socket's lock, and one in the data directory for a successor at another socket, before it answers the first client. It
+removes both in an orderly stop. A daemon that finds one of them serves nothing until the longest lease has ended,
+counted from when it took the locks. It does not even serve reads, because they may show changes that the dead daemon's
+table does not announce: without a data directory all keys are gone, with one the ephemeral keys.
 
-        attach:  write the file ─▶ make the table ─▶ answer
-        stop:    last reply ─▶ lease = 0 ─▶ remove the file ─▶ release the lock
+        attach:  write the files ─▶ make the table ─▶ answer
+        stop:    last reply ─▶ lease = 0 ─▶ remove the files ─▶ release the locks
 
-The file holds the boot id, because leases do not survive a reboot. It is not synced, because it must survive the
+Each file holds the boot id, because leases do not survive a reboot. It is not synced, because it must survive the
 process, not the machine. If the unit's /proc shows no boot id, the boot counts as the same one. That costs a quarter of
 a second, once.
 """
@@ -30,46 +30,54 @@ _BOOT_ID_BYTES = 36
 
 
 class RestartFence:
-    """The fence of the daemon at ``socket_path``. Create it as soon as the daemon holds its lock."""
+    """The fence of a daemon: a file beside each of ``paths``. Create it as soon as the daemon holds all its locks."""
 
-    def __init__(self, socket_path: str) -> None:
-        self._path = socket_path + SUFFIX
+    def __init__(self, *paths: str) -> None:
+        self._paths = [path + SUFFIX for path in paths]
         self._locked_at = time.monotonic()
         self._boot = _boot_id()
 
     @property
     def left_s(self) -> float:
         """The number of seconds during which nothing may be served yet."""
-        found = _read(self._path)
-        if found is None or (self._boot and len(found) == _BOOT_ID_BYTES and found != self._boot):
+        if not any(map(self._is_of_this_boot, self._paths)):
             return 0.0
         return max(0.0, self._locked_at + (LEASE_MS + CLOCK_TICK_MS) / 1000 - time.monotonic())
 
+    def _is_of_this_boot(self, path: str) -> bool:
+        found = _read(path)
+        return found is not None and not (self._boot and len(found) == _BOOT_ID_BYTES and found != self._boot)
+
     async def wait(self) -> None:
-        """Wait until clients may be served, and remove the file."""
+        """Wait until clients may be served, and remove the files."""
         # The clock decides, because the loop's timer may fire early.
         while left := self.left_s:
             await asyncio.sleep(left)
         self.remove()
 
     def write(self) -> None:
-        """Write the file. Call this before the first lease is granted. Raises OSError."""
+        """Write the files. Call this before the first lease is granted. Raises OSError."""
+        for path in self._paths:
+            self._write(path)
+
+    def _write(self, path: str) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-        descriptor = os.open(self._path, flags, 0o600)
+        descriptor = os.open(path, flags, 0o600)
         try:
             if not _is_our_file(descriptor):
-                raise FileExistsError(errno.EEXIST, "a file of another user is in its place", self._path)
+                raise FileExistsError(errno.EEXIST, "a file of another user is in its place", path)
             os.ftruncate(descriptor, 0)
             os.write(descriptor, self._boot or b"unknown")
         finally:
             os.close(descriptor)
 
     def remove(self) -> None:
-        """Remove the file. Call this when no lease is left. If it stays, the next start waits needlessly."""
-        try:
-            os.unlink(self._path)
-        except OSError:
-            pass
+        """Remove the files. Call this when no lease is left. If one stays, the next start waits needlessly."""
+        for path in self._paths:
+            try:
+                os.unlink(path)
+            except OSError:
+                pass
 
 
 def _read(path: str) -> bytes | None:

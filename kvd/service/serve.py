@@ -23,6 +23,7 @@ from kvd.service.launcher import ping
 from kvd.service.locks import LockFile
 from kvd.service.process import Daemon
 from kvd.service.progress import NullProgress, ProgressBar
+from kvd.service.resources import boot_id
 from kvd.service.restart_fence import RestartFence
 from kvd.service.signals import EarlySignals, Stopped
 from kvd.service.storage import DataDirectory, Storage
@@ -83,7 +84,7 @@ class _Start:
         self.activated = [listening for name, listening in passed if name != PASSED_NAME]
         self.http = HttpSockets(self.config, [listening for name, listening in passed if name == PASSED_NAME])
         self.socket_path = _socket_path(self.config, self.activated)
-        self.contents = Replay(window_limits(self.config.history))
+        self.contents = Replay(window_limits(self.config.history), boot=boot_id())
         self.data = DataDirectory(self.config.data, self.contents) if self.config.data.dir else None
 
     def run(self, *, daemon: bool) -> int:
@@ -92,11 +93,13 @@ class _Start:
         make_directory(self.socket_path, _directory_mode(self.config))
         lock = LockFile(self.socket_path + LOCK_SUFFIX)
         lock.acquire()
-        process = _DaemonProcess(self, handler, RestartFence(self.socket_path))
+        fenced = [self.socket_path]
         try:
             # In the foreground, so that starting a second daemon on the directory fails at once.
             if self.data is not None:
                 self.data.lock.acquire()
+                fenced.append(self.data.lock.path)
+            process = _DaemonProcess(self, handler, RestartFence(*fenced))
             return self._run_detached(process, lock) if daemon else process.run(_say_started)
         finally:
             if self.data is not None:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import msgspec
 
 from kvd.engine.replay import Replay
-from kvd.journal.commit_log import CommitLog
+from kvd.journal.commit_log import CommitLog, Tail
 from kvd.journal.disk import Disk
 from kvd.journal.errors import Damaged, JournalError
 from kvd.journal.records import Header
@@ -106,6 +106,16 @@ class DataDirectory:
         header = Header(0, found.number + 1, self._contents.store.version, found.version, store_id)
         sync_times = Histogram(SYNC_BOUNDS)
         log = CommitLog(
-            disk, header, self._config.segment_bytes, lambda: secrets.randbits(64), on_sync=sync_times.observe
+            disk,
+            header,
+            self._config.segment_bytes,
+            lambda: secrets.randbits(64),
+            on_sync=sync_times.observe,
+            tail=Tail(found.number, found.salt, found.tail_end) if found.number else None,
+            clock=self._contents.commit_clock.record,
         )
+        if not log.has_segment:
+            logger.error(
+                "no space can be allocated in %s: reads are served, writes refused until there is some", disk.directory
+            )
         return Storage(self._config, disk, log, found, store_id, sync_times)

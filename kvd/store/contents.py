@@ -128,6 +128,12 @@ class Contents:
         self._account(heads, len(new), superseded, size, stored, 1, author)
         return version
 
+    def _commit_kept(self, entries: Mapping[str, bytes], author: Author) -> None:
+        """Give keys the values that they have again, as one version that shares them with the one before it."""
+        if entries:
+            self._commit(entries, author, list(map(len, entries.values())))
+            self.window.share_newest()
+
     def _commit_draft(
         self, draft: Draft, heads: list[Head], writes: Mapping[str, bytes | None], stored: list[int], author: Author
     ) -> int:

@@ -38,6 +38,15 @@ class VersionLost(SnapshotGone):
         self.next_version = next_version
 
 
+class ClockWasSet(SnapshotGone):
+    """A request named a time before the clock was set, ``by`` microseconds ahead, after ``step_version``."""
+
+    def __init__(self, oldest_readable: int, step_version: int, by: int) -> None:
+        super().__init__(None, oldest_readable)
+        self.step_version = step_version
+        self.by = by
+
+
 class VersionAhead(StoreError):
     """The requested version has not been given to any commit yet."""
 

@@ -50,7 +50,7 @@ class Retention:
             number = self._following[age]
             while visited < budget_keys and (following := window.next_from(number)) is not None:
                 number, group = following
-                if group.time >= now - age or group.heads[-1].version > window.oldest_pinned:
+                if window.present_time(group) >= now - age or group.heads[-1].version > window.oldest_pinned:
                     break
                 self._forget_superseded(group, age)
                 number += 1
@@ -60,8 +60,9 @@ class Retention:
 
     def due_at(self) -> int | None:
         """Return when the next values will be too old; None if no value can be."""
-        following = [(self._window.next_from(number), age) for age, number in self._following.items()]
-        return min((found[1].time + age for found, age in following if found is not None), default=None)
+        window = self._window
+        following = [(window.next_from(number), age) for age, number in self._following.items()]
+        return min((window.present_time(found[1]) + age for found, age in following if found is not None), default=None)
 
     def awaits_commit(self) -> bool:
         """Whether all commits were visited for some prefix, so for it the next commit is the next one to be due."""
@@ -82,7 +83,7 @@ class Retention:
         for head in heads:
             old = head.previous
             if old is not None and (value := old.value) is not None and value is not FORGOTTEN:
-                freed += len(value)
+                freed += 0 if group.keeps else len(value)
                 old.value = FORGOTTEN
         group.size -= freed
         self._window.bytes -= freed

@@ -13,7 +13,7 @@ a tombstone (value None), which stays until no readable version is older than it
 How a commit changes the store is the matter of ``contents.py``; recovery fills it through ``loading.py``. The history
 window (``window.py``) decides how far back one can read, ``isolation.py`` whether a transaction may commit, and
 ``lifetimes.py`` how long keys live. Nothing here reads a clock: the caller gives the times of commits, and the store
-makes sure that they never go back.
+makes sure that they go back only where it says that its clock was set.
 """
 
 from collections import deque
@@ -207,7 +207,9 @@ class Store(LoadableContents):
     # ------------------------------------------------------------------ writing
 
     def advance(self, now: int) -> None:
-        """Set the time of the next commits; it never goes back. Call this once before each batch of commits.
+        """Set the time of the next commits. Call this once before each batch of commits.
+
+        It goes back only by ``note_step``: a clock that is a little slow, or is read twice, sets it to what it was.
 
         It also drops as much of the history over the limits as the commits since the last call added. Doing that once
         a batch instead of once a commit halves the cost of a small commit.
@@ -263,7 +265,7 @@ class Store(LoadableContents):
         entries = {key: value for key, head in heads if head is not None and (value := head.value) is not None}
         self.counters.set_operations += len(entries)
         self.lifetimes.set_deadline(entries, deadline)
-        self._commit(entries, author, list(map(len, entries.values())))
+        self._commit_kept(entries, author)
         return [key in entries for key in keys]
 
     def _record_expiry(self, entries: Mapping[str, bytes], expiry: Expiry) -> None:

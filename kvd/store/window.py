@@ -22,16 +22,21 @@ state that no longer exists. So they cannot be read:
 
         commits      5      6                  12          7 to 10 are lost, 11 is the state of 6 under a new number
                      └──────┴─ on the disk ────┴─ the first commit after the crash; versions went on at 11
+
+Commit times are what the wall clock said, and rise as long as nobody sets it. A *step* notes that it was set: after
+which version, to which time, and by how much. A time before the newest step may mean two moments or none, so it is
+never looked up. The age of a commit is what its clock would say today: its time, and all steps since.
 """
 
 from bisect import bisect_left, bisect_right
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 import msgspec
 
 from kvd.store.authors import Author
-from kvd.store.errors import SnapshotGone, VersionLost
+from kvd.store.errors import ClockWasSet, SnapshotGone, VersionLost
 from kvd.store.heads import Head
 
 # What the window itself keeps alive, in bytes of CPython objects by sys.getsizeof: a group with its tuple and numbers,
@@ -40,6 +45,8 @@ from kvd.store.heads import Head
 GROUP_BYTES = 224
 PLACE_BYTES = 8
 SUPERSEDED_BYTES = 112
+# The clock of a machine is set a few times in its life. Of more steps, the two oldest become one.
+MAX_STEPS = 8
 # The queue is compacted once it has this number of places of dropped groups, and at least as many as of held ones.
 _COMPACT_PLACES = 4096
 
@@ -54,12 +61,21 @@ class WindowLimits(msgspec.Struct, frozen=True, kw_only=True):
     max_pinned_bytes: int = 256 * 1024 * 1024
 
 
+class ClockStep(NamedTuple):
+    """The wall clock was set: after ``version`` was the newest, to ``time``, by ``by``; both in microseconds."""
+
+    version: int
+    time: int
+    by: int
+
+
 class Group(msgspec.Struct, gc=False, eq=False):
     """Consecutive commits of one author at one time: those of one frame, or a single one.
 
     ``heads`` are all that they wrote, in order; heads of one commit share its version. ``time`` is in microseconds
     since the epoch. ``size`` is what the window counts for the group, in bytes; it shrinks when values go before their
-    commits do (``retention.py``). Many commits share one object, because objects that lie in memory until the window
+    commits do (``retention.py``). ``keeps``: the heads have the values that they supersede, which count where others
+    supersede them. Many commits share one object, because objects that lie in memory until the window
     drops them make a small commit expensive: each is a cache miss then.
     """
 
@@ -69,6 +85,7 @@ class Group(msgspec.Struct, gc=False, eq=False):
     commits: int
     size: int
     has_tombstones: bool
+    keeps: bool = False
 
     def each(self) -> Iterator[tuple[int, tuple[Head, ...]]]:
         """Yield its commits in order: the version, and the heads that it wrote."""
@@ -99,11 +116,13 @@ class Window:
         "_lost",
         "_pins",
         "_queue",
+        "_shift",
         "bytes",
         "commits",
         "limits",
         "oldest_readable",
         "oldest_time",
+        "steps",
     )
 
     def __init__(self, limits: WindowLimits) -> None:
@@ -119,6 +138,8 @@ class Window:
         # Version → number of pins; versions are pinned in ascending order only. Not a dict: its iterator passes over
         # the places of all pins that were removed before the oldest one that is left.
         self._pins: OrderedDict[int, int] = OrderedDict()
+        self.steps: list[ClockStep] = []  # those after the oldest readable version, oldest first
+        self._shift = 0  # how far they set the clock together
         self._lost: list[tuple[int, int]] = []  # the first and the last version of each lost stretch, oldest first
 
     @property
@@ -137,6 +158,14 @@ class Window:
         self.commits += group.commits
         self.bytes += group.size
 
+    def share_newest(self) -> None:
+        """Note that the newest group, a single commit, gave its keys the values that they had: these count once."""
+        group: Group = self._queue[-1]  # type: ignore[assignment]
+        shared = sum(len(head.value or b"") for head in group.heads)
+        group.keeps = True
+        group.size -= shared
+        self.bytes -= shared
+
     # ------------------------------------------------------------------ lost versions
 
     def note_lost(self, first: int, last: int) -> None:
@@ -151,6 +180,34 @@ class Window:
         for first, last in self._lost:
             if first <= version <= last:
                 raise VersionLost(version, self.oldest_readable, last + 1)
+
+    # ------------------------------------------------------------------ the clock
+
+    def note_step(self, step: ClockStep) -> None:
+        """Note that the clock was set; this takes the place of an earlier note after the same version."""
+        self.set_steps([*(each for each in self.steps if each.version < step.version), step])
+
+    def set_steps(self, steps: Iterable[ClockStep]) -> None:
+        """Replace all notes, oldest first."""
+        self.steps = list(steps)
+        while len(self.steps) > MAX_STEPS:
+            first, second, *later = self.steps
+            self.steps = [second._replace(by=first.by + second.by), *later]
+        self.forget_steps()
+
+    def forget_steps(self) -> None:
+        """Forget the steps that no readable version is older than."""
+        while self.steps and self.steps[0].version <= self.oldest_readable:
+            step = self.steps.pop(0)
+            if step.version == self.oldest_readable:
+                self.oldest_time = step.time
+        self._shift = sum(step.by for step in self.steps)
+
+    def present_time(self, group: Group) -> int:
+        """Return what today's clock would have said at the time of ``group``."""
+        if not self.steps:
+            return group.time
+        return group.time + sum(step.by for step in self.steps if step.version >= group.heads[0].version)
 
     # ------------------------------------------------------------------ finding
 
@@ -206,10 +263,19 @@ class Window:
             yield self._queue[place]  # type: ignore[misc]
 
     def version_at(self, time: int) -> int:
-        """Return the version that was current at ``time``. Raises SnapshotGone if the window begins later."""
-        if time < self.oldest_time:
+        """Return the version that was current at ``time``.
+
+        Raises SnapshotGone if the window begins later, ClockWasSet if the clock was set since.
+        """
+        begin = self._begin
+        if self.steps:
+            step = self.steps[-1]
+            if time < step.time:
+                raise ClockWasSet(self.oldest_readable, step.version, step.by)
+            begin = self._find(step.version + 1)
+        elif time < self.oldest_time:
             raise SnapshotGone(None, self.oldest_readable)
-        place = bisect_right(self._queue, time, lo=self._begin, key=_time)  # type: ignore[arg-type]
+        place = bisect_right(self._queue, time, lo=begin, key=_time)  # type: ignore[arg-type]
         return _last_version(self._queue[place - 1]) if place > self._begin else self.oldest_readable  # type: ignore[arg-type]
 
     def _find(self, version: int) -> int:
@@ -247,8 +313,9 @@ class Window:
         """
         limits = self.limits
         oldest_time = now - limits.max_age_us
+        queue, begin = self._queue, self._begin
         is_within = self.bytes <= limits.max_bytes and self.commits <= limits.max_commits
-        if is_within and (self._begin == len(self._queue) or self._queue[self._begin].time >= oldest_time):  # type: ignore[union-attr]
+        if is_within and (begin == len(queue) or queue[begin].time + self._shift >= oldest_time):  # type: ignore[union-attr]
             self._kept_bytes = self.bytes  # the common case: there is nothing to remove
             return []
         max_bytes = max(limits.max_bytes, self._kept_bytes)
@@ -259,7 +326,7 @@ class Window:
             oldest: Group = self._queue[place]  # type: ignore[assignment]
             if budget_keys <= 0 and size <= max_bytes:
                 break
-            if size <= limits.max_bytes and commits <= limits.max_commits and oldest.time >= oldest_time:
+            if size <= limits.max_bytes and commits <= limits.max_commits and self.present_time(oldest) >= oldest_time:
                 break
             if oldest.heads[-1].version > pinned and size <= limits.max_pinned_bytes:
                 break
@@ -297,6 +364,8 @@ class Window:
             self.bytes -= sum([group.size for group in oldest])
             self.oldest_readable = _last_version(oldest[-1])
             self.oldest_time = oldest[-1].time
+            if self.steps:
+                self.forget_steps()
         self._kept_bytes = self.bytes
         if self._begin >= _COMPACT_PLACES and self._begin * 2 >= len(self._queue):
             del self._queue[: self._begin]

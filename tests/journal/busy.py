@@ -130,7 +130,7 @@ class Busy:
     def stop_and_start(self) -> None:
         """Stop cleanly."""
         self._drop_checkpoint()
-        self.running.write()
+        self.running.write(sync=False)  # the log syncs it before it says that nothing follows
         self.say()
         self.running.log.close()
         self.start()

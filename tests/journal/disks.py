@@ -66,6 +66,12 @@ class MemoryDisk(Disk):
         self.open[self._next] = file
         return self._next
 
+    def reopen(self, name: str) -> int:
+        file = self._find(name)
+        self._next += 1
+        self.open[self._next] = file
+        return self._next
+
     def allocate(self, descriptor: int, size: int) -> None:
         file = self._of(descriptor)
         self._resize(file, max(size, len(file.data)))
@@ -138,6 +144,10 @@ class Failing(MemoryDisk):
     def create(self, name: str) -> int:
         self._ask("create")
         return super().create(name)
+
+    def reopen(self, name: str) -> int:
+        self._ask("reopen")
+        return super().reopen(name)
 
     def allocate(self, descriptor: int, size: int) -> None:
         self._ask("allocate")

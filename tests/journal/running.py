@@ -9,7 +9,7 @@ from kvd.engine.durability import LogDurability
 from kvd.engine.journal import DurableJournal, LogProgress
 from kvd.engine.replay import Replay
 from kvd.journal.checkpoint import CheckpointFile, remove_superseded, slices
-from kvd.journal.commit_log import CommitLog
+from kvd.journal.commit_log import CommitLog, Tail
 from kvd.journal.disk import Disk
 from kvd.journal.records import Header
 from kvd.journal.recovery import Recovered, prepare_tail, recover
@@ -52,16 +52,19 @@ class Running:
         log_type: type[CommitLog] = CommitLog,
         prepare: Callable[[Disk, Recovered], None] = prepare_tail,
         progress: Callable[[Store, CommitLog], LogProgress] = lambda store, log: ByHand(),
+        boot: bytes = b"one boot",
     ) -> None:
         self.disk = disk
         self.random = random.Random(seed)  # noqa: S311 - a test that can be repeated
-        contents = Replay(limits, wall or (lambda: WALL_US + now()), lambda: BOOT_US + now())
+        contents = Replay(limits, wall or (lambda: WALL_US + now()), lambda: BOOT_US + now(), boot)
         self.found = recover(disk, contents)
         prepare(disk, self.found)
         self.store_id = self.found.store_id or b"a store!"
         version = contents.store.version
         header = Header(0, self.found.number + 1, version, self.found.version, self.store_id)
-        self.log = log_type(disk, header, segment_bytes, lambda: self.random.getrandbits(64))
+        tail = Tail(self.found.number, self.found.salt, self.found.tail_end) if self.found.number else None
+        clock = contents.commit_clock.record
+        self.log = log_type(disk, header, segment_bytes, lambda: self.random.getrandbits(64), tail=tail, clock=clock)
         self.progress = progress(contents.store, self.log)
         journal = DurableJournal(self.log, contents, self.progress)
         self.database = Database(contents=contents, journal=journal, store_id=self.store_id.hex())
@@ -138,12 +141,13 @@ def durably_running(
     on_failure: Callable[[BaseException], None] = lambda error: None,
     *,
     segment_bytes: int = SEGMENT_BYTES,
+    interval_ms: int = 60_000,
 ) -> tuple[Running, LogDurability]:
     """A database whose log is written by the event loop that runs, and what has it written."""
     loop = asyncio.get_running_loop()
 
     def progress(store: Store, log: CommitLog) -> LogDurability:
-        return LogDurability(store, log, sync, 1, loop, on_failure)
+        return LogDurability(store, log, sync, interval_ms, loop, on_failure)
 
     running = Running(disk, segment_bytes=segment_bytes, progress=progress)
     assert isinstance(running.progress, LogDurability)

@@ -10,7 +10,7 @@ from kvd.journal.records import HEADER_BYTES
 from tests.journal.busy import Busy, differences
 from tests.journal.crashes import Contents, RecordingDisk
 from tests.journal.disks import MemoryDisk
-from tests.journal.running import Running
+from tests.journal.running import Running, items
 from tests.journal.test_copying import copied, files, recovered, run_of
 from tests.journal.test_damage import flipped, places
 
@@ -58,7 +58,9 @@ def test_a_sound_directory(busy: Busy) -> None:
     assert found.recovered is not None
     assert found.recovered.clean
     assert (found.recovered.version, found.newest_known) == (busy.running.log.written,) * 2
-    assert (found.keys, found.time) == (store.counters.keys, store.time)
+    # Without the keys that hang on a connection: a start deletes them.
+    lasting = [key for key in items(busy.running.database) if not store.lifetimes.is_owned(key)]
+    assert (found.keys, found.time) == (len(lasting), store.time)
 
 
 def test_a_flipped_byte_anywhere(busy: Busy) -> None:
@@ -172,8 +174,8 @@ def test_a_checkpoint_is_no_base_without_the_log_through_its_end() -> None:
     running.write()
     source = {name: data for name, data in running.disk.contents().items() if name != names.log(1)}  # type: ignore[attr-defined]
     found = places(MemoryDisk(source), number)
-    assert running.ends[number] > found[1].before
-    bad = {**source, names.log(number): flipped(source[names.log(number)], found[1].begin + 9, 1)}
+    assert running.ends[number] > found[2].before
+    bad = {**source, names.log(number): flipped(source[names.log(number)], found[2].begin + 9, 1)}
     assert examined(bad).saved is None
 
 
@@ -187,6 +189,6 @@ def test_versions_known_after_the_damage_count_as_lost() -> None:
     running.write()
     source = running.disk.contents()  # type: ignore[attr-defined]
     found = places(MemoryDisk(source), 1)
-    bad = examined({**source, names.log(1): flipped(source[names.log(1)], found[4].begin + 9, 1)})
+    bad = examined({**source, names.log(1): flipped(source[names.log(1)], found[5].begin + 9, 1)})
     assert bad.saved is not None
     assert (bad.saved.version, bad.newest_known) == (4, 10)

@@ -13,6 +13,7 @@ from kvd.journal.records import (
     DECODE_ERRORS,
     HEADER_BYTES,
     LOG_MAGIC,
+    MAX_VERSION,
     RECORD_BYTES,
     VOUCHING,
     Codec,
@@ -151,7 +152,13 @@ def test_a_key_that_is_not_text_raises_a_known_error() -> None:
 # ---------------------------------------------------------------------- headers
 
 
-@given(st.builds(Header, numbers, numbers, numbers, numbers, st.binary(min_size=8, max_size=8)))
+@given(
+    st.tuples(st.integers(0, MAX_VERSION), st.integers(0, MAX_VERSION)).flatmap(
+        lambda two: st.builds(
+            Header, numbers, numbers, st.just(max(two)), st.just(min(two)), st.binary(min_size=8, max_size=8)
+        )
+    )
+)
 @pytest.mark.parametrize("magic", [LOG_MAGIC, CHECKPOINT_MAGIC])
 def test_a_header_is_decoded_as_it_was_encoded(magic: bytes, header: Header) -> None:
     data = header.encode(magic)

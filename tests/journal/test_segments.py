@@ -132,8 +132,8 @@ def test_zeros_are_unused_space_and_anything_else_is_not() -> None:
 
 
 def ends_in_zeros(count: int, version: int = 11, watermark: int = 10) -> bytes:
-    """Return a record whose last ``count`` bytes are zeros: those of its last value, or of its wall-clock time."""
-    group = Group(version, 0, (None, None, ""), 1, ["k"], [b"v"], wall=0)
+    """Return a record whose last ``count`` bytes are zeros: those of its last value, or of its clock step."""
+    group = Group(version, 0, (None, None, ""), 1, ["k"], [b"v"], step=(0, 0))
     if count > 1:
         # The fields after the values are left out where they are None, which is their default.
         raw = msgspec.msgpack.encode([version, 0, [None, None, ""], 1, ["k"], [bytes(count)]])

@@ -1,6 +1,7 @@
 """Groups reach the commit log in the order of their versions, whatever starts a write and whenever."""
 
 import asyncio
+import gc
 import threading
 from collections.abc import Awaitable, Callable
 
@@ -149,3 +150,95 @@ def test_without_space_a_new_segment_is_refused_and_the_log_goes_on() -> None:
     asyncio.run(main())
     assert not failures
     assert set(items(Running(MemoryDisk(disk.contents())).database)) == {"a"}
+
+
+# ---------------------------------------------------------------------- a sync that is late
+
+
+def while_a_sync_is_held(interval_ms: int, check: Callable[[LogDurability], bool]) -> bool:
+    """Write a commit while the sync of an earlier one is held for longer than two milliseconds; return ``check``."""
+    disk = SlowDisk()
+    checked = []
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        running, durability = durably_running(disk, "interval", segment_bytes=SEGMENT_BYTES, interval_ms=interval_ms)
+        await durability.begin_early()
+        disk.go = go = threading.Event()
+        running.set({"first": b""})
+        durability.wait(Anyone(), LogPosition(1, 0))  # type: ignore[arg-type]
+        await until(lambda: durability.has_reached(LogPosition(1, 0)))
+        durability.wait(Anyone(), LogPosition(1, 1))  # type: ignore[arg-type]
+        await until(disk.waiting.is_set)
+        held_until = loop.time() + 0.01
+        await until(lambda: loop.time() > held_until)
+        running.set({"second": b""})
+        durability.wait(Anyone(), LogPosition(2, 0))  # type: ignore[arg-type]
+        await until(lambda: running.log.written == 2)
+        checked.append(check(durability))
+        go.set()
+        disk.go = None
+        await until(lambda: durability.has_reached(LogPosition(2, 0)))
+        await durability.close()
+
+    asyncio.run(main())
+    return checked[0]
+
+
+def test_with_an_interval_acknowledgements_wait_for_a_sync_that_is_late() -> None:
+    """So a power cut never takes acknowledgements of more than two intervals."""
+    assert not while_a_sync_is_held(1, lambda durability: durability.has_reached(LogPosition(2, 0)))
+    assert while_a_sync_is_held(1, lambda durability: durability.shown < 2), "nobody else is shown it, either"
+
+
+def test_with_an_interval_acknowledgements_do_not_wait_for_a_sync_in_time() -> None:
+    assert while_a_sync_is_held(60_000, lambda durability: durability.has_reached(LogPosition(2, 0)))
+
+
+# ---------------------------------------------------------------------- a mark, and the end
+
+
+def test_a_mark_under_way_is_awaited_by_the_end() -> None:
+    """Nothing of it is left when the loop closes."""
+    disk = SlowDisk()
+    problems: list[dict[str, object]] = []
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, context: problems.append(context))
+        running, durability = durably_running(disk, "always", segment_bytes=SEGMENT_BYTES)
+        running.set({"a": b""})
+        await durability.flush()
+        disk.go = go = threading.Event()
+        disk.waiting.clear()
+        durability.writer._maybe_mark(1)  # as its timer does
+        await until(disk.waiting.is_set)
+        end = asyncio.ensure_future(durability.close())
+        await asyncio.sleep(0)
+        go.set()
+        disk.go = None
+        await end
+        assert len(asyncio.all_tasks()) == 1
+
+    asyncio.run(main())
+    assert problems == []
+
+
+def test_a_mark_that_fails_ends_the_daemon_and_nothing_else() -> None:
+    disk, failures = Failing(), list[BaseException]()
+    problems: list[dict[str, object]] = []
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: problems.append(context))
+        running, durability = durably_running(disk, "always", failures.append)
+        running.set({"a": b""})
+        await durability.flush()
+        disk.fails = lambda call: 5 if call == "sync" else None
+        durability.writer._maybe_mark(1)
+        await until(lambda: failures)
+        await durability.close()
+
+    asyncio.run(main())
+    gc.collect()
+    assert [type(error) for error in failures] == [OSError]
+    assert problems == []

@@ -73,3 +73,17 @@ def test_the_fence_does_not_write_through_a_symbolic_link(path: str, tmp_path: p
     with pytest.raises(OSError, match="symbolic"):
         RestartFence(path).write()
     assert elsewhere.read_text() == "precious"
+
+
+def test_a_file_at_either_place_is_waited_for(tmp_path: pathlib.Path) -> None:
+    """A successor on the same data may serve another socket, and one at the same socket other data."""
+    one, other, data = (str(tmp_path / name) for name in ("one", "other", "data"))
+    RestartFence(one, data).write()
+    for fence in (RestartFence(other, data), RestartFence(one)):
+        assert fence.left_s > 0
+    assert RestartFence(other).left_s == 0
+    asyncio.run(RestartFence(other, data).wait())
+    assert RestartFence(other, data).left_s == 0
+    assert RestartFence(one).left_s > 0, "who comes there has to wait for himself"
+    RestartFence(one, data).remove()
+    assert sorted(tmp_path.iterdir()) == []

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+import kv
 from tests.harness.scale import TIMES
 from tests.harness.waiting import DEADLINE_S
 
@@ -338,6 +339,100 @@ def test_a_full_disk_refuses_only_commits_and_only_until_there_is_space(kvd: "Re
     process = kvd.serve("--data-dir", data, "--config", config)
     assert len(everything(kvd)) == stored + 1
     kvd.stop(process)
+
+
+@pytest.mark.parametrize("end", ["stopped", "killed"])
+def test_a_start_on_a_full_disk_serves_reads_and_writes_go_on_once_there_is_space(
+    kvd: "RealDaemon", small_disk: str, end: str
+) -> None:
+    config = kvd.configure("data.segment_bytes = 262144\n")
+    data = os.path.join(small_disk, "data")
+    process = kvd.serve("--data-dir", data, "--config", config)
+    assert kvd.ask(["set", {"a": b"1"}]) == [1]
+    if end == "stopped":
+        kvd.stop(process)
+    else:
+        process.kill()
+        process.wait(30)
+        for spare in pathlib.Path(data).glob("*.tmp"):
+            spare.unlink()  # as a start does first, which here must not get its space
+    fill(small_disk)
+    process = kvd.serve("--data-dir", data, "--config", config)
+    fill(small_disk)
+    assert everything(kvd) == {"a": b"1"}
+    assert kvd.ask(["set", {"b": bytes(50_000)}])[0]["error"] == "no_space"
+    assert kvd.ask(["get", "b"]) == [None]
+    for filler in pathlib.Path(small_disk).glob("filler*"):
+        filler.unlink()
+    assert kvd.ask(["set", {"b": b"2"}]) == [2]
+    process.kill()
+    process.wait(30)
+    process = kvd.serve("--data-dir", data, "--config", config)
+    assert everything(kvd) == {"a": b"1", "b": b"2"}
+    kvd.stop(process)
+
+
+def fill(disk: str) -> None:
+    """Leave no space on a file system."""
+    filler = pathlib.Path(disk, f"filler{len(os.listdir(disk))}")
+    with filler.open("wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(bytes(4096))
+        except OSError:
+            return
+
+
+def test_the_file_of_the_restart_fence_is_in_the_data_directory_too(kvd: "RealDaemon", data: str) -> None:
+    """So a successor on the same data is fenced at whatever socket it is."""
+    process = kvd.serve("--data-dir", data)
+    file = pathlib.Path(data, "lock.dirty")
+    assert not file.exists()
+    with kv.connect(kvd.address, timeout=DEADLINE_S, near_cache=True) as db:
+        db.set("a", b"1")
+        assert db.get("a") == db.get("a") == b"1"
+        assert file.exists()
+        process.kill()
+        process.wait(30)
+    assert file.exists()
+    process = kvd.serve("--data-dir", data)
+    kvd.eventually(lambda: not file.exists())
+    assert everything(kvd) == {"a": b"1"}
+    kvd.stop(process)
+    assert not file.exists()
+
+
+def test_thirty_touches_of_a_large_value_write_little_and_keep_the_history(kvd: "RealDaemon", data: str) -> None:
+    process = kvd.serve("--data-dir", data)
+    kvd.ask(*[["set", {"small": b"%d" % number}] for number in range(100)])
+    kvd.ask(["set", {"large": bytes(8_000_000)}])
+    before = dict(kvd.ask(["metrics"])[0])
+    assert kvd.ask(*[["touch", ["large"], 60_000]] * 30) == [[True]] * 30
+    after = dict(kvd.ask(["metrics"])[0])
+    assert after["log_bytes_written"] - before["log_bytes_written"] < 30 * 200
+    assert after["history_commits"] == before["history_commits"] + 30
+    process.kill()
+    process.wait(30)
+    process = kvd.serve("--data-dir", data)
+    assert len(everything(kvd)["large"]) == 8_000_000
+    assert dict(kvd.ask(["metrics"])[0])["keys_with_deadline"] == 1
+    kvd.stop(process)
+
+
+def test_a_stop_during_a_checkpoint_leaves_no_traceback(kvd: "RealDaemon", data: str) -> None:
+    """And begins no other one, although the log has grown enough for it."""
+    config = kvd.configure("data.checkpoint_bytes = 65536\n")
+    process = kvd.serve("--data-dir", data, "--config", config)
+    for _ in range(5):
+        with kvd.connect() as peer:
+            peer.request(*[["set", {f"k{number}": bytes(4_000)}] for number in range(200)])
+            peer.request(["checkpoint"])
+            assert len(peer.receive()) == 200
+            process.terminate()
+            assert process.wait(30) == 0
+        process = kvd.serve("--data-dir", data, "--config", config)
+    kvd.stop(process)
+    assert not [line for line in kvd.log_lines() if "Traceback" in line or "never" in line or "Error" in line]
 
 
 def test_a_checkpoint_on_demand_removes_older_segments(kvd: "RealDaemon", data: str) -> None:
