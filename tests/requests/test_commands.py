@@ -179,7 +179,10 @@ def test_root_is_an_administrator_and_so_is_the_daemons_own_user(
     monkeypatch.setattr("os.geteuid", lambda: 1234)
     assert [connect(uid=uid).peer.administrator for uid in (0, 1234, 1235, None)] == [True, True, False, False]
     monkeypatch.setattr("os.geteuid", lambda: 65_534)
-    assert not connect(uid=65_534).peer.administrator, "the overflow id may stand for any user"
+    for every_id_is_mapped in (True, False):
+        monkeypatch.setattr("kvd.requests.access.has_all_ids", lambda has_all=every_id_is_mapped: has_all)
+        is_administrator = connect(uid=65_534).peer.administrator
+        assert is_administrator == every_id_is_mapped, "in a namespace with few ids it may stand for any user"
 
 
 def test_a_reload_that_fails_answers_the_reason(client: "InMemoryClient") -> None:

@@ -52,10 +52,10 @@ def check_path(path: str) -> None:
 
 def check_socket_path(path: str) -> None:
     """Reject what cannot be the path of a Unix socket."""
+    check_path(path)
     path = normalize(path)
     if is_network(path):
         raise ValueError(f"{path} is an address for clients; kv serve needs a path here, and --tcp HOST:PORT for TCP")
-    check_path(path)
     length = len(os.fsencode(path))
     if length > MAX_UNIX_PATH_BYTES:
         raise ValueError(f"the path has {length} bytes, and a socket's may have {MAX_UNIX_PATH_BYTES}")
