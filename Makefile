@@ -48,6 +48,10 @@ INSTALLED = lib/systemd/system/kvd.service lib/systemd/system/kvd.socket lib/sys
 	share/man/man1/kv.1 share/doc/kvd/kvd.toml
 SOURCES = $(shell find kv kvd -name '*.py' -o -name py.typed)
 
+# The shell's variables for the daemon of `make run`: no other daemon's data may be touched, whatever is set or running.
+own_daemon = for name in $$(env | sed -n 's/^\(KVD_[A-Za-z0-9_]*\)=.*/\1/p'); do unset "$$name"; done; \
+	export PATH="$(abspath $(BIN)):$$PATH" KVD_SOCKET="$(CURDIR)/build/run/kvd.sock" KVD_CONFIG=/dev/null KVD_LOG_TO="$(CURDIR)/build/run/kvd.log";
+
 .PHONY: help run test quick check lint fmt types quick-tests generated coverage lock dist release bench faults soak stage install uninstall \
 	completions clean
 .DELETE_ON_ERROR:
@@ -64,16 +68,18 @@ help: ## List what can be made.
 
 # ------------------------------------------------------------------ use
 
-run: $(VENV)/.kvd ## Install into .venv, start the daemon, set and read the first keys. Safe to repeat.
-	@set -e; PATH="$(abspath $(BIN)):$$PATH"; \
+run: $(VENV)/.kvd ## Install into .venv, start the checkout's own daemon, set and read the first keys. Safe to repeat.
+	@set -e; umask 077; mkdir -p build/run; chmod 700 build/run; $(own_daemon) \
 	show() { printf '$$ %s\n' "$$*"; "$$@"; }; \
-	if kv ping -q 2>/dev/null; then echo 'A daemon is running already: using that one.'; \
-	else show kv serve --daemon; fi; \
+	if kv ping -q && [ -n "$$(find kv kvd pyproject.toml -newer build/run/started -print -quit)" ]; then \
+	echo "This checkout's daemon is older than its code: starting it anew."; show kv shutdown; fi; \
+	if kv ping -q; then echo "This checkout's daemon is running already: using that one."; \
+	else show kv serve --daemon; touch build/run/started; fi; \
 	show kv set cake=🎂 horns=😈 smiley=😁; \
 	show kv get cake horns smiley; \
 	show kv metrics; \
-	printf '\nThe daemon goes on running. To use it in this shell, and to stop it:\n\n'; \
-	printf '    export PATH="%s:$$PATH"\n    kv --help\n    kv shutdown\n' '$(abspath $(BIN))'
+	printf '\nThe daemon goes on running, for this checkout alone. To use it in this shell, and to stop it:\n\n'; \
+	printf '    export PATH="%s:$$PATH" KVD_SOCKET="%s"\n    kv --help\n    kv shutdown\n' '$(abspath $(BIN))' "$$KVD_SOCKET"
 
 # ------------------------------------------------------------------ work on it
 
@@ -134,7 +140,8 @@ soak: $(DEV) ## Repeat `make faults` for MINUTES (30), until the first failure.
 	KVD_TEST_SCALE=$(SCALE) $(BIN)/python -m pytest -x -q $(FAULT_TESTS) $(TESTARGS) || exit; \
 	rounds=$$((rounds + 1)); done; echo "No failure in $$rounds rounds."
 
-clean: ## Remove everything that was made here: environments, builds, caches.
+clean: ## Remove everything that was made here: environments, builds, caches. Stops the daemon of `make run`.
+	@$(own_daemon) if [ -S "$$KVD_SOCKET" ] && [ -x $(BIN)/kv ]; then kv shutdown -q || true; fi
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
