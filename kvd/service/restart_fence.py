@@ -90,8 +90,10 @@ def _read(path: str) -> bytes | None:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         return None if error.errno in (errno.ENOENT, errno.ELOOP, errno.ENXIO) else b""
-    with open(descriptor, "rb") as file:
-        return file.read(2 * _BOOT_ID_BYTES).strip() if _is_our_file(descriptor) else None
+    try:
+        return os.read(descriptor, 2 * _BOOT_ID_BYTES).strip() if _is_our_file(descriptor) else None
+    finally:
+        os.close(descriptor)
 
 
 def _is_our_file(descriptor: int) -> bool:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import pytest
 
+from kvd.journal.records import FORMAT
 from tests.cli.test_backup import restored
 from tests.harness.kv_command import Kv
 from tests.harness.waiting import DEADLINE_S
@@ -134,10 +135,10 @@ def test_check_refuses_a_newer_format(left_by: Callable[[signal.Signals], pathli
     data = left_by(signal.SIGTERM)
     log = data / "0000000001.log"
     raw = bytearray(log.read_bytes())
-    raw[8] = 2
+    raw[8] = FORMAT + 1
     raw[52:56] = crc32(raw[:52]).to_bytes(4, "little")
     log.write_bytes(raw)
-    assert "has format 2" in alone.fails(65, "check", str(data))
+    assert f"has format {FORMAT + 1}" in alone.fails(65, "check", str(data))
 
 
 def test_check_refuses_what_is_not_a_data_directory(alone: Kv, tmp_path: pathlib.Path) -> None:

@@ -1,6 +1,8 @@
 """How long a daemon waits for the leases of a dead one, judged by the file that the dead one has left."""
 
 import asyncio
+import errno
+import os
 import pathlib
 import time
 
@@ -57,13 +59,26 @@ def test_without_boot_ids_there_is_a_wait_for_every_file(path: str, monkeypatch:
     assert RestartFence(path).left_s > 0
 
 
-def test_for_an_unreadable_file_there_is_a_wait_and_an_unwritable_file_is_an_error(path: str) -> None:
+def test_for_an_unreadable_file_there_is_a_wait(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    RestartFence(path).write()
+    fence, open_ = RestartFence(path), os.open
+
+    def refuse(name: str, *arguments: int) -> int:
+        if name == path + ".dirty":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return open_(name, *arguments)
+
+    monkeypatch.setattr(os, "open", refuse)
+    assert fence.left_s > 0
+    asyncio.run(fence.wait())
+
+
+def test_what_is_no_file_of_a_daemon_is_passed_over_and_cannot_be_written(path: str) -> None:
     pathlib.Path(path + ".dirty").mkdir()
     fence = RestartFence(path)
-    assert fence.left_s > 0
+    assert fence.left_s == 0
     with pytest.raises(OSError, match="directory"):
         fence.write()
-    asyncio.run(fence.wait())
 
 
 def test_the_fence_does_not_write_through_a_symbolic_link(path: str, tmp_path: pathlib.Path) -> None:
