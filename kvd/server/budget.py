@@ -7,8 +7,9 @@ A connection that is within its share is never closed for another user's buffers
 much: then the one that holds most goes, whoever owns it. Data is never evicted for buffers, and no write is refused.
 
 Only what stays over a turn is charged: a connection reports what it keeps when it keeps it, so a frame that comes in
-one read and whose reply the kernel takes costs nothing. Up to HIGH_WATER_BYTES of replies may stay unreported; the
-sweep of ``server.py`` looks for these once a second while so many connections are open that they could matter.
+one read and whose reply the kernel takes costs nothing. Up to HIGH_WATER_BYTES of replies may stay unreported, unless
+so many connections are open that they could matter (``Server.is_crowded``): then each one reports after its input,
+and the sweep of ``server.py`` looks at all of them once a second.
 """
 
 import asyncio

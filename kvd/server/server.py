@@ -67,6 +67,8 @@ class Server:
         self.set_batch = SetBatcher(executor, engine.durability, loop)
         self.sliced_runs = SlicedRuns(executor, sliced_bytes)
         self.connections = connections
+        # Whether small replies that are not taken count at once: so many connections are open that they could matter.
+        self.is_crowded = False
         self.budget = BufferBudget(lambda: engine.database.memory.max_bytes, lambda: self.limits, loop)
         self.places = Places(lambda: self.limits)
         self._near_caches = engine.near_caches
@@ -158,7 +160,8 @@ class Server:
             self._tcp[session] = self.loop.time()
             self._arm(session, limits.hello_timeout_ms / 1000)
         self.places.make_room_for_strangers()
-        if self._may_hold_unreported:
+        self.is_crowded = self._may_hold_unreported
+        if self.is_crowded:
             self._arm_sweep()
 
     def set_access_rules(self, access: Access) -> None:
@@ -262,9 +265,10 @@ class Server:
                 self._tcp[session] = now
             elif now - last_active > self.limits.tcp_idle_timeout_ms / 1000:
                 self._expire(session, "idle for too long")
-        if self._may_hold_unreported:
+        self.is_crowded = self._may_hold_unreported
+        if self.is_crowded:
             self.budget.report_all(self.connections)
-        waiting = self._deadlines or self._tcp or self._may_hold_unreported
+        waiting = self._deadlines or self._tcp or self.is_crowded
         self._sweep = self.loop.call_later(SWEEP_S, self._sweep_deadlines) if waiting else None
 
     def _has_progressed(self, session: Connection, now: float) -> bool:

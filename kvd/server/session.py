@@ -128,6 +128,8 @@ class Session(asyncio.BufferedProtocol):
             and self.peer.is_authenticated
         ):
             self._take_single(nbytes)
+            if self._server.is_crowded:
+                self._server.budget.report_soon(self)
             return
         elif self._buffer:
             self._buffer += _read_view[:nbytes]
@@ -142,7 +144,7 @@ class Session(asyncio.BufferedProtocol):
             # The transport would read on at once, but other connections go first. (With a frame left it is paused.)
             self.transport.pause_reading()
             self._server.loop.call_soon(self._read_on)
-        if self._buffer:
+        if self._buffer or self._server.is_crowded:
             self._server.budget.report(self)
 
     def pause_writing(self) -> None:

@@ -263,7 +263,8 @@ class Machine(RuleBasedStateMachine):
         assert window.bytes == sum(group.size for group in window.newest())
         for group in window.newest():
             before = [old.value for head in group.heads if (old := head.previous) is not None and old.value is not None]
-            known = sum(len(value) for value in before if value is not FORGOTTEN)
+            # A touch keeps the value: it is counted once, as the current one.
+            known = 0 if group.keeps else sum(len(value) for value in before if value is not FORGOTTEN)
             assert group.size == GROUP_BYTES + PLACE_BYTES * len(group.heads) + SUPERSEDED_BYTES * len(before) + known
 
     @invariant()

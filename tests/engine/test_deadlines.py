@@ -54,10 +54,10 @@ def test_a_jump_of_the_wall_clock_moves_no_deadline(database: Database, clocks: 
 
 
 def test_commit_times_never_go_back_including_those_of_expiries(database: Database, clocks: "Clocks") -> None:
-    set_for(database, SECOND, "a")
+    set_for(database, SECOND // 2, "a")
     clocks.wall_us -= 500
     database.set({"b": b""}, ME)
-    clocks.even_us += SECOND
+    clocks.even_us += SECOND // 2
     database.expire_all_due()
     clocks.wall_us += 800
     database.delete(["b"], ME, missing_ok=False)

@@ -152,7 +152,7 @@ def test_every_shell_finds_the_completion(box: "Box") -> None:
         "fish -c 'complete --do-complete \"kv get ca\"'"
     )
     assert result.stdout.splitlines() == [
-        "Keys set", "complete -o nospace -F _python_argcomplete kv", "_kv", "cake",
+        "Keys set", "complete -o nospace -F _kv kv", "_kv", "cake",
     ]  # fmt: skip
 
 

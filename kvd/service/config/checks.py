@@ -52,6 +52,8 @@ def check_path(path: str) -> None:
 
 def check_socket_path(path: str) -> None:
     """Reject what cannot be the path of a Unix socket."""
+    if not path:
+        return  # the default place
     check_path(path)
     path = normalize(path)
     if is_network(path):
