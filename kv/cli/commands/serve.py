@@ -1,5 +1,7 @@
 """``kv serve``: run the daemon. The command passes the flags on; kvd does the rest."""
 
+import os
+
 from kv.cli.context import Context
 from kv.cli.failures import CommandFailed, UsageError
 from kv.cli.parser import CommonOptions, Parser, set_completer
@@ -92,7 +94,8 @@ def run(context: Context, options: Options) -> int:
 def _settings(options: Options) -> dict[str, object]:
     """Return the settings on the command line, by their names in the configuration."""
     settings = {
-        "listen.socket": options.socket,
+        # As clients take it. In a configuration, whose user may be another one, ~ is refused.
+        "listen.socket": options.socket and os.path.expanduser(options.socket),
         "listen.socket_mode": options.socket_mode,
         "listen.socket_group": options.socket_group,
         "listen.tcp": options.tcp,
