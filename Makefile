@@ -71,7 +71,7 @@ help: ## List what can be made.
 run: $(VENV)/.kvd ## Install into .venv, start the checkout's own daemon, set and read the first keys. Safe to repeat.
 	@set -e; umask 077; mkdir -p build/run; chmod 700 build/run; $(own_daemon) \
 	show() { printf '$$ %s\n' "$$*"; "$$@"; }; \
-	if kv ping -q && [ -n "$$(find kv kvd pyproject.toml -newer build/run/started -print -quit)" ]; then \
+	if kv ping -q && [ -n "$$(find kv kvd -name '*.py' -newer build/run/started -print -quit)" ]; then \
 	echo "This checkout's daemon is older than its code: starting it anew."; show kv shutdown; fi; \
 	if kv ping -q; then echo "This checkout's daemon is running already: using that one."; \
 	else show kv serve --daemon; touch build/run/started; fi; \

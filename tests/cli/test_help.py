@@ -29,7 +29,7 @@ def test_kv_alone_prints_a_short_help(alone: "Kv") -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_help_begins_with_examples(alone: "Kv", name: str) -> None:
     text = alone.ok("help", name)
-    assert text.index(f"  kv {name}") < text.index("usage:") < text.index("-s ADDRESS")
+    assert text.index(f"  kv {name}") < text.index("usage:") < text.index("--socket ADDRESS")
     assert alone.ok(name, "-h") == text == alone.ok(name, "--help")
 
 

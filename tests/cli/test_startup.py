@@ -40,7 +40,8 @@ def modules_of(kv: "Kv", *arguments: str) -> set[str]:
         timeout=30,
         check=True,
     )
-    names = set(result.stderr.decode().split()) - set(sys.builtin_module_names)
+    # Some interpreters have select built in, in others it is a file: the client uses it anyway.
+    names = set(result.stderr.decode().split()) - set(sys.builtin_module_names) - {"select"}
     return {name for name in names if "cython" not in name.removeprefix("msgpack")}
 
 

@@ -23,7 +23,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[pathlib.Path]
     generated = shutil.ignore_patterns(".*", "build", "dist", "__pycache__", "results")
     shutil.copytree(ROOT, folder, ignore=generated)
     yield folder
-    run("sh", "-c", f"{folder}/.venv/bin/kv --socket {folder}/s shutdown || true")
+    run("sh", "-c", f"{folder}/.venv/bin/kv --socket {folder}/build/run/kvd.sock shutdown || true")
 
 
 def test_make_alone_lists_every_target_with_a_sentence() -> None:
@@ -45,7 +45,7 @@ def test_run_sets_everything_up_shows_the_first_keys_and_can_be_repeated(checkou
     assert "$ kv get cake horns smiley\ncake: 🎂\nhorns: 😈\nsmiley: 😁\n" in first
     assert "kv shutdown" in first
     again = run("make", "run", cwd=checkout, **settings).stdout
-    assert again.startswith("A daemon is running already: using that one.\n$ kv set ")
+    assert again.startswith("This checkout's daemon is running already: using that one.\n$ kv set ")
     assert "Set Operations: 6\n" in again
 
 
