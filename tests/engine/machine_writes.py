@@ -112,7 +112,7 @@ class Writing(Machine):
     @counted_rule
     def send_with_id(self, who: int | None, id_: bytes, data: st.DataObject, author: Author) -> None:
         self.expire_all_due()
-        since = data.draw(st.none() | st.integers(0, self.model.version + 1))
+        since = data.draw(st.none() | st.just(0) | st.integers(0, self.model.version + 1))
         try:
             known = self.model.find((who, id_), since)
         except Unknown:
@@ -136,7 +136,7 @@ class Writing(Machine):
     @counted_rule
     def send_many_with_ids(self, ids: list[bytes], data: st.DataObject, author: Author) -> None:
         self.expire_all_due()
-        since = data.draw(st.none() | st.integers(0, self.model.version + 1))
+        since = data.draw(st.none() | st.just(0) | st.integers(0, self.model.version + 1))
         batch = [{key: id_[:1]} for key, id_ in zip(KEYS, ids, strict=False)]
         made = self.database.set_each_once(1, [(id_, since) for id_ in ids], batch, author)
         try:
