@@ -11,6 +11,8 @@ from kvd.service.config.sections import Memory
 
 logger = logging.getLogger(__name__)
 
+_BOOT_ID = "/proc/sys/kernel/random/boot_id"
+
 
 def freeze_garbage_collector() -> None:
     """Take all objects that exist now out of the garbage collector's sight.
@@ -25,7 +27,7 @@ def freeze_garbage_collector() -> None:
 def boot_id() -> bytes:
     """What identifies this boot of the machine; empty if /proc does not say."""
     try:
-        with open("/proc/sys/kernel/random/boot_id", "rb") as file:
+        with open(_BOOT_ID, "rb") as file:
             return file.read(64).strip()
     except OSError:
         return b""

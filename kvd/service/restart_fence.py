@@ -22,10 +22,10 @@ import stat
 import time
 
 from kvd.protocol.near_cache import CLOCK_TICK_MS, LEASE_MS
+from kvd.service import resources
 from kvd.service.trusted_files import is_ours
 
 SUFFIX = ".dirty"
-_BOOT_ID = "/proc/sys/kernel/random/boot_id"
 _BOOT_ID_BYTES = 36
 
 
@@ -35,7 +35,7 @@ class RestartFence:
     def __init__(self, *paths: str) -> None:
         self._paths = [path + SUFFIX for path in paths]
         self._locked_at = time.monotonic()
-        self._boot = _boot_id()
+        self._boot = resources.boot_id()
 
     @property
     def left_s(self) -> float:
@@ -99,11 +99,3 @@ def _read(path: str) -> bytes | None:
 def _is_our_file(descriptor: int) -> bool:
     found = os.fstat(descriptor)
     return stat.S_ISREG(found.st_mode) and found.st_nlink == 1 and is_ours(found.st_uid)
-
-
-def _boot_id() -> bytes:
-    try:
-        with open(_BOOT_ID, "rb") as file:
-            return file.read().strip()
-    except OSError:
-        return b""

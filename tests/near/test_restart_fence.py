@@ -9,7 +9,7 @@ import time
 import pytest
 
 from kvd.protocol.near_cache import CLOCK_TICK_MS, LEASE_MS
-from kvd.service import restart_fence
+from kvd.service import resources
 from kvd.service.restart_fence import RestartFence
 
 FENCE_S = (LEASE_MS + CLOCK_TICK_MS) / 1000
@@ -51,7 +51,7 @@ def test_for_a_file_of_another_boot_there_is_no_wait(path: str) -> None:
 
 def test_without_boot_ids_there_is_a_wait_for_every_file(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     RestartFence(path).write()
-    monkeypatch.setattr(restart_fence, "_BOOT_ID", "/nowhere")
+    monkeypatch.setattr(resources, "_BOOT_ID", "/nowhere")
     fence = RestartFence(path)
     assert fence.left_s > 0
     fence.write()
